@@ -1,0 +1,42 @@
+# make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
+# make test: install, then lint, type-check and run every test
+#
+# DEVICE=cpu|cuda   which builds to install (default: cuda where nvidia-smi sees a GPU)
+# TORCH_INDEX=URL   where PyTorch comes from (default: pip's own setting); its CPU builds: https://download.pytorch.org/whl/cpu
+# PYTHON=python3    the interpreter (3.11 or newer) that .venv is made with
+
+PYTHON ?= python3
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(DEVICE)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: install demo test lint types clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} found, 3.11 or newer needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) --editable '.[$(DEVICE),dev]'
+	$(if $(filter cpu,$(DEVICE)),$(PIP) --no-deps torchrec)
+	rm -f $(VENV)/.installed-* && touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/shardrec demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

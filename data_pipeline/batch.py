@@ -1,0 +1,65 @@
+"""A batch on its way from the loader to the tower: tensors only, one object that moves between devices."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass(eq=False)
+class Batch(Pipelineable):
+    """B rows of one rank. Padding rows have no ids, weight 0 and row -1, and count nowhere.
+
+    dense: [B, N] float32, columns in the order of the loader's `dense_names`
+    ids: the features without weights; int64 values, int64 lengths; keys in the loader's `id_names` order
+    weighted_ids: the features with weights (a KeyedJaggedTensor carries weights for all its keys or for none)
+    labels: name -> [B] float32
+    weights: [B] float32 sample weights
+    groups: [B] int64 (strings hashed), or None
+    rows: [B] int64, a row's place in its data set (files in order, rows in order)
+    """
+
+    dense: Tensor
+    ids: KeyedJaggedTensor
+    weighted_ids: KeyedJaggedTensor | None
+    labels: dict[str, Tensor]
+    weights: Tensor
+    groups: Tensor | None
+    rows: Tensor
+
+    @property
+    def size(self) -> int:
+        """B, padding included."""
+        return self.weights.numel()
+
+    @property
+    def live(self) -> Tensor:
+        """[B] bool: rows that are not padding."""
+        return self.rows >= 0
+
+    def _map(self, move: Any) -> "Batch":
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, dict):
+                value = {k: move(v) for k, v in value.items()}
+            elif value is not None:
+                value = move(value)
+            moved[f.name] = value
+        return replace(self, **moved)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        return self._map(lambda t: t.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        return self._map(lambda t: t.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            for t in value.values() if isinstance(value, dict) else (value,):
+                if t is not None:
+                    t.record_stream(stream)

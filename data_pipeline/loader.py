@@ -1,0 +1,250 @@
+"""Parquet -> one rank's batches: order, decoding, collation and a thread that runs ahead.
+
+A loader has no state but its arguments: `epoch(e, start_step=k)` is what `epoch(e)` gives after k batches, and decodes
+no more than the windows that the k-th batch lies in.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from data_pipeline.batch import Batch
+from data_pipeline.blocks import Block, join_tables
+from data_pipeline.collate import Layout
+from data_pipeline.errors import UserError
+from data_pipeline.lanes import LaneReader, shared_groups
+from data_pipeline.order import Order, default_lanes
+from data_pipeline.parquet import RangeReader, Source
+from data_pipeline.prefetch import prefetched
+from data_pipeline.schema import Schema, unknown
+
+RowOrder = Literal["shuffled", "time", "file"]
+
+CHUNK_ROWS = 16_384
+"""Rows decoded at once: enough to hide the cost per call of some 50 columns, few enough to stay in a core's cache."""
+
+CHUNK_BYTES = 8 << 20
+"""Rows of long lists are decoded fewer at once: about so many bytes."""
+
+COLUMN_BYTES = 1 << 18
+"""Decoder's memory per column of an open row group, at most: page, dictionary and read buffer (120 KiB measured)."""
+
+
+class Loader:
+    """Batches of one rank, for training or evaluation.
+
+    order: "shuffled", for training; "time", global batch s holds rows [s G, (s + 1) G) of the files (for daily
+        training; one lane, so every rank decodes all rows); "file", for evaluation and prediction: the rows as they lie
+        in the files, each rank a contiguous part of them
+    lanes: None takes the largest power of two <= 16 that divides `global_batch_size` and fits `memory`
+    window: rows of a lane that are shuffled together
+    memory: bytes that decoding, windows and kept row groups may take
+    prefetch: batches made ahead by a background thread; 0 makes them in the caller's
+    id_order: order of the sparse features' keys
+    class_weights: the first label's value -> factor of the sample weight
+    extra_columns: columns that `epoch_with_columns` hands out beside the batches
+
+    dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
+    rows_read, rows_decoded: live rows handed out, and rows that pyarrow decoded for them, over all epochs so far
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        *,
+        folder: str | Path,
+        global_batch_size: int,
+        seed: int = 0,
+        lanes: int | None = None,
+        window: int = 16_384,
+        memory: int = 1 << 30,
+        order: RowOrder = "shuffled",
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
+        id_order: Sequence[str] | None = None,
+        class_weights: Mapping[float, float] | None = None,
+        extra_columns: Sequence[str] = (),
+    ) -> None:
+        """`folder` is the schema's (vocabularies).
+
+        Raises UserError for columns that are missing or of a wrong type, for lanes that do not divide the batch, and
+        where `memory` is too small.
+        """
+        self.index = source.index
+        self._layout = Layout(
+            schema, folder, id_order=id_order, class_weights=class_weights, extra_columns=extra_columns
+        )
+        self._check_columns()
+        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
+        self._kind = order
+        self._row_bytes = self._layout.row_bytes(self.index.values_per_row)
+        self._chunk_rows = int(min(max(CHUNK_BYTES // self._row_bytes, 256), CHUNK_ROWS))
+        if order == "file":
+            lanes, global_batch_size = world_size, max(global_batch_size // world_size, 1) * world_size
+        elif order == "time":
+            if lanes not in (None, 1):
+                raise UserError(f"data.lanes is {lanes}, but data.order: time has one lane; leave data.lanes out")
+            lanes = 1
+        elif lanes is None:  # half of the memory is for batches and kept row groups
+            lanes = default_lanes(global_batch_size, self._lane_bytes(window), memory // 2)
+        self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
+        self._kept_memory = self._memory_left(memory)
+        self._warned = False
+        self.rows_read = 0
+        self.rows_decoded = 0
+
+    def _check_columns(self) -> None:
+        """Raises UserError for a column that is missing or of a wrong type. All files have the first one's schema."""
+        path, arrow = self.index.files[0].path, self.index.schema
+        for reader in self._layout.checked:
+            reader.check(arrow, path)
+        for column in self._layout.extra_columns:
+            if column not in arrow.names:
+                raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
+        self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
+
+    def _lane_bytes(self, window: int) -> int:
+        """Estimated memory of an open lane: decoder, the rest of a chunk, a window."""
+        sizes = self.index.sample.bytes
+        decoder = sum(min(sizes.get(column, 0), COLUMN_BYTES) for column in self._layout.columns)
+        return decoder + int((self._chunk_rows + window) * self._row_bytes)
+
+    def _memory_left(self, memory: int) -> int:
+        """Bytes for kept row groups. Raises UserError where lanes and batches alone do not fit."""
+        order = self.order
+        lanes = len(order.shares(self._rank, self._world_size))
+        batch = order.padded_rows(0, self._world_size) * self._row_bytes * 3  # wider there: 64-bit ids and lengths
+        making = 2 * (self._chunk_rows + order.window) * self._row_bytes  # one window at a time
+        needed = int(lanes * self._lane_bytes(order.window) + (self._prefetch + 1) * batch + making)
+        if needed > memory:
+            raise UserError(
+                f"data.memory of {memory / 2**20:.0f} MiB is too small: {lanes} lanes with windows of {order.window} "
+                f"rows of about {self._row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more memory, fewer "
+                "lanes, a smaller window or smaller batches"
+            )
+        return memory - needed
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        return self._layout.dense_names
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        return self._layout.id_names
+
+    @property
+    def weighted_id_names(self) -> tuple[str, ...]:
+        return self._layout.weighted_id_names
+
+    @property
+    def lanes(self) -> int:
+        return self.order.lanes
+
+    @property
+    def num_rows(self) -> int:
+        return self.order.num_rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps_per_epoch
+
+    def order_state(self) -> dict[str, Any]:
+        """All that decides which rows make which batch, for a checkpoint."""
+        return {
+            "order": self._kind,
+            "lanes": self.order.lanes,
+            "window": self.order.window,
+            "seed": self.order.seed,
+            "global_batch_size": self.order.global_batch_size,
+            "num_rows": self.num_rows,
+            "fingerprint": self.index.fingerprint,
+        }
+
+    def check_state(self, saved: Mapping[str, Any]) -> None:
+        """Raises UserError where batches would differ from those of the run that saved `order_state()`."""
+        for key, now in self.order_state().items():
+            if saved.get(key) == now:
+                continue
+            if key in ("num_rows", "fingerprint"):
+                raise UserError(
+                    f"the data under {self.index.files[0].path} are not those of the checkpoint ({self.num_rows} rows, "
+                    f"then {saved.get('num_rows')}); resume with the same files, or start a new run from the checkpoint"
+                )
+            raise UserError(
+                f"data.{key} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "
+                f"set data.{key} back, or start a new run from the checkpoint"
+            )
+
+    # ------------------------------------------------------------ batches
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This rank's batches start_step, start_step + 1 ... of an epoch; equally many, and of equal size, on all ranks.
+
+        Raises UserError where rows cannot be decoded or hold what the schema does not allow.
+        """
+        return self._run(epoch, start_step, with_columns=False)
+
+    def epoch_with_columns(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Batch, pa.Table]]:
+        """Batches, each with the `extra_columns` of its live rows (padding rows come after them)."""
+        return self._run(epoch, start_step, with_columns=True)
+
+    def _run(self, epoch: int, start_step: int, *, with_columns: bool) -> Iterator[Any]:
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step is {start_step}, expected 0 to {self.steps_per_epoch}")
+        self._warn_of_huge_groups(epoch)
+        return self._handed_out(prefetched(self._made(epoch, start_step), self._prefetch), with_columns)
+
+    def _handed_out(self, made: Iterator[tuple[Batch, list[Block]]], with_columns: bool) -> Iterator[Any]:
+        with closing(made):
+            for batch, parts in made:
+                self.rows_read += sum(p.rows for p in parts)
+                yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch
+
+    def _made(self, epoch: int, start_step: int) -> Iterator[tuple[Batch, list[Block]]]:
+        order, layout = self.order, self._layout
+        reader = LaneReader(
+            order,
+            self.index,
+            layout,
+            order.shares(self._rank, self._world_size),
+            epoch=epoch,
+            start_step=start_step,
+            reader=RangeReader(
+                self.index, layout.columns, chunk_rows=self._chunk_rows, on_decoded=self._count_decoded
+            ),
+            memory=self._kept_memory,
+            row_bytes=self._row_bytes,
+        )
+        for step in range(start_step, self.steps_per_epoch):
+            parts = reader.take(step)
+            yield layout.collate(parts, order.padded_rows(step, self._world_size)), parts
+
+    def _count_decoded(self, rows: int) -> None:
+        self.rows_decoded += rows
+
+    def _warn_of_huge_groups(self, epoch: int) -> None:
+        """Warns, once, of a row group that several lanes need and that is too large to be kept."""
+        if self._warned:
+            return
+        shares = self.order.shares(self._rank, self._world_size)
+        ranges = [r for share in shares for r in self.order.lane_ranges(epoch, share.lane).tolist()]
+        for group, parts in shared_groups(self.index, ranges).items():
+            size = sum(stop - start for start, stop in parts) * self._row_bytes
+            if size > self._kept_memory:
+                self._warned = True
+                warnings.warn(
+                    f"{self.index.files[self.index.file_of(group)].path}: a row group of "
+                    f"{int(self.index.group_rows[group])} rows is decoded {len(parts)} times an epoch, because the "
+                    f"{size / 2**20:.0f} MiB needed of it exceed the {self._kept_memory / 2**20:.0f} MiB left of "
+                    "data.memory; write smaller row groups (`shardrec prepare`), or give more memory",
+                    stacklevel=3,
+                )
+                return

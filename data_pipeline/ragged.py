@@ -1,0 +1,50 @@
+"""Rows of an Arrow list array: where each row's elements lie among the flat values."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+
+class Ragged(NamedTuple):
+    """Which elements of a list array's flat values belong to each row: [n] int64 starts and lengths."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, lists: pa.Array) -> "Ragged":
+        """The rows of a list, large_list or fixed_size_list array, sliced or not; null is the empty list."""
+        if pa.types.is_fixed_size_list(lists.type):
+            size = lists.type.list_size
+            starts = (lists.offset + np.arange(len(lists), dtype=np.int64)) * size
+            lengths = np.full(len(lists), size, np.int64)
+        else:
+            offsets = lists.offsets.to_numpy().astype(np.int64)
+            starts, lengths = offsets[:-1], np.diff(offsets)
+        if lists.null_count:  # a null may hide elements
+            lengths = np.where(lists.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
+        return cls(starts, lengths)
+
+    def last(self, most: int | None) -> "Ragged":
+        """The last `most` elements of each row."""
+        if most is None or not len(self.lengths) or int(self.lengths.max()) <= most:
+            return self
+        kept = np.minimum(self.lengths, most)
+        return Ragged(self.starts + self.lengths - kept, kept)
+
+    def flat(self, values: pa.Array) -> pa.Array:
+        """The elements of all rows, one row after another."""
+        total = int(self.lengths.sum())
+        if total == 0:
+            return values.slice(0, 0)
+        ends = np.cumsum(self.lengths)
+        shift = self.starts - (ends - self.lengths)  # of each row's elements, from here to `values`
+        used = shift[self.lengths > 0]
+        if (used == used[0]).all():
+            return values.slice(int(used[0]), total)
+        return values.take(pa.array(np.arange(total) + np.repeat(shift, self.lengths)))
+
+    def row_of(self, at: int) -> int:
+        """The row that owns an element of `flat`."""
+        return int(np.searchsorted(np.cumsum(self.lengths), at, side="right"))

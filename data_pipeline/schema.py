@@ -1,0 +1,381 @@
+"""What a row is: its features, labels, sample weight and group, and how each is read from Parquet columns.
+
+`schema.yaml` lies beside prepared data and is this module's `Schema` written as YAML. A feature says which column it
+reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pyarrow.fs import FileSystem
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_pipeline.errors import UserError
+
+D = TypeVar("D", bound="Declaration")
+
+
+class Declaration(BaseModel):
+    """Base of everything that a user may write in `schema.yaml`: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- how a column becomes table rows
+
+
+class Hash(Declaration):
+    """XXH64 (with `seed`) of a string's UTF-8 bytes, or of an integer's 8 little-endian bytes, modulo `num_ids`."""
+
+    kind: Literal["hash"] = "hash"
+    num_ids: int = Field(gt=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+class Vocabulary(Declaration):
+    """A file of known values: row 0 is for values outside it, the i-th value (from 0) has row i + 1.
+
+    `path` names a Parquet file with one column `value`, relative to the folder of the schema.
+    """
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    path: str
+    size: int = Field(ge=0, description="number of values in the file")
+
+    @property
+    def num_rows(self) -> int:
+        return self.size + 1
+
+
+class Bucketize(Declaration):
+    """Row i for values in [boundaries[i - 1], boundaries[i]): len(boundaries) + 1 rows."""
+
+    kind: Literal["bucketize"] = "bucketize"
+    boundaries: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Bucketize":
+        if not all(isfinite(b) for b in self.boundaries):
+            raise ValueError("boundaries must be finite")
+        if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError("boundaries must ascend strictly")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.boundaries) + 1
+
+
+class Cross(Declaration):
+    """XXH64 (with `seed`) over the 8-byte XXH64 (seed 0) of several columns' values, modulo `num_ids`.
+
+    A cross-product transformation; each column is hashed as by `Hash`, the digests lie little-endian in their order.
+    """
+
+    kind: Literal["cross"] = "cross"
+    columns: tuple[str, ...] = Field(min_length=2)
+    num_ids: int = Field(gt=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+PreparedBy = Annotated[Hash | Vocabulary | Bucketize | Cross, Field(discriminator="kind")]
+
+
+class Identity(Declaration):
+    """The column already holds table rows, integers in [0, num_ids); anything else is an error.
+
+    `Schema.raw` needs both, to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
+    `Schema.raw` needs both to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
+    """
+
+    kind: Literal["identity"] = "identity"
+    num_ids: int = Field(gt=0, lt=2**63)
+    prepared: PreparedBy | None = None
+    prepared_column: str | None = None
+
+    @model_validator(mode="after")
+    def _enough_rows(self) -> "Identity":
+        if self.prepared is not None and self.num_ids - self.prepared.num_rows not in (0, 1):
+            raise ValueError(f"num_ids is {self.num_ids}, but `prepared` makes {self.prepared.num_rows} rows")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+IdTransform = Annotated[Identity | Hash | Vocabulary | Bucketize | Cross, Field(discriminator="kind")]
+
+# ---------------------------------------------------------------- how a column becomes numbers
+
+
+class Log(Declaration):
+    """sign(x) ln(1 + |x|)."""
+
+    kind: Literal["log"] = "log"
+
+
+class Standardise(Declaration):
+    """(x - mean) / deviation, both fitted on training rows at preparation."""
+
+    kind: Literal["standardise"] = "standardise"
+    mean: float = Field(allow_inf_nan=False)
+    deviation: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Clip(Declaration):
+    """min(max(x, low), high)."""
+
+    kind: Literal["clip"] = "clip"
+    low: float | None = None
+    high: float | None = None
+
+
+DenseTransform = Annotated[Log | Standardise | Clip, Field(discriminator="kind")]
+
+# ---------------------------------------------------------------- features
+
+
+class _Sparse(Declaration):
+    """A feature of ids. `table` names the id space: features of equal `table` share one table per group of a model."""
+
+    name: str
+    column: str | None = None
+    ids: IdTransform
+    missing: Literal["error", "row"] = "error"
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _crossable(self) -> "_Sparse":
+        if isinstance(self.ids, Cross) and (not isinstance(self, IdFeature) or self.column is not None):
+            raise ValueError(
+                "a cross reads its own `columns` and makes one id a row: kind must be id, without `column`"
+            )
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns that this feature reads."""
+        return self.ids.columns if isinstance(self.ids, Cross) else (self.column or self.name,)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows that a table needs for this feature; with `missing: row` the last one stands for nulls."""
+        return self.ids.num_rows + (self.missing == "row")
+
+    @property
+    def table_name(self) -> str:
+        return self.table or self.name
+
+
+class IdFeature(_Sparse):
+    """One id a row."""
+
+    kind: Literal["id"] = "id"
+
+
+class IdListFeature(_Sparse):
+    """Any number of ids a row (an Arrow list; null is the empty list), pooled.
+
+    `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all).
+    """
+
+    kind: Literal["id_list"] = "id_list"
+    weights: str | None = None
+    max_length: int | None = Field(default=None, gt=0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return super().columns + ((self.weights,) if self.weights else ())
+
+
+class SequenceFeature(_Sparse):
+    """An ordered list of ids a row, oldest first; the most recent `max_length` are kept.
+
+    Sequences of one `aligned` name are checked to be equally long in every row.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    max_length: int = Field(gt=0)
+    aligned: str | None = None
+
+
+class DenseFeature(Declaration):
+    """One number a row. Null and NaN are errors unless `missing` gives the number that stands for them."""
+
+    kind: Literal["dense"] = "dense"
+    name: str
+    column: str | None = None
+    transforms: tuple[DenseTransform, ...] = ()
+    missing: Literal["error"] | float = "error"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column or self.name,)
+
+
+Feature = Annotated[IdFeature | IdListFeature | SequenceFeature | DenseFeature, Field(discriminator="kind")]
+SparseFeature = IdFeature | IdListFeature | SequenceFeature
+
+
+class Label(Declaration):
+    """What is predicted. With `threshold`, values >= threshold become 1 and the others 0."""
+
+    name: str = "label"
+    column: str | None = None
+    threshold: float | None = None
+    missing: Literal["error"] | float = "error"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column or self.name,)
+
+
+class Schema(Declaration):
+    """All that is known of a data set's rows.
+
+    `weight` is a column of sample weights, `group` one of integers or strings that grouped metrics (GAUC) go by,
+    `keys` are columns that predictions carry along. `negative_rate` is the share of negatives that training data keeps
+    (down-sampling at preparation): predictions are corrected by it.
+    """
+
+    features: tuple[Feature, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = (Label(),)
+    weight: str | None = None
+    group: str | None = None
+    keys: tuple[str, ...] = ()
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Schema":
+        for what, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is declared twice")
+        sizes: dict[str, SparseFeature] = {}
+        for f in self.sparse:
+            other = sizes.setdefault(f.table_name, f)
+            if other.num_embeddings != f.num_embeddings:
+                raise ValueError(
+                    f"features {other.name!r} and {f.name!r} share table {f.table_name!r} but need "
+                    f"{other.num_embeddings} and {f.num_embeddings} rows; give them the same ids or other tables"
+                )
+        return self
+
+    @property
+    def sparse(self) -> tuple[SparseFeature, ...]:
+        return tuple(f for f in self.features if not isinstance(f, DenseFeature))
+
+    @property
+    def dense(self) -> tuple[DenseFeature, ...]:
+        return tuple(f for f in self.features if isinstance(f, DenseFeature))
+
+    def __getitem__(self, name: str) -> Any:
+        """The feature called `name`. Raises UserError naming the nearest known one."""
+        for f in self.features:
+            if f.name == name:
+                return f
+        raise UserError(unknown("feature", name, [f.name for f in self.features]))
+
+    def subset(self, names: Iterable[str] | None) -> "Schema":
+        """The schema with these features only, in the schema's order (None: all)."""
+        if names is None:
+            return self
+        wanted = set(names)
+        for name in sorted(wanted):
+            self[name]
+        return self.model_copy(update={"features": tuple(f for f in self.features if f.name in wanted)})
+
+    def raw(self) -> "Schema":
+        """The schema of raw rows, as they were before preparation: what a server of single requests reads.
+
+        Features that preparation turned into rows get the transform that it used. The result is for reading only.
+        """
+        features: list[Feature] = []
+        for f in self.features:
+            if not isinstance(f, DenseFeature) and isinstance(f.ids, Identity) and f.ids.prepared is not None:
+                prepared = f.ids.prepared
+                missing = "row" if f.ids.num_ids > prepared.num_rows else f.missing
+                column = None if isinstance(prepared, Cross) else f.ids.prepared_column or f.column
+                f = f.model_copy(update={"ids": prepared, "missing": missing, "column": column})
+            features.append(f)
+        return self.model_copy(update={"features": tuple(features)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Schema":
+        """Reads `schema.yaml`. Raises UserError for a missing file, broken YAML or an undeclared key."""
+        return load_yaml(cls, path, "schema; write one or make it with `shardrec prepare`")
+
+    def save(self, path: str | Path) -> None:
+        """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""
+        Path(path).write_text(yaml.safe_dump(_plain(self), sort_keys=False, width=120, default_flow_style=None))
+
+
+def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
+    """Reads `declaration` from the YAML file at `path`, a local path or a URI that `pyarrow.fs` knows.
+
+    Raises UserError for a missing file (`what` ends the line: "no such ..."), broken YAML or a wrong or undeclared key.
+    """
+    try:
+        if "://" in str(path):
+            system, place = FileSystem.from_uri(str(path))
+            with system.open_input_stream(place) as stream:
+                text = stream.read().decode()
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+        declared = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return declaration.model_validate(declared)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from None
+
+
+def _plain(declaration: Declaration) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    fields = type(declaration).model_fields
+    for key in sorted(fields, key=lambda k: (k != "kind", k != "name")):  # stable: the others keep their order
+        value = getattr(declaration, key)
+        if key != "kind" and value == fields[key].default:
+            continue
+        if isinstance(value, Declaration):
+            value = _plain(value)
+        elif isinstance(value, tuple):
+            value = [_plain(v) if isinstance(v, Declaration) else v for v in value]
+        result[key] = value
+    return result
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """One line about a misspelt name, with the nearest known one."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as one line: where, what was found, what was expected."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where = ".".join(str(part) for part in problem["loc"]) or "the top level"
+    found = problem.get("input")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) or found is None else ""
+    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

@@ -1,0 +1,70 @@
+"""Models by the names that run files use, and how a run file's name becomes a class.
+
+`MODELS` is the table of contents. A model from elsewhere is named by import path, `my_package.my_module:MyModel`.
+"""
+
+import importlib
+import traceback
+from typing import get_type_hints
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import unknown
+from models.base import ModelConfig, Recommender
+from models.deepfm import DeepFM
+from models.fm import FM
+from models.lr import LR
+from models.wide_deep import WideDeep
+
+MODELS: dict[str, type[Recommender]] = {
+    "lr": LR,
+    "fm": FM,
+    "deepfm": DeepFM,
+    "wide_deep": WideDeep,
+}
+
+
+def resolve(name: str) -> type[Recommender]:
+    """The class that a run file's `model` names: a key of `MODELS`, or `package.module:Class`.
+
+    Raises UserError for an unknown name, a module that cannot be imported, and a class that is no Recommender.
+    """
+    if ":" not in name:
+        if name not in MODELS:
+            raise UserError(unknown("model", name, list(MODELS)) + "; a model of your own is package.module:Class")
+        return MODELS[name]
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise UserError(f"model {name!r}: importing {module_name!r} failed: {_one_line(error)}") from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UserError(f"model {name!r}: {unknown('class', class_name, classes)}")
+    if not (isinstance(found, type) and issubclass(found, Recommender)):
+        raise UserError(f"model {name!r}: {class_name} is not a subclass of models.base.Recommender")
+    return found
+
+
+def config_class(model: type[Recommender]) -> type[ModelConfig]:
+    """The settings of a model: the annotation of its constructor's `config`.
+
+    Raises UserError where that is missing or no subclass of ModelConfig.
+    """
+    try:
+        found = get_type_hints(model.__init__).get("config")
+    except NameError as error:
+        found = f"({error})"
+    if not (isinstance(found, type) and issubclass(found, ModelConfig)):
+        raise UserError(
+            f"model {model.__name__}: expected __init__(self, fields: Fields, config: ItsConfig) with ItsConfig a "
+            f"subclass of models.base.ModelConfig, found config: {found}"
+        )
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, and in which line of which file."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

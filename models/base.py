@@ -1,0 +1,83 @@
+"""A recommender is inputs + tower + task: a plain dense module that knows no rank, device or file."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import Schema, unknown
+from models.inputs import DenseFeatures, EmbeddingTable, Input
+from models.tasks import BinaryClassification, Pointwise, Regression, Task
+
+
+class ModelConfig(BaseModel):
+    """Base of every model's settings in a run file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PointwiseConfig(ModelConfig):
+    """Settings of every model that scores single rows."""
+
+    task: Literal["binary", "regression"] = "binary"
+    label: str | None = Field(default=None, description="name of the label; None: the schema's first")
+    clip: tuple[float, float] | None = Field(default=None, description="range that a regression's predictions keep to")
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="probability from which accuracy calls a row positive"
+    )
+
+    @model_validator(mode="after")
+    def _clip_fits(self) -> "PointwiseConfig":
+        if self.clip and self.task != "regression":
+            raise ValueError("clip is for task: regression")
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip needs its lower end first, found {list(self.clip)}")
+        return self
+
+    def build_task(self, schema: Schema) -> Pointwise:
+        """The task on the schema's label. Raises UserError for a label that it does not have."""
+        labels = [label.name for label in schema.labels]
+        if not labels:
+            raise UserError("the schema declares no label; training needs one")
+        name = self.label or labels[0]
+        if name not in labels:
+            raise UserError("model: " + unknown("label", name, labels))
+        if self.task == "regression":
+            return Regression(name, self.clip)
+        return BinaryClassification(name, schema.group is not None, schema.negative_rate, self.threshold)
+
+
+class Recommender(nn.Module):
+    """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
+
+    A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes its
+    layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
+    """
+
+    def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
+        super().__init__()
+        asked = tuple(inspect.signature(self.forward).parameters)
+        if set(asked) != set(inputs):
+            raise TypeError(f"{type(self).__name__}.forward takes {asked} but inputs declares {tuple(inputs)}")
+        self.inputs = dict(inputs)
+        self.task = task
+        self.tables  # noqa: B018  raises where two tables of one name differ
+
+    @property
+    def tables(self) -> dict[str, EmbeddingTable]:
+        """All tables by name. Raises ValueError where two of one name differ."""
+        found: dict[str, EmbeddingTable] = {}
+        for given in self.inputs.values():
+            for table in () if isinstance(given, DenseFeatures) else given.tables.values():
+                if found.setdefault(table.name, table) != table:
+                    raise ValueError(f"two tables are called {table.name!r}: {found[table.name]} and {table}")
+        return found
+
+    def after_step(self) -> None:
+        """Called after every optimizer step (DRN's target network)."""
+
+    def forward(self, **inputs: Any) -> Any:
+        raise NotImplementedError

@@ -1,0 +1,35 @@
+"""DeepFM (Guo et al., IJCAI 2017)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.affine import Affine
+from models.layers.fm import fm_terms
+from models.layers.mlp import MLP, MLPConfig
+
+
+class DeepFMConfig(PointwiseConfig):
+    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    mlp: MLPConfig = MLPConfig()
+
+
+class DeepFM(Recommender):
+    """y = y_FM + y_DNN (eq. 1): an FM and an MLP over the same embeddings; the MLP takes dense features too."""
+
+    def __init__(self, fields: Fields, config: DeepFMConfig) -> None:
+        tables = fields.tables(embedding_dim=config.embedding_dim, zero_columns=1)
+        field = PooledEmbeddings(tables)
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        self.linear = Affine(len(fields.dense))
+        self.mlp = MLP(field.width - len(tables) + len(fields.dense), config.mlp)
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, 1 + D], [B, N] -> [B]."""
+        first, pairs = fm_terms(field)
+        deep = self.mlp(torch.cat([field[:, :, 1:].flatten(1), dense], 1))
+        return self.linear(dense) + first + pairs.sum(1) + deep.squeeze(1)

@@ -1,0 +1,37 @@
+"""Factorization machine (Rendle, ICDM 2010)."""
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.affine import Affine
+from models.layers.fm import fm_terms
+
+
+class FMConfig(PointwiseConfig):
+    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the D pairwise sums")
+
+
+class FM(Recommender):
+    """y = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j (eq. 1), dense features in the linear part.
+
+    Pairs are of fields: a field of several ids has the (weighted) sum of their vectors as its v.
+    """
+
+    def __init__(self, fields: Fields, config: FMConfig) -> None:
+        super().__init__(
+            inputs={
+                "field": PooledEmbeddings(fields.tables(embedding_dim=config.embedding_dim, zero_columns=1)),
+                "dense": DenseFeatures(fields.dense),
+            },
+            task=config.build_task(fields.schema),
+        )
+        self.linear = Affine(len(fields.dense))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, 1 + D], [B, N] -> [B]."""
+        first, pairs = fm_terms(field)
+        return self.linear(dense) + first + self.dropout(pairs).sum(1)

@@ -1,0 +1,213 @@
+"""What a model asks of the tables and the batch: its inputs, and the `Fields` from which it declares them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeature, unknown
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+Pooling = Literal["sum", "mean"]
+Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]
+
+
+class TableOptimizer(BaseModel):
+    """How a table's rows are updated. Names are checked against what the device has (`sharding/optimizers.py`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "rowwise_adagrad"
+    learning_rate: float = Field(default=0.05, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 on the rows in the batch, added to their gradient")
+
+
+class TableInit(BaseModel):
+    """Distribution of fresh rows; it never depends on the number of rows or on the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["uniform", "normal"] = "uniform"
+    scale: float = Field(default=0.01, ge=0, description="uniform on [-scale, scale], or the standard deviation")
+
+
+class TableSettings(BaseModel):
+    """What a run file may say of tables, by name pattern. None: as the model declares, else the run's default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding_dim: int | None = Field(default=None, gt=0, description="columns beside a table's zero columns")
+    dtype: Dtype | None = None
+    init: TableInit | None = None
+    optimizer: TableOptimizer | None = None
+    placement: Placement | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTable:
+    """[num_embeddings, embedding_dim] weights. Two inputs share a table by using an equal object of the same name.
+
+    embedding_dim: all columns, the zero ones included.
+    zero_columns: so many leading columns start at 0 (an FM's first-order weight beside its factors).
+    optimizer: None takes the run's default. placement: None lets the planner choose.
+    """
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    dtype: Dtype = "fp32"
+    init: TableInit = TableInit()
+    zero_columns: int = 0
+    optimizer: TableOptimizer | None = None
+    pooling: Pooling = "sum"
+    placement: Placement | None = None
+
+
+@dataclass(frozen=True)
+class PooledEmbeddings:
+    """feature -> table; the tower gets [B, F, D], or with `concat` [B, sum of D] (dims may then differ).
+
+    Raises UserError where the tower gets [B, F, D] and two features' dims differ.
+    """
+
+    tables: Mapping[str, EmbeddingTable]
+    concat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.concat:
+            return
+        (first, one), *others = self.tables.items()
+        for feature, other in others:
+            if other.embedding_dim != one.embedding_dim:
+                raise UserError(
+                    f"tables: this model needs one embedding_dim for all its features, but the rows of {first!r} (table "
+                    f"{one.name!r}) have {one.embedding_dim} columns and those of {feature!r} (table {other.name!r}) "
+                    f"{other.embedding_dim}; set one embedding_dim for both"
+                )
+
+    @property
+    def width(self) -> int:
+        """Sum of the features' dims: the columns that a tower sees once fields are laid side by side."""
+        return sum(table.embedding_dim for table in self.tables.values())
+
+
+@dataclass(frozen=True)
+class SequenceEmbeddings:
+    """aligned features -> table; the tower gets `Jagged`."""
+
+    tables: Mapping[str, EmbeddingTable]
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """dense features; the tower gets [B, N], which is [B, 0] where a schema has none."""
+
+    features: tuple[str, ...]
+
+
+class Jagged(NamedTuple):
+    """Sequences of B rows without padding; row b owns positions offsets[b] .. offsets[b + 1].
+
+    values: [T, F, D], F aligned features; lengths: [B] int64; offsets: [B + 1] int64; weights: [T] or None
+    """
+
+    values: Tensor
+    lengths: Tensor
+    offsets: Tensor
+    weights: Tensor | None = None
+
+
+Input = PooledEmbeddings | SequenceEmbeddings | DenseFeatures
+
+
+class Fields:
+    """The features that a model may use, and the tables that their ids look up under a run file's settings.
+
+    A table is called after its id space (`Schema`'s `table`), with `group/` before it where a model keeps several sets
+    of tables (Wide&Deep's `wide/` and `deep/`). `settings` maps name patterns (`*`, `deep/C*`) to `TableSettings`;
+    later patterns win.
+    """
+
+    def __init__(self, schema: Schema, settings: Mapping[str, TableSettings] | None = None) -> None:
+        self.schema = schema
+        self.settings = dict(settings or {})
+        self._matched: set[str] = set()
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Names of the id and id-list features: the fields of an interaction model."""
+        return tuple(f.name for f in self.schema.features if isinstance(f, IdFeature | IdListFeature))
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.schema.features if isinstance(f, SequenceFeature))
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.schema.dense)
+
+    def select(self, patterns: Iterable[str] | None) -> tuple[str, ...]:
+        """The pooled features that match any of the name patterns, in the schema's order (None: all).
+
+        Raises UserError for a pattern that matches none.
+        """
+        if patterns is None:
+            return self.pooled
+        patterns = tuple(patterns)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.pooled):
+                raise UserError("model: " + unknown("id or id_list feature", pattern, self.pooled))
+        return tuple(name for name in self.pooled if any(fnmatchcase(name, p) for p in patterns))
+
+    def table(
+        self, feature: str, *, embedding_dim: int, zero_columns: int = 0, group: str = "", **defaults: Any
+    ) -> EmbeddingTable:
+        """The table of one feature; `defaults` are further arguments of `EmbeddingTable`, which settings override.
+
+        A row has `zero_columns + embedding_dim` columns. A setting's `embedding_dim` counts the latter; rows of zero
+        columns only (embedding_dim=0: linear weights) have a width that settings cannot change. Raises UserError for a
+        dense or an unknown feature, and for a dim where there is none to set.
+        """
+        declared = self.schema[feature]
+        if not hasattr(declared, "table_name"):
+            raise UserError(f"feature {feature!r} is dense; a table needs an id, id_list or sequence feature")
+        name = f"{group}/{declared.table_name}" if group else declared.table_name
+        said: dict[str, Any] = {}
+        for pattern, settings in self.settings.items():
+            if fnmatchcase(name, pattern):
+                self._matched.add(pattern)
+                given = {k: getattr(settings, k) for k in settings.model_fields_set}
+                said |= {k: v for k, v in given.items() if v is not None}
+                if embedding_dim == 0 and "embedding_dim" in said:
+                    raise UserError(
+                        f"tables: {pattern!r} sets embedding_dim {said['embedding_dim']}, but table {name!r} holds "
+                        f"{zero_columns} linear weight(s) a row; name only tables whose width can be chosen"
+                    )
+        dim = zero_columns + said.pop("embedding_dim", embedding_dim)
+        return EmbeddingTable(
+            name=name,
+            num_embeddings=declared.num_embeddings,
+            embedding_dim=dim,
+            zero_columns=zero_columns,
+            **(defaults | said),
+        )
+
+    def tables(
+        self, *, embedding_dim: int, features: Iterable[str] | None = None, group: str = "", **defaults: Any
+    ) -> dict[str, EmbeddingTable]:
+        """feature -> table, for `features` (default: all pooled ones). Raises UserError where there is no feature."""
+        names = self.pooled if features is None else tuple(features)
+        if not names:
+            raise UserError("the model needs at least one id or id_list feature; the schema (or its subset) has none")
+        return {f: self.table(f, embedding_dim=embedding_dim, group=group, **defaults) for f in names}
+
+    def check_all_settings_used(self, tables: Iterable[str]) -> None:
+        """Raises UserError for a pattern of the run file that matched no table of the model."""
+        for pattern in self.settings:
+            if pattern != "*" and pattern not in self._matched:
+                raise UserError("tables: " + unknown("table", pattern, sorted(set(tables))))

@@ -1,0 +1,18 @@
+"""The linear part that belongs to no table: global bias and weights of dense features."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Affine(nn.Module):
+    """w0 + sum_i w_i x_i: [B, N] -> [B], from zero. Without dense features (N = 0) there is only w0."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.zeros(num_features)) if num_features else None
+
+    def forward(self, dense: Tensor) -> Tensor:
+        if self.weight is None:
+            return self.bias.expand(dense.shape[0])
+        return torch.addmv(self.bias.expand(dense.shape[0]), dense, self.weight)

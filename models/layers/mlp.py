@@ -1,0 +1,46 @@
+"""Multi-layer perceptron: the deep part of most towers."""
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from models.layers.activations import Activation, activation, input_width
+from models.layers.moments import BatchNorm
+
+
+class MLPConfig(BaseModel):
+    """Settings of an MLP in a run file. Every hidden layer: linear, batch norm, activation, dropout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: tuple[PositiveInt, ...] = (400, 400, 400)
+    activation: Activation = "relu"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    batch_norm: bool = False
+
+
+class MLP(nn.Module):
+    """[n, width] -> [n, out]: hidden layers as `config` says, then one linear layer to `out` columns.
+
+    out=None leaves that one off: [n, last hidden size]. padded: as in `Standardise`.
+    """
+
+    def __init__(self, width: int, config: MLPConfig, out: int | None = 1, *, padded: bool = True) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in config.hidden:
+            inner = input_width(config.activation, size)
+            layers.append(nn.Linear(width, inner))
+            if config.batch_norm:
+                layers.append(BatchNorm(inner, padded=padded))
+            layers.append(activation(config.activation, size, padded=padded))
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+            width = size
+        if out is not None:
+            layers.append(nn.Linear(width, out))
+            width = out
+        self.layers = nn.Sequential(*layers)
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

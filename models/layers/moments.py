@@ -1,0 +1,98 @@
+"""Batch normalisation by the moments of live rows, over all ranks.
+
+Padding rows must not shift anybody's mean, and ranks must agree on one: which rows are live and how ranks add up is
+said for a whole forward pass by `live_rows`, so that models and layers pass neither along.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+def identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _RowContext(NamedTuple):
+    live: Tensor | None = None
+    reduce: Callable[[Tensor], Tensor] = identity
+
+
+_context: ContextVar[_RowContext] = ContextVar("row_context", default=_RowContext())
+
+
+@contextmanager
+def live_rows(live: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = identity) -> Iterator[None]:
+    """For the forward passes inside: which rows count in moments, and how ranks sum theirs.
+
+    live: [B] bool, False at padding rows; None: all rows live. reduce: differentiable elementwise sum over ranks (its
+    backward sums gradients over ranks); every rank calls it equally often. Needed around training steps; in
+    evaluation layers use running moments, which are equal on all ranks.
+    """
+    token = _context.set(_RowContext(live, reduce))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class Standardise(nn.Module):
+    """(x - E[x]) / sqrt(Var[x] + eps) per column; training: over the live rows of all ranks, evaluation: running moments.
+
+    One reduction of [2 C + 1] numbers a call. A batch without live rows leaves the running moments alone.
+    padded: whether x's rows are the batch's rows, padding included, and not, say, the positions of sequences (all live).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, padded: bool = True) -> None:
+        super().__init__()
+        self.eps, self.momentum, self.padded = eps, momentum, padded
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, C] -> [n, C]."""
+        mean, var = self._batch_moments(x) if self.training else (self.running_mean, self.running_var)
+        scale = torch.rsqrt(var + self.eps)
+        return x * scale.to(x.dtype) - (mean * scale).to(x.dtype)
+
+    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        context = _context.get()
+        # all ranks know the running mean: sums of what is left after it cancel less than sums of x
+        shifted = x.to(self.running_mean.dtype) - self.running_mean
+        count = shifted.new_tensor([x.shape[0]])
+        if self.padded and context.live is not None:
+            shifted = torch.where(context.live[:, None], shifted, 0)
+            count = context.live.sum(dtype=shifted.dtype)[None]
+        sums = context.reduce(torch.cat([shifted.sum(0), shifted.square().sum(0), count]))
+        width, rows = x.shape[1], sums[-1].clamp(min=1)
+        offset, square = sums[:width] / rows, sums[width:-1] / rows
+        mean, var = self.running_mean + offset, (square - offset.square()).clamp(min=0)
+        self._remember(mean.detach(), var.detach(), sums[-1].detach())
+        return mean, var
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor, rows: Tensor) -> None:
+        share = rows.clamp(max=1) * self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * (rows / (rows - 1).clamp(min=1)), share)
+
+
+class BatchNorm(nn.Module):
+    """`Standardise`, then a learned scale and shift per column (Ioffe & Szegedy 2015); equals torch's BatchNorm1d."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, padded: bool = True) -> None:
+        super().__init__()
+        self.moments = Standardise(width, eps=eps, momentum=momentum, padded=padded)
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, C] -> [n, C]."""
+        return torch.addcmul(self.bias.to(x.dtype), self.moments(x), self.weight.to(x.dtype))

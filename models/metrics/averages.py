@@ -1,0 +1,129 @@
+"""Metrics that are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import log, nan, sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from models.collective import Collective
+from models.metrics.metric import Metric
+from models.metrics.predictions import Predictions
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """numerator / denominator, NaN where the denominator is 0."""
+    return numerator / denominator if denominator else nan
+
+
+class Sums(Metric):
+    """Base of metrics whose state is a vector of float64 sums on the device of the predictions."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    @abstractmethod
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        """[n] each: what is summed over rows."""
+
+    @abstractmethod
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        """The metric's values from the sums of `terms`, in their order."""
+
+    def update(self, rows: Predictions) -> None:
+        sums = torch.stack([term.sum(dtype=torch.float64) for term in self.terms(rows)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def compute(self, collective: Collective) -> dict[str, float]:
+        if self._sums is None:
+            raise RuntimeError(f"{type(self).__name__}: compute before any update")
+        return self.values(collective.sum(self._sums).tolist())
+
+
+class LogLoss(Sums):
+    """`log_loss` = -E[y ln p + (1 - y) ln(1 - p)]; `normalized_entropy` = log loss / entropy of the mean label.
+
+    Computed from logits (`score`), so that confident predictions lose nothing to rounding. Normalized entropy (He et
+    al., ADKDD 2014) is below 1 where the model beats the constant mean, and NaN where labels are of one class.
+    """
+
+    larger_is_better: ClassVar = {"log_loss": False, "normalized_entropy": False}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        loss = softplus(rows.score) - rows.label * rows.score
+        return rows.weight * loss, rows.weight * rows.label, rows.weight
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        loss, label, weight = sums
+        log_loss, p = ratio(loss, weight), ratio(label, weight)
+        entropy = -p * log(p) - (1 - p) * log(1 - p) if 0 < p < 1 else nan
+        return {"log_loss": log_loss, "normalized_entropy": log_loss / entropy}
+
+
+class Calibration(Sums):
+    """`calibration` = mean prediction / mean label (NaN without positives); both means beside it."""
+
+    larger_is_better: ClassVar = {"calibration": None, "label_mean": None, "prediction_mean": None}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        return rows.weight * rows.value, rows.weight * rows.label, rows.weight
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        value, label, weight = sums
+        return {
+            "calibration": ratio(value, label),
+            "label_mean": ratio(label, weight),
+            "prediction_mean": ratio(value, weight),
+        }
+
+
+class Accuracy(Sums):
+    """`accuracy`: the share of rows that `value >= threshold` puts into their class."""
+
+    larger_is_better: ClassVar = {"accuracy": True}
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        right = (rows.value >= self.threshold) == (rows.label >= 0.5)
+        return rows.weight * right, rows.weight
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        right, weight = sums
+        return {"accuracy": ratio(right, weight)}
+
+
+class Errors(Sums):
+    """`rmse` and `mae` of the predicted values, with the two means beside them."""
+
+    larger_is_better: ClassVar = {"rmse": False, "mae": False, "label_mean": None, "prediction_mean": None}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        error, w = rows.value - rows.label, rows.weight
+        return w * error.square(), w * error.abs(), w * rows.label, w * rows.value, w
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        square, absolute, label, value, weight = sums
+        return {
+            "rmse": sqrt(ratio(square, weight)),
+            "mae": ratio(absolute, weight),
+            "label_mean": ratio(label, weight),
+            "prediction_mean": ratio(value, weight),
+        }
+
+
+class Rows(Sums):
+    """`rows`: how many rows were seen, whatever their weights."""
+
+    larger_is_better: ClassVar = {"rows": None}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        return (torch.ones_like(rows.weight),)
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        return {"rows": sums[0]}

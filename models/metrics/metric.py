@@ -1,0 +1,26 @@
+"""Base of all metrics: states that add up over batches and merge over ranks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from models.collective import Collective
+from models.metrics.predictions import Predictions
+
+
+class Metric(ABC):
+    """One or several named values over all rows seen by all ranks; sums are kept in float64.
+
+    A value that its rows do not define (the AUC of one class) is NaN.
+    """
+
+    larger_is_better: ClassVar[Mapping[str, bool | None]]
+    """The values' names; None where neither direction is better (a calibration of 1 is)."""
+
+    @abstractmethod
+    def update(self, rows: Predictions) -> None:
+        """Adds a batch of this rank's rows; no communication."""
+
+    @abstractmethod
+    def compute(self, collective: Collective) -> dict[str, float]:
+        """The values over all ranks' rows, equal on all ranks. All ranks must call it; updates may go on afterwards."""

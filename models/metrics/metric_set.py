@@ -1,0 +1,54 @@
+"""The metrics of an evaluation, computed together."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from data_pipeline.batch import Batch
+from data_pipeline.errors import UserError
+from data_pipeline.schema import unknown
+from models.collective import Alone, Collective
+from models.metrics.metric import Metric
+from models.metrics.predictions import Predictions
+
+
+class MetricSet:
+    """Made by `Task.metrics` for one pass over some data: `update` per batch, `compute` once all ranks are through."""
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        read: Callable[[Any, Batch], Predictions],
+        collective: Collective | None = None,
+    ) -> None:
+        self._metrics = tuple(metrics)
+        self._read = read
+        self._collective = collective or Alone()
+
+    @torch.no_grad()
+    def update(self, output: Any, batch: Batch) -> None:
+        """Adds this rank's rows: what the tower returned for `batch`. Padding counts nowhere."""
+        rows = self._read(output, batch)
+        for metric in self._metrics:
+            metric.update(rows)
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, float]:
+        """Values by name over all ranks' rows, equal on all ranks; all ranks must call it."""
+        values: dict[str, float] = {}
+        for metric in self._metrics:
+            values |= metric.compute(self._collective)
+        return values
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """The values that a best step can be chosen by, the task's own choice first: whether larger is better."""
+        return {k: v for metric in self._metrics for k, v in metric.larger_is_better.items() if v is not None}
+
+    def larger_is_better(self, name: str) -> bool:
+        """Whether early stopping looks for a large `name`. Raises UserError for a name that it cannot go by."""
+        known = self.directions
+        if name not in known:
+            raise UserError(unknown("metric to select by", name, list(known)))
+        return known[name]

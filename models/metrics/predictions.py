@@ -1,0 +1,21 @@
+"""What every metric reads: the rows of one batch that count."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Predictions(NamedTuple):
+    """n rows, padding left out; all [n] float64 but the groups.
+
+    score: what the tower says of a row: a logit, a rating
+    value: the prediction made of it: a probability, a clipped rating
+    label, weight: as in the batch
+    group: [n] int64, or None
+    """
+
+    score: Tensor
+    value: Tensor
+    label: Tensor
+    weight: Tensor
+    group: Tensor | None = None

@@ -1,0 +1,130 @@
+"""Metrics of a binary ranking (AUC, average precision, ROC and PR curves), all read off one table of scores.
+
+The table holds each distinct float32 score once, with the weight of its positives and of its negatives, and so knows
+ties. It is exact as long as there are no more than `capacity` distinct scores over all ranks. Beyond that, neighbouring
+scores are merged: keys are the scores' bits in an order-preserving form, and low bits are dropped, one at a time, until
+the table fits. So bins get no coarser than memory demands, wherever the scores lie, and the error is bounded by what
+happens inside of them.
+"""
+
+from math import nan
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.collective import Collective
+from models.metrics.averages import ratio
+from models.metrics.metric import Metric
+from models.metrics.ordered_bits import is_nan, ordered_bits, ordered_score
+from models.metrics.predictions import Predictions
+from models.metrics.score_table import ScoreTable
+
+COMPACTION_ROWS = 1 << 20
+
+
+class Curve(NamedTuple):
+    """Points of a curve, [K] float64 each, from the strictest threshold (infinity: no row is called positive) down.
+
+    ROC: x = false positive rate, y = true positive rate. PR: x = recall, y = precision.
+    """
+
+    x: Tensor
+    y: Tensor
+    threshold: Tensor
+
+
+class Ranking(Metric):
+    """`auc` and `average_precision`; with `auc_error_bound` once scores had to be merged.
+
+    A weighted pair of rows of different class counts 1 for the AUC where the positive has the larger score, 1/2 for a
+    tie. Pairs inside a merged bin count as ties, so that half of their weight bounds the error.
+    capacity: distinct scores kept, 20 bytes each, and so a number of rows over all ranks up to which all is exact.
+    """
+
+    larger_is_better: ClassVar = {"auc": True, "average_precision": True, "auc_error_bound": None}
+
+    def __init__(self, capacity: int = 10_000_000) -> None:
+        self.capacity = capacity
+        self._table: ScoreTable | None = None
+        self._nan = False
+        self._recent: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._recent_rows = 0
+
+    def update(self, rows: Predictions) -> None:
+        self._recent.append((ordered_bits(rows.score), rows.label.float(), rows.weight.float()))
+        self._recent_rows += rows.label.numel()
+        # waiting until the new rows are as many as the old keys keeps the number of sorts logarithmic
+        settled = 0 if self._table is None else self._table.keys.numel()
+        if self._recent_rows > max(COMPACTION_ROWS, settled):
+            self._settle()
+
+    def _settle(self) -> ScoreTable:
+        if self._recent:
+            keys, label, weight = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            self._nan = self._nan or bool(is_nan(keys).any())
+            positives = weight.double() * label
+            new = ScoreTable.summed(keys, positives, weight.double() - positives)
+            both = new if self._table is None else ScoreTable.merged([self._table, new])
+            self._table = both.within(self.capacity)
+            self._recent, self._recent_rows = [], 0
+        if self._table is None:
+            raise RuntimeError("Ranking: compute before any update")
+        return self._table
+
+    def _merge(self, collective: Collective) -> ScoreTable | None:
+        """The table of all ranks' rows; None where a score was NaN."""
+        table = self._settle()
+
+        def all_ranks(*values: int) -> Tensor:
+            return collective.concatenate(torch.tensor([values], device=table.keys.device))
+
+        if all_ranks(table.keys.numel()).sum() > self.capacity:
+            table = table.within(self.capacity // collective.world_size)
+        dropped, has_nan = all_ranks(table.dropped, int(self._nan)).amax(0).tolist()
+        table = table.coarser(dropped)
+        columns = (collective.concatenate(column) for column in (table.keys, table.positives, table.negatives))
+        return None if has_nan else ScoreTable.summed(*columns, dropped).counted()
+
+    def compute(self, collective: Collective) -> dict[str, float]:
+        table = self._merge(collective)
+        if table is None:
+            return {"auc": nan, "average_precision": nan}
+        positives, negatives = table.positives, table.negatives
+        below = negatives.cumsum(0) - negatives
+        pairs = float(positives.sum() * negatives.sum())
+        values = {
+            "auc": ratio(float(positives @ (below + negatives / 2)), pairs),
+            "average_precision": ratio(float(positives @ _precision(table)), float(positives.sum())),
+        }
+        if table.dropped:
+            values["auc_error_bound"] = ratio(float(positives @ negatives) / 2, pairs)
+        return values
+
+    def curves(self, collective: Collective) -> dict[str, Curve]:
+        """`roc` and `precision_recall`; all ranks must call it. Empty where a score was NaN."""
+        table = self._merge(collective)
+        if table is None:
+            return {}
+        true, false = _descending(table.positives), _descending(table.negatives)
+        threshold = _from(torch.inf, ordered_score(table.keys << table.dropped).double().flip(0))
+        true_rate, false_rate = true / true[-1:], false / false[-1:]
+        return {
+            "roc": Curve(_from(0, false_rate), _from(0, true_rate), threshold),
+            "precision_recall": Curve(_from(0, true_rate), _from(1, _precision(table).flip(0)), threshold),
+        }
+
+
+def _descending(weights: Tensor) -> Tensor:
+    """[K] weight at or above each score, from the largest score down."""
+    return weights.flip(0).cumsum(0)
+
+
+def _precision(table: ScoreTable) -> Tensor:
+    """[K] share of positives in the weight at or above each key, keys ascending."""
+    true, false = _descending(table.positives), _descending(table.negatives)
+    return (true / (true + false)).flip(0)
+
+
+def _from(start: float, points: Tensor) -> Tensor:
+    return torch.cat([points.new_tensor([start]), points])

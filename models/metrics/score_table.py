@@ -1,0 +1,58 @@
+"""How much weight either class has at each distinct score: all that a ranking metric needs, in bounded memory."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def sums_at(place: Tensor, weights: Tensor, size: int) -> Tensor:
+    """[size]: the sum of the weights [n] that go to each place [n] (`bincount`, but keeping the dtype of no weights)."""
+    return weights.new_zeros(size).index_add_(0, place, weights)
+
+
+class ScoreTable(NamedTuple):
+    """[K] keys in ascending order, without their lowest `dropped` bits, and the weights of both classes at each.
+
+    keys: int32 of `ordered_bits`; positives, negatives: float64
+    """
+
+    keys: Tensor
+    positives: Tensor
+    negatives: Tensor
+    dropped: int = 0
+
+    @classmethod
+    def summed(cls, keys: Tensor, positives: Tensor, negatives: Tensor, dropped: int = 0) -> "ScoreTable":
+        """From keys in any order, with repetitions."""
+        distinct, place = torch.unique(keys, return_inverse=True)
+        size = distinct.numel()
+        return cls(distinct, sums_at(place, positives, size), sums_at(place, negatives, size), dropped)
+
+    @classmethod
+    def merged(cls, tables: Sequence["ScoreTable"]) -> "ScoreTable":
+        """The tables' sum, as coarse as the coarsest."""
+        dropped = max(table.dropped for table in tables)
+        same = [table.coarser(dropped) for table in tables]
+        return cls.summed(*(torch.cat(column) for column in zip(*(t[:3] for t in same), strict=True)), dropped)
+
+    def coarser(self, dropped: int) -> "ScoreTable":
+        """The table with so many bits dropped in all."""
+        if dropped == self.dropped:
+            return self
+        return self.summed(self.keys >> (dropped - self.dropped), self.positives, self.negatives, dropped)
+
+    def within(self, capacity: int) -> "ScoreTable":
+        """Itself where it fits, else coarsened to at most half of `capacity` keys, so that room is left."""
+        keys, dropped = self.keys, self.dropped
+        if keys.numel() <= capacity:
+            return self
+        while keys.numel() > max(2, capacity // 2):
+            keys, dropped = torch.unique_consecutive(keys >> 1), dropped + 1
+        return self.coarser(dropped)
+
+    def counted(self) -> "ScoreTable":
+        """Without the scores that have no weight."""
+        keep = (self.positives + self.negatives) > 0
+        return ScoreTable(self.keys[keep], self.positives[keep], self.negatives[keep], self.dropped)

@@ -1,0 +1,166 @@
+"""What is learned from a tower's output: loss terms, predictions, metrics."""
+
+from abc import ABC, abstractmethod
+from math import log
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_pipeline.batch import Batch
+from data_pipeline.errors import UserError
+from models.collective import Collective
+from models.metrics import (
+    Accuracy,
+    Calibration,
+    Errors,
+    GroupedAUC,
+    LogLoss,
+    Metric,
+    MetricSet,
+    Predictions,
+    Ranking,
+    Rows,
+)
+
+
+class Term(NamedTuple):
+    """One loss term of this rank's rows: `total` summed over what counts, and how much counted (both scalars).
+
+    The trainer all-reduces both, so that the loss is the global mean for any number of ranks.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+class Task(ABC):
+    """Between a tower's output (whatever its model returns) and a batch's labels. Padding rows count nowhere."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> dict[str, Term]:
+        """Loss terms by name; the loss is the sum of their global means."""
+
+    @abstractmethod
+    def prediction(self, output: Any) -> Tensor:
+        """What is reported for a row: [B] for most tasks. Needs no labels."""
+
+    @abstractmethod
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """Fresh metrics for one pass over data. `down_sampled`: whether its negatives are (see `BinaryClassification`)."""
+
+    @abstractmethod
+    def check(self, batch: Batch) -> None:
+        """Raises UserError for labels that the task cannot learn from. Waits for the batch's device: call it on the CPU."""
+
+
+class Pointwise(Task):
+    """Base of the tasks whose tower returns one number a row, [B], and that have one label."""
+
+    term: str
+
+    def __init__(self, label: str, grouped: bool = False) -> None:
+        """label: its name in `batch.labels`; grouped: whether batches have groups."""
+        self.label = label
+        self.grouped = grouped
+
+    @abstractmethod
+    def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """[B] losses of single rows."""
+
+    @abstractmethod
+    def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        """[n] bool: labels that can be learned from; and one line about what they have to be."""
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Term]:
+        """Sum of weight x loss, and of weights, over the rows that are not padding."""
+        output = _at_least_fp32(output)
+        weight = torch.where(batch.live, batch.weights, 0).to(output.dtype)
+        loss = self.row_loss(output, batch.labels[self.label].to(output.dtype))
+        return {self.term: Term((weight * loss).sum(), weight.sum())}
+
+    def check(self, batch: Batch) -> None:
+        label, rows = batch.labels[self.label][batch.live], batch.rows[batch.live]
+        valid, wanted = self.valid(label)
+        if not bool(valid.all()):
+            wrong = int((~valid).nonzero()[0])
+            raise UserError(f"label {self.label!r}: found {float(label[wrong]):g} in row {int(rows[wrong])}; {wanted}")
+
+    def _rows(self, score: Tensor, value: Tensor, batch: Batch) -> Predictions:
+        live = batch.live
+        groups = batch.groups[live] if batch.groups is not None else None
+        columns = (score, value, batch.labels[self.label], batch.weights)
+        return Predictions(*(column[live].double() for column in columns), group=groups)
+
+
+class BinaryClassification(Pointwise):
+    """The tower returns logits, [B]; labels are 0 or 1 (or probabilities between). Loss: log loss.
+
+    Where training keeps the share `negative_rate` = w of the negatives, the odds it sees are too high by 1 / w.
+    Predictions are corrected by logit + ln w, and so are metrics on data that keeps all negatives; the training loss and
+    metrics on `down_sampled` data are not.
+    """
+
+    term = "log_loss"
+
+    def __init__(self, label: str, grouped: bool = False, negative_rate: float = 1.0, threshold: float = 0.5) -> None:
+        """threshold: the probability from which on accuracy calls a row positive."""
+        super().__init__(label, grouped)
+        self.negative_rate = negative_rate
+        self.threshold = threshold
+
+    def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output, label, reduction="none")
+
+    def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        wanted = "binary classification needs labels from 0 to 1; give the label a threshold, or set task: regression"
+        return (label >= 0) & (label <= 1), wanted
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """[B] probabilities, corrected for down-sampling."""
+        return torch.sigmoid(_at_least_fp32(output) + log(self.negative_rate))
+
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, means, rows; gauc with groups."""
+        shift = 0.0 if down_sampled else log(self.negative_rate)
+
+        def read(output: Tensor, batch: Batch) -> Predictions:
+            logit = output.double() + shift
+            return self._rows(logit, torch.sigmoid(logit), batch)
+
+        metrics: list[Metric] = [Ranking(), LogLoss(), Calibration(), Accuracy(self.threshold), Rows()]
+        return MetricSet(metrics + ([GroupedAUC()] if self.grouped else []), read, collective)
+
+
+class Regression(Pointwise):
+    """The tower returns values, [B]. Loss: squared error. With `clip`, predictions (not the loss) are held within it."""
+
+    term = "squared_error"
+
+    def __init__(self, label: str, clip: tuple[float, float] | None = None) -> None:
+        super().__init__(label)
+        self.clip = clip
+
+    def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        return (output - label).square()
+
+    def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        return label.isfinite(), "regression needs finite labels"
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """[B] values, clipped."""
+        value = _at_least_fp32(output)
+        return value.clamp(*self.clip) if self.clip else value
+
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """rmse, mae, means, rows."""
+
+        def read(output: Tensor, batch: Batch) -> Predictions:
+            return self._rows(output, self.prediction(output.double()), batch)
+
+        return MetricSet([Errors(), Rows()], read, collective)
+
+
+def _at_least_fp32(output: Tensor) -> Tensor:
+    return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -1,0 +1,50 @@
+"""Wide & Deep (Cheng et al., DLRS 2016)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from data_pipeline.schema import Cross
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.affine import Affine
+from models.layers.mlp import MLP, MLPConfig
+
+
+class WideDeepConfig(PointwiseConfig):
+    """`wide` and `deep` are names or patterns (`C*`) of id and id_list features."""
+
+    embedding_dim: int = Field(default=16, gt=0)
+    mlp: MLPConfig = MLPConfig()
+    wide: tuple[str, ...] | None = Field(default=None, description="features of the wide part; None: all")
+    deep: tuple[str, ...] | None = Field(default=None, description="of the deep part; None: all but crosses")
+
+
+class WideDeep(Recommender):
+    """y = w_wide . [x, phi(x)] + w_deep . a^(L) + b (eq. 3), trained jointly.
+
+    Cross-product transformations phi are features whose ids are a `cross` of columns; dense features go into both parts.
+    Tables are called `wide/...` (one weight a row, from 0) and `deep/...`, whose dims may differ.
+    """
+
+    def __init__(self, fields: Fields, config: WideDeepConfig) -> None:
+        uncrossed = tuple(name for name in fields.pooled if not isinstance(fields.schema[name].ids, Cross))
+        wide = fields.select(config.wide)
+        features = uncrossed if config.deep is None else fields.select(config.deep)
+        deep = PooledEmbeddings(
+            fields.tables(embedding_dim=config.embedding_dim, features=features, group="deep"), concat=True
+        )
+        super().__init__(
+            inputs={
+                "wide": PooledEmbeddings(fields.tables(embedding_dim=0, zero_columns=1, features=wide, group="wide")),
+                "deep": deep,
+                "dense": DenseFeatures(fields.dense),
+            },
+            task=config.build_task(fields.schema),
+        )
+        self.linear = Affine(len(fields.dense))
+        self.mlp = MLP(deep.width + len(fields.dense), config.mlp)
+
+    def forward(self, wide: Tensor, deep: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, 1], [B, sum of D], [B, N] -> [B]."""
+        return self.linear(dense) + wide.sum((1, 2)) + self.mlp(torch.cat([deep, dense], 1)).squeeze(1)

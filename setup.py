@@ -1,0 +1,42 @@
+"""Packaging of shardrec. Versions live in constraints.txt alone; which package goes where lives here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+PINS = {
+    line.split("==")[0]: line
+    for line in (HERE / "constraints.txt").read_text().split("\n")
+    if line and not line.startswith("#")
+}
+PINS["ray"] = PINS["ray"].replace("ray", "ray[train]", 1)
+
+
+def pinned(*names: str) -> list[str]:
+    return [PINS[name] for name in names]
+
+
+LAYERS = ("trainer", "sharding", "models", "data_pipeline")
+TORCHREC_NEEDS = pinned("tensordict", "torchmetrics", "tqdm", "pyre-extensions", "iopath")
+
+setup(
+    name="shardrec",
+    version="0.1.0",
+    description="Distributed training of recommenders whose ID tables outgrow a machine",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=[f"{layer}{rest}" for layer in LAYERS for rest in ("", ".*")]),
+    package_data={"trainer": ["runs/*.yaml"]},
+    install_requires=pinned(
+        "torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil", "tensorboard"
+    ),
+    extras_require={
+        # torchrec requires the CUDA build of fbgemm-gpu by name, so on CPU machines it is added with --no-deps (see Makefile)
+        "cpu": pinned("fbgemm-gpu-cpu") + TORCHREC_NEEDS,
+        "cuda": pinned("torchrec", "fbgemm-gpu"),
+        "dev": pinned("pytest", "pytest-timeout", "hypothesis", "scikit-learn", "xxhash", "ruff", "mypy", "types-PyYAML"),
+    },
+    entry_points={"console_scripts": ["shardrec = trainer.cli:main"]},
+)

@@ -1,0 +1,36 @@
+"""Where table rows live: plan, lookup, update, checkpoint. Knows no particular model.
+
+- `Topology` (topology.py) and `plan_tables` (planner.py) -> `Plan` (plan.py), whose `report()` is for people
+- `EmbeddingLookup` (lookup.py): batch -> a tower's inputs; unsharded it is the reference
+- `distribute` (distribute.py) applies a plan to a step and gives a `Distributed`
+- `write_tables`, `read_tables` (checkpoint.py): tables to and from files, under any plan
+- `ProcessGroupCollective` (collective.py): what metrics need from other ranks
+
+Inside: `torchrec_hooks.py` (all that leans on TorchRec's private parts), `row_updates.py` and `replicas.py` (our own
+kernel and data-parallel tables), `optimizers.py`, `initialize.py`, `assemble.py`, `columns.py`, `tables.py`.
+"""
+
+from sharding.checkpoint import read_tables, write_tables
+from sharding.collective import ProcessGroupCollective
+from sharding.distribute import Distributed, distribute
+from sharding.lookup import EmbeddingLookup
+from sharding.plan import Plan, TablePlan
+from sharding.planner import PlanError, plan_tables
+from sharding.tables import LiveTable, TableShard
+from sharding.topology import Topology
+
+__all__ = [
+    "Distributed",
+    "EmbeddingLookup",
+    "LiveTable",
+    "Plan",
+    "PlanError",
+    "ProcessGroupCollective",
+    "TablePlan",
+    "TableShard",
+    "Topology",
+    "distribute",
+    "plan_tables",
+    "read_tables",
+    "write_tables",
+]

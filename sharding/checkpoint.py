@@ -1,0 +1,252 @@
+"""Tables to and from files: one safetensors file per shard, streamed from and into live memory.
+
+- A file holds logical columns, in row chunks of 32 MiB, each with a CRC32 in the manifest entry that `write_tables`
+  returns; who composes the checkpoint gathers the ranks' entries and commits. Names, rows and columns depend on no plan.
+- Loading copies the overlapping rectangles, so that any plan and world size reads what any other wrote. Neither direction
+  needs more memory than one chunk. Every byte that is read is checked.
+- Row-wise state is kept as the kernel holds it, a mean over its physical columns, whose number is in the entry.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from sharding.tables import LiveTable, TableShard, physical_dim
+
+CHUNK_BYTES = 32 << 20
+_HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
+_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+Entry = dict[str, Any]
+
+# ---------------------------------------------------------------- writing
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, LiveTable], process_group: dist.ProcessGroup | None = None
+) -> list[Entry]:
+    """Writes this rank's shards to new files under `folder/tables` and syncs them to disk.
+
+    Of a data-parallel table each rank writes its share of rows. Returns the manifest entries of these files, which JSON
+    can hold. Raises FileExistsError where a file is already there.
+    """
+    inside = folder / "tables"
+    inside.mkdir(parents=True, exist_ok=True)
+    rank, ranks = (dist.get_rank(process_group), dist.get_world_size(process_group)) if dist.is_initialized() else (0, 1)
+    entries = []
+    for table in tables.values():
+        for shard in table.shards:
+            if table.replicated:
+                shard = _share(shard, rank, ranks)
+            if len(shard.weight):
+                entries.append(_write_shard(inside, table, shard))
+    descriptor = os.open(inside, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return entries
+
+
+def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
+    """The rows of a replica that a rank writes."""
+    rows = len(shard.weight)
+    start, stop = rows * rank // ranks, rows * (rank + 1) // ranks
+    return TableShard(shard.row + start, shard.column, {n: t[start:stop] for n, t in shard.tensors.items()})
+
+
+def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
+    tensors = {name: table.logical(shard, name) for name in shard.tensors}
+    described: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"table": table.name, "row": str(shard.row), "column": str(shard.column)}}
+    at = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        described[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape)}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)
+    path = inside / f"{quote(table.name, safe='')}.r{shard.row}.c{shard.column}.safetensors"
+    with open(path, "xb", buffering=0) as file:
+        _write_all(file.fileno(), memoryview(struct.pack("<Q", len(text)) + text))
+        for name, tensor in tensors.items():
+            described[name]["start"] = file.tell()
+            described[name]["chunk_rows"], described[name]["crc32"] = _write_rows(file.fileno(), tensor)
+        os.fsync(file.fileno())
+    return {
+        "table": table.name,
+        **_description(table),
+        "file": f"tables/{path.name}",
+        "row": shard.row,
+        "column": shard.column,
+        "tensors": described,
+    }
+
+
+def _description(table: LiveTable) -> Entry:
+    """What must be equal for a checkpoint to fit a model, and the physical dim."""
+    assert table.table.optimizer is not None
+    return {
+        "num_embeddings": table.table.num_embeddings,
+        "embedding_dim": table.table.embedding_dim,
+        "dtype": table.table.dtype,
+        "optimizer": table.table.optimizer.name,
+        "physical_dim": physical_dim(table.table.embedding_dim),
+    }
+
+
+def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
+    """Streams a tensor's rows; returns the rows of a chunk and each chunk's CRC32."""
+    step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
+    sums = []
+    for start in range(0, len(tensor), step):
+        chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sums.append(zlib.crc32(chunk))
+        _write_all(descriptor, chunk)
+    return step, sums
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_tables(
+    folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable], *, grow: bool = False
+) -> None:
+    """Fills this rank's shards from the files that all ranks' `entries` name.
+
+    With `grow` a table may have more rows than the checkpoint: the further ones stay as they are. Raises UserError
+    where the checkpoint is another model's (names, rows, dims, dtypes, optimizers), and for a file that is missing, cut
+    short or changed. Tables may be half filled then.
+    """
+    by_table: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_table.setdefault(entry["table"], []).append(entry)
+    _check_model(folder, by_table, tables, grow)
+    scratch = _Scratch()
+    for name, table in tables.items():
+        for shard in table.shards:
+            for tensor in shard.tensors:
+                _fill(folder, by_table[name], table, shard, tensor, scratch)
+
+
+def _check_model(
+    folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool
+) -> None:
+    other = f"{folder} is a checkpoint of another model"
+    remedy = "use the model and tables it was made with, or another run folder"
+    for name in tables.keys() ^ entries.keys():
+        where = "in the model only" if name in tables else "in the checkpoint only"
+        raise UserError(f"{other}: table {name!r} is {where}; {remedy}")
+    for name, table in tables.items():
+        wanted = _description(table)
+        for entry in entries[name]:
+            for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer"):
+                found, expected = entry[what], wanted[what]
+                if found == expected or (what == "num_embeddings" and grow and found < expected):
+                    continue
+                raise UserError(f"{other}: table {name!r} has {what} {found} there and {expected} here; {remedy}")
+
+
+class _Scratch:
+    """The one buffer that chunks are read into."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def read(self, file: Path, descriptor: int, start: int, size: int) -> memoryview:
+        if len(self._bytes) < size:
+            self._bytes = bytearray(size)
+        into, got = memoryview(self._bytes)[:size], 0
+        while got < size:
+            count = os.preadv(descriptor, [into[got:]], start + got)
+            if count == 0:
+                raise UserError(f"{file}: cut short: {start + got} bytes found, {start + size} expected; {_REPLACE}")
+            got += count
+        return into
+
+
+_REPLACE = "restore the file from a copy, or resume from an earlier step"
+
+
+def _fill(
+    folder: Path, entries: Sequence[Entry], table: LiveTable, shard: TableShard, name: str, scratch: _Scratch
+) -> None:
+    """Copies what the files hold of one tensor of a shard."""
+    target = table.logical(shard, name)
+    columns = target.shape[1] if target.dim() == 2 else 1
+    filled, there = 0, entries[0]["num_embeddings"]
+    for entry in entries:
+        if name not in entry["tensors"]:
+            raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table.name!r}; {_REPLACE}")
+        if target.dim() == 1:
+            if entry["column"] == 0:  # one number a row; column-wise shards have none
+                filled += _copy(folder / entry["file"], entry, shard, name, target, 0, scratch)
+        else:
+            filled += _copy(folder / entry["file"], entry, shard, name, target, shard.column, scratch)
+    wanted = max(0, min(len(target), there - shard.row)) * columns
+    if filled != wanted:
+        raise UserError(f"{folder}: the files of table {table.name!r} hold {filled} of {wanted} values; {_REPLACE}")
+
+
+def _copy(
+    file: Path, entry: Entry, shard: TableShard, name: str, target: Tensor, column: int, scratch: _Scratch
+) -> int:
+    """Copies the rectangle that a file and a shard have in common; returns how many values that is."""
+    shape = entry["tensors"][name]["shape"]
+    width = target.shape[1] if target.dim() == 2 else 1
+    left, right = max(column, entry["column"]), min(column + width, entry["column"] + (shape[1] if shape[1:] else 1))
+    top, bottom = max(shard.row, entry["row"]), min(shard.row + len(target), entry["row"] + shape[0])
+    if left >= right or top >= bottom:
+        return 0
+    for start, rows in _chunks(file, entry, name, top - entry["row"], bottom - entry["row"], scratch):
+        if name == "accumulator" and len(shape) == 1:
+            scale = entry["physical_dim"] / physical_dim(entry["embedding_dim"])
+            rows = rows if scale == 1 else rows * scale
+        first = entry["row"] + start
+        a, b = max(first, top), min(first + len(rows), bottom)
+        part = target[a - shard.row : b - shard.row]
+        if target.dim() == 2:
+            part = part[:, left - column : right - column]
+            rows = rows[:, left - entry["column"] : right - entry["column"]]
+        part.copy_(rows[a - first : b - first])
+    return (bottom - top) * (right - left)
+
+
+def _chunks(
+    file: Path, entry: Entry, name: str, first: int, last: int, scratch: _Scratch
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, checked rows) of the chunks of a file that hold rows [first, last)."""
+    described = entry["tensors"][name]
+    shape, step = described["shape"], described["chunk_rows"]
+    dtype = _DTYPES[described["dtype"]]
+    row_bytes = dtype.itemsize * (shape[1] if shape[1:] else 1)
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {_REPLACE}") from None
+    try:
+        for chunk in range(first // step, -(-last // step)):
+            start = chunk * step
+            size = min(step, shape[0] - start) * row_bytes
+            data = scratch.read(file, descriptor, described["start"] + start * row_bytes, size)
+            if zlib.crc32(data) != described["crc32"][chunk]:
+                raise UserError(f"{file}: rows {start} to {start + size // row_bytes} of {name!r} have changed since they "
+                                f"were written (checksum differs); {_REPLACE}")  # fmt: skip
+            yield start, torch.frombuffer(data, dtype=dtype).view(-1, *shape[1:])
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""A small schema with every kind of pooled feature, random batches of it, and the sums that formulas share."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_pipeline.batch import Batch
+from data_pipeline.schema import Cross, DenseFeature, Identity, IdFeature, IdListFeature, Schema
+from tests.models.reference_lookup import ReferenceLookup, ids_of, make_batch
+
+USERS, ITEMS, TAGS = 64, 12, 9
+
+
+def mixed_schema(dense: int = 3, **more: object) -> Schema:
+    """An id, two ids on one table, a bag, a valued bag, a cross, and `dense` numbers."""
+    return Schema(
+        features=(
+            IdFeature(name="user", ids=Identity(num_ids=USERS)),
+            IdFeature(name="item", ids=Identity(num_ids=ITEMS)),
+            IdFeature(name="last_item", ids=Identity(num_ids=ITEMS), table="item"),
+            IdListFeature(name="tags", ids=Identity(num_ids=TAGS)),
+            IdListFeature(name="topics", ids=Identity(num_ids=TAGS), weights="topic_weights"),
+            IdFeature(name="user_item", ids=Cross(columns=("user", "item"), num_ids=50)),
+            *(DenseFeature(name=f"n{i}") for i in range(dense)),
+        ),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def mixed_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: bool = False, padding: int = 0) -> Batch:
+    """Random ids (bags of 0 to 3), dense values, labels of 0 and 1."""
+    r = np.random.default_rng(seed)
+    users = np.arange(rows) % USERS if unique_users else r.integers(0, USERS, rows)
+    bags = {name: [list(r.integers(0, TAGS, n)) for n in r.integers(0, 4, rows)] for name in ("tags", "topics")}
+    ids = {
+        "user": [[u] for u in users],
+        "item": [[i] for i in r.integers(0, ITEMS, rows)],
+        "last_item": [[i] for i in r.integers(0, ITEMS, rows)],
+        **bags,
+        "user_item": [[i] for i in r.integers(0, 50, rows)],
+    }
+    return make_batch(
+        schema,
+        {f.name: ids[f.name] for f in schema.sparse},
+        item_weights={"topics": [list(r.normal(size=len(bag))) for bag in bags["topics"]]},
+        dense=r.normal(size=(rows, len(schema.dense))),
+        labels=(r.random(rows) < 0.4).astype(np.float32),
+        padding=padding,
+    )
+
+
+@torch.no_grad()
+def randomise(*modules: nn.Module, seed: int = 0) -> None:
+    """Fills all parameters with N(0, 0.5^2), so that no term of a formula is 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in modules:
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+
+
+def pooled_rows(lookup: ReferenceLookup, input_name: str, batch: Batch) -> np.ndarray:
+    """[B, F, D] float64 by plain loops: sum over a bag of value x row."""
+    tables = lookup.inputs[input_name].tables
+    result = []
+    for feature, table in tables.items():
+        ids, rows = ids_of(batch, feature), lookup.table(table.name).detach().double().numpy()
+        values = ids.values().tolist()
+        weights = ids.weights().double().tolist() if ids.weights_or_none() is not None else [1.0] * len(values)
+        offsets = ids.offsets().tolist()
+        field = np.zeros((batch.size, table.embedding_dim))
+        for b in range(batch.size):
+            for position in range(offsets[b], offsets[b + 1]):
+                for d in range(table.embedding_dim):
+                    field[b, d] += weights[position] * rows[values[position], d]
+        result.append(field)
+    return np.stack(result, 1)
+
+
+def pairs_by_loops(v: np.ndarray) -> np.ndarray:
+    """[B, F, D] -> [B]: sum over i < j of <v_i, v_j>."""
+    y = np.zeros(len(v))
+    for b in range(len(v)):
+        for i in range(v.shape[1]):
+            for j in range(i + 1, v.shape[1]):
+                for d in range(v.shape[2]):
+                    y[b] += v[b, i, d] * v[b, j, d]
+    return y
+
+
+def linear(layer: nn.Module, dense: np.ndarray) -> np.ndarray:
+    """[B] of an `Affine` layer by loops: w0 + sum_i w_i x_i."""
+    y = np.zeros(len(dense))
+    for b in range(len(dense)):
+        y[b] = layer.bias.item() + sum(layer.weight[i].item() * dense[b, i] for i in range(dense.shape[1]))
+    return y
+
+
+def perceptron(layers: nn.Module, x: np.ndarray) -> np.ndarray:
+    """[B, out] of linear layers with relu between, by a loop over the layers."""
+    linears = [layer for layer in layers.modules() if isinstance(layer, nn.Linear)]
+    for i, layer in enumerate(linears):
+        x = x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+        x = np.maximum(x, 0) if i < len(linears) - 1 else x
+    return x

@@ -1,0 +1,42 @@
+"""Dice and maxout against their formulas; every name builds."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from models.layers.activations import Activation, Dice, Maxout
+from models.layers.mlp import MLP, MLPConfig
+
+
+def test_dice_equals_its_formula() -> None:
+    layer = Dice(4).double()
+    torch.nn.init.normal_(layer.alpha)
+    s = torch.randn(9, 4, dtype=torch.float64)
+    p = 1 / (1 + torch.exp(-(s - s.mean(0)) / (s.var(0, unbiased=False) + 1e-8).sqrt()))
+    torch.testing.assert_close(layer(s), p * s + (1 - p) * layer.alpha * s, rtol=0, atol=1e-12)
+    layer.eval()
+    mean, var = layer.moments.running_mean, layer.moments.running_var
+    p = 1 / (1 + torch.exp(-(s - mean) / (var + 1e-8).sqrt()))
+    torch.testing.assert_close(layer(s), p * s + (1 - p) * layer.alpha * s, rtol=0, atol=1e-12)
+
+
+def test_maxout_takes_the_largest_piece() -> None:
+    x = torch.tensor([[1.0, 5.0, 3.0, 4.0]])
+    assert torch.equal(Maxout(2)(x), torch.tensor([[3.0, 5.0]]))
+
+
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_every_activation_trains_in_an_mlp(name: Activation) -> None:
+    torch.manual_seed(0)
+    mlp = MLP(5, MLPConfig(hidden=(6, 4), activation=name, batch_norm=True, dropout=0.1))
+    y = mlp(torch.randn(16, 5))
+    assert y.shape == (16, 1)
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mlp.parameters())
+
+
+def test_an_mlp_without_an_output_layer_ends_with_its_activation() -> None:
+    mlp = MLP(5, MLPConfig(hidden=(6, 4)), out=None)
+    assert mlp.width == 4
+    assert (mlp(torch.randn(32, 5)) >= 0).all()

@@ -1,0 +1,109 @@
+"""All metrics equal scikit-learn's, on one process and on two ranks."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.collective import Alone
+from models.metrics import GroupedAUC, Predictions, Ranking, ranking
+from tests.models.gloo_ranks import on_two_ranks
+from tests.models.metrics.rows import CASES, by_scikit_learn, run, run_alone
+
+COARSE = {name: CASES[name]._replace(capacity=200) for name in ("plain", "squeezed", "weights", "many groups")}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    coarse = {f"coarse {name}": case for name, case in COARSE.items()}
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"), run, CASES | coarse)
+
+
+@cache
+def expected(name: str) -> dict[str, float]:
+    return by_scikit_learn(CASES[name])
+
+
+def check(found: dict[str, float], name: str) -> None:
+    assert found.keys() == expected(name).keys()
+    for value, wanted in expected(name).items():
+        np.testing.assert_allclose(found[value], wanted, rtol=0, atol=1e-6, err_msg=value)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_process_equals_scikit_learn(name: str) -> None:
+    check(run_alone(CASES[name]), name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_equal_scikit_learn(two_ranks: list[dict[str, Any]], name: str) -> None:
+    for rank in two_ranks:
+        check(rank[name], name)
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_beyond_their_capacity_ranks_agree_and_stay_within_the_bound(
+    two_ranks: list[dict[str, Any]], name: str
+) -> None:
+    for found in (run_alone(COARSE[name]), *(rank[f"coarse {name}"] for rank in two_ranks)):
+        bound = found["auc_error_bound"]
+        assert abs(found["auc"] - expected(name)["auc"]) <= bound < 0.02
+        assert found["gauc_sampled_share"] <= 1 / 4
+        assert found["gauc_groups"] + found["gauc_skipped_groups"] > 0
+        assert abs(found["gauc"] - expected(name)["gauc"]) < 0.15
+    np.testing.assert_equal(two_ranks[0][f"coarse {name}"], two_ranks[1][f"coarse {name}"])
+
+
+def feed(metric: Ranking, name: str, rows: int) -> dict[str, float]:
+    case = CASES[name]
+    for start in range(0, len(case.logit), rows):
+        metric.update(case.predictions(slice(start, start + rows)))
+    return metric.compute(Alone())
+
+
+def test_settling_along_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = feed(Ranking(), "weights and ties", 100)
+    monkeypatch.setattr(ranking, "COMPACTION_ROWS", 64)
+    for name in ("weights and ties", "squeezed"):
+        assert feed(Ranking(), name, 100)["auc"] == pytest.approx(expected(name)["auc"], abs=1e-12)
+    assert feed(Ranking(), "weights and ties", 100) == pytest.approx(exact, abs=1e-12)
+
+
+def test_settling_along_the_way_keeps_to_memory_and_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "COMPACTION_ROWS", 64)
+    metric = Ranking(capacity=500)
+    found = feed(metric, "squeezed", 100)
+    assert metric._table is not None and metric._table.keys.numel() <= 500
+    assert 0 < abs(found["auc"] - expected("squeezed")["auc"]) <= found["auc_error_bound"] < 0.01
+
+
+def test_curves_equal_scikit_learns() -> None:
+    from sklearn import metrics as sk
+
+    case = CASES["weights and ties"]
+    metric = Ranking()
+    metric.update(case.predictions(slice(None)))
+    curves = metric.curves(Alone())
+    live = case.weight > 0  # scikit-learn has points for scores without weight
+    label, logit, weight = case.label[live], case.logit[live], case.weight[live]
+    false, true, threshold = sk.roc_curve(label, logit, sample_weight=weight, drop_intermediate=False)
+    for found, wanted in zip(curves["roc"], (false, true, threshold), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+    precision, recall, threshold = sk.precision_recall_curve(label, logit, sample_weight=weight)
+    curve = curves["precision_recall"]
+    np.testing.assert_allclose(curve.x, recall[::-1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(curve.y, precision[::-1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(curve.threshold[1:], threshold[::-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("nan", [float("nan"), -float("nan")])
+@pytest.mark.parametrize("metric", [Ranking, GroupedAUC])
+def test_a_nan_score_makes_nan(metric: type[Ranking | GroupedAUC], nan: float) -> None:
+    score = torch.tensor([1.0, nan, 2.0, float("inf")], dtype=torch.float64)
+    label, one = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.ones(4)
+    found = metric()
+    found.update(Predictions(score, score, label, one, torch.zeros(4, dtype=torch.int64)))
+    values = found.compute(Alone())
+    assert np.isnan(values[next(iter(values))])

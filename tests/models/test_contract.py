@@ -1,0 +1,147 @@
+"""What every model of `MODELS` promises, checked on a small schema with the plainest lookup.
+
+A new model gets all of this by its line in `models/__init__.py`; one whose settings have no defaults adds them here.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from data_pipeline.batch import Batch
+from models import MODELS, config_class
+from models.base import Recommender
+from models.inputs import Fields, PooledEmbeddings
+from models.layers.moments import live_rows
+from models.tasks import BinaryClassification
+from tests.models.cases import mixed_batch, mixed_schema
+from tests.models.reference_lookup import ReferenceLookup
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "deepfm": {"mlp": {"hidden": [32, 16]}},
+    "wide_deep": {"mlp": {"hidden": [32, 16]}},
+}
+VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [
+    ("deepfm", {"mlp": {"hidden": [32, 16], "batch_norm": True, "activation": "dice"}}),
+    ("fm", {"task": "regression"}),
+]
+every_model = pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "")
+
+
+def build(name: str, settings: dict[str, Any], dense: int = 3) -> tuple[Recommender, ReferenceLookup]:
+    torch.manual_seed(0)
+    config = config_class(MODELS[name]).model_validate(settings)
+    model = MODELS[name](Fields(mixed_schema(dense)), config)
+    return model, ReferenceLookup(model)
+
+
+def loss_of(model: Recommender, lookup: nn.Module, batch: Batch) -> torch.Tensor:
+    with live_rows(batch.live):
+        terms = model.task.loss(model(**lookup(batch)), batch)
+    return torch.stack([term.total / term.count for term in terms.values()]).sum()
+
+
+def train(model: Recommender, lookup: nn.Module, batch: Batch, steps: int) -> float:
+    optimizer = torch.optim.Adam([*model.parameters(), *lookup.parameters()], lr=0.02)
+    model.train()
+    for _ in range(steps):
+        loss = loss_of(model, lookup, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss_of(model, lookup, batch).detach())
+
+
+@every_model
+def test_works_without_dense_features(name: str, settings: dict[str, Any]) -> None:
+    model, lookup = build(name, settings, dense=0)
+    batch = mixed_batch(mixed_schema(0), 8)
+    loss_of(model, lookup, batch).backward()
+    assert model.task.prediction(model(**lookup(batch))).shape == (8,)
+
+
+@every_model
+def test_every_input_reaches_the_loss_and_every_parameter_gets_a_gradient(name: str, settings: dict[str, Any]) -> None:
+    model, lookup = build(name, settings)
+    batch = mixed_batch(mixed_schema(), 32)
+    train(model, lookup, batch, 3)  # weights that start at 0 let nothing through
+    inputs = {key: value.detach().requires_grad_() for key, value in lookup(batch).items()}
+    terms = model.task.loss(model(**inputs), batch)
+    sum(term.total for term in terms.values()).backward()
+    for key, value in inputs.items():
+        given = model.inputs[key]
+        flat = value.grad.transpose(0, 1).flatten(1) if isinstance(given, PooledEmbeddings) else value.grad.T
+        reached = flat.abs().sum(1) > 0
+        assert reached.all(), f"{key}: no gradient at {(~reached).nonzero().flatten().tolist()}"
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+@every_model
+def test_overfits_64_rows(name: str, settings: dict[str, Any]) -> None:
+    model, lookup = build(name, settings)
+    batch = mixed_batch(mixed_schema(), 64, unique_users=True)
+    label = next(iter(batch.labels.values())).double()
+    p = label.mean()
+    is_binary = isinstance(model.task, BinaryClassification)
+    constant = -(p * p.log() + (1 - p) * (1 - p).log()) if is_binary else label.var(unbiased=False)
+    assert train(model, lookup, batch, 300) < 0.1 * constant
+
+
+@every_model
+def test_learns_nothing_from_shuffled_labels(name: str, settings: dict[str, Any]) -> None:
+    model, lookup = build(name, settings)
+    if not isinstance(model.task, BinaryClassification):
+        pytest.skip("AUC is for binary tasks")
+    schema = mixed_schema()
+    train(model, lookup, mixed_batch(schema, 2000, seed=1), 100)
+    held_out = mixed_batch(schema, 4000, seed=2)
+    model.eval()
+    score = model(**lookup(held_out)).detach().numpy()
+    assert abs(roc_auc_score(held_out.labels["label"].numpy(), score) - 0.5) < 0.05
+
+
+@every_model
+def test_state_goes_around(name: str, settings: dict[str, Any]) -> None:
+    schema = mixed_schema()
+    model, lookup = build(name, settings)
+    batch = mixed_batch(schema, 16)
+    train(model, lookup, batch, 5)
+    other, other_lookup = build(name, settings)
+    model.eval(), other.eval()
+    assert not torch.equal(other(**other_lookup(batch)), model(**lookup(batch)))
+    other.load_state_dict(model.state_dict())
+    other_lookup.load_state_dict(lookup.state_dict())
+    assert torch.equal(other(**other_lookup(batch)), model(**lookup(batch)))
+
+
+@every_model
+def test_evaluation_does_not_depend_on_batch_mates(name: str, settings: dict[str, Any]) -> None:
+    schema = mixed_schema()
+    model, lookup = build(name, settings)
+    train(model, lookup, mixed_batch(schema, 32), 5)
+    model.double().eval()
+    inputs = {key: value.double() for key, value in lookup(mixed_batch(schema, 32, seed=3)).items()}
+    few = {key: value[5:9] for key, value in inputs.items()}
+    torch.testing.assert_close(model(**few), model(**inputs)[5:9], rtol=0, atol=1e-12)
+
+
+@every_model
+def test_padding_counts_nowhere(name: str, settings: dict[str, Any]) -> None:
+    """Neither in the loss, nor in a gradient, nor in moments, whatever the towers are given for it."""
+    gradients = []
+    for padding in (0, 5):
+        model, lookup = build(name, settings)
+        model.double(), lookup.double()
+        batch = mixed_batch(mixed_schema(), 16, padding=padding)
+        batch.dense[16:] = 1000
+        loss = loss_of(model, lookup, batch)
+        loss.backward()
+        gradients.append({k: p.grad for m in (model, lookup) for k, p in m.named_parameters()})
+        state = {k: v for k, v in model.state_dict().items() if "running" in k}
+        gradients[-1] |= {"loss": loss.detach(), **state}
+    for key, value in gradients[0].items():
+        np.testing.assert_allclose(gradients[1][key], value, rtol=1e-9, atol=1e-12, err_msg=key)

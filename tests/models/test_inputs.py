@@ -1,0 +1,76 @@
+"""Tables that fields declare under a run file's settings."""
+
+import pytest
+
+from data_pipeline.errors import UserError
+from models.base import Recommender
+from models.inputs import DenseFeatures, EmbeddingTable, Fields, PooledEmbeddings, TableOptimizer, TableSettings
+from models.tasks import BinaryClassification
+from tests.models.cases import mixed_schema
+
+
+def test_later_patterns_win_and_the_unsaid_stays() -> None:
+    fields = Fields(
+        mixed_schema(),
+        {
+            "*": TableSettings(embedding_dim=8, dtype="fp16"),
+            "item": TableSettings(embedding_dim=4, placement="row_wise"),
+            "ite*": TableSettings(optimizer=TableOptimizer(name="sgd")),
+        },
+    )
+    tables = fields.tables(embedding_dim=16, zero_columns=1)
+    assert tables["user"].embedding_dim == 9 and tables["user"].placement is None
+    item = tables["item"]
+    assert (item.embedding_dim, item.dtype, item.placement) == (5, "fp16", "row_wise")
+    assert item.optimizer == TableOptimizer(name="sgd")
+
+
+def test_features_of_one_id_space_share_a_table_per_group() -> None:
+    fields = Fields(mixed_schema())
+    tables = fields.tables(embedding_dim=4)
+    assert tables["item"] == tables["last_item"] and tables["item"].name == "item"
+    assert fields.table("item", embedding_dim=4, group="deep").name == "deep/item"
+
+
+def test_a_setting_that_matches_no_table_names_the_nearest() -> None:
+    fields = Fields(mixed_schema(), {"itm": TableSettings(dtype="fp16")})
+    tables = fields.tables(embedding_dim=4)
+    with pytest.raises(UserError, match="unknown table 'itm'; did you mean 'item'"):
+        fields.check_all_settings_used(t.name for t in tables.values())
+
+
+def test_a_schema_without_ids_is_refused() -> None:
+    with pytest.raises(UserError, match="at least one id or id_list feature"):
+        Fields(mixed_schema().subset(["n0"])).tables(embedding_dim=4)
+
+
+def test_a_dense_feature_has_no_table() -> None:
+    with pytest.raises(UserError, match="'n0' is dense"):
+        Fields(mixed_schema()).table("n0", embedding_dim=4)
+
+
+def test_selection_by_pattern_keeps_the_schemas_order() -> None:
+    fields = Fields(mixed_schema())
+    assert fields.select(["user_*", "item", "*s"]) == ("item", "tags", "topics", "user_item")
+    assert fields.select(None) == fields.pooled
+
+
+class TwoInputs(Recommender):
+    def __init__(self, **inputs: PooledEmbeddings | DenseFeatures) -> None:
+        super().__init__(inputs=inputs, task=BinaryClassification("label"))
+
+    def forward(self, field: object, dense: object) -> None: ...
+
+
+def table(rows: int) -> PooledEmbeddings:
+    return PooledEmbeddings({f"f{rows}": EmbeddingTable(name="t", num_embeddings=rows, embedding_dim=4)})
+
+
+def test_inputs_are_forwards_parameters() -> None:
+    with pytest.raises(TypeError, match=r"forward takes \('field', 'dense'\) but inputs declares \('field', 'other'\)"):
+        TwoInputs(field=table(3), other=DenseFeatures(()))
+
+
+def test_two_tables_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two tables are called 't'"):
+        TwoInputs(field=table(3), dense=table(4))

@@ -1,0 +1,84 @@
+"""How a run file's model becomes a class."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from models import MODELS, config_class, resolve
+from models.base import ModelConfig
+from models.deepfm import DeepFM, DeepFMConfig
+
+OWN_MODEL = """
+from __future__ import annotations
+from models.base import PointwiseConfig
+from models.inputs import Fields
+from models.lr import LR
+
+class MyConfig(PointwiseConfig):
+    depth: int = 2
+
+class MyModel(LR):
+    def __init__(self, fields: Fields, config: MyConfig) -> None:
+        super().__init__(fields, config)
+
+class Untyped(LR):
+    def __init__(self, fields, config):
+        super().__init__(fields, config)
+
+class Misspelt(LR):
+    def __init__(self, fields: Fields, config: MyConfg) -> None:
+        super().__init__(fields, config)
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_models.py").write_text(OWN_MODEL)
+    (tmp_path / "own_broken.py").write_text("import os\n\nraise RuntimeError('no such\\n  thing')\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield tmp_path
+    for name in ("own_models", "own_broken"):
+        sys.modules.pop(name, None)
+
+
+def test_names_of_the_table_of_contents() -> None:
+    assert resolve("deepfm") is DeepFM
+    assert config_class(DeepFM) is DeepFMConfig
+    for model in MODELS.values():
+        assert issubclass(config_class(model), ModelConfig)
+
+
+def test_a_misspelt_name_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown model 'depfm'; did you mean 'deepfm'"):
+        resolve("depfm")
+
+
+def test_a_model_of_ones_own(own: Path) -> None:
+    model = resolve("own_models:MyModel")
+    assert config_class(model)().depth == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("own_modles:MyModel", "importing 'own_modles' failed: ModuleNotFoundError: No module named 'own_modles'"),
+        ("own_models:MyModle", "unknown class 'MyModle'; did you mean 'MyModel'"),
+        ("own_models:NUMBER", "NUMBER is not a subclass"),
+        ("own_models:MyConfig", "MyConfig is not a subclass"),
+        ("own_broken:MyModel", r"RuntimeError: no such thing \(.*own_broken.py:3\)"),
+    ],
+)
+def test_a_wrong_import_path_is_one_line(own: Path, name: str, line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        resolve(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Untyped", "Misspelt"])
+def test_a_constructor_without_a_config_class_is_refused(own: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"model {name}: expected __init__"):
+        config_class(resolve(f"own_models:{name}"))

@@ -1,0 +1,79 @@
+"""A small data set and run file that trainer tests share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from data_pipeline.schema import DenseFeature, IdFeature, Identity, IdListFeature, Label, Schema
+
+SCHEMA = Schema(
+    features=(
+        IdFeature(name="user", ids=Identity(num_ids=301)),
+        IdFeature(name="item", ids=Identity(num_ids=97)),
+        IdFeature(name="kind", ids=Identity(num_ids=3)),
+        IdListFeature(name="tags", ids=Identity(num_ids=40)),
+        DenseFeature(name="price"),
+    ),
+    labels=(Label(),),
+    keys=("user", "item"),
+)
+
+
+def table(rows: int, seed: int) -> pa.Table:
+    """Clicks that depend on whether user and item fall into one class, and on the price."""
+    draw = np.random.default_rng(seed)
+    user, item, kind = draw.integers(0, 301, rows), draw.integers(0, 97, rows), draw.integers(0, 3, rows)
+    lengths = draw.integers(0, 4, rows)
+    tags = draw.integers(0, 40, lengths.sum())
+    price = draw.normal(size=rows).astype(np.float32)
+    logit = 3.0 * (user % 2 == item % 2) - 1.5 + 0.5 * price
+    label = (draw.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    return pa.table(
+        {
+            "user": user,
+            "item": item,
+            "kind": kind,
+            "tags": pa.ListArray.from_arrays(offsets, pa.array(tags)),
+            "price": price,
+            "label": label,
+        }
+    )
+
+
+def write_data(folder: Path, rows: int = 3000) -> Path:
+    """`folder` with schema.yaml, two train files in several row groups, a validation and a test file."""
+    for split, parts, count in (("train", 2, rows), ("validation", 1, rows // 4), ("test", 1, rows // 4)):
+        (folder / split).mkdir(parents=True)
+        for part in range(parts):
+            made = table(count // parts + part, seed=hash_of(split) + part)
+            pq.write_table(made, folder / split / f"{part}.parquet", row_group_size=500)
+    SCHEMA.save(folder / "schema.yaml")
+    return folder
+
+
+def hash_of(split: str) -> int:
+    return {"train": 0, "validation": 100, "test": 200}[split]
+
+
+def run_file(path: Path, data: Path, **sections: Any) -> Path:
+    """A run file of a small DeepFM; `sections` are merged into it."""
+    content: dict[str, Any] = {
+        "run": str(path.with_suffix("")),
+        "data": {"path": str(data), "global_batch_size": 240, "window": 256, "lanes": 4},
+        "model": {"name": "deepfm", "embedding_dim": 4, "mlp": {"hidden": [16, 8], "dropout": 0.1}},
+        "optimizer": {
+            "tables": {"name": "adagrad", "learning_rate": 0.1, "eps": 1e-3},
+            "tower": {"name": "adam", "learning_rate": 0.01},
+        },
+        "trainer": {"epochs": 2, "log_every_steps": 1, "tensorboard": False},
+        "launch": {"threads": 1},
+    }
+    for name, section in sections.items():
+        content[name] = content.get(name, {}) | section if isinstance(section, dict) else section
+    path.write_text(yaml.safe_dump(content))
+    return path

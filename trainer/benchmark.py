@@ -1,0 +1,76 @@
+"""`shardrec bench step`: the training step alone, on batches in memory, and end to end from Parquet, in one run."""
+
+import statistics
+import time
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from data_pipeline.batch import Batch
+from trainer.config import RunConfig
+from trainer.environment import Environment
+from trainer.run_folder import RunFolder
+from trainer.trainer import Trainer
+
+BATCHES_IN_MEMORY = 16
+WARM_UP_STEPS = 5
+
+
+def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
+    """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank."""
+    trainer = Trainer(config, folder, environment)
+    trainer.session.distributed.module.train()
+    batches = [b.to(environment.device) for b in islice(trainer.loader.epoch(0), BATCHES_IN_MEMORY)]
+    rows = config.data.global_batch_size
+    for batch in islice(cycle(batches), WARM_UP_STEPS):
+        trainer.train_step(batch)
+    environment.barrier()
+    step = statistics.median(_seconds(trainer.train_step, b) for b in islice(cycle(batches), steps))
+    lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
+    forward = statistics.median(_seconds(_forward, trainer, b) for b in islice(cycle(batches), steps))
+    found = {
+        "step_samples_per_second": rows / max(environment.gather(step)),
+        "end_to_end_samples_per_second": rows / max(environment.gather(_end_to_end(trainer, steps))),
+        "step_milliseconds": 1e3 * step,
+        "lookup_milliseconds": 1e3 * lookup,
+        "tower_forward_milliseconds": 1e3 * max(0.0, forward - lookup),
+        "backward_and_update_milliseconds": 1e3 * max(0.0, step - forward),
+    }
+    return {
+        "model": config.model["name"],
+        "world_size": environment.world_size,
+        "threads": torch.get_num_threads(),
+        "global_batch_size": rows,
+        "precision": config.trainer.precision,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "table_optimizer": config.optimizer.tables.name,
+        **{name: round(value, 3) for name, value in found.items()},
+    }
+
+
+def _seconds(work: Any, *arguments: Any) -> float:
+    began = time.perf_counter()
+    work(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _lookup(trainer: Trainer, batch: Batch) -> None:
+    with torch.no_grad():
+        trainer.session.distributed.lookup(batch)
+
+
+def _forward(trainer: Trainer, batch: Batch) -> None:
+    trainer.session.distributed.module(batch)
+
+
+def _end_to_end(trainer: Trainer, steps: int) -> float:
+    """Seconds a step from Parquet to updated tables, after the first batch."""
+    device, made, began = trainer.environment.device, 0, 0.0
+    for batch in islice(trainer.loader.epoch(1), steps + 1):
+        trainer.train_step(batch.to(device))
+        began = began or time.perf_counter()
+        made += 1
+    return (time.perf_counter() - began) / max(1, made - 1)

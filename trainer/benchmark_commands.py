@@ -1,0 +1,81 @@
+"""`shardrec bench ...`: each command prints a table and, as its last line, one JSON object."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True)
+
+BENCHMARK_ROWS = 400_000
+BENCHMARK_FIELDS = 26
+BENCHMARK_DENSE = 13
+BENCHMARK_IDS = 1_000_000
+
+
+@app.command()
+def reader(
+    data: Annotated[Path | None, typer.Argument(help="prepared data; default: a made log of 40 columns")] = None,
+    lanes: Annotated[int, typer.Option(help="lanes of the shuffled reader")] = 16,
+    batch_size: Annotated[int, typer.Option(help="rows of a batch")] = 4096,
+    repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 3,
+) -> None:
+    """Rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
+    from data_pipeline.benchmark import benchmark_reader
+
+    _print("reader, one core", benchmark_reader(data, lanes=lanes, global_batch_size=batch_size, repeats=repeats))
+
+
+@app.command()
+def step(
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: --model on a made log")] = None,
+    model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
+    ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
+    steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
+    overrides: Annotated[list[str], typer.Option("--set", metavar="A.B=C")] = [],  # noqa: B006
+) -> None:
+    """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
+    from trainer.benchmark import step_worker
+    from trainer.config import load
+    from trainer.inspection import inspect_run
+    from trainer.run_folder import RunFolder
+    from trainer.supervision import supervised
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        if run_file is None:
+            run_file = _made_run(Path(scratch), model, ids)
+        config = load(run_file, overrides).model_copy(update={"run": f"{scratch}/run"})
+        inspect_run(config)
+        found = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
+    if found:
+        _print(f"training step, {found['model']}", found)
+
+
+def _made_run(folder: Path, model: str, ids: int) -> Path:
+    """A run file for a synthetic log of the usual click-log shape."""
+    from data_pipeline.prepare.synthetic import synthetic
+
+    synthetic(
+        folder / "data",
+        rows=BENCHMARK_ROWS,
+        fields=BENCHMARK_FIELDS,
+        ids=ids // BENCHMARK_FIELDS,
+        dense=BENCHMARK_DENSE,
+    )
+    path = folder / "run.yaml"
+    path.write_text(f"run: {folder}/run\ndata: {{path: {folder}/data}}\nmodel: {model}\n")
+    return path
+
+
+def _print(title: str, found: dict[str, Any]) -> None:
+    table = Table(title=title, box=None, show_header=False, title_justify="left")
+    for name, value in found.items():
+        shown = f"{value:,.0f}" if isinstance(value, float) and value >= 1000 else f"{value:,}" if isinstance(value, int) else value
+        table.add_row(name.replace("_", " "), str(shown))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(json.dumps(found), soft_wrap=True)

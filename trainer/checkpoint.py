@@ -1,0 +1,229 @@
+"""Whole checkpoints: tables, tower, optimizers, generators and the place in the data; complete or absent.
+
+Every rank streams its shards of the tables into `.step-N.tmp/`; when all are on disk, rank 0 adds the tower and, last,
+`manifest.json` (which carries a checksum of itself and of every file), and renames the folder to `step-N`.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from sharding.checkpoint import read_tables, write_tables
+from sharding.distribute import Distributed
+from trainer.environment import Environment
+from trainer.optimizers import Tower
+from trainer.run_folder import RunFolder
+
+FORMAT = 1
+TOWER_FILE = "tower.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a run has come: all that training needs beside tensors.
+
+    step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
+    last log line; best: the best evaluation so far; stale: evaluations since then.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    rows: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    stale: int = 0
+    stopped: bool = False
+
+
+def save(
+    folder: RunFolder,
+    environment: Environment,
+    position: Position,
+    distributed: Distributed,
+    tower: Tower,
+    order: Mapping[str, Any],
+) -> None:
+    """Writes `checkpoints/step-N`. A complete `step-N` is not written again."""
+    final = folder.checkpoint(position.step)
+    if environment.broadcast((final / "manifest.json").exists()):
+        return
+    temporary = folder.checkpoints / f".step-{position.step}.tmp"
+    if environment.leads:
+        remove_unfinished(folder)
+        temporary.mkdir(parents=True)
+    environment.barrier()
+    entries = environment.gather(write_tables(temporary, distributed.tables))
+    generators = environment.gather(_generator_state(environment.device))
+    if environment.leads:
+        content = {
+            "format": FORMAT,
+            "world_size": environment.world_size,
+            "position": asdict(position),
+            "order": dict(order),
+            "tables": [entry for of_rank in entries for entry in of_rank],
+            "tower": _write_tower(temporary / TOWER_FILE, distributed, tower),
+            "generators": [base64.b64encode(state).decode() for state in generators],
+        }
+        _write_manifest(temporary / "manifest.json", content)
+        _sync_folder(temporary)
+        temporary.rename(final)
+        _sync_folder(folder.checkpoints)
+    environment.barrier()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The checked content of a checkpoint's manifest. Raises UserError where it is missing or damaged."""
+    path = checkpoint / "manifest.json"
+    try:
+        document = json.loads(path.read_text())
+        content = document["content"]
+        damaged = zlib.crc32(_canonical(content)) != document["crc32"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {checkpoint.name} is not a complete checkpoint") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        damaged = True
+    if damaged:
+        raise UserError(f"{path}: damaged (its checksum differs); delete {checkpoint} to go on from an earlier one")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}")
+    return content
+
+
+def restore(
+    checkpoint: Path,
+    environment: Environment,
+    distributed: Distributed,
+    tower: Tower,
+    *,
+    seed: int,
+    grow: bool = False,
+) -> tuple[Position, dict[str, Any]]:
+    """Fills tables, tower and optimizers from any world size and plan; returns the position and the row order.
+
+    `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values.
+    """
+    content = read_manifest(checkpoint)
+    read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
+    _read_tower(checkpoint / TOWER_FILE, content["tower"], distributed, tower)
+    position = Position(**content["position"])
+    if content["world_size"] == environment.world_size:
+        _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
+    else:
+        torch.manual_seed(generator_seed(seed, position.step, environment.rank))
+    return position, content["order"]
+
+
+def generator_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a rank's own generator (dropout) at a step."""
+    return zlib.crc32(f"generator {seed} {step} {rank}".encode())
+
+
+def prune(folder: RunFolder, keep: int) -> None:
+    """Deletes all but the last `keep` checkpoints and the best one."""
+    steps = folder.steps()
+    for step in steps[:-keep]:
+        if step != folder.best_step():
+            doomed = folder.checkpoints / f".step-{step}.old"
+            folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_unfinished(folder: RunFolder) -> None:
+    """Deletes what a killed run left half-written."""
+    for path in folder.checkpoints.iterdir():
+        if re.fullmatch(r"\.step-\d+\.(tmp|old)", path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the tower
+
+
+def _tower_tensors(distributed: Distributed, tower: Tower) -> dict[str, Tensor]:
+    """Live tensors by plan-independent names."""
+    named: dict[str, Tensor] = {f"tower/{k}": p.detach() for k, p in tower.parameters.items()}
+    named |= {f"tower_buffer/{k}": b for k, b in distributed.tower_buffers().items()}
+    for name, state in tower.state().items():
+        named |= {f"tower_optimizer/{name}/{key}": tensor for key, tensor in state.items()}
+    return named
+
+
+def _write_tower(path: Path, distributed: Distributed, tower: Tower) -> dict[str, Any]:
+    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in _tower_tensors(distributed, tower).items()}
+    save_file(tensors, str(path))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    data = path.read_bytes()
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
+def _read_tower(path: Path, entry: Mapping[str, int], distributed: Distributed, tower: Tower) -> None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the checkpoint is damaged") from None
+    if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
+        raise UserError(f"{path}: damaged ({len(data)} bytes or their checksum differ from the manifest's)")
+    saved = load_file(str(path))
+    live = _tower_tensors(distributed, tower)
+    for name in sorted(set(saved) ^ set(live)):
+        side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
+        why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"
+        raise UserError(f"{path.parent}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
+    for name, tensor in live.items():
+        if saved[name].shape != tensor.shape:
+            raise UserError(
+                f"{path.parent}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
+                "is it a checkpoint of another model?"
+            )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _write_manifest(path: Path, content: dict[str, Any]) -> None:
+    document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
+    with path.open("w") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _generator_state(device: torch.device) -> bytes:
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return state.numpy().tobytes()
+
+
+def _set_generator_state(device: torch.device, state: bytes) -> None:
+    tensor = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensor, device)
+    else:
+        torch.set_rng_state(tensor)

@@ -1,0 +1,119 @@
+"""`shardrec ...`; `python -m trainer` is the same. Errors that a user can cause are one line and exit status 1."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.packages import shadowed
+
+app = typer.Typer(
+    name="shardrec",
+    help="Trains recommenders whose ID tables outgrow a machine: TorchRec tables, Ray workers, Parquet in.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="the folder of an earlier run", show_default=False)]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a key of the run file")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
+
+
+@app.command()
+def train(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model as a run file says."""
+    from trainer.config import load
+    from trainer.inspection import inspect_run
+    from trainer.results import print_summary
+    from trainer.run_folder import RunFolder
+    from trainer.supervision import supervised
+    from trainer.trainer import train_worker
+
+    config = load(run_file, overrides)
+    inspect_run(config)
+    folder = RunFolder.create(config, resume=resume)
+    summary = supervised(train_worker, config, folder, quiet=quiet)
+    if summary:
+        print_summary(folder, config, summary)
+
+
+@app.command()
+def evaluate(
+    run_folder: RunPath,
+    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs; default: the run's own splits")] = [],  # noqa: B006
+    step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Score a trained model on its validation and test rows, or on other data."""
+    from trainer.evaluate import evaluate_worker
+    from trainer.inspection import inspect_split
+    from trainer.results import print_metrics
+    from trainer.run_folder import RunFolder
+    from trainer.supervision import supervised
+
+    folder = RunFolder.open(run_folder)
+    config = folder.config(tuple(overrides))
+    own = {name: config.data.split(name) for name in ("validation", "test")}
+    splits = {"data": tuple(data)} if data else {name: paths for name, paths in own.items() if paths is not None}
+    for paths in splits.values():
+        inspect_split(folder.schema(), paths, folder.path)
+    found = supervised(evaluate_worker, config, folder, splits=splits, step=folder.choose_step(step), quiet=quiet)
+    if found:
+        print_metrics(folder, found)
+
+
+@app.command()
+def predict(
+    run_folder: RunPath,
+    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs to score", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
+    keys: Annotated[list[str], typer.Option(help="columns to keep beside the scores; default: the schema's keys")] = [],  # noqa: B006
+    step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    quiet: Quiet = False,
+) -> None:
+    """Write a score for every row, beside its key columns, as Parquet."""
+    from trainer.predict import predict_rows
+
+    result = predict_rows(run_folder, tuple(data), out, tuple(keys), step, tuple(overrides), quiet=quiet)
+    if result:
+        typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
+
+
+@app.command()
+def plan(run_file: RunFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Print where each table would live: placement, rows and bytes per rank. Allocates nothing."""
+    from trainer.config import load
+    from trainer.session import build_model, plan_run
+
+    config = load(run_file, overrides)
+    typer.echo(plan_run(config, build_model(config, config.schema())).report())
+
+
+def main() -> None:
+    """The console script."""
+    if line := shadowed():
+        sys.exit(f"shardrec: error: {line}")
+    from data_pipeline.errors import UserError
+    from data_pipeline.prepare.commands import app as prepare
+    from trainer.benchmark_commands import app as bench
+
+    app.add_typer(prepare, name="prepare", help="Make Parquet and a schema from raw data.")
+    app.add_typer(bench, name="bench", help="Measure the reader and the training step on this machine.")
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"shardrec: error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

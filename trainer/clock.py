@@ -1,0 +1,41 @@
+"""Training speed, without the time that evaluations, checkpoints and the first steps take."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+WARM_UP_STEPS = 3  # kernels are chosen and buffers grown in the first steps
+
+
+class Clock:
+    """Counts rows and seconds from the step after warm-up on; `paused` leaves out what is not training."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._rows = 0
+        self._began = time.monotonic()
+        self._paused = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began - self._paused
+
+    @property
+    def rate(self) -> float:
+        """Samples a second, 0 before there is anything to tell."""
+        return self._rows / self.seconds if self._rows else 0.0
+
+    def step(self, rows: int) -> None:
+        self._steps += 1
+        if self._steps == WARM_UP_STEPS:
+            self._began, self._paused = time.monotonic(), 0.0
+        elif self._steps > WARM_UP_STEPS:
+            self._rows += rows
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - began

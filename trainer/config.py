@@ -1,0 +1,295 @@
+"""The run file: one YAML document that says everything about a run, checked before anything starts.
+
+`load` reads it, applies `--set a.b=c` overrides and returns a `RunConfig`; an unknown key is an error that names the
+nearest known one. Paths are relative to the working directory.
+"""
+
+import os
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import Schema, first_problem, unknown
+from models.inputs import TableOptimizer, TableSettings
+
+Paths = str | tuple[str, ...]
+SPLITS = ("train", "validation", "test")
+
+
+class Section(BaseModel):
+    """Base of the run file's sections: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class DataConfig(Section):
+    """Which rows, in which order. `path` is a folder made by `shardrec prepare`; the other paths override its parts."""
+
+    path: str | None = None
+    schema_path: str | None = Field(default=None, alias="schema", description="default: PATH/schema.yaml")
+    train: Paths | None = None
+    validation: Paths | None = None
+    test: Paths | None = None
+    features: tuple[str, ...] | None = Field(default=None, description="subset of the schema's features")
+    global_batch_size: int = Field(default=4096, gt=0)
+    evaluation_batch_size: int | None = Field(default=None, gt=0)
+    order: Literal["shuffled", "time"] = "shuffled"
+    lanes: int | None = Field(default=None, gt=0)
+    window: int = Field(default=16384, gt=0)
+    memory: int = Field(default=1 << 30, gt=0, description="bytes of decoded rows that a rank keeps")
+    prefetch: int = Field(default=4, gt=0, description="batches made ahead")
+    class_weights: dict[float, float] | None = None
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_bytes(value)
+
+    @property
+    def schema_file(self) -> Path:
+        if self.schema_path:
+            return Path(self.schema_path)
+        if self.path:
+            return Path(self.path) / "schema.yaml"
+        raise UserError("data: neither `path` nor `schema` is given; name a folder made by `shardrec prepare`")
+
+    def split(self, name: str) -> Paths | None:
+        """The paths of a split, or None where the data set lacks it. Raises UserError where there is no train split."""
+        given: Paths | None = getattr(self, name)
+        if given is not None:
+            return given
+        if self.path and "://" not in self.path:
+            folder = Path(self.path) / name
+            if folder.exists():
+                return str(folder)
+        if name == "train":
+            raise UserError(f"data: no training rows; expected {self.path or 'path'}/train or a `train` entry")
+        return None
+
+
+class TowerOptimizer(Section):
+    """How the tower is updated (torch.optim)."""
+
+    name: Literal["sgd", "adagrad", "rmsprop", "adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+
+
+class Schedule(Section):
+    """A factor on both learning rates: linear warm-up from 0, then decay until the last step."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: Literal["none", "linear", "cosine"] = "none"
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+
+
+class OptimizerConfig(Section):
+    tables: TableOptimizer = TableOptimizer()
+    tower: TowerOptimizer = TowerOptimizer()
+    schedule: Schedule = Schedule()
+
+
+class EvaluationConfig(Section):
+    """When the validation split is scored: every n steps, every n epochs, or both."""
+
+    every_steps: int | None = Field(default=None, gt=0)
+    every_epochs: int | None = Field(default=1, gt=0)
+
+
+class EarlyStopping(Section):
+    """Stops after `patience` evaluations without an improvement of more than `min_delta`."""
+
+    metric: str = "auc"
+    patience: int = Field(default=1, gt=0)
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class CheckpointConfig(Section):
+    """The last `keep` checkpoints stay, and the best. One is always written at the end of training."""
+
+    every_steps: int | None = Field(default=None, gt=0)
+    every_epochs: int | None = Field(default=1, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class TrainerConfig(Section):
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=1, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower's matrix products")
+    matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    best_metric: str | None = Field(default=None, description="default: early stopping's, else the task's first")
+    early_stopping: EarlyStopping | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    progressive_validation: bool = Field(default=False, description="score each batch before training on it")
+    log_every_steps: int = Field(default=50, gt=0)
+    tensorboard: bool = True
+
+
+class LaunchConfig(Section):
+    """Where a run's workers run. `workers: null` is one a GPU, or one process with all cores where there is none."""
+
+    workers: int | None = Field(default=None, gt=0)
+    backend: Literal["auto", "in_process", "ray"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, gt=0, description="of each worker; default: cores / workers of a machine")
+    address: str | None = Field(default=None, description="of a Ray cluster; default: RAY_ADDRESS, else a local Ray")
+    timeout: float = Field(default=120.0, gt=0, description="seconds that a collective may take")
+    retries: int = Field(default=2, ge=0, description="times that Ray restarts the workers from the last checkpoint")
+    memory: int | None = Field(default=None, gt=0, description="bytes for tables on one machine; default: measured")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_bytes(value)
+
+
+class RunConfig(Section):
+    """A whole run. `model` is a name or `module:Class`, with its settings beside it."""
+
+    run: str = Field(description="the run folder")
+    data: DataConfig
+    model: dict[str, Any]
+    tables: dict[str, TableSettings] = {}
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    launch: LaunchConfig = LaunchConfig()
+    init_from: str | None = Field(default=None, description="a run folder whose tables and tower to start from")
+    import_from: str | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_name(self) -> "RunConfig":
+        if not isinstance(self.model.get("name"), str):
+            raise ValueError("model: needs a `name`")
+        return self
+
+    def schema(self) -> Schema:
+        """The schema of the features that this run uses."""
+        return Schema.load(self.data.schema_file).subset(self.data.features)
+
+    def dump(self) -> str:
+        """The resolved run file as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False, width=120)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Reads a run file. Raises UserError for a missing file, broken YAML, an unknown key or a wrong value."""
+    path = Path(path)
+    try:
+        declared = yaml.load(path.read_text(), _Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(declared, dict):
+        raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
+    for override in overrides:
+        _apply(declared, override)
+    declared.setdefault("import_from", str(path.resolve().parent))
+    return parse(declared, str(path))
+
+
+def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
+    """Checks a run file's content. Raises UserError naming `where`, the key, and the nearest known key."""
+    try:
+        return RunConfig.model_validate(declared)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, RunConfig)}") from None
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """One line about the first problem; an unknown key is shown with the nearest known one."""
+    problem = error.errors()[0]
+    if problem["type"] != "extra_forbidden":
+        return first_problem(error)
+    *parents, key = (str(part) for part in problem["loc"])
+    section = ".".join(parents)
+    return (f"in {section}: " if section else "") + unknown("key", key, _known_keys(root, parents))
+
+
+def parse_bytes(value: Any) -> Any:
+    """`512MB`, `1GiB`, `2e9` as bytes; what is not text passes through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([kKMGT]?)(i?)B?\s*", value)
+    if not match:
+        raise ValueError("expected a size such as 512MB or 1GiB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (`1e-3` is a number), which PyYAML reads as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _apply(declared: dict[str, Any], override: str) -> None:
+    """Writes `a.b=c` into the document; a `.` inside a quoted part (`tables."x.y".dtype`) does not split."""
+    target, equals, text = override.partition("=")
+    if not equals or not target.strip():
+        raise UserError(f"--set {override}: expected a.b=value")
+    *parents, key = (part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', target.strip()))
+    node = declared
+    for part in parents:
+        child = node.get(part)
+        if part == "model" and isinstance(child, str):
+            child = {"name": child}
+        node[part] = child = child if isinstance(child, dict) else {}
+        node = child
+    try:
+        node[key] = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """The keys that the section at `path` knows."""
+    at: Any = model
+    for part in path:
+        at = _inner(at, part)
+    if not (isinstance(at, type) and issubclass(at, BaseModel)):
+        return []
+    return [field.alias or name for name, field in at.model_fields.items()]
+
+
+def _inner(annotation: Any, part: str) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        found = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
+        return _section_of(found[0]) if found else None
+    if get_origin(annotation) is dict:
+        return _section_of(get_args(annotation)[1])
+    return None
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section inside `Section | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((a for a in get_args(annotation) if a is not type(None)), None)
+    return annotation
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; URIs pass through."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,91 @@
+"""Where a worker stands among its peers, and the few collectives on small Python objects that a run needs."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainer.config import LaunchConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One worker's place. The default process group spans all workers of the run."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the worker that writes shared files."""
+        return self.rank == 0
+
+    @classmethod
+    def from_variables(cls, device: str) -> "Environment":
+        """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; alone where they are not set."""
+        rank, world_size, local_rank = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        return cls(rank, world_size, local_rank, local_world_size, resolve_device(device, local_rank))
+
+    def join(self, timeout: float) -> None:
+        """Joins the process group unless a launcher has done so already."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if dist.is_initialized():
+            return
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        store = dist.HashStore() if self.world_size == 1 else None
+        rank, size = (self.rank, self.world_size) if store else (-1, -1)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def broadcast(self, value: T | None) -> T:
+        """Rank 0's value, on every rank."""
+        box: list[Any] = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """All ranks' values in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+
+def resolve_device(device: str, local_rank: int = 0) -> torch.device:
+    """`auto` is this worker's GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, within its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+def worker_threads(launch: LaunchConfig, local_world_size: int) -> int:
+    return launch.threads or max(1, cores() // local_world_size)

@@ -1,0 +1,107 @@
+"""What happens between steps: logging, evaluation, checkpoints. Each hook knows its own period.
+
+They run in this order after every step, so that a checkpoint holds what the evaluation of its step found.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from trainer import checkpoint
+from trainer.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
+
+class Hook(ABC):
+    @abstractmethod
+    def after_step(self, trainer: "Trainer") -> None:
+        """Called when `trainer.position` stands behind the step that was made."""
+
+
+def _is_due(trainer: "Trainer", every_steps: int | None, every_epochs: int | None) -> bool:
+    position = trainer.position
+    ended = position.step_in_epoch == 0
+    return bool(
+        (every_steps and position.step % every_steps == 0) or (every_epochs and ended and position.epoch % every_epochs == 0)
+    )
+
+
+class Logging(Hook):
+    """Every n steps: the mean loss since the last line, samples/s and the learning rates."""
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+
+    def after_step(self, trainer: "Trainer") -> None:
+        position, progress = trainer.position, trainer.reporter.progress
+        progress.step("training", position.step, trainer.total_steps, loss=trainer.last_loss, rate=trainer.clock.rate)
+        if position.step % self.every_steps:
+            return
+        count = position.losses.pop("count")
+        means = {name: total / count for name, total in position.losses.items()}
+        position.losses.clear()
+        values = {**means, "learning_rate_factor": trainer.last_factor, "rows": position.rows}
+        if trainer.clock.rate:
+            values["samples_per_second"] = round(trainer.clock.rate, 1)
+        trainer.reporter.record("train", position.step, values)
+
+
+class ProgressiveValidation(Hook):
+    """Every n steps: the metrics of the rows since the last line, each scored before it was trained on."""
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if trainer.position.step % self.every_steps == 0 or trainer.is_finished:
+            trainer.reporter.record("progressive", trainer.position.step, trainer.progressive_metrics())
+
+
+class Evaluation(Hook):
+    """Scores the validation split; keeps the best step and stops when it has not improved for long enough."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        settings = trainer.config.trainer.evaluation
+        if trainer.validation is None or not (
+            _is_due(trainer, settings.every_steps, settings.every_epochs) or trainer.is_finished
+        ):
+            return
+        position, progress = trainer.position, trainer.reporter.progress
+        on_batch = progress.counter("evaluating validation", trainer.validation.steps_per_epoch)
+        with trainer.clock.paused():
+            found = evaluate(trainer.session, trainer.validation, on_batch)
+        trainer.reporter.record("validation", position.step, found)
+        self._judge(trainer, found)
+
+    def _judge(self, trainer: "Trainer", found: dict[str, float]) -> None:
+        position, stopping = trainer.position, trainer.config.trainer.early_stopping
+        name = trainer.best_metric
+        sign = 1 if trainer.session.model.task.metrics().larger_is_better(name) else -1
+        value = found[name]
+        margin = stopping.min_delta if stopping else 0.0
+        if position.best is None or sign * (value - position.best["value"]) > margin:
+            position.best = {"metric": name, "value": value, "step": position.step, "metrics": found}
+            position.stale = 0
+            trainer.wants_checkpoint = True
+        else:
+            position.stale += 1
+            position.stopped = bool(stopping and position.stale >= stopping.patience)
+
+
+class Checkpoints(Hook):
+    """Writes a checkpoint when due, at a new best, and at the end; marks the best; prunes."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        settings = trainer.config.trainer.checkpoint
+        due = _is_due(trainer, settings.every_steps, settings.every_epochs)
+        if not (due or trainer.wants_checkpoint or trainer.is_finished):
+            return
+        trainer.wants_checkpoint = False
+        with trainer.clock.paused():
+            trainer.save_checkpoint()
+        position, folder = trainer.position, trainer.folder
+        if trainer.session.environment.leads:
+            if position.best is not None and position.best["step"] == position.step:
+                folder.mark_best(position.step)
+            checkpoint.prune(folder, settings.keep)

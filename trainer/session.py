@@ -1,0 +1,112 @@
+"""What training, evaluation and prediction share, built from a run file: data, model and distributed tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+
+import models
+from data_pipeline.errors import UserError
+from data_pipeline.loader import Loader
+from data_pipeline.parquet import Source
+from data_pipeline.schema import Schema
+from models.base import Recommender
+from models.inputs import Fields
+from sharding.distribute import Distributed, distribute
+from sharding.lookup import EmbeddingLookup
+from sharding.planner import Plan, plan_tables
+from sharding.topology import Topology
+from trainer.config import Paths, RunConfig, explain
+from trainer.environment import Environment, resolve_device
+from trainer.optimizers import Tower
+from trainer.packages import append_to_path
+from trainer.step import ForwardStep
+
+
+def build_model(config: RunConfig, schema: Schema) -> Recommender:
+    """The model with its tower initialised from the run's seed. Raises UserError for unknown models and settings."""
+    append_to_path(config.import_from)
+    model_class = models.resolve(config.model["name"])
+    config_class = models.config_class(model_class)
+    try:
+        settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
+    except ValidationError as error:
+        raise UserError(f"model {config.model['name']}: {explain(error, config_class)}") from None
+    fields = Fields(schema, config.tables)
+    torch.manual_seed(config.trainer.seed)
+    model = model_class(fields, settings)
+    fields.check_all_settings_used(model.tables)
+    return model
+
+
+def plan_run(config: RunConfig, model: Recommender, environment: Environment | None = None) -> Plan:
+    """Places the model's tables on this run's workers. Raises PlanError where they do not fit."""
+    if environment is None:
+        device = resolve_device(config.launch.device)
+        world_size = config.launch.workers or default_workers(device)
+        environment = Environment(0, world_size, 0, world_size, device)
+    local = environment.local_world_size
+    topology = Topology.here(environment.world_size, local, environment.device.type)
+    if config.launch.memory is not None:
+        topology = replace(topology, memory_per_rank=config.launch.memory // local)
+    if dist.is_initialized():
+        topology = topology.agreed()
+    return plan_tables(model.inputs, config.optimizer.tables, topology)
+
+
+def default_workers(device: torch.device) -> int:
+    """One worker a GPU; on CPU one process, since threads beat processes there until memory bandwidth is short."""
+    return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
+@dataclass
+class Session:
+    config: RunConfig
+    schema: Schema
+    environment: Environment
+    model: Recommender
+    plan: Plan
+    distributed: Distributed
+    tower: Tower
+
+    @classmethod
+    def build(cls, config: RunConfig, schema: Schema, environment: Environment) -> "Session":
+        model = build_model(config, schema)
+        plan = plan_run(config, model, environment)
+        dense_names = tuple(f.name for f in schema.dense)
+        lookup = EmbeddingLookup(model.inputs, dense_names, device=torch.device("meta"))
+        distributed = distribute(
+            ForwardStep(lookup, model, config.trainer.precision),
+            plan,
+            optimizer=config.optimizer.tables,
+            seed=config.trainer.seed,
+            device=environment.device,
+        )
+        tower = Tower(distributed.tower_parameters(), config.optimizer.tower)
+        return cls(config, schema, environment, model, plan, distributed, tower)
+
+    def loader(self, paths: Paths, *, training: bool = False, keys: Sequence[str] = ()) -> Loader:
+        """Batches of some files: in the run's order for training, else in file order."""
+        data, environment = self.config.data, self.environment
+        index = environment.broadcast(Source.open(paths).index if environment.leads else None)
+        batch_size = data.global_batch_size if training else data.evaluation_batch_size or data.global_batch_size
+        lookup = self.distributed.lookup
+        return Loader(
+            Source.from_index(index),
+            self.schema,
+            folder=data.schema_file.parent,
+            global_batch_size=batch_size,
+            seed=self.config.trainer.seed,
+            lanes=data.lanes if training else None,
+            window=data.window,
+            memory=data.memory,
+            order=data.order if training else "file",
+            rank=environment.rank,
+            world_size=environment.world_size,
+            prefetch=data.prefetch,
+            class_weights=data.class_weights if training else None,
+            extra_columns=tuple(keys),
+            id_order=lookup.id_names + lookup.weighted_id_names,
+        )

@@ -1,0 +1,67 @@
+"""One forward pass: lookup -> tower. The unit that a plan distributes and that a pipeline may overlap."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from data_pipeline.batch import Batch
+from models.base import Recommender
+from models.layers.moments import live_rows
+from models.tasks import Term
+from sharding.lookup import EmbeddingLookup
+
+
+class ForwardStep(nn.Module):
+    """A batch to the tower's output; the tower runs under bf16 autocast where `precision` says so.
+
+    Batch moments count the live rows of all ranks.
+    """
+
+    def __init__(self, lookup: EmbeddingLookup, model: Recommender, precision: str = "fp32") -> None:
+        super().__init__()
+        self.lookup = lookup
+        self.model = model
+        self.precision = precision
+
+    def forward(self, batch: Batch) -> Any:
+        inputs = self.lookup(batch)
+        device = batch.weights.device.type
+        with (
+            live_rows(batch.live, sum_over_ranks),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            return self.model(**inputs)
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Elementwise sum of all ranks' tensors; its backward sums their gradients."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    return all_reduce(tensor)
+
+
+def stack_terms(terms: dict[str, Term]) -> Tensor:
+    """[terms, 2] float64 totals and counts of this rank, ready to be summed over ranks."""
+    return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
+
+
+def objective(terms: dict[str, Term], summed: Tensor, world_size: int) -> Tensor:
+    """What a rank calls backward on: world_size * local total / global count, since gradients are averaged over ranks.
+
+    summed: [terms, 2] from `stack_terms`, all-reduced. A term that counted nowhere adds nothing.
+    """
+    counts = summed[:, 1].clamp(min=torch.finfo(torch.float64).tiny)
+    parts = [
+        t.total * (world_size / counts[i]).to(t.total.dtype) if summed[i, 1] > 0 else t.total * 0
+        for i, t in enumerate(terms.values())
+    ]
+    return torch.stack(parts).sum()
+
+
+def loss_values(terms: dict[str, Term], summed: Tensor) -> dict[str, float]:
+    """The global mean of each term, and `loss`, their sum."""
+    means = {name: float(total / count) if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
+    return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

@@ -1,0 +1,37 @@
+"""Around a launch, in the process that the user started: progress on the terminal, chatter in logs, peak memory."""
+
+import os
+import time
+from typing import Any
+
+from rich.console import Console
+
+from trainer.config import RunConfig
+from trainer.launch import Worker, flush_and_exit, launch
+from trainer.memory import MemoryMonitor
+from trainer.progress import ProgressView
+from trainer.quiet import captured_output
+from trainer.run_folder import RunFolder
+
+
+def launcher_rank() -> int:
+    """This process's rank where torchrun started it, else 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def supervised(
+    worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, **arguments: Any
+) -> dict[str, Any] | None:
+    """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
+
+    None on the other ranks of a torchrun. Raises UserError as `launch` does.
+    """
+    rank, began = launcher_rank(), time.monotonic()
+    log = folder.logs / ("driver.log" if rank == 0 else f"rank-{rank}.log")
+    with MemoryMonitor() as memory, captured_output(log) as terminal:
+        console = Console(file=terminal, stderr=True)
+        with ProgressView(folder.logs, console=console, quiet=quiet or rank > 0):
+            result = launch(worker, config, folder, **arguments)
+    if rank > 0:
+        flush_and_exit(0)
+    return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}

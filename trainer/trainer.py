@@ -1,0 +1,237 @@
+"""Training: build, restore, then one step after another until the epochs are over or nothing improves any more."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_pipeline.batch import Batch
+from data_pipeline.errors import UserError
+from data_pipeline.loader import Loader
+from models.metrics import MetricSet
+from sharding.collective import ProcessGroupCollective
+from trainer import checkpoint
+from trainer.checkpoint import Position
+from trainer.clock import Clock
+from trainer.config import RunConfig
+from trainer.environment import Environment
+from trainer.evaluate import evaluate
+from trainer.hooks import Checkpoints, Evaluation, Hook, Logging, ProgressiveValidation
+from trainer.optimizers import learning_rate_factor
+from trainer.reporting import Reporter, write_summary
+from trainer.run_folder import RunFolder, write_atomically
+from trainer.session import Session
+from trainer.step import loss_values, objective, stack_terms
+
+NAMED_ROWS = 5  # rows that an error line names
+
+
+def train_worker(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+    """`shardrec train` on one worker: trains from the newest complete checkpoint of the folder, or from the start."""
+    trainer = Trainer(config, folder, environment)
+    trainer.restore()
+    trainer.fit()
+    return trainer.finish()
+
+
+class Trainer:
+    def __init__(self, config: RunConfig, folder: RunFolder, environment: Environment) -> None:
+        self.config, self.folder, self.environment = config, folder, environment
+        self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
+        self.reporter.progress.phase("building tables")
+        schema = config.schema()
+        self.session = Session.build(config, schema, environment)
+        if environment.leads:
+            write_atomically(folder.path / "plan.txt", self.session.plan.report() + "\n")
+        train = config.data.split("train")
+        assert train is not None
+        self.loader = self.session.loader(train, training=True)
+        self.validation = self._split("validation")
+        self.position = Position()
+        self.clock = Clock()
+        self.wants_checkpoint = False
+        self.last_loss, self.last_factor = math.nan, 1.0
+        self._progressive: MetricSet | None = None
+        self._first_step = 0
+        torch.manual_seed(checkpoint.generator_seed(config.trainer.seed, 0, environment.rank))
+
+    @property
+    def hooks(self) -> list[Hook]:
+        every = self.config.trainer.log_every_steps
+        progressive = [ProgressiveValidation(every)] if self.config.trainer.progressive_validation else []
+        return [Logging(every), *progressive, Evaluation(), Checkpoints()]
+
+    @property
+    def total_steps(self) -> int:
+        settings = self.config.trainer
+        steps = settings.epochs * self.loader.steps_per_epoch
+        return min(steps, settings.max_steps) if settings.max_steps else steps
+
+    @property
+    def is_finished(self) -> bool:
+        return self.position.step >= self.total_steps or self.position.stopped
+
+    @property
+    def best_metric(self) -> str:
+        settings = self.config.trainer
+        named = settings.early_stopping.metric if settings.early_stopping else settings.best_metric
+        return named or next(iter(self.session.model.task.metrics().directions))
+
+    # ------------------------------------------------------------ the run
+
+    def restore(self) -> None:
+        """Takes up the newest complete checkpoint; else starts from `init_from`'s tables, or fresh."""
+        environment, seed = self.environment, self.config.trainer.seed
+        steps = environment.broadcast(self.folder.steps() if environment.leads else None)
+        session = self.session
+        if steps:
+            at = self.folder.checkpoint(steps[-1])
+            self.position, order = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed)
+            self.loader.check_state(order)
+        elif self.config.init_from:
+            source = RunFolder.open(self.config.init_from)
+            at = source.checkpoint(source.choose_step())
+            checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed, grow=True)
+            torch.manual_seed(checkpoint.generator_seed(seed, 0, environment.rank))
+        self._first_step = self.position.step
+        self.reporter.start(self.position.step)
+        facts = {"resumed": bool(steps), "world_size": environment.world_size}
+        self.reporter.record("start", self.position.step, facts)
+
+    def fit(self) -> None:
+        """Trains until the last epoch or step, or until early stopping."""
+        self.session.distributed.module.train()
+        hooks = self.hooks
+        for batch in self._batches():
+            self.train_step(batch)
+            for hook in hooks:
+                hook.after_step(self)
+
+    def finish(self) -> dict[str, Any]:
+        """Scores the best checkpoint on every other split; writes and returns the summary."""
+        metrics = self._final_metrics()
+        position = self.position
+        summary = {
+            "metrics": metrics,
+            "steps": position.step,
+            "rows": position.rows,
+            "samples_per_second": round(self.clock.rate, 1),
+            "world_size": self.environment.world_size,
+            "first_step": self._first_step,
+            "best_step": position.best["step"] if position.best else position.step,
+            "stopped_early": position.stopped,
+        }
+        self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
+        self.reporter.close()
+        if self.environment.leads:
+            write_summary(self.folder, summary)
+        self.environment.barrier()
+        return summary
+
+    def save_checkpoint(self) -> None:
+        self.reporter.progress.phase("saving checkpoint")
+        checkpoint.save(
+            self.folder,
+            self.environment,
+            self.position,
+            self.session.distributed,
+            self.session.tower,
+            self.loader.order_state(),
+        )
+
+    def progressive_metrics(self) -> dict[str, float]:
+        """The metrics of the rows that were scored since the last call, before they were trained on."""
+        assert self._progressive is not None
+        found, self._progressive = self._progressive.compute(), None
+        return found
+
+    # ------------------------------------------------------------ one step
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from the position on; moves the position behind a batch before it is trained on."""
+        position = self.position
+        while not self.is_finished:
+            for batch in self.loader.epoch(position.epoch, position.step_in_epoch):
+                position.step_in_epoch += 1
+                if position.step_in_epoch == self.loader.steps_per_epoch:
+                    position.epoch, position.step_in_epoch = position.epoch + 1, 0
+                self.session.model.task.check(batch)
+                yield batch.to(self.environment.device)
+                if self.is_finished:
+                    return
+
+    def train_step(self, batch: Batch) -> None:
+        session, position = self.session, self.position
+        if self.config.trainer.progressive_validation:
+            self._score(batch)
+        output = session.distributed.module(batch)
+        terms = session.model.task.loss(output, batch)
+        rows = batch.live.sum().double()
+        summed = torch.cat([stack_terms(terms), torch.stack([rows, rows])[None]])
+        dist.all_reduce(summed)
+        losses = loss_values(terms, summed[:-1].cpu())
+        if not math.isfinite(losses["loss"]):
+            self._refuse(output, batch)
+        session.tower.zero_grad()
+        session.distributed.zero_grad()
+        self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
+        session.distributed.set_learning_rate(self.last_factor)
+        objective(terms, summed, self.environment.world_size).backward()
+        session.tower.step(self.last_factor)
+        session.distributed.step()
+        session.model.after_step()
+        live = int(summed[-1, 0])
+        position.step, position.rows = position.step + 1, position.rows + live
+        for name, value in {**losses, "count": 1}.items():
+            position.losses[name] = position.losses.get(name, 0) + value
+        self.last_loss = losses["loss"]
+        self.clock.step(live)
+
+    def _score(self, batch: Batch) -> None:
+        module = self.session.distributed.module
+        if self._progressive is None:
+            self._progressive = self.session.model.task.metrics(ProcessGroupCollective(), down_sampled=True)
+        module.eval()
+        with torch.no_grad():
+            self._progressive.update(module(batch), batch)
+        module.train()
+
+    def _refuse(self, output: Any, batch: Batch) -> None:
+        """All ranks stop here together, before any table or parameter is touched. Raises UserError."""
+        rows = batch.rows
+        if isinstance(output, Tensor) and output.shape[:1] == rows.shape:
+            suspects = rows[~torch.isfinite(output.detach()).reshape(len(rows), -1).all(1) & batch.live]
+            rows = suspects if len(suspects) else rows
+        of_all = sorted(r for part in self.environment.gather(rows[rows >= 0].tolist()) for r in part)
+        named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
+        last = max(self.folder.steps(), default=None)
+        kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"
+        raise UserError(
+            f"step {self.position.step + 1}: the loss is not finite, from {len(of_all)} rows ({named}) of the training "
+            f"data; no table was touched and {kept}; lower the learning rates, clip, or look at those rows"
+        )
+
+    # ------------------------------------------------------------ the end
+
+    def _final_metrics(self) -> dict[str, dict[str, float]]:
+        position, session = self.position, self.session
+        found: dict[str, dict[str, float]] = {}
+        if position.best is not None:
+            found["validation"] = position.best["metrics"]
+            if position.best["step"] != position.step:
+                at = self.folder.checkpoint(position.best["step"])
+                checkpoint.restore(
+                    at, self.environment, session.distributed, session.tower, seed=self.config.trainer.seed
+                )
+        test = self._split("test")
+        if test is not None:
+            on_batch = self.reporter.progress.counter("evaluating test", test.steps_per_epoch)
+            found["test"] = evaluate(session, test, on_batch)
+        return found
+
+    def _split(self, name: str) -> Loader | None:
+        paths = self.config.data.split(name)
+        return self.session.loader(paths) if paths is not None else None
