@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -53,8 +53,8 @@ class PointwiseConfig(ModelConfig):
 class Recommender(nn.Module):
     """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
 
-    A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes its
-    layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
+    A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes
+    its layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
     """
 
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
@@ -78,6 +78,3 @@ class Recommender(nn.Module):
 
     def after_step(self) -> None:
         """Called after every optimizer step (DRN's target network)."""
-
-    def forward(self, **inputs: Any) -> Any:
-        raise NotImplementedError

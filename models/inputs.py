@@ -1,7 +1,7 @@
 """What a model asks of the tables and the batch: its inputs, and the `Fields` from which it declares them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
@@ -61,7 +61,7 @@ class EmbeddingTable:
     num_embeddings: int
     embedding_dim: int
     dtype: Dtype = "fp32"
-    init: TableInit = TableInit()
+    init: TableInit = field(default_factory=TableInit)
     zero_columns: int = 0
     optimizer: TableOptimizer | None = None
     pooling: Pooling = "sum"
@@ -85,9 +85,9 @@ class PooledEmbeddings:
         for feature, other in others:
             if other.embedding_dim != one.embedding_dim:
                 raise UserError(
-                    f"tables: this model needs one embedding_dim for all its features, but the rows of {first!r} (table "
-                    f"{one.name!r}) have {one.embedding_dim} columns and those of {feature!r} (table {other.name!r}) "
-                    f"{other.embedding_dim}; set one embedding_dim for both"
+                    f"tables: this model needs one embedding_dim for all its features, but the rows of {first!r} "
+                    f"(table {one.name!r}) have {one.embedding_dim} columns and those of {feature!r} "
+                    f"(table {other.name!r}) {other.embedding_dim}; set one embedding_dim for both"
                 )
 
     @property

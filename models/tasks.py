@@ -1,8 +1,9 @@
 """What is learned from a tower's output: loss terms, predictions, metrics."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from math import log
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ from models.metrics import (
 )
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One loss term of this rank's rows: `total` summed over what counts, and how much counted (both scalars).
 
     The trainer all-reduces both, so that the loss is the global mean for any number of ranks.
@@ -48,11 +50,11 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """Fresh metrics for one pass over data. `down_sampled`: whether its negatives are (see `BinaryClassification`)."""
+        """Fresh metrics for one pass over data; `down_sampled` says whether its negatives are."""
 
     @abstractmethod
     def check(self, batch: Batch) -> None:
-        """Raises UserError for labels that the task cannot learn from. Waits for the batch's device: call it on the CPU."""
+        """Raises UserError for labels that the task cannot learn from. It waits for the device: check on the CPU."""
 
 
 class Pointwise(Task):
@@ -89,17 +91,21 @@ class Pointwise(Task):
 
     def _rows(self, score: Tensor, value: Tensor, batch: Batch) -> Predictions:
         live = batch.live
-        groups = batch.groups[live] if batch.groups is not None else None
-        columns = (score, value, batch.labels[self.label], batch.weights)
-        return Predictions(*(column[live].double() for column in columns), group=groups)
+        return Predictions(
+            score=score[live].double(),
+            value=value[live].double(),
+            label=batch.labels[self.label][live].double(),
+            weight=batch.weights[live].double(),
+            group=batch.groups[live] if self.grouped and batch.groups is not None else None,
+        )
 
 
 class BinaryClassification(Pointwise):
     """The tower returns logits, [B]; labels are 0 or 1 (or probabilities between). Loss: log loss.
 
     Where training keeps the share `negative_rate` = w of the negatives, the odds it sees are too high by 1 / w.
-    Predictions are corrected by logit + ln w, and so are metrics on data that keeps all negatives; the training loss and
-    metrics on `down_sampled` data are not.
+    Predictions are corrected by logit + ln w, and so are metrics on data that keeps all negatives; the training loss
+    and metrics on `down_sampled` data are not.
     """
 
     term = "log_loss"
@@ -122,7 +128,7 @@ class BinaryClassification(Pointwise):
         return torch.sigmoid(_at_least_fp32(output) + log(self.negative_rate))
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, means, rows; gauc with groups."""
+        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows; gauc with groups."""
         shift = 0.0 if down_sampled else log(self.negative_rate)
 
         def read(output: Tensor, batch: Batch) -> Predictions:
@@ -134,7 +140,7 @@ class BinaryClassification(Pointwise):
 
 
 class Regression(Pointwise):
-    """The tower returns values, [B]. Loss: squared error. With `clip`, predictions (not the loss) are held within it."""
+    """The tower returns values, [B]. Loss: squared error. `clip` is a range for predictions, not for the loss."""
 
     term = "squared_error"
 

@@ -23,8 +23,8 @@ class WideDeepConfig(PointwiseConfig):
 class WideDeep(Recommender):
     """y = w_wide . [x, phi(x)] + w_deep . a^(L) + b (eq. 3), trained jointly.
 
-    Cross-product transformations phi are features whose ids are a `cross` of columns; dense features go into both parts.
-    Tables are called `wide/...` (one weight a row, from 0) and `deep/...`, whose dims may differ.
+    Cross-product transformations phi are features whose ids are a `cross` of columns; dense features go into both
+    parts. Tables are called `wide/...` (one weight a row, from 0) and `deep/...`, whose dims may differ.
     """
 
     def __init__(self, fields: Fields, config: WideDeepConfig) -> None:

@@ -1,6 +1,6 @@
 """A click log whose true click probabilities are known: power-law ids, a planted logit, labels drawn from it.
 
-Every id of every field has a hidden weight w and hidden factors v in R^3, hashes of (seed, field, id), so that a billion
+Every id of every field has a hidden weight w and hidden factors v in R^2, hashes of (seed, field, id), so that a billion
 ids need no table. With z(.) for "standardised over the log's rows", the logit of a row is
 
     bias + additive z(sum_f w_f) + interaction z(sum_{f<g} <v_f, v_g>) + dense z(<a, x>) + history z(share)
@@ -16,7 +16,7 @@ its own. Means, deviations and the bias come from a pilot block. Given up: corre
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,15 @@ from data_pipeline.schema import DenseFeature, Feature, Identity, IdFeature, Sch
 BLOCK_ROWS = 65_536
 SPLITS = ("train", "validation", "test")
 _PILOT = "pilot"  # a split that is never written
+_HIDDEN = 3  # hidden numbers of an id: a weight and two factors
+_CACHED_ROWS = 16_384  # so many rows at a time keep the arithmetic in the processor's cache
 _TASTES = 10
 _FOCUS = 0.5  # so much of a history has the row's favourite taste; the rest is drawn from all items
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
+Ragged = tuple[Array, Array]  # values [T], offsets [rows + 1]
+Centres = dict[str, NDArray[np.float32]]
 Stream = Callable[[str], np.random.Generator]
 
 
@@ -48,8 +52,8 @@ class Histories:
 class Strengths:
     """Standard deviations of the four parts of the logit, and the mean click rate."""
 
-    additive: float = 0.8
-    interaction: float = 1.2
+    additive: float = 1.2
+    interaction: float = 0.6
     dense: float = 0.5
     history: float = 1.0
     click_rate: float = 0.25
@@ -86,7 +90,7 @@ class Block:
     """Rows of a log, by column. history: values [T] with offsets [rows + 1], or None. probability is the true one."""
 
     columns: dict[str, Array]
-    history: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    history: Ragged | None
     probability: NDArray[np.float32]
     label: NDArray[np.int8]
 
@@ -95,7 +99,7 @@ class Block:
 class _Calibration:
     """What the pilot block tells: centres of hidden numbers by field, mean and factor of each part, the bias."""
 
-    centres: dict[str, NDArray[np.float32]]
+    centres: Centres
     means: dict[str, float]
     factors: dict[str, float]
     bias: float
@@ -110,8 +114,8 @@ class PlantedLog:
 
     ids: Sequence[int]
     dense: int = 4
-    skew: float = 1.1
-    reach: float = 200.0
+    skew: float = 1.2
+    reach: float = 20.0
     histories: Histories | None = None
     strengths: Strengths = field(default_factory=Strengths)
     seed: int = 0
@@ -161,11 +165,15 @@ class PlantedLog:
         label = (stream("label").random(rows) < probability).astype(np.int8)
         return Block(columns, history, probability, label)
 
+    def calibrate(self) -> None:
+        """Draws the pilot block now, so that copies of this object sent to other processes need not."""
+        self._calibration  # noqa: B018
+
     def _stream(self, split: str, number: int) -> Stream:
         """Column name -> its generator in that block."""
         return lambda column: np.random.Generator(np.random.SFC64([self.seed, number, *f"{split}/{column}".encode()]))
 
-    def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], tuple[Array, Array] | None]:
+    def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], Ragged | None]:
         columns: dict[str, Array] = {}
         for name, num_ids in self.fields.items():
             columns[name] = PowerLaw(num_ids, self.skew).ids(stream(name).random(rows))
@@ -173,7 +181,7 @@ class PlantedLog:
             columns[f"dense_{i + 1}"] = stream(f"dense_{i + 1}").standard_normal(rows, dtype=np.float32)
         return columns, self._history(stream, rows) if self.histories else None
 
-    def _history(self, stream: Stream, rows: int) -> tuple[Array, Array]:
+    def _history(self, stream: Stream, rows: int) -> Ragged:
         h = self.histories
         assert h is not None
         spread, room = stream("history/length").random(rows), h.max_length - 1
@@ -196,44 +204,47 @@ class PlantedLog:
         return np.where(wanted < num_items, wanted, items)
 
     def _rotation(self, items: Array) -> Array:
-        return (
-            _TASTES * 0
-            + (_mix(items // _TASTES, _salt(self.seed, "taste")) >> np.uint64(33)).astype(np.int64) % _TASTES
-        )
+        """[n] ids -> a hash of their run of `_TASTES` consecutive ids."""
+        return (_mix(items // _TASTES, _salt(self.seed, "taste")) >> np.uint64(33)).astype(np.int64)
 
     def _hidden(self, name: str, ids: Array) -> NDArray[np.float32]:
-        """[n] ids -> [n, 4] in (-1, 1): a weight and three factors."""
-        bits = _mix(ids, _salt(self.seed, name)).astype("<u8", copy=False)
-        scale = (self.reach / 32_768 / (self.reach + ids)).astype(np.float32)
-        return bits.view("<i2").reshape(-1, 4) * scale[:, None]
+        """[n] ids -> [3, n] in [-1, 1): weights and two factors."""
+        bits = _mix(ids, _salt(self.seed, name)).astype("<u8", copy=False).view("<i2").reshape(-1, 4)
+        scale = np.float32(self.reach / 32_768) / (ids.astype(np.float32) + np.float32(self.reach))
+        hidden = np.empty((_HIDDEN, len(ids)), np.float32)
+        for plane, numbers in zip(hidden, bits.T, strict=False):
+            np.multiply(numbers, scale, out=plane)
+        return hidden
 
-    def _parts(
-        self, columns: dict[str, Array], history: tuple[Array, Array] | None, centres: dict[str, NDArray[np.float32]]
-    ) -> dict[str, Floats]:
+    def _parts(self, columns: dict[str, Array], history: Ragged | None, centres: Centres) -> dict[str, Floats]:
         """The parts of the logit before standardisation, [rows] each."""
-        total = squares = np.float32(0)
-        for name in self.fields:
-            hidden = self._hidden(name, columns[name]) - centres[name]
-            total = total + hidden
-            squares = squares + hidden * hidden
-        pairs = total * total - squares
+        rows = len(next(iter(columns.values())))
+        additive, interaction = np.empty(rows, np.float32), np.empty(rows, np.float32)
+        for start in range(0, rows, _CACHED_ROWS):
+            some = slice(start, start + _CACHED_ROWS)
+            total = squares = np.float32(0)
+            for name in self.fields:
+                hidden = self._hidden(name, columns[name][some])
+                hidden -= centres[name][:, None]
+                total = total + hidden
+                hidden *= hidden
+                squares = squares + hidden
+            additive[some] = total[0]
+            interaction[some] = (total[1:] ** 2 - squares[1:]).sum(0)
         slopes = np.random.Generator(np.random.SFC64([self.seed, *b"dense"])).standard_normal(self.dense)
-        parts = {
-            "additive": total[:, 0],
-            "interaction": pairs[:, 1] + pairs[:, 2] + pairs[:, 3],
-            "dense": sum((a * columns[f"dense_{i + 1}"] for i, a in enumerate(slopes)), np.zeros(len(total))),
-        }
+        dense = sum((slope * columns[f"dense_{i + 1}"] for i, slope in enumerate(slopes)), np.zeros(rows))
+        parts = {"additive": additive, "interaction": interaction, "dense": dense}
         if history is not None:
-            values, offsets = history
+            items, offsets = history
             lengths = np.diff(offsets)
-            same = self._taste(values) == np.repeat(self._taste(columns["item"]), lengths)
+            same = self._taste(items) == np.repeat(self._taste(columns["item"]), lengths)
             parts["history"] = np.add.reduceat(same.astype(np.int64), offsets[:-1]) / lengths
         return parts
 
     @cached_property
     def _calibration(self) -> _Calibration:
         columns, history = self._features(self._stream(_PILOT, 0), BLOCK_ROWS)
-        centres = {name: self._hidden(name, columns[name]).mean(0) for name in self.fields}
+        centres = {name: self._hidden(name, columns[name]).mean(1) for name in self.fields}
         parts = self._parts(columns, history, centres)
         factors = {}
         for name, part in parts.items():
@@ -257,6 +268,7 @@ def _sigmoid(x: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-x))
 
 
+@lru_cache
 def _salt(seed: int, name: str) -> np.uint64:
     return np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0]
 

@@ -212,8 +212,11 @@ class Recipe(Declaration):
         return result
 
     def written_name(self, column: str) -> str:
-        """What a raw column that is kept is called in the output, where features of ids take their own names."""
-        taken = {f.name for f in self.sparse}
+        """What a raw column that is kept is called in the output, where features of ids take their own names.
+
+        A feature whose raw ids are table rows already is its raw column.
+        """
+        taken = {f.name for f in self.sparse if not isinstance(f.ids, Identity) or f.columns != (f.name,)}
         return f"{column}_raw" if column in taken else column
 
     def schema_of(self, fitted: Fitted) -> Schema:

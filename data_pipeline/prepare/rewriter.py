@@ -64,7 +64,7 @@ class Rewriter:
         values = batch.column(column)
         if single and pa.types.is_float64(values.type):
             values = values.cast(pa.float32(), safe=False)
-        if name not in columns or not single:
+        if name not in columns or pa.types.is_float32(columns[name].type):
             columns[name] = values
 
 

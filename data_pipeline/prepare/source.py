@@ -1,7 +1,8 @@
 """What preparation reads: one input file as a stream of record batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from re import split as split_pattern
 
@@ -30,6 +31,27 @@ class Source(ABC):
 
         Raises UserError (file, line) for what cannot be parsed.
         """
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Input paths (files, folders, globs). Given validation or test files go there whole.
+
+    fractions: train, validation, test shares of what `train` names; None: all of it where other files are given
+    """
+
+    train: Sequence[str | Path]
+    validation: Sequence[str | Path] = ()
+    test: Sequence[str | Path] = ()
+    fractions: dict[Split, float] | None = None
+    patterns: tuple[str, ...] = ("*",)
+
+    def sources(self, make: Callable[[str, Split | None], Source]) -> list[Source]:
+        """make(file, split) for every input file, training files first. Raises UserError where nothing is found."""
+        whole: Split | None = "train" if self.fractions is None and (self.validation or self.test) else None
+        made = [make(f, whole) for f in input_files(self.train, self.patterns)]
+        made += [make(f, "validation") for f in input_files(self.validation, self.patterns)]
+        return made + [make(f, "test") for f in input_files(self.test, self.patterns)]
 
 
 def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -> list[str]:

@@ -29,8 +29,11 @@ class Rows:
         self.words = [np.full(n, part, np.uint64), np.arange(first, first + n, dtype=np.uint64)]
 
 
+FRACTIONS: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
 class _Fractions(Declaration):
-    fractions: dict[Split, float] = Field(default={"train": 0.8, "validation": 0.1, "test": 0.1}, validate_default=True)
+    fractions: dict[Split, float] = Field(default=FRACTIONS, validate_default=True)
 
     @model_validator(mode="after")
     def _whole(self) -> "_Fractions":

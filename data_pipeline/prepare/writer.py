@@ -3,12 +3,15 @@
 import errno
 import os
 import shutil
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +40,7 @@ def staged(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
         folder.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
+    terminate = _exit_on_termination()
     try:
         yield folder
         _check_vacant(out, overwrite)
@@ -53,6 +57,17 @@ def staged(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise UserError(f"{out}: no space left on the device; nothing was kept") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def _exit_on_termination() -> Any:
+    """Makes SIGTERM raise SystemExit, so that nothing is left behind; returns the handler to put back, if any."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return before
 
 
 def _check_vacant(out: Path, overwrite: bool) -> None:

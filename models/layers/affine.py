@@ -15,4 +15,5 @@ class Affine(nn.Module):
     def forward(self, dense: Tensor) -> Tensor:
         if self.weight is None:
             return self.bias.expand(dense.shape[0])
-        return torch.addmv(self.bias.expand(dense.shape[0]), dense, self.weight)
+        # no matrix product, which autocast would round: dense features may be large
+        return self.bias + (dense * self.weight).sum(1)

@@ -4,9 +4,10 @@ from torch import Tensor
 
 
 def fm_terms(field: Tensor) -> tuple[Tensor, Tensor]:
-    """First-order sum [B] and pairwise vector [B, D] of fields [B, F, 1 + D] with rows [w; v] (Rendle, ICDM 2010, eq. 1).
+    """First-order sum [B] and pairwise vector [B, D] of fields [B, F, 1 + D] with rows [w; v].
 
-    Summed over D, the vector is sum_{i<j} <v_i, v_j>: 1/2 [(sum_i v_i)^2 - sum_i v_i^2], O(F D) instead of O(F^2 D).
+    Summed over D, the vector is sum_{i<j} <v_i, v_j> = 1/2 [(sum_i v_i)^2 - sum_i v_i^2], in O(F D) (Rendle, ICDM 2010,
+    lemma 3.1).
     """
     total = field.sum(1)
     squares = field.square().sum(1)

@@ -22,7 +22,8 @@ class _RowContext(NamedTuple):
     reduce: Callable[[Tensor], Tensor] = identity
 
 
-_context: ContextVar[_RowContext] = ContextVar("row_context", default=_RowContext())
+_EVERY_ROW = _RowContext()
+_context: ContextVar[_RowContext] = ContextVar("row_context", default=_EVERY_ROW)
 
 
 @contextmanager
@@ -41,10 +42,11 @@ def live_rows(live: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = i
 
 
 class Standardise(nn.Module):
-    """(x - E[x]) / sqrt(Var[x] + eps) per column; training: over the live rows of all ranks, evaluation: running moments.
+    """(x - E[x]) / sqrt(Var[x] + eps) per column.
 
-    One reduction of [2 C + 1] numbers a call. A batch without live rows leaves the running moments alone.
-    padded: whether x's rows are the batch's rows, padding included, and not, say, the positions of sequences (all live).
+    Training takes moments over the live rows of all ranks, evaluation the running ones. One reduction of [2 C + 1]
+    numbers a call. A batch without live rows leaves the running moments alone.
+    padded: whether x's rows are the batch's, padding included, and not, say, the positions of sequences (all live).
     """
 
     running_mean: Tensor
@@ -59,8 +61,7 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
         mean, var = self._batch_moments(x) if self.training else (self.running_mean, self.running_var)
-        scale = torch.rsqrt(var + self.eps)
-        return x * scale.to(x.dtype) - (mean * scale).to(x.dtype)
+        return ((x.to(mean.dtype) - mean) * torch.rsqrt(var + self.eps)).to(x.dtype)
 
     def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         context = _context.get()

@@ -83,8 +83,8 @@ class Ranking(Metric):
             table = table.within(self.capacity // collective.world_size)
         dropped, has_nan = all_ranks(table.dropped, int(self._nan)).amax(0).tolist()
         table = table.coarser(dropped)
-        columns = (collective.concatenate(column) for column in (table.keys, table.positives, table.negatives))
-        return None if has_nan else ScoreTable.summed(*columns, dropped).counted()
+        keys, positives, negatives = (collective.concatenate(column) for column in table[:3])
+        return None if has_nan else ScoreTable.summed(keys, positives, negatives, dropped).counted()
 
     def compute(self, collective: Collective) -> dict[str, float]:
         table = self._merge(collective)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sums_at(place: Tensor, weights: Tensor, size: int) -> Tensor:
-    """[size]: the sum of the weights [n] that go to each place [n] (`bincount`, but keeping the dtype of no weights)."""
+    """[size]: the sum of the weights [n] that go to each place [n]; of their dtype also where n is 0."""
     return weights.new_zeros(size).index_add_(0, place, weights)
 
 
@@ -34,8 +34,9 @@ class ScoreTable(NamedTuple):
     def merged(cls, tables: Sequence["ScoreTable"]) -> "ScoreTable":
         """The tables' sum, as coarse as the coarsest."""
         dropped = max(table.dropped for table in tables)
-        same = [table.coarser(dropped) for table in tables]
-        return cls.summed(*(torch.cat(column) for column in zip(*(t[:3] for t in same), strict=True)), dropped)
+        same = [table.coarser(dropped)[:3] for table in tables]
+        keys, positives, negatives = (torch.cat(column) for column in zip(*same, strict=True))
+        return cls.summed(keys, positives, negatives, dropped)
 
     def coarser(self, dropped: int) -> "ScoreTable":
         """The table with so many bits dropped in all."""

@@ -1,4 +1,4 @@
-"""Two real gloo ranks that compute metrics, each of its own share of a case's rows."""
+"""Two real gloo ranks, started once for all cases."""
 
 import os
 import pickle
@@ -43,10 +43,13 @@ class GlooCollective:
         return rows
 
 
-def _rank(rank: int, folder: Path, function: Callable[[Any, GlooCollective], Any], cases: dict[str, Any]) -> None:
+Cases = dict[str, tuple[Callable[[Any, GlooCollective], Any], Any]]
+
+
+def _rank(rank: int, folder: Path, cases: Cases) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=WORLD_SIZE)
-    results = {name: function(case, GlooCollective()) for name, case in cases.items()}
+    results = {name: function(case, GlooCollective()) for name, (function, case) in cases.items()}
     (folder / f"results-{rank}").write_bytes(pickle.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
@@ -54,15 +57,13 @@ def _rank(rank: int, folder: Path, function: Callable[[Any, GlooCollective], Any
     os._exit(0)  # a gloo thread that outlives Python's shutdown may abort the process
 
 
-def on_two_ranks(
-    folder: Path, function: Callable[[Any, GlooCollective], Any], cases: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """What `function(case, collective)` returned for every case, by rank. Both names must be importable."""
+def on_two_ranks(folder: Path, cases: Cases) -> list[dict[str, Any]]:
+    """What `function(case, collective)` returned for every (function, case), by rank. Functions must be importable."""
     context = mp.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, folder, function, cases)) for rank in range(WORLD_SIZE)]
+    ranks = [context.Process(target=_rank, args=(rank, folder, cases)) for rank in range(WORLD_SIZE)]
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(240)
     assert [process.exitcode for process in ranks] == [0, 0]
     return [pickle.loads((folder / f"results-{rank}").read_bytes()) for rank in range(WORLD_SIZE)]

@@ -113,6 +113,7 @@ def test_gauc_comes_with_groups() -> None:
 
 def test_early_stopping_asks_for_the_direction() -> None:
     metrics = BinaryClassification("label").metrics()
+    assert next(iter(metrics.directions)) == "auc" and next(iter(Regression("label").metrics().directions)) == "rmse"
     assert metrics.larger_is_better("auc") and not metrics.larger_is_better("log_loss")
     with pytest.raises(UserError, match="unknown metric to select by 'logloss'; did you mean 'log_loss'"):
         metrics.larger_is_better("logloss")

@@ -1,10 +1,13 @@
 """Moments over live rows of all ranks against torch's own batch norm."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models.layers.moments import BatchNorm, Standardise, live_rows
+from tests.models.layers.normalised import train_all
 
 
 def rows(n: int, seed: int = 0) -> Tensor:
@@ -54,28 +57,12 @@ def test_padding_rows_are_left_out() -> None:
     compare(ours, theirs, x, padded)
 
 
-def test_ranks_share_their_moments() -> None:
-    """Two ranks, one after the other: what one hands to `reduce`, the other's sum holds."""
-    x, (ours, _) = rows(20), pair()
-    expected = ours(x)
-    parts = (x[:3], x[3:])
-    handed: list[Tensor] = []
-
-    def collect(sums: Tensor) -> Tensor:
-        handed.append(sums)
-        return sums
-
-    for part in parts:
-        with live_rows(None, collect):
-            pair()[0](part)
-    for part, wanted in zip(parts, (expected[:3], expected[3:]), strict=True):
-        rank = BatchNorm(3).double()
-        rank.load_state_dict(ours.state_dict())
-        rank.moments.running_mean.zero_()
-        rank.moments.running_var.fill_(1)
-        with live_rows(None, lambda sums: handed[0] + handed[1]):
-            torch.testing.assert_close(rank(part), wanted, rtol=0, atol=1e-10)
-        torch.testing.assert_close(rank.moments.running_mean, ours.moments.running_mean, rtol=0, atol=1e-10)
+def test_training_on_two_ranks_equals_one_process(two_ranks: list[dict[str, Any]]) -> None:
+    expected = train_all()
+    for rank in two_ranks:
+        assert rank["moments"].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(rank["moments"][key], value, rtol=0, atol=1e-12)
 
 
 def test_a_batch_of_padding_leaves_running_moments_alone() -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from math import nan
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Case(NamedTuple):
 
     def batches(self, collective: Collective) -> list[Predictions]:
         edges = [0, *self.cuts, len(self.logit)]
-        parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [slice(a, b) for a, b in pairwise(edges)]
         mine = parts[collective.rank :: collective.world_size] or [slice(0, 0)]
         return [self.predictions(part) for part in mine]
 
@@ -146,3 +147,4 @@ CASES = {
     "one rank has all": case(cuts=()),
     "three rows": case(n=3, cuts=(1,)),
 }
+COARSE = {name: CASES[name]._replace(capacity=200) for name in ("plain", "squeezed", "weights", "many groups")}

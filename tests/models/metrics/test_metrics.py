@@ -9,16 +9,7 @@ import torch
 
 from models.collective import Alone
 from models.metrics import GroupedAUC, Predictions, Ranking, ranking
-from tests.models.gloo_ranks import on_two_ranks
-from tests.models.metrics.rows import CASES, by_scikit_learn, run, run_alone
-
-COARSE = {name: CASES[name]._replace(capacity=200) for name in ("plain", "squeezed", "weights", "many groups")}
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    coarse = {f"coarse {name}": case for name, case in COARSE.items()}
-    return on_two_ranks(tmp_path_factory.mktemp("ranks"), run, CASES | coarse)
+from tests.models.metrics.rows import CASES, COARSE, by_scikit_learn, run_alone
 
 
 @cache

@@ -1,0 +1,227 @@
+"""`shardrec prepare ...`: one command per data set, and one for any delimited file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipeline.errors import UserError
+from data_pipeline.prepare import avazu, criteo
+from data_pipeline.prepare.delimited import prepare_delimited
+from data_pipeline.prepare.frappe import prepare_frappe
+from data_pipeline.prepare.libfm import PATTERNS as LIBFM_PATTERNS
+from data_pipeline.prepare.libfm import parse_field_map, prepare_libfm
+from data_pipeline.prepare.movielens import prepare_movielens
+from data_pipeline.prepare.preparation import Output, Report
+from data_pipeline.prepare.source import Inputs
+from data_pipeline.prepare.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
+from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS, SPLITS, Split
+
+app = typer.Typer(
+    help="Raw public data sets and delimited files to Parquet and schema.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
+Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
+Out = Annotated[Path, typer.Argument(help="Folder to make: train/, validation/, test/, vocabularies/, schema.yaml.")]
+Validation = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the validation split.")]
+Test = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the test split.")]
+Fractions = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares of train,validation,test in SOURCE. Default 0.8,0.1,0.1; all train where --validation or --test "
+        "files are given."
+    ),
+]
+MinCount = Annotated[int, typer.Option(min=1, help="Values rarer than this in training rows share row 0.")]
+HashIds = Annotated[int | None, typer.Option("--hash", min=1, help="Hash each field to so many rows, no vocabulary.")]
+NegativeRate = Annotated[float, typer.Option(min=0, max=1, help="Share of the training negatives that is kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of splits and of negatives, sampled or left out.")]
+Workers = Annotated[int, typer.Option(min=1, help="Input files read at a time, through a local Ray if more than 1.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
+RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")]
+FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
+
+
+@app.command()
+def movielens(
+    source: Folder,
+    out: Out,
+    fold: Annotated[int | None, typer.Option(min=1, max=5, help="Official fold (100K): u1 to u5.")] = None,
+    by_time: Annotated[
+        bool, typer.Option("--by-time", help="Split by timestamp, not by hash of user and movie.")
+    ] = False,
+    fractions: Fractions = None,
+    threshold: Annotated[float, typer.Option(help="Ratings from here on have label 1.")] = 4.0,
+    negative_rate: NegativeRate = 1.0,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """MovieLens 1M or 100K."""
+    split: SplitRule | None = None
+    if by_time:
+        split = TimeSplit(column="timestamp", fractions=_shares(fractions) or FRACTIONS)
+    elif fractions:
+        split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=_shares(fractions) or FRACTIONS)
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(prepare_movielens(source, output, split, fold, threshold, _rate(negative_rate), seed, progress=_progress))
+
+
+@app.command()
+def libfm(
+    source: Source,
+    out: Out,
+    fields: Annotated[
+        str | None, typer.Option(help="Field map, `user:0,item:957`, or a file with a name and a first id per line.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Field that grouped metrics go by.")] = None,
+    validation: Validation = None,
+    test: Test = None,
+    fractions: Fractions = None,
+    negative_rate: NegativeRate = 1.0,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """libfm or svmlight files: `label id:value id:value ...`."""
+    inputs = _inputs(source, validation, test, fractions, LIBFM_PATTERNS)
+    field_map = parse_field_map(fields) if fields else None
+    split = HashSplit(seed=seed, fractions=_shares(fractions) or FRACTIONS)
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(prepare_libfm(inputs, output, split, field_map, _rate(negative_rate), seed, group, progress=_progress))
+
+
+@app.command()
+def frappe(
+    source: Folder,
+    out: Out,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The raw log frappe.csv, with two sampled negatives a row.")
+    ] = False,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Frappe: the libfm files as they are split, or the raw log."""
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(prepare_frappe(source, output, raw, seed, progress=_progress))
+
+
+@app.command("criteo")
+def criteo_command(
+    source: Source,
+    out: Out,
+    min_count: MinCount = 10,
+    hash_ids: HashIds = None,
+    numbers: Annotated[
+        criteo.Numbers, typer.Option(help="Integers as log, standardised numbers, or as ids of (ln x)^2 buckets.")
+    ] = "dense",
+    validation: Validation = None,
+    test: Test = None,
+    fractions: Fractions = None,
+    negative_rate: NegativeRate = 1.0,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
+    inputs = _inputs(source, validation, test, fractions, criteo.PATTERNS)
+    split = HashSplit(seed=seed, fractions=_shares(fractions) or FRACTIONS)
+    recipe = criteo.recipe(min_count, hash_ids, numbers, split, _rate(negative_rate), seed)
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(criteo.prepare_criteo(inputs, recipe, output, _progress))
+
+
+@app.command("avazu")
+def avazu_command(
+    source: Source,
+    out: Out,
+    min_count: MinCount = 2,
+    hash_ids: HashIds = None,
+    by_time: Annotated[bool, typer.Option("--by-time", help="Split by hour, not by hash of the row's number.")] = False,
+    validation: Validation = None,
+    test: Test = None,
+    fractions: Fractions = None,
+    negative_rate: NegativeRate = 1.0,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Avazu's CSV, with or without header line."""
+    inputs = _inputs(source, validation, test, fractions, avazu.PATTERNS)
+    shares = _shares(fractions) or FRACTIONS
+    split = TimeSplit(column="hour", fractions=shares) if by_time else HashSplit(seed=seed, fractions=shares)
+    recipe = avazu.recipe(split, min_count, hash_ids, _rate(negative_rate), seed)
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(avazu.prepare_avazu(inputs, recipe, output, _progress))
+
+
+@app.command()
+def delimited(
+    source: Source,
+    out: Out,
+    recipe: Annotated[Path, typer.Option(help="YAML: what each column is (docs/data.md).")],
+    validation: Validation = None,
+    test: Test = None,
+    fractions: Fractions = None,
+    workers: Workers = 1,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Any CSV or TSV whose columns a recipe declares."""
+    inputs = _inputs(source, validation, test, fractions)
+    output = Output(out, overwrite, workers, row_group_rows, file_rows)
+    _show(prepare_delimited(inputs, recipe, output, _progress))
+
+
+def _inputs(
+    source: Path,
+    validation: list[Path] | None,
+    test: list[Path] | None,
+    fractions: str | None,
+    patterns: tuple[str, ...] = ("*",),
+) -> Inputs:
+    return Inputs([source], validation or (), test or (), _shares(fractions), patterns)
+
+
+def _shares(text: str | None) -> dict[Split, float] | None:
+    """`0.8,0.1,0.1` -> split -> share."""
+    if text is None:
+        return None
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or shares[0] <= 0 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(
+            f"--fractions: found {text!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
+        )
+    return dict(zip(SPLITS, shares, strict=True))
+
+
+def _rate(rate: float) -> float:
+    if rate == 0:
+        raise UserError("--negative-rate: found 0, expected a share above 0; without negatives nothing can be learned")
+    return rate
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _show(report: Report) -> None:
+    typer.echo(str(report))

@@ -1,0 +1,34 @@
+"""Any CSV or TSV whose columns a recipe (YAML) declares."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+from data_pipeline.prepare.preparation import Output, Report, prepare
+from data_pipeline.prepare.recipe import Recipe
+from data_pipeline.prepare.source import Inputs, Source
+from data_pipeline.prepare.text import TextFile
+from data_pipeline.prepare.writer import Split
+from data_pipeline.schema import load_yaml
+
+
+def prepare_delimited(
+    inputs: Inputs, recipe_file: str | Path, output: Output, progress: Callable[[str], None] = lambda line: None
+) -> Report:
+    """Prepares delimited files by the recipe in `recipe_file`. A test file may lack the label columns."""
+    recipe = load_yaml(Recipe, recipe_file, "recipe")
+    if inputs.fractions is not None and not hasattr(recipe.split, "fractions"):
+        raise UserError(f"--fractions given, but {recipe_file} splits by column; leave one of them out")
+    if inputs.fractions is not None:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"fractions": inputs.fractions})})
+    types, separators = recipe.raw_columns(), recipe.separators()
+    labels = {c for label in recipe.labels for c in label.columns}
+
+    def make(path: str, split: Split | None) -> Source:
+        file = TextFile(path, recipe.format, types, separators, split)
+        if split == "test" and recipe.format.header and not labels & set(file.column_names()):
+            file.types = {c: t for c, t in types.items() if c not in labels}
+            file.labeled = False
+        return file
+
+    return prepare(inputs.sources(make), recipe, output, progress)

@@ -1,0 +1,53 @@
+"""A net with batch norm and Dice, trained on all rows or on a rank's share of them."""
+
+import torch
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+from models.layers.mlp import MLP, MLPConfig
+from models.layers.moments import live_rows
+from tests.models.gloo_ranks import GlooCollective
+
+ROWS, STEPS, RATE = 30, 5, 0.05
+
+
+def rows_and_net() -> tuple[Tensor, Tensor, MLP]:
+    generator = torch.Generator().manual_seed(0)
+    x, wanted = (torch.randn(ROWS, n, dtype=torch.float64, generator=generator) for n in (5, 1))
+    torch.manual_seed(1)
+    return x, wanted, MLP(5, MLPConfig(hidden=(6, 4), batch_norm=True, activation="dice")).double()
+
+
+def train_all() -> dict[str, Tensor]:
+    """The net's state after some steps on all rows in one process."""
+    x, wanted, net = rows_and_net()
+    for _ in range(STEPS):
+        net.zero_grad()
+        ((net(x) - wanted).square().sum() / ROWS).backward()
+        descend(net)
+    return net.state_dict()
+
+
+def train_share(_: None, collective: GlooCollective) -> dict[str, Tensor]:
+    """The same on a rank that holds 11 or 19 rows and is padded to 20; gradients are averaged over ranks."""
+    x, wanted, net = rows_and_net()
+    part = slice(0, 11) if collective.rank == 0 else slice(11, ROWS)
+    live = torch.arange(20) < len(x[part])
+    padded, target = torch.full((20, 5), 99.0, dtype=torch.float64), torch.zeros(20, 1, dtype=torch.float64)
+    padded[live], target[live] = x[part], wanted[part]
+    for _ in range(STEPS):
+        net.zero_grad()
+        with live_rows(live, all_reduce):
+            output = net(padded)
+        loss = (output - target)[live].square().sum() / ROWS
+        (collective.world_size * loss).backward()
+        for parameter in net.parameters():
+            parameter.grad = collective.sum(parameter.grad) / collective.world_size
+        descend(net)
+    return net.state_dict()
+
+
+@torch.no_grad()
+def descend(net: MLP) -> None:
+    for parameter in net.parameters():
+        parameter -= RATE * parameter.grad

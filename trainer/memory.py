@@ -1,0 +1,129 @@
+"""Peak memory of a run on this machine: of the launching process and all that descends from it, Ray's daemons included.
+
+At one moment it is the sum of the processes' Pss (/proc/PID/smaps_rollup: a page shared by n processes counts 1/n in each) plus
+the files in /dev/shm that appeared since and that none of them maps. The page cache does not count. Where the system has no
+smaps_rollup (macOS) it is the sum of resident sizes, which counts shared pages more than once; `MemoryMonitor.measure`
+says which. Processes on other machines of a cluster are not seen.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import psutil
+
+INTERVAL_SECONDS = 2.0
+DUTY = 0.05
+_SHARED = Path("/dev/shm")
+_KIB = 1024
+
+
+def process_tree(pid: int) -> set[psutil.Process]:
+    """The process and all its descendants that are alive; empty where there is none."""
+    try:
+        root = psutil.Process(pid)
+        return {root, *root.children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of one process, 0 once it is gone; its resident size where the system does not tell Pss."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as lines:
+            return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(b"Pss:")), 0)
+    except ProcessLookupError:
+        return 0
+    except (FileNotFoundError, PermissionError):
+        try:
+            return psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            return 0
+
+
+class MemoryMonitor:
+    """Measures every two seconds, in a thread, for as long as the context lasts.
+
+    roots: processes that count with all their descendants, also with those that outlive their parents (default: this one)
+    duty: at most this part of the time is spent measuring, which walks all pages of all processes
+    peak_bytes: the largest sum so far
+    """
+
+    def __init__(
+        self, roots: Iterable[int] | None = None, interval: float = INTERVAL_SECONDS, duty: float = DUTY
+    ) -> None:
+        self._roots = set(roots) if roots is not None else {os.getpid()}
+        self._interval, self._duty = interval, duty
+        self._known: set[psutil.Process] = set()
+        self._shared_before: set[int] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-monitor", daemon=True)
+        self.measure: Literal["pss", "rss"] = "pss" if Path("/proc/self/smaps_rollup").exists() else "rss"
+        self.peak_bytes = 0
+
+    def add(self, pid: int) -> None:
+        """Counts one more process and its descendants from now on."""
+        self._roots.add(pid)
+
+    def __enter__(self) -> "MemoryMonitor":
+        self._shared_before = {inode for inode, _, _ in _shared_files()}
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        pause = self._interval
+        while not self._stop.wait(pause):
+            began = time.monotonic()
+            self._sample()
+            pause = max(self._interval, (time.monotonic() - began) / self._duty)
+
+    def _sample(self) -> None:
+        found = set().union(*map(process_tree, tuple(self._roots)))
+        orphans = {p for p in self._known - found if p.is_running()}
+        self._known = found.union(orphans, *(process_tree(p.pid) for p in orphans))
+        pids = [p.pid for p in self._known]
+        self.peak_bytes = max(self.peak_bytes, sum(map(pss_bytes, pids)) + self._unmapped_bytes(pids))
+
+    def _unmapped_bytes(self, pids: Iterable[int]) -> int:
+        """Size in memory of the new files in /dev/shm that no process of the run maps."""
+        new = [(path, size) for inode, path, size in _shared_files() if inode not in self._shared_before]
+        if not new:
+            return 0
+        mapped = set().union(*map(_mapped_files, pids))
+        return sum(size for path, size in new if path not in mapped)
+
+
+def _shared_files() -> list[tuple[int, str, int]]:
+    """(inode, path, bytes in memory) of our own files in /dev/shm."""
+    found = []
+    for folder, _, names in os.walk(_SHARED):
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                status = os.lstat(path)
+            except OSError:
+                continue
+            if status.st_uid == os.getuid():
+                found.append((status.st_ino, path, status.st_blocks * 512))
+    return found
+
+
+def _mapped_files(pid: int) -> set[str]:
+    """Paths in /dev/shm that a process maps; those already unlinked have ' (deleted)' behind them and match none."""
+    try:
+        with open(f"/proc/{pid}/maps") as lines:
+            return {line.rstrip("\n").split(maxsplit=5)[5] for line in lines if f" {_SHARED}/" in line}
+    except OSError:
+        return set()

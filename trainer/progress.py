@@ -1,0 +1,184 @@
+"""How far a run is: the leading worker writes a small file, the process that the user started shows it.
+
+A file, since the two are different processes (of different machines, perhaps) that share the run folder. Writing is
+limited to a few times a second and never fails a run.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_FILE = "progress.json"
+_WRITE_SECONDS = 0.2
+_POLL_SECONDS = 0.25
+_LINE_SECONDS = 10.0  # between lines where the output is not a terminal
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the leading worker is doing. steps: how many there will be in this phase; rate: samples a second."""
+
+    phase: str
+    step: int = 0
+    steps: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    rate: float | None = None
+
+    @property
+    def figures(self) -> str:
+        """What is known beside the count of steps."""
+        known = {
+            "epoch {}": self.epoch,
+            "loss {:.4f}": self.loss,
+            "{:,.0f} samples/s": self.rate or None,  # 0: nothing measured yet
+        }
+        return "  ".join(shape.format(value) for shape, value in known.items() if value is not None)
+
+
+class ProgressFile:
+    """Where the leading worker says how far it is. With `enabled` false (the other workers) nothing is written."""
+
+    def __init__(self, logs: str | Path, *, enabled: bool = True) -> None:
+        self._path = Path(logs) / _FILE
+        self._enabled = enabled
+        self._phase: str | None = None
+        self._next = 0.0
+
+    def phase(self, name: str) -> None:
+        """Something without steps begins."""
+        self.write(Event(name))
+
+    def step(
+        self,
+        phase: str,
+        step: int,
+        steps: int | None = None,
+        *,
+        epoch: int | None = None,
+        loss: float | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """`step` of `steps` is done."""
+        if self._enabled:
+            self.write(Event(phase, step, steps, epoch, loss, rate))
+
+    def counter(self, phase: str, steps: int | None = None) -> Callable[[int], None]:
+        """Begins a phase; the function that is returned takes the number of steps done."""
+        self.step(phase, 0, steps)
+        return lambda done: self.step(phase, done, steps)
+
+    def write(self, event: Event) -> None:
+        """Puts the event in place of the last one; at most five times a second, but a phase's first and last step always."""
+        last = event.steps is not None and event.step >= event.steps
+        if not self._enabled or (event.phase == self._phase and time.monotonic() < self._next and not last):
+            return
+        self._phase = event.phase
+        self._next = time.monotonic() + _WRITE_SECONDS
+        partial = self._path.with_suffix(".tmp")
+        try:
+            partial.write_text(json.dumps(asdict(event)))
+            partial.replace(self._path)
+        except OSError:
+            pass  # a full disk or a slow share shall stop checkpoints, not this
+
+
+class ProgressView:
+    """Shows what the leading worker writes: a bar on a terminal, else a line at a new phase and every ten seconds."""
+
+    def __init__(self, logs: str | Path, *, console: Console | None = None, quiet: bool = False) -> None:
+        self._path = Path(logs) / _FILE
+        self._console = console or Console(stderr=True)
+        self._quiet = quiet
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "ProgressView":
+        if not self._quiet:
+            self._path.unlink(missing_ok=True)  # an earlier run's
+            self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+
+    def _watch(self) -> None:
+        shown = _Bar(self._console) if self._console.is_terminal else _Lines(self._console)
+        event = Event("starting workers")
+        with shown:
+            shown.show(event)
+            while not self._stop.wait(_POLL_SECONDS):
+                event = self._read() or event
+                shown.show(event)
+            shown.show(self._read() or event)
+
+    def _read(self) -> Event | None:
+        try:
+            return Event(**json.loads(self._path.read_text()))
+        except (OSError, ValueError):
+            return None
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: Event | None = None
+        self._next = 0.0
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        now = time.monotonic()
+        new_phase = self._last is None or event.phase != self._last.phase
+        if event == self._last or (now < self._next and not new_phase):
+            return
+        self._last, self._next = event, now + _LINE_SECONDS
+        count = f"{event.step}/{event.steps}" if event.steps else ""
+        self._console.print("  ".join(filter(None, (event.phase, count, event.figures))), markup=False, highlight=False)
+
+
+class _Bar:
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._phase: str | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        if self._task is None or event.phase != self._phase:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._phase = event.phase
+            self._task = self._progress.add_task(event.phase, total=event.steps, figures="")
+        self._progress.update(self._task, completed=event.step, total=event.steps, figures=event.figures)

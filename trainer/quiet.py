@@ -1,0 +1,86 @@
+"""Keeps what libraries print out of the user's way: in a log file instead of on the terminal.
+
+Redirection is at the level of file descriptors, since Ray's daemons, gloo, glog and FBGEMM write there and not through
+Python. It is process-wide, and processes started meanwhile inherit it.
+"""
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+LIBRARIES = ("ray", "torch", "torchrec", "fbgemm_gpu", "py.warnings")
+
+
+@contextmanager
+def captured_output(path: str | Path) -> Iterator[TextIO]:
+    """Appends all that this process and its children write to stdout and stderr to a file; yields the former stderr.
+
+    Python's `sys.stdout` and `sys.stderr` follow, also where something other than a file descriptor stood there (a
+    notebook, a test). May be nested. Raises OSError where the file cannot be opened, with nothing redirected.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        log = stack.enter_context(path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        outside = stack.enter_context(_outside(sys.stderr))
+        before = sys.stdout, sys.stderr
+        _flush()
+        saved = os.dup(1), os.dup(2)
+        try:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            sys.stdout = sys.stderr = log
+            yield outside
+        finally:
+            _flush()
+            sys.stdout, sys.stderr = before
+            for descriptor, copy in enumerate(saved, start=1):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+@contextmanager
+def _outside(stream: TextIO) -> Iterator[TextIO]:
+    """A handle to where `stream` leads, that descriptors moved later do not change."""
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (OSError, ValueError):  # not backed by a descriptor, so not moved either
+        yield stream
+        return
+    with os.fdopen(descriptor, "w", buffering=1, encoding=stream.encoding, errors=stream.errors) as handle:
+        yield handle
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)  # C's own buffers, or they would come out on the wrong side
+
+
+@contextmanager
+def library_logs(path: str | Path, level: int = logging.INFO) -> Iterator[None]:
+    """Sends the logging of torch, TorchRec, FBGEMM and Ray, and all warnings, to a file and nowhere else."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (handlers, propagate, old) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(old)
+        handler.close()
