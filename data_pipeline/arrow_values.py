@@ -11,7 +11,7 @@ from data_pipeline.schema import unknown
 
 
 class Origin(NamedTuple):
-    """A batch's place in its file, for error lines: `file` (and row group), the number of its first row, what is counted."""
+    """A batch's place in its file, for error lines: `file` (and row group), its first row's number, what is counted."""
 
     file: str
     first: int = 0

@@ -231,4 +231,3 @@ def _equal_lengths(features: Sequence[SparseFeature]) -> list[tuple[str, ...]]:
         aligned = f.aligned if isinstance(f, SequenceFeature) else None
         together.setdefault(f"aligned {aligned}" if aligned is not None else f"alone {f.name}", []).append(f.name)
     return [tuple(names) for names in together.values()]
-

@@ -4,31 +4,32 @@ A row group that several ranges of this rank touch (a slice boundary or a huge g
 still needed are kept, while they fit the memory given; else each range decodes it again from the group's start.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
 
 from data_pipeline.blocks import Block
 from data_pipeline.collate import Layout
+from data_pipeline.footprint import Footprint
 from data_pipeline.order import Order, Share
 from data_pipeline.parquet import Chunk, Index, RangeReader
 
 
 class _SharedGroup:
-    """A row group that several ranges need: decoded front to back, once; a chunk stays until its last range is done."""
+    """A row group that several ranges need, decoded once; a chunk stays until its last range is done."""
 
-    def __init__(self, chunks: Iterator[Chunk], layout: Layout, start: int, ranges: list[tuple[int, int]]) -> None:
-        self._chunks = chunks
-        self._layout = layout
-        self._decoded = start  # rows before this one have been decoded
-        self._ranges = ranges
+    def __init__(self, chunks: Iterator[Chunk], layout: Layout, ranges: list[tuple[int, int]]) -> None:
         self._kept: list[tuple[int, int, Block]] = []  # first row, how many ranges still need it, rows
+        for chunk in chunks:
+            first, after = chunk.place, chunk.place + chunk.batch.num_rows
+            needed = sum(start < after and stop > first for start, stop in ranges)
+            if needed:
+                self._kept.append((first, needed, layout.block(chunk)))
 
     def read(self, start: int, stop: int) -> Iterator[Block]:
         """Rows start .. stop, one of the ranges; each range is read once."""
         while start < stop:
-            while self._decoded <= start:
-                self._decode(next(self._chunks))
             place = next(i for i, (first, _, block) in enumerate(self._kept) if start < first + block.rows)
             first, needed, block = self._kept.pop(place)
             if needed > 1:
@@ -36,12 +37,6 @@ class _SharedGroup:
             end = min(stop, first + block.rows)
             yield block.slice(start - first, end - first)
             start = end
-
-    def _decode(self, chunk: Chunk) -> None:
-        self._decoded = chunk.place + chunk.batch.num_rows
-        needed = sum(start < self._decoded and stop > chunk.place for start, stop in self._ranges)
-        if needed:
-            self._kept.append((chunk.place, needed, self._layout.block(chunk)))
 
 
 class LaneReader:
@@ -57,15 +52,15 @@ class LaneReader:
         epoch: int,
         start_step: int,
         reader: RangeReader,
+        footprint: Footprint,
         memory: int,
-        row_bytes: float,
     ) -> None:
-        """memory: bytes for chunks of row groups that several ranges touch; row_bytes: estimated bytes of a row."""
+        """memory: bytes for chunks of row groups that several ranges touch."""
         self._index = index
         self._layout = layout
         self._reader = reader
         self._free = memory
-        self._row_bytes = row_bytes
+        self._footprint = footprint
         self._shared: dict[int, tuple[_SharedGroup, list[tuple[int, int]]]] = {}
         lanes = []
         for share in shares:
@@ -86,28 +81,35 @@ class LaneReader:
                 yield from self._read(first, last) if group is None else self._read_shared(group, first, last)
 
     def _read(self, start: int, stop: int) -> Iterator[Block]:
-        return map(self._layout.block, self._reader.read(start, stop))
+        for first, last in self._index.runs(start, stop, self._footprint.run_rows):
+            blocks = map(self._layout.block, self._reader.read(first, last))
+            if last - first > self._footprint.whole_rows:
+                yield from blocks
+                continue
+            decoded = deque(blocks)
+            while decoded:
+                yield decoded.popleft()
 
     def _read_shared(self, group: int, start: int, stop: int) -> Iterator[Block]:
-        begin, end = self._index.group_bounds(group)
         if group not in self._shared:
             ranges = self._ranges[group]
-            needed = int(sum(b - a for a, b in ranges) * self._row_bytes)
+            needed = self._bytes(sum(b - a for a, b in ranges))
             if len(ranges) < 2 or needed > self._free:
                 ranges.remove((start, stop))
                 yield from self._read(start, stop)
                 return
             self._free -= needed
-            self._shared[group] = (
-                _SharedGroup(self._reader.read(begin, end), self._layout, begin, list(ranges)),
-                ranges,
-            )
+            chunks = self._reader.read(self._index.group_bounds(group)[0], max(b for _, b in ranges))
+            self._shared[group] = _SharedGroup(chunks, self._layout, ranges), list(ranges)
         shared, unread = self._shared[group]
         yield from shared.read(start, stop)
         unread.remove((start, stop))
-        self._free += int((stop - start) * self._row_bytes)
+        self._free += self._bytes(stop - start)
         if not unread:
             del self._shared[group]
+
+    def _bytes(self, rows: int) -> int:
+        return int(rows * self._footprint.row_bytes)
 
 
 class _Lane:

@@ -16,6 +16,7 @@ from data_pipeline.batch import Batch
 from data_pipeline.blocks import Block, join_tables
 from data_pipeline.collate import Layout
 from data_pipeline.errors import UserError
+from data_pipeline.footprint import Footprint
 from data_pipeline.lanes import LaneReader, shared_groups
 from data_pipeline.order import Order, default_lanes
 from data_pipeline.parquet import RangeReader, Source
@@ -23,15 +24,6 @@ from data_pipeline.prefetch import prefetched
 from data_pipeline.schema import Schema, unknown
 
 RowOrder = Literal["shuffled", "time", "file"]
-
-CHUNK_ROWS = 32_768
-"""Rows decoded at once: enough to hide the cost per call of some 50 columns, few enough to stay in a core's cache."""
-
-CHUNK_BYTES = 8 << 20
-"""Rows of long lists are decoded fewer at once: about so many bytes."""
-
-COLUMN_BYTES = 1 << 18
-"""Decoder's memory per column of an open row group, at most: page, dictionary and read buffer (120 KiB measured)."""
 
 
 class Loader:
@@ -83,8 +75,7 @@ class Loader:
         self._check_columns()
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
-        self._row_bytes = self._layout.row_bytes(self.index.values_per_row)
-        self._chunk_rows = int(min(max(CHUNK_BYTES // self._row_bytes, 256), CHUNK_ROWS))
+        self._footprint = Footprint.of(self._layout, self.index)
         if order == "file":
             lanes, global_batch_size = world_size, max(global_batch_size // world_size, 1) * world_size
         elif order == "time":
@@ -92,7 +83,7 @@ class Loader:
                 raise UserError(f"data.lanes is {lanes}, but data.order: time has one lane; leave data.lanes out")
             lanes = 1
         elif lanes is None:  # half of the memory is for batches and kept row groups
-            lanes = default_lanes(global_batch_size, self._lane_bytes(window), memory // 2)
+            lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
         self._kept_memory = self._memory_left(memory)
         self._warned = False
@@ -109,24 +100,16 @@ class Loader:
                 raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
         self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
 
-    def _lane_bytes(self, window: int) -> int:
-        """Estimated memory of an open lane: decoder, the rest of a chunk, a window."""
-        sizes = self.index.sample.bytes
-        decoder = sum(min(sizes.get(column, 0), COLUMN_BYTES) for column in self._layout.columns)
-        return decoder + int((self._chunk_rows + window) * self._row_bytes)
-
     def _memory_left(self, memory: int) -> int:
         """Bytes for kept row groups. Raises UserError where lanes and batches alone do not fit."""
-        order = self.order
-        lanes = len(order.shares(self._rank, self._world_size))
-        batch = order.padded_rows(0, self._world_size) * self._row_bytes * 3  # wider there: 64-bit ids and lengths
-        making = 2 * (self._chunk_rows + order.window) * self._row_bytes  # one window at a time
-        needed = int(lanes * self._lane_bytes(order.window) + (self._prefetch + 1) * batch + making)
+        lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
+        batch_rows = self.order.padded_rows(0, self._world_size)
+        needed = self._footprint.reader_bytes(lanes, window, batch_rows, self._prefetch + 1)
         if needed > memory:
             raise UserError(
-                f"data.memory of {memory / 2**20:.0f} MiB is too small: {lanes} lanes with windows of {order.window} "
-                f"rows of about {self._row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more memory, fewer "
-                "lanes, a smaller window or smaller batches"
+                f"data.memory of {memory / 2**20:.0f} MiB is too small: {lanes} lanes with windows of {window} "
+                f"rows of about {self._footprint.row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more "
+                "memory, fewer lanes, a smaller window or smaller batches"
             )
         return memory - needed
 
@@ -143,6 +126,11 @@ class Loader:
     @property
     def weighted_id_names(self) -> tuple[str, ...]:
         return self._layout.weighted_id_names
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns that are read."""
+        return self._layout.columns
 
     @property
     def lanes(self) -> int:
@@ -217,11 +205,9 @@ class Loader:
             order.shares(self._rank, self._world_size),
             epoch=epoch,
             start_step=start_step,
-            reader=RangeReader(
-                self.index, layout.columns, chunk_rows=self._chunk_rows, on_decoded=self._count_decoded
-            ),
+            reader=RangeReader(self.index, layout.columns, chunk_rows=self._footprint.chunk_rows, on_decoded=self._count_decoded),
+            footprint=self._footprint,
             memory=self._kept_memory,
-            row_bytes=self._row_bytes,
         )
         for step in range(start_step, self.steps_per_epoch):
             parts = reader.take(step)
@@ -231,20 +217,24 @@ class Loader:
         self.rows_decoded += rows
 
     def _warn_of_huge_groups(self, epoch: int) -> None:
-        """Warns, once, of a row group that several lanes need and that is too large to be kept."""
+        """Warns, once, where row groups that are too large to be kept make an epoch decode over 1.25 times its rows."""
         if self._warned:
             return
-        shares = self.order.shares(self._rank, self._world_size)
-        ranges = [r for share in shares for r in self.order.lane_ranges(epoch, share.lane).tolist()]
+        order = self.order
+        shares = order.shares(self._rank, self._world_size)
+        ranges = [r for share in shares for r in order.lane_ranges(epoch, share.lane).tolist()]
+        again = {}
         for group, parts in shared_groups(self.index, ranges).items():
-            size = sum(stop - start for start, stop in parts) * self._row_bytes
-            if size > self._kept_memory:
-                self._warned = True
-                warnings.warn(
-                    f"{self.index.files[self.index.file_of(group)].path}: a row group of "
-                    f"{int(self.index.group_rows[group])} rows is decoded {len(parts)} times an epoch, because the "
-                    f"{size / 2**20:.0f} MiB needed of it exceed the {self._kept_memory / 2**20:.0f} MiB left of "
-                    "data.memory; write smaller row groups (`shardrec prepare`), or give more memory",
-                    stacklevel=3,
-                )
-                return
+            if sum(stop - start for start, stop in parts) * self._footprint.row_bytes > self._kept_memory:
+                begin = self.index.group_bounds(group)[0]
+                again[group] = sum(sorted(stop - begin for _, stop in parts)[:-1])
+        if sum(again.values()) <= sum(order.lane_rows(share.lane) for share in shares) / 4:
+            return
+        self._warned = True
+        group = max(again, key=lambda g: again[g])
+        warnings.warn(
+            f"{self.index.files[self.index.file_of(group)].path}: a row group of {self.index.group_rows[group]} rows "
+            f"is too large for the {self._kept_memory / 2**20:.0f} MiB left of data.memory, so every lane that needs "
+            "it decodes it again; write smaller row groups (`shardrec prepare`), or give more memory",
+            stacklevel=3,
+        )

@@ -26,8 +26,14 @@ from data_pipeline.errors import UserError
 FOOTER_THREADS = 16
 """Footers read at once: they wait for the file system, not for a core."""
 
-READ_BYTES = 1 << 16
-"""Bytes read at once for each column of a row group that is being decoded."""
+READ_BYTES, REMOTE_READ_BYTES = 1 << 16, 1 << 20
+"""Bytes read at once for each column of a row group that is being decoded, from a disk and over a network."""
+
+PAGE_BYTES, DICTIONARY_BYTES = 1 << 18, 1 << 20
+"""What a column's decoder holds, at most: a page, and its dictionary, twice (Arrow's writers end one at 1 MiB)."""
+
+UNFINISHED = ("_", ".")
+"""Folders and globs leave out names that start so: they are other programs' unfinished work, or not data."""
 
 OPEN_FILES = 32
 """Files (with their footers) that a reader keeps open: two for each of the 16 default lanes."""
@@ -40,10 +46,16 @@ class File(NamedTuple):
     path: str
     size: int
 
-    def open(self, buffer_size: int = 0) -> pq.ParquetFile:
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read at once, for each column."""
+        return READ_BYTES if isinstance(self.filesystem, pafs.LocalFileSystem) else REMOTE_READ_BYTES
+
+    def open(self) -> pq.ParquetFile:
         """Reads the footer. Raises UserError for a file that is not there, truncated, or not Parquet."""
-        try:
-            return pq.ParquetFile(self.filesystem.open_input_file(self.path), buffer_size=buffer_size)
+        try:  # without pre_buffer, or every open row group would be held in memory as a whole
+            file = self.filesystem.open_input_file(self.path)
+            return pq.ParquetFile(file, buffer_size=self.read_bytes, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
                 f"{self.path}: not a readable Parquet file ({_line(error)}); it may be truncated or corrupt: "
@@ -60,11 +72,25 @@ class _Footer(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Sizes in a row group: rows, and for each column its values (elements, for lists) and uncompressed bytes."""
+    """A row group's rows and, by column, its values (elements, for lists) and the bytes that decoding it takes."""
 
     rows: int
     values: dict[str, int]
-    bytes: dict[str, int]
+    decoder_bytes: dict[str, int]
+
+    @classmethod
+    def of(cls, group: pq.RowGroupMetaData | None, read_bytes: int) -> "Sample":
+        """Of a row group's footer. Dictionaries are taken to compress to a quarter, or to their largest size."""
+        sample = cls(group.num_rows if group else 0, {}, {})
+        for chunk in (group.column(c) for c in range(group.num_columns)) if group else ():
+            column = chunk.path_in_schema.split(".")[0]
+            size = min(chunk.total_uncompressed_size, PAGE_BYTES) + read_bytes
+            if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+                dictionary = 4 * (chunk.data_page_offset - chunk.dictionary_page_offset)
+                size += 2 * min(dictionary, DICTIONARY_BYTES, chunk.total_uncompressed_size)
+            sample.values[column] = max(sample.values.get(column, 0), chunk.num_values)
+            sample.decoder_bytes[column] = sample.decoder_bytes.get(column, 0) + size
+        return sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +101,7 @@ class Index:
     file_groups: [files + 1] int64, file f has row groups file_groups[f] .. file_groups[f + 1]
     group_rows: [groups] int64, rows of each row group
     schema: the Arrow schema that all files have
-    sample: sizes in one row group, the largest of the first file that has rows
+    sample: sizes in the largest row group
     """
 
     files: tuple[File, ...]
@@ -118,6 +144,16 @@ class Index:
         """The first row of a row group, and the one after its last."""
         return int(self.group_starts[group]), int(self.group_starts[group + 1])
 
+    def runs(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Rows start .. stop, cut where row groups end: runs of at most `rows` rows, or of one row group."""
+        while start < stop:
+            end = stop
+            if stop - start > rows:
+                end = self.group_bounds(self.group_of(start + rows))[0]
+                end = min(end if end > start else self.group_bounds(self.group_of(start))[1], stop)
+            yield start, end
+            start = end
+
     def file_of(self, group: int) -> int:
         """The file that holds a row group."""
         return int(np.searchsorted(self.file_groups, group, side="right")) - 1
@@ -149,7 +185,7 @@ class Source:
         if not group_rows.sum():
             raise UserError(f"{', '.join(map(str, given))}: no rows in {len(files)} file(s); expected at least one")
         file_groups = np.cumsum([0, *(len(f.group_rows) for f in footers)]).astype(np.int64)
-        sample = next(f.sample for f in footers if f.sample.rows)
+        sample = max((f.sample for f in footers), key=lambda sample: sample.rows)
         return cls(Index(files, file_groups, group_rows, first.schema, sample))
 
     @classmethod
@@ -224,12 +260,14 @@ class RangeReader:
     def _file(self, number: int) -> pq.ParquetFile:
         opened = self._open.pop(number, None)
         if opened is None:
-            opened = self.index.files[number].open(READ_BYTES)
-            groups = int(self.index.file_groups[number + 1] - self.index.file_groups[number])
-            if opened.num_row_groups != groups:
+            opened = self.index.files[number].open()
+            first, last = self.index.file_groups[number : number + 2]
+            expected = int(last - first), int(self.index.group_starts[last] - self.index.group_starts[first])
+            found = opened.metadata.num_row_groups, opened.metadata.num_rows
+            if found != expected:
                 raise UserError(
-                    f"{self.index.files[number].path}: {opened.num_row_groups} row groups found, expected {groups}; "
-                    "the file changed while it was read: start again"
+                    f"{self.index.files[number].path}: {found[0]} row groups of {found[1]} rows found, expected "
+                    f"{expected[0]} of {expected[1]}; the file was changed after the start: start again"
                 )
             if len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)
@@ -247,16 +285,8 @@ def _read_footer(file: File) -> _Footer:
         metadata = opened.metadata
         groups = range(metadata.num_row_groups)
         rows = np.fromiter((metadata.row_group(g).num_rows for g in groups), np.int64, len(groups))
-        values: dict[str, int] = {}
-        sizes: dict[str, int] = {}
-        if rows.any():
-            largest = metadata.row_group(int(rows.argmax()))
-            for c in range(largest.num_columns):
-                chunk = largest.column(c)
-                column = chunk.path_in_schema.split(".")[0]
-                values[column] = max(values.get(column, 0), chunk.num_values)
-                sizes[column] = sizes.get(column, 0) + chunk.total_uncompressed_size
-        return _Footer(rows, opened.schema_arrow.remove_metadata(), Sample(int(rows.max(initial=0)), values, sizes))
+        largest = metadata.row_group(int(rows.argmax())) if rows.any() else None
+        return _Footer(rows, opened.schema_arrow.remove_metadata(), Sample.of(largest, file.read_bytes))
 
 
 def _check_equal(expected: pa.Schema, found: pa.Schema, first: str, path: str) -> None:
@@ -308,37 +338,43 @@ def _distinct(files: Iterable[File]) -> tuple[File, ...]:
 
 
 def _matches(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
+    """What a path, or else a glob, stands for."""
+    return _entry(filesystem, path) or _expand(filesystem, "", path.split("/"))
+
+
+def _entry(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
+    """The file of this name, or the *.parquet files of the folder of this name."""
     info = filesystem.get_file_info(path)
-    if info.is_file:
-        return [info]
-    if info.type == pafs.FileType.Directory:
-        return _parquet_files(filesystem, path)
-    return _expand(filesystem, "", path.split("/"))
+    return _parquet_files(filesystem, path) if info.type == pafs.FileType.Directory else [info] * info.is_file
 
 
 def _expand(filesystem: pafs.FileSystem, folder: str, parts: Sequence[str]) -> list[pafs.FileInfo]:
-    """What `folder` / `parts` matches: files, and the *.parquet files of folders."""
+    """What `folder` / `parts` matches; `**` stands for any number of folders."""
     plain = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
     folder, parts = "/".join([*([folder] if folder else []), *parts[:plain]]), parts[plain:]
     if not parts:
-        return _matches(filesystem, folder) if folder else []
-    if parts[0] == "**":
-        below = filesystem.get_file_info(pafs.FileSelector(folder or "/", recursive=True, allow_not_found=True))
-        folders = [folder, *(i.path for i in below if i.type == pafs.FileType.Directory)]
-        return [info for inner in folders for info in _expand(filesystem, inner, parts[1:] or ["*.parquet"])]
+        return _entry(filesystem, folder)
     found = []
-    for info in filesystem.get_file_info(pafs.FileSelector(folder or "/", allow_not_found=True)):
-        if fnmatchcase(info.base_name, parts[0]) and not info.base_name.startswith(("_", ".")):
+    inside = filesystem.get_file_info(pafs.FileSelector(folder or "/", allow_not_found=True))
+    inside = [info for info in inside if not info.base_name.startswith(UNFINISHED)]
+    if parts[0] == "**":
+        rest = parts[1:] or ["*.parquet"]
+        found += _expand(filesystem, folder, rest)
+        for info in inside:
+            if info.type == pafs.FileType.Directory:
+                found += _expand(filesystem, info.path, ["**", *rest])
+        return found
+    for info in inside:
+        if fnmatchcase(info.base_name, parts[0]):
             found += _expand(filesystem, info.path, parts[1:])
     return found
 
 
 def _parquet_files(filesystem: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
-    """A folder's *.parquet files; names that start with `_` or `.` are other programs' unfinished work."""
+    """A folder's *.parquet files, at any depth."""
     found = []
     for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)):
         below = info.path[len(folder) :].strip("/").split("/")
-        if info.path.endswith(".parquet") and not any(part.startswith(("_", ".")) for part in below):
+        if info.path.endswith(".parquet") and not any(part.startswith(UNFINISHED) for part in below):
             found.append(info)
     return found
-

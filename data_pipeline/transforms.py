@@ -85,7 +85,7 @@ class FeatureReader:
                 self._ids.check(inner, file, column, self._name)
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
-        """`where` goes into error lines: a file and row group, or an `Origin`, which also numbers the batch's first row.
+        """`where` goes into error lines: a file and row group, or an `Origin`, which numbers the batch's first row too.
 
         Raises UserError for the first value that the declaration does not allow.
         """

@@ -5,6 +5,7 @@ Gradients: TorchRec, DistributedDataParallel and `Replicas` all average over ran
 would give them. Sharded tables are updated inside backward; `step` updates the data-parallel ones.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,15 +160,17 @@ def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPl
 
 
 def _replicate_tower(step: nn.Module, device: torch.device, group: dist.ProcessGroup) -> DistributedDataParallel:
-    """One bucket where the tower is small; static: parameters that a loss never reaches do not hang it."""
-    return DistributedDataParallel(
-        step,
-        device_ids=None if device.type == "cpu" else [device],
-        process_group=group,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        static_graph=True,
-    )
+    """Static: parameters that a loss never reaches do not hang it. Buffers are each rank's own after the start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
+        return DistributedDataParallel(
+            step,
+            device_ids=None if device.type == "cpu" else [device],
+            process_group=group,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=True,
+        )
 
 
 def _live_tables(plan: Plan, held: Iterable[Any]) -> dict[str, LiveTable]:

@@ -5,10 +5,10 @@ on one machine for any other.
 
 - One rank: everything is table-wise, whatever was asked; the placements are the same thing there.
 - Row-wise needs a row for every rank's equal block and column-wise at least eight columns; tables too small for what was
-  asked are placed table-wise.
+  asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
-  hold more than half of a rank's fair share may also go row-wise. It never chooses column-wise. Small tables are not
-  replicated by default: see `docs/sharding.md` for what was measured.
+  hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise. Where it finds no plan that fits by our arithmetic, all
+  tables that may go row-wise do. Column-wise and data-parallel are never chosen: `docs/sharding.md` has the measurements.
 """
 
 import logging
@@ -27,10 +27,14 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from data_pipeline.errors import UserError
 from models.inputs import EmbeddingTable, Input, Placement, TableOptimizer
 from sharding.optimizers import check_table
-from sharding.plan import Plan, ShardPlan, TablePlan, readable, replica_bytes, table_bytes
+from sharding.plan import Plan, ShardPlan, TablePlan, readable, table_bytes
 from sharding.tables import KERNEL_COLUMNS, declared_tables, module_name, physical_dim
 from sharding.topology import Topology
 from sharding.torchrec_hooks import BagSharder
+
+
+_SPREAD_BYTES = 64 << 20  # smaller tables are not worth a second kind of exchange in every step
+_ROW_WORK = 16  # what finding a row costs beside reading it, in columns
 
 
 class PlanError(UserError):
@@ -47,15 +51,22 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
     for table in tables.values():
         check_table(table, topology.device)
         _check_placement(table)
-    placed = {t.name: _fixed(t, topology.world_size) for t in tables.values()}
-    plans = {n: _decided(tables[n], p, topology.world_size) for n, p in placed.items() if p in ("data_parallel",)}
-    if topology.world_size == 1:
-        plans = {n: TablePlan(t, "table_wise", (_whole(t, 0),)) for n, t in tables.items()}
-    else:
-        _check_replicas(plans, topology)
-        others = {n: (tables[n], placed[n]) for n in tables if n not in plans}
-        taken = sum(replica_bytes(p.table) for p in plans.values())
-        plans |= _spread(others, replace(topology, memory_per_rank=topology.memory_per_rank - taken))
+    ranks = topology.world_size
+    plans: dict[str, TablePlan] = {}
+    for i, table in enumerate(tables.values()):
+        placement = _placement(table, ranks)
+        if ranks == 1:
+            plans[table.name] = _whole_table(table, 0)
+        elif placement == "data_parallel":
+            plans[table.name] = TablePlan(table, placement, tuple(_whole(table, r) for r in range(ranks)))
+        elif placement == "row_wise":
+            plans[table.name] = _row_blocks(table, ranks)
+        elif placement == "column_wise":
+            plans[table.name] = _column_blocks(table, ranks, first=i)
+    _check_decided(plans, topology)
+    taken = max((sum(p.bytes_on(r) for p in plans.values()) for r in range(ranks)), default=0)
+    left = replace(topology, memory_per_rank=topology.memory_per_rank - taken)
+    plans |= _spread({n: t for n, t in tables.items() if n not in plans}, left)
     plan = Plan(
         {n: plans[n] for n in tables},
         topology.world_size,
@@ -80,7 +91,7 @@ def _check_placement(table: EmbeddingTable) -> None:
         )
 
 
-def _fixed(table: EmbeddingTable, world_size: int) -> Placement | None:
+def _placement(table: EmbeddingTable, world_size: int) -> Placement | None:
     """The placement asked for, or table-wise where the table is too small for it; None: free to choose."""
     if table.placement == "row_wise" and not _has_row_blocks(table, world_size):
         return "table_wise"
@@ -106,41 +117,72 @@ def _whole(table: EmbeddingTable, rank: int) -> ShardPlan:
     return ShardPlan(rank, 0, 0, table.num_embeddings, physical_dim(table.embedding_dim))
 
 
-def _decided(table: EmbeddingTable, placement: Placement | None, world_size: int, rank: int = 0) -> TablePlan:
-    """A plan that needs no planner: replicas, row blocks, or the whole table on `rank`."""
-    columns = physical_dim(table.embedding_dim)
-    if placement == "data_parallel":
-        return TablePlan(table, placement, tuple(_whole(table, r) for r in range(world_size)))
-    if placement == "row_wise":
-        block = -(-table.num_embeddings // world_size)
-        starts = [r * block for r in range(world_size)]
-        sizes = [min(block, table.num_embeddings - s) for s in starts]
-        shards = (ShardPlan(r, s, 0, n, columns) for r, (s, n) in enumerate(zip(starts, sizes, strict=True)))
-        return TablePlan(table, placement, tuple(shards))
+def _whole_table(table: EmbeddingTable, rank: int) -> TablePlan:
     return TablePlan(table, "table_wise", (_whole(table, rank),))
+
+
+def _row_blocks(table: EmbeddingTable, world_size: int) -> TablePlan:
+    """Equal blocks of rows, the last one shorter, one a rank."""
+    block = -(-table.num_embeddings // world_size)
+    blocks = [(r, r * block, min(block, table.num_embeddings - r * block)) for r in range(world_size)]
+    columns = physical_dim(table.embedding_dim)
+    return TablePlan(table, "row_wise", tuple(ShardPlan(r, start, 0, rows, columns) for r, start, rows in blocks))
+
+
+def _column_blocks(table: EmbeddingTable, world_size: int, first: int) -> TablePlan:
+    """Equal blocks of columns, dealt to the ranks in turn from rank `first` on."""
+    columns = physical_dim(table.embedding_dim)
+    width = column_width(columns, world_size)
+    starts = enumerate(range(0, columns, width))
+    shards = (ShardPlan((first + i) % world_size, 0, start, table.num_embeddings, width) for i, start in starts)
+    return TablePlan(table, "column_wise", tuple(shards))
 
 
 # ---------------------------------------------------------------- what is chosen
 
 
-def _spread(tables: Mapping[str, tuple[EmbeddingTable, Placement | None]], topology: Topology) -> dict[str, TablePlan]:
-    """TorchRec's choice among what is allowed; where it finds none, everything free goes row-wise."""
+def _spread(tables: Mapping[str, EmbeddingTable], topology: Topology) -> dict[str, TablePlan]:
+    """TorchRec's choice among what is allowed; where it finds none, all that may go row-wise does."""
     if not tables:
         return {}
-    share = sum(table_bytes(t) for t, _ in tables.values()) / topology.world_size
-    allowed: dict[str, list[str]] = {}
-    for name, (table, placement) in tables.items():
-        large = table_bytes(table) > share / 2 and _has_row_blocks(table, topology.world_size)
-        allowed[name] = [placement] if placement else ["table_wise", "row_wise"] if large else ["table_wise"]
+    ranks = topology.world_size
+    share = sum(table_bytes(t) for t in tables.values()) / ranks
+    spreadable = {n for n, t in tables.items() if t.placement is None and _has_row_blocks(t, ranks)}
+    large = {n for n in spreadable if table_bytes(tables[n]) > max(share / 2, _SPREAD_BYTES) or len(tables) < ranks}
     try:
-        return _torchrec_plan({n: t for n, (t, _) in tables.items()}, allowed, topology)
+        found = _torchrec_plan(tables, large, topology)
     except PlannerError:
-        return _balanced({n: t for n, (t, _) in tables.items()}, allowed, topology.world_size)
+        return _balanced(tables, spreadable, ranks)
+    found = _in_runs(found, topology)
+    return found if _peak(found, ranks) <= topology.memory_per_rank else _balanced(tables, spreadable, ranks)
 
 
-def _torchrec_plan(
-    tables: Mapping[str, EmbeddingTable], allowed: Mapping[str, list[str]], topology: Topology
-) -> dict[str, TablePlan]:
+def _peak(plans: Mapping[str, TablePlan], ranks: int) -> int:
+    return max(sum(p.bytes_on(r) for p in plans.values()) for r in range(ranks))
+
+
+def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, TablePlan]:
+    """The whole tables dealt to the ranks in runs of their order, where that fits and is as even as TorchRec's dealing.
+
+    Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
+    """
+    ranks = topology.world_size
+    work = {n: _ROW_WORK + physical_dim(p.table.embedding_dim) for n, p in plans.items() if p.placement == "table_wise"}
+    share, before = sum(work.values()) / ranks, 0.0
+    dealt = dict(plans)
+    for name, mine in work.items():
+        dealt[name] = _whole_table(plans[name].table, min(ranks - 1, int((before + mine / 2) / share)))
+        before += mine
+
+    def most(some: Mapping[str, TablePlan]) -> int:
+        return max(sum(w for n, w in work.items() if some[n].shards[0].rank == r) for r in range(ranks))
+
+    even = most(dealt) <= 1.1 * most(plans)
+    return dealt if even and _peak(dealt, ranks) <= topology.memory_per_rank else dict(plans)
+
+
+def _torchrec_plan(tables: Mapping[str, EmbeddingTable], large: set[str], topology: Topology) -> dict[str, TablePlan]:
+    """Table-wise, or for `large` ones row-wise where that costs less. Raises PlannerError where it does not fit."""
     configs = [
         EmbeddingBagConfig(
             name=module_name(t.name),
@@ -153,9 +195,7 @@ def _torchrec_plan(
     module = torch.nn.ModuleDict({"tables": EmbeddingBagCollection(tables=configs, device=torch.device("meta"))})
     constraints = {
         module_name(t.name): ParameterConstraints(
-            sharding_types=allowed[n],
-            compute_kernels=["fused"],
-            min_partition=column_width(physical_dim(t.embedding_dim), topology.world_size),
+            sharding_types=["table_wise", "row_wise"] if n in large else ["table_wise"], compute_kernels=["fused"]
         )
         for n, t in tables.items()
     }
@@ -190,27 +230,14 @@ def _torchrec_topology(topology: Topology) -> TorchRecTopology:
     )
 
 
-def _balanced(
-    tables: Mapping[str, EmbeddingTable], allowed: Mapping[str, list[str]], world_size: int
-) -> dict[str, TablePlan]:
+def _balanced(tables: Mapping[str, EmbeddingTable], spreadable: set[str], world_size: int) -> dict[str, TablePlan]:
     """The placement of least peak memory: rows spread where allowed, whole tables on the emptiest rank, large first."""
-    load = [0] * world_size
-    found = {}
-    for name in sorted(tables, key=lambda n: ("row_wise" not in allowed[n], -table_bytes(tables[n]), n)):
-        table = tables[name]
-        if "column_wise" in allowed[name]:
-            width = column_width(physical_dim(table.embedding_dim), world_size)
-            starts = range(0, physical_dim(table.embedding_dim), width)
-            shards = tuple(
-                ShardPlan((i + load.index(min(load))) % world_size, 0, c, table.num_embeddings, width)
-                for i, c in enumerate(starts)
-            )
-            found[name] = TablePlan(table, "column_wise", shards)
-        elif "row_wise" in allowed[name]:
-            found[name] = _decided(table, "row_wise", world_size)
-        else:
-            found[name] = _decided(table, "table_wise", world_size, rank=load.index(min(load)))
-        load = [held + found[name].bytes_on(r) for r, held in enumerate(load)]
+    found = {n: _row_blocks(tables[n], world_size) for n in tables if n in spreadable}
+    load = [sum(p.bytes_on(r) for p in found.values()) for r in range(world_size)]
+    for name in sorted(tables.keys() - spreadable, key=lambda n: (-table_bytes(tables[n]), n)):
+        rank = load.index(min(load))
+        found[name] = _whole_table(tables[name], rank)
+        load[rank] += table_bytes(tables[name])
     return found
 
 
@@ -231,15 +258,11 @@ def _quiet_torchrec() -> Iterator[None]:
 _REMEDY = "use more ranks or hosts, fewer rows or columns, dtype fp16, or optimizer rowwise_adagrad or sgd"
 
 
-def _check_replicas(plans: Mapping[str, TablePlan], topology: Topology) -> None:
-    need = sum(replica_bytes(p.table) for p in plans.values())
-    if need > topology.memory_per_rank:
-        largest = max(plans.values(), key=lambda p: replica_bytes(p.table))
-        raise PlanError(
-            f"not enough memory: data_parallel tables need {readable(need)} on every rank, {largest.name!r} the most "
-            f"({readable(replica_bytes(largest.table))}), which is {need - topology.memory_per_rank:,} bytes more than "
-            f"the {readable(topology.memory_per_rank)} there are; place it row_wise or table_wise"
-        )
+def _check_decided(plans: Mapping[str, TablePlan], topology: Topology) -> None:
+    """Raises PlanError where what was asked for leaves no memory, before the rest is planned."""
+    _check_memory(
+        Plan(dict(plans), topology.world_size, topology.local_world_size, topology.device, topology.memory_per_rank)
+    )
 
 
 def _check_memory(plan: Plan) -> None:
@@ -251,7 +274,7 @@ def _check_memory(plan: Plan) -> None:
         return
     largest = sorted(plan.tables.values(), key=lambda p: -p.bytes_on(rank))[:3]
     named = ", ".join(f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})" for p in largest if p.bytes_on(rank))
-    total, there = sum(held), plan.memory_per_rank * plan.world_size
+    total, there = sum(table_bytes(p.table) for p in plan.tables.values()), plan.memory_per_rank * plan.world_size
     remedy = _REMEDY
     whole = [p for p in largest if p.placement != "row_wise" and plan.world_size > 1]
     if total <= there and whole:

@@ -98,7 +98,9 @@ def _run_one(
         import torch.distributed as dist
 
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-        os.environ.update({k: str(v) for k, v in ranks.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        os.environ.update(
+            {k: str(v) for k, v in ranks.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        )
         torch.set_num_threads(threads)
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         result = function(rank, *arguments)

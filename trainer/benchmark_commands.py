@@ -32,7 +32,7 @@ def reader(
 
 @app.command()
 def step(
-    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: --model on a made log")] = None,
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: a made log")] = None,
     model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
     ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
@@ -74,8 +74,9 @@ def _made_run(folder: Path, model: str, ids: int) -> Path:
 def _print(title: str, found: dict[str, Any]) -> None:
     table = Table(title=title, box=None, show_header=False, title_justify="left")
     for name, value in found.items():
-        shown = f"{value:,.0f}" if isinstance(value, float) and value >= 1000 else f"{value:,}" if isinstance(value, int) else value
-        table.add_row(name.replace("_", " "), str(shown))
+        large = isinstance(value, float) and value >= 1000
+        shown = f"{value:,.0f}" if large else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.replace("_", " "), shown)
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(found), soft_wrap=True)

@@ -77,7 +77,7 @@ def save(
             "tower": _write_tower(temporary / TOWER_FILE, distributed, tower),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
-        _write_manifest(temporary / "manifest.json", content)
+        write_manifest(temporary / "manifest.json", content)
         _sync_folder(temporary)
         temporary.rename(final)
         _sync_folder(folder.checkpoints)
@@ -165,6 +165,11 @@ def _write_tower(path: Path, distributed: Distributed, tower: Tower) -> dict[str
     save_file(tensors, str(path))
     with path.open("rb") as file:
         os.fsync(file.fileno())
+    return file_entry(path)
+
+
+def file_entry(path: Path) -> dict[str, int]:
+    """What the manifest says of a file: its size and checksum."""
     data = path.read_bytes()
     return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
@@ -175,7 +180,7 @@ def _read_tower(path: Path, entry: Mapping[str, int], distributed: Distributed, 
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the checkpoint is damaged") from None
     if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
-        raise UserError(f"{path}: damaged ({len(data)} bytes or their checksum differ from the manifest's)")
+        raise UserError(f"{path}: damaged (size or checksum differ from the manifest's); delete {path.parent}")
     saved = load_file(str(path))
     live = _tower_tensors(distributed, tower)
     for name in sorted(set(saved) ^ set(live)):
@@ -200,7 +205,8 @@ def _canonical(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _write_manifest(path: Path, content: dict[str, Any]) -> None:
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Writes a manifest with its own checksum, synced to disk."""
     document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
     with path.open("w") as file:
         json.dump(document, file)

@@ -96,7 +96,7 @@ def plan(run_file: RunFile, overrides: Overrides = []) -> None:  # noqa: B006
     from trainer.session import build_model, plan_run
 
     config = load(run_file, overrides)
-    typer.echo(plan_run(config, build_model(config, config.schema())).report())
+    typer.echo(plan_run(config, build_model(config, config.load_schema())).report())
 
 
 def main() -> None:

@@ -179,13 +179,13 @@ class RunConfig(Section):
             raise ValueError("model: needs a `name`")
         return self
 
-    def schema(self) -> Schema:
+    def load_schema(self) -> Schema:
         """The schema of the features that this run uses."""
         return Schema.load(self.data.schema_file).subset(self.data.features)
 
     def dump(self) -> str:
         """The resolved run file as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False, width=120)
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, width=120)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

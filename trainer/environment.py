@@ -76,6 +76,11 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
 
 
+def default_workers(device: torch.device) -> int:
+    """One worker a GPU; on CPU one process, since threads beat processes there until memory bandwidth is short."""
+    return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
 def cores() -> int:
     """Cores that this process may use: its affinity, within its container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

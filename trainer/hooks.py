@@ -21,10 +21,9 @@ class Hook(ABC):
 
 def _is_due(trainer: "Trainer", every_steps: int | None, every_epochs: int | None) -> bool:
     position = trainer.position
-    ended = position.step_in_epoch == 0
-    return bool(
-        (every_steps and position.step % every_steps == 0) or (every_epochs and ended and position.epoch % every_epochs == 0)
-    )
+    if every_steps and position.step % every_steps == 0:
+        return True
+    return bool(every_epochs and position.step_in_epoch == 0 and position.epoch % every_epochs == 0)
 
 
 class Logging(Hook):
@@ -45,17 +44,6 @@ class Logging(Hook):
         if trainer.clock.rate:
             values["samples_per_second"] = round(trainer.clock.rate, 1)
         trainer.reporter.record("train", position.step, values)
-
-
-class ProgressiveValidation(Hook):
-    """Every n steps: the metrics of the rows since the last line, each scored before it was trained on."""
-
-    def __init__(self, every_steps: int) -> None:
-        self.every_steps = every_steps
-
-    def after_step(self, trainer: "Trainer") -> None:
-        if trainer.position.step % self.every_steps == 0 or trainer.is_finished:
-            trainer.reporter.record("progressive", trainer.position.step, trainer.progressive_metrics())
 
 
 class Evaluation(Hook):
@@ -89,13 +77,32 @@ class Evaluation(Hook):
             position.stopped = bool(stopping and position.stale >= stopping.patience)
 
 
-class Checkpoints(Hook):
-    """Writes a checkpoint when due, at a new best, and at the end; marks the best; prunes."""
+class ProgressiveValidation(Hook):
+    """Every n steps: the metrics of the rows since the last line, each scored before it was trained on.
+
+    A checkpoint ends a line too, so that a resumed run writes the same lines.
+    """
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
 
     def after_step(self, trainer: "Trainer") -> None:
-        settings = trainer.config.trainer.checkpoint
-        due = _is_due(trainer, settings.every_steps, settings.every_epochs)
-        if not (due or trainer.wants_checkpoint or trainer.is_finished):
+        if trainer.position.step % self.every_steps == 0 or checkpoint_is_due(trainer):
+            trainer.reporter.record("progressive", trainer.position.step, trainer.progressive_metrics())
+
+
+def checkpoint_is_due(trainer: "Trainer") -> bool:
+    """Whether one is written after this step: when its period says so, at a new best, and at the end."""
+    settings = trainer.config.trainer.checkpoint
+    due = _is_due(trainer, settings.every_steps, settings.every_epochs)
+    return due or trainer.wants_checkpoint or trainer.is_finished
+
+
+class Checkpoints(Hook):
+    """Writes a checkpoint when one is due; marks the best; prunes."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if not checkpoint_is_due(trainer):
             return
         trainer.wants_checkpoint = False
         with trainer.clock.paused():
@@ -104,4 +111,4 @@ class Checkpoints(Hook):
         if trainer.session.environment.leads:
             if position.best is not None and position.best["step"] == position.step:
                 folder.mark_best(position.step)
-            checkpoint.prune(folder, settings.keep)
+            checkpoint.prune(folder, trainer.config.trainer.checkpoint.keep)

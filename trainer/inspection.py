@@ -12,7 +12,7 @@ from trainer.session import build_model, plan_run
 
 def inspect_run(config: RunConfig) -> None:
     """Raises UserError for the first problem of a run file, its data, its model or its plan."""
-    schema = config.schema()
+    schema = config.load_schema()
     data = config.data
     for name in SPLITS:
         paths = data.split(name)

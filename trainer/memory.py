@@ -1,9 +1,9 @@
 """Peak memory of a run on this machine: of the launching process and all that descends from it, Ray's daemons included.
 
-At one moment it is the sum of the processes' Pss (/proc/PID/smaps_rollup: a page shared by n processes counts 1/n in each) plus
-the files in /dev/shm that appeared since and that none of them maps. The page cache does not count. Where the system has no
-smaps_rollup (macOS) it is the sum of resident sizes, which counts shared pages more than once; `MemoryMonitor.measure`
-says which. Processes on other machines of a cluster are not seen.
+At one moment it is the sum of the processes' Pss (/proc/PID/smaps_rollup: a page that n processes share counts 1/n in
+each) plus the files in /dev/shm that appeared since and that none of them maps. The page cache does not count. Where
+there is no smaps_rollup (macOS) it is the sum of resident sizes, which counts shared pages more than once;
+`MemoryMonitor.measure` says which. Processes on other machines of a cluster are not seen.
 """
 
 import os
@@ -48,7 +48,7 @@ def pss_bytes(pid: int) -> int:
 class MemoryMonitor:
     """Measures every two seconds, in a thread, for as long as the context lasts.
 
-    roots: processes that count with all their descendants, also with those that outlive their parents (default: this one)
+    roots: processes that count (default: this one) with their descendants, also with those that outlive their parents
     duty: at most this part of the time is spent measuring, which walks all pages of all processes
     peak_bytes: the largest sum so far
     """

@@ -13,7 +13,15 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _FILE = "progress.json"
 _WRITE_SECONDS = 0.2
@@ -76,7 +84,7 @@ class ProgressFile:
         return lambda done: self.step(phase, done, steps)
 
     def write(self, event: Event) -> None:
-        """Puts the event in place of the last one; at most five times a second, but a phase's first and last step always."""
+        """Replaces the last event; at most five times a second, but for a phase's first and last step."""
         last = event.steps is not None and event.step >= event.steps
         if not self._enabled or (event.phase == self._phase and time.monotonic() < self._next and not last):
             return

@@ -43,9 +43,7 @@ def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
     return yaml.safe_load(path.read_text()) if config.data.path and path.exists() else {}
 
 
-def _print_metrics(
-    console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]
-) -> None:
+def _print_metrics(console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]) -> None:
     names = [n for n in SHOWN if any(n in of_split for of_split in metrics.values())]
     if not names:
         return

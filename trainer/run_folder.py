@@ -1,8 +1,8 @@
 """The run folder: everything that evaluate, predict, export and resume need, and the only checkpoint store.
 
-    config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
-    checkpoints/step-N/   complete or absent
-    checkpoints/best      a file that names a step
+config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
+checkpoints/step-N/   complete or absent
+checkpoints/best      a file that names a step
 """
 
 import json
@@ -96,7 +96,7 @@ class RunFolder:
 
     def _keep_schema(self, config: RunConfig) -> None:
         """Copies the schema and the vocabularies that it names, so that predictions need no other folder."""
-        schema = config.schema()
+        schema = config.load_schema()
         home = config.data.schema_file.parent
         if home.resolve() == self.path.resolve():
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from sharding.lookup import EmbeddingLookup
 from sharding.planner import Plan, plan_tables
 from sharding.topology import Topology
 from trainer.config import Paths, RunConfig, explain
-from trainer.environment import Environment, resolve_device
+from trainer.environment import Environment, default_workers, resolve_device
 from trainer.optimizers import Tower
 from trainer.packages import append_to_path
 from trainer.step import ForwardStep
@@ -28,7 +29,7 @@ from trainer.step import ForwardStep
 def build_model(config: RunConfig, schema: Schema) -> Recommender:
     """The model with its tower initialised from the run's seed. Raises UserError for unknown models and settings."""
     append_to_path(config.import_from)
-    model_class = models.resolve(config.model["name"])
+    model_class: Any = models.resolve(config.model["name"])
     config_class = models.config_class(model_class)
     try:
         settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
@@ -48,17 +49,12 @@ def plan_run(config: RunConfig, model: Recommender, environment: Environment | N
         world_size = config.launch.workers or default_workers(device)
         environment = Environment(0, world_size, 0, world_size, device)
     local = environment.local_world_size
-    topology = Topology.here(environment.world_size, local, environment.device.type)
+    topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
     if config.launch.memory is not None:
         topology = replace(topology, memory_per_rank=config.launch.memory // local)
     if dist.is_initialized():
         topology = topology.agreed()
     return plan_tables(model.inputs, config.optimizer.tables, topology)
-
-
-def default_workers(device: torch.device) -> int:
-    """One worker a GPU; on CPU one process, since threads beat processes there until memory bandwidth is short."""
-    return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
 @dataclass

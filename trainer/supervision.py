@@ -7,11 +7,12 @@ from typing import Any
 from rich.console import Console
 
 from trainer.config import RunConfig
-from trainer.launch import Worker, flush_and_exit, launch
+from trainer.launch import flush_and_exit, launch
 from trainer.memory import MemoryMonitor
 from trainer.progress import ProgressView
 from trainer.quiet import captured_output
 from trainer.run_folder import RunFolder
+from trainer.worker import Worker
 
 
 def launcher_rank() -> int:

@@ -42,7 +42,7 @@ class Trainer:
         self.config, self.folder, self.environment = config, folder, environment
         self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
         self.reporter.progress.phase("building tables")
-        schema = config.schema()
+        schema = config.load_schema()
         self.session = Session.build(config, schema, environment)
         if environment.leads:
             write_atomically(folder.path / "plan.txt", self.session.plan.report() + "\n")
@@ -62,7 +62,7 @@ class Trainer:
     def hooks(self) -> list[Hook]:
         every = self.config.trainer.log_every_steps
         progressive = [ProgressiveValidation(every)] if self.config.trainer.progressive_validation else []
-        return [Logging(every), *progressive, Evaluation(), Checkpoints()]
+        return [Logging(every), Evaluation(), *progressive, Checkpoints()]
 
     @property
     def total_steps(self) -> int:

@@ -1,1 +1,1 @@
-"""Preparation: public data sets and delimited files -> Parquet in `train/`, `validation/`, `test/` beside `schema.yaml`."""
+"""Preparation: public data sets and delimited files -> `train/`, `validation/`, `test/` (Parquet) and `schema.yaml`."""

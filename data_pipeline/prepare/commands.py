@@ -12,9 +12,11 @@ from data_pipeline.prepare.frappe import prepare_frappe
 from data_pipeline.prepare.libfm import PATTERNS as LIBFM_PATTERNS
 from data_pipeline.prepare.libfm import parse_field_map, prepare_libfm
 from data_pipeline.prepare.movielens import prepare_movielens
+from data_pipeline.prepare.planted import Histories, Strengths
 from data_pipeline.prepare.preparation import Output, Report
 from data_pipeline.prepare.source import Inputs
 from data_pipeline.prepare.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
+from data_pipeline.prepare.synthetic import FIELD_IDS, parse_ids, synthetic
 from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS, SPLITS, Split
 
 app = typer.Typer(
@@ -185,7 +187,46 @@ def delimited(
     """Any CSV or TSV whose columns a recipe declares."""
     inputs = _inputs(source, validation, test, fractions)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(prepare_delimited(inputs, recipe, output, _progress))
+    _show(prepare_delimited(inputs, recipe, output, _shares(fractions), _progress))
+
+
+@app.command("synthetic")
+def synthetic_command(
+    out: Out,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of all splits together.")] = 1_250_000,
+    fields: Annotated[int | None, typer.Option(min=1, help="Id columns. Default: as many as --ids names.")] = None,
+    ids: Annotated[
+        str, typer.Option(help="Number of ids, of every field or of all in turn, `1000` or `1000,20`.")
+    ] = ",".join(map(str, FIELD_IDS)),
+    dense: Annotated[int, typer.Option(min=0, help="Columns of numbers.")] = 4,
+    skew: Annotated[float, typer.Option(min=0, help="Ids are as frequent as rank^-skew.")] = 1.2,
+    history_items: Annotated[int, typer.Option(min=0, help="Items of a target and its history. 0: none.")] = 0,
+    history_length: Annotated[float, typer.Option(min=1, help="Mean length of a history.")] = 20.0,
+    history_max: Annotated[int, typer.Option(min=1, help="Longest history.")] = 50,
+    click_rate: Annotated[float, typer.Option(help="Share of clicks.")] = 0.25,
+    fractions: Fractions = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Files written at a time, by a local Ray if more than 1.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """A click log with a planted model, whose best attainable scores are written beside it (best.yaml)."""
+    histories = Histories(history_items, history_length, history_max) if history_items else None
+    made = synthetic(
+        out,
+        rows=rows,
+        fields=fields,
+        ids=parse_ids(ids),
+        dense=dense,
+        skew=skew,
+        histories=histories,
+        strengths=Strengths(click_rate=click_rate),
+        fractions=_shares(fractions),
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        progress=_progress,
+    )
+    _show(made)
 
 
 def _inputs(
@@ -195,7 +236,7 @@ def _inputs(
     fractions: str | None,
     patterns: tuple[str, ...] = ("*",),
 ) -> Inputs:
-    return Inputs([source], validation or (), test or (), _shares(fractions), patterns)
+    return Inputs([source], validation or (), test or (), True if fractions else None, patterns)
 
 
 def _shares(text: str | None) -> dict[Split, float] | None:

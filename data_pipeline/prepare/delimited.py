@@ -13,14 +13,21 @@ from data_pipeline.schema import load_yaml
 
 
 def prepare_delimited(
-    inputs: Inputs, recipe_file: str | Path, output: Output, progress: Callable[[str], None] = lambda line: None
+    inputs: Inputs,
+    recipe_file: str | Path,
+    output: Output,
+    fractions: dict[Split, float] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Prepares delimited files by the recipe in `recipe_file`. A test file may lack the label columns."""
+    """Prepares delimited files by the recipe in `recipe_file`. A test file may lack the label columns.
+
+    fractions: replace those of the recipe's split
+    """
     recipe = load_yaml(Recipe, recipe_file, "recipe")
-    if inputs.fractions is not None and not hasattr(recipe.split, "fractions"):
+    if fractions is not None and not hasattr(recipe.split, "fractions"):
         raise UserError(f"--fractions given, but {recipe_file} splits by column; leave one of them out")
-    if inputs.fractions is not None:
-        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"fractions": inputs.fractions})})
+    if fractions is not None:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"fractions": fractions})})
     types, separators = recipe.raw_columns(), recipe.separators()
     labels = {c for label in recipe.labels for c in label.columns}
 

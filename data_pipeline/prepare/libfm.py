@@ -5,7 +5,7 @@ value 1. What is neither becomes one weighted id list. A first pass over all fil
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +125,6 @@ class LibfmFile(Source):
     starts: np.ndarray
     fields: tuple[Field, ...] = ()
     split: Split | None = None
-    labeled: bool = field(default=True, init=False)
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
         for entries, origin in self.entries():
@@ -290,7 +289,7 @@ def prepare_libfm(
 ) -> Report:
     """Prepares libfm or svmlight files. Raises UserError (file, line) for lines that cannot be parsed."""
     starts = np.array(list(field_map.values()) if field_map else [0], np.int64)
-    files = [LibfmFile(f.path, starts, (), f.split) for f in inputs.sources(lambda p, s: LibfmFile(p, starts, (), s))]
+    files = inputs.sources(lambda path, part: LibfmFile(path, starts, split=part))
     shape = Shape()
     with Workers(output.workers) as workers:
         for found in workers.map(LibfmFile.shape, files):
@@ -298,5 +297,5 @@ def prepare_libfm(
     if shape.fewest is None:
         raise UserError(f"{files[0].path}: has no rows")
     fields = fields_of(shape, field_map)
-    sources = [LibfmFile(f.path, starts, fields, f.split) for f in files]
+    sources = [replace(f, fields=fields) for f in files]
     return prepare(sources, recipe(fields, shape, split, negative_rate, seed, group), output, progress)

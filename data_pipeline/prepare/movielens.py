@@ -48,18 +48,30 @@ class RatingsParquet(Source):
     split: Split | None = None
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        names = self.column_names()
+        first = 0
         try:
-            file = pq.ParquetFile(self.path)
-            names = [c for c in _RATING_TYPES if c in file.schema_arrow.names]
-            for name in ("user_id", "movie_id", "rating"):
-                found = column_type(file.schema_arrow, self.path, name, "movielens")
-                expect_type(pa.types.is_integer(found), self.path, name, found, "integers", "movielens")
-            first = 0
-            for batch in file.iter_batches(ROW_GROUP_ROWS, columns=names, use_threads=False):
-                yield batch, Origin(self.path, first)
-                first += batch.num_rows
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(ROW_GROUP_ROWS, columns=names, use_threads=False):
+                    yield batch, Origin(self.path, first)
+                    first += batch.num_rows
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{self.path}: damaged Parquet file: {' '.join(str(error).split())}") from None
+            raise self._damaged(error) from None
+
+    def column_names(self) -> list[str]:
+        """Those of the known columns that the file has. Raises UserError for a missing one, or one not of integers."""
+        try:
+            schema = pq.read_schema(self.path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(error) from None
+        names = [c for c in _RATING_TYPES if c != "timestamp" or c in schema.names]
+        for name in names:
+            found = column_type(schema, self.path, name, "movielens")
+            expect_type(pa.types.is_integer(found), self.path, name, found, "integers", "movielens")
+        return names
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path}: damaged Parquet file: {' '.join(str(error).split())}")
 
 
 @dataclass
@@ -142,7 +154,7 @@ def prepare_movielens(
         split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
     ratings = _ratings(folder, fold)
     users, movies = _tables_1m(folder) if _exists(folder, "movies.dat") else _tables_100k(folder)
-    timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in pq.read_schema(ratings[0].path).names
+    timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
         raise UserError(f"{ratings[0].path}: has no column timestamp; leave out --by-time")
     made = recipe(split or by_pair, threshold, timestamps, negative_rate, seed)

@@ -1,7 +1,7 @@
 """A click log whose true click probabilities are known: power-law ids, a planted logit, labels drawn from it.
 
-Every id of every field has a hidden weight w and hidden factors v in R^2, hashes of (seed, field, id), so that a billion
-ids need no table. With z(.) for "standardised over the log's rows", the logit of a row is
+Every id of every field has a hidden weight w and hidden factors v in R^2, hashes of (seed, field, id), so that no table
+is needed for a billion ids. With z(.) for "standardised over the log's rows", the logit of a row is
 
     bias + additive z(sum_f w_f) + interaction z(sum_{f<g} <v_f, v_g>) + dense z(<a, x>) + history z(share)
 
@@ -17,6 +17,7 @@ its own. Means, deviations and the bias come from a pilot block. Given up: corre
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +26,15 @@ from data_pipeline.errors import UserError
 from data_pipeline.schema import DenseFeature, Feature, Identity, IdFeature, Schema, SequenceFeature
 
 BLOCK_ROWS = 65_536
-SPLITS = ("train", "validation", "test")
 _PILOT = "pilot"  # a split that is never written
 _HIDDEN = 3  # hidden numbers of an id: a weight and two factors
 _CACHED_ROWS = 16_384  # so many rows at a time keep the arithmetic in the processor's cache
 _TASTES = 10
 _FOCUS = 0.5  # so much of a history has the row's favourite taste; the rest is drawn from all items
 
-Array = NDArray[np.generic]
-Floats = NDArray[np.float64]
+Array = NDArray[Any]
 Ragged = tuple[Array, Array]  # values [T], offsets [rows + 1]
-Centres = dict[str, NDArray[np.float32]]
+Centres = dict[str, Array]  # field -> [3]
 Stream = Callable[[str], np.random.Generator]
 
 
@@ -53,7 +52,7 @@ class Strengths:
     """Standard deviations of the four parts of the logit, and the mean click rate."""
 
     additive: float = 1.2
-    interaction: float = 0.6
+    interaction: float = 0.7
     dense: float = 0.5
     history: float = 1.0
     click_rate: float = 0.25
@@ -69,18 +68,23 @@ class PowerLaw:
     num_ids: int
     skew: float
 
-    def below(self, ids: Array | float) -> Floats:
+    def below(self, ids: Array | int) -> Array:
         """P(id < ids), elementwise."""
         return self._integral(np.asarray(ids, np.float64)) / self._integral(np.float64(self.num_ids))
 
-    def ids(self, uniform: Floats) -> NDArray[np.int64]:
-        """Inverse transform of numbers in [0, 1)."""
+    def ids(self, uniform: Array) -> Array:
+        """Inverse transform of numbers in [0, 1) -> int64."""
         area = uniform * self._integral(np.float64(self.num_ids))
         power = 1.0 - self.skew
-        x = np.exp(area) if power == 0 else np.power(1.0 + power * area, 1.0 / power)
-        return np.minimum((x - 1.0).astype(np.int64), self.num_ids - 1)
+        if power == 0:
+            ranks = np.exp(area)
+        else:
+            last = (1.0 + self.num_ids) ** power  # rounding may lead beyond it
+            inside = np.maximum if power < 0 else np.minimum
+            ranks = np.power(inside(1.0 + power * area, max(last, np.finfo(np.float64).tiny)), 1.0 / power)
+        return np.minimum(ranks - 1.0, self.num_ids - 1.0).astype(np.int64)
 
-    def _integral(self, k: Floats) -> Floats:
+    def _integral(self, k: Any) -> Any:
         power = 1.0 - self.skew
         return np.log1p(k) if power == 0 else (np.power(1.0 + k, power) - 1.0) / power
 
@@ -91,8 +95,8 @@ class Block:
 
     columns: dict[str, Array]
     history: Ragged | None
-    probability: NDArray[np.float32]
-    label: NDArray[np.int8]
+    probability: Array
+    label: Array
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,9 @@ class PlantedLog:
 
     def __post_init__(self) -> None:
         h, rate = self.histories, self.strengths.click_rate
+        some_ids = bool(self.ids) and min(self.ids) > 0
         checks = [
-            (
-                bool(self.ids) and min(self.ids) > 0,
-                f"ids={list(self.ids)}, expected one field or more, each of 1 id or more",
-            ),
+            (some_ids, f"ids={list(self.ids)}, expected one field or more, each of 1 id or more"),
             (self.dense >= 0, f"dense={self.dense}, expected 0 or more"),
             (self.skew >= 0, f"skew={self.skew}, expected 0 (uniform) or more"),
             (self.reach > 0, f"reach={self.reach}, expected more than 0"),
@@ -157,7 +159,7 @@ class PlantedLog:
         return Schema(features=tuple(features), keys=("probability",))
 
     def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
-        """The first `rows` rows of block `number` of a split (one of `SPLITS`)."""
+        """The first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
         stream = self._stream(split, number)
         columns, history = self._features(stream, rows)
         parts = self._parts(columns, history, self._calibration.centres)
@@ -171,7 +173,7 @@ class PlantedLog:
 
     def _stream(self, split: str, number: int) -> Stream:
         """Column name -> its generator in that block."""
-        return lambda column: np.random.Generator(np.random.SFC64([self.seed, number, *f"{split}/{column}".encode()]))
+        return lambda column: _generator(self.seed, number, f"{split}/{column}")
 
     def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], Ragged | None]:
         columns: dict[str, Array] = {}
@@ -184,18 +186,18 @@ class PlantedLog:
     def _history(self, stream: Stream, rows: int) -> Ragged:
         h = self.histories
         assert h is not None
-        spread, room = stream("history/length").random(rows), h.max_length - 1
-        # E[u^a] = 1 / (a + 1)
-        power = room / (h.mean_length - 1) - 1 if h.mean_length > 1 else np.inf
-        lengths = 1 + np.rint(room * spread**power).astype(np.int64)
+        spread, fraction = stream("history/length").random(rows), stream("history/rounding").random(rows)
+        room = h.max_length - 1
+        power = room / (h.mean_length - 1) - 1 if h.mean_length > 1 else np.inf  # the mean of u^a is 1 / (a + 1)
+        lengths = 1 + np.floor(room * spread**power + fraction).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         items = PowerLaw(h.items, self.skew).ids(stream("history/item").random(offsets[-1]))
         favourite = np.repeat(stream("history/taste").integers(_TASTES, size=rows), lengths)
         focused = stream("history/focus").random(offsets[-1]) < _FOCUS
         return np.where(focused, self._with_taste(items, favourite, h.items), items), offsets
 
-    def _taste(self, items: Array) -> Array:
-        """[n] ids -> tastes. Any `_TASTES` consecutive ids from a multiple on have one taste each, in a hashed rotation."""
+    def taste(self, items: Array) -> Array:
+        """[n] ids -> tastes: a run of `_TASTES` ids has all tastes once, in order, beginning at a hashed one."""
         return (items + self._rotation(items)) % _TASTES
 
     def _with_taste(self, items: Array, tastes: Array, num_items: int) -> Array:
@@ -207,7 +209,7 @@ class PlantedLog:
         """[n] ids -> a hash of their run of `_TASTES` consecutive ids."""
         return (_mix(items // _TASTES, _salt(self.seed, "taste")) >> np.uint64(33)).astype(np.int64)
 
-    def _hidden(self, name: str, ids: Array) -> NDArray[np.float32]:
+    def hidden(self, name: str, ids: Array) -> Array:
         """[n] ids -> [3, n] in [-1, 1): weights and two factors."""
         bits = _mix(ids, _salt(self.seed, name)).astype("<u8", copy=False).view("<i2").reshape(-1, 4)
         scale = np.float32(self.reach / 32_768) / (ids.astype(np.float32) + np.float32(self.reach))
@@ -216,35 +218,36 @@ class PlantedLog:
             np.multiply(numbers, scale, out=plane)
         return hidden
 
-    def _parts(self, columns: dict[str, Array], history: Ragged | None, centres: Centres) -> dict[str, Floats]:
+    def _parts(self, columns: dict[str, Array], history: Ragged | None, centres: Centres) -> dict[str, Array]:
         """The parts of the logit before standardisation, [rows] each."""
         rows = len(next(iter(columns.values())))
         additive, interaction = np.empty(rows, np.float32), np.empty(rows, np.float32)
         for start in range(0, rows, _CACHED_ROWS):
             some = slice(start, start + _CACHED_ROWS)
-            total = squares = np.float32(0)
+            total: Any = np.float32(0)
+            squares: Any = np.float32(0)
             for name in self.fields:
-                hidden = self._hidden(name, columns[name][some])
+                hidden = self.hidden(name, columns[name][some])
                 hidden -= centres[name][:, None]
                 total = total + hidden
                 hidden *= hidden
                 squares = squares + hidden
             additive[some] = total[0]
             interaction[some] = (total[1:] ** 2 - squares[1:]).sum(0)
-        slopes = np.random.Generator(np.random.SFC64([self.seed, *b"dense"])).standard_normal(self.dense)
+        slopes = _generator(self.seed, 0, "slopes").standard_normal(self.dense)
         dense = sum((slope * columns[f"dense_{i + 1}"] for i, slope in enumerate(slopes)), np.zeros(rows))
         parts = {"additive": additive, "interaction": interaction, "dense": dense}
         if history is not None:
             items, offsets = history
             lengths = np.diff(offsets)
-            same = self._taste(items) == np.repeat(self._taste(columns["item"]), lengths)
+            same = self.taste(items) == np.repeat(self.taste(columns["item"]), lengths)
             parts["history"] = np.add.reduceat(same.astype(np.int64), offsets[:-1]) / lengths
         return parts
 
     @cached_property
     def _calibration(self) -> _Calibration:
         columns, history = self._features(self._stream(_PILOT, 0), BLOCK_ROWS)
-        centres = {name: self._hidden(name, columns[name]).mean(1) for name in self.fields}
+        centres = {name: self.hidden(name, columns[name]).mean(1) for name in self.fields}
         parts = self._parts(columns, history, centres)
         factors = {}
         for name, part in parts.items():
@@ -255,22 +258,26 @@ class PlantedLog:
         signal, low, high = self._logit(parts, fitted), -50.0, 50.0
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (
-                (low, middle) if _sigmoid(signal + middle).mean() > self.strengths.click_rate else (middle, high)
-            )
+            too_many = _sigmoid(signal + middle).mean() > self.strengths.click_rate
+            low, high = (low, middle) if too_many else (middle, high)
         return _Calibration(centres, means, factors, bias=(low + high) / 2)
 
-    def _logit(self, parts: dict[str, Floats], fitted: _Calibration) -> Floats:
-        return fitted.bias + sum((part - fitted.means[name]) * fitted.factors[name] for name, part in parts.items())
+    def _logit(self, parts: dict[str, Array], fitted: _Calibration) -> Array:
+        standard = [(part - fitted.means[name]) * fitted.factors[name] for name, part in parts.items()]
+        return np.sum(standard, axis=0) + fitted.bias
 
 
-def _sigmoid(x: Floats) -> Floats:
+def _sigmoid(x: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-x))
+
+
+def _generator(seed: int, number: int, name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(number, *name.encode()))))
 
 
 @lru_cache
 def _salt(seed: int, name: str) -> np.uint64:
-    return np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0]
+    return np.random.SeedSequence(seed, spawn_key=tuple(name.encode())).generate_state(1, np.uint64)[0]
 
 
 def _mix(ids: Array, salt: np.uint64) -> NDArray[np.uint64]:

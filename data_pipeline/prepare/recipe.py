@@ -265,7 +265,7 @@ def weights_name(feature: str) -> str:
 
 def vocabulary_path(table: str) -> str:
     """Where a table's vocabulary lies, relative to the schema."""
-    return f"vocabularies/{table.replace('/', '_')}.parquet"
+    return "vocabularies/" + table.replace("/", "%2F") + ".parquet"
 
 
 def _unless(default: str, name: str) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from re import split as split_pattern
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -33,22 +34,26 @@ class Source(ABC):
         """
 
 
+Made = TypeVar("Made", bound=Source)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Input paths (files, folders, globs). Given validation or test files go there whole.
 
-    fractions: train, validation, test shares of what `train` names; None: all of it where other files are given
+    divided: whether the recipe splits what `train` names; None: unless validation or test files are given
     """
 
     train: Sequence[str | Path]
     validation: Sequence[str | Path] = ()
     test: Sequence[str | Path] = ()
-    fractions: dict[Split, float] | None = None
+    divided: bool | None = None
     patterns: tuple[str, ...] = ("*",)
 
-    def sources(self, make: Callable[[str, Split | None], Source]) -> list[Source]:
+    def sources(self, make: Callable[[str, Split | None], Made]) -> list[Made]:
         """make(file, split) for every input file, training files first. Raises UserError where nothing is found."""
-        whole: Split | None = "train" if self.fractions is None and (self.validation or self.test) else None
+        divided = self.divided if self.divided is not None else not (self.validation or self.test)
+        whole: Split | None = None if divided else "train"
         made = [make(f, whole) for f in input_files(self.train, self.patterns)]
         made += [make(f, "validation") for f in input_files(self.validation, self.patterns)]
         return made + [make(f, "test") for f in input_files(self.test, self.patterns)]

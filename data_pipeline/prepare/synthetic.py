@@ -1,12 +1,12 @@
 """`shardrec prepare synthetic`: a planted click log as Parquet, and beside it the best scores that any model can reach.
 
 `best.yaml` holds, for each split, the scores of the true click probability on that split's very rows: AUC, log loss,
-normalized entropy. A model may beat them by chance only. Files are written block by block in bounded memory, and are the same,
-byte for byte, for any number of workers.
+normalized entropy. A model may beat them by chance only. Files are written block by block in bounded memory, and are
+the same, byte for byte, for any number of workers.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.prepare.parallel import Workers
-from data_pipeline.prepare.planted import BLOCK_ROWS, SPLITS, Block, Histories, PlantedLog, Strengths
+from data_pipeline.prepare.planted import BLOCK_ROWS, Block, Histories, PlantedLog, Strengths
 from data_pipeline.prepare.preparation import Report, Tally
-from data_pipeline.prepare.writer import SCHEMA_FILE, staged
+from data_pipeline.prepare.splits import FRACTIONS
+from data_pipeline.prepare.writer import SCHEMA_FILE, SPLITS, Split, staged
 
 BEST_FILE = "best.yaml"
 FIELD_IDS = (200_000, 50_000, 10_000, 2_000, 500, 200, 100, 50)  # as in real logs, a few large fields and many small
@@ -33,12 +34,13 @@ _PART_BLOCKS = 8  # blocks in a file, which is what a worker writes at a time
 class SyntheticReport(Report):
     """best: split -> name of a metric -> what the true probabilities reach."""
 
-    best: dict[str, dict[str, float]]
+    best: Mapping[Split, dict[str, float]]
 
     def __str__(self) -> str:
         lines = [
             f"best attainable on {split}: AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f}"
             for split, found in self.best.items()
+            if "auc" in found
         ]
         return "\n".join([*lines, super().__str__()])
 
@@ -54,8 +56,7 @@ def synthetic(
     reach: float = 20.0,
     histories: Histories | None = None,
     strengths: Strengths | None = None,
-    validation: float = 0.1,
-    test: float = 0.1,
+    fractions: Mapping[Split, float] | None = None,
     seed: int = 0,
     workers: int = 1,
     overwrite: bool = False,
@@ -63,7 +64,7 @@ def synthetic(
 ) -> SyntheticReport:
     """Writes `train/`, `validation/`, `test/`, `schema.yaml` and `best.yaml` as one.
 
-    rows: of all splits together, of which `validation` and `test` are these shares
+    rows: of all splits together; fractions: the splits' shares of them (default: 0.8, 0.1, 0.1)
     fields: number of id columns; `ids` is their number of ids, each, or of all in turn (repeated as needed)
     skew, reach, histories, strengths: see `planted.py`
 
@@ -73,11 +74,12 @@ def synthetic(
     fields = len(sizes) if fields is None else fields
     sizes = tuple(sizes[i % len(sizes)] for i in range(fields)) if sizes else ()
     log = PlantedLog(sizes, dense, skew, reach, histories, strengths or Strengths(), seed)
-    parts = _parts(_split_rows(rows, validation, test))
+    parts = _parts(_split_rows(rows, fractions or FRACTIONS))
     with staged(out, overwrite) as folder, Workers(workers) as pool:
         tally, known = Tally(), {split: _Known() for split in SPLITS}
         log.calibrate()
-        for done, (part, found) in enumerate(zip(parts, pool.map(partial(_write, log=log, folder=folder), parts)), 1):
+        written = pool.map(partial(_write, log=log, folder=folder), parts)
+        for done, (part, found) in enumerate(zip(parts, written, strict=True), 1):
             known[part.split].merge(found)
             progress(f"wrote {done} of {len(parts)} files")
         for split, found in known.items():
@@ -90,13 +92,23 @@ def synthetic(
     return SyntheticReport(Path(out), log.schema, tally, best)
 
 
-def _split_rows(rows: int, validation: float, test: float) -> dict[str, int]:
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise UserError(f"synthetic: validation={validation}, test={test}, expected shares that leave some for training")
-    held_out = {"validation": round(rows * validation), "test": round(rows * test)}
-    split_rows = {"train": rows - sum(held_out.values())} | held_out
-    if split_rows["train"] <= 0:
-        raise UserError(f"synthetic: rows={rows}, expected more, so that some are left for training")
+def parse_ids(text: str) -> tuple[int, ...]:
+    """`1000,200` -> (1000, 200). Raises UserError for anything but whole numbers."""
+    try:
+        return tuple(int(float(part)) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--ids: found {text!r}, expected whole numbers separated by commas, such as 10000,200"
+        ) from None
+
+
+def _split_rows(rows: int, fractions: Mapping[Split, float]) -> dict[Split, int]:
+    split_rows = {split: round(rows * fractions.get(split, 0.0)) for split in SPLITS}
+    split_rows["train"] = rows - split_rows["validation"] - split_rows["test"]
+    if split_rows["train"] <= 0 or min(split_rows.values()) < 0:
+        raise UserError(
+            f"synthetic: rows={rows}, fractions={dict(fractions)}, expected to leave some rows for training"
+        )
     return split_rows
 
 
@@ -107,12 +119,12 @@ def _split_rows(rows: int, validation: float, test: float) -> dict[str, int]:
 class _Part:
     """Rows [first_block * BLOCK_ROWS, ... + rows) of a split, which are one file."""
 
-    split: str
+    split: Split
     number: int
     rows: int
 
 
-def _parts(split_rows: dict[str, int]) -> list[_Part]:
+def _parts(split_rows: dict[Split, int]) -> list[_Part]:
     size = _PART_BLOCKS * BLOCK_ROWS
     return [
         _Part(split, number, min(size, rows - number * size))
@@ -189,14 +201,13 @@ class _Known:
         return int(self.counts[1].sum())
 
     def best(self) -> dict[str, float]:
-        """AUC (NaN for rows of one label), log loss, and log loss over the entropy of the click rate (He et al., ADKDD 2014)."""
+        """Log loss and, where both labels occur, AUC and normalized entropy (log loss over that of the click rate)."""
         negatives, positives = self.counts.astype(np.float64)
         below = np.cumsum(negatives) - negatives
-        rate = self.clicks / self.rows
-        pairs = positives.sum() * negatives.sum()
-        loss = math.fsum(self.losses) / self.rows
-        found = {"auc": math.nan, "log_loss": loss, "normalized_entropy": math.nan}
-        if pairs:
-            found["auc"] = float((positives * (below + negatives / 2)).sum() / pairs)
+        rate, loss = self.clicks / self.rows, math.fsum(self.losses) / self.rows
+        found = {}
+        if 0 < rate < 1:
+            found["auc"] = float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
             found["normalized_entropy"] = loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
-        return {name: round(value, 7) for name, value in found.items()} | {"click_rate": round(rate, 7)}
+        found |= {"log_loss": loss, "click_rate": rate}
+        return {name: round(value, 7) for name, value in found.items()}

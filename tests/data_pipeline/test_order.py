@@ -14,7 +14,7 @@ from data_pipeline.order import Order, default_lanes, permutation
 
 @pytest.fixture(autouse=True)
 def small_units(request):
-    """Units of 16 rows, so that small data sets have many; tests marked `real_units` keep the true size."""
+    """Units of 16 rows, so that small data sets have many; tests that ask for `real_units` keep the true size."""
     with pytest.MonkeyPatch.context() as patch:
         if "real_units" not in request.fixturenames:
             patch.setattr(order_module, "UNIT_ROWS", 16)

@@ -1,6 +1,6 @@
 """Cases for comparing sharded lookups with plain loops: small inputs, global batches, and a float64 reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,14 @@ class Case:
             return replace(table, placement=None if refused else placement)
 
         return self.changed(change)
+
+    def rotated(self, placements: Sequence[str | None], first: int = 0) -> "Case":
+        """The same with the placements dealt to the tables in turn; AdaGrad, so that each may have any."""
+        order = {name: placements[(i + first) % len(placements)] for i, name in enumerate(declared_tables(self.inputs))}
+        return self.changed(lambda t: replace(t, placement=order[t.name], optimizer=DEFAULT))
+
+    def changed_optimizer(self, optimizer: TableOptimizer) -> "Case":
+        return self.changed(lambda t: replace(t, optimizer=optimizer))
 
     def optimized(self, optimizers: dict[str, TableOptimizer]) -> "Case":
         """All tables once for each optimizer, in one model; the features are the same."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data_pipeline.schema import DenseFeature, IdFeature, Identity, IdListFeature, Label, Schema
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema
 
 SCHEMA = Schema(
     features=(
@@ -19,6 +19,7 @@ SCHEMA = Schema(
         DenseFeature(name="price"),
     ),
     labels=(Label(),),
+    weight="weight",
     keys=("user", "item"),
 )
 
@@ -41,6 +42,7 @@ def table(rows: int, seed: int) -> pa.Table:
             "tags": pa.ListArray.from_arrays(offsets, pa.array(tags)),
             "price": price,
             "label": label,
+            "weight": draw.choice(np.float32([0.5, 1, 2]), rows),
         }
     )
 
@@ -60,11 +62,11 @@ def hash_of(split: str) -> int:
     return {"train": 0, "validation": 100, "test": 200}[split]
 
 
-def run_file(path: Path, data: Path, **sections: Any) -> Path:
+def run_file(path: Path, data_folder: Path, **sections: Any) -> Path:
     """A run file of a small DeepFM; `sections` are merged into it."""
     content: dict[str, Any] = {
         "run": str(path.with_suffix("")),
-        "data": {"path": str(data), "global_batch_size": 240, "window": 256, "lanes": 4},
+        "data": {"path": str(data_folder), "global_batch_size": 240, "window": 256, "lanes": 4},
         "model": {"name": "deepfm", "embedding_dim": 4, "mlp": {"hidden": [16, 8], "dropout": 0.1}},
         "optimizer": {
             "tables": {"name": "adagrad", "learning_rate": 0.1, "eps": 1e-3},

@@ -90,7 +90,8 @@ def test_mistakes_are_one_line(run_file: Path, override: str, parts: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("content", "part"), [("a: [", "not valid YAML"), ("- 1", "mapping"), ("run: x\nmodel: fm\n", "data: Field required")]
+    ("content", "part"),
+    [("a: [", "not valid YAML"), ("- 1", "mapping"), ("run: x\nmodel: fm\n", "data: Field required")],
 )
 def test_broken_files(tmp_path: Path, content: str, part: str) -> None:
     path = tmp_path / "broken.yaml"

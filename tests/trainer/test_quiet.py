@@ -48,7 +48,9 @@ def test_it_appends(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
 
 
-def test_nested_captures_and_errors_leave_everything_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nested_captures_and_errors_leave_everything_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     streams, descriptors = (sys.stdout, sys.stderr), set(os.listdir("/dev/fd"))
     with pytest.raises(ZeroDivisionError), captured_output(tmp_path / "outer") as terminal:
         os.write(1, b"outer\n")

@@ -26,7 +26,7 @@ def complete(folder: RunFolder, step: int) -> None:
 
 def test_a_new_folder_holds_all_that_it_needs(config: RunConfig) -> None:
     folder = RunFolder.create(config, resume=False)
-    assert folder.schema() == config.schema()
+    assert folder.schema() == config.load_schema()
     assert folder.config().model == {"name": "lr"}
 
 

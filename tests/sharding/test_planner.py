@@ -1,0 +1,191 @@
+"""Plans: what people read, what is refused, and that every plan covers every row and column once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.errors import UserError
+from models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
+from sharding import Plan, PlanError, Topology, plan_tables
+from sharding.planner import column_width
+from sharding.tables import physical_dim
+from tests.sharding.cases import table
+
+MIB = 1 << 20
+SGD, ADAGRAD, ROWWISE = (TableOptimizer(name=n) for n in ("sgd", "adagrad", "rowwise_adagrad"))
+
+
+def plan(tables: list[EmbeddingTable], ranks: int = 2, memory: int = 64 * MIB, device: str = "cpu") -> Plan:
+    inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
+    return plan_tables(inputs, ROWWISE, Topology(ranks, ranks, device, memory))  # type: ignore[arg-type]
+
+
+def test_report() -> None:
+    tables = [
+        table("user", 100_001, 17, placement="row_wise"),
+        table("deep/item", 70_000, 16, dtype="fp16", optimizer=SGD, placement="table_wise"),
+        table("tag", 1_000, 8, optimizer=ADAGRAD, placement="column_wise"),
+        table("day", 7, 4, placement="data_parallel"),
+    ]
+    assert plan(tables).report() == REPORT
+
+
+REPORT = """\
+table         rows  dim  dtype  optimizer        placement      rank 0: rows  rank 1: rows  rank 0: bytes  rank 1: bytes
+user       100,001   17  fp32   rowwise_adagrad  row_wise             50,001        50,000        4.0 MiB        4.0 MiB
+deep/item   70,000   16  fp16   sgd              table_wise                0        70,000            0 B        2.1 MiB
+tag          1,000    8  fp32   adagrad          column_wise           1,000         1,000       31.2 KiB       31.2 KiB
+day              7    4  fp32   rowwise_adagrad  data_parallel             7             7          280 B          280 B
+total      171,008                                                    51,008       121,007        4.0 MiB        6.2 MiB
+memory for tables: 64.0 MiB a rank, 2 rank(s)
+"""  # noqa: E501
+
+
+def test_row_wise_bytes_are_weights_and_state_of_padded_rows() -> None:
+    (planned,) = plan([table("t", 101, 17, placement="row_wise")]).tables.values()
+    assert [planned.rows_on(r) for r in (0, 1)] == [51, 50]
+    assert [planned.bytes_on(r) for r in (0, 1)] == [51 * (20 * 4 + 4), 50 * (20 * 4 + 4)]
+    (half,) = plan([table("t", 101, 17, dtype="fp16", optimizer=ADAGRAD, placement="row_wise")]).tables.values()
+    assert half.bytes_on(0) == 51 * (20 * 2 + 20 * 4)
+
+
+def test_replicas_count_their_gradient_buffer() -> None:
+    planned = plan([table("t", 100, 4, optimizer=SGD, placement="data_parallel")])
+    assert planned.bytes_per_rank == (100 * (4 + 5) * 4,) * 2
+
+
+def test_one_rank_is_table_wise_whatever_was_asked() -> None:
+    tables = [table(p, 10, 8, optimizer=SGD, placement=p) for p in ("data_parallel", "row_wise", "column_wise")]
+    assert {t.placement for t in plan(tables, ranks=1).tables.values()} == {"table_wise"}
+
+
+@pytest.mark.parametrize(("rows", "ranks", "expected"), [(2, 3, "table_wise"), (5, 4, "table_wise"), (4, 4, "row_wise")])
+def test_too_few_rows_for_row_blocks(rows: int, ranks: int, expected: str) -> None:
+    """5 rows on 4 ranks would be blocks of 2, 2, 1 and 0."""
+    assert plan([table("t", rows, 8, placement="row_wise")], ranks).tables["t"].placement == expected
+
+
+def test_four_columns_are_not_cut() -> None:
+    assert plan([table("t", 9, 3, optimizer=SGD, placement="column_wise")]).tables["t"].placement == "table_wise"
+
+
+def test_column_blocks_are_dealt_in_turn() -> None:
+    tables = [table(f"t{i}", 10, 16, optimizer=ADAGRAD, placement="column_wise") for i in range(2)]
+    made = plan(tables, ranks=2)
+    assert [[s.rank for s in t.shards] for t in made.tables.values()] == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "ranks", "width"), [(20, 2, 4), (16, 2, 8), (32, 3, 8), (128, 4, 32), (8, 4, 4), (24, 2, 12)]
+)
+def test_column_width(columns: int, ranks: int, width: int) -> None:
+    assert column_width(columns, ranks) == width
+
+
+@st.composite
+def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
+    found = []
+    for i in range(draw(st.integers(1, 6))):
+        optimizer = draw(st.sampled_from([SGD, ADAGRAD, ROWWISE]))
+        allowed = [None, "data_parallel", "table_wise", "row_wise"] + ["column_wise"] * (optimizer is not ROWWISE)
+        rows, dim = draw(st.sampled_from([1, 2, 5, 1_000, 90_001])), draw(st.integers(1, 40))
+        found.append(table(f"t{i}", rows, dim, optimizer=optimizer, placement=draw(st.sampled_from(allowed))))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables=any_tables(), ranks=st.integers(1, 5))
+def test_every_plan_covers_every_table_once(tables: list[EmbeddingTable], ranks: int) -> None:
+    made = plan(tables, ranks, memory=1 << 40)
+    assert made == plan(tables, ranks, memory=1 << 40)
+    for t in tables:
+        planned = made.tables[t.name]
+        if planned.placement == "data_parallel":
+            assert [s.rank for s in planned.shards] == list(range(ranks))
+            continue
+        covered = torch.zeros(t.num_embeddings, physical_dim(t.embedding_dim), dtype=torch.int32)
+        for s in planned.shards:
+            assert s.rows > 0 and s.columns % 4 == 0 and 0 <= s.rank < ranks
+            covered[s.row : s.row + s.rows, s.column : s.column + s.columns] += 1
+        assert (covered == 1).all()
+
+
+def test_a_table_too_large_for_a_rank_is_spread() -> None:
+    """7 MiB of rows where each rank has 4: row-wise, the small ones beside it."""
+    tables = [table("large", 7 * MIB // 68, 16), *(table(f"s{i}", 100, 16) for i in range(4))]
+    made = plan(tables, 2, memory=4 * MIB)
+    assert made.tables["large"].placement == "row_wise"
+    assert max(made.bytes_per_rank) <= 4 * MIB
+
+
+def test_many_tables_are_balanced_and_planned_fast() -> None:
+    made = plan([table(f"t{i}", 1_000, 16) for i in range(100)], 8)
+    assert {t.placement for t in made.tables.values()} == {"table_wise"}
+    assert max(made.bytes_per_rank) < 1.1 * min(made.bytes_per_rank)
+
+
+def test_whole_tables_are_dealt_in_runs() -> None:
+    """So that vectors come back in the tower's order."""
+    made = plan([table(f"t{i}", 1_000 * (i + 1), 16) for i in range(7)], 3)
+    assert [t.shards[0].rank for t in made.tables.values()] == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_runs_give_way_to_memory() -> None:
+    """Two large tables side by side fit on two ranks only if parted."""
+    tables = [table(f"t{i}", n, 16, placement="table_wise") for i, n in enumerate([50_000, 50_000, 10, 10])]
+    made = plan(tables, 2, memory=4 * MIB)
+    assert made.tables["t0"].shards[0].rank != made.tables["t1"].shards[0].rank
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def refused(error: type[Exception], tables: list[EmbeddingTable], **more: object) -> str:
+    with pytest.raises(error) as caught:
+        plan(tables, **more)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_column_wise_rowwise_adagrad() -> None:
+    said = refused(UserError, [table("t", 10, 16, placement="column_wise")])
+    assert said.startswith("table 't': column_wise with rowwise_adagrad is another algorithm")
+    assert "choose optimizer adagrad or sgd" in said
+
+
+def test_unknown_optimizer_and_dtype() -> None:
+    adam = TableOptimizer(name="adam")
+    assert refused(UserError, [table("t", 10, 16, optimizer=adam)]) == (
+        "table 't': optimizer 'adam' is not one that cpu has for tables; choose one of sgd, adagrad, rowwise_adagrad"
+    )
+    assert refused(UserError, [table("t", 10, 16, dtype="bf16")]) == (
+        "table 't': dtype bf16 is not one that cpu has kernels for; choose one of fp32, fp16"
+    )
+
+
+def test_not_enough_memory_anywhere() -> None:
+    said = refused(PlanError, [table("huge", 10**9, 16), table("b", 10, 16)], memory=64 * MIB)
+    assert said == HUGE
+
+
+HUGE = (
+    "not enough memory: the tables need 31.7 GiB on rank 0 and there are 64.0 MiB, 33,932,891,476 bytes short; "
+    "largest there: huge (row_wise, 31.7 GiB), b (row_wise, 340 B); use more ranks or hosts, fewer rows or columns, dtype fp16, or optimizer rowwise_adagrad or sgd"
+)
+
+
+def test_not_enough_memory_where_it_was_put() -> None:
+    tables = [table("large", MIB, 16, placement="table_wise"), table("b", 10, 16)]
+    said = refused(PlanError, tables, memory=64 * MIB)
+    assert "on rank 0" in said and "largest there: large (table_wise, 68.0 MiB)" in said
+    assert said.endswith("place 'large' row_wise")
+    spread = [replace(tables[0], placement="row_wise"), tables[1]]
+    assert max(plan(spread, memory=64 * MIB).bytes_per_rank) < 64 * MIB
+
+
+def test_too_large_replicas() -> None:
+    said = refused(PlanError, [table("copied", MIB, 16, placement="data_parallel")], memory=64 * MIB)
+    assert said.endswith("largest there: copied (data_parallel, 136.0 MiB); place 'copied' row_wise")

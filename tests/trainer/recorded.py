@@ -1,0 +1,101 @@
+"""Training runs whose every global batch is recorded: in this process, in spawned gloo processes, or under Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor
+
+from tests.processes import run_processes
+from trainer.checkpoint import read_manifest
+from trainer.config import RunConfig, load
+from trainer.environment import Environment
+from trainer.launch import launch
+from trainer.run_folder import RunFolder
+from trainer.trainer import Trainer
+
+
+class RecordingTrainer(Trainer):
+    """Keeps the rows and the loss of every step."""
+
+    def record(self) -> None:
+        self.rows: list[list[int]] = []
+        self.losses: list[float] = []
+
+    def train_step(self, batch: Any) -> None:
+        super().train_step(batch)
+        self.rows.append(batch.rows[batch.live].tolist())
+        self.losses.append(self.last_loss)
+
+
+def recording_worker(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+    """Trains; returns the summary with `losses` and `batches`, the sorted row ids of every global batch."""
+    trainer = RecordingTrainer(config, folder, environment)
+    trainer.record()
+    trainer.restore()
+    trainer.fit()
+    summary = trainer.finish()
+    of_ranks = environment.gather(trainer.rows)
+    batches = [sorted(r for rows in step for r in rows) for step in zip(*of_ranks, strict=True)]
+    return summary | {"losses": trainer.losses, "batches": batches}
+
+
+def train(run_file: Path, overrides: tuple[str, ...] = (), *, resume: bool = False) -> dict[str, Any]:
+    """One run by the backend that its run file names."""
+    config = load(run_file, overrides)
+    return launch(recording_worker, config, RunFolder.create(config, resume=resume))
+
+
+def train_in_processes(world_size: int, run_file: Path, *runs: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each of `runs` (its overrides), one after another, in one set of gloo processes."""
+    return run_processes(world_size, _train_rank, run_file, runs, timeout=240)[0]
+
+
+def _train_rank(rank: int, run_file: Path, runs: tuple[tuple[str, ...], ...]) -> list[dict[str, Any]]:
+    results = []
+    for overrides in runs:
+        config = load(run_file, overrides)
+        folder = RunFolder.create(config, resume=False) if rank == 0 else RunFolder(Path(config.run))
+        dist.barrier()
+        results.append(launch(recording_worker, config, folder))
+    return results
+
+
+def whole_tables(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    """{table: {weight, accumulator}} put together from the files of a checkpoint, by safetensors' own reader."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for entry in read_manifest(checkpoint)["tables"]:
+        table = found.setdefault(entry["table"], {})
+        with safe_open(str(checkpoint / entry["file"]), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  not a dict
+                part = file.get_tensor(name)
+                rows = entry["num_embeddings"]
+                shape = (rows, entry["embedding_dim"]) if part.dim() == 2 else (rows,)
+                whole = table.setdefault(name, torch.full(shape, torch.nan, dtype=part.dtype))
+                at = whole[entry["row"] : entry["row"] + len(part)]
+                if part.dim() == 2:
+                    at = at[:, entry["column"] : entry["column"] + part.shape[1]]
+                at.copy_(part)
+    return found
+
+
+def tower(checkpoint: Path) -> dict[str, Tensor]:
+    """Everything in a checkpoint's tower file but the generators."""
+    with safe_open(str(checkpoint / "tower.safetensors"), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """Bit for bit: tables with their state, tower with its optimizer."""
+    tables, others = whole_tables(one), whole_tables(other)
+    assert tables.keys() == others.keys()
+    for name, tensors in tables.items():
+        assert tensors.keys() == others[name].keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, others[name][key]), (name, key)
+    towers = tower(one), tower(other)
+    assert towers[0].keys() == towers[1].keys()
+    for name, tensor in towers[0].items():
+        assert torch.equal(tensor, towers[1][name]), name

@@ -1,0 +1,94 @@
+"""One process, 2 to 4 gloo processes and Ray do the same thing, under every placement."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.trainer.recorded import assert_same_checkpoint, train, train_in_processes, whole_tables
+from tests.trainer.small_run import run_file, write_data
+
+STEPS = 100
+ROWS = 1200
+PLACEMENTS = ("data_parallel", "table_wise", "row_wise", "column_wise")
+PLAIN = {
+    "model": {"mlp": {"hidden": [16, 8]}},
+    "trainer": {"epochs": 20, "max_steps": STEPS, "matmul_precision": "highest", "evaluation": {"every_epochs": None}},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("equality") / "data", rows=ROWS)
+
+
+def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
+    """One run; each table has another placement, and each turn gives every table the next one."""
+    rate = 0.5 if optimizer == "sgd" else 0.05
+    placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags"))}
+    return (
+        f"run={folder}/{optimizer}-{turn}",
+        "tables={" + ", ".join(f"{table}: {{placement: {p}}}" for table, p in placed.items()) + "}",
+        f"optimizer.tables={{name: {optimizer}, learning_rate: {rate}, eps: 1e-3}}",
+        f"optimizer.tower={{name: {optimizer}, learning_rate: 0.05, eps: 1e-3}}",
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("alone")
+    path = run_file(folder / "run.yaml", data, **PLAIN)
+    found = {}
+    for optimizer in ("sgd", "adagrad"):
+        result = train(path, overrides(folder, optimizer))
+        found[optimizer] = result, whole_tables(folder / f"{optimizer}-0/checkpoints/step-{STEPS}")
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_every_placement_and_world_size_trains_alike(world_size: int, data: Path, alone: dict, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", data, **PLAIN)
+    cases = [("sgd", 0), ("adagrad", 1), ("sgd", 2), ("adagrad", 3)]
+    results = train_in_processes(world_size, path, *(overrides(tmp_path, *case) for case in cases))
+    for (optimizer, turn), result in zip(cases, results, strict=True):
+        expected, tables = alone[optimizer]
+        assert result["batches"] == expected["batches"]
+        assert result["losses"] == pytest.approx(expected["losses"], abs=1e-5), (optimizer, turn)
+        found = whole_tables(tmp_path / f"{optimizer}-{turn}/checkpoints/step-{STEPS}")
+        for name, tensors in tables.items():
+            wrong = (found[name]["weight"] - tensors["weight"]).abs().max().item()
+            assert wrong < 1e-5, (optimizer, turn, name)
+
+
+def test_ray_equals_spawned_processes_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    short = {"trainer": {"epochs": 1}}
+    under_ray = run_file(tmp_path / "ray.yaml", data, **short, launch={"workers": 2})
+    spawned = run_file(tmp_path / "spawned.yaml", data, **short)
+    result, (expected,) = train(under_ray), train_in_processes(2, spawned, ())
+    assert result["world_size"] == expected["world_size"] == 2
+    assert result["batches"] == expected["batches"]
+    assert result["losses"] == expected["losses"]
+    assert result["metrics"] == expected["metrics"]
+    last = f"checkpoints/step-{result['steps']}"
+    assert_same_checkpoint(tmp_path / "ray" / last, tmp_path / "spawned" / last)
+
+
+def test_an_epoch_holds_every_row_once(alone: dict) -> None:
+    batches = alone["sgd"][0]["batches"]
+    rows = ROWS + 1  # two files of rows // 2 and one more
+    steps = -(-rows // 240)
+    for start in range(0, 3 * steps, steps):
+        assert sorted(row for batch in batches[start : start + steps] for row in batch) == list(range(rows))
+
+
+def test_weights_matter(data: Path, tmp_path: Path) -> None:
+    """The weights in the data reach the loss: without them training differs."""
+    schema = yaml.safe_load((data / "schema.yaml").read_text())
+    del schema["weight"]
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
+    short = {"trainer": {"epochs": 1, "max_steps": 2}}
+    weighted = train(run_file(tmp_path / "a.yaml", data, **short))
+    plain = train(run_file(tmp_path / "b.yaml", data, **short, data={"schema": str(tmp_path / "schema.yaml")}))
+    assert weighted["batches"] == plain["batches"]
+    assert not torch.tensor(weighted["losses"]).allclose(torch.tensor(plain["losses"]))
