@@ -17,7 +17,7 @@ import torch
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
-from data_pipeline.schema import DenseFeature, IdFeature, Identity, Schema
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, Schema
 
 PLAIN_ROWS = 65_536
 """Rows of a record batch in the plain pyarrow loop."""

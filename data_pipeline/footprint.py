@@ -1,7 +1,7 @@
 """How much memory decoding takes: what decides how many lanes fit, and what is decoded at once.
 
 Row groups that are small as blocks (or runs of smaller ones) are decoded whole, one after another, which keeps one
-decoder open instead of one per lane and is about twice as fast; larger ones are decoded chunk by chunk.
+decoder open instead of one per lane and is about twice as fast; of larger ones some chunks are decoded at a time.
 """
 
 from dataclasses import dataclass
@@ -55,13 +55,18 @@ class Footprint:
         """Rows of a run of small row groups, at most."""
         return min(RUN_ROWS, self.whole_rows)
 
+    @property
+    def chunks_ahead(self) -> int:
+        """Chunks of a larger row group that are decoded in one go."""
+        return max(self.run_rows // self.chunk_rows, 1)
+
     def lane_bytes(self, window: int) -> int:
-        """Of an open lane: decoded rows that wait for their turn (or a decoder with a chunk, twice as wide in Arrow, and
-        as block), and a window."""
-        waiting = max(self.run_rows, self.largest if self.largest <= self.whole_rows else 0) * self.row_bytes
-        if self.largest > self.whole_rows:
-            waiting = max(waiting, self.decoder_bytes + 3 * self.chunk_rows * self.row_bytes)
-        return int(waiting + window * self.row_bytes)
+        """Of an open lane: decoded rows that wait for their turn, a window, and for larger row groups a decoder with its
+        chunk (twice as wide in Arrow)."""
+        waiting = max(self.run_rows, self.largest if self.largest <= self.whole_rows else self.chunk_rows)
+        decoder = self.decoder_bytes if self.largest > self.whole_rows else 0
+        chunk = 2 * self.chunk_rows if decoder else 0
+        return int(decoder + (waiting + window + chunk) * self.row_bytes)
 
     def reader_bytes(self, lanes: int, window: int, batch_rows: int, batches: int) -> int:
         """Of so many open lanes, and batches made ahead (three times as wide as blocks: 64-bit ids and lengths)."""

@@ -6,6 +6,7 @@ still needed are kept, while they fit the memory given; else each range decodes 
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -83,12 +84,10 @@ class LaneReader:
     def _read(self, start: int, stop: int) -> Iterator[Block]:
         for first, last in self._index.runs(start, stop, self._footprint.run_rows):
             blocks = map(self._layout.block, self._reader.read(first, last))
-            if last - first > self._footprint.whole_rows:
-                yield from blocks
-                continue
-            decoded = deque(blocks)
-            while decoded:
-                yield decoded.popleft()
+            whole = last - first <= self._footprint.whole_rows
+            while decoded := deque(islice(blocks, None if whole else self._footprint.chunks_ahead)):
+                while decoded:
+                    yield decoded.popleft()
 
     def _read_shared(self, group: int, start: int, stop: int) -> Iterator[Block]:
         if group not in self._shared:

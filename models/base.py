@@ -64,7 +64,7 @@ class Recommender(nn.Module):
             raise TypeError(f"{type(self).__name__}.forward takes {asked} but inputs declares {tuple(inputs)}")
         self.inputs = dict(inputs)
         self.task = task
-        self.tables  # noqa: B018  raises where two tables of one name differ
+        self.tables
 
     @property
     def tables(self) -> dict[str, EmbeddingTable]:

@@ -43,7 +43,9 @@ def write_tables(
     """
     inside = folder / "tables"
     inside.mkdir(parents=True, exist_ok=True)
-    rank, ranks = (dist.get_rank(process_group), dist.get_world_size(process_group)) if dist.is_initialized() else (0, 1)
+    rank, ranks = (
+        (dist.get_rank(process_group), dist.get_world_size(process_group)) if dist.is_initialized() else (0, 1)
+    )
     entries = []
     for table in tables.values():
         for shard in table.shards:
@@ -110,7 +112,7 @@ def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
     step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
     sums = []
     for start in range(0, len(tensor), step):
-        chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         sums.append(zlib.crc32(chunk))
         _write_all(descriptor, chunk)
     return step, sums
@@ -124,9 +126,7 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def read_tables(
-    folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable], *, grow: bool = False
-) -> None:
+def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable], *, grow: bool = False) -> None:
     """Fills this rank's shards from the files that all ranks' `entries` name.
 
     With `grow` a table may have more rows than the checkpoint: the further ones stay as they are. Raises UserError
@@ -144,9 +144,7 @@ def read_tables(
                 _fill(folder, by_table[name], table, shard, tensor, scratch)
 
 
-def _check_model(
-    folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool
-) -> None:
+def _check_model(folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool) -> None:
     other = f"{folder} is a checkpoint of another model"
     remedy = "use the model and tables it was made with, or another run folder"
     for name in tables.keys() ^ entries.keys():

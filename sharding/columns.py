@@ -70,7 +70,7 @@ class _Assemble(torch.autograd.Function):
         return tuple(_view(b, sources[b.pieces[0].source]) if b.adjacent else _copy(b, sources) for b in blocks)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         blocks: tuple[Block, ...] = ctx.blocks
         pieces = [p for b in blocks for p in b.pieces]
         once = len(set(pieces)) == len(pieces) and sum(p.physical for p in pieces) == sum(s[1] for s in ctx.shapes)

@@ -22,7 +22,7 @@ from sharding.initialize import initialize_tables
 from sharding.lookup import EmbeddingLookup, Group
 from sharding.optimizers import RowUpdate
 from sharding.plan import Plan, TablePlan
-from sharding.replicas import ReplicatedBags, ReplicatedSequences, Replicas
+from sharding.replicas import Replicas, ReplicatedBags, ReplicatedSequences
 from sharding.tables import LiveTable, TableShard, merged, module_name
 from sharding.torchrec_hooks import (
     BagSharder,
@@ -106,14 +106,14 @@ def distribute(
         env=ShardingEnv.from_process_group(process_group),
         device=device,
         plan=_torchrec_plan(path, lookup, plan),
-        sharders=[BagSharder(), SequenceSharder()],  # type: ignore[list-item]
+        sharders=[BagSharder(), SequenceSharder()],
         init_data_parallel=False,
         init_parameters=False,
     )
     step.to(device)
     if plan.world_size > 1 and any(p.requires_grad for p in step.parameters()):
         module._dmp_wrapped_module = _replicate_tower(step, device, process_group)
-    sharded = [p.collection for p in lookup.parts if isinstance(p.collection, ShardedBags | ShardedSequences)]
+    sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     held = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, held) | replicas.tables()
@@ -151,12 +151,12 @@ def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPl
         return parameter_sharding(table.placement, shards, plan.device, plan.local_world_size)
 
     modules = {}
-    for i, part in enumerate(lookup.parts):
+    for i, part in enumerate(lookup.collections):
         if not isinstance(part.collection, ReplicatedBags | ReplicatedSequences):
             name = f"{path}.parts.{i}.collection".lstrip(".")
             tables = {module_name(t.name): sharding(plan.tables[t.name]) for t in part.group.tables}
             modules[name] = EmbeddingModuleShardingPlan(tables)
-    return ShardingPlan(plan=modules)  # type: ignore[arg-type]
+    return ShardingPlan(plan=modules)
 
 
 def _replicate_tower(step: nn.Module, device: torch.device, group: dist.ProcessGroup) -> DistributedDataParallel:

@@ -181,6 +181,11 @@ class EmbeddingLookup(nn.Module):
         return self.assemble([part(batch) for part in self.parts], batch)
 
     @property
+    def collections(self) -> list[Part]:
+        """The parts, typed."""
+        return [part for part in self.parts if isinstance(part, Part)]
+
+    @property
     def id_names(self) -> tuple[str, ...]:
         """Keys of `batch.ids` in the order that spares the collections a permutation."""
         return tuple(f for f in self._wanted() if f not in self.weighted_names)
@@ -192,16 +197,16 @@ class EmbeddingLookup(nn.Module):
 
     def _wanted(self) -> list[str]:
         wanted: dict[str, None] = {}
-        for part in self.parts:
+        for part in self.collections:
             declared = [f for features in part.group.features.values() for f in features]
-            order = part.collection.feature_order() if hasattr(part.collection, "feature_order") else declared
-            wanted |= dict.fromkeys(order)
+            order = getattr(part.collection, "feature_order", None)
+            wanted |= dict.fromkeys(order() if callable(order) else declared)
         return list(wanted)
 
     def table_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters [rows, physical columns] of an unsharded lookup by table name."""
-        found = {}
-        for part in self.parts:
+        found: dict[str, nn.Parameter] = {}
+        for part in self.collections:
             named = dict(part.collection.named_parameters())
             inside = "embeddings" if part.group.kind == "sequences" else "embedding_bags"
             found |= {t.name: named[f"{inside}.{module_name(t.name)}.weight"] for t in part.group.tables}

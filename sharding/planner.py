@@ -32,7 +32,6 @@ from sharding.tables import KERNEL_COLUMNS, declared_tables, module_name, physic
 from sharding.topology import Topology
 from sharding.torchrec_hooks import BagSharder
 
-
 _SPREAD_BYTES = 64 << 20  # smaller tables are not worth a second kind of exchange in every step
 _ROW_WORK = 16  # what finding a row costs beside reading it, in columns
 
@@ -205,7 +204,7 @@ def _torchrec_plan(tables: Mapping[str, EmbeddingTable], large: set[str], topolo
             constraints=constraints,
             storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
         )
-        chosen = planner.plan(module, [BagSharder()]).plan["tables"]  # type: ignore[list-item]
+        chosen = planner.plan(module, [BagSharder()]).plan["tables"]
     found = {}
     for name, table in tables.items():
         sharding = chosen[module_name(name)]

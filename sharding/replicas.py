@@ -74,7 +74,9 @@ class ReplicatedSequences(nn.Module):
 class Replicas:
     """All data-parallel tables of a lookup and their common step."""
 
-    def __init__(self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None) -> None:
+    def __init__(
+        self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
+    ) -> None:
         self._live = [entry for module in modules for entry in module.live()]
         self._group = group
         self._shapes = [(rows.weights[i].shape[0], rows.weights[i].shape[1] + 1) for rows, i, _ in self._live]

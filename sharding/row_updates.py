@@ -122,6 +122,6 @@ class _Lookup(torch.autograd.Function):
         return tables.pool(ids, offsets, weights, first)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
         ctx.tables.receive(gradient, *ctx.saved_tensors, ctx.first)
         return (None,) * 5

@@ -36,7 +36,7 @@ def step(
     model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
     ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
-    overrides: Annotated[list[str], typer.Option("--set", metavar="A.B=C")] = [],  # noqa: B006
+    overrides: Annotated[list[str], typer.Option("--set", metavar="A.B=C")] = [],
 ) -> None:
     """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
     from trainer.benchmark import step_worker

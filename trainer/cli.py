@@ -25,32 +25,40 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 @app.command()
 def train(
     run_file: RunFile,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model as a run file says."""
+    from data_pipeline.errors import UserError
     from trainer.config import load
     from trainer.inspection import inspect_run
+    from trainer.reporting import write_summary
     from trainer.results import print_summary
     from trainer.run_folder import RunFolder
-    from trainer.supervision import supervised
+    from trainer.supervision import leads, supervised
     from trainer.trainer import train_worker
 
     config = load(run_file, overrides)
     inspect_run(config)
-    folder = RunFolder.create(config, resume=resume)
-    summary = supervised(train_worker, config, folder, quiet=quiet)
+    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder(Path(config.run))
+    try:
+        summary = supervised(train_worker, config, folder, quiet=quiet)
+    except UserError:
+        if leads() and not resume and folder.failure() and not folder.steps():
+            folder.discard()
+        raise
     if summary:
+        write_summary(folder, summary)
         print_summary(folder, config, summary)
 
 
 @app.command()
 def evaluate(
     run_folder: RunPath,
-    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs; default: the run's own splits")] = [],  # noqa: B006
+    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs; default: the run's own splits")] = [],
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     quiet: Quiet = False,
 ) -> None:
     """Score a trained model on its validation and test rows, or on other data."""
@@ -76,9 +84,9 @@ def predict(
     run_folder: RunPath,
     data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs to score", show_default=False)],
     out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
-    keys: Annotated[list[str], typer.Option(help="columns to keep beside the scores; default: the schema's keys")] = [],  # noqa: B006
+    keys: Annotated[list[str], typer.Option(help="columns to keep beside the scores; default: the schema's keys")] = [],
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     quiet: Quiet = False,
 ) -> None:
     """Write a score for every row, beside its key columns, as Parquet."""
@@ -90,7 +98,7 @@ def predict(
 
 
 @app.command()
-def plan(run_file: RunFile, overrides: Overrides = []) -> None:  # noqa: B006
+def plan(run_file: RunFile, overrides: Overrides = []) -> None:
     """Print where each table would live: placement, rows and bytes per rank. Allocates nothing."""
     from trainer.config import load
     from trainer.session import build_model, plan_run

@@ -7,6 +7,8 @@ from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
 from data_pipeline.schema import Schema
 from trainer.config import SPLITS, Paths, RunConfig
+from trainer.launch import choose_backend
+from trainer.run_folder import RunFolder
 from trainer.session import build_model, plan_run
 
 
@@ -27,7 +29,14 @@ def inspect_run(config: RunConfig) -> None:
             lanes=data.lanes if training else None,
             order=data.order if training else "file",
         )
+    choose_backend(config.launch)
+    if config.init_from:
+        RunFolder.open(config.init_from).choose_step()
     model = build_model(config, schema)
+    settings = config.trainer
+    for name in (settings.best_metric, settings.early_stopping and settings.early_stopping.metric):
+        if name:
+            model.task.metrics().larger_is_better(name)
     if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
         plan_run(config, model)  # on a cluster the workers do this, with their own memory
 

@@ -5,15 +5,12 @@ Python. It is process-wide, and processes started meanwhile inherit it.
 """
 
 import ctypes
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
-
-LIBRARIES = ("ray", "torch", "torchrec", "fbgemm_gpu", "py.warnings")
 
 
 @contextmanager
@@ -61,26 +58,3 @@ def _flush() -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     ctypes.CDLL(None).fflush(None)  # C's own buffers, or they would come out on the wrong side
-
-
-@contextmanager
-def library_logs(path: str | Path, level: int = logging.INFO) -> Iterator[None]:
-    """Sends the logging of torch, TorchRec, FBGEMM and Ray, and all warnings, to a file and nowhere else."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in LIBRARIES]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger, (handlers, propagate, old) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(old)
-        handler.close()

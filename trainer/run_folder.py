@@ -87,6 +87,11 @@ class RunFolder:
             raise UserError(f"{path}: not a run folder (no config.yaml in it)")
         return folder
 
+    def discard(self) -> None:
+        """Removes the folder of a run that failed before its first checkpoint: there is nothing in it to go on from."""
+        assert not self.steps()
+        shutil.rmtree(self.path)
+
     def config(self, overrides: tuple[str, ...] = ()) -> RunConfig:
         """The run's resolved configuration; its `run` is where the folder is now."""
         return load(self.config_file, overrides).model_copy(update={"run": str(self.path)})

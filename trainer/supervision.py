@@ -15,9 +15,9 @@ from trainer.run_folder import RunFolder
 from trainer.worker import Worker
 
 
-def launcher_rank() -> int:
-    """This process's rank where torchrun started it, else 0."""
-    return int(os.environ.get("RANK", "0"))
+def leads() -> bool:
+    """Whether this is the process that writes and prints: the only one, but for torchrun's further ranks."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def supervised(
@@ -27,12 +27,12 @@ def supervised(
 
     None on the other ranks of a torchrun. Raises UserError as `launch` does.
     """
-    rank, began = launcher_rank(), time.monotonic()
-    log = folder.logs / ("driver.log" if rank == 0 else f"rank-{rank}.log")
+    began = time.monotonic()
+    log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     with MemoryMonitor() as memory, captured_output(log) as terminal:
         console = Console(file=terminal, stderr=True)
-        with ProgressView(folder.logs, console=console, quiet=quiet or rank > 0):
+        with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)
-    if rank > 0:
+    if not leads():
         flush_and_exit(0)
     return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}

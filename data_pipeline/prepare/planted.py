@@ -169,7 +169,7 @@ class PlantedLog:
 
     def calibrate(self) -> None:
         """Draws the pilot block now, so that copies of this object sent to other processes need not."""
-        self._calibration  # noqa: B018
+        self._calibration
 
     def _stream(self, split: str, number: int) -> Stream:
         """Column name -> its generator in that block."""

@@ -12,7 +12,7 @@ from data_pipeline.blocks import Block
 from data_pipeline.collate import Layout
 from data_pipeline.errors import UserError
 from data_pipeline.parquet import Chunk
-from data_pipeline.schema import DenseFeature, IdFeature, Identity, IdListFeature, Label, Schema, SequenceFeature
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema, SequenceFeature
 
 FEATURES = (
     IdFeature(name="a", ids=Identity(num_ids=100)),
@@ -85,7 +85,7 @@ def jagged(ids: KeyedJaggedTensor, weighted: bool = False) -> dict[str, list[lis
             found[key].append(flat[at : at + n])
             at += n
     assert at == len(flat)
-    again = {key: [row.tolist() for row in ids[key].to_dense()] for key in ids.keys()}  # noqa: SIM118
+    again = {key: [row.tolist() for row in ids[key].to_dense()] for key in ids.keys()}
     assert weighted or again == found  # per-key views, which use the cached lengths per key
     return found
 

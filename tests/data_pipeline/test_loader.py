@@ -18,7 +18,7 @@ from data_pipeline import order as order_module
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
-from data_pipeline.schema import DenseFeature, IdFeature, Identity, IdListFeature, Label, Schema, SequenceFeature
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema, SequenceFeature
 
 MANY = Identity(num_ids=1 << 30)
 SCHEMA = Schema(

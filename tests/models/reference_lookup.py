@@ -68,7 +68,7 @@ class ReferenceLookup(nn.Module):
 
 def ids_of(batch: Batch, feature: str) -> JaggedTensor:
     weighted = batch.weighted_ids
-    return weighted[feature] if weighted is not None and feature in weighted.keys() else batch.ids[feature]  # noqa: SIM118
+    return weighted[feature] if weighted is not None and feature in weighted.keys() else batch.ids[feature]
 
 
 def make_batch(

@@ -169,7 +169,9 @@ class Step(nn.Module):
 
     def __init__(self, case: Case, device: str = "meta") -> None:
         super().__init__()
-        self.lookup = EmbeddingLookup(case.inputs, ("x", "y", "z"), weighted_names=case.weighted, device=device, seed=SEED)
+        self.lookup = EmbeddingLookup(
+            case.inputs, ("x", "y", "z"), weighted_names=case.weighted, device=device, seed=SEED
+        )
         self.tower = Tower(case.inputs)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

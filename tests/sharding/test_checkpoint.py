@@ -57,7 +57,9 @@ def two_plans(draw: st.DrawFn) -> tuple[Plan, Plan]:
         rows, dim = draw(st.integers(1, 50)), draw(st.integers(1, 20))
         dtype = draw(st.sampled_from(["fp32", "fp16"]))
         tables.append(
-            EmbeddingTable(name=f"group/{i}.x", num_embeddings=rows, embedding_dim=dim, dtype=dtype, optimizer=optimizer)
+            EmbeddingTable(
+                name=f"group/{i}.x", num_embeddings=rows, embedding_dim=dim, dtype=dtype, optimizer=optimizer
+            )
         )
 
     def placed() -> Plan:
@@ -72,7 +74,7 @@ def two_plans(draw: st.DrawFn) -> tuple[Plan, Plan]:
 
 @settings(max_examples=60, deadline=None)
 @given(plans=two_plans(), chunk=st.sampled_from([1, 64, 700, 1 << 25]), seed=st.integers(0, 9))
-def test_any_plan_loads_any_other(plans: tuple[Plan, Plan], chunk: int, seed: int, tmp_path_factory) -> None:  # noqa: ANN001
+def test_any_plan_loads_any_other(plans: tuple[Plan, Plan], chunk: int, seed: int, tmp_path_factory) -> None:
     wrote, reads = plans
     folder = tmp_path_factory.mktemp("checkpoint")
     with pytest.MonkeyPatch.context() as patch:

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.sharding.cases import table
 
 from models.inputs import TableInit
 from sharding.initialize import BLOCK_BYTES, block_rows, draw_block, initialize_tables
 from sharding.tables import LiveTable, TableShard
+from tests.sharding.cases import table
 
 
-def whole(spec) -> torch.Tensor:  # noqa: ANN001
+def whole(spec) -> torch.Tensor:
     """All rows and logical columns, by concatenating blocks."""
     rows = block_rows(spec.embedding_dim)
     blocks = [draw_block(spec, 5, b) for b in range(-(-spec.num_embeddings // rows))]

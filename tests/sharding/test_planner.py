@@ -41,7 +41,7 @@ tag          1,000    8  fp32   adagrad          column_wise           1,000    
 day              7    4  fp32   rowwise_adagrad  data_parallel             7             7          280 B          280 B
 total      171,008                                                    51,008       121,007        4.0 MiB        6.2 MiB
 memory for tables: 64.0 MiB a rank, 2 rank(s)
-"""  # noqa: E501
+"""
 
 
 def test_row_wise_bytes_are_weights_and_state_of_padded_rows() -> None:
@@ -62,7 +62,9 @@ def test_one_rank_is_table_wise_whatever_was_asked() -> None:
     assert {t.placement for t in plan(tables, ranks=1).tables.values()} == {"table_wise"}
 
 
-@pytest.mark.parametrize(("rows", "ranks", "expected"), [(2, 3, "table_wise"), (5, 4, "table_wise"), (4, 4, "row_wise")])
+@pytest.mark.parametrize(
+    ("rows", "ranks", "expected"), [(2, 3, "table_wise"), (5, 4, "table_wise"), (4, 4, "row_wise")]
+)
 def test_too_few_rows_for_row_blocks(rows: int, ranks: int, expected: str) -> None:
     """5 rows on 4 ranks would be blocks of 2, 2, 1 and 0."""
     assert plan([table("t", rows, 8, placement="row_wise")], ranks).tables["t"].placement == expected

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.sharding.cases import SEED, draw_rows, pooled_case, share, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from models.inputs import EmbeddingTable, TableOptimizer
 from sharding.optimizers import RowUpdate
 from sharding.row_updates import RowTables
 from sharding.tables import physical_dim
+from tests.sharding.cases import SEED, draw_rows, pooled_case, share, table
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 

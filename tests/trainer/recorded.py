@@ -69,7 +69,7 @@ def whole_tables(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     for entry in read_manifest(checkpoint)["tables"]:
         table = found.setdefault(entry["table"], {})
         with safe_open(str(checkpoint / entry["file"]), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  not a dict
+            for name in file.keys():
                 part = file.get_tensor(name)
                 rows = entry["num_embeddings"]
                 shape = (rows, entry["embedding_dim"]) if part.dim() == 2 else (rows,)
@@ -84,7 +84,7 @@ def whole_tables(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
 def tower(checkpoint: Path) -> dict[str, Tensor]:
     """Everything in a checkpoint's tower file but the generators."""
     with safe_open(str(checkpoint / "tower.safetensors"), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:
