@@ -25,8 +25,12 @@ $(INSTALLED): setup.py constraints.txt
 	$(if $(filter cpu,$(DEVICE)),$(PIP) --no-deps torchrec)
 	rm -f $(VENV)/.installed-* && touch $@
 
-demo: $(INSTALLED)
-	$(BIN)/shardrec demo
+demo: demo/data/schema.yaml
+	rm -rf demo/run
+	$(BIN)/shardrec train trainer/runs/demo.yaml
+
+demo/data/schema.yaml: $(INSTALLED)
+	$(BIN)/shardrec prepare synthetic demo/data --overwrite
 
 test: lint types
 	$(BIN)/python -m pytest

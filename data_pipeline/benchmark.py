@@ -38,7 +38,9 @@ def benchmark_reader(
     """Rows/s of `Loader` (shuffled) and of `ParquetFile.iter_batches`, taken in turns in one process on one core.
 
     paths, schema, folder: the data; without paths, `rows` rows of 26 ids, 13 numbers and a label are made up for it
-    Returns the medians of `repeats` passes, their ratio, and what was read. Raises UserError for paths without a schema.
+
+    Returns the medians of `repeats` passes, their ratio, and what was read. Raises UserError for paths without a
+    schema.
     """
     if paths is None:
         with tempfile.TemporaryDirectory() as made:

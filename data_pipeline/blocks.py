@@ -39,9 +39,10 @@ class Lists(NamedTuple):
         return self.values[:, self.offsets[0] : self.offsets[-1]]
 
     @property
-    def owned_weights(self) -> np.ndarray | None:
-        """[total] float32: the weights beside `owned`."""
-        return None if self.weights is None else self.weights[self.offsets[0] : self.offsets[-1]]
+    def owned_weights(self) -> np.ndarray:
+        """[total] float32: the weights beside `owned`, for features that have some."""
+        assert self.weights is not None
+        return self.weights[self.offsets[0] : self.offsets[-1]]
 
     def take(self, rows: np.ndarray) -> "Lists":
         """The given rows, in the given order."""
@@ -59,11 +60,10 @@ class Lists(NamedTuple):
     @classmethod
     def join(cls, parts: "Sequence[Lists]") -> "Lists":
         """The rows of all parts, one part after another."""
-        weights = [p.owned_weights for p in parts]
         return cls(
             np.concatenate([p.owned for p in parts], axis=1),
             offsets_of(np.concatenate([p.lengths for p in parts])),
-            None if weights[0] is None else np.concatenate(weights),
+            None if parts[0].weights is None else np.concatenate([p.owned_weights for p in parts]),
         )
 
 
@@ -73,14 +73,14 @@ class Block(NamedTuple):
     ids: [F, n] int32 or int64, the features of one id a row
     lists: the features of many ids a row
     numbers: [n, C] float32: dense features, labels and the sample weight
-    index: [1 or 2, n] int64: the row's place in its data set, and its group if there is one
+    places: [1 or 2, n] int64: the row's place in its data set, and its group if there is one
     extra: further columns as they are in the files, maybe none
     """
 
     ids: np.ndarray
     lists: tuple[Lists, ...]
     numbers: np.ndarray
-    index: np.ndarray
+    places: np.ndarray
     extra: pa.Table
 
     @property
@@ -90,7 +90,7 @@ class Block(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Memory of the arrays (of what they are views of, if they are the only views)."""
-        total = self.ids.nbytes + self.numbers.nbytes + self.index.nbytes
+        total = self.ids.nbytes + self.numbers.nbytes + self.places.nbytes
         for lists in self.lists:
             total += lists.values.nbytes + lists.offsets.nbytes
             total += 0 if lists.weights is None else lists.weights.nbytes
@@ -102,7 +102,7 @@ class Block(NamedTuple):
             self.ids[:, start:stop],
             tuple(x._replace(offsets=x.offsets[start : stop + 1]) for x in self.lists),
             self.numbers[start:stop],
-            self.index[:, start:stop],
+            self.places[:, start:stop],
             self.extra.slice(start, stop - start),
         )
 
@@ -112,7 +112,7 @@ class Block(NamedTuple):
             np.take(self.ids, rows, axis=1),
             tuple(x.take(rows) for x in self.lists),
             np.take(self.numbers, rows, axis=0),
-            np.take(self.index, rows, axis=1),
+            np.take(self.places, rows, axis=1),
             self.extra.take(pa.array(rows)),
         )
 
@@ -125,7 +125,7 @@ class Block(NamedTuple):
             np.concatenate([p.ids for p in parts], axis=1),
             tuple(Lists.join(lists) for lists in zip(*(p.lists for p in parts), strict=True)),
             np.concatenate([p.numbers for p in parts]),
-            np.concatenate([p.index for p in parts], axis=1),
+            np.concatenate([p.places for p in parts], axis=1),
             join_tables([p.extra for p in parts]),
         )
 

@@ -5,7 +5,6 @@ held as 32-bit integers where all tables allow it and widened as they enter a ba
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +22,74 @@ from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeatu
 from data_pipeline.transforms import Column, FeatureReader, GroupReader, LabelReader, NumberReader, check_aligned
 
 
-class _Source(NamedTuple):
-    """Where a key of a KeyedJaggedTensor lies in a block: row `row` of `ids` (lists is None) or of `lists[lists]`."""
+class _Run(NamedTuple):
+    """Keys that lie side by side in a block: rows first .. last of its `ids` (lists is None) or of `lists[lists]`."""
 
     lists: int | None
-    row: int
+    first: int
+    last: int
+
+    def values(self, block: Block) -> np.ndarray:
+        """[keys, values of one key]"""
+        return (block.ids if self.lists is None else block.lists[self.lists].owned)[self.first : self.last]
+
+    def lengths(self, block: Block) -> np.ndarray:
+        """[rows] int64, the same for each of the keys"""
+        return np.ones(block.rows, np.int64) if self.lists is None else block.lists[self.lists].lengths
+
+    def weights(self, block: Block) -> np.ndarray:
+        """[values of one key] float32"""
+        assert self.lists is not None
+        return block.lists[self.lists].owned_weights
+
+
+class _Keys:
+    """The keys of one KeyedJaggedTensor."""
+
+    def __init__(self, names: Sequence[str], runs: Sequence[_Run], *, weighted: bool) -> None:
+        self.names = tuple(names)
+        self._runs = runs
+        self._weighted = weighted
+        self._ones: dict[int, Tensor] = {}
+
+    def collate(self, parts: Sequence[Block], size: int) -> KeyedJaggedTensor:
+        """The ids of all parts' rows, then rows without ids up to `size`."""
+        found = [[run.values(p) for p in parts] for run in self._runs]
+        per_key = [sum(v.shape[1] for v in values) for values in found]
+        keys = [run.last - run.first for run in self._runs]
+        values = np.empty(sum(n * k for n, k in zip(per_key, keys, strict=True)), np.int64)
+        at = 0
+        for run_values, count, of_run in zip(found, per_key, keys, strict=True):
+            stop = at + count * of_run
+            if parts:
+                np.concatenate(run_values, axis=1, out=values[at:stop].reshape(of_run, count))
+            at = stop
+        return KeyedJaggedTensor(
+            keys=list(self.names),
+            values=torch.from_numpy(values),
+            weights=torch.from_numpy(self._weights(parts)) if self._weighted else None,
+            lengths=self._lengths(parts, size),
+            stride=size,
+            length_per_key=[n for n, k in zip(per_key, keys, strict=True) for _ in range(k)],
+        )
+
+    def _weights(self, parts: Sequence[Block]) -> np.ndarray:
+        found = [run.weights(p) for run in self._runs for p in parts]
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def _lengths(self, parts: Sequence[Block], size: int) -> Tensor:
+        live = sum(p.rows for p in parts)
+        if live == size and all(run.lists is None for run in self._runs):
+            if size not in self._ones:  # shared by all full batches: nobody changes lengths in place
+                self._ones = {size: torch.ones(len(self.names) * size, dtype=torch.int64)}
+            return self._ones[size]
+        lengths = np.zeros((len(self.names), size), np.int64)
+        key = 0
+        for run in self._runs:
+            if parts:
+                lengths[key : key + run.last - run.first, :live] = np.concatenate([run.lengths(p) for p in parts])
+            key += run.last - run.first
+        return torch.from_numpy(lengths).flatten()
 
 
 class Layout:
@@ -63,35 +125,33 @@ class Layout:
         order = tuple(sparse) if id_order is None else tuple(id_order)
         if sorted(order) != sorted(sparse):
             raise ValueError(f"id_order {order} is not an order of the sparse features {tuple(sparse)}")
-        self.id_names = tuple(n for n in order if not _weighted(sparse[n]))
-        self.weighted_id_names = tuple(n for n in order if _weighted(sparse[n]))
-        self._single = tuple(n for n in self.id_names if isinstance(sparse[n], IdFeature))
+        self._single = tuple(n for n in order if isinstance(sparse[n], IdFeature))
         self._lists = _equal_lengths([sparse[n] for n in order if not isinstance(sparse[n], IdFeature)])
-        self._id_runs = self._runs(self.id_names)
-        self._weighted_runs = self._runs(self.weighted_id_names)
+        self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
+        self._weighted_ids = self._keys([n for n in order if _weighted(sparse[n])], weighted=True)
+        self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
         most = max((f.num_embeddings for f in schema.sparse), default=0)
         self._id_type = np.int32 if most <= 2**31 else np.int64
-        self._ones: dict[int, Tensor] = {}
-        everything = [self._readers.values(), self._labels, [r for r in (self._weight, self._group) if r]]
         self.checked: list[FeatureReader | LabelReader | NumberReader | GroupReader] = [
-            reader for readers in everything for reader in readers
+            *self._readers.values(),
+            *self._labels,
+            *([self._weight] if self._weight else []),
+            *([self._group] if self._group else []),
         ]
         read = [column for reader in self.checked for column in reader.columns]
         self.columns = tuple(dict.fromkeys([*read, *self.extra_columns]))
 
-    def _runs(self, names: Sequence[str]) -> list[tuple[int | None, int, int]]:
-        """Keys in order as runs that lie side by side: (lists or None, first row, last row + 1)."""
-        places = [self._place(name) for name in names]
-        runs = []
-        for (lists, _), run in groupby(enumerate(places), lambda item: (item[1].lists, item[1].row - item[0])):
-            rows = [place.row for _, place in run]
-            runs.append((lists, rows[0], rows[-1] + 1))
-        return runs
-
-    def _place(self, name: str) -> _Source:
-        if name in self._single:
-            return _Source(None, self._single.index(name))
-        return next(_Source(i, names.index(name)) for i, names in enumerate(self._lists) if name in names)
+    def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
+        """Keys in this order, joined to runs where they lie side by side in blocks."""
+        runs: list[_Run] = []
+        for name in names:
+            lists = next((i for i, together in enumerate(self._lists) if name in together), None)
+            row = (self._single if lists is None else self._lists[lists]).index(name)
+            if runs and (runs[-1].lists, runs[-1].last) == (lists, row):
+                runs[-1] = runs[-1]._replace(last=row + 1)
+            else:
+                runs.append(_Run(lists, row, row + 1))
+        return _Keys(names, runs, weighted=weighted)
 
     # ------------------------------------------------------------ sizes
 
@@ -132,12 +192,12 @@ class Layout:
         numbers[:, -1] = 1 if self._weight is None else self._weight(batch, origin).values
         for label_value, weight in self.class_weights.items():
             numbers[numbers[:, len(self.dense_names)] == np.float32(label_value), -1] *= weight
-        index = np.empty((2 if self._group else 1, rows), np.int64)
-        index[0] = np.arange(place, place + rows)
+        places = np.empty((2 if self._group else 1, rows), np.int64)
+        places[0] = np.arange(place, place + rows)
         if self._group is not None:
-            index[1] = self._group(batch, origin).values
+            places[1] = self._group(batch, origin).values
         extra = pa.Table.from_batches([batch]).select(self.extra_columns)
-        return Block(ids, tuple(self._read_lists(names, columns) for names in self._lists), numbers, index, extra)
+        return Block(ids, tuple(self._read_lists(names, columns) for names in self._lists), numbers, places, extra)
 
     def _read_lists(self, names: Sequence[str], columns: Mapping[str, Column]) -> Lists:
         read = [columns[name] for name in names]
@@ -155,69 +215,22 @@ class Layout:
         live, dense = sum(p.rows for p in parts), len(self.dense_names)
         numbers = np.zeros((size, dense), np.float32)
         targets = np.zeros((self._num_numbers - dense, size), np.float32)
-        index = np.zeros((2 if self._group else 1, size), np.int64)
-        index[0, live:] = -1
+        places = np.zeros((2 if self._group else 1, size), np.int64)
+        places[0, live:] = -1
         if parts:
             np.concatenate([p.numbers[:, :dense] for p in parts], out=numbers[:live])
             np.concatenate([p.numbers[:, dense:].T for p in parts], axis=1, out=targets[:, :live])
-            np.concatenate([p.index for p in parts], axis=1, out=index[:, :live])
+            np.concatenate([p.places for p in parts], axis=1, out=places[:, :live])
         labels = {label.name: torch.from_numpy(targets[i]) for i, label in enumerate(self.schema.labels)}
         return Batch(
             dense=torch.from_numpy(numbers),
-            ids=self._keyed(self.id_names, self._id_runs, parts, live, size, weighted=False),
-            weighted_ids=(
-                self._keyed(self.weighted_id_names, self._weighted_runs, parts, live, size, weighted=True)
-                if self.weighted_id_names
-                else None
-            ),
+            ids=self._ids.collate(parts, size),
+            weighted_ids=self._weighted_ids.collate(parts, size) if self.weighted_id_names else None,
             labels=labels,
             weights=torch.from_numpy(targets[-1]),
-            groups=torch.from_numpy(index[1]) if self._group else None,
-            rows=torch.from_numpy(index[0]),
+            groups=torch.from_numpy(places[1]) if self._group else None,
+            rows=torch.from_numpy(places[0]),
         )
-
-    def _keyed(
-        self,
-        names: tuple[str, ...],
-        runs: list[tuple[int | None, int, int]],
-        parts: Sequence[Block],
-        live: int,
-        size: int,
-        *,
-        weighted: bool,
-    ) -> KeyedJaggedTensor:
-        counts = [live if lists is None else sum(p.lists[lists].total for p in parts) for lists, _, _ in runs]
-        per_key = [n for n, (_, first, last) in zip(counts, runs, strict=True) for _ in range(first, last)]
-        values = np.empty(sum(per_key), np.int64)
-        weights = np.empty(len(values) if weighted else 0, np.float32)
-        single = live == size and all(lists is None for lists, _, _ in runs)
-        lengths = self._one_each(len(names) * size) if single else torch.zeros(len(names) * size, dtype=torch.int64)
-        at = key = 0
-        for count, (lists, first, last) in zip(counts, runs, strict=True):
-            keys, stop = last - first, at + count * (last - first)
-            if parts:
-                found = [(p.ids if lists is None else p.lists[lists].owned)[first:last] for p in parts]
-                np.concatenate(found, axis=1, out=values[at:stop].reshape(keys, count))
-                if weighted:
-                    np.concatenate([p.lists[lists].owned_weights for p in parts], out=weights[at:stop])
-                if not single:
-                    row_lengths = lengths.numpy().reshape(len(names), size)[key : key + keys, :live]
-                    row_lengths[:] = 1 if lists is None else np.concatenate([p.lists[lists].lengths for p in parts])
-            at, key = stop, key + keys
-        return KeyedJaggedTensor(
-            keys=list(names),
-            values=torch.from_numpy(values),
-            weights=torch.from_numpy(weights) if weighted else None,
-            lengths=lengths,
-            stride=size,
-            length_per_key=per_key,
-        )
-
-    def _one_each(self, count: int) -> Tensor:
-        """The lengths of one-valued features, shared by all full batches: they are never changed in place."""
-        if count not in self._ones:
-            self._ones = {count: torch.ones(count, dtype=torch.int64)}
-        return self._ones[count]
 
 
 def _weighted(feature: SparseFeature) -> bool:

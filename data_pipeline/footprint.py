@@ -61,8 +61,10 @@ class Footprint:
         return max(self.run_rows // self.chunk_rows, 1)
 
     def lane_bytes(self, window: int) -> int:
-        """Of an open lane: decoded rows that wait for their turn, a window, and for larger row groups a decoder with its
-        chunk (twice as wide in Arrow)."""
+        """Of an open lane: rows that wait for their turn, a window, and for larger row groups a decoder and its chunk.
+
+        A chunk is taken to be twice as wide in Arrow as in a block.
+        """
         waiting = max(self.run_rows, self.largest if self.largest <= self.whole_rows else self.chunk_rows)
         decoder = self.decoder_bytes if self.largest > self.whole_rows else 0
         chunk = 2 * self.chunk_rows if decoder else 0

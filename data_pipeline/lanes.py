@@ -46,18 +46,17 @@ class LaneReader:
     def __init__(
         self,
         order: Order,
-        index: Index,
         layout: Layout,
+        reader: RangeReader,
         shares: list[Share],
         *,
         epoch: int,
         start_step: int,
-        reader: RangeReader,
         footprint: Footprint,
         memory: int,
     ) -> None:
         """memory: bytes for chunks of row groups that several ranges touch."""
-        self._index = index
+        self._index = reader.index
         self._layout = layout
         self._reader = reader
         self._free = memory
@@ -69,7 +68,7 @@ class LaneReader:
             position = order.window_bounds(share.lane, position)[0] if position < stop else order.lane_rows(share.lane)
             ranges = _from(order.lane_ranges(epoch, share.lane), position)
             lanes.append((share, position, ranges))
-        self._ranges = shared_groups(index, [r for _, _, ranges in lanes for r in ranges.tolist()])
+        self._ranges = shared_groups(reader.index, [r for _, _, ranges in lanes for r in ranges.tolist()])
         self._lanes = [_Lane(order, epoch, share, position, self._blocks(r)) for share, position, r in lanes]
 
     def take(self, step: int) -> list[Block]:

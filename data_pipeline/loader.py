@@ -5,7 +5,7 @@ no more than the windows that the k-th batch lies in.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -174,7 +174,7 @@ class Loader:
     # ------------------------------------------------------------ batches
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """This rank's batches start_step, start_step + 1 ... of an epoch; equally many, and of equal size, on all ranks.
+        """This rank's batches start_step, start_step + 1 ... of an epoch; as many, and as large, on every rank.
 
         Raises UserError where rows cannot be decoded or hold what the schema does not allow.
         """
@@ -190,27 +190,26 @@ class Loader:
         self._warn_of_huge_groups(epoch)
         return self._handed_out(prefetched(self._made(epoch, start_step), self._prefetch), with_columns)
 
-    def _handed_out(self, made: Iterator[tuple[Batch, list[Block]]], with_columns: bool) -> Iterator[Any]:
+    def _handed_out(self, made: Generator[tuple[Batch, list[Block]], None, None], with_columns: bool) -> Iterator[Any]:
         with closing(made):
             for batch, parts in made:
                 self.rows_read += sum(p.rows for p in parts)
                 yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch
 
     def _made(self, epoch: int, start_step: int) -> Iterator[tuple[Batch, list[Block]]]:
-        order, layout = self.order, self._layout
-        reader = LaneReader(
+        order, layout, footprint = self.order, self._layout, self._footprint
+        lanes = LaneReader(
             order,
-            self.index,
             layout,
+            RangeReader(self.index, layout.columns, footprint.chunk_rows, self._count_decoded),
             order.shares(self._rank, self._world_size),
             epoch=epoch,
             start_step=start_step,
-            reader=RangeReader(self.index, layout.columns, chunk_rows=self._footprint.chunk_rows, on_decoded=self._count_decoded),
-            footprint=self._footprint,
+            footprint=footprint,
             memory=self._kept_memory,
         )
         for step in range(start_step, self.steps_per_epoch):
-            parts = reader.take(step)
+            parts = lanes.take(step)
             yield layout.collate(parts, order.padded_rows(step, self._world_size)), parts
 
     def _count_decoded(self, rows: int) -> None:

@@ -99,8 +99,8 @@ class Order:
     def units(self) -> np.ndarray:
         """[units + 1] int64: unit i is rows units[i] .. units[i + 1].
 
-        A unit of over a quarter of all rows, because its row group is that long, is cut into slices of at least
-        `UNIT_ROWS` and about 1/32 of all rows: permuting fewer than four would shuffle next to nothing.
+        A unit of over a quarter of all rows (a huge row group) is cut into slices of at least `UNIT_ROWS` and about
+        1/32 of all rows: permuting fewer than four units would shuffle next to nothing.
         """
         ends: list[int] = np.cumsum(self.group_rows, dtype=np.int64).tolist()
         rows, bounds = self.num_rows, [0]
@@ -117,10 +117,10 @@ class Order:
 
     def lane_ranges(self, epoch: int, lane: int) -> np.ndarray:
         """[ranges, 2] int64: the rows (start, stop) of a lane, one range after another, before windows shuffle them."""
-        starts, ends = self.units[:-1], self.units[1:]
-        if self.shuffle:
-            units = permutation(len(starts), self.seed, _UNITS, epoch)
-            starts, ends = starts[units], ends[units]
+        if not self.shuffle:
+            return np.array([self.lane_bounds(lane)], np.int64)[: self.lane_rows(lane)]
+        units = permutation(len(self.units) - 1, self.seed, _UNITS, epoch)
+        starts, ends = self.units[:-1][units], self.units[1:][units]
         stops = np.cumsum(ends - starts)  # in the epoch's order
         begin, finish = self.lane_bounds(lane)
         first, last = np.searchsorted(stops, (begin, finish), side="right")

@@ -210,7 +210,7 @@ class RangeReader:
     """Reads ranges of rows of one data set, in one thread; keeps the files open that it used last."""
 
     def __init__(
-        self, index: Index, columns: Sequence[str], *, chunk_rows: int, on_decoded: Callable[[int], None]
+        self, index: Index, columns: Sequence[str], chunk_rows: int, on_decoded: Callable[[int], None]
     ) -> None:
         """chunk_rows: rows of a chunk, at most. on_decoded: told how many rows were decoded, the skipped ones too."""
         self.index = index
@@ -220,7 +220,7 @@ class RangeReader:
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
-        """Rows start .. stop of the data set in chunks. Raises UserError for what cannot be decoded, naming the file."""
+        """Rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
         index = self.index
         while start < stop:
             group = index.group_of(start)

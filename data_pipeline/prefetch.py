@@ -2,13 +2,13 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Generator, Iterable
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Yields `items`, made up to `depth` ahead by a thread of their own (depth 0: none is started).
 
     What `items` raises is raised here, at its place in the order. Closing this generator, or dropping it, stops the
@@ -28,7 +28,7 @@ def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-class _Ahead:
+class _Ahead(Generic[T]):
     """What the two threads share; every change is made and announced under `_changed`."""
 
     def __init__(self, items: Iterable[T], depth: int) -> None:

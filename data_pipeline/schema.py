@@ -289,6 +289,22 @@ class Schema(Declaration):
                 return f
         raise UserError(unknown("feature", name, [f.name for f in self.features]))
 
+    def sharing(self, table: str, names: Iterable[str]) -> "Schema":
+        """The schema with these features on one table. Raises UserError where they cannot share one."""
+        wanted = {self[name].name for name in names}
+        for name in sorted(wanted):
+            if isinstance(self[name], DenseFeature):
+                raise UserError(f"feature {name!r} is dense; only features of ids share a table ({table!r})")
+        features = tuple(f.model_copy(update={"table": table}) if f.name in wanted else f for f in self.features)
+        try:
+            return Schema.model_validate(self.model_dump() | {"features": features})
+        except ValidationError as error:
+            raise UserError(first_problem(error)) from None
+
+    def unlabelled(self) -> "Schema":
+        """The schema of rows that are to be scored: their label, weight and group are not known."""
+        return self.model_copy(update={"labels": (), "weight": None, "group": None})
+
     def subset(self, names: Iterable[str] | None) -> "Schema":
         """The schema with these features only, in the schema's order (None: all)."""
         if names is None:

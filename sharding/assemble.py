@@ -1,4 +1,4 @@
-"""The last step of a lookup: collections' outputs -> a tower's named inputs. It knows no ranks and no tables' places."""
+"""The last step of a lookup: collections' outputs -> a tower's named inputs. It knows no ranks and no rows' places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,7 +147,9 @@ class Assemble(nn.Module):
 
     def _values(self, feature: str, table: EmbeddingTable, outputs: list[Any]) -> Tensor:
         route = self._routes[feature, table.name]
-        return outputs[route.part][route.key].values()[:, : table.embedding_dim]
+        values = outputs[route.part][route.key].values()
+        # a slice of all columns would still cost a zero-filled copy in backward
+        return values if values.shape[1] == table.embedding_dim else values[:, : table.embedding_dim]
 
     def _sequences(self, asked: SequenceEmbeddings, outputs: list[Any], batch: Batch) -> Jagged:
         values = [self._values(f, t, outputs) for f, t in asked.tables.items()]

@@ -1,9 +1,10 @@
 """Tables to and from files: one safetensors file per shard, streamed from and into live memory.
 
 - A file holds logical columns, in row chunks of 32 MiB, each with a CRC32 in the manifest entry that `write_tables`
-  returns; who composes the checkpoint gathers the ranks' entries and commits. Names, rows and columns depend on no plan.
-- Loading copies the overlapping rectangles, so that any plan and world size reads what any other wrote. Neither direction
-  needs more memory than one chunk. Every byte that is read is checked.
+  returns; who composes the checkpoint gathers the ranks' entries and commits. Names, rows and columns depend on no
+  plan.
+- Loading copies the overlapping rectangles, so that any plan and world size reads what any other wrote. Neither
+  direction needs more memory than one chunk. Every byte that is read is checked.
 - Row-wise state is kept as the kernel holds it, a mean over its physical columns, whose number is in the entry.
 """
 
@@ -243,8 +244,8 @@ def _chunks(
             size = min(step, shape[0] - start) * row_bytes
             data = scratch.read(file, descriptor, described["start"] + start * row_bytes, size)
             if zlib.crc32(data) != described["crc32"][chunk]:
-                raise UserError(f"{file}: rows {start} to {start + size // row_bytes} of {name!r} have changed since they "
-                                f"were written (checksum differs); {_REPLACE}")  # fmt: skip
+                rows = f"rows {start} to {start + size // row_bytes} of {name!r}"
+                raise UserError(f"{file}: {rows} have changed since they were written (checksum differs); {_REPLACE}")
             yield start, torch.frombuffer(data, dtype=dtype).view(-1, *shape[1:])
     finally:
         os.close(descriptor)

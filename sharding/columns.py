@@ -1,7 +1,7 @@
-"""From the collections' wide outputs [B, all columns] to the tower's inputs, and back for gradients, in one pass each.
+"""From the collections' wide outputs [B, all columns] to the tower's inputs, and back for gradients, in one pass.
 
-Slicing and stacking with autograd would zero-fill and add a whole [B, all columns] buffer for every input; here backward
-writes every column once. Features that lie side by side in one collection come out as a view, without a copy.
+Slicing and stacking with autograd would zero-fill and add a whole [B, all columns] buffer for every input; here
+backward writes every column once. Features that lie side by side in one collection come out as a view, uncopied.
 """
 
 from collections.abc import Sequence

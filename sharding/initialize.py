@@ -1,9 +1,10 @@
 """First values of table rows: a pure function of (seed, table, row, column), whatever the plan.
 
-Rows are drawn in blocks of 65,536 as whole fp32 blocks [65,536, embedding_dim] (fewer rows a block where that would pass
-32 MiB) by NumPy's SFC64, whose streams are pinned by a test; a block's generator is keyed by (seed, table name, block).
-A shard slices, casts and copies what it holds, so that any two plans start from bit-equal tables, at the price that a
-column-wise shard draws the columns of the others too. Blocks are drawn in several threads; no copy of a table is made.
+Rows are drawn in blocks of 65,536 as whole fp32 blocks [65,536, embedding_dim] (fewer rows a block where that would
+pass 32 MiB) by NumPy's SFC64, whose streams are pinned by a test; a block's generator is keyed by (seed, table name,
+block). A shard slices, casts and copies what it holds, so that any two plans start from bit-equal tables, at the
+price that a column-wise shard draws the columns of the others too. Blocks are drawn in several threads; no copy of a
+table is made.
 """
 
 import hashlib

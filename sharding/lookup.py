@@ -1,15 +1,15 @@
 """From a batch of ids to a tower's named inputs: the one module that knows which collection holds which table.
 
-- Tables that are only pooled live in one EmbeddingBagCollection; those that features with weights read, in another, where
-  ids without weights count 1 (a KeyedJaggedTensor carries weights for all its keys or for none).
-- A table that any input reads as a sequence lives in an EmbeddingCollection only, one per dim; pooled inputs on it are
-  segment sums afterwards. FBGEMM cannot share a table between the two kinds.
+- Tables that are only pooled live in one EmbeddingBagCollection; those that features with weights read, in another,
+  where ids without weights count 1 (a KeyedJaggedTensor carries weights for all its keys or for none).
+- A table that any input reads as a sequence lives in an EmbeddingCollection only, one per dim; pooled inputs on it
+  are segment sums afterwards. FBGEMM cannot share a table between the two kinds.
 - Means are sums divided afterwards by the number of ids, or by the sum of their weights; an empty bag, or one whose
   weights sum to 0, is 0.
 
 On an ordinary device the module is the unsharded reference and trains with autograd; on the meta device it is what
-`distribute` shards. Either way its parts take the batch's KeyedJaggedTensors as they come where one part's features all
-have weights or all have none.
+`distribute` shards. Either way its parts take the batch's KeyedJaggedTensors as they come where one part's features
+all have weights or all have none.
 """
 
 from collections.abc import Mapping, Sequence

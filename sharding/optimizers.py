@@ -1,8 +1,8 @@
 """How rows are updated: which optimizers a device has, and each one's rule.
 
 FBGEMM fuses the update into its backward pass. Its CPU kernels ignore weight decay for SGD and AdaGrad and average it
-differently for row-wise AdaGrad, so that tables with `weight_decay`, and data-parallel ones, are updated by `RowUpdate`,
-the same rules in torch operations. Both keep rows that no id of the batch names exactly as they are.
+differently for row-wise AdaGrad, so that tables with `weight_decay`, and data-parallel ones, are updated by
+`RowUpdate`, the same rules in torch operations. Both keep rows that no id of the batch names exactly as they are.
 """
 
 import math
@@ -15,7 +15,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from models.inputs import EmbeddingTable, TableOptimizer
+from models.inputs import EmbeddingTable
 from sharding.tables import DTYPES, physical_dim
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {

@@ -1,14 +1,15 @@
 """Tables and topology -> plan: the run file's placements where given, TorchRec's planner for the others.
 
-Pure arithmetic on every rank alike: nothing is allocated and no process group is needed, so that `shardrec plan` works
-on one machine for any other.
+Pure arithmetic on every rank alike: nothing is allocated and no process group is needed, so that `shardrec plan`
+works on one machine for any other.
 
 - One rank: everything is table-wise, whatever was asked; the placements are the same thing there.
-- Row-wise needs a row for every rank's equal block and column-wise at least eight columns; tables too small for what was
-  asked are placed table-wise. Column blocks are dealt to the ranks in turn.
+- Row-wise needs a row for every rank's equal block and column-wise at least eight columns; tables too small for what
+  was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
-  hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise. Where it finds no plan that fits by our arithmetic, all
-  tables that may go row-wise do. Column-wise and data-parallel are never chosen: `docs/sharding.md` has the measurements.
+  hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise.
+  Where it finds no plan that fits by our arithmetic, all tables that may go row-wise do. Column-wise and
+  data-parallel are never chosen: `docs/sharding.md` has the measurements.
 """
 
 import logging
@@ -84,9 +85,9 @@ def _check_placement(table: EmbeddingTable) -> None:
     assert table.optimizer is not None
     if table.placement == "column_wise" and table.optimizer.name == "rowwise_adagrad":
         raise UserError(
-            f"table {table.name!r}: column_wise with rowwise_adagrad is another algorithm (each column shard would keep a "
-            "mean of its own columns' gradients only, so results would depend on the plan); choose optimizer adagrad or "
-            "sgd, or placement row_wise or table_wise"
+            f"table {table.name!r}: column_wise with rowwise_adagrad is another algorithm (each column shard would "
+            "keep a mean of its own columns' gradients only, so results would depend on the plan); choose optimizer "
+            "adagrad or sgd, or placement row_wise or table_wise"
         )
 
 
@@ -100,7 +101,7 @@ def _placement(table: EmbeddingTable, world_size: int) -> Placement | None:
 
 
 def _has_row_blocks(table: EmbeddingTable, world_size: int) -> bool:
-    """Whether equal blocks of rows, the last one shorter, leave no rank without a row (TorchRec fails on such a one)."""
+    """Whether equal blocks of rows, the last one shorter, leave no rank without a row, which TorchRec fails on."""
     block = -(-table.num_embeddings // world_size)
     return (world_size - 1) * block < table.num_embeddings
 

@@ -1,7 +1,7 @@
 """Tables as the layers of sharding see them: what is declared, and where the live rows are.
 
-A kernel stores a table with its dim rounded up to four, which FBGEMM needs; the columns beyond `embedding_dim` are 0 and
-stay 0. Everything that names rows and columns to the outside (plans, checkpoints) means logical ones.
+A kernel stores a table with its dim rounded up to four, which FBGEMM needs; the columns beyond `embedding_dim` are 0
+and stay 0. Everything that names rows and columns to the outside (plans, checkpoints) means logical ones.
 """
 
 from collections.abc import Iterable, Mapping

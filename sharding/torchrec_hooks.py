@@ -37,10 +37,8 @@ _ROW_UPDATE = "row_update"  # our key among a table's fused parameters
 
 def mark_table(parameter: nn.Parameter, update: RowUpdate) -> None:
     """Tells TorchRec, through a table's parameter on the meta device, how the table is updated."""
-    if update.fused:
-        told = update.fbgemm() | {"bounds_check_mode": BoundsCheckMode.FATAL}
-    else:
-        told = {_ROW_UPDATE: update}
+    fused = update.fbgemm() | {"bounds_check_mode": BoundsCheckMode.FATAL}
+    told = fused if update.fused else {_ROW_UPDATE: update}
     parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
     parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
 
@@ -88,7 +86,9 @@ class _FusedRows:
         weights = self._emb_module.split_embedding_weights()
         for table, weight, state in zip(self._config.embedding_tables, weights, states, strict=True):
             row, column = table.local_metadata.shard_offsets
-            tensors = {"weight": weight.detach()} | {"accumulator": s.detach() for s in state}
+            tensors = {"weight": weight.detach()}
+            if state:
+                (tensors["accumulator"],) = (s.detach() for s in state)
             yield table.name, row, column, tensors
 
 

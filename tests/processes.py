@@ -1,7 +1,7 @@
 """Runs a function in N processes that form a gloo process group, as the ranks of a run do.
 
-A process of TorchRec on gloo may abort while its interpreter is taken down (a worker thread of gloo then needs the GIL);
-the work is done by then but the exit code is wrong. So each process ends by `os._exit` after a last barrier.
+A process of TorchRec on gloo may abort while its interpreter is taken down (a worker thread of gloo then needs the
+GIL); the work is done by then but the exit code is wrong. So each process ends by `os._exit` after a last barrier.
 """
 
 import multiprocessing

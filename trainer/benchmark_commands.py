@@ -36,7 +36,7 @@ def step(
     model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
     ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
-    overrides: Annotated[list[str], typer.Option("--set", metavar="A.B=C")] = [],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
 ) -> None:
     """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
     from trainer.benchmark import step_worker
@@ -48,7 +48,7 @@ def step(
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
         if run_file is None:
             run_file = _made_run(Path(scratch), model, ids)
-        config = load(run_file, overrides).model_copy(update={"run": f"{scratch}/run"})
+        config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
         inspect_run(config)
         found = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
     if found:

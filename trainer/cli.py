@@ -18,14 +18,14 @@ app = typer.Typer(
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="the folder of an earlier run", show_default=False)]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a key of the run file")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the run file")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
 
 @app.command()
 def train(
     run_file: RunFile,
-    overrides: Overrides = [],
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,9 +39,9 @@ def train(
     from trainer.supervision import leads, supervised
     from trainer.trainer import train_worker
 
-    config = load(run_file, overrides)
+    config = load(run_file, overrides or ())
     inspect_run(config)
-    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder(Path(config.run))
+    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
     try:
         summary = supervised(train_worker, config, folder, quiet=quiet)
     except UserError:
@@ -56,9 +56,11 @@ def train(
 @app.command()
 def evaluate(
     run_folder: RunPath,
-    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs; default: the run's own splits")] = [],
+    data: Annotated[
+        list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its own splits")
+    ] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
-    overrides: Overrides = [],
+    overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
     """Score a trained model on its validation and test rows, or on other data."""
@@ -69,7 +71,7 @@ def evaluate(
     from trainer.supervision import supervised
 
     folder = RunFolder.open(run_folder)
-    config = folder.config(tuple(overrides))
+    config = folder.config(overrides or ())
     own = {name: config.data.split(name) for name in ("validation", "test")}
     splits = {"data": tuple(data)} if data else {name: paths for name, paths in own.items() if paths is not None}
     for paths in splits.values():
@@ -84,26 +86,26 @@ def predict(
     run_folder: RunPath,
     data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs to score", show_default=False)],
     out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
-    keys: Annotated[list[str], typer.Option(help="columns to keep beside the scores; default: the schema's keys")] = [],
+    keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
-    overrides: Overrides = [],
+    overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a score for every row, beside its key columns, as Parquet."""
     from trainer.predict import predict_rows
 
-    result = predict_rows(run_folder, tuple(data), out, tuple(keys), step, tuple(overrides), quiet=quiet)
+    result = predict_rows(run_folder, tuple(data), out, tuple(keys or ()), step, tuple(overrides or ()), quiet=quiet)
     if result:
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 
 
 @app.command()
-def plan(run_file: RunFile, overrides: Overrides = []) -> None:
+def plan(run_file: RunFile, overrides: Overrides = None) -> None:
     """Print where each table would live: placement, rows and bytes per rank. Allocates nothing."""
     from trainer.config import load
     from trainer.session import build_model, plan_run
 
-    config = load(run_file, overrides)
+    config = load(run_file, overrides or ())
     typer.echo(plan_run(config, build_model(config, config.load_schema())).report())
 
 

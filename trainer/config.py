@@ -37,6 +37,7 @@ class DataConfig(Section):
     validation: Paths | None = None
     test: Paths | None = None
     features: tuple[str, ...] | None = Field(default=None, description="subset of the schema's features")
+    share: dict[str, tuple[str, ...]] = Field(default={}, description="table name -> features that share it")
     global_batch_size: int = Field(default=4096, gt=0)
     evaluation_batch_size: int | None = Field(default=None, gt=0)
     order: Literal["shuffled", "time"] = "shuffled"
@@ -136,6 +137,11 @@ class TrainerConfig(Section):
     log_every_steps: int = Field(default=50, gt=0)
     tensorboard: bool = True
 
+    @property
+    def selection_metric(self) -> str | None:
+        """The metric that decides what `best` is, where the run file names one."""
+        return self.early_stopping.metric if self.early_stopping else self.best_metric
+
 
 class LaunchConfig(Section):
     """Where a run's workers run. `workers: null` is one a GPU, or one process with all cores where there is none."""
@@ -180,8 +186,14 @@ class RunConfig(Section):
         return self
 
     def load_schema(self) -> Schema:
-        """The schema of the features that this run uses."""
-        return Schema.load(self.data.schema_file).subset(self.data.features)
+        """The schema of the features that this run uses, with the tables that it shares.
+
+        Raises UserError for unknown features, and for features of different ids that are to share a table.
+        """
+        schema = Schema.load(self.data.schema_file).subset(self.data.features)
+        for table, features in self.data.share.items():
+            schema = schema.sharing(table, features)
+        return schema
 
     def dump(self) -> str:
         """The resolved run file as YAML."""
@@ -204,7 +216,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(declared, override)
     declared.setdefault("import_from", str(path.resolve().parent))
-    return parse(declared, str(path))
+    return _located(parse(declared, str(path)))
 
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
@@ -290,6 +302,18 @@ def _section_of(annotation: Any) -> Any:
     return annotation
 
 
-def absolute(path: str) -> str:
-    """A local path made absolute; URIs pass through."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+def _located(config: RunConfig) -> RunConfig:
+    """With absolute paths: workers and later commands run in other folders."""
+    data = config.data
+    names = ("path", "schema_path", *SPLITS)
+    data = data.model_copy(update={name: _absolute(getattr(data, name)) for name in names})
+    return config.model_copy(
+        update={"run": _absolute(config.run), "init_from": _absolute(config.init_from), "data": data}
+    )
+
+
+def _absolute(paths: Paths | None) -> Any:
+    """Local paths made absolute; URIs pass through."""
+    if isinstance(paths, tuple):
+        return tuple(str(_absolute(path)) for path in paths)
+    return paths if paths is None or "://" in paths else os.path.abspath(os.path.expanduser(paths))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Schema
 from trainer.checkpoint import restore
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -43,7 +42,7 @@ def predict_rows(
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     keys = keys or folder.schema().keys
-    inspect_split(unlabelled(folder.schema()), data, folder.path, keys)
+    inspect_split(folder.schema().unlabelled(), data, folder.path, keys)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
     temporary = out.resolve().parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
@@ -73,10 +72,10 @@ def predict_worker(
 ) -> dict[str, Any]:
     """One worker's share of the rows: streamed into a file of its own."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(config, unlabelled(folder.schema()), environment)
+    session = Session.build(config, folder.schema(), environment)
     restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
     session.distributed.module.eval()
-    loader = session.loader(data, keys=keys)
+    loader = session.loader(data, labelled=False, keys=keys)
     done = progress.counter("scoring", loader.steps_per_epoch)
     writer: pq.ParquetWriter | None = None
     rows = 0
@@ -92,11 +91,6 @@ def predict_worker(
     if writer is not None:
         writer.close()
     return {"rows": sum(environment.gather(rows)), "step": step}
-
-
-def unlabelled(schema: Schema) -> Schema:
-    """The schema of rows whose label, weight and group are not known."""
-    return schema.model_copy(update={"labels": (), "weight": None, "group": None})
 
 
 def _scores(session: Session, batch: Batch) -> Tensor:

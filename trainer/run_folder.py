@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ class RunFolder:
         return folder
 
     @classmethod
+    def awaited(cls, config: RunConfig) -> "RunFolder":
+        """The folder that another process is about to create, on the same machine or on shared storage."""
+        folder, deadline = cls(Path(config.run)), time.monotonic() + config.launch.timeout
+        while not folder.config_file.exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{folder.path}: rank 0 has not made this run folder within {config.launch.timeout:.0f} s"
+                )
+            time.sleep(0.1)
+        return folder
+
+    @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
         """A run folder that is there. Raises UserError where it is not one."""
         folder = cls(Path(path).resolve())
@@ -92,9 +105,11 @@ class RunFolder:
         assert not self.steps()
         shutil.rmtree(self.path)
 
-    def config(self, overrides: tuple[str, ...] = ()) -> RunConfig:
-        """The run's resolved configuration; its `run` is where the folder is now."""
-        return load(self.config_file, overrides).model_copy(update={"run": str(self.path)})
+    def config(self, overrides: Iterable[str] = ()) -> RunConfig:
+        """The run's resolved configuration; run and schema are where the folder is now."""
+        config = load(self.config_file, overrides)
+        data = config.data.model_copy(update={"schema_path": str(self.schema_file)})
+        return config.model_copy(update={"run": str(self.path), "data": data})
 
     def schema(self) -> Schema:
         return Schema.load(self.schema_file)

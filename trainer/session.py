@@ -83,7 +83,9 @@ class Session:
         tower = Tower(distributed.tower_parameters(), config.optimizer.tower)
         return cls(config, schema, environment, model, plan, distributed, tower)
 
-    def loader(self, paths: Paths, *, training: bool = False, keys: Sequence[str] = ()) -> Loader:
+    def loader(
+        self, paths: Paths, *, training: bool = False, labelled: bool = True, keys: Sequence[str] = ()
+    ) -> Loader:
         """Batches of some files: in the run's order for training, else in file order."""
         data, environment = self.config.data, self.environment
         index = environment.broadcast(Source.open(paths).index if environment.leads else None)
@@ -91,7 +93,7 @@ class Session:
         lookup = self.distributed.lookup
         return Loader(
             Source.from_index(index),
-            self.schema,
+            self.schema if labelled else self.schema.unlabelled(),
             folder=data.schema_file.parent,
             global_batch_size=batch_size,
             seed=self.config.trainer.seed,

@@ -76,9 +76,7 @@ class Trainer:
 
     @property
     def best_metric(self) -> str:
-        settings = self.config.trainer
-        named = settings.early_stopping.metric if settings.early_stopping else settings.best_metric
-        return named or next(iter(self.session.model.task.metrics().directions))
+        return self.config.trainer.selection_metric or next(iter(self.session.model.task.metrics().directions))
 
     # ------------------------------------------------------------ the run
 

@@ -85,7 +85,7 @@ def jagged(ids: KeyedJaggedTensor, weighted: bool = False) -> dict[str, list[lis
             found[key].append(flat[at : at + n])
             at += n
     assert at == len(flat)
-    again = {key: [row.tolist() for row in ids[key].to_dense()] for key in ids.keys()}
+    again = {key: [row.tolist() for row in ids[key].to_dense()] for key in list(ids.keys())}
     assert weighted or again == found  # per-key views, which use the cached lengths per key
     return found
 

@@ -27,7 +27,7 @@ def real_units():
 
 
 @st.composite
-def orders(draw, shuffle=st.booleans()):
+def orders(draw, shuffle=None):
     groups = draw(st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(sum))
     lanes = draw(st.integers(1, 7))
     return Order(
@@ -36,7 +36,7 @@ def orders(draw, shuffle=st.booleans()):
         lanes,
         window=draw(st.integers(1, 40)),
         seed=draw(st.integers(-5, 2**63)),
-        shuffle=draw(shuffle),
+        shuffle=draw(st.booleans()) if shuffle is None else shuffle,
     )
 
 
@@ -94,7 +94,7 @@ def test_lanes_differ_by_at_most_one_row_and_are_dealt_evenly(order):
         assert max(dealt) - min(dealt) <= 1
 
 
-@given(orders(shuffle=st.just(True)))
+@given(orders(shuffle=True))
 def test_units_are_runs_of_groups_or_slices_of_huge_ones(order):
     ends = set(np.cumsum(order.group_rows).tolist())
     units = order.units
@@ -102,14 +102,12 @@ def test_units_are_runs_of_groups_or_slices_of_huge_ones(order):
     assert units[0] == 0 and units[-1] == order.num_rows and (sizes > 0).all()
     assert len(units) == 2 or sizes.min() >= 16
     for cut in set(units[1:].tolist()) - ends:  # inside a group: a slice
-        start = max(e for e in ends | {0} if e < cut)
-        stop = min(e for e in ends if e > cut)
-        assert stop - start > 16 and order.num_rows > 32
+        assert order.num_rows >= 32
         near = [int(s) for s, a, b in zip(sizes, units[:-1], units[1:], strict=True) if cut in (a, b)]
         assert max(near) <= max(2 * 16, order.num_rows // 32 * 2)
 
 
-@given(orders(shuffle=st.just(False)))
+@given(orders(shuffle=False))
 def test_without_shuffle_one_lane_gives_the_rows_of_the_files_in_order(order):
     order = Order(order.group_rows, order.global_batch_size, 1, order.window, order.seed, shuffle=False)
     size = order.global_batch_size

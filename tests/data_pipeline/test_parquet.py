@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from data_pipeline.parquet import RangeReader, Source
+from data_pipeline.parquet import Index, RangeReader, Sample, Source
 
 
 def write(path: Path, groups: list[int], start: int = 0, columns: dict[str, pa.DataType] | None = None) -> int:
@@ -32,7 +33,7 @@ def read(source: Source, start: int, stop: int, chunk_rows: int = 7) -> tuple[li
     """The values of column x in a range, and how many rows were decoded."""
     decoded: list[int] = []
     values: list[int] = []
-    for chunk in RangeReader(source.index, ["x"], chunk_rows=chunk_rows, on_decoded=decoded.append).read(start, stop):
+    for chunk in RangeReader(source.index, ["x"], chunk_rows, decoded.append).read(start, stop):
         assert chunk.batch.schema.names == ["x"]
         assert chunk.place == start + len(values)
         in_file = [f.path for f in source.index.files].index(chunk.where)
@@ -55,6 +56,21 @@ def test_any_range_of_rows(tmp_path_factory, files):
         for stop in range(start, total + 1, 5):
             values, _ = read(source, start, stop)
             assert values == list(range(start, stop))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=9).filter(sum), st.integers(1, 60), st.data())
+def test_runs_cut_a_range_where_row_groups_end(groups, rows, data):
+    index = Index((), np.array([0, len(groups)]), np.array(groups), pa.schema([]), Sample(0, {}, {}))
+    start = data.draw(st.integers(0, index.num_rows - 1))
+    stop = data.draw(st.integers(start + 1, index.num_rows))
+    runs = list(index.runs(start, stop, rows))
+    assert [a for a, _ in runs] == [start, *(b for _, b in runs[:-1])] and runs[-1][1] == stop
+    ends = set(index.group_starts.tolist())
+    assert all(b in ends for _, b in runs[:-1])
+    for a, b in runs:
+        assert b - a <= rows or index.group_of(a) == index.group_of(b - 1)
+    for (a, _), (_, b) in pairwise(runs):
+        assert b - a > rows  # no two could have been one
 
 
 def test_only_row_groups_of_the_range_are_decoded(tmp_path):

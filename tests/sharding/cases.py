@@ -208,13 +208,16 @@ def train(case: Case, distributed: Distributed, batches: list[Rows], tower_rate:
 
 def whole_tables(distributed: Distributed) -> dict[str, dict[str, Tensor]]:
     """All ranks' shards put together: table -> {weight [rows, dim], accumulator [rows(, dim)]}."""
+    mine = {
+        name: [(s.row, s.column, {n: live.logical(s, n).clone() for n in s.tensors}) for s in live.shards]
+        for name, live in distributed.tables.items()
+    }
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
     found: dict[str, dict[str, Tensor]] = {}
     for name, live in distributed.tables.items():
-        parts: list[Any] = [None] * dist.get_world_size()
-        mine = [(s.row, s.column, {n: live.logical(s, n).clone() for n in s.tensors}) for s in live.shards]
-        dist.all_gather_object(parts, mine)
         whole: dict[str, Tensor] = {}
-        for row, column, tensors in (shard for part in parts for shard in part):
+        for row, column, tensors in (shard for part in parts for shard in part[name]):
             for tensor, values in tensors.items():
                 width = () if values.dim() == 1 else (live.table.embedding_dim,)
                 shape = (live.table.num_embeddings, *width)

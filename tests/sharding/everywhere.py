@@ -4,6 +4,7 @@ Starting a process costs seconds (imports); `conftest.py` runs `run_everything` 
 look at the results.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.sharding.cases import (
     draw_rows,
     every_case,
     make,
+    pooled_case,
     share,
     table,
     train,
@@ -41,10 +43,12 @@ OPTIMIZERS = {
 FEWER = ("adagrad", "rowwise_adagrad", "adagrad_l2")
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 PLACEMENTS = (*ANY, None)
+FURTHER = (2, 3)  # world sizes of what need not be seen on all
 WRITER = 2  # the world size that writes the checkpoint which the others read; it runs first
 
 
 def optimizers_of(world_size: int) -> tuple[str, ...]:
+    """Everything on two ranks, less on others, for time's sake."""
     return tuple(OPTIMIZERS) if world_size == 2 else FEWER
 
 
@@ -52,9 +56,10 @@ def training_case(optimizers: tuple[str, ...]) -> Case:
     return every_case().optimized({name: OPTIMIZERS[name] for name in optimizers})
 
 
-def training_batches() -> list[Rows]:
+def training_batches(optimizers: tuple[str, ...] = FEWER) -> list[Rows]:
     generator = torch.Generator().manual_seed(3)
-    return [draw_rows(every_case(), ROWS, generator) for _ in range(STEPS)]
+    steps = STEPS // 2 if optimizers == FEWER else STEPS
+    return [draw_rows(every_case(), ROWS, generator) for _ in range(steps)]
 
 
 def train_everywhere() -> dict[str | None, dict[str, Any]]:
@@ -62,10 +67,11 @@ def train_everywhere() -> dict[str | None, dict[str, Any]]:
     found = {}
     world_size = dist.get_world_size()
     for placement in PLACEMENTS if world_size > 1 else PLACEMENTS[-1:]:
-        case = training_case(optimizers_of(world_size)).placed(placement)
+        optimizers = optimizers_of(world_size)
+        case = training_case(optimizers).placed(placement)
         distributed = make(case)
         fresh = whole_tables(distributed)
-        losses = train(case, distributed, training_batches())
+        losses = train(case, distributed, training_batches(optimizers))
         found[placement] = {
             "losses": losses,
             "fresh": fresh,
@@ -154,6 +160,51 @@ def unused_parameters() -> dict[str, Any]:
     }
 
 
+def half_case(placement: str | None) -> Case:
+    """fp16 tables."""
+    case = pooled_case().changed_optimizer(OPTIMIZERS["adagrad"])
+    return case.changed(lambda t: replace(t, dtype="fp16")).placed(placement)
+
+
+def train_in_half_precision() -> dict[str | None, dict[str, dict[str, Tensor]]]:
+    found = {}
+    for placement in ANY:
+        case = half_case(placement)
+        distributed = make(case)
+        train(case, distributed, training_batches())
+        found[placement] = whole_tables(distributed)
+    return found
+
+
+def peak_memory() -> int:
+    """Bytes of the process's largest resident set since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def measure_memory(folder: Path) -> dict[str, int]:
+    """How far building, saving and loading a table of 256 MiB raise the resident set, in bytes."""
+    large = table("large", 4 << 20, 16, optimizer=OPTIMIZERS["sgd"])
+    case = Case({"fields": PooledEmbeddings({"a": large})}, {"a": 1})
+    grown = {}
+    before = 0
+
+    def measured(name: str) -> None:
+        nonlocal before
+        grown[name] = peak_memory() - before
+        Path("/proc/self/clear_refs").write_text("5")  # makes the peak the present size
+        before = peak_memory()
+
+    measured("imports")
+    distributed = make(case)
+    measured("built")
+    entries = write_tables(folder / "large", distributed.tables)
+    measured("written")
+    read_tables(folder / "large", entries, distributed.tables)
+    measured("read")
+    return grown
+
+
 def agree_on_memory() -> int:
     ranks = dist.get_world_size()
     return Topology(ranks, ranks, "cpu", 1000 - dist.get_rank()).agreed().memory_per_rank
@@ -163,9 +214,12 @@ def run_everything(rank: int, folder: Path, entries: list[dict[str, Any]] | None
     results = {
         "training": train_everywhere(),
         "collective": collect(),
-        "learning_rate": change_learning_rate(),
         "unused": unused_parameters(),
         "memory": agree_on_memory(),
     }
+    if dist.get_world_size() == 1:
+        results["grown"] = measure_memory(folder)
+    if dist.get_world_size() in FURTHER:
+        results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
     results |= {"wrote": write_checkpoint(folder)} if entries is None else {"read": read_checkpoint(folder, entries)}
     return results if rank == 0 else {n: results[n] for n in results if n not in ("training", "read")}

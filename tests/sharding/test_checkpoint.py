@@ -95,7 +95,7 @@ def test_any_plan_loads_any_other(plans: tuple[Plan, Plan], chunk: int, seed: in
 
 
 def test_a_trained_model_moves_between_world_sizes(everywhere: dict) -> None:
-    """2 ranks to 1, 3 and 4, every table under another placement than before: weights and state, through live kernels."""
+    """2 ranks to 1, 3 and 4, each table under another placement than before: weights and state of live kernels."""
     written = [result["wrote"] for result in everywhere[2]]
     entries, expected = [e for part, _ in written for e in part], written[0][1]
     assert all(t["accumulator"].any() for t in expected.values())

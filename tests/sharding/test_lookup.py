@@ -89,8 +89,8 @@ def test_a_model_without_tables_or_with_dense_inputs_only() -> None:
     case = Case({"dense": DenseFeatures(("y",))}, {})
     lookup = EmbeddingLookup(case.inputs, DENSE, device="cpu")
     assert lookup.id_names == ()
-    rows = Rows({}, {}, [1.0, 1.0])
-    batch = share(Case({"a": bags()}, {"a": 1}), Rows({"a": [[1], [2]]}, {}, rows.scale), 0, 1, EmbeddingLookup({"a": bags()}, DENSE))  # fmt: skip
+    other = EmbeddingLookup({"a": bags()}, DENSE)
+    batch = share(Case({"a": bags()}, {"a": 1}), Rows({"a": [[1], [2]]}, {}, [1.0, 1.0]), 0, 1, other)
     assert lookup(batch)["dense"].tolist() == [[1], [4]]
 
 
@@ -101,7 +101,8 @@ def test_ids_may_come_in_any_order_and_with_others(sharded: bool) -> None:
     expected = look_up(case, rows, sharded)["x"]
     more = Case({**case.inputs, "more": PooledEmbeddings({"c": table("v", 5, 4)})}, {**case.lengths, "c": 1})
     rows.ids["c"] = [[1]] * 5
-    turned = Case({"more": more.inputs["more"], "x": PooledEmbeddings({f: case.inputs["x"].tables[f] for f in ("b", "a")})}, {})  # fmt: skip
+    back = PooledEmbeddings({f: case.inputs["x"].tables[f] for f in ("b", "a")})
+    turned = Case({"more": more.inputs["more"], "x": back}, {})
     other = EmbeddingLookup(turned.inputs, DENSE)
     assert set(other.id_names) == {"a", "b", "c"} and other.id_names != ("a", "b")
     lookup = EmbeddingLookup(case.inputs, DENSE, device="cpu", seed=7)

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from tests.sharding.cases import Reference
-from tests.sharding.everywhere import ANY, FEWER, OPTIMIZERS, optimizers_of, training_batches, training_case
+from tests.sharding.everywhere import (
+    ANY,
+    FEWER,
+    FURTHER,
+    OPTIMIZERS,
+    half_case,
+    optimizers_of,
+    training_batches,
+    training_case,
+)
 
 WORLD_SIZES = [1, 2, 3, 4]
 
@@ -14,7 +23,7 @@ def references() -> dict[tuple[str, ...], tuple[list[float], Reference]]:
     found = {}
     for optimizers in (tuple(OPTIMIZERS), FEWER):
         reference = Reference(training_case(optimizers))
-        found[optimizers] = (reference.train(training_batches()), reference)
+        found[optimizers] = (reference.train(training_batches(optimizers)), reference)
     return found
 
 
@@ -57,7 +66,7 @@ def test_the_reference_learns(references: dict) -> None:
         assert min(moved) > 5e-4  # so that 1e-5 is a small difference
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("world_size", FURTHER)
 def test_learning_rates_scale_for_every_placement(world_size: int, everywhere: dict) -> None:
     moved = everywhere[world_size][0]["learning_rate"]
     for name, whole in moved[1.0].items():
@@ -79,3 +88,23 @@ def test_the_tower_is_replicated(world_size: int, everywhere: dict) -> None:
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_ranks_agree_on_memory(world_size: int, everywhere: dict) -> None:
     assert [r["memory"] for r in everywhere[world_size]] == [1001 - world_size] * world_size
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
+def test_half_precision_tables(world_size: int, everywhere: dict) -> None:
+    """fp16 rows follow the float64 loops to their own precision under every placement, data-parallel included."""
+    plain = Reference(half_case(None))
+    plain.train(training_batches())
+    for placement, tables in everywhere[world_size][0]["half"].items():
+        for name, tensors in tables.items():
+            assert tensors["weight"].dtype == torch.float16
+            wrong = (tensors["weight"].double() - plain.weights[name]).abs().max().item()
+            assert wrong < 2e-3, (placement, name)
+
+
+def test_no_second_copy_of_a_table_is_made(everywhere: dict) -> None:
+    """Building takes the table and buffers for blocks; saving and loading take chunks."""
+    grown = {name: size / (1 << 20) for name, size in everywhere[1][0]["grown"].items()}
+    assert 250 < grown["built"] < 256 + 100
+    assert grown["written"] < 100
+    assert grown["read"] < 100

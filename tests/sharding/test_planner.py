@@ -175,7 +175,8 @@ def test_not_enough_memory_anywhere() -> None:
 
 HUGE = (
     "not enough memory: the tables need 31.7 GiB on rank 0 and there are 64.0 MiB, 33,932,891,476 bytes short; "
-    "largest there: huge (row_wise, 31.7 GiB), b (row_wise, 340 B); use more ranks or hosts, fewer rows or columns, dtype fp16, or optimizer rowwise_adagrad or sgd"
+    "largest there: huge (row_wise, 31.7 GiB), b (row_wise, 340 B); "
+    "use more ranks or hosts, fewer rows or columns, dtype fp16, or optimizer rowwise_adagrad or sgd"
 )
 
 

@@ -110,3 +110,20 @@ def test_absent_file(tmp_path: Path) -> None:
 )
 def test_sizes(text: str, bytes_: int) -> None:
     assert parse_bytes(text) == bytes_
+
+
+def test_features_share_a_table_by_name(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(
+        "features:\n"
+        "- {kind: id, name: item, ids: {kind: identity, num_ids: 5}}\n"
+        "- {kind: id, name: last, ids: {kind: identity, num_ids: 5}}\n"
+        "- {kind: id, name: user, ids: {kind: identity, num_ids: 9}}\n"
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(f"run: out\ndata: {{path: {tmp_path}}}\nmodel: fm\n")
+    schema = load(path, ["data.share={item: [item, last]}"]).load_schema()
+    assert [f.table_name for f in schema.sparse] == ["item", "item", "user"]
+    with pytest.raises(UserError, match=r"share table 'x' but need 5 and 9 rows"):
+        load(path, ["data.share={x: [item, user]}"]).load_schema()
+    with pytest.raises(UserError, match="did you mean 'item'"):
+        load(path, ["data.share={x: [itme]}"]).load_schema()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.quiet import captured_output, library_logs
+from trainer.quiet import captured_output
 
 SCRIPT = """
 import ctypes, os, subprocess, sys
@@ -84,22 +84,3 @@ def test_a_file_that_cannot_be_opened_redirects_nothing(tmp_path: Path, capfd: p
         pass
     os.write(1, b"still here\n")
     assert capfd.readouterr().out == "still here\n"
-
-
-def test_libraries_and_warnings_are_logged_to_the_file_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ours = logging.getLogger("shardrec.test")
-    before = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).level) for name in ("ray", "torch")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        with library_logs(tmp_path / "libraries.log"):
-            logging.getLogger("torchrec.distributed.planner").info("a plan")
-            logging.getLogger("ray").error("a node")
-            warnings.warn("deprecated", FutureWarning, stacklevel=1)
-            ours.warning("for the user")
-        logging.getLogger("torchrec").info("afterwards")
-    written = (tmp_path / "libraries.log").read_text()
-    for expected in ("torchrec.distributed.planner INFO a plan", "ray ERROR a node", "FutureWarning: deprecated"):
-        assert expected in written
-    assert "for the user" not in written and "afterwards" not in written
-    assert "a plan" not in capfd.readouterr().err
-    assert before == {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).level) for name in before}

@@ -1,0 +1,160 @@
+"""The commands after training: evaluate, predict and plan need nothing but the run folder; benchmarks print JSON."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.trainer.small_run import run_file, write_data
+from trainer.cli import main
+from trainer.packages import HOME
+
+
+def shardrec(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), ended.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that was moved, and whose configuration was written in another working directory."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_data(folder / "data", rows=1500)
+    path = run_file(folder / "run.yaml", Path("data"), run="first", trainer={"tensorboard": True})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        shardrec(patch, "train", path, "--quiet")
+    return Path(shutil.move(folder / "first", folder / "moved"))
+
+
+def scores(folder: Path) -> pa.Table:
+    return pq.read_table(folder)
+
+
+def test_the_run_folder_is_complete(trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    expected = {"metrics", "steps", "rows", "samples_per_second", "world_size", "peak_memory_bytes", "wall_seconds"}
+    assert expected <= summary.keys()
+    assert summary["peak_memory_bytes"] > 50e6
+    assert summary["metrics"].keys() == {"validation", "test"}
+    records = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())
+    assert {r["kind"] for r in records} >= {"start", "train", "validation", "end"}
+    assert any((trained / "tensorboard").iterdir())
+    assert "table_wise" in (trained / "plan.txt").read_text()
+
+
+def test_evaluate_gives_the_summary_again(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    shardrec(monkeypatch, "evaluate", trained, "--quiet")
+    printed = capsys.readouterr().out
+    for split in ("validation", "test"):
+        assert f"{summary['metrics'][split]['auc']:.4f}" in printed
+    shardrec(
+        monkeypatch, "evaluate", trained, "--quiet", "--data", trained.parent / "data/train", "--step", summary["steps"]
+    )
+    assert "data" in capsys.readouterr().out
+
+
+def test_predictions_are_of_every_row_and_make_the_metric(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = trained.parent / "data/test"
+    shardrec(monkeypatch, "predict", trained, "--data", test, "--out", tmp_path / "scores", "--quiet")
+    rows, found = pq.read_table(test), scores(tmp_path / "scores")
+    assert found.column_names == ["row", "user", "item", "prediction"]
+    assert found["row"].to_pylist() == list(range(rows.num_rows))
+    assert found["user"].equals(rows["user"])
+    auc = json.loads((trained / "summary.json").read_text())["metrics"]["test"]["auc"]
+    ours = roc_auc_score(rows["label"], found["prediction"], sample_weight=rows["weight"])
+    assert ours == pytest.approx(auc, abs=1e-6)
+
+
+def test_predictions_need_no_labels(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pq.read_table(trained.parent / "data/test")
+    (tmp_path / "new").mkdir()
+    pq.write_table(rows.drop_columns(["label", "weight"]), tmp_path / "new/0.parquet")
+    for data, out in ((trained.parent / "data/test", "a"), (tmp_path / "new", "b")):
+        shardrec(monkeypatch, "predict", trained, "--data", data, "--out", tmp_path / out, "--keys", "price", "--quiet")
+    assert scores(tmp_path / "a").equals(scores(tmp_path / "b"))
+    assert scores(tmp_path / "b").column_names == ["row", "price", "prediction"]
+
+
+def test_two_workers_score_alike(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ("--data", trained.parent / "data/test", "--quiet")
+    shardrec(monkeypatch, "predict", trained, *data, "--out", tmp_path / "one")
+    shardrec(monkeypatch, "predict", trained, *data, "--out", tmp_path / "two", "--set", "launch.workers=2")
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two").sort_by("row")
+    assert len(list((tmp_path / "two").iterdir())) == 2
+    assert two["row"].equals(one["row"]) and two["user"].equals(one["user"])
+    assert np.allclose(two["prediction"], one["prediction"], atol=1e-6)
+
+
+def test_plan_prints_and_makes_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data", tables={"user": {"placement": "row_wise"}})
+    shardrec(monkeypatch, "plan", path, "--set", "launch.workers=2")
+    printed = capsys.readouterr().out
+    assert "row_wise" in printed and "rank 1: bytes" in printed
+    assert os.listdir(tmp_path) == ["run.yaml"]
+
+
+def test_bench_step_ends_with_json(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data")
+    shardrec(monkeypatch, "bench", "step", path, "--steps", 3)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["model"] == "deepfm" and found["world_size"] == 1
+    assert found["step_samples_per_second"] > 0 and found["end_to_end_samples_per_second"] > 0
+    assert os.listdir(tmp_path) == ["run.yaml"]
+
+
+OWN_MODEL = """
+from torch import nn
+from models.base import PointwiseConfig, Recommender
+from models.inputs import PooledEmbeddings
+
+class Config(PointwiseConfig):
+    width: int = 3
+
+class Mine(Recommender):
+    def __init__(self, fields, config: Config):
+        super().__init__(inputs={"field": PooledEmbeddings(fields.tables(embedding_dim=config.width))},
+                         task=config.build_task(fields.schema))
+        self.out = nn.Linear(config.width, 1)
+
+    def forward(self, field):
+        return self.out(field.sum(1)).squeeze(1)
+"""
+
+
+def test_a_model_of_ones_own(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by import path, found in the run file's folder, also by evaluate afterwards."""
+    (tmp_path / "my_towers.py").write_text(OWN_MODEL)
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
+    shardrec(monkeypatch, "train", path, "--quiet", "--set", "model={name: 'my_towers:Mine', width: 5}")
+    shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
+
+
+def test_torchrun_launches_the_same_command(trained: Path, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [*torchrun, "-m", "trainer", "train", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("run folder:") == 1  # rank 0 alone prints
+    assert json.loads((tmp_path / "run/summary.json").read_text())["world_size"] == 2
