@@ -151,7 +151,7 @@ def test_a_model_of_ones_own(trained: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_torchrun_launches_the_same_command(trained: Path, tmp_path: Path) -> None:
     path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "trainer", "train", str(path)]
     environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
