@@ -39,9 +39,11 @@ class Assemble(nn.Module):
         self._weighted = weighted
         self._dense = {name: _dense_columns(i, dense_names) for name, i in inputs.items() if _is_dense(i)}
         self._blocks: list[Block] | None = None
+        self._keys: list[list[str]] | None = None
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
     def forward(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor | Jagged]:
+        self._check_keys([ids.keys() for ids in (batch.ids, batch.weighted_ids) if ids is not None])
         pooled = self._pooled(outputs, batch)
         found: dict[str, Tensor | Jagged] = {}
         for name, asked in self._inputs.items():
@@ -53,6 +55,13 @@ class Assemble(nn.Module):
                 found[name] = batch.dense[:, self._dense[name]]
         return found
 
+    def _check_keys(self, keys: list[list[str]]) -> None:
+        """Raises ValueError where keys are not the first batch's: collections go by the order that they saw first."""
+        if self._keys is None:
+            self._keys = keys
+        elif keys != self._keys:
+            raise ValueError(f"a batch's features come as {keys}, but the first batch's came as {self._keys}")
+
     def _ids(self, feature: str, batch: Batch) -> KeyedJaggedTensor:
         ids = batch.weighted_ids if feature in self._weighted else batch.ids
         assert ids is not None, f"the batch has no weighted ids, but {feature!r} is declared with weights"
@@ -63,7 +72,7 @@ class Assemble(nn.Module):
     def _pooled(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor]:
         if self._blocks is None:
             self._blocks = self._lay_out(outputs)
-        sources = [outputs[part].values() for part in self._sources]
+        sources = [outputs[part].values().float() for part in self._sources]  # unsharded fp16 tables give fp16
         columns = iter(assemble_columns(self._blocks, sources) if sources else ())
         found = {}
         for name, asked in self._inputs.items():
@@ -147,7 +156,7 @@ class Assemble(nn.Module):
 
     def _values(self, feature: str, table: EmbeddingTable, outputs: list[Any]) -> Tensor:
         route = self._routes[feature, table.name]
-        values = outputs[route.part][route.key].values()
+        values = outputs[route.part][route.key].values().float()
         # a slice of all columns would still cost a zero-filled copy in backward
         return values if values.shape[1] == table.embedding_dim else values[:, : table.embedding_dim]
 

@@ -92,7 +92,8 @@ def distribute(
     if process_group is None:
         if not dist.is_initialized():
             assert plan.world_size == 1, "several ranks need a process group"
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         process_group = dist.group.WORLD
     assert process_group is not None and dist.get_world_size(process_group) == plan.world_size
     ((path, lookup),) = [(n, m) for n, m in step.named_modules() if isinstance(m, EmbeddingLookup)]

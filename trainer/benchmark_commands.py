@@ -22,12 +22,15 @@ def reader(
     data: Annotated[Path | None, typer.Argument(help="prepared data; default: a made log of 40 columns")] = None,
     lanes: Annotated[int, typer.Option(help="lanes of the shuffled reader")] = 16,
     batch_size: Annotated[int, typer.Option(help="rows of a batch")] = 4096,
-    repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 3,
+    repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 5,
 ) -> None:
     """Rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
     from data_pipeline.benchmark import benchmark_reader
+    from data_pipeline.schema import Schema
 
-    _print("reader, one core", benchmark_reader(data, lanes=lanes, global_batch_size=batch_size, repeats=repeats))
+    given = (data / "train", Schema.load(data / "schema.yaml")) if data else (None, None)
+    found = benchmark_reader(*given, folder=data or ".", lanes=lanes, global_batch_size=batch_size, repeats=repeats)
+    _print("reader, one core", found)
 
 
 @app.command()

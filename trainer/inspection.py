@@ -33,8 +33,8 @@ def inspect_run(config: RunConfig) -> None:
     if config.init_from:
         RunFolder.open(config.init_from).choose_step()
     model = build_model(config, schema)
-    if name := config.trainer.selection_metric:
-        model.task.metrics().larger_is_better(name)
+    if metric := config.trainer.selection_metric:
+        model.task.metrics().larger_is_better(metric)
     if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
         plan_run(config, model)  # on a cluster the workers do this, with their own memory
 

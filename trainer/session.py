@@ -12,7 +12,7 @@ import models
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
-from data_pipeline.schema import Schema
+from data_pipeline.schema import IdListFeature, Schema
 from models.base import Recommender
 from models.inputs import Fields
 from sharding.distribute import Distributed, distribute
@@ -72,7 +72,8 @@ class Session:
         model = build_model(config, schema)
         plan = plan_run(config, model, environment)
         dense_names = tuple(f.name for f in schema.dense)
-        lookup = EmbeddingLookup(model.inputs, dense_names, device=torch.device("meta"))
+        weighted = tuple(f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weights)
+        lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, device=torch.device("meta"))
         distributed = distribute(
             ForwardStep(lookup, model, config.trainer.precision),
             plan,

@@ -109,6 +109,28 @@ def test_ids_may_come_in_any_order_and_with_others(sharded: bool) -> None:
     assert torch.equal(lookup(share(case, rows, 0, 1, other))["x"], expected)
 
 
+def test_the_order_of_ids_may_not_change_between_batches() -> None:
+    """TorchRec permutes by the first batch's keys; another order would look up other tables' rows without a word."""
+    case = Case({"x": PooledEmbeddings({"a": table("t", 9, 4), "b": table("u", 9, 4)})}, {"a": 1, "b": 1})
+    rows = draw_rows(case, 3, torch.Generator())
+    lookup = EmbeddingLookup(case.inputs, DENSE, device="cpu")
+    batch = share(case, rows, 0, 1, lookup)
+    lookup(batch)
+    batch.ids = batch.ids.permute([1, 0])
+    with pytest.raises(ValueError, match="but the first batch's came as"):
+        lookup(batch)
+
+
+def test_unsharded_half_precision_gives_fp32() -> None:
+    half, sequence = table("t", 9, 6, dtype="fp16"), table("u", 9, 6, dtype="fp16")
+    case = Case({"x": PooledEmbeddings({"a": half}), "y": SequenceEmbeddings({"b": sequence})}, {"a": 1, "b": 2})
+    lookup = EmbeddingLookup(case.inputs, DENSE, device="cpu")
+    found = lookup(share(case, draw_rows(case, 3, torch.Generator()), 0, 1, lookup))
+    assert found["x"].dtype == found["y"].values.dtype == torch.float32
+    (found["x"].sum() + found["y"].values.sum()).backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float16 for p in lookup.table_parameters().values())
+
+
 def test_a_step_with_no_ids() -> None:
     """All rows padding, as an epoch's last batch may be on some rank."""
     case = every_case().optimized({"s": OPTIMIZERS["adagrad"], "l": OPTIMIZERS["adagrad_l2"]})

@@ -15,7 +15,8 @@ SCHEMA = Schema(
         IdFeature(name="user", ids=Identity(num_ids=301)),
         IdFeature(name="item", ids=Identity(num_ids=97)),
         IdFeature(name="kind", ids=Identity(num_ids=3)),
-        IdListFeature(name="tags", ids=Identity(num_ids=40)),
+        IdListFeature(name="tags", ids=Identity(num_ids=40), weights="tag_weights"),
+        IdListFeature(name="shelves", ids=Identity(num_ids=11)),
         DenseFeature(name="price"),
     ),
     labels=(Label(),),
@@ -28,23 +29,35 @@ def table(rows: int, seed: int) -> pa.Table:
     """Clicks that depend on whether user and item fall into one class, and on the price."""
     draw = np.random.default_rng(seed)
     user, item, kind = draw.integers(0, 301, rows), draw.integers(0, 97, rows), draw.integers(0, 3, rows)
-    lengths = draw.integers(0, 4, rows)
-    tags = draw.integers(0, 40, lengths.sum())
     price = draw.normal(size=rows).astype(np.float32)
     logit = 3.0 * (user % 2 == item % 2) - 1.5 + 0.5 * price
     label = (draw.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)
-    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    tags, tag_weights, shelves = lists(draw, rows)
     return pa.table(
         {
             "user": user,
             "item": item,
             "kind": kind,
-            "tags": pa.ListArray.from_arrays(offsets, pa.array(tags)),
+            "tags": tags,
+            "tag_weights": tag_weights,
+            "shelves": shelves,
             "price": price,
             "label": label,
             "weight": draw.choice(np.float32([0.5, 1, 2]), rows),
         }
     )
+
+
+def lists(draw: np.random.Generator, rows: int) -> list[pa.ListArray]:
+    """Up to 3 tags a row with weights beside them, and up to 2 shelves."""
+    tags, shelves = draw.integers(0, 4, rows), draw.integers(0, 3, rows)
+    values = (
+        (tags, draw.integers(0, 40, tags.sum())),
+        (tags, draw.random(tags.sum(), dtype=np.float32)),
+        (shelves, draw.integers(0, 11, shelves.sum())),
+    )
+    starts = [np.concatenate([[0], lengths.cumsum()]).astype(np.int32) for lengths, _ in values]
+    return [pa.ListArray.from_arrays(s, pa.array(v)) for s, (_, v) in zip(starts, values, strict=True)]
 
 
 def write_data(folder: Path, rows: int = 3000) -> Path:
