@@ -30,13 +30,16 @@ setup(
     packages=find_packages(include=[f"{layer}{rest}" for layer in LAYERS for rest in ("", ".*")]),
     package_data={"trainer": ["runs/*.yaml"]},
     install_requires=pinned(
-        "torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil", "tensorboard"
+        *("torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil"),
+        "tensorboard",
     ),
     extras_require={
-        # torchrec requires the CUDA build of fbgemm-gpu by name, so on CPU machines it is added with --no-deps (see Makefile)
+        # torchrec asks for the CUDA build of fbgemm-gpu by name, so on CPU machines make adds it with --no-deps
         "cpu": pinned("fbgemm-gpu-cpu") + TORCHREC_NEEDS,
         "cuda": pinned("torchrec", "fbgemm-gpu"),
-        "dev": pinned("pytest", "pytest-timeout", "hypothesis", "scikit-learn", "xxhash", "ruff", "mypy", "types-PyYAML"),
+        "dev": pinned(
+            *("pytest", "pytest-timeout", "hypothesis", "scikit-learn", "xxhash", "ruff", "mypy", "types-PyYAML")
+        ),
     },
     entry_points={"console_scripts": ["shardrec = trainer.cli:main"]},
 )

@@ -108,14 +108,17 @@ class Layout:
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
     ) -> None:
-        """`folder` is the schema's (vocabularies). `id_order` orders the keys (default: the schema's order).
+        """`folder` is the schema's (vocabularies).
 
+        id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
         """
+        if id_order is not None:
+            schema = schema.subset([*id_order, *(f.name for f in schema.dense)])
         self.schema = schema
         self.extra_columns = tuple(dict.fromkeys(extra_columns))
-        self.class_weights = dict(class_weights or {})
+        self.class_weights = dict(class_weights or {}) if schema.labels else {}
         self._readers = {f.name: FeatureReader(f, folder) for f in schema.features}
         self._labels = [LabelReader(label) for label in schema.labels]
         self._weight = NumberReader(schema.weight) if schema.weight else None
@@ -123,8 +126,6 @@ class Layout:
         self.dense_names = tuple(f.name for f in schema.dense)
         sparse = {f.name: f for f in schema.sparse}
         order = tuple(sparse) if id_order is None else tuple(id_order)
-        if sorted(order) != sorted(sparse):
-            raise ValueError(f"id_order {order} is not an order of the sparse features {tuple(sparse)}")
         self._single = tuple(n for n in order if isinstance(sparse[n], IdFeature))
         self._lists = _equal_lengths([sparse[n] for n in order if not isinstance(sparse[n], IdFeature)])
         self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)

@@ -4,9 +4,10 @@ Row groups that are small as blocks (or runs of smaller ones) are decoded whole,
 decoder open instead of one per lane and is about twice as fast; of larger ones some chunks are decoded at a time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_pipeline.collate import Layout
+from data_pipeline.order import MOST_DEFAULT_LANES
 from data_pipeline.parquet import Index
 
 CHUNK_ROWS = 16_384
@@ -21,6 +22,9 @@ RUN_ROWS = 65_536
 RUN_BYTES = 24 << 20
 """Row groups up to this size as blocks are decoded whole: about what an open decoder of 40 columns would hold."""
 
+FOOTER_SHARE = 8
+"""Footers of files that are read in turns may take 1/8 of the memory (one is always open)."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -28,27 +32,38 @@ class Footprint:
 
     row_bytes: of a row in a block (estimated for lists)
     decoder_bytes: of an open decoder of the columns read, for the largest row group
+    footer_bytes: of the footers that are kept open
     chunk_rows: rows decoded by a call, at most
     whole_rows: row groups of up to so many rows are decoded at once
     largest: rows of the largest row group
+    all_kept: whether all rows fit, so that every row group is decoded at once and kept while a lane needs it
     """
 
     row_bytes: float
     decoder_bytes: int
+    footer_bytes: int
     chunk_rows: int
     whole_rows: int
     largest: int
+    all_kept: bool
 
     @classmethod
-    def of(cls, layout: Layout, index: Index) -> "Footprint":
+    def of(cls, layout: Layout, index: Index, *, memory: int, window: int, batch_rows: int) -> "Footprint":
+        """memory: bytes for all of reading; batch_rows: rows of a rank's batches, those made ahead included."""
         row_bytes = layout.row_bytes(index.values_per_row)
-        return cls(
+        whole_rows, largest = int(RUN_BYTES // row_bytes), int(index.group_rows.max())
+        footers = [index.footer_bytes(file) for file in range(len(index.files))]
+        footprint = cls(
             row_bytes,
             sum(index.sample.decoder_bytes.get(column, 0) for column in layout.columns),
+            min(sum(footers), max(*footers, memory // FOOTER_SHARE)),
             int(min(max(CHUNK_BYTES // row_bytes, 256), CHUNK_ROWS)),
-            int(RUN_BYTES // row_bytes),
-            int(index.group_rows.max()),
+            whole_rows,
+            largest,
+            all_kept=True,
         )
+        kept = index.num_rows * row_bytes + footprint.reader_bytes(MOST_DEFAULT_LANES, window, batch_rows)
+        return replace(footprint, all_kept=kept <= memory)
 
     @property
     def run_rows(self) -> int:
@@ -60,17 +75,22 @@ class Footprint:
         """Chunks of a larger row group that are decoded in one go."""
         return max(self.run_rows // self.chunk_rows, 1)
 
+    @property
+    def _decoded_rows(self) -> int:
+        """Rows that are decoded at once, at most."""
+        return max(self.run_rows, self.largest if self.largest <= self.whole_rows else self.chunk_rows)
+
     def lane_bytes(self, window: int) -> int:
-        """Of an open lane: rows that wait for their turn, a window, and for larger row groups a decoder and its chunk.
+        """Of an open lane: a window, decoded rows that wait for their turn, and for large row groups an open decoder.
 
         A chunk is taken to be twice as wide in Arrow as in a block.
         """
-        waiting = max(self.run_rows, self.largest if self.largest <= self.whole_rows else self.chunk_rows)
-        decoder = self.decoder_bytes if self.largest > self.whole_rows else 0
-        chunk = 2 * self.chunk_rows if decoder else 0
-        return int(decoder + (waiting + window + chunk) * self.row_bytes)
+        if self.all_kept:
+            return int(window * self.row_bytes)
+        decoder = self.decoder_bytes + 2 * self.chunk_rows * self.row_bytes if self.largest > self.whole_rows else 0
+        return int(decoder + (self._decoded_rows + window) * self.row_bytes)
 
-    def reader_bytes(self, lanes: int, window: int, batch_rows: int, batches: int) -> int:
-        """Of so many open lanes, and batches made ahead (three times as wide as blocks: 64-bit ids and lengths)."""
-        making = self.decoder_bytes + (3 * self.chunk_rows + 2 * window) * self.row_bytes  # of one lane at a time
-        return int(lanes * self.lane_bytes(window) + making + batches * batch_rows * 3 * self.row_bytes)
+    def reader_bytes(self, lanes: int, window: int, batch_rows: int) -> int:
+        """Of so many open lanes, one of which is decoding, and of batches (three times as wide as blocks)."""
+        decoding = self.decoder_bytes + (self._decoded_rows + 3 * self.chunk_rows + 2 * window) * self.row_bytes
+        return int(lanes * self.lane_bytes(window) + decoding + batch_rows * 3 * self.row_bytes + self.footer_bytes)

@@ -5,7 +5,7 @@ still needed are kept, while they fit the memory given; else each range decodes 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -68,7 +68,7 @@ class LaneReader:
             position = order.window_bounds(share.lane, position)[0] if position < stop else order.lane_rows(share.lane)
             ranges = _from(order.lane_ranges(epoch, share.lane), position)
             lanes.append((share, position, ranges))
-        self._ranges = shared_groups(reader.index, [r for _, _, ranges in lanes for r in ranges.tolist()])
+        self._ranges = shared_groups(reader.index, [ranges for _, _, ranges in lanes])
         self._lanes = [_Lane(order, epoch, share, position, self._blocks(r)) for share, position, r in lanes]
 
     def take(self, step: int) -> list[Block]:
@@ -83,7 +83,7 @@ class LaneReader:
     def _read(self, start: int, stop: int) -> Iterator[Block]:
         for first, last in self._index.runs(start, stop, self._footprint.run_rows):
             blocks = map(self._layout.block, self._reader.read(first, last))
-            whole = last - first <= self._footprint.whole_rows
+            whole = self._footprint.all_kept or last - first <= self._footprint.whole_rows
             while decoded := deque(islice(blocks, None if whole else self._footprint.chunks_ahead)):
                 while decoded:
                     yield decoded.popleft()
@@ -151,14 +151,18 @@ class _Lane:
             yield block
 
 
-def shared_groups(index: Index, ranges: list[list[int]]) -> dict[int, list[tuple[int, int]]]:
-    """Row groups of which several ranges need a part -> those parts, as ranges of rows."""
+def shared_groups(index: Index, ranges: Sequence[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
+    """Row groups of which several ranges ([n, 2] each) need a part -> those parts, as ranges of rows."""
+    starts, stops = np.concatenate(ranges).T
+    first, last = (np.searchsorted(index.group_starts, row, side="right") - 1 for row in (starts, stops - 1))
+    inner = last != first
+    groups = np.concatenate([first, last[inner]])
+    begins, ends = index.group_starts[groups], index.group_starts[groups + 1]
+    starts = np.maximum(np.concatenate([starts, starts[inner]]), begins)
+    stops = np.minimum(np.concatenate([stops, stops[inner]]), ends)
     parts: dict[int, list[tuple[int, int]]] = {}
-    for start, stop in ranges:
-        for group in sorted({index.group_of(start), index.group_of(stop - 1)}):
-            begin, end = index.group_bounds(group)
-            if start > begin or stop < end:
-                parts.setdefault(group, []).append((max(start, begin), min(stop, end)))
+    for i in np.flatnonzero((starts > begins) | (stops < ends)):
+        parts.setdefault(int(groups[i]), []).append((int(starts[i]), int(stops[i])))
     return {group: found for group, found in parts.items() if len(found) > 1}
 
 

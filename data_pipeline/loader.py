@@ -1,7 +1,7 @@
 """Parquet -> one rank's batches: order, decoding, collation and a thread that runs ahead.
 
-A loader has no state but its arguments: `epoch(e, start_step=k)` is what `epoch(e)` gives after k batches, and decodes
-no more than the windows that the k-th batch lies in.
+A loader has no state but its arguments: `epoch(e, start_step=k)` gives what `epoch(e)` gives after k batches, without
+decoding the row groups that those were made of.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from data_pipeline.batch import Batch
-from data_pipeline.blocks import Block, join_tables
+from data_pipeline.blocks import join_tables
 from data_pipeline.collate import Layout
 from data_pipeline.errors import UserError
 from data_pipeline.footprint import Footprint
@@ -36,7 +36,7 @@ class Loader:
     window: rows of a lane that are shuffled together
     memory: bytes that decoding, windows and kept row groups may take
     prefetch: batches made ahead by a background thread; 0 makes them in the caller's
-    id_order: order of the sparse features' keys
+    id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
 
@@ -75,7 +75,8 @@ class Loader:
         self._check_columns()
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
-        self._footprint = Footprint.of(self._layout, self.index)
+        batch_rows = -(-global_batch_size // world_size) * (prefetch + 1)
+        self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         if order == "file":
             lanes, global_batch_size = world_size, max(global_batch_size // world_size, 1) * world_size
         elif order == "time":
@@ -103,8 +104,8 @@ class Loader:
     def _memory_left(self, memory: int) -> int:
         """Bytes for kept row groups. Raises UserError where lanes and batches alone do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
-        batch_rows = self.order.padded_rows(0, self._world_size)
-        needed = self._footprint.reader_bytes(lanes, window, batch_rows, self._prefetch + 1)
+        batch_rows = self.order.padded_rows(0, self._world_size) * (self._prefetch + 1)
+        needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(
                 f"data.memory of {memory / 2**20:.0f} MiB is too small: {lanes} lanes with windows of {window} "
@@ -188,20 +189,28 @@ class Loader:
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step is {start_step}, expected 0 to {self.steps_per_epoch}")
         self._warn_of_huge_groups(epoch)
-        return self._handed_out(prefetched(self._made(epoch, start_step), self._prefetch), with_columns)
+        return self._handed_out(prefetched(self._made(epoch, start_step, with_columns), self._prefetch))
 
-    def _handed_out(self, made: Generator[tuple[Batch, list[Block]], None, None], with_columns: bool) -> Iterator[Any]:
+    def _handed_out(self, made: Generator[tuple[Any, int], None, None]) -> Iterator[Any]:
         with closing(made):
-            for batch, parts in made:
-                self.rows_read += sum(p.rows for p in parts)
-                yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch
+            for item, live in made:
+                self.rows_read += live
+                yield item
 
-    def _made(self, epoch: int, start_step: int) -> Iterator[tuple[Batch, list[Block]]]:
+    def _made(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
+        """What is handed out, and how many live rows it has. Runs in the background thread."""
         order, layout, footprint = self.order, self._layout, self._footprint
         lanes = LaneReader(
             order,
             layout,
-            RangeReader(self.index, layout.columns, footprint.chunk_rows, self._count_decoded),
+            RangeReader(
+                self.index,
+                layout.columns,
+                chunk_rows=footprint.chunk_rows,
+                whole_rows=footprint.whole_rows,
+                footer_memory=footprint.footer_bytes,
+                on_decoded=self._count_decoded,
+            ),
             order.shares(self._rank, self._world_size),
             epoch=epoch,
             start_step=start_step,
@@ -210,7 +219,9 @@ class Loader:
         )
         for step in range(start_step, self.steps_per_epoch):
             parts = lanes.take(step)
-            yield layout.collate(parts, order.padded_rows(step, self._world_size)), parts
+            batch = layout.collate(parts, order.padded_rows(step, self._world_size))
+            live = sum(p.rows for p in parts)
+            yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch, live
 
     def _count_decoded(self, rows: int) -> None:
         self.rows_decoded += rows
@@ -221,7 +232,7 @@ class Loader:
             return
         order = self.order
         shares = order.shares(self._rank, self._world_size)
-        ranges = [r for share in shares for r in order.lane_ranges(epoch, share.lane).tolist()]
+        ranges = [order.lane_ranges(epoch, share.lane) for share in shares]
         again = {}
         for group, parts in shared_groups(self.index, ranges).items():
             if sum(stop - start for start, stop in parts) * self._footprint.row_bytes > self._kept_memory:
@@ -235,5 +246,5 @@ class Loader:
             f"{self.index.files[self.index.file_of(group)].path}: a row group of {self.index.group_rows[group]} rows "
             f"is too large for the {self._kept_memory / 2**20:.0f} MiB left of data.memory, so every lane that needs "
             "it decodes it again; write smaller row groups (`shardrec prepare`), or give more memory",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -25,6 +25,9 @@ from data_pipeline.errors import UserError
 UNIT_ROWS = 65_536
 """Rows of a unit, at least: long enough that opening it is cheap, short enough that many units make an epoch."""
 
+MOST_DEFAULT_LANES = 16
+"""Enough windows for well-mixed batches; more lanes only if asked for."""
+
 _UNITS, _WINDOWS = 1, 2  # purposes of random numbers
 
 
@@ -202,8 +205,8 @@ def permutation(count: int, seed: int, purpose: int, epoch: int, lane: int = 0, 
 
 
 def default_lanes(global_batch_size: int, lane_bytes: int, memory: int) -> int:
-    """The largest power of two <= 16 that divides `global_batch_size` and whose lanes fit `memory` (bytes)."""
-    lanes = 16
+    """The largest power of two, up to 16, that divides `global_batch_size` and whose lanes fit `memory` bytes."""
+    lanes = MOST_DEFAULT_LANES
     while lanes > 1 and (global_batch_size % lanes or lanes * lane_bytes > memory):
         lanes //= 2
     return lanes

@@ -96,7 +96,6 @@ PreparedBy = Annotated[Hash | Vocabulary | Bucketize | Cross, Field(discriminato
 class Identity(Declaration):
     """The column already holds table rows, integers in [0, num_ids); anything else is an error.
 
-    `Schema.raw` needs both, to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
     `Schema.raw` needs both to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
     """
 

@@ -76,5 +76,13 @@ class Recommender(nn.Module):
                     raise ValueError(f"two tables are called {table.name!r}: {found[table.name]} and {table}")
         return found
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that the inputs read, each once."""
+        names: dict[str, None] = {}
+        for given in self.inputs.values():
+            names |= dict.fromkeys(given.features if isinstance(given, DenseFeatures) else given.tables)
+        return tuple(names)
+
     def after_step(self) -> None:
         """Called after every optimizer step (DRN's target network)."""

@@ -56,6 +56,10 @@ class Task(ABC):
     def check(self, batch: Batch) -> None:
         """Raises UserError for labels that the task cannot learn from. It waits for the device: check on the CPU."""
 
+    def broken_rows(self, output: Any, batch: Batch) -> Tensor:
+        """[B] bool: rows to name when the loss is not finite. All live rows, where a task cannot tell them apart."""
+        return batch.live
+
 
 class Pointwise(Task):
     """Base of the tasks whose tower returns one number a row, [B], and that have one label."""
@@ -81,6 +85,11 @@ class Pointwise(Task):
         weight = torch.where(batch.live, batch.weights, 0).to(output.dtype)
         loss = self.row_loss(output, batch.labels[self.label].to(output.dtype))
         return {self.term: Term((weight * loss).sum(), weight.sum())}
+
+    def broken_rows(self, output: Tensor, batch: Batch) -> Tensor:
+        loss = self.row_loss(_at_least_fp32(output.detach()), batch.labels[self.label]) * batch.weights
+        broken = ~loss.isfinite() & batch.live
+        return broken if bool(broken.any()) else super().broken_rows(output, batch)
 
     def check(self, batch: Batch) -> None:
         label, rows = batch.labels[self.label][batch.live], batch.rows[batch.live]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from data_pipeline.errors import UserError
 
 GIB = 1 << 30
-CPU_RESERVE = 1 * GIB  # interpreter, torch, readers, batches and activations of one rank; measured 0.6-0.9 GiB
+CPU_RESERVE = 1 * GIB  # an estimate: interpreter, torch, readers, batches and activations of one rank
 CUDA_RESERVE = 4 * GIB  # CUDA context, NCCL buffers, activations
 
 

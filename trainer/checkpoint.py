@@ -71,6 +71,7 @@ def save(
         content = {
             "format": FORMAT,
             "world_size": environment.world_size,
+            "device": environment.device.type,
             "position": asdict(position),
             "order": dict(order),
             "tables": [entry for of_rank in entries for entry in of_rank],
@@ -110,8 +111,8 @@ def restore(
     *,
     seed: int,
     grow: bool = False,
-) -> tuple[Position, dict[str, Any]]:
-    """Fills tables, tower and optimizers from any world size and plan; returns the position and the row order.
+) -> Position:
+    """Fills tables, tower and optimizers from any world size and plan; returns the position.
 
     `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values.
     """
@@ -119,11 +120,11 @@ def restore(
     read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
     _read_tower(checkpoint / TOWER_FILE, content["tower"], distributed, tower)
     position = Position(**content["position"])
-    if content["world_size"] == environment.world_size:
+    if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
         _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
     else:
         torch.manual_seed(generator_seed(seed, position.step, environment.rank))
-    return position, content["order"]
+    return position
 
 
 def generator_seed(seed: int, step: int, rank: int) -> int:
@@ -131,11 +132,10 @@ def generator_seed(seed: int, step: int, rank: int) -> int:
     return zlib.crc32(f"generator {seed} {step} {rank}".encode())
 
 
-def prune(folder: RunFolder, keep: int) -> None:
-    """Deletes all but the last `keep` checkpoints and the best one."""
-    steps = folder.steps()
-    for step in steps[:-keep]:
-        if step != folder.best_step():
+def prune(folder: RunFolder, keep: int, best: int | None) -> None:
+    """Deletes all but the last `keep` checkpoints and that of step `best`."""
+    for step in folder.steps()[:-keep]:
+        if step != best:
             doomed = folder.checkpoints / f".step-{step}.old"
             folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
             shutil.rmtree(doomed, ignore_errors=True)

@@ -64,6 +64,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a trained model on its validation and test rows, or on other data."""
+    from data_pipeline.errors import UserError
     from trainer.evaluate import evaluate_worker
     from trainer.inspection import inspect_split
     from trainer.results import print_metrics
@@ -74,6 +75,8 @@ def evaluate(
     config = folder.config(overrides or ())
     own = {name: config.data.split(name) for name in ("validation", "test")}
     splits = {"data": tuple(data)} if data else {name: paths for name, paths in own.items() if paths is not None}
+    if not splits:
+        raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
     for paths in splits.values():
         inspect_split(folder.schema(), paths, folder.path)
     found = supervised(evaluate_worker, config, folder, splits=splits, step=folder.choose_step(step), quiet=quiet)
@@ -121,7 +124,7 @@ def main() -> None:
     app.add_typer(bench, name="bench", help="Measure the reader and the training step on this machine.")
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
         sys.exit(f"shardrec: error: {' '.join(str(error).split())}")
 
 

@@ -9,9 +9,11 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import pyarrow as pa
 import yaml
+from pyarrow.fs import FileSystem, FileType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_pipeline.errors import UserError
@@ -53,22 +55,27 @@ class DataConfig(Section):
         return parse_bytes(value)
 
     @property
-    def schema_file(self) -> Path:
+    def schema_file(self) -> str:
+        """Path or URI of the schema. Raises UserError where none is given."""
         if self.schema_path:
-            return Path(self.schema_path)
+            return self.schema_path
         if self.path:
-            return Path(self.path) / "schema.yaml"
+            return f"{self.path.rstrip('/')}/schema.yaml"
         raise UserError("data: neither `path` nor `schema` is given; name a folder made by `shardrec prepare`")
+
+    @property
+    def schema_folder(self) -> str:
+        """Where the schema's vocabularies are."""
+        return os.path.dirname(self.schema_file)
 
     def split(self, name: str) -> Paths | None:
         """The paths of a split, or None where the data set lacks it. Raises UserError where there is no train split."""
         given: Paths | None = getattr(self, name)
         if given is not None:
             return given
-        if self.path and "://" not in self.path:
-            folder = Path(self.path) / name
-            if folder.exists():
-                return str(folder)
+        folder = f"{(self.path or '').rstrip('/')}/{name}"
+        if self.path and _exists(folder):
+            return folder
         if name == "train":
             raise UserError(f"data: no training rows; expected {self.path or 'path'}/train or a `train` entry")
         return None
@@ -80,7 +87,7 @@ class TowerOptimizer(Section):
     name: Literal["sgd", "adagrad", "rmsprop", "adam"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     eps: float = Field(default=1e-8, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     momentum: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
@@ -307,9 +314,19 @@ def _located(config: RunConfig) -> RunConfig:
     data = config.data
     names = ("path", "schema_path", *SPLITS)
     data = data.model_copy(update={name: _absolute(getattr(data, name)) for name in names})
-    return config.model_copy(
-        update={"run": _absolute(config.run), "init_from": _absolute(config.init_from), "data": data}
-    )
+    located = {name: _absolute(getattr(config, name)) for name in ("run", "init_from", "import_from")}
+    return config.model_copy(update=located | {"data": data})
+
+
+def _exists(path: str) -> bool:
+    """Whether a local path or URI is there. Raises UserError for a URI that no file system knows."""
+    if "://" not in path:
+        return os.path.exists(path)
+    try:
+        system, place = FileSystem.from_uri(path)
+        return system.get_file_info(place).type != FileType.NotFound
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be reached: {str(error).splitlines()[0]}") from None
 
 
 def _absolute(paths: Paths | None) -> Any:

@@ -1,7 +1,7 @@
 """Where a worker stands among its peers, and the few collectives on small Python objects that a run needs."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,16 +12,23 @@ from trainer.config import LaunchConfig
 
 T = TypeVar("T")
 
+PATIENCE_SECONDS = 3600.0  # that ranks wait for one another around checkpoints
 
-@dataclass(frozen=True)
+
+@dataclass
 class Environment:
-    """One worker's place. The default process group spans all workers of the run."""
+    """One worker's place. The default process group spans all workers of the run.
+
+    The collectives here go through a gloo group of their own that waits for long: around checkpoints some ranks write
+    or fill far larger tables than others. A rank that is lost is noticed at once all the same.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     device: torch.device
+    _patient: dist.ProcessGroup | None = field(default=None, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -39,11 +46,15 @@ class Environment:
         return cls(rank, world_size, local_rank, local_world_size, resolve_device(device, local_rank))
 
     def join(self, timeout: float) -> None:
-        """Joins the process group unless a launcher has done so already."""
+        """Joins the process group, unless a launcher has done so already."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        if dist.is_initialized():
-            return
+        if not dist.is_initialized():
+            self._make_group(timeout)
+        if self.world_size > 1:
+            self._patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
+
+    def _make_group(self, timeout: float) -> None:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         store = dist.HashStore() if self.world_size == 1 else None
         rank, size = (self.rank, self.world_size) if store else (-1, -1)
@@ -51,13 +62,13 @@ class Environment:
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+            dist.barrier(group=self._patient)
 
     def broadcast(self, value: T | None) -> T:
         """Rank 0's value, on every rank."""
         box: list[Any] = [value]
         if self.world_size > 1:
-            dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+            dist.broadcast_object_list(box, src=0, group=self._patient)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -65,7 +76,7 @@ class Environment:
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self._patient)
         return found
 
 

@@ -24,6 +24,7 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
     try:
         with torch.no_grad():
             for step, batch in enumerate(loader.epoch(0), start=1):
+                session.model.task.check(batch)
                 batch = batch.to(session.environment.device)
                 metrics.update(module(batch), batch)
                 on_batch(step)

@@ -3,6 +3,7 @@
 They run in this order after every step, so that a checkpoint holds what the evaluation of its step found.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Logging(Hook):
     def after_step(self, trainer: "Trainer") -> None:
         position, progress = trainer.position, trainer.reporter.progress
         progress.step("training", position.step, trainer.total_steps, loss=trainer.last_loss, rate=trainer.clock.rate)
-        if position.step % self.every_steps:
+        if position.step % self.every_steps and not trainer.is_finished:
             return
         count = position.losses.pop("count")
         means = {name: total / count for name, total in position.losses.items()}
@@ -68,7 +69,8 @@ class Evaluation(Hook):
         sign = 1 if trainer.session.model.task.metrics().larger_is_better(name) else -1
         value = found[name]
         margin = stopping.min_delta if stopping else 0.0
-        if position.best is None or sign * (value - position.best["value"]) > margin:
+        better = position.best is None or sign * (value - position.best["value"]) > margin
+        if better and not math.isnan(value):  # the AUC of rows of one class is NaN
             position.best = {"metric": name, "value": value, "step": position.step, "metrics": found}
             position.stale = 0
             trainer.wants_checkpoint = True
@@ -107,8 +109,7 @@ class Checkpoints(Hook):
         trainer.wants_checkpoint = False
         with trainer.clock.paused():
             trainer.save_checkpoint()
-        position, folder = trainer.position, trainer.folder
         if trainer.session.environment.leads:
-            if position.best is not None and position.best["step"] == position.step:
-                folder.mark_best(position.step)
-            checkpoint.prune(folder, trainer.config.trainer.checkpoint.keep)
+            trainer.mark_best()
+            best = trainer.position.best
+            checkpoint.prune(trainer.folder, trainer.config.trainer.checkpoint.keep, best["step"] if best else None)

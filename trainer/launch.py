@@ -22,7 +22,14 @@ def launch(worker: Worker, config: RunConfig, folder: RunFolder, **arguments: An
         from trainer.ray_launch import launch_on_ray  # a machine without Ray can still run in-process
 
         return launch_on_ray(worker, config, folder, arguments)
-    return run_worker(worker, config, folder, Environment.from_variables(config.launch.device), arguments)
+    try:
+        return run_worker(worker, config, folder, Environment.from_variables(config.launch.device), arguments)
+    except UserError:
+        raise
+    except Exception:
+        if failure := folder.failure():  # another rank's; this one only lost its connection
+            raise failure from None
+        raise
 
 
 def choose_backend(launch: LaunchConfig) -> Backend:

@@ -20,7 +20,7 @@ from trainer.inspection import inspect_split
 from trainer.progress import ProgressFile
 from trainer.run_folder import RunFolder
 from trainer.session import Session
-from trainer.supervision import supervised
+from trainer.supervision import leads, supervised
 
 SCORE = "prediction"
 
@@ -45,8 +45,11 @@ def predict_rows(
     inspect_split(folder.schema().unlabelled(), data, folder.path, keys)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
-    temporary = out.resolve().parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
-    temporary.mkdir(parents=True)
+    if taken := {"row", SCORE} & set(keys):
+        raise UserError(f"--keys {min(taken)}: predictions have a column of that name already; leave it out")
+    launched = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex  # all ranks of torchrun write into one folder
+    temporary = out.resolve().parent / f".{out.name}.{launched}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
     try:
         result = supervised(
             predict_worker, config, folder, quiet=quiet,
@@ -56,7 +59,8 @@ def predict_rows(
             out.rmdir()
         os.rename(temporary, out)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if leads():
+            shutil.rmtree(temporary, ignore_errors=True)
     return result
 
 

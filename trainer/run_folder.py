@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import copy_files
+
 from data_pipeline.errors import UserError
 from data_pipeline.schema import Schema, Vocabulary
 from trainer.config import RunConfig, load
@@ -76,9 +78,14 @@ class RunFolder:
         folder.logs.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         folder.error_file.unlink(missing_ok=True)
-        write_atomically(folder.config_file, config.dump())
-        folder._keep_schema(config)
+        if not folder.steps():
+            folder.describe(config)
         return folder
+
+    def describe(self, config: RunConfig) -> None:
+        """Writes what later commands go by. On resume only once the checkpoint was found to fit the new settings."""
+        self._keep_schema(config)
+        write_atomically(self.config_file, config.dump())
 
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":
@@ -117,15 +124,14 @@ class RunFolder:
     def _keep_schema(self, config: RunConfig) -> None:
         """Copies the schema and the vocabularies that it names, so that predictions need no other folder."""
         schema = config.load_schema()
-        home = config.data.schema_file.parent
-        if home.resolve() == self.path.resolve():
+        if config.data.schema_folder == str(self.path):
             return
         schema.save(self.schema_file)
         for feature in schema.sparse:
             if isinstance(feature.ids, Vocabulary):
                 target = self.path / feature.ids.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(home / feature.ids.path, target)
+                copy_files(f"{config.data.schema_folder}/{feature.ids.path}", str(target))
 
     # ------------------------------------------------------------ checkpoints
 

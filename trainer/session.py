@@ -21,6 +21,7 @@ from sharding.planner import Plan, plan_tables
 from sharding.topology import Topology
 from trainer.config import Paths, RunConfig, explain
 from trainer.environment import Environment, default_workers, resolve_device
+from trainer.launch import choose_backend
 from trainer.optimizers import Tower
 from trainer.packages import append_to_path
 from trainer.step import ForwardStep
@@ -44,7 +45,9 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
 
 def plan_run(config: RunConfig, model: Recommender, environment: Environment | None = None) -> Plan:
     """Places the model's tables on this run's workers. Raises PlanError where they do not fit."""
-    if environment is None:
+    if environment is None and choose_backend(config.launch) == "torchrun":
+        environment = Environment.from_variables(config.launch.device)
+    elif environment is None:
         device = resolve_device(config.launch.device)
         world_size = config.launch.workers or default_workers(device)
         environment = Environment(0, world_size, 0, world_size, device)
@@ -70,6 +73,7 @@ class Session:
     @classmethod
     def build(cls, config: RunConfig, schema: Schema, environment: Environment) -> "Session":
         model = build_model(config, schema)
+        schema = schema.subset(model.features)  # columns that the model does not read are not read either
         plan = plan_run(config, model, environment)
         dense_names = tuple(f.name for f in schema.dense)
         weighted = tuple(f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weights)
@@ -95,7 +99,7 @@ class Session:
         return Loader(
             Source.from_index(index),
             self.schema if labelled else self.schema.unlabelled(),
-            folder=data.schema_file.parent,
+            folder=data.schema_folder,
             global_batch_size=batch_size,
             seed=self.config.trainer.seed,
             lanes=data.lanes if training else None,

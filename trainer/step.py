@@ -1,5 +1,6 @@
 """One forward pass: lookup -> tower. The unit that a plan distributes and that a pipeline may overlap."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from models.base import Recommender
 from models.layers.moments import live_rows
 from models.tasks import Term
 from sharding.lookup import EmbeddingLookup
+
+Sums = Sequence[Sequence[float]]
+"""(total, count) of each loss term over all ranks."""
 
 
 class ForwardStep(nn.Module):
@@ -48,20 +52,16 @@ def stack_terms(terms: dict[str, Term]) -> Tensor:
     return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
 
 
-def objective(terms: dict[str, Term], summed: Tensor, world_size: int) -> Tensor:
+def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
     """What a rank calls backward on: world_size * local total / global count, since gradients are averaged over ranks.
 
-    summed: [terms, 2] from `stack_terms`, all-reduced. A term that counted nowhere adds nothing.
+    summed: global totals and counts. A term that counted nowhere adds nothing.
     """
-    counts = summed[:, 1].clamp(min=torch.finfo(torch.float64).tiny)
-    parts = [
-        t.total * (world_size / counts[i]).to(t.total.dtype) if summed[i, 1] > 0 else t.total * 0
-        for i, t in enumerate(terms.values())
-    ]
-    return torch.stack(parts).sum()
+    scales = [world_size / count if count else 0.0 for _, count in summed]
+    return torch.stack([term.total * scale for term, scale in zip(terms.values(), scales, strict=True)]).sum()
 
 
-def loss_values(terms: dict[str, Term], summed: Tensor) -> dict[str, float]:
+def loss_values(terms: dict[str, Term], summed: Sums) -> dict[str, float]:
     """The global mean of each term, and `loss`, their sum."""
-    means = {name: float(total / count) if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
+    means = {name: total / count if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
     return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

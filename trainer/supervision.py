@@ -28,6 +28,8 @@ def supervised(
     None on the other ranks of a torchrun. Raises UserError as `launch` does.
     """
     began = time.monotonic()
+    if leads():
+        folder.error_file.unlink(missing_ok=True)  # an earlier command's
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     with MemoryMonitor() as memory, captured_output(log) as terminal:
         console = Console(file=terminal, stderr=True)

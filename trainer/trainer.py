@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
@@ -87,8 +86,10 @@ class Trainer:
         session = self.session
         if steps:
             at = self.folder.checkpoint(steps[-1])
-            self.position, order = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed)
+            order = checkpoint.read_manifest(at)["order"]
             self.loader.check_state(order)
+            self.position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed)
+            self._take_up()
         elif self.config.init_from:
             source = RunFolder.open(self.config.init_from)
             at = source.checkpoint(source.choose_step())
@@ -98,6 +99,22 @@ class Trainer:
         self.reporter.start(self.position.step)
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
         self.reporter.record("start", self.position.step, facts)
+
+    def _take_up(self) -> None:
+        """Puts a restored position in line with what is on disk and with today's settings."""
+        position, stopping = self.position, self.config.trainer.early_stopping
+        if position.best and position.best["step"] not in self.environment.broadcast(self.folder.steps()):
+            position.best, position.stale = None, 0
+        position.stopped = bool(stopping and position.stale >= stopping.patience)
+        if self.environment.leads:
+            self.mark_best()
+            self.folder.describe(self.config)
+
+    def mark_best(self) -> None:
+        """Names the best step in the run folder, once its checkpoint is there."""
+        best = self.position.best
+        if best and best["step"] in self.folder.steps() and best["step"] != self.folder.best_step():
+            self.folder.mark_best(best["step"])
 
     def fit(self) -> None:
         """Trains until the last epoch or step, or until early stopping."""
@@ -131,6 +148,12 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         self.reporter.progress.phase("saving checkpoint")
+        broken = [n for n, p in self.session.tower.parameters.items() if not bool(torch.isfinite(p).all())]
+        if broken:
+            raise UserError(
+                f"step {self.position.step}: {broken[0]} is not finite, so no checkpoint is written and the last one "
+                "stays; lower the learning rates or set optimizer.tower.clip_norm"
+            )
         checkpoint.save(
             self.folder,
             self.environment,
@@ -170,23 +193,23 @@ class Trainer:
         rows = batch.live.sum().double()
         summed = torch.cat([stack_terms(terms), torch.stack([rows, rows])[None]])
         dist.all_reduce(summed)
-        losses = loss_values(terms, summed[:-1].cpu())
+        *sums, (live, _) = summed.tolist()  # the one place where a GPU is waited for
+        losses = loss_values(terms, sums)
         if not math.isfinite(losses["loss"]):
             self._refuse(output, batch)
         session.tower.zero_grad()
         session.distributed.zero_grad()
         self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
         session.distributed.set_learning_rate(self.last_factor)
-        objective(terms, summed, self.environment.world_size).backward()
+        objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(self.last_factor)
         session.distributed.step()
         session.model.after_step()
-        live = int(summed[-1, 0])
-        position.step, position.rows = position.step + 1, position.rows + live
+        position.step, position.rows = position.step + 1, position.rows + int(live)
         for name, value in {**losses, "count": 1}.items():
             position.losses[name] = position.losses.get(name, 0) + value
         self.last_loss = losses["loss"]
-        self.clock.step(live)
+        self.clock.step(int(live))
 
     def _score(self, batch: Batch) -> None:
         module = self.session.distributed.module
@@ -199,11 +222,8 @@ class Trainer:
 
     def _refuse(self, output: Any, batch: Batch) -> None:
         """All ranks stop here together, before any table or parameter is touched. Raises UserError."""
-        rows = batch.rows
-        if isinstance(output, Tensor) and output.shape[:1] == rows.shape:
-            suspects = rows[~torch.isfinite(output.detach()).reshape(len(rows), -1).all(1) & batch.live]
-            rows = suspects if len(suspects) else rows
-        of_all = sorted(r for part in self.environment.gather(rows[rows >= 0].tolist()) for r in part)
+        rows = batch.rows[self.session.model.task.broken_rows(output, batch)]
+        of_all = sorted(r for part in self.environment.gather(rows.tolist()) for r in part)
         named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
         last = max(self.folder.steps(), default=None)
         kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"

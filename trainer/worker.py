@@ -26,7 +26,8 @@ def run_worker(
     own_group = not dist.is_initialized()
     try:
         environment.join(config.launch.timeout)
-        with _matmul_precision(config.trainer.matmul_precision):
+        wanted = config.trainer.matmul_precision
+        with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
             return worker(config, folder, environment, **arguments)
     except UserError as error:
         folder.fail(error)
@@ -38,21 +39,20 @@ def run_worker(
 
 @contextmanager
 def _matmul_precision(wanted: str) -> Iterator[None]:
-    """Sets the precision of fp32 matrix products for a run. `auto` is "medium" where a check finds it accurate."""
+    """Sets the precision of fp32 matrix products for a run."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(wanted if wanted != "auto" else _fastest_accurate())
+    torch.set_float32_matmul_precision(wanted)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _fastest_accurate() -> str:
-    """`medium` where this machine's products under it are accurate (worst row), else `highest`."""
+def _fastest_accurate(environment: Environment) -> str:
+    """What `auto` stands for: `medium` where products under it are accurate here (worst row), else `highest`."""
     generator = torch.Generator().manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    a, b = (torch.randn(256, 512, generator=generator).to(device) for _ in range(2))
-    torch.set_float32_matmul_precision("medium")
-    found, exact = (a @ b.T).double(), a.double() @ b.double().T
+    a, b = (torch.randn(256, 512, generator=generator).to(environment.device) for _ in range(2))
+    with _matmul_precision("medium"):
+        found, exact = (a @ b.T).double(), a.double() @ b.double().T
     error = ((found - exact).norm(dim=1) / exact.norm(dim=1)).max().item()
     return "medium" if error < MATMUL_ERROR else "highest"

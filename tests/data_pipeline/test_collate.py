@@ -148,8 +148,16 @@ def test_keys_in_any_order_and_class_weights():
     rows = rows_of(9, 3)
     batch = layout.collate([block_of(layout, rows)], 11)
     check_batch(batch, rows, list(range(9)), layout.id_names, ("rated",), class_weights)
-    with pytest.raises(ValueError, match="is not an order of the sparse features"):
-        Layout(SCHEMA, ".", id_order=order[1:])
+
+
+def test_features_that_the_order_leaves_out_are_not_read():
+    layout = Layout(SCHEMA, ".", id_order=("tags", "a"))
+    assert (layout.id_names, layout.weighted_id_names, layout.dense_names) == (("tags", "a"), (), ("d0", "d1"))
+    assert set(layout.columns) == {"tags", "a", "d0", "d1", "click", "spend", "w", "user"}
+    rows = rows_of(4, 2)
+    assert jagged(layout.collate([block_of(layout, rows)], 4).ids)["tags"] == [r["tags"] for r in rows]
+    with pytest.raises(UserError, match="unknown feature 'tag'; did you mean 'tags'"):
+        Layout(SCHEMA, ".", id_order=("tag",))
 
 
 def test_a_rank_without_rows_gets_padding_only():
@@ -220,3 +228,10 @@ def test_row_bytes_is_near_what_a_block_takes():
     means |= {n: float(np.mean([min(len(r[n]), 4) for r in rows])) for n in ("items", "shops")}
     estimate = layout.row_bytes(means) * 3000
     assert 0.9 < block_of(layout, rows).nbytes / estimate < 1.1
+
+
+def test_class_weights_need_a_label():
+    layout = Layout(SCHEMA.model_copy(update={"labels": ()}), ".", class_weights={0.5: 9.0})
+    rows = rows_of(6, 4)
+    rows[0]["w"] = 0.5
+    assert layout.collate([block_of(layout, rows)], 6).weights.tolist() == [r["w"] for r in rows]

@@ -212,19 +212,22 @@ def test_a_group_of_several_lanes_is_decoded_once_or_with_a_warning_for_each(tmp
 
 
 @pytest.mark.parametrize(
-    ("groups", "lanes", "memory", "decoded_once"),
-    [([500_000], 4, 32 << 20, False), ([300_000], 4, 64 << 20, True), ([20] * 3000, 8, 16 << 20, True)],
+    ("files", "groups", "lanes", "memory", "decoded_once"),
+    [(1, [600_000], 4, 32 << 20, False), (1, [300_000], 4, 64 << 20, True), (30, [20] * 100, 8, 16 << 20, True)],
     ids=["a group larger than memory", "a group that fits", "very many tiny groups"],
 )
-def test_memory_stays_within_its_limit(tmp_path, monkeypatch, groups, lanes, memory, decoded_once):
+def test_memory_stays_within_its_limit(tmp_path, monkeypatch, files, groups, lanes, memory, decoded_once):
     monkeypatch.setattr(order_module, "UNIT_ROWS", 1 << 14)
     monkeypatch.setattr(footprint_module, "CHUNK_ROWS", 1 << 12)
     monkeypatch.setattr(footprint_module, "RUN_ROWS", 1 << 14)
     monkeypatch.setattr(footprint_module, "RUN_BYTES", 1 << 21)
     names = [f"c{i}" for i in range(12)]
-    rows = sum(groups)
-    columns = {n: np.random.default_rng(i).integers(0, 1000, rows) for i, n in enumerate(names)}
-    pq.write_table(pa.table({**columns, "label": np.zeros(rows)}), tmp_path / "a.parquet", max(groups))
+    rows = sum(groups) * files
+    for file in range(files):
+        rng = np.random.default_rng(file)
+        columns = {n: rng.integers(0, 1000, sum(groups)) for n in names}
+        data = pa.table({**columns, "label": np.zeros(sum(groups))})
+        pq.write_table(data, tmp_path / f"{file}.parquet", max(groups))
     schema = Schema(features=tuple(IdFeature(name=n, ids=MANY) for n in names))
     loader = Loader(
         Source.open(tmp_path), schema, folder=".", global_batch_size=1024, lanes=lanes, window=2048, memory=memory

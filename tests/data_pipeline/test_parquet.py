@@ -1,5 +1,6 @@
 """Finding files, reading footers, and any range of rows; damaged files are named."""
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -29,11 +31,17 @@ def write(path: Path, groups: list[int], start: int = 0, columns: dict[str, pa.D
     return start
 
 
+def reader(index: Index, on_decoded, chunk_rows: int = 7, whole_rows: int = 10**6) -> RangeReader:
+    return RangeReader(
+        index, ["x"], chunk_rows=chunk_rows, whole_rows=whole_rows, footer_memory=1 << 20, on_decoded=on_decoded
+    )
+
+
 def read(source: Source, start: int, stop: int, chunk_rows: int = 7) -> tuple[list[int], int]:
     """The values of column x in a range, and how many rows were decoded."""
     decoded: list[int] = []
     values: list[int] = []
-    for chunk in RangeReader(source.index, ["x"], chunk_rows, decoded.append).read(start, stop):
+    for chunk in reader(source.index, decoded.append, chunk_rows).read(start, stop):
         assert chunk.batch.schema.names == ["x"]
         assert chunk.place == start + len(values)
         in_file = [f.path for f in source.index.files].index(chunk.where)
@@ -138,7 +146,7 @@ def test_lists_are_counted_by_their_values(tmp_path):
         ("empty", r"no such Parquet file"),
         ("x://nowhere", r"x://nowhere: cannot be read as a data path"),
         ("text.parquet", r"text.parquet: not a readable Parquet file .* truncated or corrupt"),
-        ("no_rows", r"no_rows: no rows in 2 file"),
+        ("no_rows", r"no_rows/a.parquet: no rows in it or the 1 files beside it"),
         ([], r"no data files are named"),
     ],
 )
@@ -200,3 +208,38 @@ def test_the_order_of_columns_may_differ(tmp_path):
     end = write(tmp_path / "a.parquet", [5])
     write(tmp_path / "b.parquet", [5], end, columns={"y": pa.float32(), "x": pa.int64()})
     assert read(Source.open(tmp_path), 0, 10)[0] == list(range(10))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_large_row_groups_are_read_piece_by_piece(tmp_path, remote):
+    total = write(tmp_path / "b.parquet", [200_000], write(tmp_path / "a.parquet", [200_000]))
+    index = Source.open(tmp_path).index
+    if remote:  # anything but the plain local file system
+        files = [f._replace(filesystem=pafs.SubTreeFileSystem("/", f.filesystem)) for f in index.files]
+        index = dataclasses.replace(index, files=tuple(files))
+        assert index.files[0].remote
+    held, seen = {}, {}
+    for whole_rows in (1000, 10**6):
+        before = pa.total_allocated_bytes()
+        values, peak = [], 0
+        for chunk in reader(index, lambda rows: None, 1000, whole_rows).read(0, total):
+            values.append(chunk.batch.column("x").to_numpy().copy())
+            peak = max(peak, pa.total_allocated_bytes() - before)
+        held[whole_rows], seen[whole_rows] = peak, np.concatenate(values)
+    for values in seen.values():
+        assert (values == np.arange(total)).all()
+    assert remote or held[1000] < 0.8 * held[10**6]
+
+
+def test_only_so_many_footers_stay_open(tmp_path):
+    start = 0
+    for i in range(6):
+        start = write(tmp_path / f"{i}.parquet", [1] * 50, start)
+    index = Source.open(tmp_path).index
+    one = index.footer_bytes(0)
+    for memory, most in ((0, 1), (3 * one, 3), (100 * one, 6)):
+        found = RangeReader(
+            index, ["x"], chunk_rows=9, whole_rows=99, footer_memory=memory, on_decoded=lambda rows: None
+        )
+        assert sum(c.batch.num_rows for c in found.read(0, start)) == start
+        assert len(found._open) == most

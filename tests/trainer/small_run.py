@@ -26,11 +26,11 @@ SCHEMA = Schema(
 
 
 def table(rows: int, seed: int) -> pa.Table:
-    """Clicks that depend on whether user and item fall into one class, and on the price."""
+    """Clicks that depend on whether an item is of the kind asked for, and on the price."""
     draw = np.random.default_rng(seed)
     user, item, kind = draw.integers(0, 301, rows), draw.integers(0, 97, rows), draw.integers(0, 3, rows)
     price = draw.normal(size=rows).astype(np.float32)
-    logit = 3.0 * (user % 2 == item % 2) - 1.5 + 0.5 * price
+    logit = 3.0 * (kind == item % 3) - 1.5 + 0.8 * price
     label = (draw.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)
     tags, tag_weights, shelves = lists(draw, rows)
     return pa.table(

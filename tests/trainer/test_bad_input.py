@@ -74,6 +74,8 @@ RUN_FILE_MISTAKES = [
     ("launch={backend: in_process, workers: 2}", ["in_process", "ray"]),
     ("trainer.early_stopping={metric: aux}", ["aux", "auc"]),
     ("init_from=nowhere", ["nowhere", "not a run folder"]),
+    ("optimizer.tower={betas: [2, 3]}", ["betas", "less than 1"]),
+    ("data={path: null, schema: SCHEMA, train: TRAIN}", []),
 ]
 
 
@@ -84,6 +86,10 @@ def test_mistakes_in_the_run_file(
     extra = []
     if "rowwise_adagrad}" in override:
         extra, parts = ["--set", "tables={'*': {placement: column_wise}}"], ["column_wise with rowwise_adagrad"]
+    if "SCHEMA" in override:  # no validation rows
+        data = tmp_path / "data"
+        override = override.replace("SCHEMA", f"{data}/schema.yaml").replace("TRAIN", f"{data}/train")
+        extra, parts = ["--set", "trainer.early_stopping={metric: auc}"], ["no validation rows", "data.validation"]
     line = complaint(monkeypatch, "train", path, "--quiet", "--set", override, *extra)
     for part in parts:
         assert part in line
@@ -191,6 +197,8 @@ def test_a_run_folder_that_is_taken(path: Path, tmp_path: Path, monkeypatch: pyt
     more = ("--resume", "--quiet", "--set", "trainer.max_steps=4")
     line = complaint(monkeypatch, "train", path, *more, "--set", "optimizer.tables={name: sgd}")
     assert "adagrad" in line and "sgd" in line
+    monkeypatch.setattr(sys, "argv", ["shardrec", "evaluate", str(tmp_path / "run"), "--quiet"])
+    main_ends_well()  # what was refused has left no trace
     assert "of step 7; there is: 2" in complaint(monkeypatch, "evaluate", tmp_path / "run", "--step", 7)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/x").touch()
@@ -213,8 +221,8 @@ def test_a_users_own_models_folder(tmp_path: Path) -> None:
         (tmp_path / package).symlink_to(HOME / package)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/__init__.py").touch()
-    command = [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); sys.argv[0] = 'shardrec'; "
-               f"sys.path.insert(0, '{HOME}'); import trainer.cli; sys.path.insert(0, '.'); trainer.cli.main()"]  # fmt: skip
+    code = f"import sys; sys.path.insert(0, '{HOME}'); import trainer.cli; sys.path.insert(0, '.'); trainer.cli.main()"
+    command = [sys.executable, "-c", code]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1

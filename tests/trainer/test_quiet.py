@@ -1,9 +1,7 @@
 import io
-import logging
 import os
 import subprocess
 import sys
-import warnings
 from contextlib import redirect_stderr
 from pathlib import Path
 
