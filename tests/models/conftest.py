@@ -1,17 +1,25 @@
 """Two gloo ranks, shared by all tests of this folder that compare ranks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.models.gloo_ranks import on_two_ranks
+from sharding.collective import ProcessGroupCollective
 from tests.models.layers.normalised import train_share
 from tests.models.metrics.rows import CASES, COARSE, run
+from tests.processes import run_processes
+
+Cases = dict[str, tuple[Callable[[Any, ProcessGroupCollective], Any], Any]]
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two_ranks() -> list[dict[str, Any]]:
     """Results by rank and case: metrics (`coarse ...` beyond their capacity), and a net with batch norm and Dice."""
     metrics = CASES | {f"coarse {name}": case for name, case in COARSE.items()}
-    cases = {name: (run, case) for name, case in metrics.items()} | {"moments": (train_share, None)}
-    return on_two_ranks(tmp_path_factory.mktemp("ranks"), cases)
+    cases: Cases = {name: (run, case) for name, case in metrics.items()} | {"moments": (train_share, None)}
+    return run_processes(2, run_cases, cases, timeout=240)
+
+
+def run_cases(rank: int, cases: Cases) -> dict[str, Any]:
+    return {name: function(case, ProcessGroupCollective()) for name, (function, case) in cases.items()}

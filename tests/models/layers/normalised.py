@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
+from models.collective import Collective
 from models.layers.mlp import MLP, MLPConfig
 from models.layers.moments import live_rows
-from tests.models.gloo_ranks import GlooCollective
 
 ROWS, STEPS, RATE = 30, 5, 0.05
 
@@ -28,7 +28,7 @@ def train_all() -> dict[str, Tensor]:
     return net.state_dict()
 
 
-def train_share(_: None, collective: GlooCollective) -> dict[str, Tensor]:
+def train_share(_: None, collective: Collective) -> dict[str, Tensor]:
     """The same on a rank that holds 11 or 19 rows and is padded to 20; gradients are averaged over ranks."""
     x, wanted, net = rows_and_net()
     part = slice(0, 11) if collective.rank == 0 else slice(11, ROWS)
