@@ -29,6 +29,7 @@ from trainer.run_folder import RunFolder, write_atomically
 from trainer.worker import Worker, run_worker
 
 OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
+INHERITED = ("OMP_WAIT_POLICY", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")  # what a cluster's workers are told
 SHUTDOWN_SECONDS = 10  # that Ray waits for a process group to close after a worker died
 
 
@@ -96,9 +97,10 @@ def _ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # as Ray's next release does, which warns until then
+    inherited = {"env_vars": {k: os.environ[k] for k in INHERITED if k in os.environ}}
     try:
         if address:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, runtime_env=inherited)
         else:
             ray.init(
                 address="local",
