@@ -29,7 +29,7 @@ from trainer.run_folder import RunFolder, write_atomically
 from trainer.worker import Worker, run_worker
 
 OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
-INHERITED = ("OMP_WAIT_POLICY", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")  # what a cluster's workers are told
+INHERITED = ("GOMP_SPINCOUNT", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")  # what a cluster's workers are told
 SHUTDOWN_SECONDS = 10  # that Ray waits for a process group to close after a worker died
 
 
