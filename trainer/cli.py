@@ -10,8 +10,9 @@ import typer
 from trainer.packages import shadowed
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
-"""Threads that wait for others sleep after so many turns (a fraction of a millisecond). Those that spin on take the core
-that the reader, or whoever else is on the machine, needs for the others to come; those that sleep at once wake late."""
+"""Threads that wait for others sleep after so many turns (a fraction of a millisecond). Those that spin on take the
+core that the reader, or whoever else is on the machine, needs for the others to come; those that sleep at once wake
+late."""
 
 app = typer.Typer(
     name="shardrec",
