@@ -31,7 +31,7 @@ setup(
     package_data={"trainer": ["runs/*.yaml"]},
     install_requires=pinned(
         *("torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil"),
-        "tensorboard",
+        *("tensorboard", "matplotlib"),
     ),
     extras_require={
         # torchrec asks for the CUDA build of fbgemm-gpu by name, so on CPU machines make adds it with --no-deps

@@ -146,12 +146,20 @@ DenseTransform = Annotated[Log | Standardise | Clip, Field(discriminator="kind")
 
 # ---------------------------------------------------------------- features
 
+Role = Literal["user", "item", "context"]
+"""What a feature describes: who is asked for, what is scored, or the moment of the request.
+
+Vectors of items can be computed ahead of requests from item features alone, and a negative that is drawn for a row
+takes another item's item features and keeps the others.
+"""
+
 
 class _Sparse(Declaration):
     """A feature of ids. `table` names the id space: features of equal `table` share one table per group of a model."""
 
     name: str
     column: str | None = None
+    role: Role | None = None
     ids: IdTransform
     missing: Literal["error", "row"] = "error"
     table: str | None = None
@@ -217,6 +225,7 @@ class DenseFeature(Declaration):
     kind: Literal["dense"] = "dense"
     name: str
     column: str | None = None
+    role: Role | None = None
     transforms: tuple[DenseTransform, ...] = ()
     missing: Literal["error"] | float = "error"
 

@@ -36,27 +36,14 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model as a run file says."""
-    from data_pipeline.errors import UserError
     from trainer.config import load
-    from trainer.inspection import inspect_run
-    from trainer.reporting import write_summary
     from trainer.results import print_summary
-    from trainer.run_folder import RunFolder
-    from trainer.supervision import leads, supervised
-    from trainer.trainer import train_worker
+    from trainer.training import train_run
 
     config = load(run_file, overrides or ())
-    inspect_run(config)
-    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
-    try:
-        summary = supervised(train_worker, config, folder, quiet=quiet)
-    except UserError:
-        if leads() and not resume and folder.failure() and not folder.steps():
-            folder.discard()
-        raise
+    summary = train_run(config, resume=resume, quiet=quiet)
     if summary:
-        write_summary(folder, summary)
-        print_summary(folder, config, summary)
+        print_summary(config, summary)
 
 
 @app.command()

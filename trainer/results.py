@@ -13,7 +13,7 @@ from trainer.run_folder import RunFolder
 SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae")
 
 
-def print_summary(folder: RunFolder, config: RunConfig, summary: dict[str, Any]) -> None:
+def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
     """The summary of a training run: where it is, its metrics, its speed."""
     console = Console(highlight=False)
     _print_metrics(console, summary["metrics"], best_attainable(config))
@@ -27,7 +27,7 @@ def print_summary(folder: RunFolder, config: RunConfig, summary: dict[str, Any])
     if summary["stopped_early"]:
         facts.insert(1, f"stopped early, best at {summary['best_step']}")
     console.print(", ".join(facts), soft_wrap=True)
-    console.print(f"run folder: {folder.path}", soft_wrap=True)
+    console.print(f"run folder: {config.run}", soft_wrap=True)
 
 
 def print_metrics(folder: RunFolder, found: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ from data_pipeline.prepare.source import Inputs, Source
 from data_pipeline.prepare.splits import HashSplit, SplitRule, draw
 from data_pipeline.prepare.text import TextFile, TextFormat
 from data_pipeline.prepare.writer import Split
-from data_pipeline.schema import Label
+from data_pipeline.schema import Label, Role
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 FIELDS = dict(zip(("user", "item", *CONTEXT), (0, 957, 5039, 5046, 5053, 5055, 5058, 5060, 5069, 5149), strict=True))
+ROLES: dict[str, Role] = {"user": "user", "item": "item", **dict.fromkeys(CONTEXT, "context")}
 FRACTIONS: dict[Split, float] = {"train": 0.7, "validation": 0.2, "test": 0.1}
 _MOST_DRAWS = 1000
 
@@ -80,9 +81,9 @@ def recipe(split: SplitRule, negative_rate: float = 1.0) -> Recipe:
     ids = FitVocabulary()
     return Recipe(
         features=(
-            RecipeId(name="user", ids=ids, type="integer"),
-            RecipeId(name="item", ids=ids, type="integer"),
-            *(RecipeId(name=name, ids=ids) for name in CONTEXT),
+            RecipeId(name="user", role="user", ids=ids, type="integer"),
+            RecipeId(name="item", role="item", ids=ids, type="integer"),
+            *(RecipeId(name=name, role="context", ids=ids) for name in CONTEXT),
         ),
         labels=(Label(name="label", threshold=0.5), Label(name="target", column="label")),
         group="user",
@@ -116,4 +117,4 @@ def prepare_frappe(
             f"{folder}: no *{missing[0]}*.libfm file in this folder; for the raw log (frappe.csv) give --raw"
         )
     inputs = Inputs(files["train"], files["validation"], files["test"])
-    return prepare_libfm(inputs, output, split, FIELDS, group="user", progress=progress)
+    return prepare_libfm(inputs, output, split, FIELDS, group="user", roles=ROLES, progress=progress)

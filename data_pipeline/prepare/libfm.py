@@ -4,10 +4,10 @@ Fields are told by a field map (name and first id of each), else by position whe
 value 1. What is neither becomes one weighted id list. A first pass over all files finds the shape.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from data_pipeline.prepare.source import Inputs, Source
 from data_pipeline.prepare.splits import SplitRule
 from data_pipeline.prepare.text import TextFile, TextFormat, converted, open_bytes
 from data_pipeline.prepare.writer import Split
-from data_pipeline.schema import Identity, Label
+from data_pipeline.schema import Identity, Label, Role
 
 _LINE = TextFormat(delimiter="\x01", header=False, columns=("line",), quote=None)
 PATTERNS = ("*.libfm", "*.libfm.gz", "*.svm", "*.svm.gz", "*.libsvm", "*.libsvm.gz")
@@ -255,17 +255,20 @@ def recipe(
     negative_rate: float = 1.0,
     seed: int = 0,
     group: str | None = None,
+    roles: Mapping[str, Role] | None = None,
 ) -> Recipe:
     """Ids as they are; labels of -1, 0 and 1 both as 0/1 (`label`) and as they are (`target`)."""
     features: list[RecipeFeature] = []
     for f in fields:
+        role = (roles or {}).get(f.name)
         ids = Identity(num_ids=f.stop - f.start)
         if f.single and not f.weighted:
             table = "features" if f.position is not None else None
-            features.append(RecipeId(name=f.name, ids=ids, table=table, missing="error" if f.complete else "row"))
+            missing: Literal["error", "row"] = "error" if f.complete else "row"
+            features.append(RecipeId(name=f.name, role=role, ids=ids, table=table, missing=missing))
         else:
             weights = f"{f.name}_values" if f.weighted else None
-            features.append(RecipeIdList(name=f.name, ids=ids, weights=weights))
+            features.append(RecipeIdList(name=f.name, role=role, ids=ids, weights=weights))
     both = (Label(name="label", threshold=0.5), Label(name="target", column="label"))
     return Recipe(
         features=tuple(features),
@@ -285,6 +288,7 @@ def prepare_libfm(
     negative_rate: float = 1.0,
     seed: int = 0,
     group: str | None = None,
+    roles: Mapping[str, Role] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Prepares libfm or svmlight files. Raises UserError (file, line) for lines that cannot be parsed."""
@@ -298,4 +302,4 @@ def prepare_libfm(
         raise UserError(f"{files[0].path}: has no rows")
     fields = fields_of(shape, field_map)
     sources = [replace(f, fields=fields) for f in files]
-    return prepare(sources, recipe(fields, shape, split, negative_rate, seed, group), output, progress)
+    return prepare(sources, recipe(fields, shape, split, negative_rate, seed, group, roles), output, progress)

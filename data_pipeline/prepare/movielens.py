@@ -111,14 +111,14 @@ def recipe(
     value = FitVocabulary()
     return Recipe(
         features=(
-            RecipeId(name="user", column="user_id", ids=value, type="integer"),
-            RecipeId(name="movie", column="movie_id", ids=value, type="integer"),
-            RecipeId(name="gender", ids=value),
-            RecipeId(name="age", ids=Bucketize(boundaries=AGES)),
-            RecipeId(name="occupation", ids=value),
-            RecipeId(name="zip", ids=value),
-            RecipeIdList(name="genres", ids=value),
-            RecipeId(name="year", ids=value, type="integer", missing="row"),
+            RecipeId(name="user", role="user", column="user_id", ids=value, type="integer"),
+            RecipeId(name="movie", role="item", column="movie_id", ids=value, type="integer"),
+            RecipeId(name="gender", role="user", ids=value),
+            RecipeId(name="age", role="user", ids=Bucketize(boundaries=AGES)),
+            RecipeId(name="occupation", role="user", ids=value),
+            RecipeId(name="zip", role="user", ids=value),
+            RecipeIdList(name="genres", role="item", ids=value),
+            RecipeId(name="year", role="item", ids=value, type="integer", missing="row"),
         ),
         labels=(Label(name="label", column="rating", threshold=threshold), Label(name="rating")),
         group="user_id",

@@ -21,6 +21,7 @@ from data_pipeline.schema import (
     IdListFeature,
     Label,
     Log,
+    Role,
     Schema,
     SequenceFeature,
     SparseFeature,
@@ -55,6 +56,7 @@ class _Ids(Declaration):
 
     name: str
     column: str | None = None
+    role: Role | None = None
     ids: RecipeIds
     type: Literal["string", "integer", "number"] | None = None
     missing: Literal["error", "row"] = "error"
@@ -105,6 +107,7 @@ class RecipeDense(Declaration):
     kind: Literal["dense"] = "dense"
     name: str
     column: str | None = None
+    role: Role | None = None
     transforms: tuple[RecipeTransform, ...] = ()
     missing: Literal["error"] | float = "error"
 
@@ -279,6 +282,7 @@ def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted) -> Spar
     common: Mapping[str, object] = {
         "name": f.name,
         "column": f.column,
+        "role": f.role,
         "ids": ids,
         "missing": f.missing,
         "table": f.table,
@@ -295,4 +299,4 @@ def _dense(f: RecipeDense, fitted: Fitted) -> DenseFeature:
     steps = tuple(
         Standardise(mean=mean, deviation=deviation) if isinstance(t, FitStandardise) else t for t in f.transforms
     )
-    return DenseFeature(name=f.name, column=f.column, transforms=steps, missing=f.missing)
+    return DenseFeature(name=f.name, column=f.column, role=f.role, transforms=steps, missing=f.missing)
