@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from data_pipeline.errors import UserError
@@ -17,14 +17,48 @@ Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]
 
 
 class TableOptimizer(BaseModel):
-    """How a table's rows are updated. Names are checked against what the device has (`sharding/optimizers.py`)."""
+    """How a table's rows are updated. The rules are in `sharding/row_rules.py` and `sharding/ftrl.py`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "rowwise_adagrad"
-    learning_rate: float = Field(default=0.05, gt=0)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0, description="L2 on the rows in the batch, added to their gradient")
+    name: Literal["sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam", "ftrl"] = "rowwise_adagrad"
+    learning_rate: float = Field(default=0.05, gt=0, description="ftrl: alpha")
+    eps: float = Field(default=1e-8, gt=0, description="adagrad, rowwise_adagrad, rmsprop, adam")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd")
+    smoothing: float = Field(default=0.99, ge=0, lt=1, description="rmsprop: share of the mean square that stays")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="adam"
+    )
+    beta: float = Field(default=1.0, gt=0, description="ftrl")
+    l1: float = Field(default=0.0, ge=0, description="ftrl: the larger, the more weights are exactly 0")
+    l2: float = Field(default=0.0, ge=0, description="ftrl")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2, added to the gradient of rows; not of ftrl")
+    decay: Literal["batch", "table"] = Field(
+        default="batch",
+        description="what each step decays and updates: the rows in the batch, or all rows of a data-parallel table",
+    )
+
+    @model_validator(mode="after")
+    def _settings_are_the_optimizers(self) -> Self:
+        """Raises ValueError for a setting, other than its default, that the named optimizer does not have."""
+        for setting, owners in _OPTIMIZERS_WITH.items():
+            if self.name not in owners and getattr(self, setting) != type(self).model_fields[setting].default:
+                remedy = "l2 is its L2" if self.name == "ftrl" and "decay" in setting else "leave it out"
+                raise ValueError(f"{setting} is a setting of {', '.join(owners)}, not of {self.name}; {remedy}")
+        return self
+
+
+_OPTIMIZERS_WITH = {
+    "eps": ("adagrad", "rowwise_adagrad", "rmsprop", "adam"),
+    "momentum": ("sgd",),
+    "smoothing": ("rmsprop",),
+    "betas": ("adam",),
+    "beta": ("ftrl",),
+    "l1": ("ftrl",),
+    "l2": ("ftrl",),
+    "weight_decay": ("sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam"),
+    "decay": ("sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam"),
+}
 
 
 class TableInit(BaseModel):
@@ -140,8 +174,12 @@ class Fields:
 
     @property
     def pooled(self) -> tuple[str, ...]:
-        """Names of the id and id-list features: the fields of an interaction model."""
-        return tuple(f.name for f in self.schema.features if isinstance(f, IdFeature | IdListFeature))
+        """Names of the id and id-list features, those that hold labels left out: the fields of an interaction model."""
+        return tuple(
+            f.name
+            for f in self.schema.features
+            if isinstance(f, IdFeature) or (isinstance(f, IdListFeature) and f.weights_are == "values")
+        )
 
     @property
     def sequences(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data_pipeline.batch import Batch
 from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from sharding.columns import Block, Piece, assemble_columns
-from sharding.tables import physical_dim
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,17 @@ class Assemble(nn.Module):
 
     def _lay_out(self, outputs: list[Any]) -> list[Block]:
         """The blocks of all pooled inputs, once the collections' column order is known."""
-        places: dict[tuple[int, str], tuple[int, int]] = {}
+        places: dict[tuple[int, str], tuple[int, int, int]] = {}
         for source, part in enumerate(self._sources):
             start = 0
             for key, length in zip(outputs[part].keys(), outputs[part].length_per_key(), strict=True):
-                places[part, key] = (source, start)
+                places[part, key] = (source, start, length)
                 start += length
 
         def piece(feature: str, table: EmbeddingTable) -> Piece:
             route = self._routes[feature, table.name]
-            return Piece(*places[route.part, route.key], table.embedding_dim, physical_dim(table.embedding_dim))
+            source, start, stored = places[route.part, route.key]
+            return Piece(source, start, table.embedding_dim, stored)
 
         blocks = []
         for asked in self._inputs.values():

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.errors import UserError
+from sharding.optimizers import row_update
 from sharding.tables import LiveTable, TableShard, physical_dim
 
 CHUNK_BYTES = 32 << 20
@@ -104,7 +105,7 @@ def _description(table: LiveTable) -> Entry:
         "embedding_dim": table.table.embedding_dim,
         "dtype": table.table.dtype,
         "optimizer": table.table.optimizer.name,
-        "physical_dim": physical_dim(table.table.embedding_dim),
+        "physical_dim": physical_dim(table.table),
     }
 
 
@@ -134,15 +135,16 @@ def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, Liv
     where the checkpoint is another model's (names, rows, dims, dtypes, optimizers), and for a file that is missing, cut
     short or changed. Tables may be half filled then.
     """
-    by_table: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_table.setdefault(entry["table"], []).append(entry)
+    by_table = entries_by_table(entries)
     _check_model(folder, by_table, tables, grow)
-    scratch = _Scratch()
+    scratch = Scratch()
     for name, table in tables.items():
         for shard in table.shards:
             for tensor in shard.tensors:
-                _fill(folder, by_table[name], table, shard, tensor, scratch)
+                target = table.logical(shard, tensor)
+                is_row_mean = tensor == "accumulator" and target.dim() == 1
+                scale = by_table[name][0]["physical_dim"] / physical_dim(table.table) if is_row_mean else 1.0
+                fill_rectangle(folder, by_table[name], tensor, target, shard.row, shard.column, scratch, scale)
 
 
 def _check_model(folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool) -> None:
@@ -159,9 +161,13 @@ def _check_model(folder: Path, entries: Mapping[str, list[Entry]], tables: Mappi
                 if found == expected or (what == "num_embeddings" and grow and found < expected):
                     continue
                 raise UserError(f"{other}: table {name!r} has {what} {found} there and {expected} here; {remedy}")
+            state = row_update(table.table).state_shapes(1, 1).keys()
+            if state != entry["tensors"].keys() - {"weight"}:  # momentum is a state that sgd may have or not
+                there, here = (", ".join(sorted(s)) or "none" for s in (entry["tensors"].keys() - {"weight"}, state))
+                raise UserError(f"{other}: table {name!r} has optimizer state {there} there and {here} here; {remedy}")
 
 
-class _Scratch:
+class Scratch:
     """The one buffer that chunks are read into."""
 
     def __init__(self) -> None:
@@ -182,52 +188,66 @@ class _Scratch:
 _REPLACE = "restore the file from a copy, or resume from an earlier step"
 
 
-def _fill(
-    folder: Path, entries: Sequence[Entry], table: LiveTable, shard: TableShard, name: str, scratch: _Scratch
+def entries_by_table(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """A manifest's entries by the table that their files hold a part of."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry["table"], []).append(entry)
+    return found
+
+
+def fill_rectangle(
+    folder: Path,
+    entries: Sequence[Entry],
+    name: str,
+    target: Tensor,
+    row: int,
+    column: int,
+    scratch: Scratch,
+    scale: float = 1.0,
 ) -> None:
-    """Copies what the files hold of one tensor of a shard."""
-    target = table.logical(shard, name)
+    """Copies `scale` times what the files of a table hold of `target`, whose first value is at (row, column) of it.
+
+    name: the tensor. target: [rows] or [rows, columns], of any dtype; rows beyond the table's last stay as they are.
+    Raises UserError where the files do not hold all of it, or are missing, cut short or changed.
+    """
     columns = target.shape[1] if target.dim() == 2 else 1
-    filled, there = 0, entries[0]["num_embeddings"]
+    filled, table, there = 0, entries[0]["table"], entries[0]["num_embeddings"]
     for entry in entries:
         if name not in entry["tensors"]:
-            raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table.name!r}; {_REPLACE}")
-        if target.dim() == 1:
-            if entry["column"] == 0:  # one number a row; column-wise shards have none
-                filled += _copy(folder / entry["file"], entry, shard, name, target, 0, scratch)
-        else:
-            filled += _copy(folder / entry["file"], entry, shard, name, target, shard.column, scratch)
-    wanted = max(0, min(len(target), there - shard.row)) * columns
+            raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table!r}; {_REPLACE}")
+        if target.dim() == 2:
+            filled += _copy(folder / entry["file"], entry, name, target, row, column, scratch, scale)
+        elif entry["column"] == 0:  # one number a row: equal in all column-wise shards
+            filled += _copy(folder / entry["file"], entry, name, target, row, 0, scratch, scale)
+    wanted = max(0, min(len(target), there - row)) * columns
     if filled != wanted:
-        raise UserError(f"{folder}: the files of table {table.name!r} hold {filled} of {wanted} values; {_REPLACE}")
+        raise UserError(f"{folder}: the files of table {table!r} hold {filled} of {wanted} values; {_REPLACE}")
 
 
 def _copy(
-    file: Path, entry: Entry, shard: TableShard, name: str, target: Tensor, column: int, scratch: _Scratch
+    file: Path, entry: Entry, name: str, target: Tensor, row: int, column: int, scratch: Scratch, scale: float
 ) -> int:
-    """Copies the rectangle that a file and a shard have in common; returns how many values that is."""
+    """Copies the rectangle that a file and `target` have in common; returns how many values that is."""
     shape = entry["tensors"][name]["shape"]
     width = target.shape[1] if target.dim() == 2 else 1
     left, right = max(column, entry["column"]), min(column + width, entry["column"] + (shape[1] if shape[1:] else 1))
-    top, bottom = max(shard.row, entry["row"]), min(shard.row + len(target), entry["row"] + shape[0])
+    top, bottom = max(row, entry["row"]), min(row + len(target), entry["row"] + shape[0])
     if left >= right or top >= bottom:
         return 0
     for start, rows in _chunks(file, entry, name, top - entry["row"], bottom - entry["row"], scratch):
-        if name == "accumulator" and len(shape) == 1:
-            scale = entry["physical_dim"] / physical_dim(entry["embedding_dim"])
-            rows = rows if scale == 1 else rows * scale
         first = entry["row"] + start
         a, b = max(first, top), min(first + len(rows), bottom)
-        part = target[a - shard.row : b - shard.row]
+        part, rows = target[a - row : b - row], rows[a - first : b - first]
         if target.dim() == 2:
             part = part[:, left - column : right - column]
             rows = rows[:, left - entry["column"] : right - entry["column"]]
-        part.copy_(rows[a - first : b - first])
+        part.copy_(rows if scale == 1 else rows.float() * scale)
     return (bottom - top) * (right - left)
 
 
 def _chunks(
-    file: Path, entry: Entry, name: str, first: int, last: int, scratch: _Scratch
+    file: Path, entry: Entry, name: str, first: int, last: int, scratch: Scratch
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, checked rows) of the chunks of a file that hold rows [first, last)."""
     described = entry["tensors"][name]

@@ -20,7 +20,6 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 from models.inputs import TableOptimizer
 from sharding.initialize import initialize_tables
 from sharding.lookup import EmbeddingLookup, Group
-from sharding.optimizers import RowUpdate
 from sharding.plan import Plan, TablePlan
 from sharding.replicas import Replicas, ReplicatedBags, ReplicatedSequences
 from sharding.tables import LiveTable, TableShard, merged, module_name
@@ -49,6 +48,7 @@ class Distributed:
     tables: dict[str, LiveTable]
     replicas: Replicas
     _kernels: list[Any] = field(repr=False)
+    _process_group: dist.ProcessGroup = field(repr=False)
 
     def tower_parameters(self) -> dict[str, nn.Parameter]:
         """The step's parameters without tables, by names that depend on no plan."""
@@ -73,6 +73,19 @@ class Distributed:
     def step(self) -> None:
         """Updates the data-parallel tables; the others were updated inside backward. All ranks call it alike."""
         self.replicas.step()
+
+    def zero_shares(self) -> dict[str, float]:
+        """Share of weights that are exactly 0 in each table whose optimizer has an l1. All ranks call it alike."""
+        sparse = [t for t in self.tables.values() if t.table.optimizer and t.table.optimizer.l1 > 0]
+        if not sparse:
+            return {}
+        counts = torch.tensor([t.zeros() for t in sparse], dtype=torch.float64, device=self.plan.device)
+        dist.all_reduce(counts, group=self._process_group)
+        found = {}
+        for table, count in zip(sparse, counts.tolist(), strict=True):
+            copies = self.plan.world_size if table.replicated else 1
+            found[table.name] = count / (table.table.num_embeddings * table.table.embedding_dim * copies)
+        return found
 
 
 def distribute(
@@ -100,6 +113,7 @@ def distribute(
     resolved = {t.table.optimizer for t in plan.tables.values()}
     asked = {t.optimizer or optimizer for g in lookup.groups for t in g.tables}
     assert resolved == asked, "the plan was made with other optimizers"
+    lookup.resolve({name: planned.table for name, planned in plan.tables.items()})
 
     replicated = _use_plan(lookup, plan, device)
     module = DistributedModelParallel(
@@ -120,7 +134,7 @@ def distribute(
     tables = _live_tables(plan, held) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     initialize_tables(tables.values(), seed)
-    return Distributed(module, step, lookup, plan, tables, replicas, held)
+    return Distributed(module, step, lookup, plan, tables, replicas, held, process_group)
 
 
 def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list[ReplicatedBags | ReplicatedSequences]:
@@ -135,10 +149,9 @@ def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:
-                mark_table(named[module_name(table.name)], RowUpdate.of(plan.tables[table.name].table))
+                mark_table(named[module_name(table.name)], table)
             collections.append((sharded, collection))
         if copied.tables:
-            copied = Group(copied.kind, {plan.tables[t.name].table: f for t, f in copied.features.items()})
             make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
             replicated.append(make(copied, device))
             collections.append((copied, replicated[-1]))

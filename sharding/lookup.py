@@ -13,7 +13,7 @@ all have weights or all have none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -59,7 +59,7 @@ class Group:
             dict(
                 name=module_name(table.name),
                 num_embeddings=table.num_embeddings,
-                embedding_dim=physical_dim(table.embedding_dim),
+                embedding_dim=physical_dim(table),
                 feature_names=list(features),
                 data_type=_DATA_TYPES[table.dtype],
                 init_fn=_leave,
@@ -96,7 +96,7 @@ def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[
         kind: Kind = "bags" if weighted.isdisjoint(read_by) else "weighted_bags"
         where: tuple[Kind, int] = (kind, 0)
         if table in sequential:
-            where = ("sequences", physical_dim(table.embedding_dim))
+            where = ("sequences", physical_dim(table))
         grouped.setdefault(where, {})[table] = tuple(read_by)
     return [Group(kind, tables) for (kind, _), tables in sorted(grouped.items(), key=lambda item: item[0])]
 
@@ -165,6 +165,16 @@ class EmbeddingLookup(nn.Module):
         self.use([(group, group.collection(device)) for group in self.groups])
         if device.type != "meta":
             initialize_tables(self.unsharded_tables().values(), seed)
+
+    def resolve(self, tables: Mapping[str, EmbeddingTable]) -> None:
+        """Puts tables whose optimizer is resolved, by name, in place of the inputs' own, and groups them anew."""
+        self.inputs = {
+            name: asked
+            if isinstance(asked, DenseFeatures)
+            else replace(asked, tables={f: tables[t.name] for f, t in asked.tables.items()})
+            for name, asked in self.inputs.items()
+        }
+        self.groups = group_tables(self.inputs, self.weighted_names)
 
     def use(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:
         """Replaces the collections that hold the tables."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from models.inputs import EmbeddingTable, Placement
-from sharding.optimizers import state_shapes
+from sharding.optimizers import row_update
 from sharding.tables import DTYPES, physical_dim
 
 
@@ -22,19 +22,18 @@ class ShardPlan:
 
 def shard_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
     """Bytes of weights and optimizer state for so many rows and physical columns of a table."""
-    assert table.optimizer is not None
-    states = state_shapes(table.optimizer.name, rows, columns).values()
+    states = row_update(table).state_shapes(rows, columns).values()
     return rows * columns * DTYPES[table.dtype].itemsize + 4 * sum(prod(shape) for shape in states)
 
 
 def table_bytes(table: EmbeddingTable) -> int:
     """Bytes of a whole table with its state."""
-    return shard_bytes(table, table.num_embeddings, physical_dim(table.embedding_dim))
+    return shard_bytes(table, table.num_embeddings, physical_dim(table))
 
 
 def replica_bytes(table: EmbeddingTable) -> int:
     """Bytes of a data-parallel replica: the table, its state and the buffer in which gradients are summed."""
-    return table_bytes(table) + 4 * table.num_embeddings * (physical_dim(table.embedding_dim) + 1)
+    return table_bytes(table) + 4 * table.num_embeddings * (physical_dim(table) + 1)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Pure arithmetic on every rank alike: nothing is allocated and no process group i
 works on one machine for any other.
 
 - One rank: everything is table-wise, whatever was asked; the placements are the same thing there.
-- Row-wise needs a row for every rank's equal block and column-wise at least eight columns; tables too small for what
+- Tables that every step updates as a whole (`decay: table`) are data-parallel, on one rank too.
+- Row-wise needs a row for every rank's equal block and column-wise more than four columns; tables too small for what
   was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
   hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise.
@@ -44,8 +45,8 @@ class PlanError(UserError):
 def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology: Topology) -> Plan:
     """Where each table of the inputs goes; `optimizer` is for tables that name none.
 
-    Raises PlanError where the tables do not fit, UserError for what the device does not have (an optimizer, a dtype)
-    and for column-wise row-wise AdaGrad.
+    Raises PlanError where the tables do not fit, UserError for a dtype that the device does not have, for column-wise
+    row-wise AdaGrad and for `decay: table` where a table is not data-parallel.
     """
     tables = declared_tables(inputs, optimizer)
     for table in tables.values():
@@ -55,10 +56,10 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
     plans: dict[str, TablePlan] = {}
     for i, table in enumerate(tables.values()):
         placement = _placement(table, ranks)
-        if ranks == 1:
-            plans[table.name] = _whole_table(table, 0)
-        elif placement == "data_parallel":
+        if placement == "data_parallel" and (ranks > 1 or _decays_whole(table)):
             plans[table.name] = TablePlan(table, placement, tuple(_whole(table, r) for r in range(ranks)))
+        elif ranks == 1:
+            plans[table.name] = _whole_table(table, 0)
         elif placement == "row_wise":
             plans[table.name] = _row_blocks(table, ranks)
         elif placement == "column_wise":
@@ -89,13 +90,24 @@ def _check_placement(table: EmbeddingTable) -> None:
             "keep a mean of its own columns' gradients only, so results would depend on the plan); choose optimizer "
             "adagrad or sgd, or placement row_wise or table_wise"
         )
+    if _decays_whole(table) and table.placement not in (None, "data_parallel"):
+        raise UserError(
+            f"table {table.name!r}: decay: table updates all rows in every step, which only data_parallel tables can, "
+            f"but its placement is {table.placement}; choose data_parallel, or decay: batch"
+        )
+
+
+def _decays_whole(table: EmbeddingTable) -> bool:
+    return table.optimizer is not None and table.optimizer.decay == "table"
 
 
 def _placement(table: EmbeddingTable, world_size: int) -> Placement | None:
     """The placement asked for, or table-wise where the table is too small for it; None: free to choose."""
+    if _decays_whole(table):
+        return "data_parallel"
     if table.placement == "row_wise" and not _has_row_blocks(table, world_size):
         return "table_wise"
-    if table.placement == "column_wise" and physical_dim(table.embedding_dim) <= KERNEL_COLUMNS:
+    if table.placement == "column_wise" and physical_dim(table) <= KERNEL_COLUMNS:
         return "table_wise"
     return table.placement
 
@@ -107,14 +119,19 @@ def _has_row_blocks(table: EmbeddingTable, world_size: int) -> bool:
 
 
 def column_width(columns: int, world_size: int) -> int:
-    """Columns of each column-wise shard: equal, a multiple of four, and as wide as still gives every rank one."""
+    """Columns of each column-wise shard, as wide as still gives every rank one.
+
+    They are equal multiples of four; where `columns` is not one (our own kernel) the last shard is narrower.
+    """
+    if columns % KERNEL_COLUMNS:
+        return -(-columns // world_size)
     quads = columns // KERNEL_COLUMNS
     counts = [n for n in range(1, quads + 1) if quads % n == 0]
     return columns // next((n for n in counts if n >= world_size), quads)
 
 
 def _whole(table: EmbeddingTable, rank: int) -> ShardPlan:
-    return ShardPlan(rank, 0, 0, table.num_embeddings, physical_dim(table.embedding_dim))
+    return ShardPlan(rank, 0, 0, table.num_embeddings, physical_dim(table))
 
 
 def _whole_table(table: EmbeddingTable, rank: int) -> TablePlan:
@@ -125,16 +142,16 @@ def _row_blocks(table: EmbeddingTable, world_size: int) -> TablePlan:
     """Equal blocks of rows, the last one shorter, one a rank."""
     block = -(-table.num_embeddings // world_size)
     blocks = [(r, r * block, min(block, table.num_embeddings - r * block)) for r in range(world_size)]
-    columns = physical_dim(table.embedding_dim)
+    columns = physical_dim(table)
     return TablePlan(table, "row_wise", tuple(ShardPlan(r, start, 0, rows, columns) for r, start, rows in blocks))
 
 
 def _column_blocks(table: EmbeddingTable, world_size: int, first: int) -> TablePlan:
-    """Equal blocks of columns, dealt to the ranks in turn from rank `first` on."""
-    columns = physical_dim(table.embedding_dim)
+    """Blocks of columns, dealt to the ranks in turn from rank `first` on."""
+    columns, rows = physical_dim(table), table.num_embeddings
     width = column_width(columns, world_size)
-    starts = enumerate(range(0, columns, width))
-    shards = (ShardPlan((first + i) % world_size, 0, start, table.num_embeddings, width) for i, start in starts)
+    blocks = [(start, min(width, columns - start)) for start in range(0, columns, width)]
+    shards = (ShardPlan((first + i) % world_size, 0, start, rows, wide) for i, (start, wide) in enumerate(blocks))
     return TablePlan(table, "column_wise", tuple(shards))
 
 
@@ -167,7 +184,7 @@ def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, Ta
     Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
     """
     ranks = topology.world_size
-    work = {n: _ROW_WORK + physical_dim(p.table.embedding_dim) for n, p in plans.items() if p.placement == "table_wise"}
+    work = {n: _ROW_WORK + physical_dim(p.table) for n, p in plans.items() if p.placement == "table_wise"}
     share, before = sum(work.values()) / ranks, 0.0
     dealt = dict(plans)
     for name, mine in work.items():
@@ -187,7 +204,7 @@ def _torchrec_plan(tables: Mapping[str, EmbeddingTable], large: set[str], topolo
         EmbeddingBagConfig(
             name=module_name(t.name),
             num_embeddings=t.num_embeddings,
-            embedding_dim=physical_dim(t.embedding_dim),
+            embedding_dim=physical_dim(t),
             feature_names=[module_name(t.name)],
         )
         for t in tables.values()

@@ -13,15 +13,15 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from models.inputs import EmbeddingTable
 from sharding.lookup import Group
-from sharding.optimizers import RowUpdate, torch_dtype
+from sharding.optimizers import row_update
 from sharding.row_updates import RowTables
-from sharding.tables import LiveTable, TableShard, physical_dim
+from sharding.tables import DTYPES, LiveTable, TableShard, physical_dim
 
 
 def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device) -> RowTables:
-    shapes = [(t.num_embeddings, physical_dim(t.embedding_dim)) for t in tables]
-    updates = [RowUpdate.of(t) for t in tables]
-    dtypes = [torch_dtype(t) for t in tables]
+    shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
+    updates = [row_update(t) for t in tables]
+    dtypes = [DTYPES[t.dtype] for t in tables]
     return RowTables(shapes, features, updates, dtypes=dtypes, device=device, deferred=True)
 
 
@@ -33,7 +33,7 @@ class ReplicatedBags(nn.Module):
         self.group = group
         self._features = [f for features in group.features.values() for f in features]
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
-        self._dims = [physical_dim(t.embedding_dim) for t, features in group.features.items() for _ in features]
+        self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
         self.rows = [_rows(group.tables, tables, device)]
 
@@ -63,7 +63,8 @@ class ReplicatedSequences(nn.Module):
             read = [ids[f] for f in features]
             values = torch.cat([r.values() for r in read])
             vectors = rows(values, torch.arange(values.numel() + 1, device=values.device))
-            for feature, r, v in zip(features, read, vectors.split([r.values().numel() for r in read]), strict=True):
+            parts = vectors.split([r.values().numel() for r in read]) if len(read) > 1 else (vectors,)  # spares a copy
+            for feature, r, v in zip(features, read, parts, strict=True):
                 found[self.group.key(feature, table)] = JaggedTensor(values=v, lengths=r.lengths())
         return found
 

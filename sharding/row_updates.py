@@ -1,7 +1,8 @@
 """Tables updated by our own kernel: gather, unique, gradients summed over the batch, then a `RowUpdate`.
 
-It serves what FBGEMM's fused kernels do not: weight decay, and data-parallel tables, whose gradients wait until all
-ranks' are summed. Everything is torch operations on whole batches, so that it runs on every device.
+It serves what FBGEMM's fused kernels do not: weight decay, further optimizers, unpadded rows, and data-parallel tables,
+whose gradients wait until all ranks' are summed. Everything is torch operations on whole batches, so that it runs on
+every device.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharding.optimizers import RowUpdate
+from sharding.row_rules import RowUpdate
 
 
 class RowTables(nn.Module):
@@ -64,14 +65,17 @@ class RowTables(nn.Module):
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         columns = gradient.split([self.weights[t].shape[1] for t in self.feature_tables], dim=1)
         lengths = offsets.diff()
+        one_each = ids.numel() == lengths.numel() and bool((lengths == 1).all())
         for t in range(len(self.weights)):
             mine = [f for f, other in enumerate(self.feature_tables) if other == t]
             spans = [slice(first[f], first[f + 1]) for f in mine]
             if not sum(s.stop - s.start for s in spans):
                 continue
-            bag_gradient = torch.cat([columns[f] for f in mine])
-            count = torch.cat([lengths[f * bags : (f + 1) * bags] for f in mine])
-            bag = torch.arange(count.numel(), device=ids.device).repeat_interleave(count)
+            bag_gradient = torch.cat([columns[f] for f in mine]) if len(mine) > 1 else columns[mine[0]].contiguous()
+            bag = None
+            if not one_each:
+                count = torch.cat([lengths[f * bags : (f + 1) * bags] for f in mine])
+                bag = torch.arange(count.numel(), device=ids.device).repeat_interleave(count)
             scale = None if weights is None else torch.cat([weights[s] for s in spans])
             rows, summed = _sum_by_row(torch.cat([ids[s] for s in spans]), bag, bag_gradient, scale)
             if self.deferred:
@@ -86,10 +90,12 @@ class RowTables(nn.Module):
             into[:, -1].index_add_(0, rows, torch.ones(rows.numel(), device=rows.device))
 
     def update(self, table: int, gradients: Tensor) -> None:
-        """Updates the rows of a table that any rank named by summed gradients as in `add_gradients`."""
-        rows = gradients[:, -1].nonzero().squeeze(1)
-        summed = gradients.index_select(0, rows)[:, :-1]
-        self.updates[table].apply(self.weights[table], self.states[table], rows, summed, self.learning_rate_factor)
+        """Updates the rows of a table that any rank named, or every row, by gradients as in `add_gradients`."""
+        update, rows, summed = self.updates[table], None, gradients[:, :-1]
+        if not update.every_row:
+            rows = gradients[:, -1].nonzero().squeeze(1)
+            summed = summed.index_select(0, rows)
+        update.apply(self.weights[table], self.states[table], rows, summed, self.learning_rate_factor)
 
     def forget_gradients(self) -> None:
         for kept in self._kept:
@@ -102,12 +108,16 @@ def _bags(rows: Tensor, table: Tensor, starts: Tensor, scale: Tensor | None) -> 
     return F.embedding_bag(rows, table, starts, mode="sum", include_last_offset=True, per_sample_weights=scale)
 
 
-def _sum_by_row(ids: Tensor, bag: Tensor, bag_gradient: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Distinct rows [n] and for each the sum of its bags' gradients [n, columns], scaled by the ids' weights."""
+def _sum_by_row(ids: Tensor, bag: Tensor | None, bag_gradient: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Distinct rows [n] and for each the sum of its bags' gradients [n, columns], scaled by the ids' weights.
+
+    bag: which bag each id is in; None: each is one by itself.
+    """
     ids, order = ids.sort()
     rows, count = torch.unique_consecutive(ids, return_counts=True)
     starts = F.pad(count.cumsum(0), (1, 0))
-    return rows, _bags(bag[order], bag_gradient, starts, None if scale is None else scale[order])
+    scale = None if scale is None else scale[order]
+    return rows, _bags(order if bag is None else bag[order], bag_gradient, starts, scale)
 
 
 class _Lookup(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """Tables as the layers of sharding see them: what is declared, and where the live rows are.
 
-A kernel stores a table with its dim rounded up to four, which FBGEMM needs; the columns beyond `embedding_dim` are 0
-and stay 0. Everything that names rows and columns to the outside (plans, checkpoints) means logical ones.
+FBGEMM's kernels store a table with its dim rounded up to four; the columns beyond `embedding_dim` are 0 and stay 0. Our
+own kernel stores no more than there is. Which one a table has is a matter of its optimizer, whatever its placement.
+Everything that names rows and columns to the outside (checkpoints) means logical ones.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,9 +18,17 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, 
 KERNEL_COLUMNS = 4  # FBGEMM's kernels read rows in vectors of four
 
 
-def physical_dim(embedding_dim: int) -> int:
-    """Columns that a kernel stores for `embedding_dim` logical ones."""
-    return -(-embedding_dim // KERNEL_COLUMNS) * KERNEL_COLUMNS
+def is_fused(optimizer: TableOptimizer) -> bool:
+    """Whether FBGEMM's kernels do exactly this, on every device."""
+    plain = optimizer.weight_decay == 0 and optimizer.decay == "batch" and optimizer.momentum == 0
+    return plain and optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
+
+
+def physical_dim(table: EmbeddingTable) -> int:
+    """Columns that a table's kernel stores, in every placement. Without an optimizer it is as if fused."""
+    if table.optimizer and not is_fused(table.optimizer):
+        return table.embedding_dim
+    return -(-table.embedding_dim // KERNEL_COLUMNS) * KERNEL_COLUMNS
 
 
 def module_name(table: str) -> str:
@@ -42,8 +51,8 @@ def declared_tables(inputs: Mapping[str, Input], default: TableOptimizer | None 
 class TableShard:
     """A rectangle of a table that this rank holds: views of the kernel's live memory.
 
-    row, column: where it starts. tensors: `weight` [rows, physical columns] and, as the optimizer has them,
-    `accumulator` [rows] or [rows, physical columns].
+    row, column: where it starts. tensors: `weight` [rows, physical columns] and the optimizer's state by name, each
+    [rows, physical columns] or [rows].
     """
 
     row: int
@@ -71,6 +80,11 @@ class LiveTable:
         """A shard's tensor without its padding: a view."""
         held = shard.tensors[tensor]
         return held[:, : self.table.embedding_dim - shard.column] if held.dim() == 2 else held
+
+    def zeros(self) -> int:
+        """How many weights of this rank's shards are exactly 0."""
+        weights = [self.logical(shard, "weight") for shard in self.shards]
+        return sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
 
 
 def merged(parts: Iterable[LiveTable]) -> dict[str, LiveTable]:

@@ -2,7 +2,7 @@
 
 What stock TorchRec lacks and is made here:
 - kernels that do not fill tables with values of their own at construction, and that say where their live rows are,
-- row-wise placement on CPU, and tables updated by `RowTables` (weight decay),
+- row-wise placement on CPU, and tables updated by `RowTables` (all that FBGEMM does not fuse), unpadded,
 - sequence lookups on CPU as bags of one id: FBGEMM's unpooled backward ran at 2 M rows/s there, its pooled one at 50 M,
 - sharded modules without a `state_dict` of their own: checkpoints read the kernels' memory, and whoever asks the
   surrounding module for parameters or buffers gets the tower's alone.
@@ -27,18 +27,22 @@ from torchrec.distributed.types import ParameterSharding
 from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharding.optimizers import RowUpdate
+from models.inputs import EmbeddingTable
+from sharding.optimizers import fbgemm_parameters, row_update
 from sharding.row_updates import RowTables
+from sharding.tables import is_fused
 
 _ROW_UPDATE = "row_update"  # our key among a table's fused parameters
 
 # ---------------------------------------------------------------- what a table is told
 
 
-def mark_table(parameter: nn.Parameter, update: RowUpdate) -> None:
+def mark_table(parameter: nn.Parameter, table: EmbeddingTable) -> None:
     """Tells TorchRec, through a table's parameter on the meta device, how the table is updated."""
-    fused = update.fbgemm() | {"bounds_check_mode": BoundsCheckMode.FATAL}
-    told = fused if update.fused else {_ROW_UPDATE: update}
+    assert table.optimizer is not None
+    told: dict[str, Any] = {_ROW_UPDATE: row_update(table)}
+    if is_fused(table.optimizer):
+        told = fbgemm_parameters(table) | {"bounds_check_mode": BoundsCheckMode.FATAL}
     parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
     parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Cases for comparing sharded lookups with plain loops: small inputs, global batches, and a float64 reference."""
+"""Cases for comparing sharded lookups with plain loops (`reference.py`): small inputs and global batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,6 @@ from models.inputs import (
     TableOptimizer,
 )
 from sharding import Distributed, EmbeddingLookup, Topology, distribute, plan_tables
-from sharding.initialize import draw_block
 from sharding.tables import declared_tables
 
 GIB = 1 << 30
@@ -55,18 +54,28 @@ class Case:
         return replace(self, inputs={n: one(i) for n, i in self.inputs.items()})
 
     def placed(self, placement: str | None) -> "Case":
-        """The same with every table placed so; row-wise AdaGrad tables are left free where it is column-wise."""
+        """The same with every table placed so, where its optimizer allows it; the others are left free."""
 
         def change(table: EmbeddingTable) -> EmbeddingTable:
-            refused = placement == "column_wise" and table.optimizer and table.optimizer.name == "rowwise_adagrad"
+            o = table.optimizer
+            refused = o and ((placement == "column_wise" and o.name == "rowwise_adagrad") or o.decay == "table")
             return replace(table, placement=None if refused else placement)
 
         return self.changed(change)
 
-    def rotated(self, placements: Sequence[str | None], first: int = 0) -> "Case":
-        """The same with the placements dealt to the tables in turn; AdaGrad, so that each may have any."""
-        order = {name: placements[(i + first) % len(placements)] for i, name in enumerate(declared_tables(self.inputs))}
-        return self.changed(lambda t: replace(t, placement=order[t.name], optimizer=DEFAULT))
+    def rotated(
+        self,
+        placements: Sequence[str | None],
+        first: int = 0,
+        optimizers: Sequence[TableOptimizer] = (DEFAULT,),
+    ) -> "Case":
+        """The same with placements and optimizers, each of which any table may have, dealt to the tables in turn."""
+        names = list(declared_tables(self.inputs))
+        dealt = {
+            name: {"placement": placements[(i + first) % len(placements)], "optimizer": optimizers[i % len(optimizers)]}
+            for i, name in enumerate(names)
+        }
+        return self.changed(lambda t: replace(t, **dealt[t.name]))
 
     def changed_optimizer(self, optimizer: TableOptimizer) -> "Case":
         return self.changed(lambda t: replace(t, optimizer=optimizer))
@@ -229,89 +238,6 @@ def whole_tables(distributed: Distributed) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-# ---------------------------------------------------------------- the reference: float64, loops over rows and ids
-
-
-@dataclass
-class Reference:
-    """Unsharded training in float64, written as loops: tables, optimizer state, tower bias."""
-
-    case: Case
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[str, Tensor] = field(default_factory=dict)
-    bias: float = 0.25
-
-    def __post_init__(self) -> None:
-        for table in declared_tables(self.case.inputs).values():
-            n = table.num_embeddings
-            assert n <= 65_536
-            self.weights[table.name] = torch.from_numpy(draw_block(table, SEED, 0)[:n]).double()
-            assert table.optimizer is not None
-            shape = (n, table.embedding_dim) if table.optimizer.name == "adagrad" else (n,)
-            self.state[table.name] = torch.zeros(shape, dtype=torch.float64)
-
-    def train(self, batches: list[Rows], tower_rate: float = 0.1) -> list[float]:
-        return [self._step(rows, tower_rate) for rows in batches]
-
-    def _step(self, rows: Rows, tower_rate: float) -> float:
-        leaves = {n: w.clone().requires_grad_() for n, w in self.weights.items()}
-        bias = torch.tensor(self.bias, dtype=torch.float64, requires_grad=True)
-        total = torch.zeros((), dtype=torch.float64)
-        for r, scale in enumerate(rows.scale):
-            inputs = [i for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)]
-            score = bias + sum(self._score(i, rows, r, leaves) for i in inputs) / len(inputs)
-            total = total + scale * (score - 0.5) ** 2
-        loss = total / sum(rows.scale)
-        loss.backward()
-        for name, leaf in leaves.items():
-            self._update(name, leaf.grad, self._named(name, rows))
-        assert bias.grad is not None
-        self.bias -= tower_rate * float(bias.grad)
-        return float(loss.detach())
-
-    def _named(self, table: str, rows: Rows) -> set[int]:
-        features = {f for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)
-                    for f, t in i.tables.items() if t.name == table}  # fmt: skip
-        return {i for f in features for ids in rows.ids[f] for i in ids}
-
-    def _score(self, asked: Input, rows: Rows, r: int, leaves: dict[str, Tensor]) -> Tensor | float:
-        if isinstance(asked, PooledEmbeddings):
-            bags = []
-            for f, table in asked.tables.items():
-                ids, one = rows.ids[f][r], [1.0] * len(rows.ids[f][r])
-                weights = rows.weights[f][r] if f in rows.weights else one
-                bag = torch.zeros(table.embedding_dim, dtype=torch.float64)
-                for i, w in zip(ids, weights, strict=True):
-                    bag = bag + w * leaves[table.name][i]
-                if table.pooling == "mean" and sum(weights):
-                    bag = bag / sum(weights)
-                bags.append(bag)
-            flat = torch.cat(bags)
-            return (torch.tanh(flat) * slopes(len(flat)).double()).sum()
-        if isinstance(asked, SequenceEmbeddings):
-            features = list(asked.tables.items())
-            first = features[0][0]
-            total = torch.zeros((), dtype=torch.float64)
-            for p in range(len(rows.ids[first][r])):
-                flat = torch.cat([leaves[t.name][rows.ids[f][r][p]] for f, t in features])
-                weight = rows.weights[first][r][p] if first in rows.weights else 1.0
-                total = total + weight * (torch.tanh(flat) * slopes(len(flat)).double()).sum()
-            return total
-        return 0.0
-
-    def _update(self, name: str, gradient: Tensor | None, named: set[int]) -> None:
-        o, weight, state = declared_tables(self.case.inputs)[name].optimizer, self.weights[name], self.state[name]
-        assert o is not None
-        for row in sorted(named):
-            assert gradient is not None
-            g = gradient[row] + o.weight_decay * weight[row]
-            if o.name == "sgd":
-                weight[row] -= o.learning_rate * g
-                continue
-            state[row] += g.square() if o.name == "adagrad" else g.square().mean()
-            weight[row] -= o.learning_rate * g / (state[row].sqrt() + o.eps)
-
-
 # ---------------------------------------------------------------- the cases
 
 
@@ -335,14 +261,14 @@ def pooled_case() -> Case:
 
 
 def sequence_case() -> Case:
-    """Two aligned sequences sharing tables with pooled targets, a pooled list (mean) on a sequence table."""
+    """Two aligned sequences sharing tables with pooled targets, a pooled list (mean) on a sequence table, a 1-d one."""
     item, kind = table("item", 37, 6), table("kind", 11, 6, pooling="mean")
     return Case(
         {
             "target": PooledEmbeddings({"item": item, "kind": kind}),
             "history": SequenceEmbeddings({"items": item, "kinds": kind}),
             "liked": PooledEmbeddings({"likes": kind, "other": table("plain", 19, 6)}),
-            "short": SequenceEmbeddings({"tags": table("tags", 13, 4)}),
+            "short": SequenceEmbeddings({"tags": table("tags", 13, 1)}),
         },
         {"item": 1, "kind": 1, "items": 5, "kinds": 5, "likes": 3, "other": 2, "tags": 3},
         aligned={"kinds": "items"},
@@ -350,9 +276,9 @@ def sequence_case() -> Case:
 
 
 def weighted_case() -> Case:
-    """Weighted bags, one table read with and without weights, weighted means, a weighted sequence and its bag."""
-    rated, both = table("rated", 31, 7), table("both", 21, 4)
-    mean, sequence = table("weighted_mean", 15, 4, pooling="mean"), table("sequence", 27, 4)
+    """Weighted bags, a 1-d table read with and without weights, weighted means, a weighted sequence and its bag."""
+    rated, both = table("rated", 31, 7), table("both", 21, 1)
+    mean, sequence = table("weighted_mean", 15, 1, pooling="mean"), table("sequence", 27, 4)
     return Case(
         {
             "bags": PooledEmbeddings({"r": rated}),

@@ -18,7 +18,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everywhere(checkpoint_folder: Path) -> dict[int, list[dict[str, Any]]]:
     """Results of `run_everything` for world sizes 1 to 4: a list by rank."""
     results = {WRITER: run_processes(WRITER, run_everything, checkpoint_folder, None, timeout=280)}
-    entries = [entry for result in results[WRITER] for entry in result["wrote"][0]]
+    entries = [entry for result in results[WRITER] for entry in result["wrote"]["entries"]]
     for world_size in {1, 2, 3, 4} - {WRITER}:
         results[world_size] = run_processes(world_size, run_everything, checkpoint_folder, entries, timeout=280)
     return results

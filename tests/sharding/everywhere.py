@@ -31,16 +31,20 @@ from tests.sharding.cases import (
     whole_tables,
 )
 
-STEPS, ROWS = 20, 14
+STEPS, ROWS = 12, 14
 OPTIMIZERS = {
-    "sgd": TableOptimizer(name="sgd", learning_rate=0.5),
+    "sgd": TableOptimizer(name="sgd", learning_rate=1.0),
     "adagrad": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3),
     "rowwise_adagrad": TableOptimizer(name="rowwise_adagrad", learning_rate=0.05, eps=1e-3),
-    "sgd_l2": TableOptimizer(name="sgd", learning_rate=0.5, weight_decay=0.1),
-    "adagrad_l2": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1),
+    "momentum_l2": TableOptimizer(name="sgd", learning_rate=0.2, momentum=0.9, weight_decay=0.1),
     "rowwise_l2": TableOptimizer(name="rowwise_adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1),
+    "rmsprop": TableOptimizer(name="rmsprop", learning_rate=0.01, eps=1e-3, smoothing=0.9),
+    "adam": TableOptimizer(name="adam", learning_rate=0.05, eps=1e-3),
+    "ftrl": TableOptimizer(name="ftrl", learning_rate=2.0, l1=1e-5, l2=0.1),
+    "whole_l2": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1, decay="table"),
 }
-FEWER = ("adagrad", "rowwise_adagrad", "adagrad_l2")
+FEWER = ("adagrad", "rowwise_adagrad", "ftrl", "whole_l2")
+STATEFUL = tuple(OPTIMIZERS[n] for n in ("adagrad", "adam", "ftrl", "momentum_l2", "rmsprop"))
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
@@ -52,52 +56,69 @@ def optimizers_of(world_size: int) -> tuple[str, ...]:
     return tuple(OPTIMIZERS) if world_size == 2 else FEWER
 
 
+def placements_of(world_size: int) -> tuple[str | None, ...]:
+    """Likewise; on one rank they are all the same."""
+    return {1: (None,), 4: ("row_wise", "column_wise", None)}.get(world_size, PLACEMENTS)
+
+
 def training_case(optimizers: tuple[str, ...]) -> Case:
     return every_case().optimized({name: OPTIMIZERS[name] for name in optimizers})
 
 
-def training_batches(optimizers: tuple[str, ...] = FEWER) -> list[Rows]:
+def training_batches() -> list[Rows]:
     generator = torch.Generator().manual_seed(3)
-    steps = STEPS // 2 if optimizers == FEWER else STEPS
-    return [draw_rows(every_case(), ROWS, generator) for _ in range(steps)]
+    return [draw_rows(every_case(), ROWS, generator) for _ in range(STEPS)]
 
 
 def train_everywhere() -> dict[str | None, dict[str, Any]]:
     """The case under every placement: losses, whole tables before and after, the tower's bias, the placements."""
     found = {}
     world_size = dist.get_world_size()
-    for placement in PLACEMENTS if world_size > 1 else PLACEMENTS[-1:]:
+    for placement in placements_of(world_size):
         optimizers = optimizers_of(world_size)
         case = training_case(optimizers).placed(placement)
         distributed = make(case)
         fresh = whole_tables(distributed)
-        losses = train(case, distributed, training_batches(optimizers))
+        losses = train(case, distributed, training_batches())
         found[placement] = {
             "losses": losses,
             "fresh": fresh,
             "tables": whole_tables(distributed),
             "bias": distributed.tower_parameters()["tower.bias"].item(),
             "placements": [t.placement for t in distributed.plan.tables.values()],
+            "columns": {n: t.shards[0].weight.shape[1] if t.shards else 0 for n, t in distributed.tables.items()},
+            "zeros": distributed.zero_shares(),
         }
     return found
 
 
-def write_checkpoint(folder: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
-    """Two steps, then this rank's manifest entries and the whole tables as they are."""
-    case = every_case().rotated(ANY)
-    distributed = make(case)
+def batches_around_checkpoint() -> tuple[list[Rows], list[Rows]]:
     generator = torch.Generator().manual_seed(1)
-    train(case, distributed, [draw_rows(case, 20, generator) for _ in range(2)])
-    return write_tables(folder, distributed.tables), whole_tables(distributed)
+    batches = [draw_rows(every_case(), 20, generator) for _ in range(5)]
+    return batches[:2], batches[2:]
 
 
-def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, dict[str, Tensor]]]:
-    """Whole tables as read under two plans in which every table is placed otherwise than when it was written."""
+def write_checkpoint(folder: Path) -> dict[str, Any]:
+    """Two steps, this rank's manifest entries, the whole tables as they are and as they are three steps later."""
+    case = every_case().rotated(ANY, optimizers=STATEFUL)
+    distributed = make(case)
+    before, after = batches_around_checkpoint()
+    train(case, distributed, before, tower_rate=0.0)
+    entries, saved = write_tables(folder, distributed.tables), whole_tables(distributed)
+    train(case, distributed, after, tower_rate=0.0)
+    return {"entries": entries, "saved": saved, "later": whole_tables(distributed)}
+
+
+def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same from what was read, under two plans in which every table is placed otherwise than when written."""
     found = []
     for first in (1, 2):
-        distributed = make(every_case().rotated(ANY, first))
+        case = every_case().rotated(ANY, first, STATEFUL)
+        distributed = make(case)
         read_tables(folder, entries, distributed.tables)
-        found.append(whole_tables(distributed))
+        saved = whole_tables(distributed)
+        train(case, distributed, batches_around_checkpoint()[1], tower_rate=0.0)
+        found.append({"saved": saved, "later": whole_tables(distributed)})
     return found
 
 

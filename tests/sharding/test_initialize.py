@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.inputs import TableInit
+from models.inputs import TableInit, TableOptimizer
 from sharding.initialize import BLOCK_BYTES, block_rows, draw_block, initialize_tables
 from sharding.tables import LiveTable, TableShard
 from tests.sharding.cases import table
@@ -53,6 +53,13 @@ def test_rows_do_not_depend_on_how_many_there_are() -> None:
     few, many = table("t", 7, 5), table("t", 70_000, 5)
     assert torch.equal(whole(few), whole(many)[:7])
     assert not torch.equal(whole(many)[:7], whole(many)[65_536:65_543])
+
+
+def test_ftrl_tables_start_at_zero_whatever_is_declared() -> None:
+    spec = replace(table("t", 5, 3, init=TableInit(scale=2.0)), optimizer=TableOptimizer(name="ftrl", l1=0.1))
+    tensors = {name: torch.ones(5, 3) for name in ("weight", "z", "n")}
+    initialize_tables([LiveTable(spec, (TableShard(0, 0, tensors),))], seed=5)
+    assert not any(tensor.any() for tensor in tensors.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

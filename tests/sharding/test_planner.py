@@ -15,7 +15,7 @@ from sharding.tables import physical_dim
 from tests.sharding.cases import table
 
 MIB = 1 << 20
-SGD, ADAGRAD, ROWWISE = (TableOptimizer(name=n) for n in ("sgd", "adagrad", "rowwise_adagrad"))
+SGD, ADAGRAD, ROWWISE, FTRL = (TableOptimizer(name=n) for n in ("sgd", "adagrad", "rowwise_adagrad", "ftrl"))
 
 
 def plan(tables: list[EmbeddingTable], ranks: int = 2, memory: int = 64 * MIB, device: str = "cpu") -> Plan:
@@ -57,6 +57,37 @@ def test_replicas_count_their_gradient_buffer() -> None:
     assert planned.bytes_per_rank == (100 * (4 + 5) * 4,) * 2
 
 
+def test_tables_of_our_own_kernel_are_not_padded() -> None:
+    """A 1-d FTRL table takes three numbers a row; a 17-d one is cut into 9 and 8 columns."""
+    made = plan(
+        [
+            table("wide", 1_000, 1, optimizer=FTRL, placement="row_wise"),
+            table("cut", 10, 17, optimizer=FTRL, placement="column_wise"),
+            table("copied", 100, 1, optimizer=FTRL, placement="data_parallel"),
+            table("adam", 10, 3, optimizer=TableOptimizer(name="adam"), placement="table_wise"),
+            table("momentum", 10, 3, optimizer=TableOptimizer(name="sgd", momentum=0.9), placement="table_wise"),
+        ]
+    )
+    assert [made.tables["wide"].bytes_on(r) for r in (0, 1)] == [500 * 3 * 4] * 2
+    assert [(s.column, s.columns) for s in made.tables["cut"].shards] == [(0, 9), (9, 8)]
+    assert made.tables["copied"].bytes_on(0) == 100 * (3 + 2) * 4
+    assert sum(made.tables["adam"].bytes_on(r) for r in (0, 1)) == 10 * (3 * 3 + 1) * 4
+    assert sum(made.tables["momentum"].bytes_on(r) for r in (0, 1)) == 10 * 3 * 2 * 4
+
+
+def test_tables_decayed_whole_are_replicas() -> None:
+    whole = TableOptimizer(name="sgd", weight_decay=0.1, decay="table")
+    for ranks in (1, 2):
+        made = plan([table("t", 10, 3, optimizer=whole)], ranks)
+        assert made.tables["t"].placement == "data_parallel"
+        assert made.bytes_per_rank == (10 * (3 + 4) * 4,) * ranks
+    said = refused(UserError, [table("t", 10, 3, optimizer=whole, placement="row_wise")])
+    assert said == (
+        "table 't': decay: table updates all rows in every step, which only data_parallel tables can, "
+        "but its placement is row_wise; choose data_parallel, or decay: batch"
+    )
+
+
 def test_one_rank_is_table_wise_whatever_was_asked() -> None:
     tables = [table(p, 10, 8, optimizer=SGD, placement=p) for p in ("data_parallel", "row_wise", "column_wise")]
     assert {t.placement for t in plan(tables, ranks=1).tables.values()} == {"table_wise"}
@@ -81,7 +112,8 @@ def test_column_blocks_are_dealt_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "ranks", "width"), [(20, 2, 4), (16, 2, 8), (32, 3, 8), (128, 4, 32), (8, 4, 4), (24, 2, 12)]
+    ("columns", "ranks", "width"),
+    [(20, 2, 4), (16, 2, 8), (32, 3, 8), (128, 4, 32), (8, 4, 4), (24, 2, 12), (17, 2, 9), (5, 4, 2)],
 )
 def test_column_width(columns: int, ranks: int, width: int) -> None:
     assert column_width(columns, ranks) == width
@@ -91,7 +123,7 @@ def test_column_width(columns: int, ranks: int, width: int) -> None:
 def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
     found = []
     for i in range(draw(st.integers(1, 6))):
-        optimizer = draw(st.sampled_from([SGD, ADAGRAD, ROWWISE]))
+        optimizer = draw(st.sampled_from([SGD, ADAGRAD, ROWWISE, FTRL]))
         allowed = [None, "data_parallel", "table_wise", "row_wise"] + ["column_wise"] * (optimizer is not ROWWISE)
         rows, dim = draw(st.sampled_from([1, 2, 5, 1_000, 90_001])), draw(st.integers(1, 40))
         found.append(table(f"t{i}", rows, dim, optimizer=optimizer, placement=draw(st.sampled_from(allowed))))
@@ -108,9 +140,10 @@ def test_every_plan_covers_every_table_once(tables: list[EmbeddingTable], ranks:
         if planned.placement == "data_parallel":
             assert [s.rank for s in planned.shards] == list(range(ranks))
             continue
-        covered = torch.zeros(t.num_embeddings, physical_dim(t.embedding_dim), dtype=torch.int32)
+        covered = torch.zeros(t.num_embeddings, physical_dim(t), dtype=torch.int32)
         for s in planned.shards:
-            assert s.rows > 0 and s.columns % 4 == 0 and 0 <= s.rank < ranks
+            assert s.rows > 0 and s.columns > 0 and 0 <= s.rank < ranks
+            assert t.optimizer is FTRL or s.columns % 4 == 0
             covered[s.row : s.row + s.rows, s.column : s.column + s.columns] += 1
         assert (covered == 1).all()
 
@@ -158,11 +191,7 @@ def test_column_wise_rowwise_adagrad() -> None:
     assert "choose optimizer adagrad or sgd" in said
 
 
-def test_unknown_optimizer_and_dtype() -> None:
-    adam = TableOptimizer(name="adam")
-    assert refused(UserError, [table("t", 10, 16, optimizer=adam)]) == (
-        "table 't': optimizer 'adam' is not one that cpu has for tables; choose one of sgd, adagrad, rowwise_adagrad"
-    )
+def test_unknown_dtype() -> None:
     assert refused(UserError, [table("t", 10, 16, dtype="bf16")]) == (
         "table 't': dtype bf16 is not one that cpu has kernels for; choose one of fp32, fp16"
     )

@@ -1,6 +1,7 @@
 """Our own kernel against float64 loops, and against FBGEMM's where that has the rule."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,24 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.inputs import EmbeddingTable, TableOptimizer
-from sharding.optimizers import RowUpdate
+from sharding.optimizers import fbgemm_parameters, row_update
 from sharding.row_updates import RowTables
 from sharding.tables import physical_dim
 from tests.sharding.cases import SEED, draw_rows, pooled_case, share, table
+from tests.sharding.reference import change_row
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def optimized(name: str, dim: int, rows: int = 9, **more: float) -> EmbeddingTable:
-    o = TableOptimizer(name=name, learning_rate=0.1, eps=1e-3, **more)
+def optimized(name: str, dim: int, rows: int = 9, **more: Any) -> EmbeddingTable:
+    eps = {"eps": 1e-3} if name not in ("sgd", "ftrl") else {}
+    o = TableOptimizer(name=name, **{"learning_rate": 0.1} | eps | more)  # type: ignore[arg-type]
     return replace(table(f"{name}{dim}", rows, dim), optimizer=o)
 
 
 def build(tables: list[EmbeddingTable], features: list[int], deferred: bool = False) -> RowTables:
     rows = RowTables(
-        [(t.num_embeddings, physical_dim(t.embedding_dim)) for t in tables],
+        [(t.num_embeddings, physical_dim(t)) for t in tables],
         features,
-        [RowUpdate.of(t) for t in tables],
+        [row_update(t) for t in tables],
         dtypes=[DTYPES[t.dtype] for t in tables],
         device=torch.device("cpu"),
         deferred=deferred,
@@ -36,54 +39,128 @@ def build(tables: list[EmbeddingTable], features: list[int], deferred: bool = Fa
     return rows
 
 
-@settings(max_examples=40, deadline=None)
+RULES: list[dict[str, Any]] = [
+    {"name": "sgd"},
+    {"name": "adagrad"},
+    {"name": "rowwise_adagrad"},
+    {"name": "sgd", "weight_decay": 0.3},
+    {"name": "sgd", "momentum": 0.9},
+    {"name": "rowwise_adagrad", "weight_decay": 0.3},
+    {"name": "rmsprop", "smoothing": 0.9, "weight_decay": 0.3},
+    {"name": "adam", "weight_decay": 0.3},
+    {"name": "ftrl", "l1": 0.1, "l2": 0.2, "beta": 0.5},
+]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=6, max_size=6),
     weighted=st.booleans(),
-    name=st.sampled_from(["sgd", "adagrad", "rowwise_adagrad"]),
-    decay=st.sampled_from([0.0, 0.3]),
+    rule=st.sampled_from(RULES),
     seed=st.integers(0, 99),
 )
-def test_equals_loops(lengths: list[int], weighted: bool, name: str, decay: float, seed: int) -> None:
-    """Two tables, three features (two of them on one table), two rows: sums and one update, in float64 loops."""
-    tables = [optimized(name, 3, weight_decay=decay), optimized(name, 8, weight_decay=decay)]
+def test_equals_loops(lengths: list[int], weighted: bool, rule: dict[str, Any], seed: int) -> None:
+    """Two tables, three features (two of them on one table), two rows: sums and updates, in float64 loops."""
+    tables = [optimized(**rule, dim=3), optimized(**rule, dim=8)]
     kernel = build(tables, [0, 1, 0])
+    if rule["name"] == "ftrl":
+        for weight in kernel.weights:
+            weight.zero_()  # as `initialize.py` has it
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 9, (sum(lengths),), generator=generator)
-    scale = torch.rand(sum(lengths), generator=generator) if weighted else None
+    expected = [w[:, : t.embedding_dim].double() for w, t in zip(kernel.weights, tables, strict=True)]
+    state: list[dict[str, torch.Tensor]] = [{}, {}]
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    before = [w.double().clone() for w in kernel.weights]
-    out = kernel(ids, offsets, scale)
-    upstream = torch.randn(out.shape, generator=generator)
-    upstream[:, [3, 15]] = 0  # padded columns get no gradient
-    out.backward(upstream)
+    widths = [kernel.weights[t].shape[1] for t in (0, 1, 0)]
+    for _ in range(3):
+        before = [w.clone() for w in kernel.weights]
+        ids = torch.randint(0, 9, (sum(lengths),), generator=generator)
+        scale = torch.rand(sum(lengths), generator=generator) if weighted else None
+        out = kernel(ids, offsets, scale)
+        upstream = torch.randn(out.shape, generator=generator)
+        if widths[0] == 4:
+            upstream[:, [3, 15]] = 0  # padded columns get no gradient
+        out.backward(upstream)
+        gradients = [torch.zeros_like(w) for w in expected]
+        named: list[set[int]] = [set(), set()]
+        columns = zip((0, 1, 0), out.detach().split(widths, 1), upstream.split(widths, 1), strict=True)
+        for f, (t, pooled, given_back) in enumerate(columns):
+            dim = tables[t].embedding_dim
+            for b in range(2):
+                total = torch.zeros(dim, dtype=torch.float64)
+                for i in range(int(offsets[f * 2 + b]), int(offsets[f * 2 + b + 1])):
+                    w = 1.0 if scale is None else float(scale[i])
+                    total += w * expected[t][ids[i]]
+                    gradients[t][ids[i]] += w * given_back[b, :dim].double()
+                    named[t].add(int(ids[i]))
+                torch.testing.assert_close(pooled[b, :dim].double(), total, atol=1e-5, rtol=0)
+        for t, spec in enumerate(tables):
+            o, dim = spec.optimizer, spec.embedding_dim
+            assert o is not None
+            for row in named[t]:
+                g = gradients[t][row] + o.weight_decay * expected[t][row]
+                expected[t][row] = change_row(o, expected[t][row], g, state[t], row)
+            torch.testing.assert_close(kernel.weights[t][:, :dim].double(), expected[t], atol=1e-5, rtol=1e-5)
+            others = [row for row in range(9) if row not in named[t]]
+            assert torch.equal(kernel.weights[t][others], before[t][others])
+            assert not kernel.weights[t][:, dim:].any()
 
-    gradients = [torch.zeros_like(w) for w in before]
-    named: list[set[int]] = [set(), set()]
-    columns = [(0, slice(0, 4)), (1, slice(4, 12)), (0, slice(12, 16))]
-    for f, (t, at) in enumerate(columns):
-        for b in range(2):
-            bag = f * 2 + b
-            expected = torch.zeros(before[t].shape[1], dtype=torch.float64)
-            for i in range(int(offsets[bag]), int(offsets[bag + 1])):
-                w = 1.0 if scale is None else float(scale[i])
-                expected += w * before[t][ids[i]]
-                gradients[t][ids[i]] += w * upstream[b, at].double()
-                named[t].add(int(ids[i]))
-            torch.testing.assert_close(out[b, at].detach().double(), expected, atol=1e-6, rtol=0)
-    for t, spec in enumerate(tables):
-        dim = spec.embedding_dim
-        for row in range(9):
-            weight = before[t][row, :dim]
-            if row not in named[t]:
-                assert torch.equal(kernel.weights[t][row, :dim].double(), weight)
-                continue
-            g = gradients[t][row, :dim] + decay * weight
-            size = {"sgd": 1.0, "adagrad": g.abs() + 1e-3, "rowwise_adagrad": g.square().mean().sqrt() + 1e-3}[name]
-            torch.testing.assert_close(
-                kernel.weights[t][row, :dim].double(), weight - 0.1 * g / size, atol=1e-5, rtol=0
-            )
-        assert not kernel.weights[t][:, dim:].any()
+
+def dense_optimizer(o: TableOptimizer, weight: torch.Tensor) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": o.learning_rate, "weight_decay": o.weight_decay}
+    match o.name:
+        case "sgd":
+            return torch.optim.SGD([weight], momentum=o.momentum, **common)
+        case "rmsprop":
+            return torch.optim.RMSprop([weight], alpha=o.smoothing, eps=o.eps, **common)
+        case "adam":
+            return torch.optim.Adam([weight], betas=o.betas, eps=o.eps, **common)
+    return torch.optim.Adagrad([weight], eps=o.eps, **common)
+
+
+@pytest.mark.parametrize("everywhere", ["rows in the batch", "whole table"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+        {"name": "rmsprop", "smoothing": 0.95, "eps": 1e-8, "weight_decay": 0.01},
+        {"name": "adam", "betas": (0.8, 0.99), "eps": 1e-8, "weight_decay": 0.01},
+        {"name": "adagrad", "weight_decay": 0.01},
+    ],
+    ids=lambda rule: rule["name"],
+)
+def test_equals_torch(rule: dict[str, Any], everywhere: str) -> None:
+    """torch.optim on the dense table: where the batch names every row, and else where `decay: table`."""
+    whole = everywhere == "whole table"
+    spec = optimized(**rule, dim=3, rows=30, decay="table" if whole else "batch")
+    kernel = build([spec], [0], deferred=whole)
+    dense = kernel.weights[0].clone().requires_grad_()
+    optimizer = dense_optimizer(spec.optimizer, dense)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(12):
+        ids = torch.randint(0, 30, (50,), generator=generator)
+        ids = ids if whole else torch.cat([torch.arange(30), ids])
+        upstream = torch.randn(len(ids), 3, generator=generator)
+        kernel(ids, torch.arange(len(ids) + 1)).backward(upstream)
+        optimizer.zero_grad()
+        (dense[ids] * upstream).sum().backward()
+        optimizer.step()
+        if whole:
+            gathered = torch.zeros(30, 4)
+            kernel.add_gradients(0, gathered)
+            kernel.update(0, gathered)
+            kernel.forget_gradients()
+    torch.testing.assert_close(kernel.weights[0], dense.detach(), atol=2e-6, rtol=0)
+
+
+def test_a_rare_rows_first_adam_step_is_a_full_one() -> None:
+    """The bias correction counts a row's own steps."""
+    kernel = build([optimized("adam", 2, eps=1e-8)], [0])
+    for _ in range(50):
+        kernel(torch.tensor([1]), torch.tensor([0, 1])).sum().backward()
+    before = kernel.weights[0][5].clone()
+    kernel(torch.tensor([5]), torch.tensor([0, 1])).sum().backward()
+    torch.testing.assert_close(before - kernel.weights[0][5], torch.full((2,), 0.1))
+    assert kernel.states[0]["steps"].tolist() == [0, 50, 0, 0, 0, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad"])
@@ -102,7 +179,7 @@ def test_equals_fbgemm(name: str, dtype: str) -> None:
     fused = SplitTableBatchedEmbeddingBagsCodegen(
         [(50, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)],
         weights_precision=SparseType.FP32 if dtype == "fp32" else SparseType.FP16,
-        **RowUpdate.of(spec).fbgemm(),
+        **fbgemm_parameters(spec),
     )
     fused.split_embedding_weights()[0].copy_(kernel.weights[0])
     generator = torch.Generator().manual_seed(1)
