@@ -1,0 +1,82 @@
+"""What a run starts from: the tables and tower parameters of other runs, named by `init_from`.
+
+Names and shapes are matched twice, on what the models declare before anything starts, and on what the checkpoints
+hold when it is copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.base import Recommender
+from sharding.warm_start import SourceColumns, copy_tables
+from trainer import checkpoint
+from trainer.environment import Environment
+from trainer.optimizers import MODEL
+from trainer.run_folder import RunFolder
+from trainer.session import Session
+from trainer.transfers import Contents, Copy, Source, resolve
+
+
+def model_contents(model: Recommender, where: str) -> Contents:
+    """What a model will hold: its tables, and its tower's parameters and persistent buffers."""
+    tables = {name: (t.num_embeddings, t.embedding_dim) for name, t in model.tables.items()}
+    return Contents(where, tables, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+
+
+def start_from(sources: Sequence[Source], session: Session, environment: Environment) -> None:
+    """Fills tables and tower as `init_from` says; what it does not name keeps its fresh values. All ranks call it.
+
+    Raises UserError as `trainer.transfers.resolve` does, and for checkpoints that are missing or damaged.
+    """
+    seed = session.config.trainer.seed
+    opened = [_Opened.of(source, environment) for source in sources]
+    if sources[0].is_whole:
+        checkpoint.restore(opened[0].folder, environment, session.distributed, session.tower, seed=seed, grow=True)
+    else:
+        target = model_contents(session.model, "this run")
+        copies = resolve([(s, o.contents) for s, o in zip(sources, opened, strict=True)], target)
+        for one, wanted in zip(opened, copies, strict=True):
+            names = {c.target: SourceColumns(c.source, c.start, c.scale) for c in wanted.tables}
+            copy_tables(one.folder, one.entries, session.distributed.tables, names)
+            _copy_parameters(session, one.tower, wanted.parameters)
+    torch.manual_seed(checkpoint.generator_seed(seed, 0, environment.rank))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The checkpoint that a source stands for: a run's best, else its last."""
+
+    folder: Path
+    entries: list[dict[str, Any]]
+    tower: dict[str, Tensor]
+    contents: Contents
+
+    @classmethod
+    def of(cls, source: Source, environment: Environment) -> "_Opened":
+        assert source.run is not None, "stages are resolved before a run starts"
+        folder = RunFolder.open(source.run)
+        at = folder.checkpoint(environment.broadcast(folder.choose_step() if environment.leads else None))
+        content = checkpoint.read_manifest(at)
+        entries = content["tables"]
+        tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
+        tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tower.items()}
+        return cls(at, entries, tower, Contents(source.run, tables, shapes))
+
+
+@torch.no_grad()
+def _copy_parameters(session: Session, saved: dict[str, Tensor], copies: Sequence[Copy]) -> None:
+    """Batch norm's moments and other buffers are copied as they are, whatever the scale."""
+    parameters, buffers = session.distributed.tower_parameters(), session.distributed.tower_buffers()
+    for copy in copies:
+        values = saved[copy.source]
+        values = values[..., copy.start : copy.stop] if values.dim() else values
+        if (parameter := parameters.get(MODEL + copy.target)) is not None:
+            parameter.copy_(values * copy.scale)
+        else:
+            buffers[MODEL + copy.target].copy_(values)
