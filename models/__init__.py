@@ -9,17 +9,50 @@ from typing import get_type_hints
 
 from data_pipeline.errors import UserError
 from data_pipeline.schema import unknown
+from models.afm import AFM
+from models.autoint import AutoInt
+from models.autorec import AutoRec
 from models.base import ModelConfig, Recommender
+from models.dcn import DCN
+from models.dcn_v2 import DCNv2
+from models.deep_crossing import DeepCrossing
 from models.deepfm import DeepFM
+from models.dlrm import DLRM
+from models.embedding_mlp import EmbeddingMLP
 from models.fm import FM
+from models.fnn import FNN
 from models.lr import LR
+from models.mf import MF
+from models.neural_cf import GMF, NCFMLP, NCFShared, NeuMF
+from models.nfm import NFM
+from models.pnn import IPNN, OPNN, PNN
+from models.two_tower import TwoTower
 from models.wide_deep import WideDeep
 
 MODELS: dict[str, type[Recommender]] = {
     "lr": LR,
+    "mf": MF,
     "fm": FM,
     "deepfm": DeepFM,
     "wide_deep": WideDeep,
+    "fnn": FNN,
+    "nfm": NFM,
+    "afm": AFM,
+    "ipnn": IPNN,
+    "opnn": OPNN,
+    "pnn": PNN,
+    "deep_crossing": DeepCrossing,
+    "dcn": DCN,
+    "dcn_v2": DCNv2,
+    "embedding_mlp": EmbeddingMLP,
+    "dlrm": DLRM,
+    "autoint": AutoInt,
+    "autorec": AutoRec,
+    "gmf": GMF,
+    "ncf_mlp": NCFMLP,
+    "neumf": NeuMF,
+    "ncf_shared": NCFShared,
+    "two_tower": TwoTower,
 }
 
 

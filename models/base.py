@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -28,6 +28,9 @@ class PointwiseConfig(ModelConfig):
     threshold: float = Field(
         default=0.5, gt=0, lt=1, description="probability from which accuracy calls a row positive"
     )
+    top_k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(), description="k's of hr@k and ndcg@k among the rows of a group"
+    )
 
     @model_validator(mode="after")
     def _clip_fits(self) -> "PointwiseConfig":
@@ -35,10 +38,12 @@ class PointwiseConfig(ModelConfig):
             raise ValueError("clip is for task: regression")
         if self.clip and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip needs its lower end first, found {list(self.clip)}")
+        if self.top_k and self.task != "binary":
+            raise ValueError(f"top_k is for task: binary, whose positives are ranked; found task: {self.task}")
         return self
 
     def build_task(self, schema: Schema) -> Pointwise:
-        """The task on the schema's label. Raises UserError for a label that it does not have."""
+        """The task on the schema's label. Raises UserError for a label or a group that it does not have."""
         labels = [label.name for label in schema.labels]
         if not labels:
             raise UserError("the schema declares no label; training needs one")
@@ -47,7 +52,12 @@ class PointwiseConfig(ModelConfig):
             raise UserError("model: " + unknown("label", name, labels))
         if self.task == "regression":
             return Regression(name, self.clip)
-        return BinaryClassification(name, schema.group is not None, schema.negative_rate, self.threshold)
+        if self.top_k and schema.group is None:
+            raise UserError(
+                "model.top_k: the schema has no group whose rows would be ranked; name its column (`group: user`) in "
+                "schema.yaml, or leave top_k out"
+            )
+        return BinaryClassification(name, schema.group is not None, schema.negative_rate, self.threshold, self.top_k)
 
 
 class Recommender(nn.Module):

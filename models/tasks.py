@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
 from models.collective import Collective
+from models.inputs import Jagged
 from models.metrics import (
     Accuracy,
     Calibration,
+    ClassErrors,
     Errors,
     GroupedAUC,
     LogLoss,
@@ -23,6 +25,7 @@ from models.metrics import (
     Predictions,
     Ranking,
     Rows,
+    TopK,
 )
 
 
@@ -45,8 +48,8 @@ class Task(ABC):
         """Loss terms by name; the loss is the sum of their global means."""
 
     @abstractmethod
-    def prediction(self, output: Any) -> Tensor:
-        """What is reported for a row: [B] for most tasks. Needs no labels."""
+    def prediction(self, output: Any) -> Tensor | Jagged:
+        """What is reported for a row: [B] for most tasks, `Jagged` of [T] for lists of numbers. Needs no labels."""
 
     @abstractmethod
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
@@ -62,7 +65,7 @@ class Task(ABC):
 
 
 class Pointwise(Task):
-    """Base of the tasks whose tower returns one number a row, [B], and that have one label."""
+    """Base of the tasks with one label, whose tower returns one number a row, [B], or one a class, [B, C]."""
 
     term: str
 
@@ -119,11 +122,19 @@ class BinaryClassification(Pointwise):
 
     term = "log_loss"
 
-    def __init__(self, label: str, grouped: bool = False, negative_rate: float = 1.0, threshold: float = 0.5) -> None:
-        """threshold: the probability from which on accuracy calls a row positive."""
+    def __init__(
+        self,
+        label: str,
+        grouped: bool = False,
+        negative_rate: float = 1.0,
+        threshold: float = 0.5,
+        top_k: tuple[int, ...] = (),
+    ) -> None:
+        """threshold: the probability from which on accuracy calls a row positive; top_k: the k's of hr@k and ndcg@k."""
         super().__init__(label, grouped)
         self.negative_rate = negative_rate
         self.threshold = threshold
+        self.top_k = top_k
 
     def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
@@ -137,7 +148,7 @@ class BinaryClassification(Pointwise):
         return torch.sigmoid(_at_least_fp32(output) + log(self.negative_rate))
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows; gauc with groups."""
+        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows; with groups gauc, hr@k."""
         shift = 0.0 if down_sampled else log(self.negative_rate)
 
         def read(output: Tensor, batch: Batch) -> Predictions:
@@ -145,7 +156,9 @@ class BinaryClassification(Pointwise):
             return self._rows(logit, torch.sigmoid(logit), batch)
 
         metrics: list[Metric] = [Ranking(), LogLoss(), Calibration(), Accuracy(self.threshold), Rows()]
-        return MetricSet(metrics + ([GroupedAUC()] if self.grouped else []), read, collective)
+        if self.grouped:
+            metrics += [GroupedAUC(), *([TopK(self.top_k)] if self.top_k else [])]
+        return MetricSet(metrics, read, collective)
 
 
 class Regression(Pointwise):
@@ -175,6 +188,36 @@ class Regression(Pointwise):
             return self._rows(output, self.prediction(output.double()), batch)
 
         return MetricSet([Errors(), Rows()], read, collective)
+
+
+class MultiClass(Pointwise):
+    """The tower returns logits, [B, C]; labels are the classes 0 .. C - 1. Loss: log loss of their softmax."""
+
+    term = "log_loss"
+
+    def __init__(self, label: str, classes: int) -> None:
+        super().__init__(label)
+        self.classes = classes
+
+    def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(output, label.long(), reduction="none")
+
+    def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        wanted = f"classification into {self.classes} classes needs whole labels from 0 to {self.classes - 1}"
+        return (label >= 0) & (label < self.classes) & (label == label.floor()), wanted
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """[B, C] probabilities."""
+        return torch.softmax(_at_least_fp32(output), 1)
+
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """log_loss, accuracy, rows."""
+
+        def read(output: Tensor, batch: Batch) -> Predictions:
+            log_probability = -self.row_loss(output.double(), batch.labels[self.label])
+            return self._rows(log_probability, output.argmax(1), batch)
+
+        return MetricSet([ClassErrors(), Rows()], read, collective)
 
 
 def _at_least_fp32(output: Tensor) -> Tensor:

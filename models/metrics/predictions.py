@@ -8,8 +8,8 @@ from torch import Tensor
 class Predictions(NamedTuple):
     """n rows, padding left out; all [n] float64 but the groups.
 
-    score: what the tower says of a row: a logit, a rating
-    value: the prediction made of it: a probability, a clipped rating
+    score: what the tower says of a row: a logit, a rating; of several classes, the log-probability of the label's
+    value: the prediction made of it: a probability, a clipped rating; of several classes, the most probable one
     label, weight: as in the batch
     group: [n] int64, or None
     """

@@ -49,6 +49,30 @@ def mixed_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: bool 
     )
 
 
+def ratings_schema(dense: int = 0) -> Schema:
+    """Known and asked ratings of one id space; no labels beside them, and never dense features."""
+    ids = Identity(num_ids=USERS)
+    return Schema(
+        features=(
+            IdListFeature(name="rated", ids=ids, table="user", weights="rated_ratings"),
+            IdListFeature(name="asked", ids=ids, table="user", weights="asked_ratings", weights_are="labels"),
+        ),
+        labels=(),
+    )
+
+
+def ratings_batch(schema: Schema, rows: int, seed: int = 0, *, padding: int = 0, **ignored: object) -> Batch:
+    """Ratings of 1 to 5: 1 to 4 known ones a row, 0 to 4 asked ones."""
+    r = np.random.default_rng(seed)
+    lengths = {"rated": r.integers(1, 5, rows), "asked": r.integers(0, 5, rows)}
+    return make_batch(
+        schema,
+        {name: [list(r.choice(USERS, n, replace=False)) for n in some] for name, some in lengths.items()},
+        item_weights={name: [list(r.integers(1, 6, n)) for n in some] for name, some in lengths.items()},
+        padding=padding,
+    )
+
+
 @torch.no_grad()
 def randomise(*modules: nn.Module, seed: int = 0) -> None:
     """Fills all parameters with N(0, 0.5^2), so that no term of a formula is 0."""
@@ -101,4 +125,12 @@ def perceptron(layers: nn.Module, x: np.ndarray) -> np.ndarray:
     for i, layer in enumerate(linears):
         x = x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
         x = np.maximum(x, 0) if i < len(linears) - 1 else x
+    return x
+
+
+def hidden_layers(layers: nn.Module, x: np.ndarray) -> np.ndarray:
+    """[B, last hidden size] of an MLP without an output layer: relu after every linear layer."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.Linear):
+            x = np.maximum(x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy(), 0)
     return x

@@ -26,11 +26,21 @@ def fresh_rows(table: EmbeddingTable, generator: torch.Generator, dtype: torch.d
 
 
 class ReferenceLookup(nn.Module):
-    """Batch -> the tower's inputs by name; one parameter per table, called as the table with `/` as `|`."""
+    """Batch -> the tower's inputs by name; one parameter per table, called as the table with `/` as `|`.
 
-    def __init__(self, model: Recommender, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    dense_names: the columns of `batch.dense`; None: every dense input reads all of them.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        dense_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs = model.inputs
+        self.dense_names = dense_names
         generator = torch.Generator().manual_seed(seed)
         self.rows = nn.ParameterDict(
             {t.name.replace("/", "|"): nn.Parameter(fresh_rows(t, generator, dtype)) for t in model.tables.values()}
@@ -44,7 +54,8 @@ class ReferenceLookup(nn.Module):
 
     def _input(self, given: Any, batch: Batch) -> Any:
         if isinstance(given, DenseFeatures):
-            return batch.dense.to(next(iter(self.rows.values())).dtype)
+            dense = batch.dense.to(next(iter(self.rows.values())).dtype)
+            return dense if self.dense_names is None else dense[:, [self.dense_names.index(n) for n in given.features]]
         if isinstance(given, PooledEmbeddings):
             pooled = [self._pool(table, ids_of(batch, feature)) for feature, table in given.tables.items()]
             return torch.cat(pooled, 1) if given.concat else torch.stack(pooled, 1)
@@ -98,7 +109,7 @@ def make_batch(
             keys=names,
             values=torch.tensor([i for row in lists for i in row], dtype=torch.int64),
             lengths=torch.tensor([len(row) for row in lists], dtype=torch.int64),
-            weights=torch.tensor(values, dtype=torch.float32) if values else None,
+            weights=torch.tensor(values, dtype=torch.float32) if item_weights.keys() & set(names) else None,
         )
 
     names = [f.name for f in schema.sparse]
@@ -108,7 +119,7 @@ def make_batch(
         dense=torch.cat([torch.as_tensor(numbers, dtype=torch.float32), torch.zeros(padding, len(schema.dense))]),
         ids=jagged([name for name in names if name not in weighted]),
         weighted_ids=jagged(weighted) if weighted else None,
-        labels={schema.labels[0].name: column(labels, 0.0)},
+        labels={label.name: column(labels, 0.0) for label in schema.labels[:1]},
         weights=column(weights, 1.0),
         groups=None
         if groups is None

@@ -6,7 +6,7 @@ from data_pipeline.errors import UserError
 from models.base import Recommender
 from models.inputs import DenseFeatures, EmbeddingTable, Fields, PooledEmbeddings, TableOptimizer, TableSettings
 from models.tasks import BinaryClassification
-from tests.models.cases import mixed_schema
+from tests.models.cases import mixed_schema, ratings_schema
 
 
 def test_later_patterns_win_and_the_unsaid_stays() -> None:
@@ -74,3 +74,11 @@ def test_inputs_are_forwards_parameters() -> None:
 def test_two_tables_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two tables are called 't'"):
         TwoInputs(field=table(3), dense=table(4))
+
+
+def test_labels_of_id_lists_are_no_field() -> None:
+    """Pooled, they would give the answer away."""
+    schema = ratings_schema()
+    assert Fields(schema).pooled == Fields(schema.unlabelled()).pooled == ("rated",)
+    with pytest.raises(UserError, match="unknown id or id_list feature 'asked'"):
+        Fields(schema).select(["asked"])

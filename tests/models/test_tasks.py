@@ -11,7 +11,7 @@ from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
 from data_pipeline.schema import Identity, IdFeature, Label, Schema
 from models.base import PointwiseConfig
-from models.tasks import BinaryClassification, Regression
+from models.tasks import BinaryClassification, MultiClass, Pointwise, Regression
 from tests.models.reference_lookup import make_batch
 
 SCHEMA = Schema(features=(IdFeature(name="user", ids=Identity(num_ids=9)),))
@@ -43,6 +43,32 @@ def test_regression_loss_is_the_weighted_squared_error(padding: int) -> None:
     term = task.loss(output(padding), batch(padding=padding))["squared_error"]
     expected = sk.mean_squared_error(LABEL, LOGIT, sample_weight=WEIGHT)
     assert float(term.total / term.count) == pytest.approx(expected, abs=1e-12)
+
+
+LOGITS = np.array([[0.3, 1.0, -2.0], [0.1, 0.0, 4.0], [-1.0, 2.0, 1.9], [9.0, 0.0, 0.0], [0.0, -3.0, -0.5]])
+CLASS = np.array([1, 0, 2, 0, 0])
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_multi_class_loss_and_metrics_are_those_of_the_softmax(padding: int) -> None:
+    task = MultiClass("label", 3)
+    logits = torch.cat([torch.from_numpy(LOGITS), torch.full((padding, 3), 50.0)])
+    rows = batch(CLASS, padding=padding)
+    task.check(rows)
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    expected = sk.log_loss(CLASS, p, sample_weight=WEIGHT, labels=[0, 1, 2])
+    term = task.loss(logits, rows)["log_loss"]
+    assert float(term.total / term.count) == pytest.approx(expected, abs=1e-12)
+    assert not task.broken_rows(logits, rows)[5:].any()
+    torch.testing.assert_close(task.prediction(logits)[:5], torch.from_numpy(p), rtol=0, atol=1e-12)
+    metrics = task.metrics()
+    metrics.update(logits, rows)
+    values = metrics.compute()
+    assert values["log_loss"] == pytest.approx(expected, abs=1e-12)
+    accuracy = sk.accuracy_score(CLASS, LOGITS.argmax(1), sample_weight=WEIGHT)
+    assert (values["accuracy"], values["rows"]) == (pytest.approx(accuracy), 5)
+    assert next(iter(metrics.directions)) == "log_loss"
+    assert metrics.larger_is_better("accuracy") and not metrics.larger_is_better("log_loss")
 
 
 def test_padding_that_carries_weight_still_counts_nowhere() -> None:
@@ -131,9 +157,12 @@ def test_early_stopping_asks_for_the_direction() -> None:
         ),
         (BinaryClassification("label"), [1, 0, float("nan"), 5, 0], "found nan in row 2"),
         (Regression("label"), [1, 0, 3, float("inf"), 0], "found inf in row 3; regression needs finite labels"),
+        (MultiClass("label", 3), [2, 0, 3, 1, 0], "found 3 in row 2; classification into 3 classes needs whole labels"),
+        (MultiClass("label", 3), [2, 0.5, 3, 1, 0], "found 0.5 in row 1; .* whole labels from 0 to 2"),
+        (MultiClass("label", 3), [2, 1, 1, 1, -1], "found -1 in row 4"),
     ],
 )
-def test_wrong_labels_are_one_line(task: BinaryClassification | Regression, label: list[float], line: str) -> None:
+def test_wrong_labels_are_one_line(task: Pointwise, label: list[float], line: str) -> None:
     task.check(batch())
     with pytest.raises(UserError, match=line):
         task.check(batch(np.array(label), padding=2))

@@ -11,7 +11,20 @@ import torch
 from sklearn import metrics as sk
 
 from models.collective import Alone, Collective
-from models.metrics import Accuracy, Calibration, Errors, GroupedAUC, LogLoss, Metric, Predictions, Ranking, Rows
+from models.metrics import (
+    Accuracy,
+    Calibration,
+    Errors,
+    GroupedAUC,
+    LogLoss,
+    Metric,
+    Predictions,
+    Ranking,
+    Rows,
+    TopK,
+)
+
+CUTOFFS = (1, 5)
 
 
 class Case(NamedTuple):
@@ -40,7 +53,8 @@ class Case(NamedTuple):
 def run(case: Case, collective: Collective) -> dict[str, float]:
     """Everything that our metrics say of a case; a second `compute` must say the same."""
     metrics: Sequence[Metric] = (
-        Ranking(case.capacity), LogLoss(), Calibration(), Accuracy(), Errors(), Rows(), GroupedAUC(case.capacity)
+        Ranking(case.capacity), LogLoss(), Calibration(), Accuracy(), Errors(), Rows(), GroupedAUC(case.capacity),
+        TopK(CUTOFFS, case.capacity),
     )  # fmt: skip
     for rows in case.batches(collective):
         for metric in metrics:
@@ -86,7 +100,27 @@ def by_scikit_learn(case: Case) -> dict[str, float]:
         "gauc": gauc,
         "gauc_groups": counted,
         "gauc_skipped_groups": skipped,
+        **top_k(case.logit, y, w, group),
     }
+
+
+def top_k(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray) -> dict[str, float]:
+    """HR and NDCG at the cutoffs by a loop over groups and their positives."""
+    values: dict[str, list[float]] = {f"{name}@{k}": [] for k in CUTOFFS for name in ("hr", "ndcg")}
+    counted = skipped = 0
+    for g in np.unique(group):
+        mine = (group == g) & (w > 0)
+        positives, negatives = logit[mine & (y == 1)], logit[mine & (y == 0)]
+        if not len(positives) or not len(negatives):
+            skipped += bool(mine.any())
+            continue
+        counted += 1
+        ranks = [1 + sum(other >= score for other in negatives) for score in positives]
+        for k in CUTOFFS:
+            values[f"hr@{k}"].append(np.mean([rank <= k for rank in ranks]))
+            values[f"ndcg@{k}"].append(np.mean([np.log(2) / np.log(rank + 1) if rank <= k else 0 for rank in ranks]))
+    means = {name: float(np.mean(of_groups)) if counted else nan for name, of_groups in values.items()}
+    return means | {"top_k_groups": counted, "top_k_skipped_groups": skipped}
 
 
 def grouped_auc(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray) -> tuple[float, int, int]:

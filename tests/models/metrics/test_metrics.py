@@ -1,5 +1,6 @@
 """All metrics equal scikit-learn's, on one process and on two ranks."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from models.collective import Alone
-from models.metrics import GroupedAUC, Predictions, Ranking, ranking
+from models.metrics import GroupedAUC, Metric, Predictions, Ranking, TopK, ranking
 from tests.models.metrics.rows import CASES, COARSE, by_scikit_learn, run_alone
 
 
@@ -43,6 +44,8 @@ def test_beyond_their_capacity_ranks_agree_and_stay_within_the_bound(
         assert abs(found["auc"] - expected(name)["auc"]) <= bound < 0.02
         assert found["gauc_sampled_share"] <= 1 / 4
         assert found["gauc_groups"] + found["gauc_skipped_groups"] > 0
+        assert found["top_k_sampled_share"] == found["gauc_sampled_share"]
+        assert found["top_k_groups"] == found["gauc_groups"]
         assert abs(found["gauc"] - expected(name)["gauc"]) < 0.15
     np.testing.assert_equal(two_ranks[0][f"coarse {name}"], two_ranks[1][f"coarse {name}"])
 
@@ -90,8 +93,8 @@ def test_curves_equal_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("nan", [float("nan"), -float("nan")])
-@pytest.mark.parametrize("metric", [Ranking, GroupedAUC])
-def test_a_nan_score_makes_nan(metric: type[Ranking | GroupedAUC], nan: float) -> None:
+@pytest.mark.parametrize("metric", [Ranking, GroupedAUC, lambda: TopK((1,))])
+def test_a_nan_score_makes_nan(metric: Callable[[], Metric], nan: float) -> None:
     score = torch.tensor([1.0, nan, 2.0, float("inf")], dtype=torch.float64)
     label, one = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.ones(4)
     found = metric()

@@ -1,0 +1,47 @@
+"""Attentional factorization machine (Xiao et al., IJCAI 2017)."""
+
+from itertools import combinations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.affine import Affine
+from models.layers.attention import PairAttention
+
+
+class AFMConfig(PointwiseConfig):
+    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    attention_size: int = Field(default=16, gt=0, description="hidden units of the attention network")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the pooled pairs")
+
+
+class AFM(Recommender):
+    """y = w0 + sum_i w_i x_i + p . sum_{i<j} a_ij (v_i * v_j) x_i x_j (eq. 6), dense features in the linear part.
+
+    p starts at one: uniform attention is then an FM whose pairwise part is divided by the number of pairs.
+    """
+
+    def __init__(self, fields: Fields, config: AFMConfig) -> None:
+        tables = fields.tables(embedding_dim=config.embedding_dim, zero_columns=1)
+        field = PooledEmbeddings(tables)
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        width = field.width // len(tables) - 1
+        self.pairs = tuple(combinations(tables, 2))
+        self.linear = Affine(len(fields.dense))
+        self.attention = PairAttention(len(tables), width, config.attention_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Parameter(torch.ones(width))  # p
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, 1 + D], [B, N] -> [B]."""
+        pooled = self.dropout(self.attention(field[:, :, 1:]))
+        return self.linear(dense) + field[:, :, 0].sum(1) + (pooled * self.output).sum(1)
+
+    def crossings(self, field: Tensor) -> tuple[Tensor, tuple[tuple[str, str], ...]]:
+        """Which crossings matter for each row: attention [B, P] with rows of sum 1, and the P pairs of features."""
+        return self.attention.weights(field[:, :, 1:]), self.pairs

@@ -1,0 +1,61 @@
+"""AutoInt and AutoInt+ (Song et al., CIKM 2019)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.mlp import MLP, MLPConfig
+from models.layers.self_attention import FieldAttention
+
+_NUMBERS_AT_ONCE = 1 << 19  # on CPUs, of [b, M, width]: 2 MiB in fp32 stay in cache, off the page-fault path
+
+
+class AutoIntConfig(PointwiseConfig):
+    embedding_dim: int = Field(default=16, gt=0)
+    layers: int = Field(default=3, gt=0, description="of attention over fields")
+    heads: int = Field(default=2, gt=0)
+    head_dim: int = Field(default=32, gt=0)
+    scale: bool = Field(default=False, description="divide attention's products by sqrt(head_dim)")
+    mlp: MLPConfig | None = Field(default=MLPConfig(), description="AutoInt+'s; null: AutoInt")
+
+
+class AutoInt(Recommender):
+    """y = w . [e_1; ...; e_M] + b after layers of self-attention over fields (eq. 9), + MLP([e_1; ...; e_F; dense]).
+
+    A dense feature is a field too, e = x v with a vector v of the tower (eq. 4).
+    """
+
+    def __init__(self, fields: Fields, config: AutoIntConfig) -> None:
+        field = PooledEmbeddings(fields.tables(embedding_dim=config.embedding_dim))
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        num_fields, num_dense = len(field.tables), len(fields.dense)
+        dim = field.width // num_fields
+        self.dense_fields = nn.Parameter(torch.empty(num_dense, dim).uniform_(-0.01, 0.01)) if num_dense else None
+        widths = [dim] + [config.heads * config.head_dim] * config.layers
+        self.attention = nn.Sequential(
+            *(FieldAttention(width, config.heads, config.head_dim, scale=config.scale) for width in widths[:-1])
+        )
+        self.output = nn.Linear((num_fields + num_dense) * widths[-1], 1)
+        self.mlp = MLP(field.width + num_dense, config.mlp) if config.mlp else None
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, D], [B, N] -> [B]."""
+        every = field
+        if self.dense_fields is not None:
+            every = torch.cat([field, dense[:, :, None] * self.dense_fields], 1)
+        logit = self._attend(every)
+        if self.mlp is not None:
+            logit = logit + self.mlp(torch.cat([field.flatten(1), dense], 1)).squeeze(1)
+        return logit
+
+    def _attend(self, field: Tensor) -> Tensor:
+        """[B, M, D] -> [B]; a CPU takes some rows at a time."""
+        rows = max(1, len(field))
+        if field.device.type == "cpu":
+            rows = max(1, _NUMBERS_AT_ONCE // self.output.in_features)
+        parts = [self.output(self.attention(some).flatten(1)) for some in field.split(rows)]
+        return torch.cat(parts).squeeze(1)

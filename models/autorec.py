@@ -1,0 +1,170 @@
+"""AutoRec (Sedhain et al., WWW 2015): an autoencoder of ratings. I-AutoRec reads rows of items, U-AutoRec of users.
+
+No vector of all ratings is ever made: V r is a bag of the ids that rated, weighted by their ratings, and only the rows
+of W and b that are asked for are looked up. In training the asked ids are the rated ones, in evaluation held-out ones.
+
+Given up: the penalty of whole-table L2 is on b as well, whose value lies in the same row of the table as W's.
+"""
+
+from math import log
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data_pipeline.batch import Batch
+from data_pipeline.errors import UserError
+from data_pipeline.schema import IdListFeature
+from models.base import ModelConfig, Recommender
+from models.collective import Collective
+from models.inputs import Fields, Jagged, PooledEmbeddings, SequenceEmbeddings, TableInit
+from models.layers.activations import Activation, activation, input_width
+from models.layers.jagged_product import jagged_product, row_of_position
+from models.metrics import Errors, MetricSet, Predictions, Rows
+from models.tasks import Task, Term
+
+
+class AutoRecConfig(ModelConfig):
+    hidden: int = Field(default=500, gt=0, description="hidden units")
+    activation: Activation = Field(default="sigmoid", description="g, of the hidden units")
+    output: Literal["identity", "sigmoid"] = Field(default="identity", description="f; sigmoid spans the rating range")
+    rated: str = Field(default="rated", description="id list with the ratings that are known as weights")
+    asked: str = Field(default="asked", description="id list with the ratings to be predicted as weights")
+    rating_range: tuple[float, float] = Field(
+        default=(1.0, 5.0), description="what ratings are; predictions keep to it"
+    )
+    default: float | None = Field(default=None, description="prediction where nothing is known; None: the middle")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the hidden units")
+
+    @model_validator(mode="after")
+    def _default_is_a_rating(self) -> "AutoRecConfig":
+        low, high = self.rating_range
+        if not low < high:
+            raise ValueError(f"rating_range needs its lower end first, found {list(self.rating_range)}")
+        if not low < self.default_rating < high:
+            raise ValueError(
+                f"default is {self.default:g}, expected a number inside the rating_range {low:g} to {high:g}"
+            )
+        return self
+
+    @property
+    def default_rating(self) -> float:
+        return sum(self.rating_range) / 2 if self.default is None else self.default
+
+
+class AutoRec(Recommender):
+    """h(r) = f(W g(V r + mu) + b) (eq. 1), at the asked ids only.
+
+    Rows of `decoder/...` are [b; W], from 0, with b counted from f^-1(default). So an asked id that training never saw
+    has the prediction `default`, and so has every id of a row without ratings (V r = 0).
+    """
+
+    def __init__(self, fields: Fields, config: AutoRecConfig) -> None:
+        for name in (config.rated, config.asked):
+            declared = fields.schema[name]
+            if not (isinstance(declared, IdListFeature) and declared.weighted):
+                raise UserError(f"model autorec: feature {name!r} must be an id_list with `weights`, its ratings")
+        width = input_width(config.activation, config.hidden)
+        encoder = fields.table(
+            config.rated, embedding_dim=width, group="encoder", init=TableInit(kind="normal", scale=0.03)
+        )
+        decoder = fields.table(
+            config.asked, embedding_dim=config.hidden, zero_columns=1, group="decoder", init=TableInit(scale=0.0)
+        )
+        for table, columns in ((encoder, width), (decoder, 1 + config.hidden)):
+            if table.embedding_dim != columns:
+                raise UserError(
+                    f"tables: embedding_dim of {table.name!r} is set, but this model's width is `model.hidden`"
+                )
+        super().__init__(
+            inputs={
+                "encode": PooledEmbeddings({config.rated: encoder}),
+                "decode": SequenceEmbeddings({config.asked: decoder}),
+            },
+            task=RatingsOfAsked(config.rated, config.asked, config.rating_range),
+        )
+        self.config = config
+        self.mu = nn.Parameter(torch.zeros(width))
+        self.activation = activation(config.activation, config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, encode: Tensor, decode: Jagged) -> Jagged:
+        """[B, 1, H], rows [T, 1, 1 + H] -> the ratings [T] at the asked ids, which `weights` still has as they are."""
+        pooled = encode.squeeze(1)
+        hidden = self.dropout(self.activation(pooled + self.mu))
+        known = (pooled != 0).any(1)
+        row = row_of_position(decode.lengths, len(decode.values))
+        vectors = torch.cat([hidden.new_ones(len(hidden), 1), hidden], 1)
+        score = jagged_product(decode.values.squeeze(1), vectors, row, decode.offsets)
+        return decode._replace(values=torch.where(known[row], self._rating(score), self.config.default_rating))
+
+    def _rating(self, score: Tensor) -> Tensor:
+        """f, moved so that a score of 0 is the default."""
+        low, high = self.config.rating_range
+        default = self.config.default_rating
+        if self.config.output == "identity":
+            return score + default
+        return low + (high - low) * torch.sigmoid(score + log((default - low) / (high - default)))
+
+
+class RatingsOfAsked(Task):
+    """The tower returns the ratings of the asked ids, `Jagged` of [T]; their labels are its weights. Squared error.
+
+    Every asked id counts with its row's sample weight. Predictions, not the loss, keep to the rating range.
+    """
+
+    def __init__(self, rated: str, asked: str, rating_range: tuple[float, float]) -> None:
+        self.features = (rated, asked)
+        self.rating_range = rating_range
+
+    def loss(self, output: Jagged, batch: Batch) -> dict[str, Term]:
+        """Sum of weight x squared error, and of weights, over the asked ids."""
+        label, weight = _labels(output), _weights(output, batch)
+        values = output.values.to(torch.promote_types(output.values.dtype, torch.float32))
+        return {"squared_error": Term((weight * (values - label).square()).sum(), weight.sum())}
+
+    def prediction(self, output: Jagged) -> Jagged:
+        """Clipped ratings, in the order of the asked ids."""
+        values = output.values.to(torch.promote_types(output.values.dtype, torch.float32))
+        return output._replace(values=values.clamp(*self.rating_range))
+
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """rmse, mae and means over the asked ids; `rows` counts these."""
+
+        def read(output: Jagged, batch: Batch) -> Predictions:
+            score = output.values.double()
+            value = score.clamp(*self.rating_range)
+            return Predictions(score, value, _labels(output).double(), _weights(output, batch).double())
+
+        return MetricSet([Errors(), Rows()], read, collective)
+
+    def check(self, batch: Batch) -> None:
+        """Raises UserError for a rating, known or asked, outside the range."""
+        assert batch.weighted_ids is not None
+        low, high = self.rating_range
+        for feature in self.features:
+            ids = batch.weighted_ids[feature]
+            right = (ids.weights() >= low) & (ids.weights() <= high)
+            if not bool(right.all()):
+                at = int((~right).nonzero()[0])
+                row = int(batch.rows[int((ids.offsets() <= at).sum()) - 1])
+                raise UserError(
+                    f"feature {feature!r}: found the rating {float(ids.weights()[at]):g} in row {row}, expected "
+                    f"{low:g} to {high:g}; correct the data or set the model's rating_range"
+                )
+
+    def broken_rows(self, output: Jagged, batch: Batch) -> Tensor:
+        row = row_of_position(output.lengths, len(output.values))
+        broken = torch.zeros_like(batch.live).index_fill_(0, row[~output.values.isfinite()], True)
+        return broken if bool(broken.any()) else super().broken_rows(output, batch)
+
+
+def _labels(output: Jagged) -> Tensor:
+    assert output.weights is not None
+    return output.weights
+
+
+def _weights(output: Jagged, batch: Batch) -> Tensor:
+    """[T] each asked id's sample weight."""
+    return batch.weights.repeat_interleave(output.lengths, output_size=len(output.values))

@@ -1,0 +1,42 @@
+"""Deep & Cross Network (Wang et al., ADKDD 2017)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.cross import CrossNetwork
+from models.layers.mlp import MLP, MLPConfig
+
+
+class DCNConfig(PointwiseConfig):
+    """`mlp: {hidden: []}` leaves the deep part off."""
+
+    embedding_dim: int = Field(default=16, gt=0)
+    cross_layers: int = Field(default=3, gt=0, description="crosses up to degree cross_layers + 1")
+    mlp: MLPConfig = MLPConfig()
+
+
+class DCN(Recommender):
+    """y = w . [x_L1; h_L2] + w0 (eq. 5): a cross network and an MLP side by side on x_0 = [e_1; ...; e_F; dense].
+
+    Fields' dims may differ.
+    """
+
+    def __init__(self, fields: Fields, config: DCNConfig) -> None:
+        field = PooledEmbeddings(fields.tables(embedding_dim=config.embedding_dim), concat=True)
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        width = field.width + len(fields.dense)
+        self.cross = CrossNetwork(width, config.cross_layers)
+        self.mlp = MLP(width, config.mlp, out=None) if config.mlp.hidden else None
+        self.output = nn.Linear(width + (self.mlp.width if self.mlp else 0), 1)
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, sum of D], [B, N] -> [B]."""
+        x = torch.cat([field, dense], 1)
+        crossed = self.cross(x)
+        both = crossed if self.mlp is None else torch.cat([crossed, self.mlp(x)], 1)
+        return self.output(both).squeeze(1)

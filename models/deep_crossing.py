@@ -1,0 +1,53 @@
+"""Deep Crossing: embeddings, stacking, residual units, scoring (Shan et al., KDD 2016)."""
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from data_pipeline.schema import Schema
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.residual import ResidualUnit
+from models.tasks import MultiClass, Pointwise
+
+
+class DeepCrossingConfig(PointwiseConfig):
+    embedding_dim: int = Field(default=16, gt=0)
+    units: tuple[PositiveInt, ...] = Field(
+        default=(512, 512, 256, 128, 64), description="hidden sizes of the residual units, the paper's by default"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of what a residual unit adds")
+    classes: int | None = Field(default=None, ge=2, description="softmax over so many classes; None: as `task` says")
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> "DeepCrossingConfig":
+        if self.classes is not None and self.task == "regression":
+            raise ValueError(f"classes {self.classes} is not for task: regression; leave one of them out")
+        return self
+
+    def build_task(self, schema: Schema) -> Pointwise:
+        """With `classes`, MultiClass. Raises UserError for a label that the schema does not have."""
+        task = super().build_task(schema)
+        return task if self.classes is None else MultiClass(task.label, self.classes)
+
+
+class DeepCrossing(Recommender):
+    """y = W unit_L(... unit_1([e_1; ...; e_F; dense])) + b: residual units over everything stacked, then the scores.
+
+    Fields' dims may differ; dense features bypass the embeddings.
+    """
+
+    def __init__(self, fields: Fields, config: DeepCrossingConfig) -> None:
+        field = PooledEmbeddings(fields.tables(embedding_dim=config.embedding_dim), concat=True)
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        width = field.width + len(fields.dense)
+        self.units = nn.Sequential(*(ResidualUnit(width, hidden, config.dropout) for hidden in config.units))
+        self.output = nn.Linear(width, config.classes or 1)
+        self.is_multi_class = config.classes is not None
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, sum of D], [B, N] -> [B], with `classes` [B, C]."""
+        scores = self.output(self.units(torch.cat([field, dense], 1)))
+        return scores if self.is_multi_class else scores.squeeze(1)

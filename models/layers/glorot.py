@@ -1,0 +1,11 @@
+"""Glorot's initialisation (Glorot & Bengio, AISTATS 2010), for papers that start from it."""
+
+from torch import nn
+
+
+def glorot(module: nn.Module) -> None:
+    """Weights of all linear layers inside `module` uniform on +- sqrt(6 / (inputs + outputs)); biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,27 @@
+"""Matrix factorization with biases (Koren, Bell & Volinsky, IEEE Computer 2009, eq. 4)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import Recommender
+from models.inputs import Fields, PooledEmbeddings
+from models.user_item import UserItemConfig
+
+
+class MFConfig(UserItemConfig):
+    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its bias")
+    mean: float = Field(default=0.0, description="start value of mu, which is learned: the mean rating, for ratings")
+
+
+class MF(Recommender):
+    """r = p_u . q_i + b_u + b_i + mu; rows are [b; p] and [b; q], biases from 0."""
+
+    def __init__(self, fields: Fields, config: MFConfig) -> None:
+        tables = fields.tables(embedding_dim=config.embedding_dim, features=config.pair(fields), zero_columns=1)
+        super().__init__(inputs={"pair": PooledEmbeddings(tables)}, task=config.build_task(fields.schema))
+        self.mean = nn.Parameter(torch.tensor([config.mean]))
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """[B, 2, 1 + D] -> [B]."""
+        return self.mean + pair[:, :, 0].sum(1) + (pair[:, 0, 1:] * pair[:, 1, 1:]).sum(1)

@@ -1,0 +1,138 @@
+"""Neural collaborative filtering (He et al., WWW 2017): GMF, MLP, NeuMF, and the variant on shared vectors.
+
+Tables and parameters of the parts have the same names wherever they occur (`gmf/<id space>`, `gmf_output.*`;
+`mlp/<id space>`, `mlp.*`, `mlp_output.*`), so that NeuMF starts from a trained GMF and MLP by names alone: all as they
+are, the outputs scaled by alpha and 1 - alpha.
+"""
+
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from data_pipeline.errors import UserError
+from models.base import Recommender
+from models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableInit
+from models.layers.activations import Activation, activation
+from models.layers.glorot import glorot
+from models.layers.mlp import MLP, MLPConfig
+from models.user_item import UserItemConfig
+
+TABLE_INIT = TableInit(kind="normal", scale=0.01)  # section 4.1
+HALVINGS = 3  # hidden layers of the tower, unless its settings name some (section 4.4)
+
+
+class GMFConfig(UserItemConfig):
+    embedding_dim: int = Field(default=8, gt=0)
+
+
+class GMF(Recommender):
+    """y = h . (p_u * q_i) (eqs. 8, 9), with a bias beside h as in the authors' code."""
+
+    def __init__(self, fields: Fields, config: GMFConfig) -> None:
+        gmf = PooledEmbeddings(_tables(fields, config, "gmf", config.embedding_dim))
+        super().__init__(inputs={"gmf": gmf}, task=config.build_task(fields.schema))
+        self.gmf_output = _output(gmf.width // 2)
+
+    def forward(self, gmf: Tensor) -> Tensor:
+        """[B, 2, D] -> [B]."""
+        return self.gmf_output(gmf[:, 0] * gmf[:, 1]).squeeze(1)
+
+
+class NCFMLPConfig(UserItemConfig):
+    embedding_dim: int = Field(default=32, gt=0)
+    mlp: MLPConfig = Field(default=MLPConfig(), description="without `hidden`: three layers, each half as wide")
+
+
+class NCFMLP(Recommender):
+    """y = h . a_L(W_L ... a_2(W_2 [p_u; q_i] + b_2) ...) + b (eq. 10). The two dims may differ."""
+
+    def __init__(self, fields: Fields, config: NCFMLPConfig) -> None:
+        mlp = PooledEmbeddings(_tables(fields, config, "mlp", config.embedding_dim), concat=True)
+        super().__init__(inputs={"mlp": mlp}, task=config.build_task(fields.schema))
+        self.mlp = _tower(mlp.width, config.mlp)
+        self.mlp_output = _output(self.mlp.width)
+
+    def forward(self, mlp: Tensor) -> Tensor:
+        """[B, D_user + D_item] -> [B]."""
+        return self.mlp_output(self.mlp(mlp)).squeeze(1)
+
+
+class NeuMFConfig(UserItemConfig):
+    embedding_dim: int = Field(default=8, gt=0, description="of the tables gmf/*")
+    mlp_embedding_dim: int | None = Field(
+        default=None, gt=0, description="of the tables mlp/*; None: 4 times the other, so that both parts end as wide"
+    )
+    mlp: MLPConfig = Field(default=MLPConfig(), description="without `hidden`: three layers, each half as wide")
+
+
+class NeuMF(Recommender):
+    """y = h . [phi_GMF; phi_MLP] (eq. 12) with tables of their own; h in two halves, each with a bias."""
+
+    def __init__(self, fields: Fields, config: NeuMFConfig) -> None:
+        gmf = PooledEmbeddings(_tables(fields, config, "gmf", config.embedding_dim))
+        mlp_dim = config.mlp_embedding_dim or 4 * config.embedding_dim
+        mlp = PooledEmbeddings(_tables(fields, config, "mlp", mlp_dim), concat=True)
+        super().__init__(inputs={"gmf": gmf, "mlp": mlp}, task=config.build_task(fields.schema))
+        self.gmf_output = _output(gmf.width // 2)
+        self.mlp = _tower(mlp.width, config.mlp)
+        self.mlp_output = _output(self.mlp.width)
+
+    def forward(self, gmf: Tensor, mlp: Tensor) -> Tensor:
+        """[B, 2, D], [B, D_user + D_item] -> [B]."""
+        return (self.gmf_output(gmf[:, 0] * gmf[:, 1]) + self.mlp_output(self.mlp(mlp))).squeeze(1)
+
+
+class NCFSharedConfig(UserItemConfig):
+    embedding_dim: int = Field(default=16, gt=0)
+    activation: Activation = "relu"
+
+    @field_validator("activation")
+    @classmethod
+    def _keeps_width(cls, value: Activation) -> Activation:
+        if value == "maxout":
+            raise ValueError("maxout takes two inputs a unit, where p * q has one; choose another")
+        return value
+
+
+class NCFShared(Recommender):
+    """y = h . a(p_u * q_i + W [p_u; q_i] + b) (eq. 11): GMF and one layer on the same vectors; a bias beside h."""
+
+    def __init__(self, fields: Fields, config: NCFSharedConfig) -> None:
+        pair = PooledEmbeddings(_tables(fields, config, "", config.embedding_dim))
+        super().__init__(inputs={"pair": pair}, task=config.build_task(fields.schema))
+        dim = pair.width // 2
+        self.hidden = nn.Linear(2 * dim, dim)
+        self.activation = activation(config.activation, dim)
+        self.output = _output(dim)
+        glorot(self.hidden)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """[B, 2, D] -> [B]."""
+        return self.output(self.activation(pair[:, 0] * pair[:, 1] + self.hidden(pair.flatten(1)))).squeeze(1)
+
+
+def _tables(fields: Fields, config: UserItemConfig, group: str, dim: int) -> dict[str, EmbeddingTable]:
+    return fields.tables(embedding_dim=dim, features=config.pair(fields), group=group, init=TABLE_INIT)
+
+
+def _tower(width: int, config: MLPConfig) -> MLP:
+    """The MLP over [p_u; q_i]; by default every layer is half as wide as the one before.
+
+    Raises UserError where the vectors are too narrow to be halved so often.
+    """
+    if "hidden" not in config.model_fields_set:
+        if width < 2**HALVINGS:
+            raise UserError(
+                f"model: vectors of {width} numbers in all cannot be halved {HALVINGS} times; give wider ones, or "
+                "the layers by `mlp: {hidden: [...]}`"
+            )
+        config = config.model_copy(update={"hidden": tuple(width >> i for i in range(1, HALVINGS + 1))})
+    tower = MLP(width, config, out=None)
+    glorot(tower)
+    return tower
+
+
+def _output(width: int) -> nn.Linear:
+    """h and its bias."""
+    layer = nn.Linear(width, 1)
+    glorot(layer)
+    return layer

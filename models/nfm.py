@@ -1,0 +1,47 @@
+"""Neural factorization machine (He & Chua, SIGIR 2017)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.affine import Affine
+from models.layers.fm import fm_terms
+from models.layers.mlp import MLP, MLPConfig
+from models.layers.moments import BatchNorm
+
+
+class NFMConfig(PointwiseConfig):
+    """`dropout` and `batch_norm` are those of the bi-interaction; the MLP has its own."""
+
+    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the bi-interaction vector")
+    batch_norm: bool = Field(default=True, description="of the bi-interaction vector")
+    mlp: MLPConfig = MLPConfig()
+
+
+class NFM(Recommender):
+    """y = w0 + sum_i w_i x_i + h . MLP(f_BI), f_BI = sum_{i<j} v_i x_i * v_j x_j (eqs. 2 to 4).
+
+    Dense features enter the linear part, and the MLP beside f_BI. Without hidden layers, without batch norm and with h
+    one on f_BI it is the FM.
+    """
+
+    def __init__(self, fields: Fields, config: NFMConfig) -> None:
+        tables = fields.tables(embedding_dim=config.embedding_dim, zero_columns=1)
+        field = PooledEmbeddings(tables)
+        super().__init__(
+            inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
+        )
+        width = field.width // len(tables) - 1
+        self.linear = Affine(len(fields.dense))
+        self.norm = BatchNorm(width) if config.batch_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.mlp = MLP(width + len(fields.dense), config.mlp)
+
+    def forward(self, field: Tensor, dense: Tensor) -> Tensor:
+        """[B, F, 1 + D], [B, N] -> [B]."""
+        first, pairs = fm_terms(field)
+        deep = self.mlp(torch.cat([self.dropout(self.norm(pairs)), dense], 1))
+        return self.linear(dense) + first + deep.squeeze(1)

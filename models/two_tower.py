@@ -1,0 +1,127 @@
+"""Two towers: vectors of users and of items that meet only in a dot product, so that each can be computed alone."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import DenseFeature, unknown
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.mlp import MLP, MLPConfig
+
+SIDES = ("user", "item")
+
+
+class TwoTowerConfig(PointwiseConfig):
+    """`user` and `item` are names or patterns of id, id_list and dense features; None: those of that role."""
+
+    embedding_dim: int = Field(default=16, gt=0)
+    user: tuple[str, ...] | None = Field(default=None, description="features of the user tower; None: of role user")
+    item: tuple[str, ...] | None = Field(default=None, description="features of the item tower; None: of role item")
+    mlp: MLPConfig = Field(default=MLPConfig(), description="hidden layers of each tower")
+    vector_dim: int = Field(default=64, gt=0, description="of user and item vectors")
+    normalise: bool = Field(default=False, description="make all vectors of length 1")
+    affine: bool = Field(default=True, description="learn a scale (from 1) and a bias (from 0) of the dot product")
+
+
+class TwoTower(Recommender):
+    """y = s <MLP_user([e; dense] of the user), MLP_item([e; dense] of the item)> + b (NeuralCF's two-tower variant).
+
+    Tables are called after their id spaces in both towers: a user's last items and the item share one. Raises UserError
+    for a context feature, for one that is in both towers, for one without role where roles decide, and for a tower
+    without an id or id_list feature.
+    """
+
+    def __init__(self, fields: Fields, config: TwoTowerConfig) -> None:
+        sides = _split(fields, {"user": config.user, "item": config.item})
+        tables = {
+            side: PooledEmbeddings(
+                fields.tables(embedding_dim=config.embedding_dim, features=found.pooled), concat=True
+            )
+            for side, found in sides.items()
+        }
+        dense = {f"{side}_dense": DenseFeatures(tuple(found.dense)) for side, found in sides.items()}
+        super().__init__(inputs={**tables, **dense}, task=config.build_task(fields.schema))
+        self.user_tower, self.item_tower = (
+            MLP(tables[side].width + len(sides[side].dense), config.mlp, out=config.vector_dim) for side in SIDES
+        )
+        self.normalise = config.normalise
+        self.scale = nn.Parameter(torch.ones(1)) if config.affine else None
+        self.bias = nn.Parameter(torch.zeros(1)) if config.affine else None
+
+    def forward(self, user: Tensor, item: Tensor, user_dense: Tensor, item_dense: Tensor) -> Tensor:
+        """[B, sum of D], [B, sum of D], [B, N_user], [B, N_item] -> [B]."""
+        product = (self.user_vectors(user, user_dense) * self.item_vectors(item, item_dense)).sum(1)
+        if self.scale is None or self.bias is None:
+            return product
+        return self.scale * product + self.bias
+
+    def user_vectors(self, user: Tensor, user_dense: Tensor) -> Tensor:
+        """[B, sum of D], [B, N_user] -> [B, vector_dim], from user features alone."""
+        return self._scaled(self.user_tower(torch.cat([user, user_dense], 1)))
+
+    def item_vectors(self, item: Tensor, item_dense: Tensor) -> Tensor:
+        """[B, sum of D], [B, N_item] -> [B, vector_dim], from item features alone."""
+        return self._scaled(self.item_tower(torch.cat([item, item_dense], 1)))
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors) if self.normalise else vectors
+
+
+class _Side(NamedTuple):
+    """Names of one tower's features."""
+
+    pooled: list[str]
+    dense: list[str]
+
+
+def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, _Side]:
+    """The features of each tower. Raises UserError as `TwoTower` does."""
+    names = (*fields.pooled, *fields.dense)
+    for side, patterns in named.items():
+        for pattern in patterns or ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(f"two_tower: {side}: " + unknown("feature", pattern, names))
+    sides = {side: _Side([], []) for side in SIDES}
+    for name in names:
+        reader = _side_of(name, fields, named)
+        if reader is not None:
+            dense = isinstance(fields.schema[name], DenseFeature)
+            (sides[reader].dense if dense else sides[reader].pooled).append(name)
+    for side, found in sides.items():
+        if not found.pooled:
+            raise UserError(
+                f"two_tower: the {side} tower has no id or id_list feature; name one by `{side}` in the run file's "
+                f"`model`, or give one `role: {side}` in schema.yaml"
+            )
+    return sides
+
+
+def _side_of(name: str, fields: Fields, named: dict[str, Sequence[str] | None]) -> str | None:
+    """The tower that reads a feature; None where both towers' features are named and it is not among them."""
+    asked = [side for side, patterns in named.items() if any(fnmatchcase(name, p) for p in patterns or ())]
+    role = fields.schema[name].role
+    if len(asked) > 1:
+        raise UserError(f"two_tower: feature {name!r} is named for both towers, `user` and `item`; leave it in one")
+    if not asked and None not in named.values():
+        return None
+    if role == "context":
+        raise UserError(
+            f"two_tower: feature {name!r} has role: context, known only when a request comes; vectors of a tower that "
+            "reads it could not be computed ahead: name both towers' features without it (`user`, `item`), or "
+            "leave it out by data.features"
+        )
+    if asked:
+        return asked[0]
+    if role is None:
+        raise UserError(
+            f"two_tower: feature {name!r} has no role, so its tower is not known; give it role: user or role: item in "
+            "schema.yaml, name both towers' features by `user` and `item`, or leave it out by data.features"
+        )
+    return role if named[role] is None else None

@@ -1,0 +1,39 @@
+"""The two features that models of user-item pairs read."""
+
+from pydantic import Field
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import Role, unknown
+from models.base import PointwiseConfig
+from models.inputs import Fields
+
+
+class UserItemConfig(PointwiseConfig):
+    """Settings of every model that reads one user feature and one item feature and no others."""
+
+    user: str | None = Field(default=None, description="feature; None: the schema's first id feature of role user")
+    item: str | None = Field(default=None, description="feature; None: the schema's first id feature of role item")
+
+    def pair(self, fields: Fields) -> tuple[str, str]:
+        """Names of the user and the item feature.
+
+        Raises UserError for an unknown feature, for the same one twice, and where none is named and no role says which.
+        """
+        user, item = _feature(fields, "user", self.user), _feature(fields, "item", self.item)
+        if user == item:
+            raise UserError(f"model: `user` and `item` are both {user!r}; they have to be two features")
+        return user, item
+
+
+def _feature(fields: Fields, role: Role, named: str | None) -> str:
+    if named is not None:
+        if named not in fields.pooled:
+            raise UserError(f"model: {role}: " + unknown("id or id_list feature", named, fields.pooled))
+        return named
+    first = next((f.name for f in fields.schema.features if f.kind == "id" and f.role == role), None)
+    if first is None:
+        raise UserError(
+            f"model: no id feature of the schema has role: {role}; name one by `{role}` in the run file's `model` "
+            f"(it has: {', '.join(fields.pooled)}), or give it its role in schema.yaml"
+        )
+    return first

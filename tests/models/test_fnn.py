@@ -1,0 +1,53 @@
+"""FNN against its equation, by loops; what z holds."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.fm import FM, FMConfig
+from models.fnn import FNN, FNNConfig
+from models.inputs import Fields
+from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
+from tests.models.reference_lookup import ReferenceLookup
+
+
+@pytest.mark.parametrize("dense", [0, 3])
+def test_equals_the_equation(dense: int) -> None:
+    schema = mixed_schema(dense)
+    model = FNN(Fields(schema), FNNConfig.model_validate({"embedding_dim": 4, "mlp": {"hidden": [7, 6]}})).double()
+    lookup = ReferenceLookup(model, dtype=torch.float64)
+    randomise(model, lookup)
+    batch = mixed_batch(schema, 6)
+    rows, numbers = pooled_rows(lookup, "field", batch), batch.dense.double().numpy()
+    z = []
+    for b in range(6):
+        z.append([model.linear.bias.item()])
+        z[b] += [model.linear.weight[d].item() * numbers[b, d] for d in range(dense)]
+        for f in range(rows.shape[1]):
+            z[b] += list(rows[b, f])
+    parameters = [p.detach().numpy() for p in model.mlp.parameters()]
+    w1, b1, w2, b2, w3, b3 = parameters
+    expected = [w3[0] @ np.tanh(w2 @ np.tanh(w1 @ np.array(row) + b1) + b2) + b3[0] for row in z]
+    torch.testing.assert_close(model(**lookup(batch)), torch.from_numpy(np.array(expected)), rtol=0, atol=1e-12)
+
+
+def test_two_tanh_layers_unless_said_otherwise() -> None:
+    assert FNNConfig.model_validate({"mlp": {"hidden": [32]}}).mlp.activation == "tanh"
+    assert FNNConfig().mlp.hidden == (400, 400)
+    assert FNNConfig.model_validate({"mlp": {"activation": "relu"}}).mlp.activation == "relu"
+
+
+def test_z_is_what_the_fm_has_of_a_row() -> None:
+    """Same tables and linear part; the sum of z's first-order entries is the FM's first-order term."""
+    schema = mixed_schema()
+    fm, fnn = FM(Fields(schema), FMConfig(embedding_dim=4)), FNN(Fields(schema), FNNConfig(embedding_dim=4))
+    assert fnn.tables == fm.tables
+    lookup = ReferenceLookup(fm)
+    randomise(fm, lookup)
+    fnn.linear.load_state_dict(fm.linear.state_dict())
+    inputs = lookup(mixed_batch(schema, 6))
+    z = fnn.signals(**inputs)
+    rows = z[:, 1 + 3 :].unflatten(1, (6, 1 + 4))
+    assert torch.equal(rows, inputs["field"])
+    first_order = z[:, : 1 + 3].sum(1) + rows[:, :, 0].sum(1)
+    torch.testing.assert_close(first_order, fm.linear(inputs["dense"]) + inputs["field"][:, :, 0].sum(1))

@@ -1,0 +1,51 @@
+"""MF with biases against its equation; which two features it reads."""
+
+import pytest
+import torch
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import Identity, IdFeature, Schema
+from models.inputs import Fields
+from models.mf import MF, MFConfig
+from models.tasks import Regression
+from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
+from tests.models.reference_lookup import ReferenceLookup
+
+
+def features(roles: dict[str, str | None]) -> Fields:
+    return Fields(Schema(features=tuple(IdFeature(name=n, ids=Identity(num_ids=5), role=r) for n, r in roles.items())))
+
+
+def test_equals_the_equation() -> None:
+    schema = mixed_schema()
+    config = MFConfig(user="user", item="item", embedding_dim=4, mean=3.5, task="regression")
+    model = MF(Fields(schema), config).double()
+    assert isinstance(model.task, Regression) and model.mean.item() == 3.5
+    lookup = ReferenceLookup(model, dtype=torch.float64)
+    assert not any(rows[:, 0].any() for rows in lookup.parameters())
+    randomise(lookup)
+    batch = mixed_batch(schema, 6)
+    p, q = pooled_rows(lookup, "pair", batch).transpose(1, 0, 2)
+    expected = [3.5 + p[b, 0] + q[b, 0] + sum(p[b, d] * q[b, d] for d in range(1, 5)) for b in range(6)]
+    found = model(**lookup(batch))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_roles_say_which_features_unless_they_are_named() -> None:
+    fields = features({"age": "user", "who": "user", "where": "context", "what": "item"})
+    assert list(MF(fields, MFConfig()).inputs["pair"].tables) == ["age", "what"]
+    assert list(MF(fields, MFConfig(user="who")).inputs["pair"].tables) == ["who", "what"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MFConfig(user="what"), "`user` and `item` are both 'what'"),
+        (MFConfig(user="woh"), "user: unknown .* 'woh'; did you mean 'who'"),
+        (MFConfig(), "no id feature of the schema has role: user; name one by `user`"),
+    ],
+)
+def test_a_pair_that_is_none_is_one_line(config: MFConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        MF(features({"who": None, "what": "item"}), config)
+    assert "\n" not in str(raised.value)
