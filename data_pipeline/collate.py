@@ -107,15 +107,17 @@ class Layout:
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
+        carried: Sequence[str] = (),
     ) -> None:
         """`folder` is the schema's (vocabularies).
 
         id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
+        carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
         """
         if id_order is not None:
-            schema = schema.subset([*id_order, *(f.name for f in schema.dense)])
+            schema = schema.subset([*id_order, *carried, *(f.name for f in schema.dense)])
         self.schema = schema
         self.extra_columns = tuple(dict.fromkeys(extra_columns))
         self.class_weights = dict(class_weights or {}) if schema.labels else {}
@@ -126,7 +128,8 @@ class Layout:
         self.dense_names = tuple(f.name for f in schema.dense)
         sparse = {f.name: f for f in schema.sparse}
         order = tuple(sparse) if id_order is None else tuple(id_order)
-        self._single = tuple(n for n in order if isinstance(sparse[n], IdFeature))
+        kept = dict.fromkeys((*order, *carried))
+        self._single = tuple(n for n in kept if isinstance(sparse[n], IdFeature))
         self._lists = _equal_lengths([sparse[n] for n in order if not isinstance(sparse[n], IdFeature)])
         self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
         self._weighted_ids = self._keys([n for n in order if _weighted(sparse[n])], weighted=True)
@@ -209,6 +212,32 @@ class Layout:
         weights = read[0].weights
         return Lists(values, offsets_of(read[0].lengths), None if weights is None else np.array(weights))
 
+    # ------------------------------------------------------------ block -> block
+
+    def id_row(self, name: str) -> int:
+        """The row of a block's `ids` that holds this feature of one id a row."""
+        return self._single.index(name)
+
+    def with_features(self, block: Block, names: Sequence[str], layout: "Layout", others: Block) -> Block:
+        """A block's rows with labels of 0 and with the features `names` of `others`, a block of another layout.
+
+        Those of the named features that this layout has not are passed over.
+        """
+        ids, numbers, lists = block.ids.copy(), block.numbers.copy(), list(block.lists)
+        dense = len(self.dense_names)
+        numbers[:, dense : dense + len(self._labels)] = 0
+        for name in names:
+            if name in self._single:
+                ids[self._single.index(name)] = others.ids[layout._single.index(name)]
+            elif name in self.dense_names:
+                numbers[:, self.dense_names.index(name)] = others.numbers[:, layout.dense_names.index(name)]
+        for i, together in enumerate(self._lists):
+            if together[0] in names:
+                place = next(j for j, found in enumerate(layout._lists) if together[0] in found)
+                rows = [layout._lists[place].index(name) for name in together]
+                lists[i] = others.lists[place]._replace(values=others.lists[place].values[rows])
+        return block._replace(ids=ids, numbers=numbers, lists=tuple(lists))
+
     # ------------------------------------------------------------ blocks -> batch
 
     def collate(self, parts: Sequence[Block], size: int) -> Batch:
@@ -235,7 +264,7 @@ class Layout:
 
 
 def _weighted(feature: SparseFeature) -> bool:
-    return isinstance(feature, IdListFeature) and feature.weights is not None
+    return isinstance(feature, IdListFeature) and feature.weighted
 
 
 def _equal_lengths(features: Sequence[SparseFeature]) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from data_pipeline.lanes import LaneReader, shared_groups
 from data_pipeline.order import Order, default_lanes
 from data_pipeline.parquet import RangeReader, Source
 from data_pipeline.prefetch import prefetched
+from data_pipeline.sampling import Negatives, NegativeSampler
 from data_pipeline.schema import Schema, unknown
 
 RowOrder = Literal["shuffled", "time", "file"]
@@ -39,9 +40,10 @@ class Loader:
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
+    negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's
 
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
-    rows_read, rows_decoded: live rows handed out, and rows that pyarrow decoded for them, over all epochs so far
+    rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
     """
 
     def __init__(
@@ -62,20 +64,34 @@ class Loader:
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
+        negatives: Negatives | None = None,
     ) -> None:
         """`folder` is the schema's (vocabularies).
 
-        Raises UserError for columns that are missing or of a wrong type, for lanes that do not divide the batch, and
-        where `memory` is too small.
+        Raises UserError for columns that are missing or of a wrong type, for lanes or negatives that do not divide the
+        batch, for negatives with class weights, and where `memory` is too small.
         """
         self.index = source.index
         self._layout = Layout(
-            schema, folder, id_order=id_order, class_weights=class_weights, extra_columns=extra_columns
+            schema,
+            folder,
+            id_order=id_order,
+            class_weights=class_weights,
+            extra_columns=extra_columns,
+            carried=negatives.pair if negatives else (),
         )
         self._check_columns()
+        self._sampler: NegativeSampler | None = None
+        self._each = 1  # rows handed out for a row of the files
+        if negatives is not None:
+            if class_weights:
+                raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
+            self._sampler = NegativeSampler(negatives, self._layout, seed)
+            self._each = negatives.settings.rows_per_positive
+            global_batch_size = negatives.settings.positives_of(global_batch_size, lanes)
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
-        batch_rows = -(-global_batch_size // world_size) * (prefetch + 1)
+        batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         if order == "file":
             lanes, global_batch_size = world_size, max(global_batch_size // world_size, 1) * world_size
@@ -104,7 +120,7 @@ class Loader:
     def _memory_left(self, memory: int) -> int:
         """Bytes for kept row groups. Raises UserError where lanes and batches alone do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
-        batch_rows = self.order.padded_rows(0, self._world_size) * (self._prefetch + 1)
+        batch_rows = self.order.padded_rows(0, self._world_size) * self._each * (self._prefetch + 1)
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(
@@ -152,7 +168,8 @@ class Loader:
             "lanes": self.order.lanes,
             "window": self.order.window,
             "seed": self.order.seed,
-            "global_batch_size": self.order.global_batch_size,
+            "global_batch_size": self.order.global_batch_size * self._each,
+            "negatives": self._sampler.state() if self._sampler else None,
             "num_rows": self.num_rows,
             "fingerprint": self.index.fingerprint,
         }
@@ -219,8 +236,10 @@ class Loader:
         )
         for step in range(start_step, self.steps_per_epoch):
             parts = lanes.take(step)
-            batch = layout.collate(parts, order.padded_rows(step, self._world_size))
             live = sum(p.rows for p in parts)
+            if self._sampler is not None:
+                parts = self._sampler.with_negatives(parts, epoch)
+            batch = layout.collate(parts, order.padded_rows(step, self._world_size) * self._each)
             yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch, live
 
     def _count_decoded(self, rows: int) -> None:

@@ -4,6 +4,7 @@
 reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
@@ -197,11 +198,25 @@ class IdListFeature(_Sparse):
     """Any number of ids a row (an Arrow list; null is the empty list), pooled.
 
     `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all).
+    With `weights_are: labels` they are what is predicted (a rating of every id): rows to be scored need none, and no
+    model pools them.
     """
 
     kind: Literal["id_list"] = "id_list"
     weights: str | None = None
+    weights_are: Literal["values", "labels"] = "values"
     max_length: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _labels_have_a_column(self) -> "IdListFeature":
+        if self.weights_are == "labels" and self.weights is None:
+            raise ValueError("weights_are: labels needs `weights`, the column that holds them")
+        return self
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its ids come with weights; those of `Schema.unlabelled` that stand for labels are NaN."""
+        return self.weights is not None or self.weights_are == "labels"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -310,8 +325,12 @@ class Schema(Declaration):
             raise UserError(first_problem(error)) from None
 
     def unlabelled(self) -> "Schema":
-        """The schema of rows that are to be scored: their label, weight and group are not known."""
-        return self.model_copy(update={"labels": (), "weight": None, "group": None})
+        """The schema of rows that are to be scored: their labels, weight and group are not known."""
+        features = tuple(
+            f.model_copy(update={"weights": None}) if isinstance(f, IdListFeature) and f.weights_are == "labels" else f
+            for f in self.features
+        )
+        return self.model_copy(update={"features": features, "labels": (), "weight": None, "group": None})
 
     def subset(self, names: Iterable[str] | None) -> "Schema":
         """The schema with these features only, in the schema's order (None: all)."""
@@ -402,4 +421,8 @@ def first_problem(error: ValidationError) -> str:
     found = problem.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) or found is None else ""
     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "literal_error" and isinstance(found, str):
+        near = get_close_matches(found, re.findall("'([^']*)'", message), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        message, shown = f"unknown {problem['loc'][-1]} {found!r}; {hint}{message}", ""
     return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

@@ -105,7 +105,8 @@ class FeatureReader:
         place = Place(where, self.columns[0], kept.row_of)
         ids = self._ids([kept.flat(lists.values)], [place])
         if len(self.columns) == 1:
-            return Column(ids, kept.lengths)
+            labels = isinstance(self.feature, IdListFeature) and self.feature.weighted  # not known: they are wanted
+            return Column(ids, kept.lengths, np.full(len(ids), np.nan, np.float32) if labels else None)
         beside = batch.column(self.columns[1])
         place = Place(where, self.columns[1])
         other = Ragged.of(beside)

@@ -9,14 +9,19 @@ from data_pipeline.errors import UserError
 from data_pipeline.prepare import avazu, criteo
 from data_pipeline.prepare.delimited import prepare_delimited
 from data_pipeline.prepare.frappe import prepare_frappe
+from data_pipeline.prepare.implicit import LogColumns, TimeType, prepare_implicit
 from data_pipeline.prepare.libfm import PATTERNS as LIBFM_PATTERNS
 from data_pipeline.prepare.libfm import parse_field_map, prepare_libfm
 from data_pipeline.prepare.movielens import prepare_movielens
+from data_pipeline.prepare.ncf import prepare_ncf
 from data_pipeline.prepare.planted import Histories, Strengths
 from data_pipeline.prepare.preparation import Output, Report
+from data_pipeline.prepare.ratings import ROW_GROUP_ROWS as RATINGS_GROUP_ROWS
+from data_pipeline.prepare.ratings import Axis, prepare_ratings
 from data_pipeline.prepare.source import Inputs
 from data_pipeline.prepare.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
 from data_pipeline.prepare.synthetic import FIELD_IDS, parse_ids, synthetic
+from data_pipeline.prepare.text import TextFormat
 from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS, SPLITS, Split
 
 app = typer.Typer(
@@ -42,6 +47,7 @@ HashIds = Annotated[int | None, typer.Option("--hash", min=1, help="Hash each fi
 NegativeRate = Annotated[float, typer.Option(min=0, max=1, help="Share of the training negatives that is kept.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of splits and of negatives, sampled or left out.")]
 Workers = Annotated[int, typer.Option(min=1, help="Input files read at a time, through a local Ray if more than 1.")]
+NoValidation = Annotated[bool, typer.Option("--no-validation", help="Keep those rows for training.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
 RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")]
 FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
@@ -72,6 +78,70 @@ def movielens(
         split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=_shares(fractions) or FRACTIONS)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
     _show(prepare_movielens(source, output, split, fold, threshold, _rate(negative_rate), seed, progress=_progress))
+
+
+@app.command()
+def ratings(
+    source: Folder,
+    out: Out,
+    rows: Annotated[
+        Axis, typer.Option("--as", help="A row is an item with its ratings by users, or a user's.")
+    ] = "item",
+    fractions: Annotated[
+        str | None, typer.Option(help="Shares of train,validation,test. Default 0.855,0.045,0.1.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = RATINGS_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """MovieLens' ratings as lists, for AutoRec; single ratings of the same split: prepare movielens --fractions."""
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    _show(prepare_ratings(source, output, rows, _shares(fractions), seed, _progress))
+
+
+@app.command()
+def ncf(
+    source: Folder,
+    out: Out,
+    name: Annotated[str | None, typer.Option(help="Which data set, where the folder holds several.")] = None,
+    no_validation: NoValidation = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    _show(prepare_ncf(source, output, name, not no_validation, seed, progress=_progress))
+
+
+@app.command()
+def implicit(
+    source: Source,
+    out: Out,
+    user: Annotated[str, typer.Option(help="Column of users.")] = "user",
+    item: Annotated[str, typer.Option(help="Column of items.")] = "item",
+    time: Annotated[str | None, typer.Option(help="Column of times. Default: none, held-out items are random.")] = None,
+    time_type: Annotated[TimeType, typer.Option(help="How times are compared.")] = "integer",
+    delimiter: Annotated[str, typer.Option(help="Between fields; \\t is a tab.")] = ",",
+    columns: Annotated[str | None, typer.Option(help="Names of the fields, `user,item,time`: no header line.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Negatives that a held-out item is ranked among.")] = 99,
+    no_validation: NoValidation = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """A delimited log of users and items: the last item of each user is for test, the second last for validation."""
+    form = TextFormat(
+        delimiter=delimiter.replace("\\t", "\t"),
+        header=columns is None,
+        columns=tuple(columns.split(",")) if columns else None,
+    )
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    log = LogColumns(user, item, time, time_type)
+    _show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, _progress))
 
 
 @app.command()

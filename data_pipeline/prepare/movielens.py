@@ -152,7 +152,7 @@ def prepare_movielens(
         if split is not None:
             raise UserError("--fold is a split of its own; leave out --by-time and --fractions")
         split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
-    ratings = _ratings(folder, fold)
+    ratings = rating_sources(folder, fold)
     users, movies = _tables_1m(folder) if _exists(folder, "movies.dat") else _tables_100k(folder)
     timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
@@ -172,7 +172,11 @@ def _file(folder: Path, name: str) -> str:
     return found
 
 
-def _ratings(folder: Path, fold: int | None) -> list[Source]:
+def rating_sources(folder: Path, fold: int | None = None) -> list[Source]:
+    """The ratings of a folder: integer columns user_id, movie_id, rating (and perhaps timestamp).
+
+    Raises UserError where there are none.
+    """
     if fold is not None:
         base, test = _file(folder, f"u{fold}.base"), _file(folder, f"u{fold}.test")
         return [

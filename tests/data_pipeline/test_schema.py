@@ -97,6 +97,10 @@ def test_subsets_keep_the_schemas_order() -> None:
             "prepared: {kind: vocabulary, path: p, size: 3}}}]",
             "`prepared` makes 4 rows",
         ),
+        (
+            "features: [{kind: id_list, name: a, ids: {kind: identity, num_ids: 9}, weights_are: labels}]",
+            "weights_are: labels needs `weights`",
+        ),
     ],
 )
 def test_wrong_schemas_get_one_line(tmp_path: Path, text: str, message: str) -> None:

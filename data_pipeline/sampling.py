@@ -1,0 +1,343 @@
+"""Negatives: for every training row, rows of the same user and context with items that the user has not in training.
+
+A draw is the XXH64 of (seed, epoch, attempt, the row's place in the data set, which of the row's negatives), so that it
+does not depend on lanes, workers or other rows and needs no generator that a resumed run would have to restore. A draw
+that hits a training row of its user is made again; a user who has nearly all items is served from what is left of
+them, so that negatives are uniform for every user.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from data_pipeline.blocks import Block
+from data_pipeline.collate import Layout
+from data_pipeline.errors import UserError
+from data_pipeline.hashing import hash_words
+from data_pipeline.order import MOST_DEFAULT_LANES
+from data_pipeline.parquet import Index, RangeReader, Source
+from data_pipeline.schema import Declaration, IdFeature, Schema, SequenceFeature, unknown
+
+ATTEMPTS = (0, 1, 4, 12, 32)
+"""Draws are tried so often, in these rounds; then one is made of what is left (1 in 1,300 where 80 % are known)."""
+
+READ_ROWS, READ_FOOTER_BYTES = 65_536, 64 << 20
+"""Rows read at once at the start, and memory for the footers of files that are read in turns."""
+
+BITS_PER_PAIR = 16
+"""Of the bitmap before the sorted pairs (16 to 32, being a power of two): it answers all but some 5 % of the draws."""
+
+_PURPOSE = int.from_bytes(b"negative", "little")  # of these random numbers, among all that the seed has
+
+
+class NegativeSampling(Declaration):
+    """`data.negatives` of a run file: training rows are positives, and each gets `per_positive` negatives.
+
+    user, item: the features whose pairs are known from training and never drawn
+    items: a Parquet file with one row an item (its column and those of all features of role `item`), which are the
+        candidates; None: the items of the training rows, with the features of their first row
+    """
+
+    per_positive: int = Field(default=4, gt=0)
+    user: str = "user"
+    item: str = "item"
+    distribution: Literal["uniform"] = "uniform"
+    items: str | None = None
+
+    @property
+    def rows_per_positive(self) -> int:
+        return 1 + self.per_positive
+
+    def positives_of(self, global_batch_size: int, lanes: int | None) -> int:
+        """Positives of a global batch. Raises UserError unless they and their negatives fill it, in equal lanes."""
+        each = self.rows_per_positive
+        parts = lanes or 1
+        if global_batch_size % (each * parts) == 0:
+            return global_batch_size // each
+        step = each * (lanes or MOST_DEFAULT_LANES)  # these multiples may have any default number of lanes
+        step = step if step <= global_batch_size else each * parts
+        below = global_batch_size // step * step
+        raise UserError(
+            f"data.global_batch_size {global_batch_size} counts negatives too and has to be a multiple of {each} "
+            f"(1 + negatives.per_positive)" + (f" x {lanes} lanes" if lanes else "") + "; the nearest that suit: "
+            f"{f'{below} or ' if below else ''}{below + step}"
+        )
+
+    def read_from(self, schema: Schema, features: Iterable[str]) -> Schema:
+        """Of the features that a model reads, and of the pair. Raises UserError for a pair that a schema has not."""
+        names = [f.name for f in schema.features]
+        for key, name in (("user", self.user), ("item", self.item)):
+            if name not in names:
+                raise UserError(f"data.negatives.{key}: {unknown('feature', name, names)}")
+        return schema.subset((*features, self.user, self.item))
+
+    def item_features(self, schema: Schema) -> tuple[str, ...]:
+        """Those of the schema's features that a drawn item brings along, itself first.
+
+        Raises UserError for a user or item that is not an id feature, and for a feature without role.
+        """
+        for key, name in (("user", self.user), ("item", self.item)):
+            if not isinstance(schema[name], IdFeature):
+                raise UserError(
+                    f"data.negatives.{key}: feature {name!r} is of kind {schema[name].kind}; expected one id a row"
+                )
+        others = [f for f in schema.features if f.name not in (self.user, self.item)]
+        aligned: dict[str, str | None] = {}
+        for f in others:
+            if f.role is None:
+                raise UserError(
+                    f"data.negatives: feature {f.name!r} has no role, so it is not known whether it goes with a drawn "
+                    "item; give it role: user, item or context in schema.yaml, or leave it out by data.features"
+                )
+            if isinstance(f, SequenceFeature) and f.aligned and aligned.setdefault(f.aligned, f.role) != f.role:
+                raise UserError(
+                    f"data.negatives: sequences aligned as {f.aligned!r} have the roles {aligned[f.aligned]} and "
+                    f"{f.role}; give them one role"
+                )
+        return (self.item, *(f.name for f in others if f.role == "item"))
+
+    def check(self, schema: Schema, features: Iterable[str], folder: str) -> None:
+        """Raises UserError for what cannot be drawn, and for an `items` file that lacks a column.
+
+        features: those that the model reads
+        """
+        names = self.item_features(self.read_from(schema, features))
+        if self.items is not None:
+            _check_columns(Source.open(self.items).index, Layout(_only(schema, names), folder))
+
+
+class PairSet:
+    """Known pairs as sorted int64 keys, with a bitmap before them. 10 to 12 bytes a pair."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        """keys: [P] int64, sorted, each once."""
+        self.keys = keys
+        self._shift = np.uint64(64 - max((BITS_PER_PAIR * len(keys) - 1).bit_length(), 6))
+        self._bits = np.zeros(1 << (64 - int(self._shift) - 3), np.uint8)
+        for start in range(0, len(keys), READ_ROWS):
+            byte, bit = self._bit_of(keys[start : start + READ_ROWS])
+            np.bitwise_or.at(self._bits, byte, bit)
+
+    def places_of(self, keys: np.ndarray) -> np.ndarray:
+        """[n] int64 -> the places in `keys`, ascending, of those that are in the set."""
+        byte, bit = self._bit_of(keys)
+        maybe = np.flatnonzero(self._bits[byte] & bit)
+        found = np.searchsorted(self.keys, keys[maybe])
+        return maybe[self.keys[np.minimum(found, len(self.keys) - 1)] == keys[maybe]]
+
+    def between(self, first: int, after: int) -> np.ndarray:
+        """The keys in [first, after)."""
+        return self.keys[slice(*np.searchsorted(self.keys, (first, after)))]
+
+    def _bit_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The byte of the bitmap, and the bit in it, that a key has (multiplicative hashing)."""
+        hashed = (keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> self._shift
+        bit = np.left_shift(np.uint8(1), (hashed & np.uint64(7)).astype(np.uint8))
+        return (hashed >> np.uint64(3)).view(np.int64), bit
+
+
+@dataclass(frozen=True, eq=False)
+class Negatives:
+    """All that drawing needs: read once, by one process, and given to the others.
+
+    known: keys user x `item_rows` + item of the training rows
+    catalogue: the candidates, a row each, as `layout` reads them, by ascending item
+    item_features: the features that a drawn item brings along
+    fingerprint: of the file of items, if there is one
+    """
+
+    settings: NegativeSampling
+    known: PairSet
+    item_rows: int
+    catalogue: Block
+    layout: Layout
+    item_features: tuple[str, ...]
+    fingerprint: str | None = None
+
+    @classmethod
+    def read(cls, settings: NegativeSampling, train: Source, schema: Schema, folder: str) -> "Negatives":
+        """Reads the users and items of all training rows, and the catalogue.
+
+        schema: of the features that the model reads, and of the user and the item; folder: of its vocabularies
+
+        Raises UserError for what cannot be drawn, and for an item that the file of items has twice.
+        """
+        names = settings.item_features(schema)
+        user_rows, item_rows = (schema[name].num_embeddings for name in (settings.user, settings.item))
+        if user_rows * item_rows >= 2**63:
+            raise UserError(
+                f"data.negatives: {user_rows} users x {item_rows} items exceed 64-bit keys; hash them to fewer ids"
+            )
+        layout = Layout(_only(schema, (settings.user, *(names if settings.items is None else names[:1]))), folder)
+        user, item = layout.id_row(settings.user), layout.id_row(settings.item)
+        catalogue, keys = _FirstRows(item), []
+        for block in _blocks(train.index, layout):
+            keys.append(block.ids[user].astype(np.int64) * item_rows + block.ids[item])
+            if settings.items is None:
+                catalogue.add(block)
+        known = np.concatenate(keys)
+        del keys
+        known.sort()
+        pairs = PairSet(known[np.concatenate([[True], known[1:] != known[:-1]])])
+        if settings.items is None:
+            return cls(settings, pairs, item_rows, catalogue.block(), layout, names)
+        source, layout = Source.open(settings.items), Layout(_only(schema, names), folder)
+        block = _items(source.index, layout, settings.item)
+        return cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The user and the item feature."""
+        return self.settings.user, self.settings.item
+
+
+class NegativeSampler:
+    """Adds negatives to the blocks of a loader."""
+
+    def __init__(self, negatives: Negatives, layout: Layout, seed: int) -> None:
+        """layout: of the loader's blocks, which have the user and the item."""
+        settings = negatives.settings
+        self._negatives, self._seed = negatives, seed
+        self._layout = layout
+        self._user = layout.id_row(settings.user)
+        self._candidates = negatives.catalogue.ids[negatives.layout.id_row(settings.item)].astype(np.int64)
+
+    def state(self) -> dict[str, Any]:
+        """What decides the draws beside the order and its seed, for a checkpoint."""
+        return self._negatives.settings.model_dump() | {"items": self._negatives.fingerprint}
+
+    def with_negatives(self, parts: list[Block], epoch: int) -> list[Block]:
+        """The rows of all parts, then the first negative of each, then the second of each, and so on.
+
+        A negative has the place, weight, group and features of its row, but for the item's, and label 0.
+        """
+        if not parts:
+            return parts
+        rows, negatives = Block.join(parts), self._negatives
+        return [
+            rows,
+            *(
+                self._layout.with_features(
+                    rows, negatives.item_features, negatives.layout, negatives.catalogue.take(chosen)
+                )
+                for chosen in self.draw(rows.ids[self._user], rows.places[0], epoch)
+            ),
+        ]
+
+    def draw(self, users: np.ndarray, places: np.ndarray, epoch: int) -> np.ndarray:
+        """[n] users and places of rows in the data set -> [per_positive, n] int64 rows of the catalogue.
+
+        Raises UserError for a user who has all of its items.
+        """
+        each, rows, known = self._negatives.settings.per_positive, len(users), self._negatives.known
+        counters = (places * each + np.arange(each)[:, None]).ravel().view(np.uint64)
+        owners = np.tile(users.astype(np.int64) * self._negatives.item_rows, each)
+        chosen = np.empty(len(owners), np.int64)
+        waiting = np.arange(len(owners))
+        for first, after in pairwise(ATTEMPTS):
+            tried = self._uniform(counters[waiting], epoch, first, after, len(self._candidates))
+            free = np.ones(tried.shape, bool)
+            free.ravel()[known.places_of((owners[waiting] + self._candidates[tried]).ravel())] = False
+            chosen[waiting] = tried[free.argmax(0), np.arange(len(waiting))]
+            waiting = waiting[~free.any(0)]
+            if not len(waiting):
+                break
+        for owner in np.unique(owners[waiting]):
+            mine = waiting[owners[waiting] == owner]
+            left = self._left(int(owner), int(places[mine[0] % rows]))
+            last = self._uniform(counters[mine], epoch, ATTEMPTS[-1], ATTEMPTS[-1] + 1, len(left))
+            chosen[mine] = left[last[0]]
+        return chosen.reshape(each, rows)
+
+    def _uniform(self, counters: np.ndarray, epoch: int, first: int, after: int, most: int) -> np.ndarray:
+        """[n] uint64 counters -> [after - first, n] int64 in [0, most): attempts first .. after."""
+        attempts = np.repeat(np.arange(first, after, dtype=np.uint64), len(counters))
+        random = hash_words([np.tile(counters, after - first), attempts], _stream(self._seed, epoch)) >> np.uint64(11)
+        return (random.view(np.int64) * (2.0**-53 * most)).astype(np.int64).reshape(after - first, len(counters))
+
+    def _left(self, owner: int, place: int) -> np.ndarray:
+        """The rows of the catalogue that a user has not. Raises UserError where there are none."""
+        settings, item_rows = self._negatives.settings, self._negatives.item_rows
+        known = self._negatives.known.between(owner, owner + item_rows) - owner
+        left = np.flatnonzero(~np.isin(self._candidates, known, assume_unique=True))
+        if not len(left):
+            raise UserError(
+                f"data.negatives: {settings.user} {owner // item_rows} (that is its table row; training row {place}) "
+                f"has all {len(self._candidates)} candidates in training, so that none is left to draw; leave that "
+                f"{settings.user} out, or name more items by data.negatives.items"
+            )
+        return left
+
+
+@lru_cache(maxsize=8)
+def _stream(seed: int, epoch: int) -> int:
+    """The seed of an epoch's draws."""
+    return int(hash_words([np.array([word % 2**64], np.uint64) for word in (_PURPOSE, seed, epoch)])[0])
+
+
+class _FirstRows:
+    """The first row of each item. Memory grows with the items."""
+
+    def __init__(self, item: int) -> None:
+        """item: its row among a block's `ids`."""
+        self._item = item
+        self._parts: list[Block] = []
+        self._rows = self._limit = 0
+
+    def add(self, block: Block) -> None:
+        _, first = np.unique(block.ids[self._item], return_index=True)
+        self._parts.append(block.take(first))
+        self._rows += len(first)
+        if self._rows > self._limit:
+            self._parts = [self.block()]
+            self._rows = self._parts[0].rows
+            self._limit = 2 * max(self._rows, READ_ROWS)
+
+    def block(self) -> Block:
+        """One row an item, by ascending item."""
+        joined = Block.join(self._parts)
+        _, first = np.unique(joined.ids[self._item], return_index=True)
+        return joined.take(first)
+
+
+def _items(index: Index, layout: Layout, item: str) -> Block:
+    """A file of items as a catalogue. Raises UserError for an item that it has twice."""
+    block = Block.join(list(_blocks(index, layout)))
+    items = block.ids[layout.id_row(item)]
+    order = np.argsort(items, kind="stable")
+    twice = np.flatnonzero(items[order][1:] == items[order][:-1])
+    if len(twice):
+        first, second = order[twice[0]], order[twice[0] + 1]
+        raise UserError(
+            f"{index.files[0].path}: rows {first} and {second} are of one {item} (table row {items[first]}); "
+            "data.negatives.items needs one row an item"
+        )
+    return block.take(order)
+
+
+def _blocks(index: Index, layout: Layout) -> Iterator[Block]:
+    """All rows of a data set in order."""
+    _check_columns(index, layout)
+    reader = RangeReader(
+        index,
+        layout.columns,
+        chunk_rows=READ_ROWS,
+        whole_rows=READ_ROWS,
+        footer_memory=READ_FOOTER_BYTES,
+        on_decoded=lambda rows: None,
+    )
+    return map(layout.block, reader.read(0, index.num_rows))
+
+
+def _check_columns(index: Index, layout: Layout) -> None:
+    for reader in layout.checked:
+        reader.check(index.schema, index.files[0].path)
+
+
+def _only(schema: Schema, names: Iterable[str]) -> Schema:
+    return schema.unlabelled().subset(names)
