@@ -23,7 +23,7 @@ from data_pipeline.errors import UserError
 from sharding.checkpoint import read_tables, write_tables
 from sharding.distribute import Distributed
 from trainer.environment import Environment
-from trainer.optimizers import Tower
+from trainer.optimizers import MODEL, Tower
 from trainer.run_folder import RunFolder
 
 FORMAT = 1
@@ -118,7 +118,7 @@ def restore(
     """
     content = read_manifest(checkpoint)
     read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
-    _read_tower(checkpoint / TOWER_FILE, content["tower"], distributed, tower)
+    _read_tower(checkpoint, saved_tower(checkpoint, content), distributed, tower)
     position = Position(**content["position"])
     if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
         _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
@@ -174,23 +174,37 @@ def file_entry(path: Path) -> dict[str, int]:
     return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
 
-def _read_tower(path: Path, entry: Mapping[str, int], distributed: Distributed, tower: Tower) -> None:
+def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tower of a checkpoint with its buffers and optimizer, by plan-independent names; `content`: its manifest's.
+
+    Raises UserError for a file that is missing or damaged.
+    """
+    path, entry = checkpoint / TOWER_FILE, content["tower"]
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the checkpoint is damaged") from None
     if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
         raise UserError(f"{path}: damaged (size or checksum differ from the manifest's); delete {path.parent}")
-    saved = load_file(str(path))
+    return load_file(str(path))
+
+
+def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A saved tower's parameters and buffers by the names that its model gives them, without optimizer state."""
+    kinds = (f"tower/{MODEL}", f"tower_buffer/{MODEL}")
+    return {name.removeprefix(kind): t for kind in kinds for name, t in saved.items() if name.startswith(kind)}
+
+
+def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], distributed: Distributed, tower: Tower) -> None:
     live = _tower_tensors(distributed, tower)
     for name in sorted(set(saved) ^ set(live)):
         side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
         why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"
-        raise UserError(f"{path.parent}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
+        raise UserError(f"{checkpoint}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:
             raise UserError(
-                f"{path.parent}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
+                f"{checkpoint}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
                 "is it a checkpoint of another model?"
             )
     with torch.no_grad():

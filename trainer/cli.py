@@ -25,12 +25,16 @@ app = typer.Typer(
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="the folder of an earlier run", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the run file")]
+Variant = Annotated[
+    str | None, typer.Option(metavar="NAME", help="one of the run file's variants, or the name of a model")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
 
 @app.command()
 def train(
     run_file: RunFile,
+    variant: Variant = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
     quiet: Quiet = False,
@@ -38,12 +42,40 @@ def train(
     """Train a model as a run file says."""
     from trainer.config import load
     from trainer.results import print_summary
+    from trainer.stages import resolve_stages
     from trainer.training import train_run
 
-    config = load(run_file, overrides or ())
+    config = load(run_file, overrides or (), variant=variant)
     summary = train_run(config, resume=resume, quiet=quiet)
     if summary:
-        print_summary(config, summary)
+        for name, stage in resolve_stages(config).items():
+            typer.echo(f"stage {name}")
+            print_summary(stage, summary["stages"][name])
+        if not config.stages:
+            print_summary(config, summary)
+
+
+@app.command()
+def compare(
+    run_file: RunFile,
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="variants or models to compare; default: all variants")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each model, under trainer.seed 0, 1, ...")] = 3,
+    out: Annotated[Path | None, typer.Option(help="folder of the comparison; default: the run file's `run`")] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train several models on the same data under several seeds, and print one table. Goes on where it stopped."""
+    from rich.console import Console
+
+    from trainer.compare import compare_models
+
+    names = [name.strip() for name in (models or "").split(",") if name.strip()]
+    board = compare_models(run_file, names, seeds, overrides or (), out, quiet)
+    board.print(Console(highlight=False))
+    if board.failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -96,13 +128,17 @@ def predict(
 
 
 @app.command()
-def plan(run_file: RunFile, overrides: Overrides = None) -> None:
+def plan(run_file: RunFile, variant: Variant = None, overrides: Overrides = None) -> None:
     """Print where each table would live: placement, rows and bytes per rank. Allocates nothing."""
     from trainer.config import load
     from trainer.session import build_model, plan_run
+    from trainer.stages import resolve_stages
 
-    config = load(run_file, overrides or ())
-    typer.echo(plan_run(config, build_model(config, config.load_schema())).report())
+    config = load(run_file, overrides or (), variant=variant)
+    for name, one in (resolve_stages(config) or {"": config}).items():
+        if name:
+            typer.echo(f"stage {name}")
+        typer.echo(plan_run(one, build_model(one, one.load_schema())).report())
 
 
 def main() -> None:

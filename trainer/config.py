@@ -16,9 +16,13 @@ import yaml
 from pyarrow.fs import FileSystem, FileType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from data_pipeline.crosses import CrossedFeatures
 from data_pipeline.errors import UserError
+from data_pipeline.sampling import NegativeSampling
 from data_pipeline.schema import Schema, first_problem, unknown
 from models.inputs import TableOptimizer, TableSettings
+from trainer.overrides import Loader, apply_override
+from trainer.transfers import Source
 
 Paths = str | tuple[str, ...]
 SPLITS = ("train", "validation", "test")
@@ -40,6 +44,7 @@ class DataConfig(Section):
     test: Paths | None = None
     features: tuple[str, ...] | None = Field(default=None, description="subset of the schema's features")
     share: dict[str, tuple[str, ...]] = Field(default={}, description="table name -> features that share it")
+    crosses: tuple[CrossedFeatures, ...] = Field(default=(), description="combinations of features, as features")
     global_batch_size: int = Field(default=4096, gt=0)
     evaluation_batch_size: int | None = Field(default=None, gt=0)
     order: Literal["shuffled", "time"] = "shuffled"
@@ -48,6 +53,7 @@ class DataConfig(Section):
     memory: int = Field(default=1 << 30, gt=0, description="bytes of decoded rows that a rank keeps")
     prefetch: int = Field(default=4, gt=0, description="batches made ahead")
     class_weights: dict[float, float] | None = None
+    negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -89,8 +95,15 @@ class TowerOptimizer(Section):
     eps: float = Field(default=1e-8, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     momentum: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={"*": 0.0}, description="L2 by parameter name pattern, later ones win; a number is for all parameters"
+    )
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+
+    @field_validator("weight_decay", mode="before")
+    @classmethod
+    def _of_all(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping) else {"*": value}
 
 
 class Schedule(Section):
@@ -108,10 +121,14 @@ class OptimizerConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When the validation split is scored: every n steps, every n epochs, or both."""
+    """When the validation split is scored: every n steps, every n epochs, or both.
+
+    `test` scores the test split as often, for the record only: nothing is chosen by it.
+    """
 
     every_steps: int | None = Field(default=None, gt=0)
     every_epochs: int | None = Field(default=1, gt=0)
+    test: bool = False
 
 
 class EarlyStopping(Section):
@@ -169,35 +186,59 @@ class LaunchConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole run. `model` is a name or `module:Class`, with its settings beside it."""
+    """A whole run, or a chain of them. `model` is a name or `module:Class`, with its settings beside it."""
 
     run: str = Field(description="the run folder")
     data: DataConfig
-    model: dict[str, Any]
+    model: dict[str, Any] = {}
     tables: dict[str, TableSettings] = {}
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     launch: LaunchConfig = LaunchConfig()
-    init_from: str | None = Field(default=None, description="a run folder whose tables and tower to start from")
+    init_from: tuple[Source, ...] = Field(default=(), description="tables and tower parameters to start from")
     import_from: str | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
+    stages: tuple[dict[str, Any], ...] = Field(
+        default=(), description="runs in turn, each a partial run file with a `name`, merged over the rest"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default={}, exclude=True, description="name -> partial run file, merged over the rest where it is asked for"
+    )
 
     @field_validator("model", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A run folder alone stands for all that it holds."""
+        value = {"run": value} if isinstance(value, str) else value
+        return [value] if isinstance(value, Mapping | Source) else value or ()
+
     @model_validator(mode="after")
     def _has_name(self) -> "RunConfig":
-        if not isinstance(self.model.get("name"), str):
+        if not self.stages and not isinstance(self.model.get("name"), str):
             raise ValueError("model: needs a `name`")
         return self
 
-    def load_schema(self) -> Schema:
-        """The schema of the features that this run uses, with the tables that it shares.
+    @model_validator(mode="after")
+    def _starts_once(self) -> "RunConfig":
+        if len(self.init_from) > 1 and any(source.is_whole for source in self.init_from):
+            raise ValueError("init_from: an entry without `tables` and `parameters` takes all; it must be the only one")
+        return self
 
-        Raises UserError for unknown features, and for features of different ids that are to share a table.
+    def load_schema(self) -> Schema:
+        """The schema of the features that this run uses, with the crosses that it makes and the tables that it shares.
+
+        A cross may be of features that are not used otherwise. Raises UserError for unknown features, for what cannot
+        be crossed, and for features of different ids that are to share a table.
         """
-        schema = Schema.load(self.data.schema_file).subset(self.data.features)
+        schema = Schema.load(self.data.schema_file)
+        for cross in self.data.crosses:
+            schema = cross.added_to(schema)
+        if self.data.features is not None:
+            schema = schema.subset((*self.data.features, *(cross.feature_name for cross in self.data.crosses)))
         for table, features in self.data.share.items():
             schema = schema.sharing(table, features)
         return schema
@@ -207,11 +248,14 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, width=120)
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Reads a run file. Raises UserError for a missing file, broken YAML, an unknown key or a wrong value."""
+def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None) -> RunConfig:
+    """Reads a run file; `variant` merges one of its variants over it, whose run folder is then RUN/VARIANT.
+
+    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
+    """
     path = Path(path)
     try:
-        declared = yaml.load(path.read_text(), _Loader)
+        declared = yaml.load(path.read_text(), Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such run file") from None
     except IsADirectoryError:
@@ -220,10 +264,17 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(declared, dict):
         raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
-    for override in overrides:
-        _apply(declared, override)
     declared.setdefault("import_from", str(path.resolve().parent))
-    return _located(parse(declared, str(path)))
+    if variant is not None:
+        from trainer.variants import varied  # imports every model
+
+        declared = varied(declared, variant, str(path))
+    for override in overrides:
+        apply_override(declared, override)
+    config = parse(declared, str(path))
+    if variant is not None:
+        config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
+    return located(config)
 
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
@@ -236,8 +287,8 @@ def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """One line about the first problem; an unknown key is shown with the nearest known one."""
-    problem = error.errors()[0]
-    if problem["type"] != "extra_forbidden":
+    problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), None)
+    if problem is None:
         return first_problem(error)
     *parents, key = (str(part) for part in problem["loc"])
     section = ".".join(parents)
@@ -255,34 +306,6 @@ def parse_bytes(value: Any) -> Any:
     return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (`1e-3` is a number), which PyYAML reads as text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _apply(declared: dict[str, Any], override: str) -> None:
-    """Writes `a.b=c` into the document; a `.` inside a quoted part (`tables."x.y".dtype`) does not split."""
-    target, equals, text = override.partition("=")
-    if not equals or not target.strip():
-        raise UserError(f"--set {override}: expected a.b=value")
-    *parents, key = (part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', target.strip()))
-    node = declared
-    for part in parents:
-        child = node.get(part)
-        if part == "model" and isinstance(child, str):
-            child = {"name": child}
-        node[part] = child = child if isinstance(child, dict) else {}
-        node = child
-    try:
-        node[key] = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
-
-
 def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
     """The keys that the section at `path` knows."""
     at: Any = model
@@ -297,8 +320,8 @@ def _inner(annotation: Any, part: str) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         found = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
         return _section_of(found[0]) if found else None
-    if get_origin(annotation) is dict:
-        return _section_of(get_args(annotation)[1])
+    if get_origin(annotation) in (dict, tuple):
+        return _section_of(get_args(annotation)[get_origin(annotation) is dict])
     return None
 
 
@@ -309,13 +332,17 @@ def _section_of(annotation: Any) -> Any:
     return annotation
 
 
-def _located(config: RunConfig) -> RunConfig:
+def located(config: RunConfig) -> RunConfig:
     """With absolute paths: workers and later commands run in other folders."""
     data = config.data
     names = ("path", "schema_path", *SPLITS)
-    data = data.model_copy(update={name: _absolute(getattr(data, name)) for name in names})
-    located = {name: _absolute(getattr(config, name)) for name in ("run", "init_from", "import_from")}
-    return config.model_copy(update=located | {"data": data})
+    update = {name: _absolute(getattr(data, name)) for name in names}
+    if data.negatives:
+        update["negatives"] = data.negatives.model_copy(update={"items": _absolute(data.negatives.items)})
+    data = data.model_copy(update=update)
+    sources = tuple(source.model_copy(update={"run": _absolute(source.run)}) for source in config.init_from)
+    paths = {name: _absolute(getattr(config, name)) for name in ("run", "import_from")}
+    return config.model_copy(update=paths | {"data": data, "init_from": sources})
 
 
 def _exists(path: str) -> bool:

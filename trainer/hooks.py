@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from data_pipeline.loader import Loader
 from trainer import checkpoint
 from trainer.evaluate import evaluate
 
@@ -48,20 +49,31 @@ class Logging(Hook):
 
 
 class Evaluation(Hook):
-    """Scores the validation split; keeps the best step and stops when it has not improved for long enough."""
+    """Scores the validation split; keeps the best step and stops when it has not improved for long enough.
+
+    Where the run file asks for it, the test split is scored beside it, and where tables have an L1 the share of their
+    weights that are exactly 0 is counted, for the record only.
+    """
 
     def after_step(self, trainer: "Trainer") -> None:
         settings = trainer.config.trainer.evaluation
-        if trainer.validation is None or not (
-            _is_due(trainer, settings.every_steps, settings.every_epochs) or trainer.is_finished
-        ):
+        if not (_is_due(trainer, settings.every_steps, settings.every_epochs) or trainer.is_finished):
             return
-        position, progress = trainer.position, trainer.reporter.progress
-        on_batch = progress.counter("evaluating validation", trainer.validation.steps_per_epoch)
+        if trainer.test is not None:
+            self._score(trainer, "test", trainer.test)
+        if trainer.validation is not None:
+            self._judge(trainer, self._score(trainer, "validation", trainer.validation))
         with trainer.clock.paused():
-            found = evaluate(trainer.session, trainer.validation, on_batch)
-        trainer.reporter.record("validation", position.step, found)
-        self._judge(trainer, found)
+            zeros = trainer.session.distributed.zero_shares()
+        if zeros:
+            trainer.reporter.record("zero_weights", trainer.position.step, {f"table/{t}": s for t, s in zeros.items()})
+
+    def _score(self, trainer: "Trainer", split: str, loader: Loader) -> dict[str, float]:
+        on_batch = trainer.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
+        with trainer.clock.paused():
+            found = evaluate(trainer.session, loader, on_batch)
+        trainer.reporter.record(split, trainer.position.step, found)
+        return found
 
     def _judge(self, trainer: "Trainer", found: dict[str, float]) -> None:
         position, stopping = trainer.position, trainer.config.trainer.early_stopping

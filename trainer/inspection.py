@@ -1,20 +1,32 @@
 """Finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
-from data_pipeline.schema import Identity, Schema
+from data_pipeline.schema import Identity, Schema, SparseFeature
+from models.base import Recommender
+from models.inputs import DenseFeatures
 from trainer.config import SPLITS, Paths, RunConfig
 from trainer.launch import choose_backend
+from trainer.optimizers import weight_decays
 from trainer.run_folder import RunFolder
 from trainer.session import build_model, plan_run
+from trainer.transfers import Transfer, resolve
+from trainer.warm_start import model_contents
 
 
-def inspect_run(config: RunConfig) -> None:
-    """Raises UserError for the first problem of a run file, its data, its model or its plan."""
+def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> None:
+    """Raises UserError for the first problem of a run file, its data, its model or its plan.
+
+    planned: run folder -> configuration of runs that are to be made before this one, which may start from them.
+    """
+    if config.stages:
+        names = ", ".join(str(stage.get("name")) for stage in config.stages)
+        raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
     schema = config.load_schema()
     data = config.data
     for name in SPLITS:
@@ -22,22 +34,26 @@ def inspect_run(config: RunConfig) -> None:
         if paths is None:
             continue
         training = name == "train"
+        batch_size = data.global_batch_size
+        if training and data.negatives:
+            batch_size = data.negatives.positives_of(batch_size, data.lanes)
         Loader(
             Source.open(paths),
             schema,
             folder=data.schema_folder,
-            global_batch_size=data.global_batch_size,
+            global_batch_size=batch_size,
             lanes=data.lanes if training else None,
             window=data.window,
             memory=data.memory,
             order=data.order if training else "file",
         )
     choose_backend(config.launch)
-    if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
-        earlier = RunFolder.open(config.init_from)
-        earlier.choose_step()
-        _check_same_rows(earlier.schema(), schema)
     model = build_model(config, schema)
+    if data.negatives:
+        data.negatives.check(schema, model.features, data.schema_folder)
+    if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
+        _inspect_sources(config, schema, model, planned or {})
+    weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
     if metric := config.trainer.selection_metric:
         if data.split("validation") is None:
             raise UserError(
@@ -53,20 +69,49 @@ def inspect_split(schema: Schema, paths: Paths, folder: Path, keys: tuple[str, .
     Loader(Source.open(paths), schema, folder=folder, global_batch_size=1, order="file", extra_columns=keys)
 
 
-def _check_same_rows(earlier: Schema, now: Schema) -> None:
-    """Raises UserError for a feature whose ids would mean other rows than in the run that tables are taken from.
+def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:
+    """Raises UserError for what a run cannot start from: names, shapes, and ids that would mean other rows."""
+    found = []
+    for source in config.init_from:
+        if source.run is None:
+            raise UserError(f"init_from: stage {source.stage!r} in a run without stages; name a run folder by `run`")
+        earlier = planned.get(source.run)
+        if earlier is None:
+            folder = RunFolder.open(source.run)
+            folder.choose_step()
+            earlier, rows = folder.config(), folder.schema()
+        else:
+            rows = earlier.load_schema()
+        if source.is_whole:
+            source = source.model_copy(update={"tables": {"*": Transfer()}, "parameters": {"*": Transfer()}})
+        found.append((source, rows, build_model(earlier, rows)))
+    contents = [(source, model_contents(held, str(source.run))) for source, _, held in found]
+    copies = resolve(contents, model_contents(model, "this run"))
+    for (_, rows, held), wanted in zip(found, copies, strict=True):
+        for copy in wanted.tables:
+            before = _readers(held, copy.source)
+            for feature in _readers(model, copy.target):
+                _check_same_rows(rows[feature if feature in before else before[0]], schema[feature])
 
-    Identities may have more ids than before; hashes and crosses must be as they were, and a row of missing values, the
-    last one, keeps a table from growing.
+
+def _readers(model: Recommender, table: str) -> list[str]:
+    """The features whose ids are rows of a table."""
+    inputs = (given for given in model.inputs.values() if not isinstance(given, DenseFeatures))
+    return [feature for given in inputs for feature, its in given.tables.items() if its.name == table]
+
+
+def _check_same_rows(known: SparseFeature, feature: SparseFeature) -> None:
+    """Raises UserError for a feature whose ids would mean other rows than those of the one whose table it takes.
+
+    A feature's identities may have more ids than before; hashes and crosses must be as they were, and a row of missing
+    values, the last one, keeps a table from growing.
     """
-    before = {f.name: f for f in earlier.sparse}
-    for feature in now.sparse:
-        known = before.get(feature.name)
-        if known is None or known.ids == feature.ids:
-            continue
-        grown = isinstance(known.ids, Identity) and isinstance(feature.ids, Identity)
-        if not grown or known.missing == "row" or known.ids.num_rows > feature.ids.num_rows:
-            raise UserError(
-                f"init_from: the ids of feature {feature.name!r} would mean other rows than before ({known.ids}, now "
-                f"{feature.ids}); only `identity` ids without a row for missing values may grow"
-            )
+    if known.ids == feature.ids:
+        return
+    grown = known.name == feature.name and isinstance(known.ids, Identity) and isinstance(feature.ids, Identity)
+    if not grown or known.missing == "row" or known.ids.num_rows > feature.ids.num_rows:
+        those = "before" if known.name == feature.name else f"those of {known.name!r}"
+        raise UserError(
+            f"init_from: the ids of feature {feature.name!r} would mean other rows than {those} ({known.ids}, now "
+            f"{feature.ids}); only `identity` ids of one feature, without a row for missing values, may grow"
+        )

@@ -5,12 +5,18 @@ step, so that a checkpoint of step 0 restores like any other.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.errors import UserError
+from data_pipeline.schema import unknown
 from trainer.config import Schedule, TowerOptimizer
+
+MODEL = "model."
+"""What precedes a tower parameter's own name, the one that its model gives it, inside a training step."""
 
 
 def learning_rate_factor(schedule: Schedule, step: int, total_steps: int) -> float:
@@ -24,13 +30,29 @@ def learning_rate_factor(schedule: Schedule, step: int, total_steps: int) -> flo
     return schedule.final_factor + (1 - schedule.final_factor) * left
 
 
+def weight_decays(names: Iterable[str], patterns: Mapping[str, float]) -> dict[str, float]:
+    """parameter name -> L2 factor; later patterns win, and what none matches has 0. Names are as the model has them.
+
+    Raises UserError for a pattern that matches no parameter.
+    """
+    names = tuple(names)
+    found = dict.fromkeys(names, 0.0)
+    for pattern, factor in patterns.items():
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching and pattern != "*":
+            parts = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names if "." in name)
+            raise UserError("optimizer.tower.weight_decay: " + unknown("tower parameter", pattern, [*parts, *names]))
+        found |= dict.fromkeys(matching, factor)
+    return found
+
+
 class Tower:
     """The tower's parameters, by name, with their optimizer."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: TowerOptimizer) -> None:
         self.parameters = dict(parameters)
         self.config = config
-        self.optimizer = _build(list(self.parameters.values()), config) if self.parameters else None
+        self.optimizer = _build(self.parameters, config) if self.parameters else None
         self._initialise_state()
 
     def zero_grad(self) -> None:
@@ -72,18 +94,20 @@ class Tower:
                 state.update(momentum_buffer=zeros)
 
 
-def _build(parameters: list[nn.Parameter], config: TowerOptimizer) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
+def _build(parameters: Mapping[str, nn.Parameter], config: TowerOptimizer) -> torch.optim.Optimizer:
+    decays = weight_decays((name.removeprefix(MODEL) for name in parameters), config.weight_decay)
+    groups = [
+        {"params": [p for p, its in zip(parameters.values(), decays.values(), strict=True) if its == decay],
+         "weight_decay": decay}
+        for decay in dict.fromkeys(decays.values())
+    ]  # fmt: skip
+    rate, eps = config.learning_rate, config.eps
     match config.name:
         case "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, lr=rate, eps=config.eps, weight_decay=decay)
+            return torch.optim.Adagrad(groups, lr=rate, eps=eps)
         case "rmsprop":
-            return torch.optim.RMSprop(
-                parameters, lr=rate, eps=config.eps, momentum=config.momentum, weight_decay=decay
-            )
+            return torch.optim.RMSprop(groups, lr=rate, eps=eps, momentum=config.momentum)
         case "adam":
-            return torch.optim.Adam(
-                parameters, lr=rate, eps=config.eps, betas=config.betas, weight_decay=decay, fused=True
-            )
+            return torch.optim.Adam(groups, lr=rate, eps=eps, betas=config.betas, fused=True)

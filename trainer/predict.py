@@ -6,13 +6,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
+from models.inputs import Jagged
 from trainer.checkpoint import restore
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -35,7 +36,8 @@ def predict_rows(
     *,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
-    """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction`, in file order per worker.
+    """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
+    answers with lists), in file order per worker.
 
     Raises UserError where `out` is not empty, or data or keys cannot be read; then `out` is left as it was.
     """
@@ -85,9 +87,9 @@ def predict_worker(
     rows = 0
     with torch.no_grad():
         for index, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
-            scores = _scores(session, batch.to(environment.device))
-            live = batch.live
-            table = pa.table({"row": batch.rows[live].numpy(), **_by_name(columns), SCORE: scores.cpu()[live].numpy()})
+            output = session.distributed.module(batch.to(environment.device))
+            scores = _column(session.model.task.prediction(output), batch.live)
+            table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), SCORE: scores})
             writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
             writer.write_table(table)
             rows += table.num_rows
@@ -97,8 +99,16 @@ def predict_worker(
     return {"rows": sum(environment.gather(rows)), "step": step}
 
 
-def _scores(session: Session, batch: Batch) -> Tensor:
-    return session.model.task.prediction(session.distributed.module(batch)).float()
+def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
+    """Of the live rows: their numbers, or lists of numbers. Padding rows come last and have empty lists."""
+    if isinstance(prediction, Tensor):
+        numbers = prediction.float().cpu()[live].numpy()
+        if numbers.ndim == 1:
+            return pa.array(numbers)
+        rows, columns = numbers.shape
+        return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * columns, numbers.ravel())
+    offsets = prediction.offsets.cpu()[: int(live.sum()) + 1]
+    return pa.ListArray.from_arrays(offsets.int().numpy(), prediction.values.float().cpu().numpy())
 
 
 def _by_name(columns: pa.Table) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a finished command prints."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
     if summary["stopped_early"]:
         facts.insert(1, f"stopped early, best at {summary['best_step']}")
     console.print(", ".join(facts), soft_wrap=True)
+    if zeros := summary.get("zero_weights"):
+        shares = (f"{table} {100 * share:.1f} %" for table, share in zeros.items())
+        console.print("zero weights: " + ", ".join(shares), soft_wrap=True)
     console.print(f"run folder: {config.run}", soft_wrap=True)
 
 
@@ -43,8 +47,14 @@ def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
     return yaml.safe_load(path.read_text()) if config.data.path and path.exists() else {}
 
 
+def shown(metrics: Iterable[str]) -> list[str]:
+    """Those of some metrics that tables for people have, in their order."""
+    found = list(metrics)
+    return [name for name in SHOWN if name in found] + [name for name in found if "@" in name]
+
+
 def _print_metrics(console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]) -> None:
-    names = [n for n in SHOWN if any(n in of_split for of_split in metrics.values())]
+    names = shown(dict.fromkeys(name for of_split in metrics.values() for name in of_split))
     if not names:
         return
     table = Table(box=None, header_style="bold")

@@ -3,6 +3,8 @@
 config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
+
+A run of stages has a folder of this kind for each of them, and `stages.yaml` and `summary.json` beside these.
 """
 
 import json
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pyarrow.fs import copy_files
 
 from data_pipeline.errors import UserError
@@ -51,6 +54,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def stages_file(self) -> Path:
+        """The resolved run file of a run of stages, instead of `config_file`."""
+        return self.path / "stages.yaml"
+
+    @property
     def error_file(self) -> Path:
         """What stopped the run on some worker, as one line: written by the worker, read by the launcher."""
         return self.logs / "error.json"
@@ -85,6 +93,7 @@ class RunFolder:
     def describe(self, config: RunConfig) -> None:
         """Writes what later commands go by. On resume only once the checkpoint was found to fit the new settings."""
         self._keep_schema(config)
+        self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
         write_atomically(self.config_file, config.dump())
 
     @classmethod
@@ -101,8 +110,17 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """A run folder that is there. Raises UserError where it is not one."""
+        """A run folder that is there; of a run of stages that of the last finished one.
+
+        Raises UserError where there is none.
+        """
         folder = cls(Path(path).resolve())
+        if folder.stages_file.exists():
+            names = [stage["name"] for stage in yaml.safe_load(folder.stages_file.read_text())["stages"]]
+            finished = [stage for name in names if (stage := cls(folder.path / name)).summary() is not None]
+            if not finished:
+                raise UserError(f"{path}: a run of stages ({', '.join(names)}), none of which is finished")
+            return finished[-1]
         if not folder.config_file.exists():
             raise UserError(f"{path}: not a run folder (no config.yaml in it)")
         return folder
@@ -168,6 +186,14 @@ class RunFolder:
         write_atomically(self.checkpoints / "best", f"{step}\n")
 
     # ------------------------------------------------------------ records
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that is over; its launcher adds the time last."""
+        try:
+            summary = json.loads(self.summary_file.read_text())
+        except FileNotFoundError:
+            return None
+        return summary if "wall_seconds" in summary else None
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""

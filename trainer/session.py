@@ -12,6 +12,7 @@ import models
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
+from data_pipeline.sampling import Negatives
 from data_pipeline.schema import IdListFeature, Schema
 from models.base import Recommender
 from models.inputs import Fields
@@ -73,7 +74,8 @@ class Session:
     @classmethod
     def build(cls, config: RunConfig, schema: Schema, environment: Environment) -> "Session":
         model = build_model(config, schema)
-        schema = schema.subset(model.features)  # columns that the model does not read are not read either
+        sampling = config.data.negatives  # columns that nothing needs are not read
+        schema = sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
         plan = plan_run(config, model, environment)
         dense_names = tuple(f.name for f in schema.dense)
         weighted = tuple(f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weights)
@@ -88,12 +90,21 @@ class Session:
         tower = Tower(distributed.tower_parameters(), config.optimizer.tower)
         return cls(config, schema, environment, model, plan, distributed, tower)
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Weights of the model: its tables' (rows x dim, without padding) and its tower's, each counted once."""
+        tables = sum(table.num_embeddings * table.embedding_dim for table in self.model.tables.values())
+        return {"tables": tables, "tower": sum(p.numel() for p in self.tower.parameters.values())}
+
     def loader(
         self, paths: Paths, *, training: bool = False, labelled: bool = True, keys: Sequence[str] = ()
     ) -> Loader:
         """Batches of some files: in the run's order for training, else in file order."""
         data, environment = self.config.data, self.environment
         index = environment.broadcast(Source.open(paths).index if environment.leads else None)
+        negatives = None
+        if training and data.negatives:
+            negatives = environment.broadcast(self._negatives(Source.from_index(index)) if environment.leads else None)
         batch_size = data.global_batch_size if training else data.evaluation_batch_size or data.global_batch_size
         lookup = self.distributed.lookup
         return Loader(
@@ -112,4 +123,11 @@ class Session:
             class_weights=data.class_weights if training else None,
             extra_columns=tuple(keys),
             id_order=lookup.id_names + lookup.weighted_id_names,
+            negatives=negatives,
         )
+
+    def _negatives(self, train: Source) -> Negatives:
+        """What negatives are drawn from; reads the users and items of all training rows."""
+        data = self.config.data
+        assert data.negatives is not None
+        return Negatives.read(data.negatives, train, self.schema, data.schema_folder)

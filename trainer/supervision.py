@@ -21,11 +21,12 @@ def leads() -> bool:
 
 
 def supervised(
-    worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, **arguments: Any
+    worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, stays: bool = False, **arguments: Any
 ) -> dict[str, Any] | None:
     """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
 
-    None on the other ranks of a torchrun. Raises UserError as `launch` does.
+    The other ranks of a torchrun end here, unless they are told to stay: then they get None. Raises UserError as
+    `launch` does.
     """
     began = time.monotonic()
     if leads():
@@ -36,5 +37,7 @@ def supervised(
         with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)
     if not leads():
-        flush_and_exit(0)
+        if not stays:
+            flush_and_exit(0)
+        return None
     return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}

@@ -24,6 +24,7 @@ from trainer.reporting import Reporter, write_summary
 from trainer.run_folder import RunFolder, write_atomically
 from trainer.session import Session
 from trainer.step import loss_values, objective, stack_terms
+from trainer.warm_start import start_from
 
 NAMED_ROWS = 5  # rows that an error line names
 
@@ -49,6 +50,7 @@ class Trainer:
         assert train is not None
         self.loader = self.session.loader(train, training=True)
         self.validation = self._split("validation")
+        self.test = self._split("test") if config.trainer.evaluation.test else None
         self.position = Position()
         self.clock = Clock()
         self.wants_checkpoint = False
@@ -80,7 +82,7 @@ class Trainer:
     # ------------------------------------------------------------ the run
 
     def restore(self) -> None:
-        """Takes up the newest complete checkpoint; else starts from `init_from`'s tables, or fresh."""
+        """Takes up the newest complete checkpoint; else starts from what `init_from` names, or fresh."""
         environment, seed = self.environment, self.config.trainer.seed
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
         session = self.session
@@ -91,10 +93,7 @@ class Trainer:
             self.position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed)
             self._take_up()
         elif self.config.init_from:
-            source = RunFolder.open(self.config.init_from)
-            at = source.checkpoint(source.choose_step())
-            checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed, grow=True)
-            torch.manual_seed(checkpoint.generator_seed(seed, 0, environment.rank))
+            start_from(self.config.init_from, session, environment)
         self._first_step = self.position.step
         self.reporter.start(self.position.step)
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
@@ -126,19 +125,27 @@ class Trainer:
                 hook.after_step(self)
 
     def finish(self) -> dict[str, Any]:
-        """Scores the best checkpoint on every other split; writes and returns the summary."""
+        """Scores the best checkpoint on every other split; writes and returns the summary.
+
+        `zero_weights` is the share of exact zeros in each table with an L1, of the best checkpoint too.
+        """
         metrics = self._final_metrics()
         position = self.position
+        best_step = position.best["step"] if position.best else position.step
         summary = {
             "metrics": metrics,
+            "parameters": self.session.parameters,
             "steps": position.step,
             "rows": position.rows,
             "samples_per_second": round(self.clock.rate, 1),
             "world_size": self.environment.world_size,
             "first_step": self._first_step,
-            "best_step": position.best["step"] if position.best else position.step,
+            "best_step": best_step,
+            "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
+        if zeros := self.session.distributed.zero_shares():
+            summary["zero_weights"] = zeros
         self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
         self.reporter.close()
         if self.environment.leads:
@@ -223,7 +230,7 @@ class Trainer:
     def _refuse(self, output: Any, batch: Batch) -> None:
         """All ranks stop here together, before any table or parameter is touched. Raises UserError."""
         rows = batch.rows[self.session.model.task.broken_rows(output, batch)]
-        of_all = sorted(r for part in self.environment.gather(rows.tolist()) for r in part)
+        of_all = sorted({r for part in self.environment.gather(rows.tolist()) for r in part})
         named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
         last = max(self.folder.steps(), default=None)
         kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"

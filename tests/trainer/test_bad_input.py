@@ -68,6 +68,7 @@ RUN_FILE_MISTAKES = [
     ("optimizer.tables.name=adamm", ["adamm", "adagrad", "rowwise_adagrad", "sgd"]),
     ("tables={'*': {dtype: bf16}}", ["bf16", "fp16"]),
     ("optimizer.tables={name: rowwise_adagrad}", []),
+    ("tables={item: {optimizer: {name: adagrad, l1: 0.1}}}", ["l1 is a setting of ftrl, not of adagrad"]),
     ("data.lanes=7", ["7", "238 or 245"]),
     ("data.global_batch_size=0", ["data.global_batch_size", "greater than 0"]),
     ("launch.memory=1KB", ["not enough memory", "bytes short"]),
@@ -75,6 +76,12 @@ RUN_FILE_MISTAKES = [
     ("trainer.early_stopping={metric: aux}", ["aux", "auc"]),
     ("init_from=nowhere", ["nowhere", "not a run folder"]),
     ("optimizer.tower={betas: [2, 3]}", ["betas", "less than 1"]),
+    ("optimizer.tower.weight_decay={mpl.*: 1e-4}", ["weight_decay", "'mpl.*'", "did you mean 'mlp.*'"]),
+    ("optimizer.tower.weight_decay=-1", ["weight_decay", "greater than or equal to 0"]),
+    ("model.mlp.activation=rellu", ["unknown activation 'rellu'", "did you mean 'relu'"]),
+    ("data.crosses=[{features: [user, itm], num_ids: 9}]", ["crosses", "'itm'", "did you mean 'item'"]),
+    ("data.crosses=[{features: [user, tags], num_ids: 9}]", ["crosses", "'tags'", "id_list"]),
+    ("data.crosses=[{feature: [user, item], num_ids: 9}]", ["data.crosses.0", "'feature'", "did you mean 'features'"]),
     ("data={path: null, schema: SCHEMA, train: TRAIN}", []),
 ]
 

@@ -25,12 +25,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
     """One run; each table has another placement, and each turn gives every table the next one."""
-    rate = 0.5 if optimizer == "sgd" else 0.05
+    rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
     placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
     return (
         f"run={folder}/{optimizer}-{turn}",
         "tables={" + ", ".join(f"{table}: {{placement: {p}}}" for table, p in placed.items()) + "}",
-        f"optimizer.tables={{name: {optimizer}, learning_rate: {rate}, eps: 1e-3}}",
+        f"optimizer.tables={{name: {optimizer}, learning_rate: {rate}{eps}}}",
         f"optimizer.tower={{name: {optimizer}, learning_rate: 0.05, eps: 1e-3}}",
     )
 

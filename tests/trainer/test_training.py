@@ -14,6 +14,7 @@ from tests.trainer.small_run import run_file, write_data
 from trainer.config import RunConfig, load
 from trainer.evaluate import evaluate_worker
 from trainer.launch import launch
+from trainer.results import print_summary
 from trainer.run_folder import RunFolder
 from trainer.supervision import supervised
 
@@ -92,6 +93,25 @@ def test_class_weights_move_the_predictions(data: Path, tmp_path: Path) -> None:
     weighted = train(run_file(tmp_path / "b.yaml", data, trainer=short, data={"class_weights": {0: 1, 1: 6}}))
     means = [r["metrics"]["test"]["prediction_mean"] for r in (plain, weighted)]
     assert means[1] > means[0] + 0.15
+
+
+def test_exact_zeros_are_reported(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FTRL on the wide tables beside AdaGrad on the deep ones; with a warm-up, whose first step has rate 0."""
+    ftrl = {"name": "ftrl", "learning_rate": 0.5, "l1": 0.1}
+    schedule = {"warmup_steps": 3, "decay": "linear"}
+    path = run_file(
+        tmp_path / "run.yaml", data, model={"name": "wide_deep"}, tables={"wide/*": {"optimizer": ftrl}},
+        optimizer={"schedule": schedule}, trainer={"epochs": 3},
+    )  # fmt: skip
+    summary = train(path)
+    zeros = summary["zero_weights"]
+    assert zeros.keys() == {f"wide/{name}" for name in ("user", "item", "kind", "tags", "shelves")}
+    assert zeros["wide/user"] > 0.5 > zeros["wide/kind"]
+    recorded = [r for r in RunFolder(path.with_suffix("")).records() if r["kind"] == "zero_weights"]
+    assert len(recorded) == 3
+    assert {f"table/{name}" for name in zeros} <= recorded[0].keys()
+    print_summary(load(path), summary | {"peak_memory_bytes": 0, "wall_seconds": 0})
+    assert f"zero weights: wide/user {100 * zeros['wide/user']:.1f} %" in capsys.readouterr().out
 
 
 def test_groups_give_gauc(data: Path, tmp_path: Path) -> None:
