@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 
 
 class Origin(NamedTuple):

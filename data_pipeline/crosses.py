@@ -2,8 +2,9 @@
 
 from pydantic import Field, field_validator
 
+from data_pipeline.declaration import Declaration
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Cross, Declaration, IdFeature, Role, Schema
+from data_pipeline.schema import Cross, IdFeature, Role, Schema
 
 
 class CrossedFeatures(Declaration):

@@ -15,6 +15,7 @@ import pyarrow as pa
 from data_pipeline.batch import Batch
 from data_pipeline.blocks import join_tables
 from data_pipeline.collate import Layout
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
 from data_pipeline.footprint import Footprint
 from data_pipeline.lanes import LaneReader, shared_groups
@@ -22,7 +23,7 @@ from data_pipeline.order import Order, default_lanes
 from data_pipeline.parquet import RangeReader, Source
 from data_pipeline.prefetch import prefetched
 from data_pipeline.sampling import Negatives, NegativeSampler
-from data_pipeline.schema import Schema, unknown
+from data_pipeline.schema import Schema
 
 RowOrder = Literal["shuffled", "time", "file"]
 

@@ -17,11 +17,12 @@ from pydantic import Field
 
 from data_pipeline.blocks import Block
 from data_pipeline.collate import Layout
+from data_pipeline.declaration import Declaration, unknown
 from data_pipeline.errors import UserError
 from data_pipeline.hashing import hash_words
 from data_pipeline.order import MOST_DEFAULT_LANES
 from data_pipeline.parquet import Index, RangeReader, Source
-from data_pipeline.schema import Declaration, IdFeature, Schema, SequenceFeature, unknown
+from data_pipeline.schema import IdFeature, Schema, SequenceFeature
 
 ATTEMPTS = (0, 1, 4, 12, 32)
 """Draws are tried so often, in these rounds; then one is made of what is left (1 in 1,300 where 80 % are known)."""

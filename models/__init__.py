@@ -7,8 +7,8 @@ import importlib
 import traceback
 from typing import get_type_hints
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 from models.afm import AFM
 from models.autoint import AutoInt
 from models.autorec import AutoRec

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Schema, unknown
+from data_pipeline.schema import Schema
 from models.inputs import DenseFeatures, EmbeddingTable, Input
 from models.tasks import BinaryClassification, Pointwise, Regression, Task
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeature, unknown
+from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeature
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Pooling = Literal["sum", "mean"]

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import DenseFeature, unknown
+from data_pipeline.schema import DenseFeature
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
 from models.layers.mlp import MLP, MLPConfig

@@ -2,8 +2,9 @@
 
 from pydantic import Field
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Role, unknown
+from data_pipeline.schema import Role
 from models.base import PointwiseConfig
 from models.inputs import Fields
 

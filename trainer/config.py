@@ -17,9 +17,10 @@ from pyarrow.fs import FileSystem, FileType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_pipeline.crosses import CrossedFeatures
+from data_pipeline.declaration import first_problem, unknown
 from data_pipeline.errors import UserError
 from data_pipeline.sampling import NegativeSampling
-from data_pipeline.schema import Schema, first_problem, unknown
+from data_pipeline.schema import Schema
 from models.inputs import TableOptimizer, TableSettings
 from trainer.overrides import Loader, apply_override
 from trainer.transfers import Source
@@ -123,11 +124,13 @@ class OptimizerConfig(Section):
 class EvaluationConfig(Section):
     """When the validation split is scored: every n steps, every n epochs, or both.
 
-    `test` scores the test split as often, for the record only: nothing is chosen by it.
+    `at_start` scores it before the first step too, so that a run that starts from another one may find that nothing
+    beats what it was given. `test` scores the test split as often, for the record only: nothing is chosen by it.
     """
 
     every_steps: int | None = Field(default=None, gt=0)
     every_epochs: int | None = Field(default=1, gt=0)
+    at_start: bool = False
     test: bool = False
 
 

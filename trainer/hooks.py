@@ -57,8 +57,11 @@ class Evaluation(Hook):
 
     def after_step(self, trainer: "Trainer") -> None:
         settings = trainer.config.trainer.evaluation
-        if not (_is_due(trainer, settings.every_steps, settings.every_epochs) or trainer.is_finished):
-            return
+        if _is_due(trainer, settings.every_steps, settings.every_epochs) or trainer.is_finished:
+            self.evaluate(trainer)
+
+    def evaluate(self, trainer: "Trainer") -> None:
+        """Scores the splits as they stand."""
         if trainer.test is not None:
             self._score(trainer, "test", trainer.test)
         if trainer.validation is not None:

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 from trainer.config import Schedule, TowerOptimizer
 
 MODEL = "model."

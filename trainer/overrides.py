@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 
 OF_THE_WHOLE = ("run", "stages", "variants", "import_from")  # keys that stages have no own
 

@@ -175,7 +175,8 @@ class RunFolder:
         """The step asked for, else the best, else the last. Raises UserError where there is no such checkpoint."""
         steps = self.steps()
         if step is None:
-            step = self.best_step() or max(steps, default=None)
+            best = self.best_step()
+            step = max(steps, default=None) if best is None else best
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
             wanted = f" of step {step}" if step is not None else ""

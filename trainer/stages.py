@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 from trainer.config import RunConfig, located, parse
 from trainer.overrides import OF_THE_WHOLE
 

@@ -119,6 +119,9 @@ class Trainer:
         """Trains until the last epoch or step, or until early stopping."""
         self.session.distributed.module.train()
         hooks = self.hooks
+        if self.config.trainer.evaluation.at_start and self.position.step == 0 and self.position.best is None:
+            Evaluation().evaluate(self)
+            Checkpoints().after_step(self)
         for batch in self._batches():
             self.train_step(batch)
             for hook in hooks:

@@ -61,6 +61,7 @@ def _train_stages(
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
+        whole.summary_file.unlink(missing_ok=True)
     summaries: dict[str, Any] = dict(finished)
     with _kept_group(config.launch):
         for name, stage in left.items():

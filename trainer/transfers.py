@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 
 Column = Annotated[int, Field(ge=0)]
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import models
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 from trainer.packages import append_to_path
 from trainer.stages import laid_over
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline.declaration import load_yaml
 from data_pipeline.errors import UserError
 from data_pipeline.prepare.preparation import Output, Report, prepare
 from data_pipeline.prepare.recipe import Recipe
 from data_pipeline.prepare.source import Inputs, Source
 from data_pipeline.prepare.text import TextFile
 from data_pipeline.prepare.writer import Split
-from data_pipeline.schema import load_yaml
 
 
 def prepare_delimited(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipeline.arrow_values import Origin, Place
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
 from data_pipeline.prepare.candidates import CandidateRows, Pool, SampledRows, Values, shuffled
 from data_pipeline.prepare.preparation import Output, Report, prepare
@@ -19,7 +20,7 @@ from data_pipeline.prepare.recipe import Recipe, RecipeId
 from data_pipeline.prepare.source import Source
 from data_pipeline.prepare.splits import draw
 from data_pipeline.prepare.text import TextFile, TextFormat, first_line
-from data_pipeline.schema import Identity, unknown
+from data_pipeline.schema import Identity
 
 TRAIN, TEST, NEGATIVE = "train.rating", "test.rating", "test.negative"
 VALIDATION_NEGATIVES = 99

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from data_pipeline.declaration import Declaration
 from data_pipeline.prepare.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
 from data_pipeline.prepare.text import TextFormat
 from data_pipeline.schema import (
     Bucketize,
     Clip,
     Cross,
-    Declaration,
     DenseFeature,
     Feature,
     Hash,

@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_pipeline.arrow_values import Origin, Place, missing_values
+from data_pipeline.declaration import Declaration
 from data_pipeline.errors import UserError
 from data_pipeline.hashing import hash_array, hash_words
 from data_pipeline.prepare.writer import SPLITS, Split
-from data_pipeline.schema import Declaration
 
 LEFT_OUT = -1  # the code of rows that are not written; other codes are places in SPLITS
 

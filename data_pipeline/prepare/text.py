@@ -15,10 +15,10 @@ import pyarrow.csv
 from pydantic import Field
 
 from data_pipeline.arrow_values import Origin, Place
+from data_pipeline.declaration import Declaration, unknown
 from data_pipeline.errors import UserError
 from data_pipeline.prepare.source import Source
 from data_pipeline.prepare.writer import Split
-from data_pipeline.schema import Declaration, unknown
 
 BLOCK_BYTES = 8 << 20
 _EXPECTED = {pa.int64(): "an integer", pa.float64(): "a number"}

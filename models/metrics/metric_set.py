@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from data_pipeline.batch import Batch
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import unknown
 from models.collective import Alone, Collective
 from models.metrics.metric import Metric
 from models.metrics.predictions import Predictions

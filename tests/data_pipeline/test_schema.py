@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
 from data_pipeline.schema import (
     Bucketize,
@@ -20,7 +21,6 @@ from data_pipeline.schema import (
     SequenceFeature,
     Standardise,
     Vocabulary,
-    unknown,
 )
 
 FULL = Schema(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from torch import Tensor
 
 from data_pipeline.errors import UserError
@@ -180,6 +181,19 @@ def test_a_copied_fm_predicts_the_same(root: Path, fm: Path) -> None:
     fresh, _ = begin(written(root, "fm_fresh", model=FM))
     assert found == expected
     assert found != fresh
+
+
+def test_what_only_gets_worse_keeps_its_start(root: Path, fm: Path) -> None:
+    ruinous = {"tables": {"name": "sgd", "learning_rate": 1e4}, "tower": {"name": "sgd", "learning_rate": 0.5}}
+    at_start = {**SHORT, "evaluation": {"at_start": True}}
+    path = written(root, "fm_ruined", model=FM, init_from=[{"run": str(fm), **ALL_OF_AN_FM}], trainer=at_start)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"optimizer": ruinous}))
+    summary = train_run(load(path), quiet=True)
+    (given,) = [r for r in RunFolder.open(fm).records() if r["kind"] == "validation"]
+    assert summary and summary["best_step"] == 0
+    assert summary["metrics"]["validation"]["auc"] == pytest.approx(given["auc"], abs=1e-9)
+    assert RunFolder.open(path.with_suffix("")).choose_step() == 0
 
 
 def begin_again(run: Path) -> dict[int, list[float]]:

@@ -1,0 +1,84 @@
+"""What users write in YAML: how it is read, and what is said, in one line, of what cannot be."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pyarrow.fs import FileSystem
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_pipeline.errors import UserError
+
+D = TypeVar("D", bound="Declaration")
+
+
+class Declaration(BaseModel):
+    """Base of everything that a user may write in `schema.yaml`: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
+    """Reads `declaration` from the YAML file at `path`, a local path or a URI that `pyarrow.fs` knows.
+
+    Raises UserError for a missing file (`what` ends the line: "no such ..."), broken YAML or a wrong or undeclared key.
+    """
+    try:
+        if "://" in str(path):
+            system, place = FileSystem.from_uri(str(path))
+            with system.open_input_stream(place) as stream:
+                text = stream.read().decode()
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+        declared = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return declaration.model_validate(declared)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from None
+
+
+def plain(declaration: Declaration) -> dict[str, Any]:
+    """As YAML writes it: `kind` and `name` first, and without what equals its default (but never `kind`)."""
+    result: dict[str, Any] = {}
+    fields = type(declaration).model_fields
+    for key in sorted(fields, key=lambda k: (k != "kind", k != "name")):  # stable: the others keep their order
+        value = getattr(declaration, key)
+        if key != "kind" and value == fields[key].default:
+            continue
+        if isinstance(value, Declaration):
+            value = plain(value)
+        elif isinstance(value, tuple):
+            value = [plain(v) if isinstance(v, Declaration) else v for v in value]
+        result[key] = value
+    return result
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """One line about a misspelt name, with the nearest known one."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as one line: where, what was found, what was expected."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where = ".".join(str(part) for part in problem["loc"]) or "the top level"
+    found = problem.get("input")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) or found is None else ""
+    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "literal_error" and isinstance(found, str):
+        near = get_close_matches(found, re.findall("'([^']*)'", message), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        message, shown = f"unknown {problem['loc'][-1]} {found!r}; {hint}{message}", ""
+    return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
