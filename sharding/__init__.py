@@ -4,6 +4,7 @@
 - `EmbeddingLookup` (lookup.py): batch -> a tower's inputs; unsharded it is the reference
 - `distribute` (distribute.py) applies a plan to a step and gives a `Distributed`
 - `write_tables`, `read_tables` (checkpoint.py): tables to and from files, under any plan
+- `copy_tables` (warm_start.py): columns of another run's tables, scaled, into tables of this one
 - `ProcessGroupCollective` (collective.py): what metrics need from other ranks
 
 Inside: `torchrec_hooks.py` (all that leans on TorchRec's private parts), `row_updates.py` and `replicas.py` (our own
@@ -19,6 +20,7 @@ from sharding.plan import Plan, TablePlan
 from sharding.planner import PlanError, plan_tables
 from sharding.tables import LiveTable, TableShard
 from sharding.topology import Topology
+from sharding.warm_start import SourceColumns, copy_tables
 
 __all__ = [
     "Distributed",
@@ -27,9 +29,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "ProcessGroupCollective",
+    "SourceColumns",
     "TablePlan",
     "TableShard",
     "Topology",
+    "copy_tables",
     "distribute",
     "plan_tables",
     "read_tables",

@@ -66,6 +66,15 @@ class Distributed:
             kernel.set_learning_rate(factor)
         self.replicas.set_learning_rate(factor)
 
+    def set_loss_weight(self, total: float) -> None:
+        """Says what the next backward's mean loss is divided by: FTRL's gradients are multiplied by it (else by 1).
+
+        total: the same on all ranks, e.g. the sample weights of the global batch, summed.
+        """
+        for kernel in self._kernels:
+            kernel.set_loss_weight(total)
+        self.replicas.set_loss_weight(total)
+
     def zero_grad(self) -> None:
         """Forgets data-parallel tables' gradients that no `step` has used."""
         self.replicas.zero_grad()

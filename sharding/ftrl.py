@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,8 +25,13 @@ class Ftrl(RowUpdate):
     s is then c' less the c that the row had, whereas z and n of one alpha, read with another, would rescale every
     weight. A gradient of 0 leaves w bit for bit, and so does a learning rate of 0.
 
+    g is of the loss summed over the global batch, as the paper's examples come one by one: beside a mean's g, some
+    1 / batch size of that, sqrt(n) would stay far below any beta of the order of 1, and z below any such l1.
+
     Weights are stored beside z and n, so that lookups read them. Fresh tables start at 0 (`initialize.py`).
     """
+
+    of_summed_loss: ClassVar[bool] = True
 
     beta: float
     l1: float

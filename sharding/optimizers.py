@@ -26,11 +26,16 @@ _FUSED = {
 
 
 def check_table(table: EmbeddingTable, device: str) -> None:
-    """Raises UserError for a dtype that the device's kernels do not have."""
+    """Raises UserError for a dtype that the device's kernels, or the table's resolved optimizer, do not have."""
     if table.dtype not in TABLE_DTYPES[device]:
         raise UserError(
             f"table {table.name!r}: dtype {table.dtype} is not one that {device} has kernels for; "
             f"choose one of {', '.join(TABLE_DTYPES[device])}"
+        )
+    if table.dtype != "fp32" and table.optimizer is not None and table.optimizer.name == "ftrl":
+        raise UserError(
+            f"table {table.name!r}: ftrl computes each weight anew from the last one, which rounding to {table.dtype} "
+            "would hold in place; choose dtype fp32, or another optimizer"
         )
 
 

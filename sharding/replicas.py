@@ -94,6 +94,10 @@ class Replicas:
         for rows, _, _ in self._live:
             rows.learning_rate_factor = factor
 
+    def set_loss_weight(self, total: float) -> None:
+        for rows, _, _ in self._live:
+            rows.loss_weight = total
+
     def zero_grad(self) -> None:
         """Forgets gradients that no `step` has used."""
         for rows, _, _ in self._live:

@@ -8,9 +8,12 @@ Adam are thereby lazy: the state of a row moves in the steps that name it. FTRL-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+_CHUNK = 1 << 20  # weights of a table in work at once where all its rows are updated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,10 @@ class RowUpdate(ABC):
     """One table's rule. g is the gradient of a row summed over the global batch, plus `weight_decay` w.
 
     every_row: each step updates all rows, those with g = weight_decay w that the batch does not name.
+    of_summed_loss: g is of the loss summed over the batch's rows, not of its mean.
     """
+
+    of_summed_loss: ClassVar[bool] = False
 
     learning_rate: float
     weight_decay: float = 0.0
@@ -44,14 +50,41 @@ class RowUpdate(ABC):
 
     @torch.no_grad()
     def apply(
-        self, weight: Tensor, state: Mapping[str, Tensor], rows: Tensor | None, gradient: Tensor, factor: float = 1.0
+        self,
+        weight: Tensor,
+        state: Mapping[str, Tensor],
+        rows: Tensor | None,
+        gradient: Tensor,
+        factor: float = 1.0,
+        loss_weight: float = 1.0,
     ) -> None:
-        """Updates distinct `rows` [n] of `weight` (None: all) by `gradient` [n, columns] fp32.
+        """Updates distinct `rows` [n] of `weight` (None: all) by `gradient` [n, columns] fp32, of a mean loss.
 
-        `factor` scales the learning rate. Weights of less precision are computed in fp32 and rounded to nearest.
+        `factor` scales the learning rate; `loss_weight` is what the mean divided by. Weights of less precision are
+        computed in fp32 and rounded to nearest. All rows are updated in chunks, so that no second table is allocated.
         """
+        if rows is not None:
+            self._apply(weight, state, rows, gradient, factor, loss_weight)
+            return
+        step = max(1, _CHUNK // max(1, weight.shape[1]))
+        for start in range(0, len(weight), step):
+            part = slice(start, start + step)
+            held = {name: tensor[part] for name, tensor in state.items()}
+            self._apply(weight[part], held, None, gradient[part], factor, loss_weight)
+
+    def _apply(
+        self,
+        weight: Tensor,
+        state: Mapping[str, Tensor],
+        rows: Tensor | None,
+        gradient: Tensor,
+        factor: float,
+        loss_weight: float,
+    ) -> None:
         row = _take(weight, rows).float()
         held = {name: _take(tensor, rows) for name, tensor in state.items()}
+        if self.of_summed_loss:
+            gradient = gradient * loss_weight
         if self.weight_decay:
             gradient = gradient.add(row, alpha=self.weight_decay)
         self.change(row, held, gradient, self.learning_rate * factor)

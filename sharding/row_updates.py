@@ -39,6 +39,7 @@ class RowTables(nn.Module):
         self.states = [u.state(w) for u, w in zip(self.updates, self.weights, strict=True)]
         self.deferred = deferred
         self.learning_rate_factor = 1.0
+        self.loss_weight = 1.0
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
         self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
 
@@ -81,7 +82,7 @@ class RowTables(nn.Module):
             if self.deferred:
                 self._kept[t].append((rows, summed))
             else:
-                self.updates[t].apply(self.weights[t], self.states[t], rows, summed, self.learning_rate_factor)
+                self._change_rows(t, rows, summed)
 
     def add_gradients(self, table: int, into: Tensor) -> None:
         """Adds the kept gradients of a table to `into` [rows, columns + 1]; the last column counts who named a row."""
@@ -95,7 +96,11 @@ class RowTables(nn.Module):
         if not update.every_row:
             rows = gradients[:, -1].nonzero().squeeze(1)
             summed = summed.index_select(0, rows)
-        update.apply(self.weights[table], self.states[table], rows, summed, self.learning_rate_factor)
+        self._change_rows(table, rows, summed)
+
+    def _change_rows(self, table: int, rows: Tensor | None, gradient: Tensor) -> None:
+        weight, state = self.weights[table], self.states[table]
+        self.updates[table].apply(weight, state, rows, gradient, self.learning_rate_factor, self.loss_weight)
 
     def forget_gradients(self) -> None:
         for kept in self._kept:

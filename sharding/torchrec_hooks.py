@@ -83,6 +83,9 @@ class _FusedRows:
         base = (self._config.fused_params or {})["learning_rate"]
         self._emb_module.set_learning_rate(base * factor)
 
+    def set_loss_weight(self, total: float) -> None:
+        """No fused rule is of a summed loss."""
+
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         """(table, row, column, live tensors) of every shard in this kernel."""
         states = self._emb_module.split_optimizer_states()
@@ -150,6 +153,9 @@ class RowUpdateKernel(nn.Module):
 
     def set_learning_rate(self, factor: float) -> None:
         self.rows.learning_rate_factor = factor
+
+    def set_loss_weight(self, total: float) -> None:
+        self.rows.loss_weight = total
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         for i, table in enumerate(self.config.embedding_tables):

@@ -1,6 +1,7 @@
 """One forward pass: lookup -> tower. The unit that a plan distributes and that a pipeline may overlap."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from data_pipeline.batch import Batch
-from models.base import Recommender
+from models.base import Explanation, Recommender
 from models.layers.moments import live_rows
 from models.tasks import Term
 from sharding.lookup import EmbeddingLookup
@@ -32,12 +33,25 @@ class ForwardStep(nn.Module):
 
     def forward(self, batch: Batch) -> Any:
         inputs = self.lookup(batch)
+        with self._of(batch):
+            return self.model(**inputs)
+
+    def explained(self, batch: Batch) -> tuple[Any, Explanation]:
+        """The output and what the model says of it, from one lookup; for a model that explains. All ranks call it."""
+        assert self.model.explain is not None
+        inputs = self.lookup(batch)
+        with self._of(batch):
+            return self.model(**inputs), self.model.explain(**inputs)
+
+    @contextmanager
+    def _of(self, batch: Batch) -> Iterator[None]:
+        """What the tower computes in: the batch's live rows, the precision."""
         device = batch.weights.device.type
         with (
             live_rows(batch.live, sum_over_ranks),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            return self.model(**inputs)
+            yield
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

@@ -209,6 +209,7 @@ def train(case: Case, distributed: Distributed, batches: list[Rows], tower_rate:
         losses.append(float(sums[0] / sums[1]))
         tower.zero_grad()
         distributed.zero_grad()
+        distributed.set_loss_weight(float(sums[1]))
         (world_size * total / sums[1]).backward()
         tower.step()
         distributed.step()

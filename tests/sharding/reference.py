@@ -43,7 +43,8 @@ class Reference:
         loss = total / sum(rows.scale)
         loss.backward()
         for name, leaf in leaves.items():
-            self._update(name, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, self._named(name, rows))
+            gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            self._update(name, gradient, self._named(name, rows), sum(rows.scale))
         assert bias.grad is not None
         self.bias -= tower_rate * float(bias.grad)
         return float(loss.detach())
@@ -78,11 +79,12 @@ class Reference:
             return total
         return 0.0
 
-    def _update(self, name: str, gradient: Tensor, named: set[int]) -> None:
+    def _update(self, name: str, gradient: Tensor, named: set[int], loss_weight: float) -> None:
         o, weight = declared_tables(self.case.inputs)[name].optimizer, self.weights[name]
         assert o is not None
         for row in range(len(weight)) if o.decay == "table" else sorted(named):
             g = gradient[row] + o.weight_decay * weight[row]
+            g = g * loss_weight if o.name == "ftrl" else g  # of the loss summed over the batch
             weight[row] = change_row(o, weight[row], g, self.state[name], row)
 
 

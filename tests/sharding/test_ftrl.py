@@ -84,6 +84,27 @@ def test_equals_the_paper_step_by_step(dim: int, bags: str) -> None:
     assert len(zeros) > 2  # weights come and go, so that the threshold is tested
 
 
+def test_gradients_of_a_mean_loss_count_as_those_of_its_sum() -> None:
+    """Settings mean the same for any batch size; other optimizers take the mean's gradient as it is."""
+    spec = ftrl_table(3, l1=0.15, l2=0.05)
+    kernel, paper = build(spec), Paper(spec)
+    r = np.random.default_rng(7)
+    for rows in (4096, 512, 4096):
+        ids, upstream = r.integers(0, ROWS, 20), r.normal(size=(20, 3)).astype(np.float32)
+        kernel.loss_weight = float(rows)
+        kernel(torch.from_numpy(ids), torch.arange(21)).backward(torch.from_numpy(upstream) / rows)
+        gradient = np.zeros((ROWS, 3))
+        np.add.at(gradient, ids, upstream)
+        paper.step(set(ids.tolist()), gradient)
+    np.testing.assert_allclose(kernel.weights[0], paper.w, atol=1e-6)
+    assert 0 < (paper.w == 0).sum() < ROWS * 3 / 2
+
+    sgd = build(replace(spec, optimizer=TableOptimizer(name="sgd", learning_rate=1.0)))
+    sgd.loss_weight = 4096.0
+    sgd(torch.tensor([1]), torch.tensor([0, 1])).sum().backward()
+    assert sgd.weights[0][1, 0] == -1
+
+
 def test_a_schedule_does_not_rescale_weights() -> None:
     """alpha of a step counts for that step's move: equal to the recurrence whose sigma is the change of 1 / rate."""
     spec = ftrl_table(3, l1=0.05, l2=0.1)

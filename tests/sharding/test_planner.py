@@ -197,6 +197,13 @@ def test_unknown_dtype() -> None:
     )
 
 
+def test_ftrl_is_not_for_half_precision() -> None:
+    assert refused(UserError, [table("t", 10, 1, dtype="fp16", optimizer=FTRL)]) == (
+        "table 't': ftrl computes each weight anew from the last one, which rounding to fp16 would hold in place; "
+        "choose dtype fp32, or another optimizer"
+    )
+
+
 def test_not_enough_memory_anywhere() -> None:
     said = refused(PlanError, [table("huge", 10**9, 16), table("b", 10, 16)], memory=64 * MIB)
     assert said == HUGE

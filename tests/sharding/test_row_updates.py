@@ -1,15 +1,19 @@
 """Our own kernel against float64 loops, and against FBGEMM's where that has the rule."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from models.inputs import EmbeddingTable, TableOptimizer
+from sharding import row_rules
 from sharding.optimizers import fbgemm_parameters, row_update
+from sharding.row_rules import Adam
 from sharding.row_updates import RowTables
 from sharding.tables import physical_dim
 from tests.sharding.cases import SEED, draw_rows, pooled_case, share, table
@@ -150,6 +154,36 @@ def test_equals_torch(rule: dict[str, Any], everywhere: str) -> None:
             kernel.update(0, gathered)
             kernel.forget_gradients()
     torch.testing.assert_close(kernel.weights[0], dense.detach(), atol=2e-6, rtol=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedAdam(Adam):
+    """Adam that notes how many rows it has in work at once."""
+
+    sizes: list[int]
+
+    def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        self.sizes.append(len(row))
+        super().change(row, state, g, learning_rate)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_whole_tables_are_updated_in_chunks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the result of a single one, bit for bit."""
+    generator = torch.Generator().manual_seed(SEED)
+    start, gradient = torch.rand(10, 3, generator=generator).to(dtype), torch.rand(10, 4, generator=generator)[:, :-1]
+    found = []
+    for weights, sizes in ((100, [10]), (12, [4, 4, 2]), (1, [1] * 10)):
+        monkeypatch.setattr(row_rules, "_CHUNK", weights)
+        update = SizedAdam(learning_rate=0.1, weight_decay=0.3, eps=1e-8, betas=(0.9, 0.99), sizes=[])
+        weight, state = start.clone(), update.state(start)
+        for _ in range(3):
+            update.apply(weight, state, None, gradient)
+        assert update.sizes == sizes * 3
+        found.append([weight, *state.values()])
+    assert not torch.equal(found[0][0], start)
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
 
 
 def test_a_rare_rows_first_adam_step_is_a_full_one() -> None:
