@@ -79,6 +79,11 @@ def resolve(name: str) -> type[Recommender]:
     return found
 
 
+def explaining() -> list[str]:
+    """Names of the models whose scores `shardrec predict --explain` can explain."""
+    return [name for name, model in MODELS.items() if model.explain is not None]
+
+
 def config_class(model: type[Recommender]) -> type[ModelConfig]:
     """The settings of a model: the annotation of its constructor's `config`.
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
+from models.base import Explanation, PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
 from models.layers.affine import Affine
-from models.layers.attention import PairAttention
+from models.layers.pair_attention import PairAttention
 
 
 class AFMConfig(PointwiseConfig):
@@ -32,7 +32,7 @@ class AFM(Recommender):
         )
         width = field.width // len(tables) - 1
         self.pairs = tuple(combinations(tables, 2))
-        self.linear = Affine(len(fields.dense))
+        self.linear = Affine(len(fields.dense), config.start)
         self.attention = PairAttention(len(tables), width, config.attention_size)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Parameter(torch.ones(width))  # p
@@ -45,3 +45,8 @@ class AFM(Recommender):
     def crossings(self, field: Tensor) -> tuple[Tensor, tuple[tuple[str, str], ...]]:
         """Which crossings matter for each row: attention [B, P] with rows of sum 1, and the P pairs of features."""
         return self.attention.weights(field[:, :, 1:]), self.pairs
+
+    def explain(self, field: Tensor, dense: Tensor) -> Explanation:
+        """`crossings`, each named as a cross of its two features would be: `user_x_item`."""
+        weights, pairs = self.crossings(field)
+        return Explanation(weights, tuple(f"{one}_x_{other}" for one, other in pairs))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.logit import Logit
 from models.layers.mlp import MLP, MLPConfig
 from models.layers.self_attention import FieldAttention
 
@@ -39,7 +40,7 @@ class AutoInt(Recommender):
         self.attention = nn.Sequential(
             *(FieldAttention(width, config.heads, config.head_dim, scale=config.scale) for width in widths[:-1])
         )
-        self.output = nn.Linear((num_fields + num_dense) * widths[-1], 1)
+        self.output = Logit((num_fields + num_dense) * widths[-1], 1)
         self.mlp = MLP(field.width + num_dense, config.mlp) if config.mlp else None
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ class AutoRec(Recommender):
                 raise UserError(
                     f"tables: embedding_dim of {table.name!r} is set, but this model's width is `model.hidden`"
                 )
+        if decoder.init.scale:
+            raise UserError(
+                f"tables: init of {decoder.name!r} is set to scale {decoder.init.scale:g}, but these rows start at 0, "
+                "so that ids that training never saw have the default; name `encoder/*` alone"
+            )
         super().__init__(
             inputs={
                 "encode": PooledEmbeddings({config.rated: encoder}),
@@ -140,12 +145,14 @@ class RatingsOfAsked(Task):
         return MetricSet([Errors(), Rows()], read, collective)
 
     def check(self, batch: Batch) -> None:
-        """Raises UserError for a rating, known or asked, outside the range."""
+        """Raises UserError for a rating, known or asked, outside the range; NaN is an asked one that is not known."""
         assert batch.weighted_ids is not None
         low, high = self.rating_range
         for feature in self.features:
             ids = batch.weighted_ids[feature]
             right = (ids.weights() >= low) & (ids.weights() <= high)
+            if feature == self.features[1]:  # of rows that are to be scored
+                right |= ids.weights().isnan()
             if not bool(right.all()):
                 at = int((~right).nonzero()[0])
                 row = int(batch.rows[int((ids.offsets() <= at).sum()) - 1])

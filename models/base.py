@@ -1,11 +1,11 @@
 """A recommender is inputs + tower + task: a plain dense module that knows no rank, device or file."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
@@ -43,6 +43,11 @@ class PointwiseConfig(ModelConfig):
             raise ValueError(f"top_k is for task: binary, whose positives are ranked; found task: {self.task}")
         return self
 
+    @property
+    def start(self) -> float:
+        """What a model with a global bias of its own starts it at: the middle of `clip`, 0 without one."""
+        return sum(self.clip) / 2 if self.clip else 0.0
+
     def build_task(self, schema: Schema) -> Pointwise:
         """The task on the schema's label. Raises UserError for a label or a group that it does not have."""
         labels = [label.name for label in schema.labels]
@@ -61,12 +66,22 @@ class PointwiseConfig(ModelConfig):
         return BinaryClassification(name, schema.group is not None, schema.negative_rate, self.threshold, self.top_k)
 
 
+class Explanation(NamedTuple):
+    """Why rows score as they do: weights [B, P], and the P names of what each weight belongs to."""
+
+    weights: Tensor
+    names: tuple[str, ...]
+
+
 class Recommender(nn.Module):
     """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
 
     A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes
     its layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
     """
+
+    explain: ClassVar[Callable[..., Explanation] | None] = None
+    """For `shardrec predict --explain`: a method of `forward`'s parameters. None: the model has no such weights."""
 
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
         super().__init__()

@@ -2,11 +2,12 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
 from models.layers.cross import CrossNetwork
+from models.layers.logit import Logit
 from models.layers.mlp import MLP, MLPConfig
 
 
@@ -32,7 +33,7 @@ class DCN(Recommender):
         width = field.width + len(fields.dense)
         self.cross = CrossNetwork(width, config.cross_layers)
         self.mlp = MLP(width, config.mlp, out=None) if config.mlp.hidden else None
-        self.output = nn.Linear(width + (self.mlp.width if self.mlp else 0), 1)
+        self.output = Logit(width + (self.mlp.width if self.mlp else 0), 1)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, sum of D], [B, N] -> [B]."""

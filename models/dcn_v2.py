@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
 from models.layers.cross import CrossExperts, CrossLayer, LowRankCross
+from models.layers.logit import Logit
 from models.layers.mlp import MLP, MLPConfig
 
 
@@ -55,7 +56,7 @@ class DCNv2(Recommender):
         self.cross = nn.ModuleList(config.cross_layer(width) for _ in range(config.cross_layers))
         self.mlp = MLP(width, config.mlp, out=None) if config.mlp.hidden else None
         deep = self.mlp.width if self.mlp else 0
-        self.output = nn.Linear(deep if self.stacked and deep else width + deep, 1)
+        self.output = Logit(deep if self.stacked and deep else width + deep, 1)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, sum of D], [B, N] -> [B]."""

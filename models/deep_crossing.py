@@ -4,9 +4,11 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from data_pipeline.errors import UserError
 from data_pipeline.schema import Schema
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from models.layers.logit import Logit
 from models.layers.residual import ResidualUnit
 from models.tasks import MultiClass, Pointwise
 
@@ -23,12 +25,25 @@ class DeepCrossingConfig(PointwiseConfig):
     def _classes_fit(self) -> "DeepCrossingConfig":
         if self.classes is not None and self.task == "regression":
             raise ValueError(f"classes {self.classes} is not for task: regression; leave one of them out")
+        for binary in ("top_k", "threshold"):
+            if self.classes is not None and getattr(self, binary) != type(self).model_fields[binary].default:
+                raise ValueError(f"{binary} is of two classes, found it beside classes: {self.classes}; leave it out")
         return self
 
     def build_task(self, schema: Schema) -> Pointwise:
-        """With `classes`, MultiClass. Raises UserError for a label that the schema does not have."""
+        """With `classes`, MultiClass.
+
+        Raises UserError for a label that the schema does not have, and for classes of down-sampled data.
+        """
         task = super().build_task(schema)
-        return task if self.classes is None else MultiClass(task.label, self.classes)
+        if self.classes is None:
+            return task
+        if schema.negative_rate != 1:
+            raise UserError(
+                f"model: classes: {self.classes}, but the schema's negative_rate is {schema.negative_rate:g}, which "
+                "corrects predictions of two classes only; prepare the data without it, or leave classes out"
+            )
+        return MultiClass(task.label, self.classes)
 
 
 class DeepCrossing(Recommender):
@@ -44,7 +59,7 @@ class DeepCrossing(Recommender):
         )
         width = field.width + len(fields.dense)
         self.units = nn.Sequential(*(ResidualUnit(width, hidden, config.dropout) for hidden in config.units))
-        self.output = nn.Linear(width, config.classes or 1)
+        self.output = Logit(width, config.classes or 1)
         self.is_multi_class = config.classes is not None
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class DeepFM(Recommender):
         super().__init__(
             inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
         )
-        self.linear = Affine(len(fields.dense))
+        self.linear = Affine(len(fields.dense), config.start)
         self.mlp = MLP(field.width - len(tables) + len(fields.dense), config.mlp)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:

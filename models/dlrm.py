@@ -7,8 +7,8 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.interaction import PairwiseDots
 from models.layers.mlp import MLP, MLPConfig
+from models.layers.product import InnerProducts
 
 
 class DLRMConfig(PointwiseConfig):
@@ -39,7 +39,7 @@ class DLRM(Recommender):
             )
         layers = config.bottom.model_copy(update={"hidden": (*config.bottom.hidden, dim)})
         self.bottom = MLP(num_dense, layers, out=None) if num_dense else None
-        self.dots = PairwiseDots(vectors + bool(num_dense))
+        self.dots = InnerProducts(vectors + bool(num_dense), squares=False)
         self.top = MLP((dim if num_dense else 0) + self.dots.width, config.mlp)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:

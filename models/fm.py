@@ -28,7 +28,7 @@ class FM(Recommender):
             },
             task=config.build_task(fields.schema),
         )
-        self.linear = Affine(len(fields.dense))
+        self.linear = Affine(len(fields.dense), config.start)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:

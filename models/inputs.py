@@ -71,6 +71,18 @@ class TableInit(BaseModel):
     scale: float = Field(default=0.01, ge=0, description="uniform on [-scale, scale], or the standard deviation")
 
 
+class InitSettings(BaseModel):
+    """What a run file may say of fresh rows. None: as the model declares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["uniform", "normal"] | None = None
+    scale: float | None = Field(default=None, ge=0)
+
+    def over(self, declared: TableInit) -> TableInit:
+        return declared.model_copy(update={key: value for key, value in self if value is not None})
+
+
 class TableSettings(BaseModel):
     """What a run file may say of tables, by name pattern. None: as the model declares, else the run's default."""
 
@@ -78,7 +90,7 @@ class TableSettings(BaseModel):
 
     embedding_dim: int | None = Field(default=None, gt=0, description="columns beside a table's zero columns")
     dtype: Dtype | None = None
-    init: TableInit | None = None
+    init: InitSettings | None = None
     optimizer: TableOptimizer | None = None
     placement: Placement | None = None
 
@@ -208,6 +220,8 @@ class Fields:
     ) -> EmbeddingTable:
         """The table of one feature; `defaults` are further arguments of `EmbeddingTable`, which settings override.
 
+        Of `init` they override what they give, its `kind` or its `scale`.
+
         A row has `zero_columns + embedding_dim` columns. A setting's `embedding_dim` counts the latter; rows of zero
         columns only (embedding_dim=0: linear weights) have a width that settings cannot change. Raises UserError for a
         dense or an unknown feature, and for a dim where there is none to set.
@@ -217,11 +231,13 @@ class Fields:
             raise UserError(f"feature {feature!r} is dense; a table needs an id, id_list or sequence feature")
         name = f"{group}/{declared.table_name}" if group else declared.table_name
         said: dict[str, Any] = {}
+        init = defaults.pop("init", TableInit())
         for pattern, settings in self.settings.items():
             if fnmatchcase(name, pattern):
                 self._matched.add(pattern)
                 given = {k: getattr(settings, k) for k in settings.model_fields_set}
                 said |= {k: v for k, v in given.items() if v is not None}
+                init = settings.init.over(init) if settings.init else init
                 if embedding_dim == 0 and "embedding_dim" in said:
                     raise UserError(
                         f"tables: {pattern!r} sets embedding_dim {said['embedding_dim']}, but table {name!r} holds "
@@ -233,7 +249,7 @@ class Fields:
             num_embeddings=declared.num_embeddings,
             embedding_dim=dim,
             zero_columns=zero_columns,
-            **(defaults | said),
+            **(defaults | said | {"init": init}),
         )
 
     def tables(

@@ -22,7 +22,7 @@ class LR(Recommender):
             },
             task=config.build_task(fields.schema),
         )
-        self.linear = Affine(len(fields.dense))
+        self.linear = Affine(len(fields.dense), config.start)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1], [B, N] -> [B]."""

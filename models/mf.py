@@ -11,7 +11,9 @@ from models.user_item import UserItemConfig
 
 class MFConfig(UserItemConfig):
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its bias")
-    mean: float = Field(default=0.0, description="start value of mu, which is learned: the mean rating, for ratings")
+    mean: float | None = Field(
+        default=None, description="where mu, which is learned, starts; None: the middle of `clip`, 0 without one"
+    )
 
 
 class MF(Recommender):
@@ -20,7 +22,7 @@ class MF(Recommender):
     def __init__(self, fields: Fields, config: MFConfig) -> None:
         tables = fields.tables(embedding_dim=config.embedding_dim, features=config.pair(fields), zero_columns=1)
         super().__init__(inputs={"pair": PooledEmbeddings(tables)}, task=config.build_task(fields.schema))
-        self.mean = nn.Parameter(torch.tensor([config.mean]))
+        self.mean = nn.Parameter(torch.tensor([config.start if config.mean is None else config.mean]))
 
     def forward(self, pair: Tensor) -> Tensor:
         """[B, 2, 1 + D] -> [B]."""

@@ -13,6 +13,7 @@ from models.base import Recommender
 from models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableInit
 from models.layers.activations import Activation, activation
 from models.layers.glorot import glorot
+from models.layers.logit import Logit
 from models.layers.mlp import MLP, MLPConfig
 from models.user_item import UserItemConfig
 
@@ -131,8 +132,8 @@ def _tower(width: int, config: MLPConfig) -> MLP:
     return tower
 
 
-def _output(width: int) -> nn.Linear:
+def _output(width: int) -> Logit:
     """h and its bias."""
-    layer = nn.Linear(width, 1)
+    layer = Logit(width, 1)
     glorot(layer)
     return layer

@@ -35,7 +35,7 @@ class NFM(Recommender):
             inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
         )
         width = field.width // len(tables) - 1
-        self.linear = Affine(len(fields.dense))
+        self.linear = Affine(len(fields.dense), config.start)
         self.norm = BatchNorm(width) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.mlp = MLP(width + len(fields.dense), config.mlp)

@@ -57,7 +57,10 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, batch: Batch) -> None:
-        """Raises UserError for labels that the task cannot learn from. It waits for the device: check on the CPU."""
+        """Raises UserError for labels that the task cannot learn from, and for inputs that it cannot score.
+
+        A batch to be scored has no labels; its inputs are checked alone. It waits for the device: check on the CPU.
+        """
 
     def broken_rows(self, output: Any, batch: Batch) -> Tensor:
         """[B] bool: rows to name when the loss is not finite. All live rows, where a task cannot tell them apart."""
@@ -95,6 +98,8 @@ class Pointwise(Task):
         return broken if bool(broken.any()) else super().broken_rows(output, batch)
 
     def check(self, batch: Batch) -> None:
+        if self.label not in batch.labels:
+            return
         label, rows = batch.labels[self.label][batch.live], batch.rows[batch.live]
         valid, wanted = self.valid(label)
         if not bool(valid.all()):

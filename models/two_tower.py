@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +17,7 @@ from models.inputs import DenseFeatures, Fields, PooledEmbeddings
 from models.layers.mlp import MLP, MLPConfig
 
 SIDES = ("user", "item")
+COSINE_SCALE = 10.0  # where the learned factor of a cosine starts
 
 
 class TwoTowerConfig(PointwiseConfig):
@@ -28,11 +29,23 @@ class TwoTowerConfig(PointwiseConfig):
     mlp: MLPConfig = Field(default=MLPConfig(), description="hidden layers of each tower")
     vector_dim: int = Field(default=64, gt=0, description="of user and item vectors")
     normalise: bool = Field(default=False, description="make all vectors of length 1")
-    affine: bool = Field(default=True, description="learn a scale (from 1) and a bias (from 0) of the dot product")
+    affine: bool = Field(default=True, description="learn a scale and a bias of the dot product")
+
+    @model_validator(mode="after")
+    def _spans_probabilities(self) -> "TwoTowerConfig":
+        if self.task == "binary" and self.normalise and not self.affine:
+            raise ValueError(
+                "normalise with affine: false keeps probabilities between 0.27 and 0.73; set affine: true, or leave "
+                "normalise out"
+            )
+        return self
 
 
 class TwoTower(Recommender):
     """y = s <MLP_user([e; dense] of the user), MLP_item([e; dense] of the item)> + b (NeuralCF's two-tower variant).
+
+    s and b are learned, from 1 and 0. With `normalise` s starts at 10: cosines lie in [-1, 1], where a sigmoid is close
+    to 1/2, and Adam would take thousands of steps to a scale at which it is not.
 
     Tables are called after their id spaces in both towers: a user's last items and the item share one. Raises UserError
     for a context feature, for one that is in both towers, for one without role where roles decide, and for a tower
@@ -53,7 +66,8 @@ class TwoTower(Recommender):
             MLP(tables[side].width + len(sides[side].dense), config.mlp, out=config.vector_dim) for side in SIDES
         )
         self.normalise = config.normalise
-        self.scale = nn.Parameter(torch.ones(1)) if config.affine else None
+        scale = COSINE_SCALE if config.normalise else 1.0
+        self.scale = nn.Parameter(torch.full((1,), scale)) if config.affine else None
         self.bias = nn.Parameter(torch.zeros(1)) if config.affine else None
 
     def forward(self, user: Tensor, item: Tensor, user_dense: Tensor, item_dense: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 
 class Affine(nn.Module):
-    """w0 + sum_i w_i x_i: [B, N] -> [B], from zero. Without dense features (N = 0) there is only w0."""
+    """w0 + sum_i w_i x_i: [B, N] -> [B], weights from 0, w0 from `start`. Without dense features there is only w0."""
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, start: float = 0.0) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.bias = nn.Parameter(torch.full((1,), start))
         self.weight = nn.Parameter(torch.zeros(num_features)) if num_features else None
 
     def forward(self, dense: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from models.layers.activations import Activation, activation, input_width
+from models.layers.logit import Logit
 from models.layers.moments import BatchNorm
 
 
@@ -19,7 +20,7 @@ class MLPConfig(BaseModel):
 
 
 class MLP(nn.Module):
-    """[n, width] -> [n, out]: hidden layers as `config` says, then one linear layer to `out` columns.
+    """[n, width] -> [n, out]: hidden layers as `config` says, then one linear layer (`Logit`) to `out` columns.
 
     out=None leaves that one off: [n, last hidden size]. padded: as in `Standardise`.
     """
@@ -37,7 +38,7 @@ class MLP(nn.Module):
                 layers.append(nn.Dropout(config.dropout))
             width = size
         if out is not None:
-            layers.append(nn.Linear(width, out))
+            layers.append(Logit(width, out))
             width = out
         self.layers = nn.Sequential(*layers)
         self.width = width

@@ -1,15 +1,16 @@
 """Product signals between fields (Qu et al., ICDM 2016, section III)."""
 
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 class Triangle(nn.Module):
-    """The entries (i, j), i <= j, of symmetric matrices of `size` rows, row by row: size (size + 1) / 2 of them."""
+    """The entries (i, j), i <= j, of x x^T, row by row: [B, size] -> [B, size (size + 1) / 2], without the matrix."""
 
     first: Tensor
     second: Tensor
@@ -19,32 +20,54 @@ class Triangle(nn.Module):
         first, second = torch.triu_indices(size, size)
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("second", second, persistent=False)
-        self.size, self.entries = size, len(first)
+        self.entries = len(first)
 
-    def forward(self, matrix: Tensor) -> Tensor:
-        """[B, size, size] -> [B, entries]."""
-        return matrix.flatten(1).index_select(1, self.first * self.size + self.second)
-
-    def outer(self, x: Tensor) -> Tensor:
-        """Of x x^T: [B, size] -> [B, entries], without the matrix."""
+    def forward(self, x: Tensor) -> Tensor:
         first, second = self.split(x)
         return first * second
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both factors of `outer`'s entries: [B, size] -> twice [B, entries]."""
+        """Both factors of the entries: [B, size] -> twice [B, entries]."""
         return x.index_select(1, self.first), x.index_select(1, self.second)
 
 
 class InnerProducts(nn.Module):
-    """p_ij = <f_i, f_j>, i <= j: [B, F, D] -> [B, F (F + 1) / 2]."""
+    """p_ij = <f_i, f_j> of all pairs, row by row: i <= j, [B, F, D] -> [B, F (F + 1) / 2]; without `squares` i < j.
 
-    def __init__(self, num_fields: int) -> None:
+    One batched product and one gather; the gradient is a gather and one product too, half of what autograd would do.
+    """
+
+    first: Tensor
+    second: Tensor
+    slots: Tensor
+
+    def __init__(self, num_fields: int, *, squares: bool = True) -> None:
         super().__init__()
-        self.triangle = Triangle(num_fields)
-        self.width = self.triangle.entries
+        first, second = torch.triu_indices(num_fields, num_fields, 0 if squares else 1)
+        self.width = len(first)
+        slots = torch.full((num_fields, num_fields), self.width)  # where no product is, a zero behind the last is read
+        slots[first, second] = slots[second, first] = torch.arange(self.width)
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+        self.register_buffer("slots", slots, persistent=False)
 
     def forward(self, field: Tensor) -> Tensor:
-        return self.triangle(field @ field.transpose(1, 2))
+        return _InnerProducts.apply(field, self.first * field.shape[1] + self.second, self.slots)
+
+
+class _InnerProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, field: Tensor, pairs: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(field, slots)
+        return torch.bmm(field, field.transpose(1, 2)).flatten(1).index_select(1, pairs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        field, slots = ctx.saved_tensors
+        both = F.pad(gradient, (0, 1)).index_select(1, slots.flatten()).view(-1, *slots.shape)
+        both.diagonal(dim1=1, dim2=2).mul_(2)
+        return torch.bmm(both.to(field.dtype), field), None, None
 
 
 class FactorisedInnerProducts(nn.Module):
@@ -60,7 +83,7 @@ class FactorisedInnerProducts(nn.Module):
         nn.init.uniform_(self.weight, -(num_fields**-0.5), num_fields**-0.5)
 
     def forward(self, field: Tensor) -> Tensor:
-        first, second = self.products.triangle.first, self.products.triangle.second
+        first, second = self.products.first, self.products.second
         pairs = self.weight.index_select(1, first) * self.weight.index_select(1, second)
         return F.linear(self.products(field), torch.where(first == second, pairs, 2 * pairs))
 
@@ -88,7 +111,7 @@ class OuterProducts(nn.Module):
         self.width = self.triangle.entries
 
     def forward(self, field: Tensor) -> Tensor:
-        return self.triangle.outer(field.flatten(1))
+        return self.triangle(field.flatten(1))
 
 
 class PooledOuterProducts(nn.Module):
@@ -106,6 +129,6 @@ class PooledOuterProducts(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         if self.pooling == "superposition":
-            return self.triangle.outer(field.sum(1))
+            return self.triangle(field.sum(1))
         low, high = self.triangle.split(field.amin(1)), self.triangle.split(field.amax(1))
         return torch.stack([a * b for a, b in product((low[0], high[0]), (low[1], high[1]))]).amax(0)

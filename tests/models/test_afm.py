@@ -10,7 +10,7 @@ from models.afm import AFM, AFMConfig
 from models.fm import FM, FMConfig
 from models.inputs import Fields
 from tests.models.cases import linear, mixed_batch, mixed_schema, pooled_rows, randomise
-from tests.models.layers.test_attention import by_loops
+from tests.models.layers.test_pair_attention import by_loops
 from tests.models.reference_lookup import ReferenceLookup
 
 
@@ -57,6 +57,8 @@ def test_crossings_tell_which_pair_is_attended_to() -> None:
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
     share = np.exp(18) / (np.exp(18) + 14)
     torch.testing.assert_close(weights[:, pairs.index(("item", "topics"))], torch.full((3,), share), check_dtype=False)
+    explained = model.explain(field, torch.zeros(3, 3))
+    assert torch.equal(explained.weights, weights) and explained.names[pairs.index(("item", "tags"))] == "item_x_tags"
 
 
 def test_dropout_is_of_the_pooled_pairs() -> None:

@@ -131,7 +131,7 @@ def test_rows_of_a_loss_that_is_not_finite_are_named() -> None:
     assert model.task.broken_rows(output._replace(values=values), batch).nonzero().flatten().tolist() == [row]
 
 
-@pytest.mark.parametrize(("feature", "rating"), [("rated", 0.5), ("asked", 7), ("asked", float("nan"))])
+@pytest.mark.parametrize(("feature", "rating"), [("rated", 0.5), ("asked", 7), ("rated", float("nan"))])
 def test_ratings_outside_the_range_are_one_line(feature: str, rating: float) -> None:
     ratings = {"rated": [[1, 5], [], [3]], "asked": [[], [2], [4, 5]]}
     ids = {name: [list(range(len(row))) for row in rows] for name, rows in ratings.items()}
@@ -155,6 +155,15 @@ def test_wrong_features_and_widths() -> None:
     fields = Fields(SCHEMA, {"decoder/*": TableSettings(embedding_dim=8)})
     with pytest.raises(UserError, match="embedding_dim of 'decoder/user' is set, but this model's width"):
         AutoRec(fields, AutoRecConfig())
+
+
+def test_fresh_rows_that_would_take_the_default_away() -> None:
+    scaled = TableSettings(init={"scale": 0.1})
+    with pytest.raises(UserError, match=r"'decoder/user' is set to scale 0\.1,.* name `encoder/\*` alone"):
+        AutoRec(Fields(SCHEMA, {"*": scaled}), AutoRecConfig())
+    tables = AutoRec(Fields(SCHEMA, {"encoder/*": scaled}), AutoRecConfig()).tables
+    assert tables["encoder/user"].init.scale == 0.1 and tables["decoder/user"].init.scale == 0
+    AutoRec(Fields(SCHEMA, {"*": TableSettings(init={"kind": "normal"})}), AutoRecConfig())
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ every_model = parametrized(VARIANTS)
 every_binary_model = parametrized([v for v in VARIANTS if v[1].get("task") != "regression" and v[0] not in OWN_DATA])
 
 
+every_model_at_defaults = parametrized([v for v in VARIANTS if v[1] == SETTINGS.get(v[0], {})])
+
+
 def schema_of(name: str, dense: int = 3) -> Schema:
     return OWN_DATA.get(name, (mixed_schema, mixed_batch))[0](dense)
 
@@ -180,6 +183,25 @@ def test_evaluation_does_not_depend_on_batch_mates(name: str, settings: dict[str
     few = {key: some_rows(value, slice(5, 9)) for key, value in inputs.items()}
     expected = values_of(some_rows(model(**inputs), slice(5, 9)))
     torch.testing.assert_close(values_of(model(**few)), expected, rtol=0, atol=1e-12)
+
+
+@every_model_at_defaults
+def test_outputs_are_not_rounded_to_bf16(name: str, settings: dict[str, Any]) -> None:
+    """Inside, products may be; but outputs of 8 bits would tie rows that the tower tells apart."""
+    model, lookup = build(name, settings)
+    batch = batch_of(name, 64)
+    train(model, lookup, batch, 5)
+    model.eval()
+    expected = values_of(model(**lookup(batch))).detach()
+    inputs = {key: changed(value, lambda v: v.detach().requires_grad_()) for key, value in lookup(batch).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**inputs)
+    found = values_of(output)
+    assert found.dtype == torch.float32 and not torch.equal(found, found.bfloat16().float())
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.std()))
+    sum(term.total for term in model.task.loss(output, batch).values()).backward()
+    gradients = [p.grad for p in model.parameters()] + [values_of(value).grad for value in inputs.values()]
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
 
 
 @every_model

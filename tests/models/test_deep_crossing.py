@@ -67,6 +67,8 @@ def test_learns_classes() -> None:
     [
         ({"classes": 1}, "greater than or equal to 2"),
         ({"classes": 3, "task": "regression"}, "classes 3 is not for task: regression"),
+        ({"classes": 3, "top_k": [5]}, "top_k is of two classes, found it beside classes: 3"),
+        ({"classes": 3, "threshold": 0.4}, "threshold is of two classes, found it beside classes: 3"),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(settings: dict[str, Any], line: str) -> None:
@@ -79,6 +81,9 @@ def test_classes_need_a_label_of_the_schema() -> None:
     assert isinstance(task, MultiClass) and (task.label, task.classes) == ("label", 3)
     with pytest.raises(UserError, match="unknown label 'lable'"):
         DeepCrossingConfig(classes=3, label="lable").build_task(mixed_schema())
+    with pytest.raises(UserError, match=r"classes: 3, but the schema's negative_rate is 0\.1"):
+        DeepCrossingConfig(classes=3).build_task(mixed_schema(negative_rate=0.1))
+    DeepCrossingConfig().build_task(mixed_schema(negative_rate=0.1))
 
 
 def test_dims_may_differ() -> None:

@@ -4,7 +4,15 @@ import pytest
 
 from data_pipeline.errors import UserError
 from models.base import Recommender
-from models.inputs import DenseFeatures, EmbeddingTable, Fields, PooledEmbeddings, TableOptimizer, TableSettings
+from models.inputs import (
+    DenseFeatures,
+    EmbeddingTable,
+    Fields,
+    PooledEmbeddings,
+    TableInit,
+    TableOptimizer,
+    TableSettings,
+)
 from models.tasks import BinaryClassification
 from tests.models.cases import mixed_schema, ratings_schema
 
@@ -23,6 +31,18 @@ def test_later_patterns_win_and_the_unsaid_stays() -> None:
     item = tables["item"]
     assert (item.embedding_dim, item.dtype, item.placement) == (5, "fp16", "row_wise")
     assert item.optimizer == TableOptimizer(name="sgd")
+
+
+def test_what_is_said_of_fresh_rows_leaves_the_rest_as_the_model_declares() -> None:
+    normal = TableInit(kind="normal", scale=0.5)
+    settings = {"*": TableSettings(init={"scale": 0.02}), "item": TableSettings(init={"kind": "uniform"})}
+    fields = Fields(mixed_schema(), settings)
+    assert fields.table("user", embedding_dim=4, init=normal).init == TableInit(kind="normal", scale=0.02)
+    assert fields.table("item", embedding_dim=4, init=normal).init == TableInit(kind="uniform", scale=0.02)
+    assert fields.table("tags", embedding_dim=4).init == TableInit(kind="uniform", scale=0.02)
+    read_back = {name: TableSettings.model_validate(s.model_dump(mode="json")) for name, s in settings.items()}
+    again = Fields(mixed_schema(), read_back)  # a run folder's config.yaml has every key
+    assert again.table("user", embedding_dim=4, init=normal).init == TableInit(kind="normal", scale=0.02)
 
 
 def test_features_of_one_id_space_share_a_table_per_group() -> None:

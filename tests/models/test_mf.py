@@ -1,5 +1,7 @@
 """MF with biases against its equation; which two features it reads."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -29,6 +31,16 @@ def test_equals_the_equation() -> None:
     expected = [3.5 + p[b, 0] + q[b, 0] + sum(p[b, d] * q[b, d] for d in range(1, 5)) for b in range(6)]
     found = model(**lookup(batch))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [({"clip": (1, 5)}, 3), ({"clip": (1, 5), "mean": 3.6}, 3.6), ({"clip": (1, 5), "mean": 0}, 0), ({}, 0)],
+)
+def test_where_the_mean_starts(settings: dict[str, Any], start: float) -> None:
+    config = MFConfig(user="user", item="item", task="regression", **settings)
+    assert MF(Fields(mixed_schema()), config).mean.item() == pytest.approx(start)
+    assert MF(Fields(mixed_schema()), MFConfig(user="user", item="item")).mean.item() == 0
 
 
 def test_roles_say_which_features_unless_they_are_named() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from data_pipeline.errors import UserError
 from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
@@ -45,6 +46,7 @@ def test_equals_the_equation(dense: int, normalise: bool, affine: bool) -> None:
         vector_dim=5,
         normalise=normalise,
         affine=affine,
+        task="binary" if affine else "regression",
     )
     model = TwoTower(Fields(schema), config).double()
     names = [f.name for f in schema.dense]
@@ -65,6 +67,14 @@ def test_equals_the_equation(dense: int, normalise: bool, affine: bool) -> None:
     if affine:
         expected = model.scale.item() * expected + model.bias.item()
     torch.testing.assert_close(model(**inputs), torch.from_numpy(expected), rtol=0, atol=1e-12)
+
+
+def test_cosines_start_at_a_scale_that_a_sigmoid_tells_apart() -> None:
+    fields = Fields(SHOP.subset(ROLES))
+    assert TwoTower(fields, TwoTowerConfig(normalise=True)).scale.item() == 10
+    assert TwoTower(fields, TwoTowerConfig()).scale.item() == 1
+    with pytest.raises(ValidationError, match=r"normalise with affine: false keeps probabilities between 0\.27"):
+        TwoTowerConfig(normalise=True, affine=False)
 
 
 def test_roles_decide_unless_features_are_named() -> None:

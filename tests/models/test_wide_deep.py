@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
+from data_pipeline.prepare.recipe import Fitted, FitVocabulary, Recipe, RecipeId
+from data_pipeline.schema import Cross
 from models.inputs import Fields, TableSettings
 from models.layers.mlp import MLPConfig
 from models.wide_deep import WideDeep, WideDeepConfig
@@ -12,7 +14,7 @@ from tests.models.cases import linear, mixed_batch, mixed_schema, perceptron, po
 from tests.models.reference_lookup import ReferenceLookup
 
 
-def features(model: WideDeep, part: str) -> list[str]:
+def features_of(model: WideDeep, part: str) -> list[str]:
     return list(model.inputs[part].tables)
 
 
@@ -33,11 +35,35 @@ def test_equals_the_equation(dense: int) -> None:
 def test_crosses_are_wide_only_unless_asked() -> None:
     fields = Fields(mixed_schema())
     model = WideDeep(fields, WideDeepConfig())
-    assert "user_item" in features(model, "wide")
-    assert features(model, "deep") == ["user", "item", "last_item", "tags", "topics"]
+    assert "user_item" in features_of(model, "wide")
+    assert features_of(model, "deep") == ["user", "item", "last_item", "tags", "topics"]
     chosen = WideDeep(fields, WideDeepConfig(wide=("user_item",), deep=("*item",)))
-    assert features(chosen, "wide") == ["user_item"]
-    assert features(chosen, "deep") == ["item", "last_item", "user_item"]
+    assert features_of(chosen, "wide") == ["user_item"]
+    assert features_of(chosen, "deep") == ["item", "last_item", "user_item"]
+
+
+def test_crosses_that_preparation_made_are_crosses() -> None:
+    features = (
+        RecipeId(name="user", ids=FitVocabulary()),
+        RecipeId(name="user_city", ids=Cross(columns=("user", "city"), num_ids=9), missing="row"),
+    )
+    model = WideDeep(Fields(Recipe(features=features).written_schema(Fitted())), WideDeepConfig())
+    assert features_of(model, "wide") == ["user", "user_city"] and features_of(model, "deep") == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "line"),
+    [
+        (["user_item"], WideDeepConfig(), "model: the deep part has no feature, as all are crosses; name some by"),
+        (None, WideDeepConfig(wide=()), r"`wide: \[\]` leaves the wide part without a feature"),
+        (None, WideDeepConfig(deep=()), r"`deep: \[\]` leaves the deep part without a feature"),
+        (["n0"], WideDeepConfig(), "the schema .* has none"),
+    ],
+)
+def test_a_part_without_features_is_one_line(names: list[str] | None, config: WideDeepConfig, line: str) -> None:
+    with pytest.raises(UserError, match=line) as raised:
+        WideDeep(Fields(mixed_schema().subset(names)), config)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_misspelt_feature_names_the_nearest() -> None:

@@ -1,5 +1,7 @@
 """Product signals against double loops over fields."""
 
+from itertools import combinations, combinations_with_replacement
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,37 @@ def check(layer: nn.Module, expected: list[np.ndarray]) -> None:
 
 def test_inner_products_are_the_upper_triangle() -> None:
     check(InnerProducts(FIELDS), [upper(inner(f)) for f in fields().numpy()])
+
+
+def test_inner_products_of_different_fields_leave_out_the_diagonal() -> None:
+    strict = [np.array([inner(f)[i, j] for i, j in combinations(range(FIELDS), 2)]) for f in fields().numpy()]
+    check(InnerProducts(FIELDS, squares=False), strict)
+
+
+@pytest.mark.parametrize("squares", [True, False])
+def test_the_gradient_of_inner_products_is_that_of_the_double_loop(squares: bool) -> None:
+    field, layer = fields().requires_grad_(), InnerProducts(FIELDS, squares=squares)
+    pairs = (combinations_with_replacement if squares else combinations)(range(FIELDS), 2)
+    loops = torch.stack([(field[:, i] * field[:, j]).sum(1) for i, j in pairs], 1)
+    weight = torch.randn(loops.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (expected,) = torch.autograd.grad((loops * weight).sum(), field)
+    (found,) = torch.autograd.grad((layer(field) * weight).sum(), field)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("squares", [True, False])
+def test_inner_products_train_under_bf16(squares: bool) -> None:
+    field, layer = fields().float().requires_grad_(), InnerProducts(FIELDS, squares=squares)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        products = layer(field)
+    (found,) = torch.autograd.grad(products.float().sum(), field)
+    (expected,) = torch.autograd.grad(layer(field).sum(), field)
+    assert products.dtype == torch.bfloat16 and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_what_products_are_gathered_by_is_in_no_checkpoint() -> None:
+    assert not InnerProducts(FIELDS).state_dict()
 
 
 def test_factorised_products_equal_both_sides_of_their_equation() -> None:

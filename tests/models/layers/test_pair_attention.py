@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers import attention
-from models.layers.attention import PairAttention
+from models.layers import pair_attention
+from models.layers.pair_attention import PairAttention
 from tests.models.cases import randomise
 
 ROWS, FIELDS, DIM, HIDDEN = 7, 5, 3, 4
@@ -35,7 +35,7 @@ def by_loops(layer: PairAttention, factors: np.ndarray) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("numbers_at_once", [1 << 18, 2 * 10 * DIM, 1])
 def test_equals_the_loops_however_many_rows_at_once(monkeypatch: pytest.MonkeyPatch, numbers_at_once: int) -> None:
-    monkeypatch.setattr(attention, "_NUMBERS_AT_ONCE", numbers_at_once)
+    monkeypatch.setattr(pair_attention, "_NUMBERS_AT_ONCE", numbers_at_once)
     layer, factors = layer_and_factors()
     weights, pooled = by_loops(layer, factors.numpy())
     torch.testing.assert_close(layer(factors), torch.from_numpy(pooled), rtol=0, atol=1e-12)
