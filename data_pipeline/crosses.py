@@ -4,11 +4,13 @@ from pydantic import Field, field_validator
 
 from data_pipeline.declaration import Declaration
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Cross, IdFeature, Role, Schema
+from data_pipeline.schema import Cross, FeatureCross, IdFeature, Role, Schema
 
 
 class CrossedFeatures(Declaration):
     """phi(x) = prod_i x_i over the ids of `features` (Cheng et al., DLRS 2016, eq. 1), hashed into `num_ids` rows.
+
+    What is combined are the table rows that the features have, whatever their `ids`: all numbers of a bucket are one.
 
     name: of the new feature; default: the features' names with `_x_` between
     """
@@ -33,25 +35,38 @@ class CrossedFeatures(Declaration):
     def added_to(self, schema: Schema) -> Schema:
         """The schema with this cross as one more id feature, or as it is where it has that cross already.
 
-        The cross is of the role that all its features have, if they agree; where one of them has a row for missing
-        values, so has the cross. Raises UserError for an unknown feature, for one that has not exactly one id a row,
-        and where another feature is called so.
+        The cross is of the role that all its features have, if they agree. Raises UserError for an unknown feature, for
+        one that has not exactly one id a row, and where a feature that is not this cross is called so.
         """
         name = self.feature_name
         known = next((f for f in schema.features if f.name == name), None)
         if known is not None:
-            if isinstance(known, IdFeature) and isinstance(known.ids, Cross) and known.ids.num_ids == self.num_ids:
-                return schema  # the schema that a run folder keeps
-            raise UserError(f"data.crosses: there is a feature {name!r} already; give the cross of that `name` another")
-        crossed = [self._source(schema, feature) for feature in self.features]
+            if isinstance(known, IdFeature) and self._is(known, schema):
+                return schema
+            raise UserError(
+                f"data.crosses: there is a feature {name!r} already, and it is not the cross of "
+                f"{', '.join(self.features)} into {self.num_ids} rows; give the cross of that `name` another"
+            )
+        crossed = tuple(self._source(schema, feature) for feature in self.features)
         roles: set[Role | None] = {feature.role for feature in crossed}
         cross = IdFeature(
             name=name,
-            ids=Cross(columns=tuple(c for feature in crossed for c in feature.columns), num_ids=self.num_ids),
+            ids=FeatureCross(features=crossed, num_ids=self.num_ids),
             role=roles.pop() if len(roles) == 1 else None,
-            missing="row" if any(feature.missing == "row" for feature in crossed) else "error",
         )
         return schema.model_copy(update={"features": (*schema.features, cross)})
+
+    def _is(self, known: IdFeature, schema: Schema) -> bool:
+        """Whether a schema's feature is this cross: one that a run folder keeps, or one of the columns called so."""
+        cross = known.cross
+        if cross is None or cross.num_ids != self.num_ids:
+            return False
+        if isinstance(cross, Cross):
+            return cross.columns == self.features and cross.seed == 0
+        there = {f.name for f in schema.features}
+        return tuple(f.name for f in cross.features) == self.features and all(
+            f == self._source(schema, f.name) for f in cross.features if f.name in there
+        )
 
     def _source(self, schema: Schema, name: str) -> IdFeature:
         try:
@@ -63,4 +78,4 @@ class CrossedFeatures(Declaration):
                 f"data.crosses: {self.feature_name!r}: feature {name!r} is of kind {feature.kind}; a cross needs "
                 "features with one id a row (kind: id; `bucketize` makes one of numbers)"
             )
-        return feature
+        return feature.model_copy(update={"table": None})

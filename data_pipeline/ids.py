@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.arrow_values import Place, expect_type, floats, integers, is_number, missing_values, plain_type
-from data_pipeline.hashing import hash_array, hash_words, is_string
-from data_pipeline.schema import Bucketize, Cross, Hash, Identity, SparseFeature, Vocabulary
+from data_pipeline.hashing import hash_array, hash_integers, hash_words, is_string
+from data_pipeline.schema import Bucketize, Cross, FeatureCross, Hash, Identity, SparseFeature, Vocabulary
 from data_pipeline.vocabulary import Lookup
 
 
@@ -43,15 +43,22 @@ class Ids:
     """
 
     def __init__(self, feature: SparseFeature, folder: str | Path) -> None:
-        """Opens the vocabulary, if there is one, under `folder`. Raises UserError where it is missing or damaged."""
+        """Opens vocabularies, if there are some, under `folder`. Raises UserError where one is missing or damaged."""
         self.declared = feature.ids
         self.missing_row = feature.ids.num_rows if feature.missing == "row" else None
         ids = feature.ids
         self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
         self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
+        crossed = ids.features if isinstance(ids, FeatureCross) else ()
+        self._crossed = [(source.columns, Ids(source, folder)) for source in crossed]
 
     def check(self, kind: pa.DataType, file: str, column: str, reader: str) -> None:
         """Raises UserError unless values of type `kind` can be read so."""
+        if self._crossed:
+            for columns, source in self._crossed:
+                if column in columns:
+                    source.check(kind, file, column, reader)
+            return
         plain = plain_type(kind)
         integers, strings = pa.types.is_integer(plain), is_string(plain)
         if isinstance(self.declared, Identity):
@@ -67,6 +74,8 @@ class Ids:
 
     def __call__(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
         """k arrays of n values (k > 1 for crosses only) -> [n] int64. Raises UserError for what is not allowed."""
+        if self._crossed:
+            return self._crossed_rows(columns, places)
         rows = self._rows(columns, places[0])
         for values, place in zip(columns, places, strict=True):
             missing = missing_values(values)
@@ -78,6 +87,14 @@ class Ids:
                 raise place.error(at, "NaN" if nan else "null", "an id, or `missing: row` in the schema")
             rows = np.where(missing, self.missing_row, rows)
         return rows
+
+    def _crossed_rows(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
+        words, start = [], 0
+        for read, source in self._crossed:
+            stop = start + len(read)
+            words.append(hash_integers(source(columns[start:stop], places[start:stop])))
+            start = stop
+        return (hash_words(words) % np.uint64(self.declared.num_rows)).astype(np.int64)
 
     def _rows(self, columns: list[pa.Array], place: Place) -> np.ndarray:
         ids = self.declared

@@ -36,7 +36,7 @@ class Loader:
         in the files, each rank a contiguous part of them
     lanes: None takes the largest power of two <= 16 that divides `global_batch_size` and fits `memory`
     window: rows of a lane that are shuffled together
-    memory: bytes that decoding, windows and kept row groups may take
+    memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take
     prefetch: batches made ahead by a background thread; 0 makes them in the caller's
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
@@ -92,6 +92,8 @@ class Loader:
             global_batch_size = negatives.settings.positives_of(global_batch_size, lanes)
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
+        self._taken = self._taken_by(negatives, memory)
+        memory -= self._taken
         batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         if order == "file":
@@ -118,14 +120,28 @@ class Loader:
                 raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
         self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
 
+    def _taken_by(self, negatives: Negatives | None, memory: int) -> int:
+        """Bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
+        taken = negatives.nbytes if negatives else 0
+        if taken >= memory:
+            assert negatives is not None
+            raise UserError(
+                f"data.memory of {memory / 2**20:.0f} MiB is too small: data.negatives takes {taken / 2**20:.0f} MiB "
+                f"of every worker for {len(negatives.known.keys)} known pairs and {len(negatives.candidates)} items; "
+                "give more memory"
+            )
+        return taken
+
     def _memory_left(self, memory: int) -> int:
-        """Bytes for kept row groups. Raises UserError where lanes and batches alone do not fit."""
+        """Bytes for kept row groups, of those beside `_taken`. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
         batch_rows = self.order.padded_rows(0, self._world_size) * self._each * (self._prefetch + 1)
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(
-                f"data.memory of {memory / 2**20:.0f} MiB is too small: {lanes} lanes with windows of {window} "
+                f"data.memory of {(memory + self._taken) / 2**20:.0f} MiB is too small: "
+                + (f"{self._taken / 2**20:.0f} MiB hold what data.negatives needs, and " if self._taken else "")
+                + f"{lanes} lanes with windows of {window} "
                 f"rows of about {self._footprint.row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more "
                 "memory, fewer lanes, a smaller window or smaller batches"
             )

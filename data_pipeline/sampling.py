@@ -15,20 +15,19 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from data_pipeline.arrow_values import Origin
 from data_pipeline.blocks import Block
+from data_pipeline.catalogue import READ_ROWS, FirstRows, check_columns, chunks_of, items_of
 from data_pipeline.collate import Layout
 from data_pipeline.declaration import Declaration, unknown
 from data_pipeline.errors import UserError
 from data_pipeline.hashing import hash_words
 from data_pipeline.order import MOST_DEFAULT_LANES
-from data_pipeline.parquet import Index, RangeReader, Source
-from data_pipeline.schema import IdFeature, Schema, SequenceFeature
+from data_pipeline.parquet import Index, Source
+from data_pipeline.schema import DenseFeature, Feature, FeatureCross, IdFeature, Schema, SequenceFeature
 
 ATTEMPTS = (0, 1, 4, 12, 32)
 """Draws are tried so often, in these rounds; then one is made of what is left (1 in 1,300 where 80 % are known)."""
-
-READ_ROWS, READ_FOOTER_BYTES = 65_536, 64 << 20
-"""Rows read at once at the start, and memory for the footers of files that are read in turns."""
 
 BITS_PER_PAIR = 16
 """Of the bitmap before the sorted pairs (16 to 32, being a power of two): it answers all but some 5 % of the draws."""
@@ -70,32 +69,80 @@ class NegativeSampling(Declaration):
         )
 
     def read_from(self, schema: Schema, features: Iterable[str]) -> Schema:
-        """Of the features that a model reads, and of the pair. Raises UserError for a pair that a schema has not."""
+        """Of the features that a model reads, and of the pair; crosses have a role that says where they go.
+
+        Raises UserError for a pair that a schema has not, and for a cross that goes neither with the item nor without.
+        """
         names = [f.name for f in schema.features]
         for key, name in (("user", self.user), ("item", self.item)):
             if name not in names:
                 raise UserError(f"data.negatives.{key}: {unknown('feature', name, names)}")
-        return schema.subset((*features, self.user, self.item))
+        read = []
+        for f in schema.subset((*features, self.user, self.item)).features:
+            if f.name not in (self.user, self.item) and not isinstance(f, DenseFeature) and f.cross is not None:
+                f = f.model_copy(update={"role": "item" if self._goes_with_item(f, schema) else "context"})
+            read.append(f)
+        return schema.model_copy(update={"features": tuple(read)})
+
+    def _goes_with_item(self, feature: Feature, schema: Schema) -> bool:
+        """Whether a drawn item brings a feature along. Raises UserError where that is not known, or true of a part."""
+        if feature.name in (self.user, self.item):
+            return feature.name == self.item
+        cross = None if isinstance(feature, DenseFeature) else feature.cross
+        if cross is None:
+            return self._role_of(feature) == "item"
+        if isinstance(cross, FeatureCross):
+            parts = {self._goes_with_item(source, schema) for source in cross.features}
+        else:
+            rows = schema if feature.columns == cross.columns else schema.raw()  # crossed at preparation: raw columns
+            parts = {self._column_goes_with_item(column, feature, rows) for column in cross.columns}
+        if len(parts) == 2:
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} is a cross of the item with others and would keep the "
+                "positive's id beside a drawn item, which gives the label away; leave it out of data.features or "
+                "data.crosses"
+            )
+        return parts.pop()
+
+    def _column_goes_with_item(self, column: str, cross: Feature, schema: Schema) -> bool:
+        """A column that no feature of a role reads goes where the role of its cross says."""
+        found = [f for f in schema.sparse if f.cross is None and column in f.columns]
+        known = [f for f in found if f.role is not None or f.name in (self.user, self.item)]
+        if not known:
+            return self._role_of(cross) == "item"
+        return any(f.name == self.item or (f.name != self.user and f.role == "item") for f in known)
+
+    def _role_of(self, feature: Feature) -> str:
+        if feature.role is None:
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} has no role, so it is not known whether it goes with a "
+                "drawn item; give it role: user, item or context in schema.yaml, or leave it out by data.features"
+            )
+        return feature.role
 
     def item_features(self, schema: Schema) -> tuple[str, ...]:
         """Those of the schema's features that a drawn item brings along, itself first.
 
-        Raises UserError for a user or item that is not an id feature, and for a feature without role.
+        schema: as `read_from` gives it
+
+        Raises UserError for a user or item that is not an id feature, for a feature without role, and for data that
+        were down-sampled.
         """
+        if schema.negative_rate != 1:
+            raise UserError(
+                f"data.negatives: the data keep the share {schema.negative_rate:g} of their negatives (schema.yaml's "
+                "negative_rate), but others are drawn for rows that are all positives; prepare positives only"
+            )
         for key, name in (("user", self.user), ("item", self.item)):
             if not isinstance(schema[name], IdFeature):
                 raise UserError(
                     f"data.negatives.{key}: feature {name!r} is of kind {schema[name].kind}; expected one id a row"
                 )
         others = [f for f in schema.features if f.name not in (self.user, self.item)]
-        aligned: dict[str, str | None] = {}
+        aligned: dict[str, str] = {}
         for f in others:
-            if f.role is None:
-                raise UserError(
-                    f"data.negatives: feature {f.name!r} has no role, so it is not known whether it goes with a drawn "
-                    "item; give it role: user, item or context in schema.yaml, or leave it out by data.features"
-                )
-            if isinstance(f, SequenceFeature) and f.aligned and aligned.setdefault(f.aligned, f.role) != f.role:
+            role = self._role_of(f)
+            if isinstance(f, SequenceFeature) and f.aligned and aligned.setdefault(f.aligned, role) != role:
                 raise UserError(
                     f"data.negatives: sequences aligned as {f.aligned!r} have the roles {aligned[f.aligned]} and "
                     f"{f.role}; give them one role"
@@ -109,11 +156,14 @@ class NegativeSampling(Declaration):
         """
         names = self.item_features(self.read_from(schema, features))
         if self.items is not None:
-            _check_columns(Source.open(self.items).index, Layout(_only(schema, names), folder))
+            check_columns(Source.open(self.items).index, Layout(_only(schema, names), folder))
 
 
 class PairSet:
-    """Known pairs as sorted int64 keys, with a bitmap before them. 10 to 12 bytes a pair."""
+    """Known pairs as sorted int64 keys, with a bitmap before them. 10 to 12 bytes a pair.
+
+    nbytes: memory of both
+    """
 
     def __init__(self, keys: np.ndarray) -> None:
         """keys: [P] int64, sorted, each once."""
@@ -123,6 +173,7 @@ class PairSet:
         for start in range(0, len(keys), READ_ROWS):
             byte, bit = self._bit_of(keys[start : start + READ_ROWS])
             np.bitwise_or.at(self._bits, byte, bit)
+        self.nbytes = keys.nbytes + self._bits.nbytes
 
     def places_of(self, keys: np.ndarray) -> np.ndarray:
         """[n] int64 -> the places in `keys`, ascending, of those that are in the set."""
@@ -166,7 +217,8 @@ class Negatives:
 
         schema: of the features that the model reads, and of the user and the item; folder: of its vocabularies
 
-        Raises UserError for what cannot be drawn, and for an item that the file of items has twice.
+        Raises UserError for what cannot be drawn, for a training row that is not a positive, for a user who has all
+        candidates, and for an item that the file of items has twice.
         """
         names = settings.item_features(schema)
         user_rows, item_rows = (schema[name].num_embeddings for name in (settings.user, settings.item))
@@ -174,10 +226,11 @@ class Negatives:
             raise UserError(
                 f"data.negatives: {user_rows} users x {item_rows} items exceed 64-bit keys; hash them to fewer ids"
             )
-        layout = Layout(_only(schema, (settings.user, *(names if settings.items is None else names[:1]))), folder)
+        read = _only(schema, (settings.user, *(names if settings.items is None else names[:1])))
+        layout = Layout(read.model_copy(update={"labels": schema.labels[:1]}), folder)
         user, item = layout.id_row(settings.user), layout.id_row(settings.item)
-        catalogue, keys = _FirstRows(item), []
-        for block in _blocks(train.index, layout):
+        catalogue, keys = FirstRows(item), []
+        for block in _positives(train.index, layout):
             keys.append(block.ids[user].astype(np.int64) * item_rows + block.ids[item])
             if settings.items is None:
                 catalogue.add(block)
@@ -186,10 +239,46 @@ class Negatives:
         known.sort()
         pairs = PairSet(known[np.concatenate([[True], known[1:] != known[:-1]])])
         if settings.items is None:
-            return cls(settings, pairs, item_rows, catalogue.block(), layout, names)
-        source, layout = Source.open(settings.items), Layout(_only(schema, names), folder)
-        block = _items(source.index, layout, settings.item)
-        return cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
+            found = cls(settings, pairs, item_rows, catalogue.block(), layout, names)
+        else:
+            source, layout = Source.open(settings.items), Layout(_only(schema, names), folder)
+            block = items_of(source.index, layout, settings.item)
+            found = cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
+        found._check_something_is_left()
+        return found
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """[C] int64, ascending: the items that may be drawn."""
+        return self.catalogue.ids[self.layout.id_row(self.settings.item)].astype(np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the known pairs and the catalogue."""
+        return self.known.nbytes + self.catalogue.nbytes
+
+    def _check_something_is_left(self) -> None:
+        """Raises UserError for a user who has all candidates. One pass over the sorted keys."""
+        keys, candidates = self.known.keys, self.candidates
+        last, has = -1, 0  # the user whose keys may go on in the next chunk
+        for start in range(0, len(keys), READ_ROWS):
+            users, items = np.divmod(keys[start : start + READ_ROWS], self.item_rows)
+            if self.settings.items is not None:
+                place = np.minimum(np.searchsorted(candidates, items), len(candidates) - 1)
+                users = users[candidates[place] == items]
+            if not len(users):
+                continue
+            owners, counts = np.unique(users, return_counts=True)
+            counts[0] += has if owners[0] == last else 0
+            full = owners[counts == len(candidates)]
+            if len(full):
+                user = self.settings.user
+                raise UserError(
+                    f"data.negatives: {user} {full[0]} (that is its table row) has all {len(candidates)} candidates in "
+                    f"training, so that none is left to draw; leave that {user} out, or name more items by "
+                    "data.negatives.items"
+                )
+            last, has = int(owners[-1]), int(counts[-1])
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -206,7 +295,7 @@ class NegativeSampler:
         self._negatives, self._seed = negatives, seed
         self._layout = layout
         self._user = layout.id_row(settings.user)
-        self._candidates = negatives.catalogue.ids[negatives.layout.id_row(settings.item)].astype(np.int64)
+        self._candidates = negatives.candidates
 
     def state(self) -> dict[str, Any]:
         """What decides the draws beside the order and its seed, for a checkpoint."""
@@ -231,10 +320,7 @@ class NegativeSampler:
         ]
 
     def draw(self, users: np.ndarray, places: np.ndarray, epoch: int) -> np.ndarray:
-        """[n] users and places of rows in the data set -> [per_positive, n] int64 rows of the catalogue.
-
-        Raises UserError for a user who has all of its items.
-        """
+        """[n] users and places of rows in the data set -> [per_positive, n] int64 rows of the catalogue."""
         each, rows, known = self._negatives.settings.per_positive, len(users), self._negatives.known
         counters = (places * each + np.arange(each)[:, None]).ravel().view(np.uint64)
         owners = np.tile(users.astype(np.int64) * self._negatives.item_rows, each)
@@ -250,7 +336,7 @@ class NegativeSampler:
                 break
         for owner in np.unique(owners[waiting]):
             mine = waiting[owners[waiting] == owner]
-            left = self._left(int(owner), int(places[mine[0] % rows]))
+            left = self._left(int(owner))
             last = self._uniform(counters[mine], epoch, ATTEMPTS[-1], ATTEMPTS[-1] + 1, len(left))
             chosen[mine] = left[last[0]]
         return chosen.reshape(each, rows)
@@ -261,18 +347,10 @@ class NegativeSampler:
         random = hash_words([np.tile(counters, after - first), attempts], _stream(self._seed, epoch)) >> np.uint64(11)
         return (random.view(np.int64) * (2.0**-53 * most)).astype(np.int64).reshape(after - first, len(counters))
 
-    def _left(self, owner: int, place: int) -> np.ndarray:
-        """The rows of the catalogue that a user has not. Raises UserError where there are none."""
-        settings, item_rows = self._negatives.settings, self._negatives.item_rows
-        known = self._negatives.known.between(owner, owner + item_rows) - owner
-        left = np.flatnonzero(~np.isin(self._candidates, known, assume_unique=True))
-        if not len(left):
-            raise UserError(
-                f"data.negatives: {settings.user} {owner // item_rows} (that is its table row; training row {place}) "
-                f"has all {len(self._candidates)} candidates in training, so that none is left to draw; leave that "
-                f"{settings.user} out, or name more items by data.negatives.items"
-            )
-        return left
+    def _left(self, owner: int) -> np.ndarray:
+        """The rows of the catalogue that a user has not; there are some (`Negatives.read`)."""
+        known = self._negatives.known.between(owner, owner + self._negatives.item_rows) - owner
+        return np.flatnonzero(~np.isin(self._candidates, known, assume_unique=True))
 
 
 @lru_cache(maxsize=8)
@@ -281,63 +359,20 @@ def _stream(seed: int, epoch: int) -> int:
     return int(hash_words([np.array([word % 2**64], np.uint64) for word in (_PURPOSE, seed, epoch)])[0])
 
 
-class _FirstRows:
-    """The first row of each item. Memory grows with the items."""
-
-    def __init__(self, item: int) -> None:
-        """item: its row among a block's `ids`."""
-        self._item = item
-        self._parts: list[Block] = []
-        self._rows = self._limit = 0
-
-    def add(self, block: Block) -> None:
-        _, first = np.unique(block.ids[self._item], return_index=True)
-        self._parts.append(block.take(first))
-        self._rows += len(first)
-        if self._rows > self._limit:
-            self._parts = [self.block()]
-            self._rows = self._parts[0].rows
-            self._limit = 2 * max(self._rows, READ_ROWS)
-
-    def block(self) -> Block:
-        """One row an item, by ascending item."""
-        joined = Block.join(self._parts)
-        _, first = np.unique(joined.ids[self._item], return_index=True)
-        return joined.take(first)
-
-
-def _items(index: Index, layout: Layout, item: str) -> Block:
-    """A file of items as a catalogue. Raises UserError for an item that it has twice."""
-    block = Block.join(list(_blocks(index, layout)))
-    items = block.ids[layout.id_row(item)]
-    order = np.argsort(items, kind="stable")
-    twice = np.flatnonzero(items[order][1:] == items[order][:-1])
-    if len(twice):
-        first, second = order[twice[0]], order[twice[0] + 1]
-        raise UserError(
-            f"{index.files[0].path}: rows {first} and {second} are of one {item} (table row {items[first]}); "
-            "data.negatives.items needs one row an item"
-        )
-    return block.take(order)
-
-
-def _blocks(index: Index, layout: Layout) -> Iterator[Block]:
-    """All rows of a data set in order."""
-    _check_columns(index, layout)
-    reader = RangeReader(
-        index,
-        layout.columns,
-        chunk_rows=READ_ROWS,
-        whole_rows=READ_ROWS,
-        footer_memory=READ_FOOTER_BYTES,
-        on_decoded=lambda rows: None,
-    )
-    return map(layout.block, reader.read(0, index.num_rows))
-
-
-def _check_columns(index: Index, layout: Layout) -> None:
-    for reader in layout.checked:
-        reader.check(index.schema, index.files[0].path)
+def _positives(index: Index, layout: Layout) -> Iterator[Block]:
+    """All training rows in order. Raises UserError for one whose label, if it has one, is not over 0."""
+    for chunk in chunks_of(index, layout):
+        block = layout.block(chunk)
+        for label in layout.schema.labels:
+            values = block.numbers[:, len(layout.dense_names)]
+            wrong = np.flatnonzero(values <= 0)
+            if len(wrong):
+                row = Origin(chunk.where, chunk.first_row).row(wrong[0])
+                raise UserError(
+                    f"{row}: label {label.name!r} is {values[wrong[0]]:g}, but data.negatives takes every training row "
+                    "as a positive and draws others for it; keep only rows of labels over 0, or leave negatives out"
+                )
+        yield block
 
 
 def _only(schema: Schema, names: Iterable[str]) -> Schema:

@@ -80,6 +80,25 @@ class Cross(Declaration):
         return self.num_ids
 
 
+class FeatureCross(Declaration):
+    """XXH64 over the 8-byte XXH64 (seed 0) of several id features' table rows, modulo `num_ids`.
+
+    That is what `Cross` makes of columns that hold the rows. A missing value combines as the row that stands for it.
+    """
+
+    kind: Literal["feature_cross"] = "feature_cross"
+    features: tuple["IdFeature", ...] = Field(min_length=2)
+    num_ids: int = Field(gt=0, lt=2**63)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for feature in self.features for column in feature.columns)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
 PreparedBy = Annotated[Hash | Vocabulary | Bucketize | Cross, Field(discriminator="kind")]
 
 
@@ -105,7 +124,7 @@ class Identity(Declaration):
         return self.num_ids
 
 
-IdTransform = Annotated[Identity | Hash | Vocabulary | Bucketize | Cross, Field(discriminator="kind")]
+IdTransform = Annotated[Identity | Hash | Vocabulary | Bucketize | Cross | FeatureCross, Field(discriminator="kind")]
 
 # ---------------------------------------------------------------- how a column becomes numbers
 
@@ -156,16 +175,24 @@ class _Sparse(Declaration):
 
     @model_validator(mode="after")
     def _crossable(self) -> "_Sparse":
-        if isinstance(self.ids, Cross) and (not isinstance(self, IdFeature) or self.column is not None):
-            raise ValueError(
-                "a cross reads its own `columns` and makes one id a row: kind must be id, without `column`"
-            )
+        if not isinstance(self.ids, Cross | FeatureCross):
+            return self
+        if not isinstance(self, IdFeature) or self.column is not None:
+            raise ValueError("a cross reads its own columns and makes one id a row: kind must be id, without `column`")
+        if isinstance(self.ids, FeatureCross) and self.missing == "row":
+            raise ValueError("`missing` is declared for what a feature_cross is of")
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The Parquet columns that this feature reads."""
-        return self.ids.columns if isinstance(self.ids, Cross) else (self.column or self.name,)
+        return self.ids.columns if isinstance(self.ids, Cross | FeatureCross) else (self.column or self.name,)
+
+    @property
+    def cross(self) -> Cross | FeatureCross | None:
+        """What crosses several columns to make its ids, when rows are read or at preparation; None: nothing does."""
+        made_by = self.ids.prepared if isinstance(self.ids, Identity) else self.ids
+        return made_by if isinstance(made_by, Cross | FeatureCross) else None
 
     @property
     def num_embeddings(self) -> int:
@@ -335,15 +362,12 @@ class Schema(Declaration):
 
         Features that preparation turned into rows get the transform that it used. The result is for reading only.
         """
-        features: list[Feature] = []
-        for f in self.features:
-            if not isinstance(f, DenseFeature) and isinstance(f.ids, Identity) and f.ids.prepared is not None:
-                prepared = f.ids.prepared
-                missing = "row" if f.ids.num_ids > prepared.num_rows else f.missing
-                column = None if isinstance(prepared, Cross) else f.ids.prepared_column or f.column
-                f = f.model_copy(update={"ids": prepared, "missing": missing, "column": column})
-            features.append(f)
-        return self.model_copy(update={"features": tuple(features)})
+        return self.model_copy(update={"features": tuple(_raw(f) for f in self.features)})
+
+    @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """The files that reading rows takes, relative to the schema's folder."""
+        return tuple(dict.fromkeys(path for f in self.sparse for path in _vocabularies(f)))
 
     @classmethod
     def load(cls, path: str | Path) -> "Schema":
@@ -353,3 +377,21 @@ class Schema(Declaration):
     def save(self, path: str | Path) -> None:
         """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""
         Path(path).write_text(yaml.safe_dump(plain(self), sort_keys=False, width=120, default_flow_style=None))
+
+
+def _raw(f: Any) -> Any:
+    """One feature as `Schema.raw` has it."""
+    ids = None if isinstance(f, DenseFeature) else f.ids
+    if isinstance(ids, FeatureCross):
+        return f.model_copy(update={"ids": ids.model_copy(update={"features": tuple(map(_raw, ids.features))})})
+    if not isinstance(ids, Identity) or ids.prepared is None:
+        return f
+    missing = "row" if ids.num_ids > ids.prepared.num_rows else f.missing
+    column = None if isinstance(ids.prepared, Cross) else ids.prepared_column or f.column
+    return f.model_copy(update={"ids": ids.prepared, "missing": missing, "column": column})
+
+
+def _vocabularies(f: SparseFeature) -> list[str]:
+    if isinstance(f.ids, FeatureCross):
+        return [path for source in f.ids.features for path in _vocabularies(source)]
+    return [f.ids.path] if isinstance(f.ids, Vocabulary) else []

@@ -17,6 +17,15 @@ from data_pipeline.hashing import hash_strings, is_string
 VALUE = "value"  # the one column of a vocabulary file
 
 
+def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
+    """The values of a vocabulary file in the order of their rows, strings as large ones; None where it is not there."""
+    try:
+        values = pq.read_table(f"{str(folder).rstrip('/')}/{path}", columns=[VALUE]).column(VALUE)
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return None
+    return values.cast(pa.large_string() if is_string(values.type) else pa.int64())
+
+
 class Lookup:
     """Values in the order of their rows: the i-th has row i + 1, anything else row 0."""
 

@@ -1,6 +1,6 @@
 """Leave-one-out evaluation: a user's held-out item among candidates that the user never had."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,6 +133,15 @@ class SampledRows(CandidateRows):
                 f"too many to draw {self.negatives} others; ask for fewer candidates"
             ) from None
         return np.concatenate([self.items[start:stop], drawn], axis=1)
+
+
+def note_unknown(counts: Mapping[Split, tuple[int, int]], what: str) -> tuple[str, ...]:
+    """The report's line on positives whose item no training row has; none where there are none.
+
+    counts: split -> how many, and of how many
+    """
+    found = ", ".join(f"{some:,} of {every:,} in {split}" for split, (some, every) in counts.items() if some)
+    return (f"held-out items that no training row has: {found}; {what}",) if found else ()
 
 
 def shuffled(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:

@@ -128,6 +128,9 @@ def implicit(
     columns: Annotated[str | None, typer.Option(help="Names of the fields, `user,item,time`: no header line.")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Negatives that a held-out item is ranked among.")] = 99,
     no_validation: NoValidation = False,
+    keep_unknown: Annotated[
+        bool, typer.Option("--keep-unknown", help="Keep held-out items that no training row has, as row 0.")
+    ] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
@@ -141,7 +144,7 @@ def implicit(
     )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     log = LogColumns(user, item, time, time_type)
-    _show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, _progress))
+    _show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, _progress))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Any delimited log of users and items -> leave-one-out: training positives, and held-out items among candidates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from data_pipeline.arrow_values import Origin, Place
 from data_pipeline.errors import UserError
-from data_pipeline.prepare.candidates import CandidateRows, Pool, SampledRows, Values, shuffled
+from data_pipeline.prepare.candidates import CandidateRows, Pool, SampledRows, Values, note_unknown, shuffled
 from data_pipeline.prepare.preparation import Output, Report, prepare
 from data_pipeline.prepare.recipe import FitVocabulary, Recipe, RecipeId
 from data_pipeline.prepare.source import Source, input_files
@@ -46,6 +46,7 @@ def prepare_implicit(
     negatives: int = 99,
     validation: bool = True,
     seed: int = 0,
+    keep_unknown: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Prepares a log: a user's last item is for test, the second last for validation, the others for training.
@@ -54,6 +55,9 @@ def prepare_implicit(
     random by the seed. Users of fewer than three items (two without validation) are for training only. Candidates are
     `negatives` items that occur in training and that the user has in no split. The log is held in memory: some 60 bytes
     a line and each distinct user and item once.
+
+    keep_unknown: keeps groups whose held-out item no training row has. All such items are row 0, which is never
+        trained, among negatives that all are, so that a model tells them apart by that alone
 
     Raises UserError (file, line) for what cannot be read.
     """
@@ -73,21 +77,29 @@ def prepare_implicit(
     rows = CandidateRows(path=name, split="train", values=values, users=users[mixed], items=items[mixed, None])
     sources: list[Source] = [rows]
     splits: tuple[Split, ...] = ("test", "validation")
+    trained, unknown = np.bincount(items[train], minlength=len(values.items)) > 0, {}
     for split, at in zip(splits[:held], (last, last - 1), strict=False):
+        known = trained[items[at]]
+        unknown[split] = (int((~known).sum()), len(at))
+        at = at if keep_unknown else at[known]
         held_out = {"users": users[at], "items": items[at, None]}
         sources.append(
             SampledRows(path=name, split=split, values=values, **held_out, pool=pool, negatives=negatives, seed=seed)
         )
     progress(f"read {name}: {len(users):,} pairs of {len(first):,} users and {len(values.items):,} items")
+    what = "kept, as row 0" if keep_unknown else "their groups are left out (--keep-unknown keeps them)"
+    return replace(prepare(sources, _recipe(columns), output, progress), notes=note_unknown(unknown, what))
+
+
+def _recipe(columns: LogColumns) -> Recipe:
     ids = FitVocabulary()
-    recipe = Recipe(
+    return Recipe(
         features=(
             RecipeId(name="user", column=columns.user, role="user", ids=ids),
             RecipeId(name="item", column=columns.item, role="item", ids=ids),
         ),
         group=columns.user,
     )
-    return prepare(sources, recipe, output, progress)
 
 
 def _read(

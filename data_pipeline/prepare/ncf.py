@@ -5,6 +5,7 @@ the items that it is ranked among). Every training pair is a positive. Ids are t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,30 @@ import pyarrow.compute as pc
 from data_pipeline.arrow_values import Origin, Place
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.prepare.candidates import CandidateRows, Pool, SampledRows, Values, shuffled
+from data_pipeline.prepare.candidates import CandidateRows, Pool, SampledRows, Values, note_unknown, shuffled
 from data_pipeline.prepare.preparation import Output, Report, prepare
 from data_pipeline.prepare.recipe import Recipe, RecipeId
 from data_pipeline.prepare.source import Source
 from data_pipeline.prepare.splits import draw
 from data_pipeline.prepare.text import TextFile, TextFormat, first_line
+from data_pipeline.prepare.writer import Split
 from data_pipeline.schema import Identity
 
 TRAIN, TEST, NEGATIVE = "train.rating", "test.rating", "test.negative"
 VALIDATION_NEGATIVES = 99
 _RATINGS = ("user", "item", "rating", "timestamp")
 _PAIR = r"^\((?P<user>\d{1,9}),\s*(?P<item>\d{1,9})\)$"
+
+
+def recipe(num_users: int, num_items: int) -> Recipe:
+    """User and item; a user's rows are a group."""
+    return Recipe(
+        features=(
+            RecipeId(name="user", role="user", ids=Identity(num_ids=num_users)),
+            RecipeId(name="item", role="item", ids=Identity(num_ids=num_items)),
+        ),
+        group="user",
+    )
 
 
 def prepare_ncf(
@@ -37,6 +50,8 @@ def prepare_ncf(
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Prepares `NAME.*` in `folder`: train (positives only, shuffled), validation, and test as it is given.
+
+    Groups are kept as they are given, also where no training row has the positive; the report counts those.
 
     A given negative that is the line's own positive is left out (ml-1m has 156), as in the authors' evaluation.
 
@@ -55,9 +70,11 @@ def prepare_ncf(
     pool = Pool.of(*known, num_items, items)
     order = shuffled(users, items, seed)
     sources: list[Source] = []
+    held_out: dict[Split, np.ndarray] = {"test": candidates[:, 0]}
     if validation:
         held = _one_a_user(users, items, seed)
         order = order[~np.isin(order, held)]
+        held_out["validation"] = items[held]
         sources.append(
             SampledRows(
                 path=train,
@@ -76,14 +93,9 @@ def prepare_ncf(
         progress(f"{negative}: left out {repeated} negatives that are their user's own test item")
     test_rows = CandidateRows(path=negative, split="test", values=values, users=test_users, items=candidates)
     sources = [rows, *sources, test_rows]
-    recipe = Recipe(
-        features=(
-            RecipeId(name="user", role="user", ids=Identity(num_ids=num_users)),
-            RecipeId(name="item", role="item", ids=Identity(num_ids=num_items)),
-        ),
-        group="user",
-    )
-    return prepare(sources, recipe, output, progress)
+    unknown = {split: (int((~np.isin(of, items[order])).sum()), len(of)) for split, of in held_out.items()}
+    report = prepare(sources, recipe(num_users, num_items), output, progress)
+    return replace(report, notes=note_unknown(unknown, "kept, untrained"))
 
 
 def _files(folder: Path, name: str | None) -> tuple[str, str, str]:

@@ -64,11 +64,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished preparation; as text, the short summary that commands print."""
+    """A finished preparation; as text, the short summary that commands print. `notes` are further lines of it."""
 
     folder: Path
     schema: Schema
     tally: Tally
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __str__(self) -> str:
         lines = []
@@ -86,7 +87,7 @@ class Report:
             )
         ids = sum({f.table_name: f.num_embeddings for f in self.schema.sparse}.values())
         lines.append(f"{len(self.schema.sparse)} features of ids ({ids:,} table rows), {len(self.schema.dense)} dense")
-        lines.append(f"written to {self.folder}")
+        lines += [*self.notes, f"written to {self.folder}"]
         return "\n".join(lines)
 
 

@@ -122,7 +122,7 @@ def prepare_ratings(
             tally.rows[name] = _write(staging / name, axis, lists["train"], asked, output)
             if len(asked.ids):
                 tally.add_label("rating", name, float(asked.ratings.sum(dtype=np.float64)), len(asked.ids))
-        schema = _schema(axis, frequent.write(staging, vocabulary_path(_id_space(axis))))
+        schema = schema_of(axis, frequent.write(staging, vocabulary_path(_id_space(axis))))
         schema.save(staging / SCHEMA_FILE)
     return Report(Path(output.folder), schema, tally)
 
@@ -177,7 +177,8 @@ def _id_space(axis: Axis) -> str:
     return "user" if axis == "item" else "movie"
 
 
-def _schema(axis: Axis, vocabulary: Vocabulary) -> Schema:
+def schema_of(axis: Axis, vocabulary: Vocabulary) -> Schema:
+    """Of rows of `axis`; the vocabulary is that of what their lists hold."""
     ids = Identity(num_ids=vocabulary.num_rows, prepared=vocabulary)
     rated = IdListFeature(name="rated", ids=ids, table=_id_space(axis), weights="rated_ratings")
     asked = IdListFeature(name="asked", ids=ids, table=_id_space(axis), weights="asked_ratings", weights_are="labels")

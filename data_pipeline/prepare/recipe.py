@@ -15,6 +15,7 @@ from data_pipeline.schema import (
     Cross,
     DenseFeature,
     Feature,
+    FeatureCross,
     Hash,
     Identity,
     IdFeature,
@@ -243,7 +244,7 @@ class Recipe(Declaration):
             if isinstance(f, DenseFeature):
                 features.append(f.model_copy(update={"column": _unless(f.name, self.written_name(f.columns[0]))}))
                 continue
-            prepared = None if isinstance(f.ids, Identity) else f.ids
+            prepared = None if isinstance(f.ids, Identity | FeatureCross) else f.ids
             source = None if prepared is None or isinstance(prepared, Cross) else _unless(f.name, f.columns[0])
             ids = Identity(num_ids=f.num_embeddings, prepared=prepared, prepared_column=source)
             update = {"ids": ids, "column": None, "missing": "error"}

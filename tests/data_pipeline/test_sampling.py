@@ -17,7 +17,17 @@ from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
 from data_pipeline.sampling import Negatives, NegativeSampler, NegativeSampling, PairSet
-from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema, SequenceFeature
+from data_pipeline.schema import (
+    Cross,
+    DenseFeature,
+    FeatureCross,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Label,
+    Schema,
+    SequenceFeature,
+)
 
 USERS, ITEMS = 9, 30
 SCHEMA = Schema(
@@ -156,13 +166,18 @@ def test_every_epoch_and_seed_draws_anew(tmp_path):
         assert np.mean([x == y for x, y in drawn]) < 0.2  # 1/20 by chance
 
 
-def sampler(tmp_path: Path, known: dict[int, list[int]]) -> tuple[NegativeSampler, np.ndarray]:
-    """Of a log where these users have these items; and its candidates."""
+def of_log(tmp_path: Path, known: dict[int, list[int]], **settings) -> Negatives:
+    """Of a log where these users have these items."""
     pairs = [(user, item) for user, items in known.items() for item in items]
     users, items = (np.array(column) for column in zip(*pairs, strict=True))
     schema = SCHEMA.subset(["user", "item"]).unlabelled()
     pq.write_table(pa.table({"user": users, "item": items}), tmp_path / "0.parquet")
-    negatives = Negatives.read(NegativeSampling(per_positive=4), Source.open(tmp_path), schema, ".")
+    return Negatives.read(NegativeSampling(**settings), Source.open(tmp_path / "0.parquet"), schema, ".")
+
+
+def sampler(tmp_path: Path, known: dict[int, list[int]]) -> tuple[NegativeSampler, np.ndarray]:
+    """And its candidates."""
+    negatives = of_log(tmp_path, known, per_positive=4)
     return NegativeSampler(negatives, negatives.layout, seed=5), negatives.catalogue.ids[0]
 
 
@@ -170,7 +185,7 @@ def sampler(tmp_path: Path, known: dict[int, list[int]]) -> tuple[NegativeSample
 def test_draws_are_uniform_over_what_is_left(tmp_path, left):
     from scipy.stats import chi2
 
-    made, items = sampler(tmp_path, {0: list(range(left, 30)), 1: list(range(30))})
+    made, items = sampler(tmp_path, {0: list(range(left, 30)), 1: list(range(15)), 2: list(range(15, 30))})
     drawn = made.draw(np.zeros(5000, np.int32), np.arange(5000), epoch=2)
     counts = np.bincount(items[drawn.ravel()], minlength=30)
     assert drawn.shape == (4, 5000) and not counts[left:].any()
@@ -179,18 +194,112 @@ def test_draws_are_uniform_over_what_is_left(tmp_path, left):
 
 
 def test_a_users_items_and_the_draws_of_a_row_are_independent(tmp_path):
-    made, _ = sampler(tmp_path, {0: [0], 1: list(range(30))})
+    made, _ = sampler(tmp_path, {0: [0], 1: list(range(1, 30))})
     drawn = made.draw(np.zeros(20_000, np.int32), np.arange(20_000), epoch=0)
     for a, b in ((drawn[0], drawn[1]), (drawn[3][:-1], drawn[0][1:])):
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.03
 
 
-def test_a_user_who_has_everything(tmp_path):
-    made, _ = sampler(tmp_path, {0: [0], 1: list(range(30))})
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_a_user_who_has_everything_is_found_at_the_start(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("data_pipeline.sampling.READ_ROWS", chunk)
+    of_log(tmp_path, {0: [0], 3: list(range(29)), 4: list(range(1, 30))})
+    with pytest.raises(UserError, match=r"user 3 \(.*\) has all 30 candidates in training.*negatives\.items"):
+        of_log(tmp_path, {0: [0], 3: list(range(30)), 4: [1]})
+    pq.write_table(pa.table({"item": [28, 2]}), tmp_path / "items.parquet")
+    few = str(tmp_path / "items.parquet")
+    of_log(tmp_path, {0: [0, 2], 3: [28, 29], 4: [3]}, items=few)
+    with pytest.raises(UserError, match=r"user 4 \(.*\) has all 2 candidates in training"):
+        of_log(tmp_path, {0: [0, 2], 3: [28, 29], 4: [1, 2, 27, 28, 29]}, items=few)
+
+
+def test_a_training_row_that_is_no_positive(tmp_path):
+    write(tmp_path, 60)
+    table = pq.read_table(tmp_path / "0.parquet")
+    labels = np.ones(60, np.float32)
+    labels[41] = 3
+    spoilt = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+    pq.write_table(spoilt, tmp_path / "0.parquet", row_group_size=16)
+    load(tmp_path)
+    strict = SCHEMA.model_copy(update={"labels": (Label(threshold=3), Label(name="rating"))})
+    with pytest.raises(UserError, match=r"0\.parquet, row 0: label 'label' is 0, but data\.negatives takes every"):
+        Negatives.read(NegativeSampling(), Source.open(tmp_path), strict, ".")
+    labels[41] = -1
+    spoilt = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+    pq.write_table(spoilt, tmp_path / "0.parquet", row_group_size=16)
+    with pytest.raises(UserError, match=r"0\.parquet, row 41: label 'label' is -1"):
+        load(tmp_path)
+
+
+def crossing(*features: IdFeature) -> Schema:
+    return SCHEMA.model_copy(update={"features": (*SCHEMA.features, *features)})
+
+
+def prepared_cross(name: str, *columns: str, **settings) -> IdFeature:
+    return IdFeature(name=name, ids=Identity(num_ids=9, prepared=Cross(columns=columns, num_ids=9)), **settings)
+
+
+@pytest.mark.parametrize(
+    "cross",
+    [
+        IdFeature(name="x", role="context", ids=Cross(columns=("user", "item"), num_ids=9)),
+        IdFeature(name="x", role="item", ids=Cross(columns=("brand", "hour"), num_ids=9)),
+        IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["brand"]), num_ids=9)),
+        prepared_cross("x", "user", "item", role="context"),
+    ],
+    ids=["of columns", "item or not", "of features", "prepared"],
+)
+def test_a_cross_of_the_item_with_others_would_give_labels_away(cross):
     with pytest.raises(
-        UserError, match=r"user 1 \(.*training row 77\) has all 30 candidates in training.*negatives\.items"
+        UserError, match=r"feature 'x' is a cross of the item with others and would keep.*data\.crosses"
     ):
-        made.draw(np.array([0, 1], np.int32), np.array([76, 77]), epoch=0)
+        NegativeSampling().check(crossing(cross), ["x"], ".")
+
+
+@pytest.mark.parametrize(
+    ("cross", "brought"),
+    [
+        (IdFeature(name="x", role="item", ids=Cross(columns=("user", "hour"), num_ids=9)), False),
+        (IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["hour"]), num_ids=9)), False),
+        (IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["item"], SCHEMA["brand"]), num_ids=9)), True),
+        (IdFeature(name="x", role="user", ids=Cross(columns=("item", "brand"), num_ids=9)), True),
+        (prepared_cross("x", "user", "elsewhere", role="user"), False),
+    ],
+    ids=["with role item", "user x context", "of the item's", "with role user", "prepared"],
+)
+def test_other_crosses_go_with_what_they_are_of(cross, brought):
+    schema = NegativeSampling().read_from(crossing(cross), ["x"])
+    assert [f.name for f in schema.features] == ["item", "user", "x"]
+    assert NegativeSampling().item_features(schema) == (("item", "x") if brought else ("item",))
+
+
+def test_a_drawn_items_crosses_come_with_it(tmp_path):
+    write(tmp_path, 40)
+    source = Source.open(tmp_path)
+    of_item = IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["item"], SCHEMA["brand"]), num_ids=10**9))
+    of_user = IdFeature(name="y", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["hour"]), num_ids=10**9))
+    schema = NegativeSampling().read_from(crossing(of_item, of_user), ["item", "x", "y"])
+    negatives = Negatives.read(NegativeSampling(per_positive=2), source, schema, ".")
+    loader = Loader(source, schema, folder=".", global_batch_size=12, negatives=negatives, id_order=["item", "x", "y"])
+    of, stays = {}, {}
+    for batch in loader.epoch(0):
+        item, x, y = batch.ids.values().view(3, -1).tolist()
+        for row, *ids in zip(batch.rows.tolist(), item, x, y, strict=True):
+            if row >= 0:
+                assert of.setdefault(ids[0], ids[1]) == ids[1]
+                assert stays.setdefault(row, ids[2]) == ids[2]
+    assert len(set(of.values())) == len(of) > 10
+
+
+def test_known_pairs_are_part_of_the_memory(tmp_path):
+    write(tmp_path, 60)
+    negatives = Negatives.read(NegativeSampling(per_positive=3), Source.open(tmp_path), SCHEMA, ".")
+    known = negatives.known
+    assert negatives.nbytes == 8 * len(known.keys) + len(known._bits) + negatives.catalogue.nbytes
+    with pytest.raises(UserError, match=r"data\.memory of 0 MiB is too small: data\.negatives takes .* known pairs"):
+        load(tmp_path, memory=negatives.nbytes)
+    with pytest.raises(UserError, match=r"too small: 0 MiB hold what data\.negatives needs, and 1 lanes"):
+        load(tmp_path, memory=negatives.nbytes + 1, lanes=1)
 
 
 def test_only_items_of_the_training_rows_are_drawn(tmp_path):
@@ -257,6 +366,8 @@ def test_what_cannot_be_drawn(tmp_path):
         NegativeSampling(user="usr").check(SCHEMA, names, ".")
     with pytest.raises(UserError, match=r"data\.negatives\.item: feature 'genres' is of kind id_list"):
         NegativeSampling(item="genres").check(SCHEMA, names, ".")
+    with pytest.raises(UserError, match=r"the share 0\.5 of their negatives"):
+        sampling.check(SCHEMA.model_copy(update={"negative_rate": 0.5}), names, ".")
     no_role = having(hour=SCHEMA["hour"].model_copy(update={"role": None}))
     with pytest.raises(UserError, match=r"feature 'hour' has no role.*give it role"):
         sampling.check(no_role, names, ".")

@@ -58,26 +58,46 @@ def by_time(log: list[Event]) -> dict[str, list[str]]:
     return found
 
 
-def check(out: Path, log: list[Event]) -> None:
-    """The last item of each user is for test, the second last for validation, the rest for training."""
+def check(out: Path, log: list[Event], keep_unknown: bool = False) -> dict[str, int]:
+    """The last item of each user is for test, the second last for validation, the rest for training.
+
+    Gives the number of positives of each split that no training row has, which are row 0 or left out.
+    """
     items = by_time(log)
     cut = {u: len(of_user) - 2 if len(of_user) > 2 else len(of_user) for u, of_user in items.items()}
     train = {(u, i) for u, of_user in items.items() for i in of_user[: cut[u]]}
     assert sorted(rows(out, "train")) == sorted((u, i, 1) for u, i in train)
-    known = {i for _, i in train}
+    known, unknown = {i for _, i in train}, {}
     for split, back in (("validation", -2), ("test", -1)):
         found = rows(out, split)
         held = {u: of_user[back] for u, of_user in items.items() if cut[u] < len(of_user)}
+        unknown[split] = sum(i not in known for i in held.values())
+        held = {u: i for u, i in held.items() if keep_unknown or i in known}
         assert {u: i for u, i, label in found if label} == {u: i if i in known else "?" for u, i in held.items()}
+        assert {u for u, _, _ in found} == held.keys()
         for user in held:
             negatives = [i for u, i, label in found if u == user and not label]
             assert len(negatives) == len(set(negatives)) == 5
             assert set(negatives) <= known - set(items[user])
+    return unknown
 
 
 def test_leave_one_out_by_time(tmp_path: Path) -> None:
     path = log(tmp_path / "log.csv", events())
     check(prepared(path, tmp_path / "out"), events())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_positives_that_no_training_row_has(tmp_path: Path, keep: bool) -> None:
+    """Left out unless they are asked for; counted in the printed report."""
+    path = log(tmp_path / "log.csv", events())
+    flags = ["--user", "who", "--item", "what", "--time", "when", "--candidates", "5", *(["--keep-unknown"] * keep)]
+    made = CliRunner().invoke(app, ["implicit", str(path), str(tmp_path / "out"), *flags])
+    unknown = check(tmp_path / "out", events(), keep)
+    assert min(unknown.values()) > 0
+    line = "held-out items that no training row has: {test} of 10 in test, {validation} of 10 in validation; "
+    assert line.format(**unknown) + ("kept, as row 0" if keep else "their groups are left out") in made.output
+    assert ("?" in {i for _, i, label in rows(tmp_path / "out", "test") if label}) == keep
 
 
 def test_repetitions_and_equal_times(tmp_path: Path) -> None:
@@ -93,7 +113,8 @@ def test_times_as_text_and_without_times(tmp_path: Path) -> None:
         prepared(path, tmp_path / "none")
     check(prepared(path, tmp_path / "text", LogColumns("who", "what", "when", "string")), events())
     columns = LogColumns("who", "what")
-    one, same, other = (prepared(path, tmp_path / f"{n}", columns, seed=s) for n, s in ((0, 0), (1, 0), (2, 1)))
+    kept = {"columns": columns, "keep_unknown": True}
+    one, same, other = (prepared(path, tmp_path / f"{n}", **kept, seed=s) for n, s in ((0, 0), (1, 0), (2, 1)))
     tests = [{(u, i) for u, i, label in rows(out, "test") if label} for out in (one, same, other)]
     assert tests[0] == tests[1] and len(tests[0]) == 10
     assert len(tests[0] & tests[2]) < 7

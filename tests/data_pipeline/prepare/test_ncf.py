@@ -56,6 +56,10 @@ def test_splits_and_candidates(tmp_path: Path) -> None:
     report = prepare_ncf(files(tmp_path), Output(tmp_path / "out"), progress=lines.append)
     assert any("left out 1 negatives" in line for line in lines)
     train, none = rows(tmp_path / "out", "train")
+    # all test items, and of the items that training has, those of which the one row is held out
+    untrained = len({i for _, i in TRAIN - train} - {i for _, i in train})
+    note = "held-out items that no training row has: 7 of 7 in test"
+    assert (note + (f", {untrained} of 6 in validation" if untrained else "") + "; kept") in str(report)
     held, candidates = rows(tmp_path / "out", "validation")
     assert not none and train | held == TRAIN and not train & held
     assert sorted(user for user, _ in held) == [1, 2, 3, 4, 5, 6]  # user 0 keeps its one item
