@@ -116,13 +116,15 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
     keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="also which crossings it came from (afm)")] = False,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a score for every row, beside its key columns, as Parquet."""
     from trainer.predict import predict_rows
 
-    result = predict_rows(run_folder, tuple(data), out, tuple(keys or ()), step, tuple(overrides or ()), quiet=quiet)
+    chosen = (tuple(keys or ()), step, tuple(overrides or ()))
+    result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, quiet=quiet)
     if result:
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 

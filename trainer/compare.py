@@ -13,18 +13,17 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from data_pipeline.errors import UserError
-from trainer.config import SPLITS, RunConfig, load
+from data_pipeline.parquet import Source
+from trainer.config import SPLITS, Paths, RunConfig, load, read
 from trainer.launch import choose_backend
 from trainer.run_folder import RunFolder
 from trainer.scoreboard import Outcome, Scoreboard
-
-FREE = ("run", "import_from")
-"""Where a run lies and where its code is found: the keys that may differ from those of a run that is there already."""
+from trainer.settings import first_difference
+from trainer.stages import resolve_stages
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,10 @@ def compare_models(
     models: variants of the file, or names of `MODELS` (none: all variants). Runs that fail are part of the result.
     Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
     """
-    base = load(run_file, overrides)
-    out = Path(base.run) if out is None else out.resolve()
-    models = list(dict.fromkeys(models)) or list(base.variants)
+    models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
+    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else out.resolve()
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
@@ -82,7 +80,7 @@ def _entry(run_file: Path, model: str, seed: int, overrides: Iterable[str], out:
 
 def _check(entries: Sequence[Entry]) -> None:
     """Raises UserError where the runs would not be comparable with one another, or with those that are there."""
-    first = entries[0]
+    first, fingerprints = entries[0], _Fingerprints()
     for entry in entries:
         if choose_backend(entry.config.launch) == "torchrun":
             raise UserError("compare launches its own workers; run it without torchrun, with --set launch.workers=N")
@@ -94,32 +92,40 @@ def _check(entries: Sequence[Entry]) -> None:
                     f"those of {entry.model!r} are {b}"
                 )
         begun = _begun(entry.folder)
-        if begun is not None and (found := _difference(load(begun), entry.config)):
+        if begun is not None and (found := first_difference(load(begun), entry.config)):
             raise UserError(
-                f"{entry.folder.path}: holds a run of other settings ({found}); ask for the same, or name another --out"
+                f"{entry.folder.path}: holds a run of other settings ({found.key} was {found.before}, "
+                f"now {found.now}); ask for the same, or name another --out"
             )
+        fingerprints.check(entry)
+
+
+class _Fingerprints:
+    """Those of the splits as they are on disk, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Paths, str] = {}
+
+    def check(self, entry: Entry) -> None:
+        """Raises UserError where a run is finished whose rows have changed since; others find out when they go on."""
+        recorded = (entry.folder.summary() or {}).get("data")
+        if recorded is None:
+            return
+        data = [entry.config, *resolve_stages(entry.config).values()][-1].data
+        for split in SPLITS:
+            paths = data.split(split)
+            if paths is not None and paths not in self._known:
+                self._known[paths] = Source.open(paths).index.fingerprint
+            if recorded.get(split) != (paths and self._known[paths]):
+                raise UserError(
+                    f"{entry.folder.path}: its {split} rows have changed since it was finished; remove it, or name "
+                    "another --out"
+                )
 
 
 def _begun(folder: RunFolder) -> Path | None:
     """The resolved run file of a run, or of a run of stages, that is there."""
     return next((file for file in (folder.config_file, folder.stages_file) if file.exists()), None)
-
-
-def _difference(before: RunConfig, now: RunConfig) -> str | None:
-    """The first setting in which two runs differ, as `key was this, now that`."""
-    old, new = (_flat({k: v for k, v in c.model_dump(mode="json", by_alias=True).items() if k not in FREE})
-                for c in (before, now))  # fmt: skip
-    for key in {**old, **new}:
-        if old.get(key) != new.get(key):
-            return f"{key} was {old.get(key)}, now {new.get(key)}"
-    return None
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in document.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _earlier(entry: Entry) -> Outcome | None:

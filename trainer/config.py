@@ -61,6 +61,14 @@ class DataConfig(Section):
     def _memory(cls, value: Any) -> Any:
         return parse_bytes(value)
 
+    @field_validator("crosses")
+    @classmethod
+    def _of_different_names(cls, crosses: tuple[CrossedFeatures, ...]) -> tuple[CrossedFeatures, ...]:
+        names = [cross.feature_name for cross in crosses]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two crosses make a feature {twice[0]!r}; give one of them another `name`")
+        return crosses
+
     @property
     def schema_file(self) -> str:
         """Path or URI of the schema. Raises UserError where none is given."""
@@ -100,6 +108,11 @@ class TowerOptimizer(Section):
         default={"*": 0.0}, description="L2 by parameter name pattern, later ones win; a number is for all parameters"
     )
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether it keeps a moving sum of gradients; Adam's moments are its own."""
+        return self.name in ("sgd", "rmsprop") and self.momentum > 0
 
     @field_validator("weight_decay", mode="before")
     @classmethod
@@ -154,7 +167,7 @@ class TrainerConfig(Section):
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower's matrix products")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     evaluation: EvaluationConfig = EvaluationConfig()
     best_metric: str | None = Field(default=None, description="default: early stopping's, else the task's first")
@@ -256,17 +269,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None
 
     Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
     """
-    path = Path(path)
-    try:
-        declared = yaml.load(path.read_text(), Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such run file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(declared, dict):
-        raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
+    declared, path = read(path), Path(path)
     declared.setdefault("import_from", str(path.resolve().parent))
     if variant is not None:
         from trainer.variants import varied  # imports every model
@@ -278,6 +281,22 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None
     if variant is not None:
         config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
     return located(config)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
+    path = Path(path)
+    try:
+        declared = yaml.load(path.read_text(), Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(declared, dict):
+        raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
+    return declared
 
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:

@@ -89,7 +89,7 @@ class Evaluation(Hook):
             position.best = {"metric": name, "value": value, "step": position.step, "metrics": found}
             position.stale = 0
             trainer.wants_checkpoint = True
-        else:
+        elif position.step:  # what a run starts from is nothing that did not improve
             position.stale += 1
             position.stopped = bool(stopping and position.stale >= stopping.patience)
 

@@ -7,16 +7,17 @@ from pathlib import Path
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.parquet import Source
-from data_pipeline.schema import Identity, Schema, SparseFeature
+from data_pipeline.schema import Schema
 from models.base import Recommender
 from models.inputs import DenseFeatures
 from trainer.config import SPLITS, Paths, RunConfig
 from trainer.launch import choose_backend
 from trainer.optimizers import weight_decays
 from trainer.run_folder import RunFolder
+from trainer.same_rows import check_same_rows
 from trainer.session import build_model, plan_run
 from trainer.transfers import Transfer, resolve
-from trainer.warm_start import model_contents
+from trainer.warm_start import check_whole, model_contents, whole_contents
 
 
 def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> None:
@@ -82,36 +83,23 @@ def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, plan
             earlier, rows = folder.config(), folder.schema()
         else:
             rows = earlier.load_schema()
+        held = build_model(earlier, rows)
         if source.is_whole:
+            there, here = whole_contents(held, earlier.optimizer), whole_contents(model, config.optimizer)
+            check_whole(source.run, there, here)
             source = source.model_copy(update={"tables": {"*": Transfer()}, "parameters": {"*": Transfer()}})
-        found.append((source, rows, build_model(earlier, rows)))
-    contents = [(source, model_contents(held, str(source.run))) for source, _, held in found]
+        found.append((source, rows, earlier.data.schema_folder, held))
+    contents = [(source, model_contents(held, str(source.run))) for source, *_, held in found]
     copies = resolve(contents, model_contents(model, "this run"))
-    for (_, rows, held), wanted in zip(found, copies, strict=True):
+    for (_, rows, kept, held), wanted in zip(found, copies, strict=True):
         for copy in wanted.tables:
             before = _readers(held, copy.source)
             for feature in _readers(model, copy.target):
-                _check_same_rows(rows[feature if feature in before else before[0]], schema[feature])
+                known = rows[feature if feature in before else before[0]]
+                check_same_rows(known, kept, schema[feature], config.data.schema_folder)
 
 
 def _readers(model: Recommender, table: str) -> list[str]:
     """The features whose ids are rows of a table."""
     inputs = (given for given in model.inputs.values() if not isinstance(given, DenseFeatures))
     return [feature for given in inputs for feature, its in given.tables.items() if its.name == table]
-
-
-def _check_same_rows(known: SparseFeature, feature: SparseFeature) -> None:
-    """Raises UserError for a feature whose ids would mean other rows than those of the one whose table it takes.
-
-    A feature's identities may have more ids than before; hashes and crosses must be as they were, and a row of missing
-    values, the last one, keeps a table from growing.
-    """
-    if known.ids == feature.ids:
-        return
-    grown = known.name == feature.name and isinstance(known.ids, Identity) and isinstance(feature.ids, Identity)
-    if not grown or known.missing == "row" or known.ids.num_rows > feature.ids.num_rows:
-        those = "before" if known.name == feature.name else f"those of {known.name!r}"
-        raise UserError(
-            f"init_from: the ids of feature {feature.name!r} would mean other rows than {those} ({known.ids}, now "
-            f"{feature.ids}); only `identity` ids of one feature, without a row for missing values, may grow"
-        )

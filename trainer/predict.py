@@ -12,18 +12,23 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+import models
 from data_pipeline.errors import UserError
+from models.base import Explanation
 from models.inputs import Jagged
 from trainer.checkpoint import restore
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.inspection import inspect_split
+from trainer.packages import append_to_path
 from trainer.progress import ProgressFile
 from trainer.run_folder import RunFolder
 from trainer.session import Session
+from trainer.step import ForwardStep
 from trainer.supervision import leads, supervised
 
 SCORE = "prediction"
+WEIGHTS, NAMES = "weights", "weights_of"  # what `explain` adds
 
 
 def predict_rows(
@@ -34,20 +39,25 @@ def predict_rows(
     step: int | None = None,
     overrides: tuple[str, ...] = (),
     *,
+    explain: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
-    answers with lists), in file order per worker.
+    answers with lists), in file order per worker. With `explain` also two lists, of equal length in all rows: `weights`
+    and `weights_of`, the names of what each belongs to.
 
-    Raises UserError where `out` is not empty, or data or keys cannot be read; then `out` is left as it was.
+    Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
+    left as it was.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
+    if explain:
+        _check_explains(config)
     keys = keys or folder.schema().keys
     inspect_split(folder.schema().unlabelled(), data, folder.path, keys)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
-    if taken := {"row", SCORE} & set(keys):
+    if taken := {"row", SCORE, *((WEIGHTS, NAMES) if explain else ())} & set(keys):
         raise UserError(f"--keys {min(taken)}: predictions have a column of that name already; leave it out")
     launched = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex  # all ranks of torchrun write into one folder
     temporary = out.resolve().parent / f".{out.name}.{launched}.tmp"
@@ -55,7 +65,7 @@ def predict_rows(
     try:
         result = supervised(
             predict_worker, config, folder, quiet=quiet,
-            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step),
+            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain,
         )  # fmt: skip
         if out.exists():
             out.rmdir()
@@ -64,6 +74,16 @@ def predict_rows(
         if leads():
             shutil.rmtree(temporary, ignore_errors=True)
     return result
+
+
+def _check_explains(config: RunConfig) -> None:
+    append_to_path(config.import_from)
+    name = config.model["name"]
+    if models.resolve(name).explain is None:
+        raise UserError(
+            f"--explain: model {name} has no weights that would explain its scores; leave it out, or train one of: "
+            + ", ".join(models.explaining())
+        )
 
 
 def predict_worker(
@@ -75,21 +95,28 @@ def predict_worker(
     out: str,
     keys: tuple[str, ...],
     step: int,
+    explain: bool,
 ) -> dict[str, Any]:
     """One worker's share of the rows: streamed into a file of its own."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
     session = Session.build(config, folder.schema(), environment)
     restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
     session.distributed.module.eval()
+    forward = session.distributed.step_module
+    assert isinstance(forward, ForwardStep)
     loader = session.loader(data, labelled=False, keys=keys)
     done = progress.counter("scoring", loader.steps_per_epoch)
     writer: pq.ParquetWriter | None = None
     rows = 0
     with torch.no_grad():
         for index, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
-            output = session.distributed.module(batch.to(environment.device))
-            scores = _column(session.model.task.prediction(output), batch.live)
-            table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), SCORE: scores})
+            session.model.task.check(batch)
+            there = batch.to(environment.device)
+            output, explanation = forward.explained(there) if explain else (forward(there), None)
+            found = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+            if explanation:
+                found |= _explained(explanation, batch.live)
+            table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), **found})
             writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
             writer.write_table(table)
             rows += table.num_rows
@@ -109,6 +136,14 @@ def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
         return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * columns, numbers.ravel())
     offsets = prediction.offsets.cpu()[: int(live.sum()) + 1]
     return pa.ListArray.from_arrays(offsets.int().numpy(), prediction.values.float().cpu().numpy())
+
+
+def _explained(explanation: Explanation, live: Tensor) -> dict[str, pa.Array]:
+    """The weights of the live rows and, as long a list in every row, their names."""
+    weights = _column(explanation.weights, live)
+    each = np.tile(np.arange(len(explanation.names)), len(weights))
+    names = pa.ListArray.from_arrays(weights.offsets, pa.array(explanation.names).take(pa.array(each)))
+    return {WEIGHTS: weights, NAMES: names}
 
 
 def _by_name(columns: pa.Table) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import os
 import shutil
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
     """Runs `worker` on `config.launch.workers` Ray workers. Raises UserError as `launch` does."""
     result_file, storage = folder.logs / "result.json", folder.logs / "ray"
     result_file.unlink(missing_ok=True)
-    workers = config.launch.workers or default_workers(resolve_device(config.launch.device))
-    with _ray(config.launch, workers), _probe(folder) as probe:
+    workers = _workers(config.launch)
+    with running_ray(config.launch, workers), _probe(folder) as probe:
         job = {
             "worker": worker,
             "config": config.model_dump(mode="json", by_alias=True),
@@ -87,8 +87,28 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
 
 
 @contextmanager
-def _ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
-    """Joins the cluster that `launch.address` or RAY_ADDRESS names, else starts a local Ray and stops it afterwards."""
+def kept_ray(launches: Sequence[LaunchConfig], log: Path) -> Iterator[None]:
+    """One Ray for several launches in turn, all of one address; what is printed as it comes and goes is in `log`."""
+    with ExitStack() as stack:
+        with captured_output(log):
+            stack.enter_context(running_ray(launches[0], max(map(_workers, launches))))
+        try:
+            yield
+        finally:
+            with captured_output(log):
+                stack.close()
+
+
+def _workers(launch: LaunchConfig) -> int:
+    return launch.workers or default_workers(resolve_device(launch.device))
+
+
+@contextmanager
+def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
+    """Joins the cluster that `launch.address` or RAY_ADDRESS names, else starts a local Ray and stops it afterwards.
+
+    Where a Ray is running in this process already, that is used and left running.
+    """
     if ray.is_initialized():
         yield
         return

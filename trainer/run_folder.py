@@ -21,7 +21,7 @@ import yaml
 from pyarrow.fs import copy_files
 
 from data_pipeline.errors import UserError
-from data_pipeline.schema import Schema, Vocabulary
+from data_pipeline.schema import Schema
 from trainer.config import RunConfig, load
 
 
@@ -110,17 +110,18 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """A run folder that is there; of a run of stages that of the last finished one.
+        """A run folder that is there; of a run of stages that of the last one.
 
-        Raises UserError where there is none.
+        Raises UserError where there is none, and where the last stage is not finished.
         """
         folder = cls(Path(path).resolve())
         if folder.stages_file.exists():
             names = [stage["name"] for stage in yaml.safe_load(folder.stages_file.read_text())["stages"]]
-            finished = [stage for name in names if (stage := cls(folder.path / name)).summary() is not None]
-            if not finished:
-                raise UserError(f"{path}: a run of stages ({', '.join(names)}), none of which is finished")
-            return finished[-1]
+            finished = [name for name in names if cls(folder.path / name).summary() is not None]
+            if names[-1] not in finished:
+                remedy = f"resume the run, or name {folder.path / finished[-1]}" if finished else "resume the run"
+                raise UserError(f"{path}: stage {names[-1]} is not finished; {remedy}")
+            return cls(folder.path / names[-1])
         if not folder.config_file.exists():
             raise UserError(f"{path}: not a run folder (no config.yaml in it)")
         return folder
@@ -140,16 +141,23 @@ class RunFolder:
         return Schema.load(self.schema_file)
 
     def _keep_schema(self, config: RunConfig) -> None:
-        """Copies the schema and the vocabularies that it names, so that predictions need no other folder."""
+        """Copies the schema and the vocabularies that it names, so that predictions need no other folder.
+
+        Those by which rows were prepared are kept where they are there: they tell what the ids mean.
+        """
         schema = config.load_schema()
         if config.data.schema_folder == str(self.path):
             return
         schema.save(self.schema_file)
-        for feature in schema.sparse:
-            if isinstance(feature.ids, Vocabulary):
-                target = self.path / feature.ids.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                copy_files(f"{config.data.schema_folder}/{feature.ids.path}", str(target))
+        needed = schema.vocabularies
+        for path in dict.fromkeys((*needed, *schema.raw().vocabularies)):
+            target = self.path / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                copy_files(f"{config.data.schema_folder}/{path}", str(target))
+            except FileNotFoundError:
+                if path in needed:
+                    raise
 
     # ------------------------------------------------------------ checkpoints
 

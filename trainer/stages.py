@@ -6,6 +6,7 @@ over them, its run folder RUN/NAME; what comes out are ordinary run configuratio
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.declaration import unknown
@@ -39,6 +40,18 @@ def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
 def planned_folders(stages: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
     """Run folder -> the configuration of the stage that will make it."""
     return {stage.run: stage for stage in stages.values()}
+
+
+def by_stage_names(config: RunConfig) -> RunConfig:
+    """A stage's configuration with names for the earlier stages that it starts from, wherever the chain's folder is."""
+    whole = Path(config.run).parent
+    sources = (
+        source.model_copy(update={"run": None, "stage": Path(source.run).name})
+        if source.run and Path(source.run).parent == whole
+        else source
+        for source in config.init_from
+    )
+    return config.model_copy(update={"init_from": tuple(sources)})
 
 
 def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

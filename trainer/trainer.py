@@ -130,9 +130,11 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split; writes and returns the summary.
 
-        `zero_weights` is the share of exact zeros in each table with an L1, of the best checkpoint too.
+        `zero_weights` is the share of exact zeros in each table with an L1, of the best checkpoint too; `data` tells
+        the files of each split from others.
         """
-        metrics = self._final_metrics()
+        test = self._split("test") if self.test is None else self.test
+        metrics = self._final_metrics(test)
         position = self.position
         best_step = position.best["step"] if position.best else position.step
         summary = {
@@ -147,6 +149,8 @@ class Trainer:
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
+        loaders = {"train": self.loader, "validation": self.validation, "test": test}
+        summary["data"] = {split: loader.index.fingerprint for split, loader in loaders.items() if loader is not None}
         if zeros := self.session.distributed.zero_shares():
             summary["zero_weights"] = zeros
         self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
@@ -200,10 +204,10 @@ class Trainer:
             self._score(batch)
         output = session.distributed.module(batch)
         terms = session.model.task.loss(output, batch)
-        rows = batch.live.sum().double()
-        summed = torch.cat([stack_terms(terms), torch.stack([rows, rows])[None]])
+        here = torch.stack([batch.live.double().sum(), torch.where(batch.live, batch.weights, 0).double().sum()])
+        summed = torch.cat([stack_terms(terms), here[None]])
         dist.all_reduce(summed)
-        *sums, (live, _) = summed.tolist()  # the one place where a GPU is waited for
+        *sums, (live, weight) = summed.tolist()  # the one place where a GPU is waited for
         losses = loss_values(terms, sums)
         if not math.isfinite(losses["loss"]):
             self._refuse(output, batch)
@@ -211,6 +215,7 @@ class Trainer:
         session.distributed.zero_grad()
         self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
         session.distributed.set_learning_rate(self.last_factor)
+        session.distributed.set_loss_weight(weight)
         objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(self.last_factor)
         session.distributed.step()
@@ -244,7 +249,7 @@ class Trainer:
 
     # ------------------------------------------------------------ the end
 
-    def _final_metrics(self) -> dict[str, dict[str, float]]:
+    def _final_metrics(self, test: Loader | None) -> dict[str, dict[str, float]]:
         position, session = self.position, self.session
         found: dict[str, dict[str, float]] = {}
         if position.best is not None:
@@ -254,7 +259,6 @@ class Trainer:
                 checkpoint.restore(
                     at, self.environment, session.distributed, session.tower, seed=self.config.trainer.seed
                 )
-        test = self._split("test")
         if test is not None:
             on_batch = self.reporter.progress.counter("evaluating test", test.steps_per_epoch)
             found["test"] = evaluate(session, test, on_batch)

@@ -1,7 +1,7 @@
 """A whole training run from its checked configuration: inspected, launched, summed up in its run folder."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ from typing import Any
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
-from trainer.config import LaunchConfig, RunConfig
+from trainer.config import RunConfig, load
 from trainer.environment import Environment
 from trainer.inspection import inspect_run
 from trainer.launch import choose_backend, flush_and_exit
 from trainer.reporting import write_summary
 from trainer.run_folder import RunFolder, write_atomically
-from trainer.stages import planned_folders, resolve_stages
+from trainer.settings import first_difference
+from trainer.stages import by_stage_names, planned_folders, resolve_stages
 from trainer.supervision import leads, supervised
 from trainer.trainer import train_worker
 
@@ -54,7 +55,10 @@ def _train_stages(
     whole, last = RunFolder(Path(config.run)), list(stages)[-1]
     _check_folder(whole, resume)
     folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
-    finished = {n: s for n, f in folders.items() if resume and n != last and (s := f.summary()) is not None}
+    finished = {n: s for n, f in folders.items() if resume and (s := f.summary()) is not None}
+    for name, stage in stages.items() if resume else ():
+        _check_stage(name, stage, finished, folders, is_last=name == last)
+    finished.pop(last, None)
     left = {name: stage for name, stage in stages.items() if name not in finished}
     for stage in left.values():
         inspect_run(stage, planned_folders(left))
@@ -63,21 +67,41 @@ def _train_stages(
         write_atomically(whole.stages_file, config.dump())
         whole.summary_file.unlink(missing_ok=True)
     summaries: dict[str, Any] = dict(finished)
-    with _kept_group(config.launch):
-        for name, stage in left.items():
-            try:
+    try:
+        with kept_between(left.values(), whole.logs / "driver.log"):
+            for name, stage in left.items():
                 summaries[name] = _train(stage, resume=resume, quiet=quiet, stays=True)
-            except UserError:
-                if leads() and not any(f.path.exists() for f in folders.values()):
-                    whole.stages_file.unlink()
-                    whole.path.rmdir()
-                raise
-            gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
+                gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
+    except UserError:
+        if leads() and not resume and not any(f.path.exists() for f in folders.values()):
+            whole.discard()
+        raise
     if not leads():
         flush_and_exit(0)
     summary = summaries[last] | {"stages": {name: summaries[name] for name in stages}}
     write_summary(whole, summary)
     return summary
+
+
+def _check_stage(
+    name: str, stage: RunConfig, finished: Container[str], folders: Mapping[str, RunFolder], *, is_last: bool
+) -> None:
+    """Raises UserError for a finished stage of other settings, and for one begun before what it starts from is done."""
+    folder = folders[name]
+    if name in finished and not is_last:
+        before = load(folder.config_file)
+        if found := first_difference(by_stage_names(before), by_stage_names(stage), free=("launch",)):
+            raise UserError(
+                f"stage {name} is finished with {found.key} {found.before}, now {found.now}; name another run, or "
+                "remove its folder and those after it"
+            )
+    sources = {source.run for source in stage.init_from}
+    missing = [n for n, f in folders.items() if str(f.path) in sources and n not in finished]
+    if missing and folder.steps():
+        raise UserError(
+            f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; remove "
+            f"{folder.path}, or name another run"
+        )
 
 
 def _check_folder(whole: RunFolder, resume: bool) -> None:
@@ -94,13 +118,21 @@ def _check_folder(whole: RunFolder, resume: bool) -> None:
 
 
 @contextmanager
-def _kept_group(launch: LaunchConfig) -> Iterator[None]:
-    """Under torchrun all stages share one process group: its store would give a second one the first's addresses."""
-    if choose_backend(launch) != "torchrun":
+def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
+    """What stages share: under torchrun a process group, whose store would give a second one the first's addresses;
+    where several run on Ray, one Ray, which takes long to start. What that prints goes to `log`."""
+    launches = [stage.launch for stage in stages]
+    on_ray = [launch for launch in launches if choose_backend(launch) == "ray"]
+    if choose_backend(launches[0]) == "torchrun":
+        Environment.from_variables(launches[0].device).join(launches[0].timeout)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+    elif len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
+        from trainer.ray_launch import kept_ray  # a machine without Ray can still run in-process
+
+        with kept_ray(on_ray, log):
+            yield
+    else:
         yield
-        return
-    Environment.from_variables(launch.device).join(launch.timeout)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

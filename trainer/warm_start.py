@@ -4,17 +4,20 @@ Names and shapes are matched twice, on what the models declare before anything s
 hold when it is copied.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from data_pipeline.errors import UserError
 from models.base import Recommender
+from sharding.optimizers import row_update
 from sharding.warm_start import SourceColumns, copy_tables
 from trainer import checkpoint
+from trainer.config import OptimizerConfig
 from trainer.environment import Environment
 from trainer.optimizers import MODEL
 from trainer.run_folder import RunFolder
@@ -26,6 +29,34 @@ def model_contents(model: Recommender, where: str) -> Contents:
     """What a model will hold: its tables, and its tower's parameters and persistent buffers."""
     tables = {name: (t.num_embeddings, t.embedding_dim) for name, t in model.tables.items()}
     return Contents(where, tables, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+
+
+def check_whole(where: str, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raises UserError where a run that is to be taken whole differs from this one; both as `whole_contents` says."""
+    remedy = "name `tables` and `parameters` to take weights only"
+    for what in (*(w for w in here if w not in there), *(w for w in there if w not in here)):
+        side, other = ("this run", where) if what in here else (where, "this run")
+        raise UserError(f"init_from: {what} is in {side} but not in {other}, which is to be taken whole; {remedy}")
+    for what, found in there.items():
+        if found != here[what]:
+            raise UserError(
+                f"init_from: {what} is {found} in {where}, which is to be taken whole, and {here[what]} in this run; "
+                f"{remedy}"
+            )
+
+
+def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str, str]:
+    """What a checkpoint will hold, beside shapes, by what a run that takes it whole must have alike."""
+    found = {}
+    for name, table in model.tables.items():
+        table = replace(table, optimizer=table.optimizer or optimizers.tables)
+        assert table.optimizer is not None
+        state = ", ".join(row_update(table).state_shapes(1, 1)) or "no state"
+        found[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"
+    found |= {f"parameter {name!r}": "" for name in model.state_dict()}
+    if any(True for _ in model.parameters()):
+        found["optimizer.tower"] = optimizers.tower.name + (" with momentum" if optimizers.tower.has_momentum else "")
+    return found
 
 
 def start_from(sources: Sequence[Source], session: Session, environment: Environment) -> None:

@@ -48,16 +48,19 @@ def train(run_file: Path, overrides: tuple[str, ...] = (), *, resume: bool = Fal
     return launch(recording_worker, config, RunFolder.create(config, resume=resume))
 
 
-def train_in_processes(world_size: int, run_file: Path, *runs: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each of `runs` (its overrides), one after another, in one set of gloo processes."""
-    return run_processes(world_size, _train_rank, run_file, runs, timeout=240)[0]
+def train_in_processes(
+    world_size: int, run_file: Path, *runs: tuple[str, ...], resumed: tuple[tuple[str, ...], ...] = ()
+) -> list[dict[str, Any]]:
+    """Each of `runs` (its overrides), and then of those to be resumed, one after another, in one set of processes."""
+    every = [(run, False) for run in runs] + [(run, True) for run in resumed]
+    return run_processes(world_size, _train_rank, run_file, every, timeout=240)[0]
 
 
-def _train_rank(rank: int, run_file: Path, runs: tuple[tuple[str, ...], ...]) -> list[dict[str, Any]]:
+def _train_rank(rank: int, run_file: Path, runs: list[tuple[tuple[str, ...], bool]]) -> list[dict[str, Any]]:
     results = []
-    for overrides in runs:
+    for overrides, resume in runs:
         config = load(run_file, overrides)
-        folder = RunFolder.create(config, resume=False) if rank == 0 else RunFolder(Path(config.run))
+        folder = RunFolder.create(config, resume=resume) if rank == 0 else RunFolder(Path(config.run))
         dist.barrier()
         results.append(launch(recording_worker, config, folder))
     return results

@@ -81,6 +81,10 @@ RUN_FILE_MISTAKES = [
     ("model.mlp.activation=rellu", ["unknown activation 'rellu'", "did you mean 'relu'"]),
     ("data.crosses=[{features: [user, itm], num_ids: 9}]", ["crosses", "'itm'", "did you mean 'item'"]),
     ("data.crosses=[{features: [user, tags], num_ids: 9}]", ["crosses", "'tags'", "id_list"]),
+    (
+        "data.crosses=[{features: [user, item], num_ids: 9}, {features: [kind, item], num_ids: 9, name: user_x_item}]",
+        ["data.crosses", "two crosses make a feature 'user_x_item'"],
+    ),
     ("data.crosses=[{feature: [user, item], num_ids: 9}]", ["data.crosses.0", "'feature'", "did you mean 'features'"]),
     ("data={path: null, schema: SCHEMA, train: TRAIN}", []),
 ]

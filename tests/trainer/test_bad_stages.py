@@ -62,6 +62,34 @@ def test_what_a_stage_cannot_start_from(source: dict, said: str, data: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
+MOMENTUM = {"name": "sgd", "momentum": 0.9}
+WHOLE: list[tuple[dict, str]] = [
+    ({"data": {"features": ["user", "item", "price"]}}, "table 'kind' is in .*/run/a but not in this run"),
+    (
+        {"tables": {"user": {"dtype": "fp16"}}},
+        r"table 'user' is fp32 under adagrad \(accumulator\) in .*/run/a, .* and fp16 under adagrad",
+    ),
+    (
+        {"optimizer": {"tables": {"name": "sgd", "momentum": 0.5}}},
+        r"\(accumulator\) in .* and fp32 under sgd \(momentum\) in this",
+    ),
+    ({"optimizer": {"tables": {"name": "sgd"}}}, r"and fp32 under sgd \(no state\) in this run"),
+    ({"optimizer": {"tower": {"name": "adagrad"}}}, "optimizer.tower is adam in .*/run/a, .* and adagrad in this run"),
+    ({"optimizer": {"tower": MOMENTUM}}, "optimizer.tower is adam in .* and sgd with momentum in this run"),
+    ({"model": FNN}, "parameter 'mlp.layers.0.weight' is in this run but not in .*/run/a"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), WHOLE, ids=lambda v: "" if isinstance(v, dict) else v[:30])
+def test_what_cannot_be_taken_whole(settings: dict, said: str, data: Path, tmp_path: Path) -> None:
+    """Found before the first stage starts, and not when the second restores what the first one saved."""
+    second = {"name": "b", "model": FM, "init_from": [{"stage": "a"}], **settings}
+    path = chain(tmp_path, "run", data, {"name": "a", "model": FM}, second)
+    with pytest.raises(UserError, match=said + ".*; name `tables` and `parameters` to take weights only$"):
+        train_run(load(path), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 STAGES = [
     ([{"model": "fm"}], "stages: each needs a `name` .* found None"),
     ([{"name": "a/b", "model": "fm"}], "found 'a/b'"),

@@ -11,11 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
+from tests.trainer.recorded import tower, whole_tables
 from tests.trainer.small_run import run_file, write_data
+from trainer.checkpoint import model_tensors
 from trainer.cli import main
 from trainer.packages import HOME
+from trainer.run_folder import RunFolder
+from trainer.session import build_model
 
 
 def shardrec(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -91,14 +96,57 @@ def test_predictions_need_no_labels(trained: Path, tmp_path: Path, monkeypatch: 
     assert scores(tmp_path / "b").column_names == ["row", "price", "prediction"]
 
 
-def test_two_workers_score_alike(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ("--data", trained.parent / "data/test", "--quiet")
-    shardrec(monkeypatch, "predict", trained, *data, "--out", tmp_path / "one")
-    shardrec(monkeypatch, "predict", trained, *data, "--out", tmp_path / "two", "--set", "launch.workers=2")
+def test_two_workers_score_and_explain_alike(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AFM's attention, as its model gives it for the rows of its checkpoint's tables. torchrun launches the same
+    command, and rank 0 alone prints.
+    """
+    features = ["user", "item", "kind"]
+    large = {"*": {"init": {"scale": 2.0}}}  # so that attention differs from pair to pair
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data", data={"features": features}, tables=large)
+    afm = ("--set", "model={name: afm, embedding_dim: 4}", "--set", "trainer.max_steps=3")
+    shardrec(monkeypatch, "train", path, "--quiet", *afm)
+    test = trained.parent / "data/test"
+    asked = ("predict", tmp_path / "run", "--data", test, "--quiet", "--explain")
+    shardrec(monkeypatch, *asked, "--out", tmp_path / "one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "trainer", *map(str, asked), "--out", str(tmp_path / "two")]
+    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("rows scored") == 1
     one, two = scores(tmp_path / "one"), scores(tmp_path / "two").sort_by("row")
-    assert len(list((tmp_path / "two").iterdir())) == 2
+    assert len(list((tmp_path / "two").iterdir())) == 2 and not list(tmp_path.glob(".two*"))
+    assert one.column_names == ["row", "user", "item", "prediction", "weights", "weights_of"]
     assert two["row"].equals(one["row"]) and two["user"].equals(one["user"])
     assert np.allclose(two["prediction"], one["prediction"], atol=1e-6)
+    assert two["weights_of"].equals(one["weights_of"])
+    weights = np.stack(one["weights"].to_numpy())
+    assert np.allclose(np.stack(two["weights"].to_numpy()), weights, atol=1e-6)
+    names = ["user_x_item", "user_x_kind", "item_x_kind"]
+    assert one["weights_of"].to_pylist() == [names] * one.num_rows
+    expected = attention(tmp_path / "run", pq.read_table(test), features)
+    assert expected.std(1).min() > 1e-4
+    assert np.allclose(weights, expected, atol=1e-5)
+
+
+def attention(run: Path, rows: pa.Table, features: list[str]) -> np.ndarray:
+    """[rows, pairs] of features with one id a row, from the files of a checkpoint."""
+    folder = RunFolder.open(run)
+    at = folder.checkpoint(folder.choose_step())
+    model = build_model(folder.config(), folder.schema())
+    model.load_state_dict(model_tensors(tower(at)))
+    tables = whole_tables(at)
+    with torch.no_grad():
+        field = torch.stack([tables[f]["weight"][rows[f].to_pylist()] for f in features], 1)
+        return model.crossings(field)[0].numpy()
+
+
+def test_a_model_that_explains_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["predict", trained, "--data", trained.parent / "data/test", "--out", tmp_path / "out", "--explain"]
+    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, asked)])
+    with pytest.raises(SystemExit, match=r"^shardrec: error: --explain: model deepfm has no .* one of: afm$"):
+        main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_plan_prints_and_makes_nothing(
@@ -147,14 +195,3 @@ def test_a_model_of_ones_own(trained: Path, tmp_path: Path, monkeypatch: pytest.
     path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
     shardrec(monkeypatch, "train", path, "--quiet", "--set", "model={name: 'my_towers:Mine', width: 5}")
     shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
-
-
-def test_torchrun_launches_the_same_command(trained: Path, tmp_path: Path) -> None:
-    path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "trainer", "train", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("run folder:") == 1  # rank 0 alone prints
-    assert json.loads((tmp_path / "run/summary.json").read_text())["world_size"] == 2

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -12,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from data_pipeline.errors import UserError
 from tests.trainer.small_run import run_file, write_data
 from trainer.cli import main
 from trainer.compare import compare_models
+from trainer.config import load
 from trainer.packages import HOME
+from trainer.training import train_run
 
 CRASHES = """
 import os
@@ -132,6 +137,26 @@ def assert_equals_summaries(out: Path) -> None:
         of_run = summary(out / row["model"] / f"seed-{row['seed']}")
         assert float(row["test/auc"]) == of_run["metrics"]["test"]["auc"]
         assert float(row["validation/rows"]) == of_run["metrics"]["validation"]["rows"]
+
+
+def test_what_is_finished_stays_while_its_rows_are_the_same(data: Path, tmp_path: Path) -> None:
+    """In a file that holds variants alone."""
+    own = Path(shutil.copytree(data, tmp_path / "data"))
+    path = run_file(tmp_path / "run.yaml", own, variants={"linear": {"model": "lr"}}, trainer={"max_steps": 1})
+    content = yaml.safe_load(path.read_text())
+    del content["model"]
+    path.write_text(yaml.safe_dump(content))
+    once = load(path, ["trainer.seed=0"], variant="linear")
+    train_run(once.model_copy(update={"run": f"{once.run}/seed-0"}), quiet=True)
+    board = compare_models(path, (), 1, (), None, quiet=True)
+    assert [o.summary for o in board.outcomes] == [summary(tmp_path / "run/linear/seed-0")]
+    for split in ("train", "validation", "test"):
+        file = own / split / "0.parquet"
+        kept = file.read_bytes()
+        pq.write_table(pq.read_table(file).slice(1), file)
+        with pytest.raises(UserError, match=f"run/linear/seed-0: its {split} rows have changed"):
+            compare_models(path, (), 1, (), None, quiet=True)
+        file.write_bytes(kept)
 
 
 def test_what_cannot_be_compared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

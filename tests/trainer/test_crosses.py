@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipeline.schema import Cross
+from data_pipeline.schema import FeatureCross, Schema
 from tests.trainer.small_run import run_file, write_data
 from trainer.config import load
 from trainer.evaluate import evaluate_worker
@@ -26,7 +26,8 @@ def test_a_run_with_a_cross_trains_resumes_and_scores(tmp_path: Path) -> None:
     train_run(load(path), quiet=True)
     folder = RunFolder.open(tmp_path / "run")
     assert [f.name for f in folder.schema().features] == ["user", "item", "price", "kind_x_item"]
-    assert folder.schema()["kind_x_item"].ids == Cross(columns=("kind", "item"), num_ids=500)
+    of = Schema.load(data / "schema.yaml")
+    assert folder.schema()["kind_x_item"].ids == FeatureCross(features=(of["kind"], of["item"]), num_ids=500)
     plan = (folder.path / "plan.txt").read_text()
     assert "wide/pairs " in plan and "deep/user " in plan and "deep/pairs" not in plan
     assert folder.config().load_schema() == folder.schema()

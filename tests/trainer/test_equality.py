@@ -1,5 +1,7 @@
 """One process, 2 to 4 gloo processes and Ray do the same thing, under every placement."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,17 @@ PLAIN = {
     "model": {"mlp": {"hidden": [16, 8]}},
     "trainer": {"epochs": 20, "max_steps": STEPS, "matmul_precision": "highest", "evaluation": {"every_epochs": None}},
 }
+# every table under every placement on two ranks, every placement and optimizer on more
+CASES = {
+    2: [("sgd", 0), ("adagrad", 1), ("sgd", 2), ("adagrad", 3)],
+    3: [("sgd", 0), ("adagrad", 1)],
+    4: [("sgd", 2), ("adagrad", 3)],
+}
+# an epoch with dropout, evaluation and as fast products as a run would have
+SHORT = (
+    "model.mlp.dropout=0.1",
+    "trainer={epochs: 1, matmul_precision: auto, tensorboard: false}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +37,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
-    """One run; each table has another placement, and each turn gives every table the next one."""
+    """One run; each table has another placement, and each turn gives every table the next one. FTRL has one of them:
+    what it multiplies gradients by is the same on all ranks.
+    """
     rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
     placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
+    settings = {name: f"placement: {p}" for name, p in placed.items()}
+    settings["item"] += ", optimizer: {name: ftrl, learning_rate: 0.1, l1: 0.1}"
     return (
         f"run={folder}/{optimizer}-{turn}",
-        "tables={" + ", ".join(f"{table}: {{placement: {p}}}" for table, p in placed.items()) + "}",
+        "tables={" + ", ".join(f"{name}: {{{said}}}" for name, said in settings.items()) + "}",
         f"optimizer.tables={{name: {optimizer}, learning_rate: {rate}{eps}}}",
         f"optimizer.tower={{name: {optimizer}, learning_rate: 0.05, eps: 1e-3}}",
     )
@@ -46,32 +63,43 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     return found
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_every_placement_and_world_size_trains_alike(world_size: int, data: Path, alone: dict, tmp_path: Path) -> None:
-    path = run_file(tmp_path / "run.yaml", data, **PLAIN)
-    cases = [("sgd", 0), ("adagrad", 1), ("sgd", 2), ("adagrad", 3)]
-    results = train_in_processes(world_size, path, *(overrides(tmp_path, *case) for case in cases))
-    for (optimizer, turn), result in zip(cases, results, strict=True):
+@pytest.fixture(scope="module")
+def spawned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, list[dict]]]:
+    """world size -> a folder and what so many processes made of `CASES` there, and two also of `SHORT`."""
+
+    @cache
+    def trained(world_size: int) -> tuple[Path, list[dict]]:
+        folder = tmp_path_factory.mktemp(f"on_{world_size}")
+        runs = [overrides(folder, *case) for case in CASES[world_size]]
+        runs += [(f"run={folder}/short", *SHORT)] if world_size == 2 else []
+        return folder, train_in_processes(world_size, run_file(folder / "run.yaml", data, **PLAIN), *runs)
+
+    return trained
+
+
+@pytest.mark.parametrize("world_size", CASES)
+def test_every_placement_and_world_size_trains_alike(world_size: int, spawned: Callable, alone: dict) -> None:
+    folder, results = spawned(world_size)
+    cases = CASES[world_size]
+    for (optimizer, turn), result in zip(cases, results[: len(cases)], strict=True):
         expected, tables = alone[optimizer]
         assert result["batches"] == expected["batches"]
         assert result["losses"] == pytest.approx(expected["losses"], abs=1e-5), (optimizer, turn)
-        found = whole_tables(tmp_path / f"{optimizer}-{turn}/checkpoints/step-{STEPS}")
+        found = whole_tables(folder / f"{optimizer}-{turn}/checkpoints/step-{STEPS}")
         for name, tensors in tables.items():
             wrong = (found[name]["weight"] - tensors["weight"]).abs().max().item()
             assert wrong < 1e-5, (optimizer, turn, name)
 
 
-def test_ray_equals_spawned_processes_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    short = {"trainer": {"epochs": 1}}
-    under_ray = run_file(tmp_path / "ray.yaml", data, **short, launch={"workers": 2})
-    spawned = run_file(tmp_path / "spawned.yaml", data, **short)
-    result, (expected,) = train(under_ray), train_in_processes(2, spawned, ())
+def test_ray_equals_spawned_processes_bit_for_bit(data: Path, spawned: Callable, tmp_path: Path) -> None:
+    folder, (*_, expected) = spawned(2)
+    result = train(run_file(tmp_path / "ray.yaml", data, **PLAIN), (*SHORT, "launch.workers=2"))
     assert result["world_size"] == expected["world_size"] == 2
     assert result["batches"] == expected["batches"]
     assert result["losses"] == expected["losses"]
     assert result["metrics"] == expected["metrics"]
     last = f"checkpoints/step-{result['steps']}"
-    assert_same_checkpoint(tmp_path / "ray" / last, tmp_path / "spawned" / last)
+    assert_same_checkpoint(tmp_path / "ray" / last, folder / "short" / last)
 
 
 def test_an_epoch_holds_every_row_once(alone: dict) -> None:

@@ -134,7 +134,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], d
             "data": {"path": str(data[name in RATES]), "global_batch_size": BATCH, "prefetch": 1},
             "model": {"name": name} | {k: v for k, v in SMALL.items() if k in known} | SETTINGS.get(name, {}),
             # rows of some size, so that what one step does to them shows in the next step's loss
-            "tables": {"*": {"init": {"kind": "normal", "scale": 0.5}}, "*item": {"placement": "row_wise"}}
+            "tables": {
+                ("encoder/*" if name in RATES else "*"): {"init": {"kind": "normal", "scale": 0.5}},
+                "*item": {"placement": "row_wise"},
+            }
             | ({} if name in RATES else {"*user": {"placement": "data_parallel"}}),
             "optimizer": {
                 "tables": {"name": "sgd", "learning_rate": 0.3 if name in STEEP else 3.0},

@@ -129,6 +129,22 @@ def test_a_rating_outside_the_range_is_one_line(data: Path, tmp_path: Path) -> N
         train(path, ("model={name: autorec, hidden: 6, rating_range: [1, 4]}",))
 
 
+def test_a_known_rating_outside_the_range_is_not_scored(
+    data: Path, alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Rows to be scored have no asked ratings, and none is missed."""
+    rows = pq.read_table(data / "test").drop_columns(["asked_ratings"])
+    known = rows["rated_ratings"].to_pylist()
+    at = next(i for i, ratings in enumerate(known) if ratings)
+    known[at] = [50.0, *known[at][1:]]
+    column = pa.array(known, rows.schema.field("rated_ratings").type)
+    pq.write_table(rows.set_column(rows.column_names.index("rated_ratings"), "rated_ratings", column), tmp_path / "new")
+    line = rf"feature 'rated': found the rating 50 in row {at}, expected 1 to 5; correct"
+    with pytest.raises(UserError, match=line):
+        predict_rows(alone["whole"]["folder"], (str(tmp_path / "new"),), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_models_say_that_there_is_no_label(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the schema declares no label"):
         train(autorec_run(tmp_path, data), ("model={name: fm}",))

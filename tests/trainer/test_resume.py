@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +13,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file, save_file
 
 from data_pipeline.errors import UserError
-from tests.processes import run_processes
 from tests.trainer.recorded import (
     assert_same_checkpoint,
-    recording_worker,
     tower,
     train,
     train_in_processes,
@@ -31,7 +27,6 @@ from tests.trainer.recorded import (
 from tests.trainer.small_run import run_file, write_data
 from trainer import checkpoint
 from trainer.config import load
-from trainer.launch import launch
 from trainer.run_folder import RunFolder
 
 EVERY = 7
@@ -105,33 +100,19 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, unbroken: 
 def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Path) -> None:
     """Stopped after a checkpoint and taken up by as many, and by more ranks."""
     settings = {"trainer": SETTINGS["trainer"] | {"matmul_precision": "highest"}, "model": {"mlp": {"hidden": [16, 8]}}}
-    whole = run_file(tmp_path / "whole.yaml", data, **settings)
     path = run_file(tmp_path / "run.yaml", data, **settings)
-    (expected,) = train_in_processes(2, whole, ())
-    train_in_processes(2, path, ("trainer.max_steps=14",))
-    for_three = tmp_path / "three"
-    shutil.copytree(tmp_path / "run", for_three)
-    resumed = resume_in_processes(2, path, ())
+    whole, three = (f"run={tmp_path}/whole",), (f"run={tmp_path}/three",)
+    stopped = ("trainer.max_steps=14",)
+    expected, _, _, resumed = train_in_processes(2, path, whole, stopped, (*three, *stopped), resumed=((),))
     assert resumed["first_step"] == 14
     assert resumed["losses"] == expected["losses"][14:]
     assert resumed["batches"] == expected["batches"][14:]
     last = f"checkpoints/step-{expected['steps']}"
     assert_same_checkpoint(tmp_path / "run" / last, tmp_path / "whole" / last)
 
-    moved = resume_in_processes(3, path, (f"run={for_three}", "tables={'*': {placement: row_wise}}"))
+    (moved,) = train_in_processes(3, path, resumed=((*three, "tables={'*': {placement: row_wise}}"),))
     assert moved["batches"] == expected["batches"][14:]
     assert moved["losses"] == pytest.approx(expected["losses"][14:], abs=1e-4)
-
-
-def resume_in_processes(world_size: int, path: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    return run_processes(world_size, _resume_rank, path, overrides, timeout=240)[0]
-
-
-def _resume_rank(rank: int, path: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    config = load(path, overrides)
-    folder = RunFolder.create(config, resume=True) if rank == 0 else RunFolder(Path(config.run))
-    dist.barrier()
-    return launch(recording_worker, config, folder)
 
 
 def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unbroken: tuple) -> None:

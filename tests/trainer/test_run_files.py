@@ -1,52 +1,139 @@
-"""The ready run files: each parses, its models have the settings it names, and its stages fit one another."""
+"""The ready run files and those of the documentation, each with the schema that its data set's preparation declares.
 
+Nothing is read but schemas: what is wrong with a table's name, a parameter's, a metric's or a setting shows when the
+model is built and its tables are placed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-import models
-from data_pipeline.schema import Identity, IdFeature, Label, Schema
-from trainer.config import RunConfig, load
+from data_pipeline.errors import UserError
+from data_pipeline.prepare import frappe, libfm, movielens, ncf, ratings
+from data_pipeline.prepare.planted import PlantedLog
+from data_pipeline.prepare.recipe import Fitted
+from data_pipeline.prepare.splits import HashSplit
+from data_pipeline.prepare.synthetic import FIELD_IDS
+from data_pipeline.schema import Schema, Vocabulary
+from models import MODELS
+from models.base import Recommender
+from trainer.config import RunConfig, load, read
+from trainer.optimizers import weight_decays
+from trainer.overrides import Loader
 from trainer.packages import HOME
-from trainer.session import build_model
-from trainer.stages import resolve_stages
+from trainer.session import build_model, plan_run
+from trainer.stages import laid_over, resolve_stages
 from trainer.transfers import resolve
 from trainer.warm_start import model_contents
 
 FILES = sorted((HOME / "trainer/runs").glob("*.yaml"))
-SCHEMA = Schema(
-    features=tuple(
-        IdFeature(name=name, role=name if name in ("user", "item") else "context", ids=Identity(num_ids=7))
-        for name in ("user", "item", "weather")
-    ),
-    labels=(Label(),),
-    group="user",
-)
+PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+EXAMPLE = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def configurations(file: Path) -> list[RunConfig]:
-    """The runs that a file stands for: itself and its variants, or their stages."""
-    variants = yaml.safe_load(file.read_text()).get("variants") or ()
-    configs = [load(file), *(load(file, variant=name) for name in variants)]
-    return [run for config in configs for run in (resolve_stages(config).values() or [config])]
+def variants_of(content: Mapping[str, Any]) -> list[str | None]:
+    """All that a run file can be trained as; None: without `--variant`."""
+    return [*((None,) if {"model", "stages"} & content.keys() else ()), *content.get("variants", ())]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_models_have_the_settings_that_run_files_name(file: Path) -> None:
-    for config in configurations(file):
-        settings = {key: value for key, value in config.model.items() if key != "name"}
-        models.config_class(models.resolve(config.model["name"])).model_validate(settings)
+VARIANTS = [(file, variant) for file in FILES for variant in variants_of(read(file))]
 
 
-STAGED = [file for file in FILES if yaml.safe_load(file.read_text()).get("stages")]
+def schemas() -> dict[str, Schema]:
+    """`data.path` as documentation and run files have it -> the schema of the data set as published."""
+    sizes = {"user": 6040, "movie": 3706, "gender": 2, "occupation": 21, "zip": 3439, "genres": 18, "year": 81}
+    movies = movielens.recipe(HashSplit()).written_schema(Fitted(vocabularies=sizes))
+    once = np.ones(len(frappe.FIELDS), int)
+    each = {"field_fewest": once, "field_most": once, "field_weighted": once == 0}
+    shape = libfm.Shape(largest=5381, fewest=len(once), most=len(once), **each)
+    fields = libfm.fields_of(shape, frappe.FIELDS)
+    apps = libfm.recipe(fields, shape, HashSplit(), group="user", roles=frappe.ROLES)
+    return {
+        "data/ml-1m": movies,
+        "data/ml-1m-ratings": movies,
+        "data/ml-1m-items": ratings.schema_of("item", Vocabulary(path="vocabularies/user.parquet", size=6040)),
+        "data/ml-1m-users": ratings.schema_of("user", Vocabulary(path="vocabularies/movie.parquet", size=3706)),
+        "data/frappe": apps.written_schema(Fitted()),
+        "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
+        "demo/data": PlantedLog(FIELD_IDS, 4).schema,
+    }
 
 
-@pytest.mark.parametrize("file", STAGED, ids=lambda file: file.name)
-def test_stages_start_from_what_earlier_ones_have(file: Path) -> None:
-    """Names and shapes agree, and every table of the last stage starts from a trained one."""
-    runs = {config.run: config for config in configurations(file)}
-    built = {run: model_contents(build_model(config, SCHEMA), run) for run, config in runs.items()}
-    last = list(runs.values())[-1]
-    copies = resolve([(source, built[str(source.run)]) for source in last.init_from], built[last.run])
-    assert {copy.target for part in copies for copy in part.tables} == set(built[last.run].tables)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the data sets' schemas at their paths."""
+    root = tmp_path_factory.mktemp("prepared")
+    for path, schema in schemas().items():
+        (root / path).mkdir(parents=True)
+        schema.save(root / path / "schema.yaml")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def built(config: RunConfig) -> Recommender:
+    """The model, after all checks of a run that need no rows. Raises UserError for the first that fails."""
+    schema = config.load_schema()
+    model = build_model(config, schema)
+    if config.data.negatives:
+        config.data.negatives.check(schema, model.features, config.data.schema_folder)
+    weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
+    if metric := config.trainer.selection_metric:
+        model.task.metrics().larger_is_better(metric)
+    plan_run(config, model)
+    return model
+
+
+def check(config: RunConfig) -> None:
+    """Builds a run, or all stages of one and what they take from each other. Raises UserError where it is not right."""
+    stages = list(resolve_stages(config).values()) or [config]
+    contents = {stage.run: model_contents(built(stage), stage.run) for stage in stages}
+    for stage in stages:
+        copies = resolve([(s, contents[str(s.run)]) for s in stage.init_from], contents[stage.run])
+        if stage is stages[-1] and stage.init_from:  # no table starts from nothing
+            assert {copy.target for part in copies for copy in part.tables} == set(contents[stage.run].tables)
+
+
+@pytest.mark.parametrize(("file", "variant"), VARIANTS, ids=lambda given: getattr(given, "stem", given) or "")
+def test_a_ready_run_file_is_right(file: Path, variant: str | None) -> None:
+    check(load(file, variant=variant))
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run files, or parts of one, in the documentation: page and line, content."""
+    for page in PAGES:
+        text = page.read_text()
+        for found in EXAMPLE.finditer(text):
+            content = yaml.load(found[1], Loader)
+            if not content.keys() <= RunConfig.model_fields.keys():
+                continue
+            if "my_package" not in found[1]:  # a model that readers are to write
+                yield f"{page.name}:{text.count(chr(10), 0, found.start()) + 1}", content
+
+
+@pytest.mark.parametrize("content", [pytest.param(content, id=where) for where, content in examples()])
+def test_an_example_is_right(content: dict[str, Any], tmp_path: Path) -> None:
+    """For some model and data set, where it leaves them out."""
+    names = [None] if {"model", "stages", "variants"} & content.keys() else list(MODELS)
+    paths = [None] if content.get("data", {}).get("path") else ["data/ml-1m", "data/ml-1m-items"]
+    found = {}
+    for name in names:
+        for path in paths:
+            rest = {"run": "runs/example", **({"model": {"name": name}} if name else {}), "data": {}}
+            whole = laid_over(laid_over(rest, {"data": {"path": path}} if path else {}), content)
+            (tmp_path / "run.yaml").write_text(yaml.safe_dump(whole))
+            try:
+                for variant in variants_of(whole):
+                    check(load(tmp_path / "run.yaml", variant=variant))
+                return
+            except UserError as error:
+                found[name, path] = str(error)
+    pytest.fail("\n".join(f"{which}: {error}" for which, error in found.items()))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 import torch.distributed as dist
 import yaml
@@ -38,11 +39,13 @@ from trainer.config import RunConfig, load
 from trainer.environment import Environment
 from trainer.launch import launch
 from trainer.packages import HOME
+from trainer.ray_launch import running_ray
 from trainer.run_folder import RunFolder
 from trainer.session import build_model
-from trainer.stages import laid_over, resolve_stages
+from trainer.settings import first_difference
+from trainer.stages import by_stage_names, laid_over, resolve_stages
 from trainer.trainer import Trainer, train_worker
-from trainer.training import train_run
+from trainer.training import kept_between, train_run
 
 FEATURES = ("user", "item", "kind", "tags", "shelves")
 SHORT = {"epochs": 1, "max_steps": 5}
@@ -109,7 +112,7 @@ def _rank(rank: int, root: Path, fm_file: Path, from_one: tuple[Path, ...]) -> l
 def two_ranks(root: Path, fm: Path) -> list[dict[int, list[float]]]:
     """Beside the FM `fm_2` that two ranks trained row-wise, what an FNN and a Wide&Deep start from on them."""
     placement = {"*": {"placement": "table_wise"}, "user": {"placement": "column_wise"}}
-    rows = {"*": {"placement": "row_wise"}, "wide/*": {"optimizer": {"name": "ftrl", "l1": 0.1}}}
+    rows = {"*": {"placement": "row_wise"}, "wide/*": {"optimizer": {"name": "ftrl", "l1": 1.0}}}
     files = (
         written(root, "fm_2", model=FM, trainer=SHORT, tables={"*": {"placement": "row_wise"}}),
         written(root, "fnn_2", model=FNN, tables=placement, init_from=[{"run": str(fm), **ALL_OF_AN_FM}]),
@@ -263,7 +266,8 @@ def test_a_chain_that_was_killed_in_its_second_stage_goes_on(
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
-    assert RunFolder.open(tmp_path / "run").path.name == "fm"  # the last stage that is finished
+    with pytest.raises(UserError, match=f"stage fnn is not finished; resume the run, or name {tmp_path}/run/fm$"):
+        RunFolder.open(tmp_path / "run")
     with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
         train_run(load(path), quiet=True)
     kept = second.steps()[-1]
@@ -302,6 +306,29 @@ def test_plan_shows_every_stage(
     assert not (tmp_path / "run").exists()
 
 
+def test_finished_stages_stand_as_they_are(root: Path, tmp_path: Path) -> None:
+    """A chain is gone on with only where what its finished stages learned is what is asked for."""
+    path = fm_then_fnn(tmp_path, root / "data", max_steps=1)
+    folders = [RunFolder(tmp_path / "run" / name) for name in ("fm", "fnn")]
+    train_run(load(path, ["trainer.max_steps=1"]), quiet=True)
+    before = [folder.config_file.read_text() for folder in folders]
+    with pytest.raises(UserError) as error:
+        train_run(load(path, ["trainer.max_steps=2"]), resume=True, quiet=True)
+    said = "stage fm is finished with trainer.max_steps 1, now 2; name another run, or remove its folder and those"
+    assert str(error.value) == said + " after it"
+    assert [folder.config_file.read_text() for folder in folders] == before
+
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    changed = [f"run={moved}", "trainer.max_steps=1", "stages.fnn.trainer.max_steps=2", "launch.threads=2"]
+    summary = train_run(load(path, changed), resume=True, quiet=True)
+    assert summary and (summary["first_step"], summary["steps"]) == (1, 2)
+
+    (moved / "fm/summary.json").unlink()
+    line = "stage fnn has checkpoints, but stage fm, which it starts from, is not finished; remove .*/moved/fnn"
+    with pytest.raises(UserError, match=line):
+        train_run(load(path, changed), resume=True, quiet=True)
+
+
 def test_a_chain_that_fails_at_once_leaves_nothing(root: Path, tmp_path: Path) -> None:
     path = fm_then_fnn(tmp_path, root / "data")
     with pytest.raises(UserError, match="the loss is not finite"):
@@ -335,6 +362,10 @@ def test_overrides_hold_in_all_stages_or_in_one(tmp_path: Path) -> None:
     ]
     assert [s.model["embedding_dim"] for s in stages.values()] == [6, 6]
     assert stages["fnn"].init_from[0].run == stages["fm"].run
+    moved = resolve_stages(load(path, [*overrides, "run=elsewhere"]))
+    differs = first_difference(stages["fnn"], moved["fnn"])
+    assert differs and differs.key == "init_from"
+    assert first_difference(by_stage_names(stages["fnn"]), by_stage_names(moved["fnn"])) is None
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(stages["fnn"].dump())
     assert load(dumped) == stages["fnn"]  # a stage is a run like any other
@@ -354,3 +385,18 @@ def test_a_chain_under_torchrun(root: Path, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert [stage["world_size"] for stage in summary["stages"].values()] == [2, 2]
     assert summary["steps"] == 2
+
+
+def test_stages_share_one_ray(root: Path, tmp_path: Path) -> None:
+    """With CPUs for the stage of the most workers; a single stage on Ray starts its own."""
+    path = fm_then_fnn(tmp_path, root / "data")
+    several = resolve_stages(load(path, ["launch.backend=ray", "launch.workers=1", "stages.fnn.launch.workers=9"]))
+    one = resolve_stages(load(path, ["stages.fnn.launch.backend=ray"]))
+    with kept_between(one.values(), tmp_path / "log"):
+        assert not ray.is_initialized()
+    with kept_between(several.values(), tmp_path / "log"):
+        for stage in several.values():
+            with running_ray(stage.launch, 1):
+                assert ray.cluster_resources()["CPU"] >= 9
+            assert ray.is_initialized()
+    assert not ray.is_initialized()

@@ -71,13 +71,26 @@ def test_the_best_checkpoint_outlives_a_crash_before_it_was_named(data: Path, tm
 
 
 def test_a_metric_that_is_not_defined_is_never_the_best(data: Path, tmp_path: Path) -> None:
-    spoiled = Path(shutil.copytree(data, tmp_path / "data"))
+    result = train(run_file(tmp_path / "run.yaml", with_one_class(data, tmp_path)))
+    assert RunFolder(tmp_path / "run").best_step() is None
+    assert result["best_step"] == result["steps"]
+
+
+def test_a_metric_that_is_not_defined_before_the_first_step_stops_nothing(data: Path, tmp_path: Path) -> None:
+    spoiled = with_one_class(data, tmp_path)
+    stopping = {"epochs": 1, "evaluation": {"at_start": True}, "early_stopping": {"metric": "auc", "patience": 1}}
+    result = train(run_file(tmp_path / "run.yaml", spoiled, trainer=stopping))
+    assert [r["step"] for r in validations(tmp_path / "run")] == [0, result["steps"]]
+    assert result["steps"] > 1
+
+
+def with_one_class(data: Path, folder: Path) -> Path:
+    """A copy of the data whose validation rows have no AUC."""
+    spoiled = Path(shutil.copytree(data, folder / "data"))
     rows = pq.read_table(spoiled / "validation/0.parquet")
     one_class = rows.set_column(rows.column_names.index("label"), "label", [np.ones(rows.num_rows, np.float32)])
     pq.write_table(one_class, spoiled / "validation/0.parquet")
-    result = train(run_file(tmp_path / "run.yaml", spoiled))
-    assert RunFolder(tmp_path / "run").best_step() is None
-    assert result["best_step"] == result["steps"]
+    return spoiled
 
 
 def test_bf16_towers_learn_nearly_the_same(data: Path, tmp_path: Path) -> None:
@@ -97,7 +110,7 @@ def test_class_weights_move_the_predictions(data: Path, tmp_path: Path) -> None:
 
 def test_exact_zeros_are_reported(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """FTRL on the wide tables beside AdaGrad on the deep ones; with a warm-up, whose first step has rate 0."""
-    ftrl = {"name": "ftrl", "learning_rate": 0.5, "l1": 0.1}
+    ftrl = {"name": "ftrl", "learning_rate": 0.5, "l1": 8.0}
     schedule = {"warmup_steps": 3, "decay": "linear"}
     path = run_file(
         tmp_path / "run.yaml", data, model={"name": "wide_deep"}, tables={"wide/*": {"optimizer": ftrl}},
@@ -112,6 +125,34 @@ def test_exact_zeros_are_reported(data: Path, tmp_path: Path, capsys: pytest.Cap
     assert {f"table/{name}" for name in zeros} <= recorded[0].keys()
     print_summary(load(path), summary | {"peak_memory_bytes": 0, "wall_seconds": 0})
     assert f"zero weights: wide/user {100 * zeros['wide/user']:.1f} %" in capsys.readouterr().out
+
+
+def test_a_cross_under_ftrl_finds_what_its_parts_do_not(data: Path, tmp_path: Path) -> None:
+    """Clicks go by `kind` and `item` together; the deep part sees neither. A larger l1 leaves more of it out."""
+
+    def wide(name: str, feature: str, l1: float) -> dict:
+        """The summary of a run with the usual FTRL settings, whose wide part reads one feature."""
+        cross = {"crosses": [{"features": ["kind", "item"], "num_ids": 1000}]}
+        ftrl = {"name": "ftrl", "learning_rate": 0.1, "beta": 1.0, "l1": l1}
+        tables = {"wide/*": {"optimizer": ftrl}}
+        path = run_file(tmp_path / f"{name}.yaml", data, data=cross, tables=tables, trainer={"epochs": 4})
+        model = {
+            "name": "wide_deep",
+            "wide": [feature],
+            "deep": ["shelves"],
+            "embedding_dim": 4,
+            "mlp": {"hidden": [8]},
+        }
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"model": model}))
+        return train(path)
+
+    without = wide("without", "shelves", 0.1)
+    crossed = [wide(f"cross_{l1}", "kind_x_item", l1) for l1 in (0.1, 3.0, 30.0)]
+    auc = without["metrics"]["test"]["auc"]
+    assert crossed[0]["metrics"]["test"]["auc"] > auc + 0.07
+    assert crossed[1]["metrics"]["test"]["auc"] > auc + 0.04
+    zeros = [found["zero_weights"]["wide/kind_x_item"] for found in crossed]
+    assert 0.7 < zeros[0] < zeros[1] < zeros[2] and zeros[2] > 0.95  # of 1000 rows 709 or more are no pair's
 
 
 def test_groups_give_gauc(data: Path, tmp_path: Path) -> None:
