@@ -96,19 +96,24 @@ class Loader:
         memory -= self._taken
         batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
-        if order == "file":
-            lanes, global_batch_size = world_size, max(global_batch_size // world_size, 1) * world_size
-        elif order == "time":
-            if lanes not in (None, 1):
-                raise UserError(f"data.lanes is {lanes}, but data.order: time has one lane; leave data.lanes out")
-            lanes = 1
-        elif lanes is None:  # half of the memory is for batches and kept row groups
-            lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
+        lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
         self._kept_memory = self._memory_left(memory)
         self._warned = False
         self.rows_read = 0
         self.rows_decoded = 0
+
+    def _cut(self, lanes: int | None, global_batch_size: int, window: int, memory: int) -> tuple[int, int]:
+        """The lanes and rows of a global batch that the order of rows asks for."""
+        if self._kind == "file":
+            return self._world_size, max(global_batch_size // self._world_size, 1) * self._world_size
+        if self._kind == "time":
+            if lanes not in (None, 1):
+                raise UserError(f"data.lanes is {lanes}, but data.order: time has one lane; leave data.lanes out")
+            return 1, global_batch_size
+        if lanes is None:  # half of the memory is for batches and kept row groups
+            lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
+        return lanes, global_batch_size
 
     def _check_columns(self) -> None:
         """Raises UserError for a column that is missing or of a wrong type. All files have the first one's schema."""
