@@ -4,8 +4,16 @@ from typing import Any, NamedTuple
 
 from trainer.config import RunConfig
 
-FREE = ("run", "import_from")
-"""Where a run lies and where its code is found: the keys that may always differ."""
+FREE = (
+    "run",
+    "import_from",
+    "trainer.tensorboard",
+    "trainer.log_every_steps",
+    "launch.address",
+    "launch.timeout",
+    "launch.retries",
+)
+"""Where a run lies, where its code is found and how it is watched: the keys that may always differ."""
 
 
 class Difference(NamedTuple):
@@ -17,13 +25,11 @@ class Difference(NamedTuple):
 
 
 def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = ()) -> Difference | None:
-    """The first setting in which two runs differ, beside those of `FREE` and the sections `free`."""
-    old, new = (
-        _flat({k: v for k, v in c.model_dump(mode="json", by_alias=True).items() if k not in (*FREE, *free)})
-        for c in (before, now)
-    )
+    """The first setting in which two runs differ, beside those of `FREE` and the keys or sections `free`."""
+    old, new = (_flat(config.model_dump(mode="json", by_alias=True)) for config in (before, now))
+    may_differ = (*FREE, *free)
     for key in {**old, **new}:
-        if old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{part}.") for part in may_differ):
             return Difference(key, old.get(key), new.get(key))
     return None
 
