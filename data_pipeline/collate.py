@@ -183,7 +183,7 @@ class Layout:
         batch, where, first_row, place = chunk
         origin = Origin(where, first_row)
         columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
-        check_aligned(self.schema.features, columns, origin)
+        check_aligned(self.schema.features, batch, origin)
         rows = batch.num_rows
         ids = np.empty((len(self._single), rows), self._id_type)
         for i, name in enumerate(self._single):

@@ -304,7 +304,15 @@ class Schema(Declaration):
             if twice:
                 raise ValueError(f"{what} {twice[0]!r} is declared twice")
         sizes: dict[str, SparseFeature] = {}
+        aligned: dict[str, SequenceFeature] = {}
         for f in self.sparse:
+            if isinstance(f, SequenceFeature) and f.aligned is not None:
+                beside = aligned.setdefault(f.aligned, f)
+                if beside.max_length != f.max_length:
+                    raise ValueError(
+                        f"sequences {beside.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
+                        f"{beside.max_length} and {f.max_length} elements; give them one max_length"
+                    )
             other = sizes.setdefault(f.table_name, f)
             if other.num_embeddings != f.num_embeddings:
                 raise ValueError(

@@ -4,7 +4,7 @@ A reader is built once per feature and called per record batch. Values that the 
 out of range) are errors that name file, column, row and value; nothing is repaired silently.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -239,20 +239,17 @@ class GroupReader:
         return Column(hash_array(array).view(np.int64))
 
 
-def check_aligned(
-    features: Iterable[SparseFeature | DenseFeature], columns: Mapping[str, Column], where: str | Origin
-) -> None:
+def check_aligned(features: Iterable[SparseFeature | DenseFeature], batch: pa.RecordBatch, where: str | Origin) -> None:
     """Raises UserError (row, columns, lengths) where sequences of one `aligned` name are not equally long.
 
-    `columns` maps feature names to what their readers returned for one batch.
+    What counts are the lengths in the data: where only the most recent are kept, longer ones would hide a shift.
     """
-    first: dict[str, SequenceFeature] = {}
+    first: dict[str, tuple[SequenceFeature, np.ndarray]] = {}
     for f in features:
         if not isinstance(f, SequenceFeature) or f.aligned is None:
             continue
-        other = first.setdefault(f.aligned, f)
-        a, b = columns[other.name].lengths, columns[f.name].lengths
-        assert a is not None and b is not None
+        b = Ragged.of(batch.column(f.columns[0])).lengths
+        other, a = first.setdefault(f.aligned, (f, b))
         differ = np.flatnonzero(a != b)
         if len(differ):
             at = differ[0]

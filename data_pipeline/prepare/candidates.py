@@ -64,6 +64,37 @@ class Pool(NamedTuple):
             drawn[place] = self._of_the_rest(int(users[place]), count, purpose, seed, int(place))
         return drawn
 
+    def draw_each(self, users: np.ndarray, words: list[np.ndarray], purpose: str, seed: int) -> np.ndarray:
+        """[n] users, one as often as it likes -> [n] items that they have not, each draw on its own.
+
+        words: k arrays [n] that tell draws apart. Items are as likely as they are frequent in `items`, which may repeat
+        them. Raises ValueError(place) for a user who has them all.
+        """
+        owners = users.astype(np.int64) * self.num_items
+        counters = [word.astype(np.uint64) for word in words]
+        chosen = np.empty(len(users), np.int64)
+        waiting = np.arange(len(users))
+        for attempt in range(ATTEMPTS[-1]):
+            chosen[waiting] = self._any(self.items, counters, waiting, attempt, purpose, seed)
+            waiting = waiting[self.known.places_of(owners[waiting] + chosen[waiting])]
+            if not len(waiting):
+                break
+        for owner in np.unique(owners[waiting]):
+            mine = waiting[owners[waiting] == owner]
+            has = self.known.between(int(owner), int(owner) + self.num_items) - owner
+            rest = self.items[~np.isin(self.items, has)]
+            if not len(rest):
+                raise ValueError(int(mine[0]))
+            chosen[mine] = self._any(rest, counters, mine, ATTEMPTS[-1], purpose, seed)
+        return chosen
+
+    @staticmethod
+    def _any(
+        items: np.ndarray, counters: list[np.ndarray], places: np.ndarray, attempt: int, purpose: str, seed: int
+    ) -> np.ndarray:
+        words = [*(counter[places] for counter in counters), np.full(len(places), attempt, np.uint64)]
+        return items[(draw(purpose, seed, words) * len(items)).astype(np.int64)]
+
     def _of_the_rest(self, user: int, count: int, purpose: str, seed: int, place: int) -> np.ndarray:
         first = user * self.num_items
         rest = np.setdiff1d(self.items, self.known.between(first, first + self.num_items) - first)

@@ -9,48 +9,48 @@ from data_pipeline.errors import UserError
 from data_pipeline.prepare import avazu, criteo
 from data_pipeline.prepare.delimited import prepare_delimited
 from data_pipeline.prepare.frappe import prepare_frappe
+from data_pipeline.prepare.history_commands import app as history_app
 from data_pipeline.prepare.implicit import LogColumns, TimeType, prepare_implicit
 from data_pipeline.prepare.libfm import PATTERNS as LIBFM_PATTERNS
 from data_pipeline.prepare.libfm import parse_field_map, prepare_libfm
 from data_pipeline.prepare.movielens import prepare_movielens
 from data_pipeline.prepare.ncf import prepare_ncf
+from data_pipeline.prepare.options import (
+    FileRows,
+    Folder,
+    Fractions,
+    HashIds,
+    MinCount,
+    NegativeRate,
+    NoValidation,
+    Out,
+    Overwrite,
+    RowGroupRows,
+    Seed,
+    Source,
+    Test,
+    Validation,
+    Workers,
+    progress,
+    shares,
+    show,
+)
 from data_pipeline.prepare.planted import Histories, Strengths
-from data_pipeline.prepare.preparation import Output, Report
+from data_pipeline.prepare.preparation import Output
 from data_pipeline.prepare.ratings import ROW_GROUP_ROWS as RATINGS_GROUP_ROWS
 from data_pipeline.prepare.ratings import Axis, prepare_ratings
 from data_pipeline.prepare.source import Inputs
 from data_pipeline.prepare.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
 from data_pipeline.prepare.synthetic import FIELD_IDS, parse_ids, synthetic
 from data_pipeline.prepare.text import TextFormat
-from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS, SPLITS, Split
+from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS
 
 app = typer.Typer(
     help="Raw public data sets and delimited files to Parquet and schema.yaml.",
     no_args_is_help=True,
     add_completion=False,
 )
-
-Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
-Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
-Out = Annotated[Path, typer.Argument(help="Folder to make: train/, validation/, test/, vocabularies/, schema.yaml.")]
-Validation = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the validation split.")]
-Test = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the test split.")]
-Fractions = Annotated[
-    str | None,
-    typer.Option(
-        help="Shares of train,validation,test in SOURCE. Default 0.8,0.1,0.1; all train where --validation or --test "
-        "files are given."
-    ),
-]
-MinCount = Annotated[int, typer.Option(min=1, help="Values rarer than this in training rows share row 0.")]
-HashIds = Annotated[int | None, typer.Option("--hash", min=1, help="Hash each field to so many rows, no vocabulary.")]
-NegativeRate = Annotated[float, typer.Option(min=0, max=1, help="Share of the training negatives that is kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of splits and of negatives, sampled or left out.")]
-Workers = Annotated[int, typer.Option(min=1, help="Input files read at a time, through a local Ray if more than 1.")]
-NoValidation = Annotated[bool, typer.Option("--no-validation", help="Keep those rows for training.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
-RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")]
-FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
+app.add_typer(history_app)
 
 
 @app.command()
@@ -73,11 +73,11 @@ def movielens(
     """MovieLens 1M or 100K."""
     split: SplitRule | None = None
     if by_time:
-        split = TimeSplit(column="timestamp", fractions=_shares(fractions) or FRACTIONS)
+        split = TimeSplit(column="timestamp", fractions=shares(fractions) or FRACTIONS)
     elif fractions:
-        split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=_shares(fractions) or FRACTIONS)
+        split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=shares(fractions) or FRACTIONS)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(prepare_movielens(source, output, split, fold, threshold, _rate(negative_rate), seed, progress=_progress))
+    show(prepare_movielens(source, output, split, fold, threshold, _rate(negative_rate), seed, progress=progress))
 
 
 @app.command()
@@ -97,7 +97,7 @@ def ratings(
 ) -> None:
     """MovieLens' ratings as lists, for AutoRec; single ratings of the same split: prepare movielens --fractions."""
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
-    _show(prepare_ratings(source, output, rows, _shares(fractions), seed, _progress))
+    show(prepare_ratings(source, output, rows, shares(fractions), seed, progress))
 
 
 @app.command()
@@ -113,7 +113,7 @@ def ncf(
 ) -> None:
     """Leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
-    _show(prepare_ncf(source, output, name, not no_validation, seed, progress=_progress))
+    show(prepare_ncf(source, output, name, not no_validation, seed, progress=progress))
 
 
 @app.command()
@@ -144,7 +144,7 @@ def implicit(
     )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     log = LogColumns(user, item, time, time_type)
-    _show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, _progress))
+    show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, progress))
 
 
 @app.command()
@@ -168,9 +168,9 @@ def libfm(
     """libfm or svmlight files: `label id:value id:value ...`."""
     inputs = _inputs(source, validation, test, fractions, LIBFM_PATTERNS)
     field_map = parse_field_map(fields) if fields else None
-    split = HashSplit(seed=seed, fractions=_shares(fractions) or FRACTIONS)
+    split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(prepare_libfm(inputs, output, split, field_map, _rate(negative_rate), seed, group, progress=_progress))
+    show(prepare_libfm(inputs, output, split, field_map, _rate(negative_rate), seed, group, progress=progress))
 
 
 @app.command()
@@ -188,7 +188,7 @@ def frappe(
 ) -> None:
     """Frappe: the libfm files as they are split, or the raw log."""
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(prepare_frappe(source, output, raw, seed, progress=_progress))
+    show(prepare_frappe(source, output, raw, seed, progress=progress))
 
 
 @app.command("criteo")
@@ -212,10 +212,10 @@ def criteo_command(
 ) -> None:
     """Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
     inputs = _inputs(source, validation, test, fractions, criteo.PATTERNS)
-    split = HashSplit(seed=seed, fractions=_shares(fractions) or FRACTIONS)
+    split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
     recipe = criteo.recipe(min_count, hash_ids, numbers, split, _rate(negative_rate), seed)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(criteo.prepare_criteo(inputs, recipe, output, _progress))
+    show(criteo.prepare_criteo(inputs, recipe, output, progress))
 
 
 @app.command("avazu")
@@ -237,11 +237,11 @@ def avazu_command(
 ) -> None:
     """Avazu's CSV, with or without header line."""
     inputs = _inputs(source, validation, test, fractions, avazu.PATTERNS)
-    shares = _shares(fractions) or FRACTIONS
-    split = TimeSplit(column="hour", fractions=shares) if by_time else HashSplit(seed=seed, fractions=shares)
+    parts = shares(fractions) or FRACTIONS
+    split = TimeSplit(column="hour", fractions=parts) if by_time else HashSplit(seed=seed, fractions=parts)
     recipe = avazu.recipe(split, min_count, hash_ids, _rate(negative_rate), seed)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(avazu.prepare_avazu(inputs, recipe, output, _progress))
+    show(avazu.prepare_avazu(inputs, recipe, output, progress))
 
 
 @app.command()
@@ -260,7 +260,7 @@ def delimited(
     """Any CSV or TSV whose columns a recipe declares."""
     inputs = _inputs(source, validation, test, fractions)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
-    _show(prepare_delimited(inputs, recipe, output, _shares(fractions), _progress))
+    show(prepare_delimited(inputs, recipe, output, shares(fractions), progress))
 
 
 @app.command("synthetic")
@@ -293,13 +293,13 @@ def synthetic_command(
         skew=skew,
         histories=histories,
         strengths=Strengths(click_rate=click_rate),
-        fractions=_shares(fractions),
+        fractions=shares(fractions),
         seed=seed,
         workers=workers,
         overwrite=overwrite,
-        progress=_progress,
+        progress=progress,
     )
-    _show(made)
+    show(made)
 
 
 def _inputs(
@@ -312,30 +312,7 @@ def _inputs(
     return Inputs([source], validation or (), test or (), True if fractions else None, patterns)
 
 
-def _shares(text: str | None) -> dict[Split, float] | None:
-    """`0.8,0.1,0.1` -> split -> share."""
-    if text is None:
-        return None
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != 3 or shares[0] <= 0 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(
-            f"--fractions: found {text!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
-        )
-    return dict(zip(SPLITS, shares, strict=True))
-
-
 def _rate(rate: float) -> float:
     if rate == 0:
         raise UserError("--negative-rate: found 0, expected a share above 0; without negatives nothing can be learned")
     return rate
-
-
-def _progress(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _show(report: Report) -> None:
-    typer.echo(str(report))

@@ -153,7 +153,8 @@ def prepare_movielens(
             raise UserError("--fold is a split of its own; leave out --by-time and --fractions")
         split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
     ratings = rating_sources(folder, fold)
-    users, movies = _tables_1m(folder) if _exists(folder, "movies.dat") else _tables_100k(folder)
+    users = _users_1m(folder) if _exists(folder, "movies.dat") else _users_100k(folder)
+    movies = movies_of(folder)
     timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
         raise UserError(f"{ratings[0].path}: has no column timestamp; leave out --by-time")
@@ -205,9 +206,20 @@ def _users(path: str, form: TextFormat) -> pa.Table:
     return table.select(["user_id", "gender", "age", "occupation", "zip"])
 
 
-def _tables_1m(folder: Path) -> tuple[pa.Table, pa.Table]:
-    form = _format("::", "user_id", "gender", "age", "occupation", "zip")
-    users = _users(_file(folder, "users.dat"), form)
+def _users_1m(folder: Path) -> pa.Table:
+    return _users(_file(folder, "users.dat"), _format("::", "user_id", "gender", "age", "occupation", "zip"))
+
+
+def _users_100k(folder: Path) -> pa.Table:
+    return _users(_file(folder, "u.user"), _format("|", "user_id", "age", "gender", "occupation", "zip"))
+
+
+def movies_of(folder: Path) -> pa.Table:
+    """The movies of a folder: movie_id, genres (a list of strings), year. Raises UserError where there are none."""
+    return _movies_1m(folder) if _exists(folder, "movies.dat") else _movies_100k(folder)
+
+
+def _movies_1m(folder: Path) -> pa.Table:
     movies = _table(
         _file(folder, "movies.dat"),
         _format("::", "movie_id", "title", "genres"),
@@ -215,11 +227,10 @@ def _tables_1m(folder: Path) -> tuple[pa.Table, pa.Table]:
         {"genres": "|"},
     )
     year = pc.struct_field(pc.extract_regex(movies.column("title"), r"\((?P<year>\d{4})\)\s*$"), "year")
-    return users, movies.drop_columns("title").append_column("year", year.cast(INTEGER))
+    return movies.drop_columns("title").append_column("year", year.cast(INTEGER))
 
 
-def _tables_100k(folder: Path) -> tuple[pa.Table, pa.Table]:
-    users = _users(_file(folder, "u.user"), _format("|", "user_id", "age", "gender", "occupation", "zip"))
+def _movies_100k(folder: Path) -> pa.Table:
     flags = tuple(f"genre_{i}" for i in range(len(GENRES_100K)))
     movies = _table(
         _file(folder, "u.item"),
@@ -231,4 +242,4 @@ def _tables_100k(folder: Path) -> tuple[pa.Table, pa.Table]:
     has = np.stack([movies.column(f).to_numpy() == 1 for f in flags], axis=1)
     genres = pa.array(GENRES_100K).take(pa.array(np.nonzero(has)[1]))
     lists = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], has.sum(axis=1).cumsum()]), pa.int32()), genres)
-    return users, pa.table({"movie_id": movies.column("movie_id"), "genres": lists, "year": year.cast(INTEGER)})
+    return pa.table({"movie_id": movies.column("movie_id"), "genres": lists, "year": year.cast(INTEGER)})

@@ -14,10 +14,10 @@ A row is a pure function of (settings, split, row number): each column of each b
 its own. Means, deviations and the bias come from a pilot block. Given up: correlated ids (but within histories), drift.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.schema import DenseFeature, Feature, Identity, IdFeature, Schema, SequenceFeature
 
 BLOCK_ROWS = 65_536
-_PILOT = "pilot"  # a split that is never written
+PILOT = "pilot"  # a split that is never written
 _HIDDEN = 3  # hidden numbers of an id: a weight and two factors
 _CACHED_ROWS = 16_384  # so many rows at a time keep the arithmetic in the processor's cache
 _TASTES = 10
@@ -45,6 +45,19 @@ class Histories:
     items: int
     mean_length: float
     max_length: int
+
+    def check(self) -> None:
+        """Raises UserError for sizes that make no sense."""
+        if not (self.items > 0 and 1 <= self.mean_length <= self.max_length):
+            raise UserError(f"synthetic: {self}, expected items >= 1 and 1 <= mean_length <= max_length")
+
+    def offsets(self, stream: Stream, rows: int) -> Array:
+        """[rows + 1] int64: where the history of each row begins and ends."""
+        spread, fraction = stream("history/length").random(rows), stream("history/rounding").random(rows)
+        room = self.max_length - 1
+        power = room / (self.mean_length - 1) - 1 if self.mean_length > 1 else np.inf  # the mean of u^a is 1 / (a + 1)
+        lengths = 1 + np.floor(room * spread**power + fraction).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(lengths)])
 
 
 @dataclass(frozen=True)
@@ -91,12 +104,26 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a log, by column. history: values [T] with offsets [rows + 1], or None. probability is the true one."""
+    """Rows of a log, by column. lists: values [T] with offsets [rows + 1], by column. probability is the true one."""
 
     columns: dict[str, Array]
-    history: Ragged | None
+    lists: dict[str, Ragged]
     probability: Array
     label: Array
+
+
+class Log(Protocol):
+    """Rows whose true click probabilities are known."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the columns mean."""
+
+    def calibrate(self) -> None:
+        """Finds what depends on a pilot block now, so that copies of this object sent to other processes need not."""
+
+    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
+        """The first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +152,7 @@ class PlantedLog:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        h, rate = self.histories, self.strengths.click_rate
+        rate = self.strengths.click_rate
         some_ids = bool(self.ids) and min(self.ids) > 0
         checks = [
             (some_ids, f"ids={list(self.ids)}, expected one field or more, each of 1 id or more"),
@@ -135,12 +162,9 @@ class PlantedLog:
             (self.seed >= 0, f"seed={self.seed}, expected 0 or more"),
             (0 < rate < 1, f"click_rate={rate}, expected a number between 0 and 1"),
         ]
-        if h:
-            sound = h.items > 0 and 1 <= h.mean_length <= h.max_length
-            checks.append((sound, f"{h}, expected items >= 1 and 1 <= mean_length <= max_length"))
-        for holds, found in checks:
-            if not holds:
-                raise UserError(f"synthetic: {found}")
+        check_all(checks)
+        if self.histories:
+            self.histories.check()
 
     @property
     def fields(self) -> dict[str, int]:
@@ -159,21 +183,20 @@ class PlantedLog:
         return Schema(features=tuple(features), keys=("probability",))
 
     def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
-        """The first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
+        """See `Log`."""
         stream = self._stream(split, number)
         columns, history = self._features(stream, rows)
         parts = self._parts(columns, history, self._calibration.centres)
-        probability = _sigmoid(self._logit(parts, self._calibration)).astype(np.float32)
+        probability = sigmoid(self._logit(parts, self._calibration)).astype(np.float32)
         label = (stream("label").random(rows) < probability).astype(np.int8)
-        return Block(columns, history, probability, label)
+        return Block(columns, {} if history is None else {"history": history}, probability, label)
 
     def calibrate(self) -> None:
-        """Draws the pilot block now, so that copies of this object sent to other processes need not."""
+        """See `Log`."""
         self._calibration
 
     def _stream(self, split: str, number: int) -> Stream:
-        """Column name -> its generator in that block."""
-        return lambda column: _generator(self.seed, number, f"{split}/{column}")
+        return stream_of(self.seed, split, number)
 
     def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], Ragged | None]:
         columns: dict[str, Array] = {}
@@ -186,11 +209,8 @@ class PlantedLog:
     def _history(self, stream: Stream, rows: int) -> Ragged:
         h = self.histories
         assert h is not None
-        spread, fraction = stream("history/length").random(rows), stream("history/rounding").random(rows)
-        room = h.max_length - 1
-        power = room / (h.mean_length - 1) - 1 if h.mean_length > 1 else np.inf  # the mean of u^a is 1 / (a + 1)
-        lengths = 1 + np.floor(room * spread**power + fraction).astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        offsets = h.offsets(stream, rows)
+        lengths = np.diff(offsets)
         items = PowerLaw(h.items, self.skew).ids(stream("history/item").random(offsets[-1]))
         favourite = np.repeat(stream("history/taste").integers(_TASTES, size=rows), lengths)
         focused = stream("history/focus").random(offsets[-1]) < _FOCUS
@@ -207,11 +227,11 @@ class PlantedLog:
 
     def _rotation(self, items: Array) -> Array:
         """[n] ids -> a hash of their run of `_TASTES` consecutive ids."""
-        return (_mix(items // _TASTES, _salt(self.seed, "taste")) >> np.uint64(33)).astype(np.int64)
+        return (mixed(items // _TASTES, salt_of(self.seed, "taste")) >> np.uint64(33)).astype(np.int64)
 
     def hidden(self, name: str, ids: Array) -> Array:
         """[n] ids -> [3, n] in [-1, 1): weights and two factors."""
-        bits = _mix(ids, _salt(self.seed, name)).astype("<u8", copy=False).view("<i2").reshape(-1, 4)
+        bits = mixed(ids, salt_of(self.seed, name)).astype("<u8", copy=False).view("<i2").reshape(-1, 4)
         scale = np.float32(self.reach / 32_768) / (ids.astype(np.float32) + np.float32(self.reach))
         hidden = np.empty((_HIDDEN, len(ids)), np.float32)
         for plane, numbers in zip(hidden, bits.T, strict=False):
@@ -246,7 +266,7 @@ class PlantedLog:
 
     @cached_property
     def _calibration(self) -> _Calibration:
-        columns, history = self._features(self._stream(_PILOT, 0), BLOCK_ROWS)
+        columns, history = self._features(self._stream(PILOT, 0), BLOCK_ROWS)
         centres = {name: self.hidden(name, columns[name]).mean(1) for name in self.fields}
         parts = self._parts(columns, history, centres)
         factors = {}
@@ -255,19 +275,36 @@ class PlantedLog:
             factors[name] = getattr(self.strengths, name) / spread if spread > 1e-9 else 0.0
         means = {name: float(part.mean()) for name, part in parts.items()}
         fitted = _Calibration(centres, means, factors, bias=0.0)
-        signal, low, high = self._logit(parts, fitted), -50.0, 50.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            too_many = _sigmoid(signal + middle).mean() > self.strengths.click_rate
-            low, high = (low, middle) if too_many else (middle, high)
-        return _Calibration(centres, means, factors, bias=(low + high) / 2)
+        return replace(fitted, bias=bias_for(self._logit(parts, fitted), self.strengths.click_rate))
 
     def _logit(self, parts: dict[str, Array], fitted: _Calibration) -> Array:
         standard = [(part - fitted.means[name]) * fitted.factors[name] for name, part in parts.items()]
         return np.sum(standard, axis=0) + fitted.bias
 
 
-def _sigmoid(x: Array) -> Array:
+def stream_of(seed: int, split: str, number: int) -> Stream:
+    """Column name -> its generator in a block of a split."""
+    return lambda column: _generator(seed, number, f"{split}/{column}")
+
+
+def check_all(checks: Iterable[tuple[bool, str]]) -> None:
+    """Raises UserError for the first setting, described, that does not hold."""
+    for holds, found in checks:
+        if not holds:
+            raise UserError(f"synthetic: {found}")
+
+
+def bias_for(signal: Array, click_rate: float) -> float:
+    """What is to be added to the logits [n] so that their mean probability is the click rate."""
+    low, high = -50.0, 50.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if sigmoid(signal + middle).mean() > click_rate else (middle, high)
+    return (low + high) / 2
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
     return 1.0 / (1.0 + np.exp(-x))
 
 
@@ -276,11 +313,12 @@ def _generator(seed: int, number: int, name: str) -> np.random.Generator:
 
 
 @lru_cache
-def _salt(seed: int, name: str) -> np.uint64:
+def salt_of(seed: int, name: str) -> np.uint64:
+    """Of the hashes that are called so."""
     return np.random.SeedSequence(seed, spawn_key=tuple(name.encode())).generate_state(1, np.uint64)[0]
 
 
-def _mix(ids: Array, salt: np.uint64) -> NDArray[np.uint64]:
+def mixed(ids: Array, salt: np.uint64) -> NDArray[np.uint64]:
     """SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014) of the salted ids."""
     z = ids.astype(np.uint64)
     z *= np.uint64(0x9E3779B97F4A7C15)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from data_pipeline.arrow_values import Origin
 from data_pipeline.prepare.recipe import Fitted, Recipe, weights_name
 from data_pipeline.schema import DenseFeature, IdListFeature
-from data_pipeline.transforms import Column, FeatureReader, GroupReader, LabelReader, NumberReader, check_aligned
+from data_pipeline.transforms import FeatureReader, GroupReader, LabelReader, NumberReader, check_aligned
 
 
 class Rewriter:
@@ -31,10 +31,9 @@ class Rewriter:
         Raises UserError for a value that the recipe does not allow.
         """
         columns: dict[str, pa.Array] = {}
-        read: dict[str, Column] = {}
         for reader in self._readers:
             feature = reader.feature
-            column = read[feature.name] = reader(batch, origin)
+            column = reader(batch, origin)
             if isinstance(feature, DenseFeature):
                 self._keep(columns, batch, feature.columns[0], single=True)
                 continue
@@ -42,7 +41,7 @@ class Rewriter:
             if isinstance(feature, IdListFeature) and feature.weights:
                 assert column.weights is not None and column.lengths is not None
                 columns[weights_name(feature.name)] = _lists(pa.array(column.weights), column.lengths)
-        check_aligned(self._schema.features, read, origin)
+        check_aligned(self._schema.features, batch, origin)
         labels = {}
         for name, label in self._labels.items():
             if labeled:

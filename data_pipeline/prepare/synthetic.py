@@ -19,7 +19,7 @@ import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.prepare.parallel import Workers
-from data_pipeline.prepare.planted import BLOCK_ROWS, Block, Histories, PlantedLog, Strengths
+from data_pipeline.prepare.planted import BLOCK_ROWS, Block, Histories, Log, PlantedLog, Strengths
 from data_pipeline.prepare.preparation import Report, Tally
 from data_pipeline.prepare.splits import FRACTIONS
 from data_pipeline.prepare.writer import SCHEMA_FILE, SPLITS, Split, staged
@@ -74,6 +74,19 @@ def synthetic(
     fields = len(sizes) if fields is None else fields
     sizes = tuple(sizes[i % len(sizes)] for i in range(fields)) if sizes else ()
     log = PlantedLog(sizes, dense, skew, reach, histories, strengths or Strengths(), seed)
+    return write_log(log, out, rows, fractions, workers, overwrite, progress)
+
+
+def write_log(
+    log: Log,
+    out: str | Path,
+    rows: int,
+    fractions: Mapping[Split, float] | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> SyntheticReport:
+    """Writes so many rows of a log, and `schema.yaml` and `best.yaml`, as one. Raises as `synthetic`."""
     parts = _parts(_split_rows(rows, fractions or FRACTIONS))
     with staged(out, overwrite) as folder, Workers(workers) as pool:
         tally, known = Tally(), {split: _Known() for split in SPLITS}
@@ -133,30 +146,32 @@ def _parts(split_rows: dict[Split, int]) -> list[_Part]:
     ]
 
 
-def _write(part: _Part, log: PlantedLog, folder: Path) -> "_Known":
+def _write(part: _Part, log: Log, folder: Path) -> "_Known":
     known = _Known()
-    few = [name for name, ids in log.fields.items() if ids <= _DICTIONARY_IDS] + ["label"]
-    schema = _table(log.block(part.split, 0, 0), log.fields).schema
+    ids = {f.name: f.num_embeddings for f in log.schema.sparse}
+    first = log.block(part.split, 0, 0)
+    few = [name for name in first.columns if ids.get(name, math.inf) <= _DICTIONARY_IDS] + ["label"]
+    few += [f"{name}.list.element" for name in first.lists if ids[name] <= _DICTIONARY_IDS]
+    schema = _table(first, ids).schema
     path = folder / part.split / f"part-{part.number:05d}.parquet"
     path.parent.mkdir(exist_ok=True)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few) as writer:
         for index in range(math.ceil(part.rows / BLOCK_ROWS)):
             rows = min(BLOCK_ROWS, part.rows - index * BLOCK_ROWS)
             block = log.block(part.split, part.number * _PART_BLOCKS + index, rows)
-            writer.write_table(_table(block, log.fields), row_group_size=BLOCK_ROWS)
+            writer.write_table(_table(block, ids), row_group_size=BLOCK_ROWS)
             known.add(block)
     return known
 
 
-def _table(block: Block, fields: dict[str, int]) -> pa.Table:
+def _table(block: Block, ids: Mapping[str, int]) -> pa.Table:
+    """ids: column -> how many ids it may have, of those that have ids."""
     columns: dict[str, Any] = {}
     for name, values in block.columns.items():
-        columns[name] = pa.array(values, _id_type(fields[name]) if name in fields else None)
-    if block.history is not None:
-        items, offsets = block.history
-        columns["history"] = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), pa.array(items, _id_type(fields["item"]))
-        )
+        columns[name] = pa.array(values, _id_type(ids[name]) if name in ids else None)
+    for name, (values, offsets) in block.lists.items():
+        of_rows = pa.array(offsets, pa.int32())
+        columns[name] = pa.ListArray.from_arrays(of_rows, pa.array(values, _id_type(ids[name])))
     return pa.table(columns | {"probability": block.probability, "label": block.label})
 
 

@@ -235,3 +235,31 @@ def test_class_weights_need_a_label():
     rows = rows_of(6, 4)
     rows[0]["w"] = 0.5
     assert layout.collate([block_of(layout, rows)], 6).weights.tolist() == [r["w"] for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("items", "shops", "message"),
+    [
+        ([[1], [1, 2]], [[1], [3]], "f, row 11: column 'items' has 2 elements and column 'shops' has 1, but both are"),
+        ([[1] * 9, []], [[1] * 8, None], "f, row 10: column 'items' has 9 elements and column 'shops' has 8"),
+        ([[1], [2, 1000]], [[1], [2, 3]], r"f, row 11, column 'items': found 1000, expected an id in \[0, 1000\)"),
+        ([None, [2, -1]], [[], [2, 3]], r"f, row 11, column 'items': found -1, expected an id in \[0, 1000\)"),
+        ([[1], [None]], [[1], [2]], "f, row 11, column 'items': found null, expected an id"),
+    ],
+)
+def test_sequences_that_are_wrong_are_named_by_row_and_column(items: list, shops: list, message: str) -> None:
+    schema = Schema(features=tuple(f for f in FEATURES if isinstance(f, SequenceFeature)), labels=())
+    lists = {"items": pa.array(items, pa.list_(pa.int64())), "shops": pa.array(shops, pa.list_(pa.int64()))}
+    with pytest.raises(UserError, match=f"^{message}"):
+        Layout(schema, ".").block(Chunk(pa.RecordBatch.from_pydict(lists), "f", 10, 0))
+
+
+def test_empty_null_and_long_histories_are_rows() -> None:
+    schema = Schema(features=tuple(f for f in FEATURES if isinstance(f, SequenceFeature)), labels=())
+    items, shops = [[], None, [1, 2, 3, 4, 5, 6], [7]], [None, [], [8, 7, 6, 5, 4, 3], [2]]
+    lists = {"items": pa.array(items, pa.list_(pa.int64())), "shops": pa.array(shops, pa.list_(pa.int64()))}
+    layout = Layout(schema, ".")
+    ids = layout.collate([layout.block(Chunk(pa.RecordBatch.from_pydict(lists), "f", 0, 0))], 5).ids.to_dict()
+    for name, kept in (("items", [3, 4, 5, 6, 7]), ("shops", [6, 5, 4, 3, 2])):  # the most recent four
+        assert ids[name].values().tolist() == kept
+        assert ids[name].lengths().tolist() == [0, 0, 4, 1, 0]

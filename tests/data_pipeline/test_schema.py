@@ -93,6 +93,11 @@ def test_subsets_keep_the_schemas_order() -> None:
             "'a' and 'b' share table 't' but need 4 and 5 rows",
         ),
         (
+            "features: [{kind: sequence, name: a, ids: {kind: hash, num_ids: 4}, max_length: 9, aligned: history}, "
+            "{kind: sequence, name: b, ids: {kind: hash, num_ids: 5}, max_length: 8, aligned: history}]",
+            "sequences 'a' and 'b' are aligned as 'history' but keep 9 and 8 elements; give them one max_length",
+        ),
+        (
             "features: [{kind: id, name: a, ids: {kind: identity, num_ids: 9, "
             "prepared: {kind: vocabulary, path: p, size: 3}}}]",
             "`prepared` makes 4 rows",

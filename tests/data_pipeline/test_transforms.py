@@ -272,15 +272,24 @@ def test_aligned_sequences_have_equal_lengths() -> None:
     features = [
         SequenceFeature(name=n, ids=Identity(num_ids=10), max_length=5, aligned="history") for n in ("item", "shop")
     ] + [SequenceFeature(name="other", ids=Identity(num_ids=10), max_length=5)]
-    lengths = {"item": [2, 1], "shop": [2, 1], "other": [0, 9]}
 
-    def columns() -> dict[str, Column]:
-        return {n: Column(np.zeros(sum(x), np.int64), np.array(x)) for n, x in lengths.items()}
+    def batch(item: list[int | None], shop: list[int | None]) -> pa.RecordBatch:
+        lengths = {"item": item, "shop": shop, "other": [0, *range(len(item) - 1)]}
+        lists = {n: [None if n is None else [1] * n for n in x] for n, x in lengths.items()}
+        return pa.RecordBatch.from_pydict({n: pa.array(x, pa.list_(pa.int64())) for n, x in lists.items()})
 
-    check_aligned(features, columns(), "file")
-    lengths["shop"] = [2, 3]
-    with pytest.raises(UserError, match=r"f, row 7: column 'item' has 1 elements and column 'shop' has 3"):
-        check_aligned(features, columns(), Origin("f", 6))
+    check_aligned(features, batch([2, 1], [2, 1]), "file")
+    check_aligned(features, batch([0, None, 8], [None, 0, 8]), "file")
+    message = (
+        r"f, row 7: column 'item' has 1 elements and column 'shop' has 3, but both are aligned as 'history'; "
+        "make them equally long"
+    )
+    with pytest.raises(UserError, match=message):
+        check_aligned(features, batch([2, 1], [2, 3]), Origin("f", 6))
+    with pytest.raises(UserError, match=r"f, row 1: column 'item' has 8 elements and column 'shop' has 7"):
+        check_aligned(features, batch([2, 8], [2, 7]), "f")  # both keep 5, but not of the same events
+    with pytest.raises(UserError, match=r"f, row 2: column 'item' has 0 elements and column 'shop' has 2"):
+        check_aligned(features, batch([2, 8, None, 4], [2, 8, 2, 4]).slice(1), Origin("f", 1))
 
 
 # ---------------------------------------------------------------- numbers

@@ -65,9 +65,9 @@ def test_a_row_does_not_depend_on_how_many_are_drawn() -> None:
     log = replace(WITH_HISTORY, seed=3)
     few, many = log.block("train", 2, rows=100), replace(log).block("train", 2, rows=20_001)
     equal(few, many, 100)
-    assert few.history is not None and many.history is not None
-    np.testing.assert_array_equal(few.history[1], many.history[1][:101])
-    np.testing.assert_array_equal(few.history[0], many.history[0][: few.history[1][-1]])
+    (items, offsets), (more_items, more_offsets) = few.lists["history"], many.lists["history"]
+    np.testing.assert_array_equal(offsets, more_offsets[:101])
+    np.testing.assert_array_equal(items, more_items[: offsets[-1]])
 
 
 def test_blocks_splits_and_seeds_differ() -> None:
@@ -110,8 +110,8 @@ def loops(log: PlantedLog, block: Block, row: int) -> tuple[float, float, list[f
     ]
     factors = [h[1:] - c[1:] for h, c in zip(hidden, centres, strict=True)]
     share = []
-    if block.history is not None:
-        items, offsets = block.history
+    if block.lists:
+        items, offsets = block.lists["history"]
         mine = items[offsets[row] : offsets[row + 1]]
         target = log.taste(block.columns["item"][row : row + 1])[0]
         share = [sum(int(t == target) for t in log.taste(mine)) / len(mine)]
@@ -176,8 +176,7 @@ def test_histories_have_the_lengths_and_items_that_were_asked() -> None:
     for mean, longest in ((1, 1), (1, 50), (23, 50), (50, 50), (3, 50)):
         histories = Histories(items=1_005, mean_length=mean, max_length=longest)
         block = replace(WITH_HISTORY, histories=histories).block("train", 0)
-        assert block.history is not None
-        items, offsets = block.history
+        items, offsets = block.lists["history"]
         lengths = np.diff(offsets)
         assert offsets[0] == 0 and offsets[-1] == len(items) and len(lengths) == BLOCK_ROWS
         assert lengths.min() >= 1 and lengths.max() <= longest
@@ -193,8 +192,7 @@ def test_an_items_taste_is_hidden_and_every_taste_is_equally_popular() -> None:
 
 def test_a_history_of_the_targets_taste_makes_clicks_likelier() -> None:
     block = WITH_HISTORY.block("train", 0)
-    assert block.history is not None
-    items, offsets = block.history
+    items, offsets = block.lists["history"]
     row = np.repeat(np.arange(BLOCK_ROWS), np.diff(offsets))
     same = WITH_HISTORY.taste(items) == WITH_HISTORY.taste(block.columns["item"])[row]
     share = np.bincount(row, same) / np.diff(offsets)

@@ -1,0 +1,86 @@
+"""Who did something with which item, in which order: what rows with histories are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+HOURS = 24 * 7
+_THURSDAY = 3  # 1970-01-01, counted from Monday
+
+
+class Coded(NamedTuple):
+    """Values by their codes 0, 1, ...: `codes` [n] int32, -1 for what is missing; `values`: what each stands for."""
+
+    codes: np.ndarray
+    values: pa.Array
+
+    @classmethod
+    def of(cls, chunks: Sequence[pa.Array]) -> "Coded":
+        """Codes in the order in which values first come; chunks of integers or strings, dictionary-encoded or not."""
+        encoded = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in chunks]
+        whole = pa.chunked_array(encoded).unify_dictionaries().combine_chunks()
+        codes = whole.indices.fill_null(-1) if whole.indices.null_count else whole.indices
+        return cls(codes.to_numpy().astype(np.int32, copy=False), whole.dictionary)
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events sorted by user, and those of a user from the oldest to the latest.
+
+    source: what they were read from, for error lines
+    users, items: of each event; categories: of each *item* (by its code), None: items have none
+    hours: [n] int32, the hour of the week of each event (0: Monday 0:00 to 0:59, UTC), None: times are not known
+    """
+
+    source: str
+    users: Coded
+    items: Coded
+    categories: Coded | None = None
+    hours: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        users: Coded,
+        items: Coded,
+        seconds: np.ndarray | None = None,
+        categories: Mapping[object, str] | None = None,
+    ) -> "Events":
+        """Sorts events; those of equal times, or without times, keep their order.
+
+        seconds: [n] since 1970, UTC; categories: item -> category, items that it lacks have none
+        """
+        keys = (users.codes,) if seconds is None else (seconds, users.codes)
+        order = np.lexsort(keys)  # stable
+        of_items = None
+        if categories is not None:
+            of_items = Coded.of([pa.array([categories.get(i) for i in items.values.to_pylist()], pa.string())])
+        hours = None if seconds is None else hour_of_week(seconds[order])
+        users, items = (coded._replace(codes=coded.codes[order]) for coded in (users, items))
+        return cls(source, users, items, of_items, hours)
+
+    def __len__(self) -> int:
+        return len(self.users.codes)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """[users] int64: how many events each user has."""
+        return np.bincount(self.users.codes, minlength=len(self.users.values))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """[users] int64: the first event of each."""
+        return np.cumsum(self.counts) - self.counts
+
+    def __str__(self) -> str:
+        return f"{len(self):,} events of {len(self.users.values):,} users and {len(self.items.values):,} items"
+
+
+def hour_of_week(seconds: np.ndarray) -> np.ndarray:
+    """[n] seconds since 1970-01-01 UTC -> [n] int32 hours since the last Monday 0:00 UTC, 0 .. 167."""
+    return ((seconds // 3600 + 24 * _THURSDAY) % HOURS).astype(np.int32)

@@ -1,0 +1,143 @@
+"""`shardrec prepare histories | amazon | movielens-histories | synthetic-histories`: rows with behaviour sequences."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipeline.prepare.amazon import prepare_amazon
+from data_pipeline.prepare.histories import Protocol, Sampling
+from data_pipeline.prepare.interests import InterestLog
+from data_pipeline.prepare.movielens_histories import prepare_movielens_histories
+from data_pipeline.prepare.options import (
+    FileRows,
+    Folder,
+    Fractions,
+    Out,
+    Overwrite,
+    RowGroupRows,
+    progress,
+    shares,
+    show,
+)
+from data_pipeline.prepare.planted import Histories
+from data_pipeline.prepare.preparation import Output
+from data_pipeline.prepare.synthetic import write_log
+from data_pipeline.prepare.user_histories import prepare_user_histories
+from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS
+
+app = typer.Typer()
+
+Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
+MaxLength = Annotated[int, typer.Option(min=1, help="So many of a user's latest events are a row's history.")]
+MinHistory = Annotated[int, typer.Option(min=0, help="Leave out rows with fewer earlier events.")]
+Negatives = Annotated[int, typer.Option(min=1, help="Rows with another item for each positive.")]
+Sampled = Annotated[Sampling, typer.Option(help="Items of negatives: all alike, or as often as they occur.")]
+HistoryNegatives = Annotated[
+    bool, typer.Option("--history-negatives", help="Beside each event of a history an item that the user never had.")
+]
+KeepUnknown = Annotated[
+    bool, typer.Option("--keep-unknown", help="Keep held-out items that no training event has, as row 0.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of negatives and of the order of training rows.")]
+
+
+@app.command()
+def histories(
+    source: Source,
+    out: Out,
+    attributes: Annotated[
+        Path | None, typer.Option(help="JSON: item -> list of attributes, the first of which is its category.")
+    ] = None,
+    max_length: MaxLength = 50,
+    min_history: MinHistory = 1,
+    negatives: Negatives = 1,
+    sampling: Sampled = "uniform",
+    history_negatives: HistoryNegatives = False,
+    keep_unknown: KeepUnknown = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """User histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    show(prepare_user_histories(source, output, protocol, attributes, progress))
+
+
+@app.command()
+def amazon(
+    out: Out,
+    reviews: Annotated[Path, typer.Option(help="Reviews: JSON lines, plain or gzip.")],
+    metadata: Annotated[
+        Path | None, typer.Option(help="Metadata: lines of JSON or of Python literals. Default: no categories.")
+    ] = None,
+    max_length: MaxLength = 50,
+    min_history: MinHistory = 1,
+    negatives: Negatives = 1,
+    sampling: Sampled = "uniform",
+    history_negatives: HistoryNegatives = False,
+    keep_unknown: KeepUnknown = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Amazon reviews as published, as histories: is this the user's next item? The last two are held out."""
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    show(prepare_amazon(reviews, output, protocol, metadata, progress))
+
+
+@app.command("movielens-histories")
+def movielens_histories(
+    source: Folder,
+    out: Out,
+    max_length: MaxLength = 50,
+    min_history: MinHistory = 1,
+    negatives: Negatives = 1,
+    sampling: Sampled = "uniform",
+    history_negatives: HistoryNegatives = False,
+    keep_unknown: KeepUnknown = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """MovieLens 1M or 100K as histories: is this the next movie that the user rates? The last two are held out."""
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    show(prepare_movielens_histories(source, output, protocol, progress))
+
+
+@app.command("synthetic-histories")
+def synthetic_histories(
+    out: Out,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of all splits together.")] = 625_000,
+    items: Annotated[int, typer.Option(min=1, help="Items of targets and histories.")] = 200_000,
+    categories: Annotated[int, typer.Option(min=2, help="Categories of the items.")] = 100,
+    interests: Annotated[int, typer.Option(min=1, help="Categories that one history is of.")] = 10,
+    mean_length: Annotated[float, typer.Option(min=1, help="Mean length of a history.")] = 23.0,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest history.")] = 50,
+    order: Annotated[bool, typer.Option("--order", help="The category's latest events count most.")] = False,
+    history_negatives: HistoryNegatives = False,
+    skew: Annotated[float, typer.Option(min=0, help="Items of a category are as frequent as rank^-skew.")] = 1.2,
+    click_rate: Annotated[float, typer.Option(help="Share of clicks.")] = 0.5,
+    fractions: Fractions = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Files written at a time, by a local Ray if more than 1.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """A click log with planted interests that pooled histories hide; the best attainable scores are in best.yaml."""
+    log = InterestLog(
+        Histories(items, mean_length, max_length),
+        categories,
+        interests,
+        order=order,
+        negatives=history_negatives,
+        skew=skew,
+        click_rate=click_rate,
+        seed=seed,
+    )
+    show(write_log(log, out, rows, shares(fractions), workers, overwrite, progress))

@@ -1,0 +1,57 @@
+"""What the commands of `shardrec prepare` share: their options, how shares are written, what is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_pipeline.errors import UserError
+from data_pipeline.prepare.preparation import Report
+from data_pipeline.prepare.writer import SPLITS, Split
+
+Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
+Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
+Out = Annotated[Path, typer.Argument(help="Folder to make: train/, validation/, test/, vocabularies/, schema.yaml.")]
+Validation = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the validation split.")]
+Test = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the test split.")]
+Fractions = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares of train,validation,test in SOURCE. Default 0.8,0.1,0.1; all train where --validation or --test "
+        "files are given."
+    ),
+]
+MinCount = Annotated[int, typer.Option(min=1, help="Values rarer than this in training rows share row 0.")]
+HashIds = Annotated[int | None, typer.Option("--hash", min=1, help="Hash each field to so many rows, no vocabulary.")]
+NegativeRate = Annotated[float, typer.Option(min=0, max=1, help="Share of the training negatives that is kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of splits and of negatives, sampled or left out.")]
+Workers = Annotated[int, typer.Option(min=1, help="Input files read at a time, through a local Ray if more than 1.")]
+NoValidation = Annotated[bool, typer.Option("--no-validation", help="Keep those rows for training.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
+RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")]
+FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
+
+
+def shares(text: str | None) -> dict[Split, float] | None:
+    """`0.8,0.1,0.1` -> split -> share. Raises UserError for anything else."""
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != 3 or found[0] <= 0 or min(found) < 0 or abs(sum(found) - 1) > 1e-6:
+        raise UserError(
+            f"--fractions: found {text!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
+        )
+    return dict(zip(SPLITS, found, strict=True))
+
+
+def progress(line: str) -> None:
+    """Says how far a preparation is."""
+    typer.echo(line, err=True)
+
+
+def show(report: Report) -> None:
+    """Prints the summary of a finished one."""
+    typer.echo(str(report))
