@@ -33,10 +33,11 @@ class TableOptimizer(BaseModel):
     beta: float = Field(default=1.0, gt=0, description="ftrl")
     l1: float = Field(default=0.0, ge=0, description="ftrl: the larger, the more weights are exactly 0")
     l2: float = Field(default=0.0, ge=0, description="ftrl")
-    weight_decay: float = Field(default=0.0, ge=0, description="L2, added to the gradient of rows; not of ftrl")
-    decay: Literal["batch", "table"] = Field(
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 of rows, as `decay` says; not of ftrl")
+    decay: Literal["batch", "frequency", "table"] = Field(
         default="batch",
-        description="what each step decays and updates: the rows in the batch, or all rows of a data-parallel table",
+        description="what each step decays: the rows in the batch; these, beside the gradient and by 1 / the number of "
+        "training rows that they occur in (mini-batch-aware L2); or all rows of a data-parallel table",
     )
 
     @model_validator(mode="after")
@@ -46,6 +47,10 @@ class TableOptimizer(BaseModel):
             if self.name not in owners and getattr(self, setting) != type(self).model_fields[setting].default:
                 remedy = "l2 is its L2" if self.name == "ftrl" and "decay" in setting else "leave it out"
                 raise ValueError(f"{setting} is a setting of {', '.join(owners)}, not of {self.name}; {remedy}")
+        if self.decay == "frequency" and self.weight_decay == 0:
+            raise ValueError(
+                "decay: frequency decays by weight_decay, which is 0; set weight_decay, or leave decay out"
+            )
         return self
 
 

@@ -9,7 +9,7 @@
 
 Inside: `torchrec_hooks.py` (all that leans on TorchRec's private parts), `row_updates.py` and `replicas.py` (our own
 kernel and data-parallel tables), `optimizers.py`, `row_rules.py` and `ftrl.py` (which optimizer a table gets, and their
-rules), `initialize.py`, `assemble.py`, `columns.py`, `tables.py`.
+rules), `frequency.py` (the counts of mini-batch-aware L2), `initialize.py`, `assemble.py`, `columns.py`, `tables.py`.
 """
 
 from sharding.checkpoint import read_tables, write_tables

@@ -17,7 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
 
+from data_pipeline.batch import Batch
 from models.inputs import TableOptimizer
+from sharding.frequency import SampleCounts
 from sharding.initialize import initialize_tables
 from sharding.lookup import EmbeddingLookup, Group
 from sharding.plan import Plan, TablePlan
@@ -74,6 +76,22 @@ class Distributed:
         for kernel in self._kernels:
             kernel.set_loss_weight(total)
         self.replicas.set_loss_weight(total)
+
+    @property
+    def counted_tables(self) -> tuple[str, ...]:
+        """The tables with `decay: frequency`, for which `count_samples` has to be called before the first step."""
+        return tuple(n for n, t in self.tables.items() if t.table.optimizer and t.table.optimizer.decay == "frequency")
+
+    def count_samples(self, batches: Iterable[Batch]) -> None:
+        """Counts anew in how many rows of all ranks' batches each row of the `counted_tables` occurs.
+
+        batches: those of one epoch, on the tables' device; each rank has equally many. They are not read where there is
+        no such table. Raises UserError for 2^31 rows or more.
+        """
+        if not self.counted_tables:
+            return
+        features = {t.name: names for group in self.lookup.groups for t, names in group.features.items()}
+        SampleCounts([self.tables[n] for n in self.counted_tables], features, self._process_group).count(batches)
 
     def zero_grad(self) -> None:
         """Forgets data-parallel tables' gradients that no `step` has used."""

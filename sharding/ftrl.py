@@ -37,7 +37,7 @@ class Ftrl(RowUpdate):
     l1: float
     l2: float
 
-    def state_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
         return {"z": (rows, columns), "n": (rows, columns)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:

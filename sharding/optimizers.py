@@ -51,6 +51,7 @@ def row_update(table: EmbeddingTable) -> RowUpdate:
         "learning_rate": o.learning_rate,
         "weight_decay": o.weight_decay,
         "every_row": o.decay == "table",
+        "by_frequency": o.decay == "frequency",
     }
     match o.name:
         case "sgd":

@@ -78,7 +78,10 @@ class RowTables(nn.Module):
                 count = torch.cat([lengths[f * bags : (f + 1) * bags] for f in mine])
                 bag = torch.arange(count.numel(), device=ids.device).repeat_interleave(count)
             scale = None if weights is None else torch.cat([weights[s] for s in spans])
-            rows, summed = _sum_by_row(torch.cat([ids[s] for s in spans]), bag, bag_gradient, scale)
+            named = torch.cat([ids[s] for s in spans]) if len(spans) > 1 else ids[spans[0]]
+            if len(self.weights[t]) < 1 << 31:
+                named = named.int()  # sorted in half the time
+            rows, summed = _sum_by_row(named, bag, bag_gradient, scale)
             if self.deferred:
                 self._kept[t].append((rows, summed))
             else:
@@ -122,7 +125,7 @@ def _sum_by_row(ids: Tensor, bag: Tensor | None, bag_gradient: Tensor, scale: Te
     rows, count = torch.unique_consecutive(ids, return_counts=True)
     starts = F.pad(count.cumsum(0), (1, 0))
     scale = None if scale is None else scale[order]
-    return rows, _bags(order if bag is None else bag[order], bag_gradient, starts, scale)
+    return rows.long(), _bags(order if bag is None else bag[order], bag_gradient, starts, scale)
 
 
 class _Lookup(torch.autograd.Function):

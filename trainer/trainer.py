@@ -1,7 +1,7 @@
 """Training: build, restore, then one step after another until the epochs are over or nothing improves any more."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -94,10 +94,23 @@ class Trainer:
             self._take_up()
         elif self.config.init_from:
             start_from(self.config.init_from, session, environment)
+        if not steps:
+            self._count_samples()
         self._first_step = self.position.step
         self.reporter.start(self.position.step)
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
         self.reporter.record("start", self.position.step, facts)
+
+    def _count_samples(self) -> None:
+        """Counts, over the rows of the first epoch, what tables with `decay: frequency` divide by."""
+        if self.session.distributed.counted_tables:
+            counted = self.reporter.progress.counter("counting samples", self.loader.steps_per_epoch)
+            self.session.distributed.count_samples(self._first_epoch(counted))
+
+    def _first_epoch(self, on_batch: Callable[[int], None]) -> Iterator[Batch]:
+        for step, batch in enumerate(self.loader.epoch(0), start=1):
+            yield batch.to(self.environment.device)
+            on_batch(step)
 
     def _take_up(self) -> None:
         """Puts a restored position in line with what is on disk and with today's settings."""

@@ -216,6 +216,12 @@ def train(case: Case, distributed: Distributed, batches: list[Rows], tower_rate:
     return losses
 
 
+def count_samples(case: Case, distributed: Distributed, batches: list[Rows]) -> None:
+    """What tables with `decay: frequency` divide by, of these global batches."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    distributed.count_samples(share(case, rows, rank, world_size, distributed.lookup) for rows in batches)
+
+
 def whole_tables(distributed: Distributed) -> dict[str, dict[str, Tensor]]:
     """All ranks' shards put together: table -> {weight [rows, dim], accumulator [rows(, dim)]}."""
     mine = {

@@ -21,6 +21,7 @@ from tests.sharding.cases import (
     Case,
     Rows,
     Step,
+    count_samples,
     draw_rows,
     every_case,
     make,
@@ -39,12 +40,12 @@ OPTIMIZERS = {
     "momentum_l2": TableOptimizer(name="sgd", learning_rate=0.2, momentum=0.9, weight_decay=0.1),
     "rowwise_l2": TableOptimizer(name="rowwise_adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1),
     "rmsprop": TableOptimizer(name="rmsprop", learning_rate=0.01, eps=1e-3, smoothing=0.9),
-    "adam": TableOptimizer(name="adam", learning_rate=0.05, eps=1e-3),
+    "frequency_adam": TableOptimizer(name="adam", learning_rate=0.05, eps=1e-3, weight_decay=4.0, decay="frequency"),
     "ftrl": TableOptimizer(name="ftrl", learning_rate=2.0, beta=13.0, l1=1e-4, l2=1.0),
     "whole_l2": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1, decay="table"),
 }
 FEWER = ("adagrad", "rowwise_adagrad", "ftrl", "whole_l2")
-STATEFUL = tuple(OPTIMIZERS[n] for n in ("adagrad", "adam", "ftrl", "momentum_l2", "rmsprop"))
+STATEFUL = tuple(OPTIMIZERS[n] for n in ("adagrad", "frequency_adam", "ftrl", "momentum_l2", "rmsprop"))
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
@@ -79,6 +80,7 @@ def train_everywhere() -> dict[str | None, dict[str, Any]]:
         case = training_case(optimizers).placed(placement)
         distributed = make(case)
         fresh = whole_tables(distributed)
+        count_samples(case, distributed, training_batches())
         losses = train(case, distributed, training_batches())
         found[placement] = {
             "losses": losses,
@@ -103,6 +105,7 @@ def write_checkpoint(folder: Path) -> dict[str, Any]:
     case = every_case().rotated(ANY, optimizers=STATEFUL)
     distributed = make(case)
     before, after = batches_around_checkpoint()
+    count_samples(case, distributed, before)
     train(case, distributed, before, tower_rate=0.0)
     entries, saved = write_tables(folder, distributed.tables), whole_tables(distributed)
     train(case, distributed, after, tower_rate=0.0)

@@ -1,5 +1,7 @@
 """Unsharded training in float64, as loops over rows and ids: what every plan must come to."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +15,15 @@ from tests.sharding.cases import SEED, Case, Rows, slopes
 
 @dataclass
 class Reference:
-    """Unsharded training in float64, written as loops: tables, optimizer state, tower bias."""
+    """Unsharded training in float64, written as loops: tables, optimizer state, tower bias.
+
+    samples: table -> row -> in how many rows of the batches trained on it occurs
+    """
 
     case: Case
     weights: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    samples: dict[str, Counter[int]] = field(default_factory=dict)
     bias: float = 0.25
 
     def __post_init__(self) -> None:
@@ -30,6 +36,9 @@ class Reference:
             self.state[table.name] = {}
 
     def train(self, batches: list[Rows], tower_rate: float = 0.1) -> list[float]:
+        for table in declared_tables(self.case.inputs):
+            each = (self._named(table, rows, [r]) for rows in batches for r in range(len(rows.scale)))
+            self.samples[table] = Counter(i for named in each for i in named)
         return [self._step(rows, tower_rate) for rows in batches]
 
     def _step(self, rows: Rows, tower_rate: float) -> float:
@@ -44,15 +53,16 @@ class Reference:
         loss.backward()
         for name, leaf in leaves.items():
             gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-            self._update(name, gradient, self._named(name, rows), sum(rows.scale))
+            self._update(name, gradient, self._named(name, rows, range(len(rows.scale))), sum(rows.scale))
         assert bias.grad is not None
         self.bias -= tower_rate * float(bias.grad)
         return float(loss.detach())
 
-    def _named(self, table: str, rows: Rows) -> set[int]:
+    def _named(self, table: str, rows: Rows, which: Iterable[int]) -> set[int]:
+        """The table rows that some rows of a batch name."""
         features = {f for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)
                     for f, t in i.tables.items() if t.name == table}  # fmt: skip
-        return {i for f in features for ids in rows.ids[f] for i in ids}
+        return {i for f in features for r in which for i in rows.ids[f][r]}
 
     def _score(self, asked: Input, rows: Rows, r: int, leaves: dict[str, Tensor]) -> Tensor | float:
         if isinstance(asked, PooledEmbeddings):
@@ -83,9 +93,13 @@ class Reference:
         o, weight = declared_tables(self.case.inputs)[name].optimizer, self.weights[name]
         assert o is not None
         for row in range(len(weight)) if o.decay == "table" else sorted(named):
-            g = gradient[row] + o.weight_decay * weight[row]
+            w, g, beside = weight[row].clone(), gradient[row], 0.0
+            if o.decay == "frequency":
+                beside = o.learning_rate * o.weight_decay / self.samples[name][row] * w
+            else:
+                g = g + o.weight_decay * w
             g = g * loss_weight if o.name == "ftrl" else g  # of the loss summed over the batch
-            weight[row] = change_row(o, weight[row], g, self.state[name], row)
+            weight[row] = change_row(o, w, g, self.state[name], row) - beside
 
 
 def change_row(o: TableOptimizer, w: Tensor, g: Tensor, state: dict[str, Tensor], row: int) -> Tensor:

@@ -174,7 +174,7 @@ def test_whole_tables_are_updated_in_chunks(dtype: torch.dtype, monkeypatch: pyt
     start, gradient = torch.rand(10, 3, generator=generator).to(dtype), torch.rand(10, 4, generator=generator)[:, :-1]
     found = []
     for weights, sizes in ((100, [10]), (12, [4, 4, 2]), (1, [1] * 10)):
-        monkeypatch.setattr(row_rules, "_CHUNK", weights)
+        monkeypatch.setitem(row_rules._CHUNK, "cpu", weights)
         update = SizedAdam(learning_rate=0.1, weight_decay=0.3, eps=1e-8, betas=(0.9, 0.99), sizes=[])
         weight, state = start.clone(), update.state(start)
         for _ in range(3):
