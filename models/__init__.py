@@ -13,10 +13,13 @@ from models.afm import AFM
 from models.autoint import AutoInt
 from models.autorec import AutoRec
 from models.base import ModelConfig, Recommender
+from models.bst import BST
 from models.dcn import DCN
 from models.dcn_v2 import DCNv2
 from models.deep_crossing import DeepCrossing
 from models.deepfm import DeepFM
+from models.dien import DIEN
+from models.din import DIN
 from models.dlrm import DLRM
 from models.embedding_mlp import EmbeddingMLP
 from models.fm import FM
@@ -26,6 +29,7 @@ from models.mf import MF
 from models.neural_cf import GMF, NCFMLP, NCFShared, NeuMF
 from models.nfm import NFM
 from models.pnn import IPNN, OPNN, PNN
+from models.pooled_history import PooledHistory
 from models.two_tower import TwoTower
 from models.wide_deep import WideDeep
 
@@ -53,6 +57,10 @@ MODELS: dict[str, type[Recommender]] = {
     "neumf": NeuMF,
     "ncf_shared": NCFShared,
     "two_tower": TwoTower,
+    "pooled_history": PooledHistory,
+    "din": DIN,
+    "dien": DIEN,
+    "bst": BST,
 }
 
 

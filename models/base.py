@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
 from data_pipeline.schema import Schema
-from models.inputs import DenseFeatures, EmbeddingTable, Input
+from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged
 from models.tasks import BinaryClassification, Pointwise, Regression, Task
 
 
@@ -67,14 +67,19 @@ class PointwiseConfig(ModelConfig):
 
 
 class Explanation(NamedTuple):
-    """Why rows score as they do: weights [B, P], and the P names of what each weight belongs to."""
+    """Why rows score as they do: weights [B, P], and the P names of what each weight belongs to.
 
-    weights: Tensor
+    Or `Jagged` weights of [T], one for each event of a history, and the name of a sequence whose ids the events have.
+    """
+
+    weights: Tensor | Jagged
     names: tuple[str, ...]
 
 
 class Recommender(nn.Module):
     """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
+
+    A parameter with a default may be left out of the inputs: what only some schemas or settings have.
 
     A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes
     its layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
@@ -85,8 +90,10 @@ class Recommender(nn.Module):
 
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
         super().__init__()
-        asked = tuple(inspect.signature(self.forward).parameters)
-        if set(asked) != set(inputs):
+        parameters = inspect.signature(self.forward).parameters
+        asked = tuple(parameters)
+        needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+        if not needed <= set(inputs) <= set(asked):
             raise TypeError(f"{type(self).__name__}.forward takes {asked} but inputs declares {tuple(inputs)}")
         self.inputs = dict(inputs)
         self.task = task

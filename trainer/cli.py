@@ -116,7 +116,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
     keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="also which crossings it came from (afm)")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="also what it came from (afm, din, dien, bst)")] = False,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:

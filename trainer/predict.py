@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import models
+from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
 from models.base import Explanation
 from models.inputs import Jagged
@@ -43,8 +44,8 @@ def predict_rows(
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
-    answers with lists), in file order per worker. With `explain` also two lists, of equal length in all rows: `weights`
-    and `weights_of`, the names of what each belongs to.
+    answers with lists), in file order per worker. With `explain` also two lists, equally long in a row: `weights` and
+    `weights_of`, the names of what each belongs to (as many in all rows), or the ids of a history's events in order.
 
     Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
     left as it was.
@@ -115,7 +116,7 @@ def predict_worker(
             output, explanation = forward.explained(there) if explain else (forward(there), None)
             found = {SCORE: _column(session.model.task.prediction(output), batch.live)}
             if explanation:
-                found |= _explained(explanation, batch.live)
+                found |= explained(explanation, batch)
             table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), **found})
             writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
             writer.write_table(table)
@@ -138,12 +139,16 @@ def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
     return pa.ListArray.from_arrays(offsets.int().numpy(), prediction.values.float().cpu().numpy())
 
 
-def _explained(explanation: Explanation, live: Tensor) -> dict[str, pa.Array]:
-    """The weights of the live rows and, as long a list in every row, their names."""
-    weights = _column(explanation.weights, live)
-    each = np.tile(np.arange(len(explanation.names)), len(weights))
-    names = pa.ListArray.from_arrays(weights.offsets, pa.array(explanation.names).take(pa.array(each)))
-    return {WEIGHTS: weights, NAMES: names}
+def explained(explanation: Explanation, batch: Batch) -> dict[str, pa.Array]:
+    """The weights of the live rows and, as long a list in each row, what they belong to."""
+    weights = _column(explanation.weights, batch.live)
+    if isinstance(explanation.weights, Jagged):
+        (sequence,) = explanation.names
+        values = pa.array(batch.ids[sequence].values().numpy())
+    else:
+        each = np.tile(np.arange(len(explanation.names)), len(weights))
+        values = pa.array(explanation.names).take(pa.array(each))
+    return {WEIGHTS: weights, NAMES: pa.ListArray.from_arrays(weights.offsets, values)}
 
 
 def _by_name(columns: pa.Table) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Activations by the names that run files use."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from models.layers.moments import Standardise
+from models.layers.pieces import pieces
 
 Activation = Literal["relu", "leaky_relu", "prelu", "dice", "maxout", "tanh", "sigmoid", "gelu", "silu", "identity"]
 
@@ -23,8 +25,40 @@ class Dice(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
-        p = torch.sigmoid(self.moments(s))
-        return s * torch.lerp(self.alpha.to(s.dtype).expand_as(s), torch.ones_like(s), p)
+        return _Dice.apply(s, *self.moments.mean_and_scale(s), self.alpha)
+
+
+class _Dice(torch.autograd.Function):
+    """Dice for given moments, in pieces: of a formula with ten arrays of s's size only the result is ever whole."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(s, mean, scale, alpha)
+        result = torch.empty_like(s, memory_format=torch.contiguous_format)
+        for piece in pieces(s):
+            x = s[piece].to(mean.dtype)
+            p = ((x - mean) * scale).sigmoid_()
+            result[piece] = p.mul_(1 - alpha).add_(alpha).mul_(x)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        s, mean, scale, alpha = ctx.saved_tensors
+        of_s = torch.empty_like(s, memory_format=torch.contiguous_format)
+        of_mean, of_scale, of_alpha = (torch.zeros_like(mean) for _ in range(3))
+        for piece in pieces(s):
+            x, g = s[piece].to(mean.dtype), gradient[piece].to(mean.dtype)
+            centred = x - mean
+            p = (centred * scale).sigmoid_()
+            gx = g * x
+            of_p = gx * (1 - alpha)
+            of_alpha += gx.mul_(1 - p).sum(0)
+            of_exponent = of_p.mul_(p).mul_(1 - p)
+            of_scale += centred.mul_(of_exponent).sum(0)
+            of_mean -= of_exponent.sum(0)
+            of_s[piece] = of_exponent.mul_(scale).add_(p.mul_(1 - alpha).add_(alpha).mul_(g))
+        return of_s, of_mean * scale, of_scale, of_alpha
 
 
 class Maxout(nn.Module):

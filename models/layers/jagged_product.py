@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-_PIECE_BYTES = 1 << 20  # of one of the arrays that a piece touches; a core's second-level cache
+from models.layers.jagged_sum import segment_sum
+from models.layers.pieces import pieces
 
 
 def row_of_position(lengths: Tensor, positions: int) -> Tensor:
@@ -24,20 +24,12 @@ def jagged_product(values: Tensor, vectors: Tensor, row: Tensor, offsets: Tensor
     return _JaggedProduct.apply(values, vectors, row, offsets)
 
 
-def _pieces(values: Tensor) -> list[slice]:
-    """Parts of the positions: all at once but on a CPU."""
-    positions, columns = values.shape
-    step = positions if values.device.type != "cpu" else _PIECE_BYTES // (columns * values.element_size())
-    step = max(step, 1)
-    return [slice(start, min(start + step, positions)) for start in range(0, positions, step)]
-
-
 class _JaggedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, vectors: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
         ctx.save_for_backward(values, vectors, row, offsets)
         product = values.new_empty(len(values))
-        for piece in _pieces(values):
+        for piece in pieces(values):
             torch.sum(vectors.index_select(0, row[piece]).mul_(values[piece]), 1, out=product[piece])
         return product
 
@@ -48,14 +40,9 @@ class _JaggedProduct(torch.autograd.Function):
         of_values = of_vectors = None
         if ctx.needs_input_grad[0]:
             of_values = torch.empty_like(values, memory_format=torch.contiguous_format)
-            for piece in _pieces(values):
+            for piece in pieces(values):
                 copied = vectors.index_select(0, row[piece])
                 torch.mul(copied, gradient[piece].unsqueeze(1), out=of_values[piece])
-        if ctx.needs_input_grad[1] and not len(values):
-            of_vectors = torch.zeros_like(vectors)
-        elif ctx.needs_input_grad[1]:
-            positions = torch.arange(len(values), device=values.device)
-            of_vectors = F.embedding_bag(
-                positions, values, offsets, mode="sum", include_last_offset=True, per_sample_weights=gradient
-            )
+        if ctx.needs_input_grad[1]:
+            of_vectors = segment_sum(values, offsets, gradient)
         return of_values, of_vectors, None, None

@@ -7,10 +7,13 @@ said for a whole forward pass by `live_rows`, so that models and layers pass nei
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.layers.pieces import pieces
 
 
 def identity(tensor: Tensor) -> Tensor:
@@ -60,18 +63,21 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
+        mean, scale = self.mean_and_scale(x)
+        return ((x.to(mean.dtype) - mean) * scale).to(x.dtype)
+
+    def mean_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training the running moments follow."""
         mean, var = self._batch_moments(x) if self.training else (self.running_mean, self.running_var)
-        return ((x.to(mean.dtype) - mean) * torch.rsqrt(var + self.eps)).to(x.dtype)
+        return mean, torch.rsqrt(var + self.eps)
 
     def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         context = _context.get()
+        live = context.live if self.padded else None
         # all ranks know the running mean: sums of what is left after it cancel less than sums of x
-        shifted = x.to(self.running_mean.dtype) - self.running_mean
-        count = shifted.new_tensor([x.shape[0]])
-        if self.padded and context.live is not None:
-            shifted = torch.where(context.live[:, None], shifted, 0)
-            count = context.live.sum(dtype=shifted.dtype)[None]
-        sums = context.reduce(torch.cat([shifted.sum(0), shifted.square().sum(0), count]))
+        totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
+        count = totals.new_tensor([x.shape[0]]) if live is None else live.sum(dtype=totals.dtype)[None]
+        sums = context.reduce(torch.cat([totals, count]))
         width, rows = x.shape[1], sums[-1].clamp(min=1)
         offset, square = sums[:width] / rows, sums[width:-1] / rows
         mean, var = self.running_mean + offset, (square - offset.square()).clamp(min=0)
@@ -83,6 +89,37 @@ class Standardise(nn.Module):
         share = rows.clamp(max=1) * self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(var * (rows / (rows - 1).clamp(min=1)), share)
+
+
+class _ColumnSums(torch.autograd.Function):
+    """[n, C] -> [2 C]: sums over live rows of x - centre and of its square. Nothing of x's size is made in forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centre: Tensor, live: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, centre, live)
+        sums = centre.new_zeros(2, len(centre))
+        for piece in pieces(x):
+            shifted = _shifted(x[piece], centre, None if live is None else live[piece])
+            sums[0] += shifted.sum(0)
+            sums[1] += shifted.square_().sum(0)
+        return sums.flatten()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, centre, live = ctx.saved_tensors
+        of_sum, of_square = gradient.chunk(2)
+        of_x = torch.empty_like(x)
+        for piece in pieces(x):
+            alive = None if live is None else live[piece]
+            part = torch.addcmul(of_sum, _shifted(x[piece], centre, alive), of_square, value=2)
+            of_x[piece] = part if alive is None else torch.where(alive[:, None], part, 0)
+        return of_x, None, None
+
+
+def _shifted(x: Tensor, centre: Tensor, live: Tensor | None) -> Tensor:
+    shifted = x.to(centre.dtype) - centre
+    return shifted if live is None else torch.where(live[:, None], shifted, 0)
 
 
 class BatchNorm(nn.Module):

@@ -26,6 +26,10 @@ class MetricSet:
         self._read = read
         self._collective = collective or Alone()
 
+    def of(self, part: Callable[[Any], Any]) -> "MetricSet":
+        """These metrics for a tower that returns more than their task reads: `part` takes that out of an output."""
+        return MetricSet(self._metrics, lambda output, batch: self._read(part(output), batch), self._collective)
+
     @torch.no_grad()
     def update(self, output: Any, batch: Batch) -> None:
         """Adds this rank's rows: what the tower returned for `batch`. Padding counts nowhere."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from data_pipeline.batch import Batch
-from data_pipeline.schema import Cross, DenseFeature, Identity, IdFeature, IdListFeature, Schema
+from data_pipeline.schema import Cross, DenseFeature, Identity, IdFeature, IdListFeature, Schema, SequenceFeature
 from tests.models.reference_lookup import ReferenceLookup, ids_of, make_batch
 
 USERS, ITEMS, TAGS = 64, 12, 9
@@ -69,6 +69,45 @@ def ratings_batch(schema: Schema, rows: int, seed: int = 0, *, padding: int = 0,
         schema,
         {name: [list(r.choice(USERS, n, replace=False)) for n in some] for name, some in lengths.items()},
         item_weights={name: [list(r.integers(1, 6, n)) for n in some] for name, some in lengths.items()},
+        padding=padding,
+    )
+
+
+def histories_schema(dense: int = 3) -> Schema:
+    """A user, an item with its kind and an hour; events that share their tables; negatives of item and kind."""
+    sizes = {"item": ITEMS, "kind": TAGS, "hour": 5}
+    ids = {name: Identity(num_ids=n) for name, n in sizes.items()}
+    events = [("item_history", "item"), ("kind_history", "kind"), ("hour_history", "hour")]
+    events += [("negative_item_history", "item"), ("negative_kind_history", "kind")]
+    return Schema(
+        features=(
+            IdFeature(name="user", ids=Identity(num_ids=USERS), role="user"),
+            *(IdFeature(name=name, ids=ids[name], role="item" if name != "hour" else "context") for name in sizes),
+            *(
+                SequenceFeature(name=name, ids=ids[table], table=table, max_length=6, aligned="history", role="user")
+                for name, table in events
+            ),
+            *(DenseFeature(name=f"n{i}") for i in range(dense)),
+        ),
+    )
+
+
+def histories_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: bool = False, padding: int = 0) -> Batch:
+    """Random ids, histories of 0 to 6 events (the first row's is empty, the second's has 6), labels of 0 and 1."""
+    r = np.random.default_rng(seed)
+    lengths = r.integers(0, 7, rows)
+    lengths[: min(rows, 2)] = [0, 6][: min(rows, 2)]
+    ids = {}
+    for f in schema.sparse:
+        many = lengths if isinstance(f, SequenceFeature) else np.ones(rows, np.int64)
+        ids[f.name] = [list(r.integers(0, f.num_embeddings, n)) for n in many]
+    if unique_users:
+        ids["user"] = [[u % USERS] for u in range(rows)]
+    return make_batch(
+        schema,
+        ids,
+        dense=r.normal(size=(rows, len(schema.dense))),
+        labels=(r.random(rows) < 0.4).astype(np.float32),
         padding=padding,
     )
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema, SequenceFeature
 from models import MODELS, config_class
 from tests.trainer.recorded import RecordingTrainer
 from trainer.config import RunConfig, load
@@ -46,7 +46,22 @@ RATINGS = Schema(
     ),
     labels=(),
 )
+HISTORIES = Schema(
+    features=(
+        *(f for f in CLICKS.features if f.name in ("user", "item", "price")),
+        IdFeature(name="kind", ids=Identity(num_ids=TAGS), role="item"),
+        *(
+            SequenceFeature(name=f"{name}_history", ids=ids, table=table, max_length=5, aligned="history", role="user")
+            for name, table, ids in (
+                ("item", "item", Identity(num_ids=ITEMS)),
+                ("kind", "kind", Identity(num_ids=TAGS)),
+                ("negative_item", "item", Identity(num_ids=ITEMS)),
+            )
+        ),
+    )
+)
 RATES = ("autorec",)  # models of ratings
+READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
 # of models whose output grows fast with their rows: small steps
 STEEP = ("lr", "fm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": [8, 4], "activation": "tanh"}}  # where a model has these
@@ -58,6 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "autoint": {"layers": 2, "head_dim": 4},
     "two_tower": {"vector_dim": 4},
     "autorec": {"hidden": 8},
+    "din": {"attention": {"hidden": [8], "activation": "dice"}},
 }
 
 
@@ -85,6 +101,20 @@ def clicks(folder: Path) -> Path:
     columns |= {name: draw.normal(size=ROWS).astype(np.float32) for name in ("age", "price")}
     label = (draw.random(ROWS) < 0.2 + 0.6 * (columns["user"] % 2 == columns["item"] % 2)).astype(np.float32)
     return write(folder, CLICKS, columns | {"label": label})
+
+
+def histories(folder: Path) -> Path:
+    """Of 0 to 5 events; a user is likelier to take an item that is in the history."""
+    draw = np.random.default_rng(0)
+    columns: dict[str, Any] = {name: draw.integers(0, n, ROWS) for name, n in (("user", USERS), ("item", ITEMS))}
+    columns |= {"kind": columns["item"] % TAGS, "price": draw.normal(size=ROWS).astype(np.float32)}
+    items, _ = bags(draw, ITEMS, 0, 5)
+    kinds = pa.ListArray.from_arrays(items.offsets, pa.array(items.values.to_numpy() % TAGS))
+    others = pa.ListArray.from_arrays(items.offsets, pa.array(draw.integers(0, ITEMS, len(items.values))))
+    columns |= {"item_history": items, "kind_history": kinds, "negative_item_history": others}
+    known = np.array([kind in row for kind, row in zip(columns["kind"], kinds.to_pylist(), strict=True)])
+    label = (draw.random(ROWS) < 0.2 + 0.6 * known).astype(np.float32)
+    return write(folder, HISTORIES, columns | {"label": label})
 
 
 def ratings(folder: Path) -> Path:
@@ -125,13 +155,16 @@ def train(folder: Path, run_files: dict[str, str], workers: int) -> dict[str, An
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `train_each` returns in one process, and on two Ray workers."""
     folder = tmp_path_factory.mktemp("every_model")
-    data = {True: ratings(folder / "ratings"), False: clicks(folder / "clicks")}
+    own = dict.fromkeys(RATES, ratings(folder / "ratings")) | dict.fromkeys(
+        READ_HISTORIES, histories(folder / "histories")
+    )
+    shared = clicks(folder / "clicks")
     run_files = {}
     for name, model in MODELS.items():
         known = config_class(model).model_fields
         content = {
             "run": str(folder / "unused"),
-            "data": {"path": str(data[name in RATES]), "global_batch_size": BATCH, "prefetch": 1},
+            "data": {"path": str(own.get(name, shared)), "global_batch_size": BATCH, "prefetch": 1},
             "model": {"name": name} | {k: v for k, v in SMALL.items() if k in known} | SETTINGS.get(name, {}),
             # rows of some size, so that what one step does to them shows in the next step's loss
             "tables": {

@@ -5,8 +5,10 @@ from typing import get_args
 import pytest
 import torch
 
+from models.layers import pieces
 from models.layers.activations import Activation, Dice, Maxout
 from models.layers.mlp import MLP, MLPConfig
+from models.layers.moments import BatchNorm, live_rows
 
 
 def test_dice_equals_its_formula() -> None:
@@ -19,6 +21,29 @@ def test_dice_equals_its_formula() -> None:
     mean, var = layer.moments.running_mean, layer.moments.running_var
     p = 1 / (1 + torch.exp(-(s - mean) / (var + 1e-8).sqrt()))
     torch.testing.assert_close(layer(s), p * s + (1 - p) * layer.alpha * s, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 100, 1 << 20])
+@pytest.mark.parametrize("layer_class", [Dice, BatchNorm])
+def test_gradients_by_differences(
+    layer_class: type[torch.nn.Module], piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the moments too, of live rows alone; with what pieces of rows there are."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+    layer = layer_class(4).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    live = torch.tensor([True, True, False, True, True, False, True])
+
+    def run(s: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        layer.load_state_dict(fresh)  # running moments as they were: sums are taken from the mean on
+        named = dict(zip([name for name, _ in layer.named_parameters()], parameters, strict=True))
+        with live_rows(live):
+            return torch.func.functional_call(layer, named, (s,))[live]
+
+    fresh = {name: value.clone() for name, value in layer.state_dict().items()}
+    s = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (s, *(p.detach().clone().requires_grad_() for p in layer.parameters())))
 
 
 def test_maxout_takes_the_largest_piece() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.layers import jagged_product as module
+from models.layers import pieces
 from models.layers.jagged_product import jagged_product, row_of_position
 
 LENGTHS = torch.tensor([3, 0, 5, 1, 0])
@@ -21,7 +21,7 @@ def given(lengths: torch.Tensor = LENGTHS, columns: int = 4) -> tuple[torch.Tens
 @pytest.mark.parametrize("piece_bytes", [1, 64, 1 << 20])
 def test_equals_the_formula_and_its_gradients(piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 1, 2 and all positions."""
-    monkeypatch.setattr(module, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
     values, vectors, row, offsets = given()
     assert row.tolist() == [0, 0, 0, 2, 2, 2, 2, 2, 3]
     expected = torch.stack([values[t] @ vectors[r] for t, r in enumerate(row.tolist())])

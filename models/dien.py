@@ -1,0 +1,222 @@
+"""Deep interest evolution network (Zhou et al., AAAI 2019): a GRU finds interests, a second follows some."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_pipeline.batch import Batch
+from data_pipeline.declaration import unknown
+from data_pipeline.errors import UserError
+from models.base import Explanation
+from models.collective import Collective
+from models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
+from models.inputs import Fields, Input, Jagged, SequenceEmbeddings
+from models.layers.jagged_product import jagged_product, row_of_position
+from models.layers.jagged_softmax import jagged_softmax
+from models.layers.mlp import MLP, MLPConfig
+from models.layers.packing import Packing, pack_steps
+from models.layers.recurrent import GRU, Update
+from models.metrics import MetricSet
+from models.tasks import Pointwise, Task, Term
+
+UPDATES: dict[str, Update] = {"augru": "scaled", "aigru": "learned", "agru": "attention"}
+
+
+class DIENConfig(HistoryConfig):
+    hidden: int | None = Field(default=None, gt=0, description="columns of both GRUs' states; None: those of an event")
+    evolving: Literal["augru", "aigru", "agru"] = Field(
+        default="augru", description="attention scales the update gate, scales the inputs, or is the update gate"
+    )
+    auxiliary: float | None = Field(
+        default=None, ge=0, description="alpha of the auxiliary loss; None: 1 where there are negatives, else 0"
+    )
+    auxiliary_score: Literal["inner_product", "net"] = "inner_product"
+    auxiliary_mlp: MLPConfig = Field(
+        default=MLPConfig(hidden=(100, 50), activation="sigmoid"), description="of auxiliary_score: net"
+    )
+    negatives: dict[str, str] = Field(
+        default={},
+        description="sequence -> its negatives; what is left out is called negative_ and the sequence's name",
+    )
+
+    @model_validator(mode="after")
+    def _auxiliary_settings_have_an_effect(self) -> "DIENConfig":
+        for name in ("auxiliary_score", "auxiliary_mlp", "negatives"):
+            if self.auxiliary == 0 and name in self.model_fields_set:
+                raise ValueError(
+                    f"{name} is of the auxiliary loss, which auxiliary: 0 turns off; leave one of them out"
+                )
+        if self.auxiliary_score != "net" and "auxiliary_mlp" in self.model_fields_set:
+            raise ValueError("auxiliary_mlp is of auxiliary_score: net, found inner_product; leave one of them out")
+        return self
+
+
+class DIEN(HistoryModel):
+    """h = GRU(e_1 .. e_n); a_t = softmax over t of h_t W e_a (eq. 11); the interest is the last state of a second GRU.
+
+    That one reads h, its update gate scaled by a_t (`augru`, eqs. 14-16) or replaced by it (`agru`), or reads a_t h_t
+    (`aigru`). An empty history's interest is zero. The auxiliary loss teaches h_t to tell e_{t+1} from a negative.
+    An event whose id of some sequence has no negative keeps it: the negative is the same event with another item.
+    """
+
+    negated: Tensor  # which of the sequences have negatives
+
+    def __init__(self, fields: Fields, config: DIENConfig) -> None:
+        found = History.of(fields, config)
+        negatives = _negatives(fields, config, found.sequences)
+        given: dict[str, Input] = {}
+        task = config.build_task(fields.schema)
+        if negatives:
+            given["negatives"] = SequenceEmbeddings(
+                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values())
+            )
+        alpha = 1.0 if config.auxiliary is None else config.auxiliary
+        super().__init__(fields, config, more_inputs=given, task=WithAuxiliary(task, alpha))
+        hidden = config.hidden or self.event_width
+        places = torch.tensor([found.sequences.index(name) for name in negatives], dtype=torch.int64)
+        self.register_buffer("negated", places, persistent=False)
+        self.extractor = GRU(self.event_width, hidden)
+        self.attention = nn.Linear(self.event_width, hidden, bias=False)  # W
+        self.evolving = config.evolving
+        self.evolution = GRU(hidden, hidden, UPDATES[config.evolving])
+        self.mlp = self.mlp_over(hidden, config.mlp)
+        self.auxiliary_net: nn.Module | None = None
+        if negatives and config.auxiliary_score == "net":
+            self.auxiliary_net = MLP(hidden + self.event_width, config.auxiliary_mlp, padded=False)
+        elif negatives and hidden != self.event_width:
+            raise UserError(
+                f"dien: auxiliary_score: inner_product needs states as wide as events, found hidden {hidden} and "
+                f"events of {self.event_width} columns; leave hidden out, or set auxiliary_score: net"
+            )
+
+    def forward(
+        self,
+        target: Tensor,
+        history: Jagged,
+        dense: Tensor,
+        context: Tensor | None = None,
+        negatives: Jagged | None = None,
+    ) -> "Evolved":
+        """[B, F, D], [T, F, D], [B, N], [B, sum of D], [T, F', D] -> logits [B]; in training, auxiliary losses."""
+        row, packing, states, weights = self._attend(target, history)
+        inputs = packing.pack(weights)
+        if self.evolving == "aigru":
+            evolved = self.evolution(states * inputs.unsqueeze(1), packing)
+        else:
+            evolved = self.evolution(states, packing, inputs)
+        logits = self.score(packing.final(evolved, len(target)), target, dense, context)
+        if negatives is None or not self.training:
+            return Evolved(logits)
+        return Evolved(logits, *self._auxiliary(states, packing, history, negatives, row))
+
+    def explain(
+        self,
+        target: Tensor,
+        history: Jagged,
+        dense: Tensor,
+        context: Tensor | None = None,
+        negatives: Jagged | None = None,
+    ) -> Explanation:
+        """The attention a_t to each event, 1 in sum in every row that has any."""
+        return Explanation(history._replace(values=self._attend(target, history)[-1]), self.sequences[:1])
+
+    def _attend(self, target: Tensor, history: Jagged) -> tuple[Tensor, Packing, Tensor, Tensor]:
+        """Rows of positions [T], how positions are packed, packed interest states h [T, H], attention [T]."""
+        row = row_of_position(history.lengths, len(history.values))
+        packing = pack_steps(history.lengths, row, history.offsets)
+        states = self.extractor(packing.pack(history.values.flatten(1)), packing)
+        wanted = self.attention(target.flatten(1)).to(states.dtype)
+        score = jagged_product(packing.unpack(states), wanted, row, history.offsets)
+        return row, packing, states, jagged_softmax(score, row, history.lengths, history.offsets)
+
+    def _auxiliary(
+        self, states: Tensor, packing: Packing, history: Jagged, negatives: Jagged, row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-log sigma(h_t, e_{t+1}) - log(1 - sigma(h_t, e^_{t+1})) of all neighbours (eq. 6), and the rows of both."""
+        first = len(packing.rows)  # packed positions from here on have one before them
+        state = states.index_select(0, packing.previous)
+        false = history.values.index_copy(1, self.negated, negatives.values)
+        right, wrong = (packing.pack(events.flatten(1))[first:].to(state.dtype) for events in (history.values, false))
+        if self.auxiliary_net is None:
+            yes, no = (state * right).sum(1), (state * wrong).sum(1)
+        else:
+            pairs = torch.cat([torch.cat([state, events], 1) for events in (right, wrong)])
+            yes, no = self.auxiliary_net(pairs).squeeze(1).chunk(2)
+        return F.softplus(-yes) + F.softplus(no), row[packing.jagged[first:]]
+
+
+class Evolved(NamedTuple):
+    """logits: [B]; auxiliary: [P] losses of pairs of neighbouring events, and row: [P] whose they are, or None."""
+
+    logits: Tensor
+    auxiliary: Tensor | None = None
+    row: Tensor | None = None
+
+
+class WithAuxiliary(Task):
+    """A task on the logits, and the term `auxiliary`: alpha times the mean auxiliary loss over all pairs.
+
+    A pair counts with its row's sample weight.
+    """
+
+    def __init__(self, task: Pointwise, alpha: float) -> None:
+        self.task = task
+        self.alpha = alpha
+
+    def loss(self, output: Evolved, batch: Batch) -> dict[str, Term]:
+        terms = self.task.loss(output.logits, batch)
+        if output.auxiliary is None or output.row is None:
+            return terms
+        weight = batch.weights.to(output.auxiliary.dtype)[output.row]
+        return terms | {"auxiliary": Term(self.alpha * (weight * output.auxiliary).sum(), weight.sum())}
+
+    def prediction(self, output: Evolved) -> Tensor | Jagged:
+        return self.task.prediction(output.logits)
+
+    def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
+        """Those of the task on the logits."""
+        return self.task.metrics(collective, down_sampled=down_sampled).of(lambda output: output.logits)
+
+    def check(self, batch: Batch) -> None:
+        self.task.check(batch)
+
+    def broken_rows(self, output: Evolved, batch: Batch) -> Tensor:
+        broken = torch.zeros_like(batch.live)
+        if output.auxiliary is not None and output.row is not None:
+            broken.index_fill_(0, output.row[~output.auxiliary.isfinite()], True)
+        return broken & batch.live if bool(broken.any()) else self.task.broken_rows(output.logits, batch)
+
+
+def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -> dict[str, str]:
+    """sequence -> its negatives, of those that have some; none where the auxiliary loss is off.
+
+    Raises UserError where the auxiliary loss is asked for without negatives, and for negatives that do not fit.
+    """
+    if config.auxiliary == 0:
+        return {}
+    for name in config.negatives:
+        if name not in sequences:
+            raise UserError("model: negatives: " + unknown("sequence of the history", name, sequences))
+    found = {}
+    for name in sequences:
+        negative = config.negatives.get(name, NEGATIVE + name)
+        if negative in fields.sequences:
+            found[name] = negative
+        elif name in config.negatives:
+            raise UserError("model: negatives: " + unknown("sequence feature", negative, fields.sequences))
+    if not found and config.auxiliary is not None:
+        raise UserError(
+            f"model: auxiliary {config.auxiliary:g} needs negatives, but the schema has no sequence "
+            f"{NEGATIVE + sequences[0]!r}; prepare data with them, name them by `negatives`, or set auxiliary: 0"
+        )
+    for name, negative in found.items():
+        one, other = fields.schema[name], fields.schema[negative]
+        if one.table_name != other.table_name or one.aligned is None or one.aligned != other.aligned:
+            raise UserError(
+                f"model: sequence {negative!r} (table {other.table_name!r}, {alignment(other)}) cannot hold negatives "
+                f"of {name!r} (table {one.table_name!r}, {alignment(one)}); give both one `table` and one `aligned`"
+            )
+    return found

@@ -1,0 +1,54 @@
+"""Deep interest network (Zhou et al., KDD 2018): past events count by how much they bear on the target."""
+
+from pydantic import Field
+from torch import Tensor
+
+from models.base import Explanation
+from models.histories import HistoryConfig, HistoryModel
+from models.inputs import Fields, Jagged
+from models.layers.activation_unit import ActivationUnit, Interaction
+from models.layers.jagged_product import row_of_position
+from models.layers.jagged_softmax import jagged_softmax
+from models.layers.jagged_sum import jagged_sum
+from models.layers.mlp import MLPConfig
+
+
+class DINConfig(HistoryConfig):
+    attention: MLPConfig = Field(
+        default=MLPConfig(hidden=(64, 16), activation="dice"), description="hidden layers of the activation unit"
+    )
+    interaction: Interaction = Field(
+        default="difference_product", description="what the unit sees beside event and target: e - v, e * v; or e v^T"
+    )
+    softmax: bool = Field(default=False, description="weights of a row sum to 1; the paper's do not")
+
+
+class DIN(HistoryModel):
+    """The interest is v_U(A) = sum_j a(e_j, v_A) e_j (eq. 3), weights as the unit gives them, or their softmax.
+
+    Without softmax their sum tells how strong the interest is. An empty history's interest is zero. All is computed on
+    the T events that there are; their order does not matter.
+    """
+
+    def __init__(self, fields: Fields, config: DINConfig) -> None:
+        super().__init__(fields, config)
+        self.softmax = config.softmax
+        self.mlp = self.mlp_over(self.event_width, config.mlp)
+        self.attention = ActivationUnit(self.event_width, config.attention, config.interaction)
+
+    def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
+        """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
+        row = row_of_position(history.lengths, len(history.values))
+        weights = self._weights(target, history, row)
+        return self.score(jagged_sum(history.values.flatten(1), weights, row, history.offsets), target, dense, context)
+
+    def _weights(self, target: Tensor, history: Jagged, row: Tensor) -> Tensor:
+        """[T] a(e_j, v_A), in the events' precision."""
+        events = history.values.flatten(1)
+        weights = self.attention(events, target.flatten(1), row, history.offsets).to(events.dtype)
+        return jagged_softmax(weights, row, history.lengths, history.offsets) if self.softmax else weights
+
+    def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
+        """Each event's weight."""
+        row = row_of_position(history.lengths, len(history.values))
+        return Explanation(history._replace(values=self._weights(target, history, row)), self.sequences[:1])

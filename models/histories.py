@@ -1,0 +1,174 @@
+"""What models of behaviour share: a history of events, the target that it is compared with, and the MLP over both.
+
+A history is one or more aligned sequences; an event's vector is its ids' vectors side by side. The target's vector has
+the ids of the item in question in the same order, from the same tables.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from data_pipeline.declaration import unknown
+from data_pipeline.errors import UserError
+from data_pipeline.schema import IdFeature, SequenceFeature
+from models.base import PointwiseConfig, Recommender
+from models.inputs import DenseFeatures, Fields, Input, PooledEmbeddings, SequenceEmbeddings
+from models.layers.mlp import MLP, MLPConfig
+from models.tasks import Task
+
+NEGATIVE = "negative_"  # how the name of a sequence of negatives begins
+
+
+class HistoryConfig(PointwiseConfig):
+    """Settings of every model that reads a history."""
+
+    embedding_dim: int = Field(default=16, gt=0)
+    mlp: MLPConfig = Field(default=MLPConfig(), description="over [interest; target; context; dense]")
+    history: tuple[str, ...] | None = Field(
+        default=None, description="sequences, aligned with each other; None: all but those called negative_..."
+    )
+    target: dict[str, str] = Field(
+        default={}, description="sequence -> id feature on its table; what is left out follows from the schema"
+    )
+
+
+@dataclass(frozen=True)
+class History:
+    """Names: sequence -> the target's feature on its table, and the pooled features that are left for the context."""
+
+    pairs: dict[str, str]
+    context: tuple[str, ...]
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        return tuple(self.pairs)
+
+    @classmethod
+    def of(cls, fields: Fields, config: HistoryConfig) -> "History":
+        """What the schema and the settings say.
+
+        Raises UserError where there is no sequence, sequences are not aligned with each other, a setting names what
+        there is not, or no id feature, or more than one, looks up a sequence's table.
+        """
+        sequences = _sequences(fields, config.history)
+        for name in config.target:
+            if name not in sequences:
+                raise UserError("model: target: " + unknown("sequence of the history", name, sequences))
+        pairs = {name: _target(fields, name, config.target.get(name)) for name in sequences}
+        for name, target in pairs.items():
+            first = next(other for other in pairs if pairs[other] == target)
+            if first != name:
+                raise UserError(
+                    f"model: sequences {first!r} and {name!r} both have the target feature {target!r}; leave one out "
+                    "by `history`, or name another feature on its table by `target`"
+                )
+        return cls(pairs, tuple(f for f in fields.pooled if f not in pairs.values()))
+
+    def inputs(self, fields: Fields, embedding_dim: int) -> dict[str, Input]:
+        """`target`, `history` and `dense`; `context` where there is any."""
+
+        def tables(names: tuple[str, ...]) -> dict[str, Any]:
+            return fields.tables(embedding_dim=embedding_dim, features=names)
+
+        context = {"context": PooledEmbeddings(tables(self.context), concat=True)} if self.context else {}
+        return {
+            "target": PooledEmbeddings(tables(tuple(self.pairs.values()))),
+            "history": SequenceEmbeddings(tables(self.sequences)),
+            "dense": DenseFeatures(fields.dense),
+            **context,
+        }
+
+
+def _sequences(fields: Fields, named: tuple[str, ...] | None) -> tuple[str, ...]:
+    known = fields.sequences
+    for name in named or ():
+        if name not in known:
+            raise UserError("model: history: " + unknown("sequence feature", name, known))
+    chosen = tuple(name for name in known if not name.startswith(NEGATIVE)) if named is None else named
+    if not chosen:
+        raise UserError(
+            "model: this model reads a history, but the schema (or its subset) has no sequence feature for it (its "
+            f"features: {', '.join(f.name for f in fields.schema.features)}); declare one by `kind: sequence`, or use "
+            "embedding_mlp"
+        )
+    first: SequenceFeature = fields.schema[chosen[0]]
+    for name in chosen[1:]:
+        other: SequenceFeature = fields.schema[name]
+        if first.aligned is None or other.aligned != first.aligned:
+            raise UserError(
+                f"model: sequences {first.name!r} ({alignment(first)}) and {name!r} ({alignment(other)}) make no one "
+                "history; name those that do by `history`, or give both the same `aligned` in schema.yaml"
+            )
+    return chosen
+
+
+def alignment(sequence: SequenceFeature) -> str:
+    """For errors: what a sequence is aligned with."""
+    return "not aligned" if sequence.aligned is None else f"aligned: {sequence.aligned}"
+
+
+def _target(fields: Fields, sequence: str, named: str | None) -> str:
+    """The id feature on a sequence's table; of several the one that does not describe the user."""
+    table = fields.schema[sequence].table_name
+    ids = [f for f in fields.schema.features if isinstance(f, IdFeature)]
+    there = [f for f in ids if f.table_name == table]
+    if named is not None:
+        if named not in [f.name for f in ids]:
+            raise UserError("model: target: " + unknown("id feature", named, [f.name for f in ids]))
+        there = [f for f in there if f.name == named]
+    elif len(there) > 1:
+        there = [f for f in there if f.role != "user"] or there
+    if not there:
+        what = "no id feature of the schema does" if named is None else f"its target feature {named!r} does not"
+        tables = ", ".join(f"{f.name}: {f.table_name}" for f in ids) or "none"
+        raise UserError(
+            f"model: sequence {sequence!r} looks up table {table!r}, but {what} (id features and their tables: "
+            f"{tables}); give the target's feature `table: {table}` in schema.yaml, or leave the sequence out by "
+            "`history`"
+        )
+    if len(there) > 1:
+        names = ", ".join(f.name for f in there)
+        raise UserError(
+            f"model: sequence {sequence!r} looks up table {table!r}, and so do {len(there)} id features ({names}); say "
+            f"which one is the target's: `target: {{{sequence}: {there[0].name}}}`"
+        )
+    return there[0].name
+
+
+class HistoryModel(Recommender):
+    """y = MLP([interest; target; context; dense]), the interest as a subclass reads it out of the history.
+
+    A subclass makes `mlp` by `mlp_over`, and ends its `forward` with `score`.
+    """
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        fields: Fields,
+        config: HistoryConfig,
+        *,
+        more_inputs: dict[str, Input] | None = None,
+        task: Task | None = None,
+    ) -> None:
+        """more_inputs: beside `History.inputs`; task: None: that of the config."""
+        found = History.of(fields, config)
+        inputs = found.inputs(fields, config.embedding_dim)
+        super().__init__(inputs={**inputs, **(more_inputs or {})}, task=task or config.build_task(fields.schema))
+        self.sequences = found.sequences
+        target, context = inputs["target"], inputs.get("context")
+        assert isinstance(target, PooledEmbeddings)
+        self.event_width = target.width
+        context_width = context.width if isinstance(context, PooledEmbeddings) else 0
+        self._beside_interest = target.width + context_width + len(fields.dense)
+
+    def mlp_over(self, interest_width: int, config: MLPConfig) -> MLP:
+        return MLP(interest_width + self._beside_interest, config)
+
+    def score(self, interest: Tensor, target: Tensor, dense: Tensor, context: Tensor | None) -> Tensor:
+        """[B, I], [B, F, D], [B, N], [B, sum of D] -> [B]."""
+        columns = [interest.to(target.dtype), target.flatten(1), *([] if context is None else [context]), dense]
+        return self.mlp(torch.cat(columns, 1)).squeeze(1)

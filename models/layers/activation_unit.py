@@ -1,0 +1,95 @@
+"""DIN's activation unit: how much each past event matters for the item in question."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from models.layers.jagged_sum import segment_sum
+from models.layers.mlp import MLP, MLPConfig
+from models.layers.pieces import pieces
+
+Interaction = Literal["difference_product", "outer_product"]
+
+
+class ActivationUnit(nn.Module):
+    """a(k, q): an MLP over [k; q; k - q; k * q], or over [k; q; k q^T] (Zhou et al., KDD 2018, section 4.3).
+
+    k is an event's vector, q the target's of the same row. The MLP is `mlp`, as it stands; its first product is
+    computed in parts: W [k; q; k - q; k * q] = (W1 + W3) k + W4 (k * q) + (W2 - W3) q, the last once a row and not once
+    a position, and nothing is laid side by side for all positions at once.
+    Batch norm and Dice take their moments over the positions of all rows and ranks.
+    """
+
+    def __init__(self, width: int, config: MLPConfig, interaction: Interaction = "difference_product") -> None:
+        super().__init__()
+        self.outer = interaction == "outer_product"
+        columns = (2 + width) * width if self.outer else 4 * width
+        self.mlp = MLP(columns, config, padded=False)
+
+    def forward(self, events: Tensor, target: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+        """Scores of positions: [T, E] events, [B, E] targets, [T] the row of each, [B + 1] offsets -> [T]."""
+        first, width = self.mlp.layers[0], events.shape[1]
+        assert isinstance(first, nn.Linear)
+        of_event, of_target, rest = first.weight.split([width, width, first.in_features - 2 * width], 1)
+        if not self.outer:
+            of_difference, rest = rest.chunk(2, 1)
+            of_event, of_target = of_event + of_difference, of_target - of_difference
+        of_row = F.linear(target, of_target, first.bias)
+        hidden = _EventLayer.apply(events, target, of_row, torch.cat([of_event, rest], 1), row, offsets, self.outer)
+        for layer in list(self.mlp.layers)[1:]:
+            hidden = layer(hidden)
+        return hidden.squeeze(1)
+
+
+class _EventLayer(torch.autograd.Function):
+    """y_t = W [k_t; x_t] + of_row_b, x_t = k_t * q_b or k_t q_b^T, b the row of t; in the precision of `of_row`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        events: Tensor,
+        target: Tensor,
+        of_row: Tensor,
+        weight: Tensor,
+        row: Tensor,
+        offsets: Tensor,
+        outer: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(events, target, weight, row, offsets)
+        ctx.outer = outer
+        transposed = weight.to(of_row.dtype).T
+        result = of_row.new_empty(len(events), of_row.shape[1])
+        for piece in pieces(events, max(weight.shape)):
+            inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
+            torch.addmm(of_row.index_select(0, row[piece]), inputs, transposed, out=result[piece])
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        events, target, weight, row, offsets = ctx.saved_tensors
+        width, dtype = events.shape[1], gradient.dtype
+        of_events, of_targets = torch.empty_like(events), torch.empty_like(events)
+        of_weight, cast = torch.zeros_like(weight), weight.to(dtype)
+        for piece in pieces(events, max(weight.shape)):
+            k, q = events[piece], target.index_select(0, row[piece])
+            of_weight += gradient[piece].T @ _inputs(k, q, ctx.outer).to(dtype)
+            of_k, of_x = (gradient[piece] @ cast).to(events.dtype).split([width, weight.shape[1] - width], 1)
+            if ctx.outer:
+                of_x = of_x.unflatten(1, (width, width))
+                torch.add(of_k, torch.bmm(of_x, q.unsqueeze(2)).squeeze(2), out=of_events[piece])
+                torch.bmm(k.unsqueeze(1), of_x, out=of_targets[piece].unsqueeze(1))
+            else:
+                torch.addcmul(of_k, of_x, q, out=of_events[piece])
+                torch.mul(of_x, k, out=of_targets[piece])
+        of_target = segment_sum(of_targets, offsets).to(target.dtype)
+        return of_events, of_target, segment_sum(gradient, offsets), of_weight, None, None, None
+
+
+def _inputs(k: Tensor, q: Tensor, outer: bool) -> Tensor:
+    """[k; k * q] or [k; k q^T], rows of k^T's entries in order."""
+    interaction = (k.unsqueeze(2) * q.unsqueeze(1)).flatten(1) if outer else k * q
+    return torch.cat([k, interaction], 1)

@@ -1,0 +1,36 @@
+"""The base model that DIN is measured against: events pooled alike, whatever the target."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from models.histories import HistoryConfig, HistoryModel
+from models.inputs import Fields, Jagged
+from models.layers.jagged_product import row_of_position
+from models.layers.jagged_sum import jagged_sum
+
+
+class PooledHistoryConfig(HistoryConfig):
+    pooling: Literal["mean", "sum"] = Field(default="mean", description="what becomes of the events' vectors")
+
+
+class PooledHistory(HistoryModel):
+    """The interest is the mean, or the sum, of the events' vectors (Zhou et al., KDD 2018, section 4.2, BaseModel).
+
+    An empty history's interest is zero. All but the interest is as in `DIN`.
+    """
+
+    def __init__(self, fields: Fields, config: PooledHistoryConfig) -> None:
+        super().__init__(fields, config)
+        self.pooling = config.pooling
+        self.mlp = self.mlp_over(self.event_width, config.mlp)
+
+    def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
+        """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
+        events = history.values.flatten(1)
+        row = row_of_position(history.lengths, len(events))
+        weights = events.new_ones(len(events))
+        if self.pooling == "mean":
+            weights = weights / history.lengths[row]
+        return self.score(jagged_sum(events, weights, row, history.offsets), target, dense, context)

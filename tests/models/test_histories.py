@@ -1,0 +1,102 @@
+"""Which sequences make a history, which features its target, and one clear line where that cannot be said."""
+
+from typing import Any
+
+import pytest
+
+from data_pipeline.errors import UserError
+from data_pipeline.schema import Identity, IdFeature, Schema, SequenceFeature
+from models.din import DIN, DINConfig
+from models.histories import History, HistoryConfig
+from models.inputs import Fields, PooledEmbeddings
+from tests.models.cases import histories_schema, mixed_schema
+
+ITEM, KIND = Identity(num_ids=9), Identity(num_ids=4)
+
+
+def sequence(name: str, table: str | None = "item", aligned: str | None = "a") -> SequenceFeature:
+    ids = KIND if table == "kind" else ITEM
+    return SequenceFeature(name=name, ids=ids, table=table, max_length=5, aligned=aligned)
+
+
+def an_id(name: str, table: str | None = None, role: Any = None) -> IdFeature:
+    return IdFeature(name=name, ids=KIND if "kind" in (name, table) else ITEM, table=table, role=role)
+
+
+def history(*features: Any, **settings: Any) -> History:
+    return History.of(Fields(Schema(features=features)), HistoryConfig(**settings))
+
+
+def test_sequences_find_their_targets_by_table() -> None:
+    model = DIN(Fields(histories_schema()), DINConfig())
+    assert list(model.inputs["history"].tables) == ["item_history", "kind_history", "hour_history"]
+    assert list(model.inputs["target"].tables) == ["item", "kind", "hour"]
+    assert list(model.inputs["context"].tables) == ["user"]
+    assert model.inputs["target"].tables["kind"] is not None
+    assert model.inputs["target"].tables["kind"] == model.inputs["history"].tables["kind_history"]
+
+
+def test_a_feature_of_the_user_on_the_items_table_is_context() -> None:
+    found = history(an_id("last", "item", "user"), an_id("item", role="item"), sequence("clicks"))
+    assert found.pairs == {"clicks": "item"} and found.context == ("last",)
+    named = history(an_id("last", "item"), an_id("item"), sequence("clicks"), target={"clicks": "last"})
+    assert named.pairs == {"clicks": "last"} and named.context == ("item",)
+
+
+def test_a_model_without_context_and_dense_features() -> None:
+    model = DIN(Fields(Schema(features=(an_id("item"), sequence("clicks")))), DINConfig())
+    assert "context" not in model.inputs and isinstance(model.inputs["target"], PooledEmbeddings)
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "line"),
+    [
+        (mixed_schema().features, {}, "no sequence feature for it .*user, item, last_item.*`kind: sequence`"),
+        ((an_id("item"), sequence("negative_clicks")), {}, "no sequence feature for it"),
+        ((an_id("item"), sequence("clicks")), {"history": ("click",)}, "history: unknown sequence feature 'click'"),
+        (
+            (an_id("kind"), sequence("clicks")),
+            {},
+            "sequence 'clicks' looks up table 'item', but no id feature .*tables: kind: kind.* `table: item`",
+        ),
+        (
+            (an_id("item"), an_id("kind"), sequence("clicks")),
+            {"target": {"clicks": "kind"}},
+            "sequence 'clicks' looks up table 'item', but its target feature 'kind' does not",
+        ),
+        (
+            (an_id("item"), an_id("other", "item"), sequence("clicks")),
+            {},
+            r"so do 2 id features \(item, other\); say which one is the target's: `target: {clicks: item}`",
+        ),
+        (
+            (an_id("item"), sequence("clicks")),
+            {"target": {"clicks": "itm"}},
+            "target: unknown id feature 'itm'; did you mean 'item'",
+        ),
+        (
+            (an_id("item"), sequence("clicks")),
+            {"target": {"click": "item"}},
+            "target: unknown sequence of the history 'click'",
+        ),
+        (
+            (an_id("item"), an_id("kind"), sequence("clicks"), sequence("buys", "kind", "b")),
+            {},
+            r"'clicks' \(aligned: a\) and 'buys' \(aligned: b\) make no one history; name those that do by `history`",
+        ),
+        (
+            (an_id("item"), an_id("kind"), sequence("clicks", aligned=None), sequence("kinds", "kind", None)),
+            {},
+            r"'clicks' \(not aligned\) and 'kinds' \(not aligned\) make no one history",
+        ),
+        (
+            (an_id("item"), sequence("clicks"), sequence("again")),
+            {},
+            "'clicks' and 'again' both have the target feature 'item'",
+        ),
+    ],
+)
+def test_histories_that_cannot_be_read(features: Any, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line) as error:
+        history(*features, **settings)
+    assert "\n" not in str(error.value)
