@@ -38,12 +38,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
     """One run; each table has another placement, and each turn gives every table the next one. FTRL has one of them:
-    what it multiplies gradients by is the same on all ranks.
+    what it multiplies gradients by is the same on all ranks. One decays by counts of all ranks' rows.
     """
     rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
     placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
     settings = {name: f"placement: {p}" for name, p in placed.items()}
     settings["item"] += ", optimizer: {name: ftrl, learning_rate: 0.1, l1: 0.1}"
+    settings["tags"] += (
+        f", optimizer: {{name: {optimizer}, learning_rate: {rate}{eps}, weight_decay: 1, decay: frequency}}"
+    )
     return (
         f"run={folder}/{optimizer}-{turn}",
         "tables={" + ", ".join(f"{name}: {{{said}}}" for name, said in settings.items()) + "}",
@@ -89,6 +92,7 @@ def test_every_placement_and_world_size_trains_alike(world_size: int, spawned: C
         for name, tensors in tables.items():
             wrong = (found[name]["weight"] - tensors["weight"]).abs().max().item()
             assert wrong < 1e-5, (optimizer, turn, name)
+        assert torch.equal(found["tags"]["samples"], tables["tags"]["samples"])
 
 
 def test_ray_equals_spawned_processes_bit_for_bit(data: Path, spawned: Callable, tmp_path: Path) -> None:

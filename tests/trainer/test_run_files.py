@@ -15,10 +15,13 @@ import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.prepare import frappe, libfm, movielens, ncf, ratings
+from data_pipeline.prepare.histories import Protocol
 from data_pipeline.prepare.planted import PlantedLog
+from data_pipeline.prepare.preparation import Output
 from data_pipeline.prepare.recipe import Fitted
 from data_pipeline.prepare.splits import HashSplit
 from data_pipeline.prepare.synthetic import FIELD_IDS
+from data_pipeline.prepare.user_histories import prepare_user_histories
 from data_pipeline.schema import Schema, Vocabulary
 from models import MODELS
 from models.base import Recommender
@@ -71,6 +74,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, schema in schemas().items():
         (root / path).mkdir(parents=True)
         schema.save(root / path / "schema.yaml")
+    (root / "histories.txt").write_text("ann x y z w\nbob w x z y\ncyd p q r\ndee r q p\n")
+    (root / "attributes.json").write_text('{"x": [1], "y": [2]}')
+    protocol = Protocol(history_negatives=True)
+    prepare_user_histories(root / "histories.txt", Output(root / "data/beauty"), protocol, root / "attributes.json")
     return root
 
 
