@@ -163,8 +163,7 @@ class RatingsOfAsked(Task):
 
     def broken_rows(self, output: Jagged, batch: Batch) -> Tensor:
         row = row_of_position(output.lengths, len(output.values))
-        broken = torch.zeros_like(batch.live).index_fill_(0, row[~output.values.isfinite()], True)
-        return broken if bool(broken.any()) else super().broken_rows(output, batch)
+        return torch.zeros_like(batch.live).index_fill_(0, row[~output.values.isfinite()], True)
 
 
 def _labels(output: Jagged) -> Tensor:

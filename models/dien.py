@@ -184,10 +184,10 @@ class WithAuxiliary(Task):
         self.task.check(batch)
 
     def broken_rows(self, output: Evolved, batch: Batch) -> Tensor:
-        broken = torch.zeros_like(batch.live)
+        broken = self.task.broken_rows(output.logits, batch)
         if output.auxiliary is not None and output.row is not None:
-            broken.index_fill_(0, output.row[~output.auxiliary.isfinite()], True)
-        return broken & batch.live if bool(broken.any()) else self.task.broken_rows(output.logits, batch)
+            broken = broken.index_fill(0, output.row[~output.auxiliary.isfinite()], True)
+        return broken
 
 
 def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -> dict[str, str]:

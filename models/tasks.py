@@ -63,7 +63,10 @@ class Task(ABC):
         """
 
     def broken_rows(self, output: Any, batch: Batch) -> Tensor:
-        """[B] bool: rows to name when the loss is not finite. All live rows, where a task cannot tell them apart."""
+        """[B] bool: this rank's rows to name when the loss is not finite; none where it is another's that are broken.
+
+        All live rows, where a task cannot tell them apart.
+        """
         return batch.live
 
 
@@ -94,8 +97,7 @@ class Pointwise(Task):
 
     def broken_rows(self, output: Tensor, batch: Batch) -> Tensor:
         loss = self.row_loss(_at_least_fp32(output.detach()), batch.labels[self.label]) * batch.weights
-        broken = ~loss.isfinite() & batch.live
-        return broken if bool(broken.any()) else super().broken_rows(output, batch)
+        return ~loss.isfinite() & batch.live
 
     def check(self, batch: Batch) -> None:
         if self.label not in batch.labels:

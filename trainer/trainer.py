@@ -250,8 +250,10 @@ class Trainer:
 
     def _refuse(self, output: Any, batch: Batch) -> None:
         """All ranks stop here together, before any table or parameter is touched. Raises UserError."""
-        rows = batch.rows[self.session.model.task.broken_rows(output, batch)]
-        of_all = sorted({r for part in self.environment.gather(rows.tolist()) for r in part})
+        broken = batch.rows[self.session.model.task.broken_rows(output, batch)].tolist()
+        parts = self.environment.gather((broken, batch.rows[batch.live].tolist()))
+        found = {r for part, _ in parts for r in part}
+        of_all = sorted(found or {r for _, live in parts for r in live})  # else none alone: their sum, say
         named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
         last = max(self.folder.steps(), default=None)
         kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"

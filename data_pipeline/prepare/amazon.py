@@ -62,6 +62,7 @@ def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
             pa.json.ReadOptions(use_threads=False, block_size=len(lines.data) + 1),
             pa.json.ParseOptions(explicit_schema=_REVIEW, unexpected_field_behavior="ignore"),
         )
+        table.validate(full=True)  # that strings are UTF-8, which the reader takes on trust
     except pa.ArrowInvalid as error:
         _check_each(lines, file)
         raise UserError(f"{file}, lines from {lines.first}: {' '.join(str(error).split())}") from None

@@ -21,9 +21,9 @@ class Lines(NamedTuple):
         return self.first + self.data.count(b"\n", 0, at)
 
     def text(self, path: str) -> str:
-        """Decoded. Raises UserError (file, line) for what is not UTF-8."""
+        """Decoded, without a byte order mark. Raises UserError (file, line) for what is not UTF-8."""
         try:
-            return self.data.decode()
+            return self.data.decode().removeprefix("\ufeff" if self.first == 1 else "")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {self.line_of(error.start)}: not utf-8: {error.reason}") from None
 

@@ -70,8 +70,6 @@ def _first_attributes(path: str | Path) -> dict[object, str]:
     try:
         with open_bytes(str(path)) as stream:
             found = json.loads(stream.read())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of attributes") from None
     except OSError as error:
         raise UserError(f"{path}: damaged: {error}; fetch or write it again") from None
     except ValueError as error:

@@ -127,6 +127,7 @@ def test_rows_of_a_loss_that_is_not_finite_are_named() -> None:
     batch = ratings_batch(SCHEMA, 6)
     output = model(**lookup(batch))
     row, values = int(output.lengths.argmax()), output.values.detach()
+    assert not model.task.broken_rows(output, batch).any()
     values[int(output.offsets[row])] = torch.nan
     assert model.task.broken_rows(output._replace(values=values), batch).nonzero().flatten().tolist() == [row]
 

@@ -125,6 +125,7 @@ def test_the_loss_is_both_terms_and_evaluation_has_but_one() -> None:
     metrics = model.task.metrics()
     metrics.update(output, rows)
     assert metrics.compute()["rows"] == 7
+    assert not model.task.broken_rows(output, rows).any()
     broken = output._replace(auxiliary=output.auxiliary.detach().clone().index_fill_(0, torch.tensor([2]), torch.nan))
     assert model.task.broken_rows(broken, rows).nonzero().flatten().tolist() == [int(output.row[2])]
 

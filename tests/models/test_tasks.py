@@ -59,7 +59,9 @@ def test_multi_class_loss_and_metrics_are_those_of_the_softmax(padding: int) -> 
     expected = sk.log_loss(CLASS, p, sample_weight=WEIGHT, labels=[0, 1, 2])
     term = task.loss(logits, rows)["log_loss"]
     assert float(term.total / term.count) == pytest.approx(expected, abs=1e-12)
-    assert not task.broken_rows(logits, rows)[5:].any()
+    assert not task.broken_rows(logits, rows).any()  # another rank's rows may be broken
+    spoilt = logits.index_fill(0, torch.tensor([3, *range(5, 5 + padding)]), torch.nan)
+    assert task.broken_rows(spoilt, rows).nonzero().flatten().tolist() == [3]
     torch.testing.assert_close(task.prediction(logits)[:5], torch.from_numpy(p), rtol=0, atol=1e-12)
     metrics = task.metrics()
     metrics.update(logits, rows)

@@ -105,6 +105,13 @@ def test_lines_that_are_no_reviews(tmp_path: Path, line: str, message: str) -> N
         prepare_amazon(path, Output(tmp_path / "out"))
 
 
+def test_reviews_that_are_no_text(tmp_path: Path) -> None:
+    path = reviews(tmp_path / "r.json", [review("a", "b", 1)])
+    path.write_bytes(path.read_bytes() + b'\n{"reviewerID": "\xff", "asin": "b", "unixReviewTime": 1}\n')
+    with pytest.raises(UserError, match=r"r.json, line \d: not utf-8"):
+        prepare_amazon(path, Output(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("line", ["{'asin': 'B1', ", "[3]", '{"title": "x"}', "__import__('os').getcwd()"])
 def test_lines_that_are_no_metadata(tmp_path: Path, line: str) -> None:
     (tmp_path / "m.json").write_text(f"{json.dumps(META[0])}\n{line}\n")

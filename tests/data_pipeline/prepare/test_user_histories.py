@@ -78,6 +78,13 @@ def test_files_that_are_no_histories(tmp_path: Path, text: str, line: str) -> No
         prepare_user_histories(tmp_path / "h.txt", Output(tmp_path / "out"))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_user(tmp_path: Path) -> None:
+    (tmp_path / "h.txt").write_text("\ufeff" + TEXT)
+    prepare_user_histories(tmp_path / "h.txt", Output(tmp_path / "out"))
+    users = pq.read_table(tmp_path / "out" / "vocabularies" / "user.parquet").column("value").to_pylist()
+    assert set(users) == {line.split()[0] for line in TEXT.splitlines() if line.strip()}
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "h.txt").write_bytes(b"a x y z w\nb x \xff\n")
     with pytest.raises(UserError, match=r"h.txt, line 2: not utf-8"):
