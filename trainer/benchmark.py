@@ -2,12 +2,14 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 
 from data_pipeline.batch import Batch
+from data_pipeline.loader import Loader
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.run_folder import RunFolder
@@ -21,17 +23,16 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
     """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank."""
     trainer = Trainer(config, folder, environment)
     trainer.session.distributed.module.train()
-    batches = [b.to(environment.device) for b in islice(trainer.loader.epoch(0), BATCHES_IN_MEMORY)]
     rows = config.data.global_batch_size
-    for batch in islice(cycle(batches), WARM_UP_STEPS):
-        trainer.train_step(batch)
+    batches = _warm_up(trainer.train_step, trainer.loader, environment.device)
     environment.barrier()
     step = statistics.median(_seconds(trainer.train_step, b) for b in islice(cycle(batches), steps))
     lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
     forward = statistics.median(_seconds(_forward, trainer, b) for b in islice(cycle(batches), steps))
+    end_to_end = _end_to_end(trainer.train_step, trainer.loader, environment.device, steps)
     found = {
         "step_samples_per_second": rows / max(environment.gather(step)),
-        "end_to_end_samples_per_second": rows / max(environment.gather(_end_to_end(trainer, steps))),
+        "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
         "step_milliseconds": 1e3 * step,
         "lookup_milliseconds": 1e3 * lookup,
         "tower_forward_milliseconds": 1e3 * max(0.0, forward - lookup),
@@ -47,6 +48,23 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
         "table_optimizer": config.optimizer.tables.name,
         **{name: round(value, 3) for name, value in found.items()},
     }
+
+
+def steps_per_second(
+    train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int
+) -> tuple[float, float]:
+    """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one."""
+    batches = _warm_up(train_step, loader, device)
+    step = statistics.median(_seconds(train_step, b) for b in islice(cycle(batches), steps))
+    return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
+
+
+def _warm_up(train_step: Callable[[Batch], None], loader: Loader, device: torch.device) -> list[Batch]:
+    """Batches in memory, after a few steps."""
+    batches = [b.to(device) for b in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
+    for batch in islice(cycle(batches), WARM_UP_STEPS):
+        train_step(batch)
+    return batches
 
 
 def _seconds(work: Any, *arguments: Any) -> float:
@@ -66,11 +84,11 @@ def _forward(trainer: Trainer, batch: Batch) -> None:
     trainer.session.distributed.module(batch)
 
 
-def _end_to_end(trainer: Trainer, steps: int) -> float:
+def _end_to_end(train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int) -> float:
     """Seconds a step from Parquet to updated tables, after the first batch."""
-    device, made, began = trainer.environment.device, 0, 0.0
-    for batch in islice(trainer.loader.epoch(1), steps + 1):
-        trainer.train_step(batch.to(device))
+    made, began = 0, 0.0
+    for batch in islice(loader.epoch(1), steps + 1):
+        train_step(batch.to(device))
         began = began or time.perf_counter()
         made += 1
     return (time.perf_counter() - began) / max(1, made - 1)

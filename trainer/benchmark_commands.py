@@ -58,6 +58,42 @@ def step(
         _print(f"training step, {found['model']}", found)
 
 
+@app.command()
+def histories(
+    data: Annotated[Path | None, typer.Argument(help="prepared histories; default: a made log, mean length 23")] = None,
+    models: Annotated[
+        str, typer.Option(metavar="A,B,C", help="of base, din, dien, dien_auxiliary, bst")
+    ] = "din,dien,dien_auxiliary",
+    precisions: Annotated[str, typer.Option(metavar="A,B", help="of fp32, bf16")] = "fp32,bf16",
+    rows: Annotated[int, typer.Option(min=1, help="training rows of the made log")] = 500_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows of a batch")] = 4096,
+    steps: Annotated[int, typer.Option(min=1, help="steps that are timed in each measurement")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements of each form, in turns; medians count")] = 3,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+) -> None:
+    """DIN, DIEN and kin end to end from Parquet, beside the same models written the usual padded way, in one run."""
+    from trainer.history_benchmark import benchmark_histories
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_histories(
+            data,
+            Path(scratch),
+            models=_names(models),
+            precisions=_names(precisions),
+            rows=rows,
+            batch_size=batch_size,
+            steps=steps,
+            rounds=rounds,
+            overrides=overrides or (),
+            progress=Console(stderr=True, highlight=False).print,
+        )
+    _print_histories(found)
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def _made_run(folder: Path, model: str, ids: int) -> Path:
     """A run file for a synthetic log of the usual click-log shape."""
     from data_pipeline.prepare.synthetic import synthetic
@@ -80,6 +116,27 @@ def _print(title: str, found: dict[str, Any]) -> None:
         large = isinstance(value, float) and value >= 1000
         shown = f"{value:,.0f}" if large else f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(name.replace("_", " "), shown)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(json.dumps(found), soft_wrap=True)
+
+
+def _print_histories(found: dict[str, Any]) -> None:
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
+    table = Table(
+        title="histories: ours (jagged) and the padded form, samples/s", caption=said, box=None, title_justify="left"
+    )
+    for column in ("model", "precision"):
+        table.add_column(column, no_wrap=True)
+    for column in ("end to end", "padded", "ratio", "step alone", "padded", "ratio", "peak MiB", "padded"):
+        table.add_column(column, justify="right")
+    for row in found["results"]:
+        cells = [row["model"], row["precision"]]
+        for what in ("end_to_end", "step"):
+            cells += [f"{row[f'{form}_{what}_samples_per_second']:,}" for form in ("jagged", "padded")]
+            cells.append(f"{row[f'{what}_ratio']:.1f} x")
+        cells += [f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}" for form in ("jagged", "padded")]
+        table.add_row(*cells)
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(found), soft_wrap=True)

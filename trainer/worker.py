@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
+from trainer.allocator import keep_freed_memory
 from trainer.config import RunConfig
 from trainer.environment import Environment, worker_threads
 from trainer.run_folder import RunFolder
@@ -23,6 +24,7 @@ def run_worker(
 ) -> dict[str, Any]:
     """Calls `worker` in its environment. A UserError is also left in the run folder, where the launcher finds it."""
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
+    keep_freed_memory()
     own_group = not dist.is_initialized()
     try:
         environment.join(config.launch.timeout)

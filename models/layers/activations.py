@@ -37,8 +37,8 @@ class _Dice(torch.autograd.Function):
         result = torch.empty_like(s, memory_format=torch.contiguous_format)
         for piece in pieces(s):
             x = s[piece].to(mean.dtype)
-            p = ((x - mean) * scale).sigmoid_()
-            result[piece] = p.mul_(1 - alpha).add_(alpha).mul_(x)
+            p = (x - mean).mul_(scale).sigmoid_()
+            torch.mul(p.mul_(1 - alpha).add_(alpha), x, out=result[piece])
         return result
 
     @staticmethod
@@ -52,12 +52,11 @@ class _Dice(torch.autograd.Function):
             centred = x - mean
             p = (centred * scale).sigmoid_()
             gx = g * x
-            of_p = gx * (1 - alpha)
-            of_alpha += gx.mul_(1 - p).sum(0)
-            of_exponent = of_p.mul_(p).mul_(1 - p)
+            of_alpha += torch.addcmul(gx, gx, p, value=-1).sum(0)
+            of_exponent = torch.ops.aten.sigmoid_backward(gx.mul_(1 - alpha), p)
             of_scale += centred.mul_(of_exponent).sum(0)
             of_mean -= of_exponent.sum(0)
-            of_s[piece] = of_exponent.mul_(scale).add_(p.mul_(1 - alpha).add_(alpha).mul_(g))
+            torch.addcmul(of_exponent.mul_(scale), p.mul_(1 - alpha).add_(alpha), g, out=of_s[piece])
         return of_s, of_mean * scale, of_scale, of_alpha
 
 

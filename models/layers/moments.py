@@ -111,9 +111,10 @@ class _ColumnSums(torch.autograd.Function):
         of_sum, of_square = gradient.chunk(2)
         of_x = torch.empty_like(x)
         for piece in pieces(x):
-            alive = None if live is None else live[piece]
-            part = torch.addcmul(of_sum, _shifted(x[piece], centre, alive), of_square, value=2)
-            of_x[piece] = part if alive is None else torch.where(alive[:, None], part, 0)
+            part = _shifted(x[piece], centre, None).mul_(2 * of_square)
+            torch.add(part, of_sum, out=of_x[piece])
+            if live is not None:
+                of_x[piece].masked_fill_(~live[piece, None], 0)
         return of_x, None, None
 
 
