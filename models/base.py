@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -18,6 +18,18 @@ class ModelConfig(BaseModel):
     """Base of every model's settings in a run file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nested_settings_begin_with_the_models_own(cls, given: Any) -> Any:
+        """What a run file leaves out of DIN's `attention` is as DIN has it, not as any other MLP."""
+        if not isinstance(given, Mapping):
+            return given
+        filled = dict(given)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, BaseModel) and isinstance(given.get(name), Mapping):
+                filled[name] = field.default.model_dump(exclude_unset=True) | dict(given[name])
+        return filled
 
 
 class PointwiseConfig(ModelConfig):

@@ -1,26 +1,18 @@
 """Factorization-machine supported neural network (Zhang, Du & Wang, ECIR 2016)."""
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from models.base import PointwiseConfig, Recommender
 from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.activations import Activation
 from models.layers.affine import Affine
 from models.layers.mlp import MLP, MLPConfig
 
 
-class TanhMLPConfig(MLPConfig):
-    """Two tanh layers unless the run file says otherwise."""
-
-    hidden: tuple[PositiveInt, ...] = (400, 400)
-    activation: Activation = "tanh"
-
-
 class FNNConfig(PointwiseConfig):
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
-    mlp: TanhMLPConfig = TanhMLPConfig()
+    mlp: MLPConfig = Field(default=MLPConfig(hidden=(400, 400), activation="tanh"), description="over z")
 
 
 class FNN(Recommender):

@@ -9,6 +9,8 @@ from data_pipeline.errors import UserError
 from models import MODELS, config_class, resolve
 from models.base import ModelConfig
 from models.deepfm import DeepFM, DeepFMConfig
+from models.din import DINConfig
+from models.fnn import FNNConfig
 
 OWN_MODEL = """
 from __future__ import annotations
@@ -82,3 +84,10 @@ def test_a_wrong_import_path_is_one_line(own: Path, name: str, line: str) -> Non
 def test_a_constructor_without_a_config_class_is_refused(own: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"model {name}: expected __init__"):
         config_class(resolve(f"own_models:{name}"))
+
+
+def test_nested_settings_that_are_left_out_are_the_models_own() -> None:
+    own, given = DINConfig().attention, DINConfig.model_validate({"attention": {"activation": "prelu"}}).attention
+    assert (given.hidden, given.activation) == (own.hidden, "prelu") and own.activation != "prelu"
+    assert given.hidden != DINConfig().mlp.hidden
+    assert FNNConfig.model_validate({"mlp": {"dropout": 0.5}}).mlp.activation == "tanh"
