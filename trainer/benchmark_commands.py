@@ -123,19 +123,19 @@ def _print(title: str, found: dict[str, Any]) -> None:
 
 def _print_histories(found: dict[str, Any]) -> None:
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
+    forms = {"jagged": "ours", "padded": "padded", "tuned": "tuned"}
     table = Table(
-        title="histories: ours (jagged) and the padded form, samples/s", caption=said, box=None, title_justify="left"
+        title="histories, samples/s: ours, the padded form as it usually comes, and tuned", caption=said, box=None
     )
-    for column in ("model", "precision"):
-        table.add_column(column, no_wrap=True)
-    for column in ("end to end", "padded", "ratio", "step alone", "padded", "ratio", "peak MiB", "padded"):
-        table.add_column(column, justify="right")
+    for column in ("model", "", "from Parquet to updated tables", "ratio", "step alone", "ratio", "peak MiB"):
+        table.add_column(column, no_wrap=column == "model", justify="left" if column in ("model", "") else "right")
+    table.add_row("", "", *[" / ".join(forms.values()), "to padded / tuned"] * 2, " / ".join(forms.values()))
     for row in found["results"]:
         cells = [row["model"], row["precision"]]
         for what in ("end_to_end", "step"):
-            cells += [f"{row[f'{form}_{what}_samples_per_second']:,}" for form in ("jagged", "padded")]
-            cells.append(f"{row[f'{what}_ratio']:.1f} x")
-        cells += [f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}" for form in ("jagged", "padded")]
+            cells.append(" / ".join(f"{row[f'{form}_{what}_samples_per_second'] / 1000:,.1f}k" for form in forms))
+            cells.append(" / ".join(f"{row[f'{what}_ratio_to_{form}']:.1f}" for form in ("padded", "tuned")))
+        cells.append(" / ".join(f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}" for form in forms))
         table.add_row(*cells)
     console = Console(highlight=False)
     console.print(table)

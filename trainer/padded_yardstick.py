@@ -1,14 +1,16 @@
 """The history models as they are usually written, for `shardrec bench histories` to measure ours against.
 
 Histories are padded to [B, L] and looked up without pooling, attention scores all L positions and masks what is none,
-recurrent layers are a Python loop over time under autograd; tables are `nn.Embedding` with dense gradients, and one
-fused Adam updates everything. It is a fair rendering: recurrent inputs are projected in one product, time is unbound
-once (slices would fill buffers with zeros in backward), and what is not about histories (reader, MLP, loss) is ours.
+recurrent layers are a Python loop over time under autograd; tables are `nn.Embedding` with dense gradients, and Adam
+updates everything. Two forms of that: as it usually comes (torch's default matrix precision and Adam; each time step
+sliced out of its buffer and projected on its own), and `tuned`: our matrix precision, fused Adam, inputs projected in
+one product, time unbound once, since slices fill buffers with zeros in backward. Reader, MLP and loss are ours in both.
 
 The equations are those of the models' default settings, from the same weights. One difference is usual too: in training
 Dice takes its moments over the padding as well.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -44,8 +46,9 @@ class PaddedModel(nn.Module):
     model: the one whose weights and settings are taken over. length: L. Tables begin with random rows.
     """
 
-    def __init__(self, model: Any, schema: Schema) -> None:
+    def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
         super().__init__()
+        self.tuned = tuned
         self.inputs: dict[str, Input] = model.inputs
         self.tables = nn.ModuleDict()
         for table in model.tables.values():
@@ -101,8 +104,8 @@ class PaddedPooling(PaddedModel):
 
 
 class PaddedDIN(PaddedModel):
-    def __init__(self, model: Any, schema: Schema) -> None:
-        super().__init__(model, schema)
+    def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
+        super().__init__(model, schema, tuned)
         assert not (model.softmax or model.attention.outer), "the yardstick has the default settings only"
         layers = (PaddedDice(x) if isinstance(x, Dice) else deepcopy(x) for x in model.attention.mlp.layers)
         self.attention = nn.Sequential(*layers)
@@ -133,10 +136,10 @@ class PaddedDice(nn.Module):
 
 
 class PaddedDIEN(PaddedModel):
-    def __init__(self, model: Any, schema: Schema) -> None:
-        super().__init__(model, schema)
+    def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
+        super().__init__(model, schema, tuned)
         assert model.evolving == "augru" and model.auxiliary_net is None, "the yardstick has the default settings only"
-        self.extractor, self.evolution = PaddedGRU(model.extractor), PaddedGRU(model.evolution)
+        self.extractor, self.evolution = (PaddedGRU(layer, tuned) for layer in (model.extractor, model.evolution))
         self.attention = deepcopy(model.attention)
         self._negative = dict(zip(model.negated.tolist(), self._negative_names(), strict=True))
         self._states = torch.empty(0)
@@ -165,29 +168,35 @@ class PaddedDIEN(PaddedModel):
 class PaddedGRU(nn.Module):
     """`models.layers.recurrent.GRU` as a loop over time."""
 
-    def __init__(self, like: Any) -> None:
+    def __init__(self, like: Any, tuned: bool) -> None:
         super().__init__()
         self.project, self.recurrent = deepcopy(like.project), deepcopy(like.recurrent)
+        self.tuned = tuned
 
     def forward(self, inputs: Tensor, attention: Tensor | None = None) -> list[Tensor]:
         """[B, L, I], and [B, L] that scales the update gate -> L states [B, H]."""
-        scale = None if attention is None else attention.unsqueeze(2).unbind(1)
-        projected = self.project(inputs).unbind(1)
-        state = projected[0].new_zeros(len(inputs), self.recurrent.shape[1])
+        state = inputs.new_zeros(len(inputs), self.recurrent.shape[1], dtype=self.recurrent.dtype)
+        scale = None if attention is None else attention.unsqueeze(2)
         states = []
-        for t, x in enumerate(projected):
+        for t, x in enumerate(self._steps(inputs)):
             of_inputs, of_state = x.chunk(3, 1), F.linear(state, self.recurrent).chunk(3, 1)
             reset, update = torch.sigmoid(of_inputs[0] + of_state[0]), torch.sigmoid(of_inputs[2] + of_state[2])
             if scale is not None:
-                update = update * scale[t]
-            state = torch.lerp(state, torch.tanh(of_inputs[1] + reset * of_state[1]), update)
+                update = update * scale[:, t]
+            state = torch.lerp(state, torch.tanh(of_inputs[1] + reset * of_state[1]).to(state), update.to(state))
             states.append(state)
         return states
 
+    def _steps(self, inputs: Tensor) -> Iterable[Tensor]:
+        """W i_t, [B, gates], of each step."""
+        if self.tuned:
+            return self.project(inputs).unbind(1)
+        return (self.project(inputs[:, t]) for t in range(inputs.shape[1]))
+
 
 class PaddedBST(PaddedModel):
-    def __init__(self, model: Any, schema: Schema) -> None:
-        super().__init__(model, schema)
+    def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
+        super().__init__(model, schema, tuned)
         self.heads = model.heads
         self.recency, self.layers = deepcopy(model.recency), deepcopy(model.layers)
 
@@ -220,23 +229,29 @@ FORMS: dict[str, type[PaddedModel]] = {
 """Model -> its padded form."""
 
 
-def padded_form(name: str, model: Recommender, schema: Schema) -> PaddedModel:
+def padded_form(name: str, model: Recommender, schema: Schema, *, tuned: bool = False) -> PaddedModel:
     """Raises UserError for a model that has none."""
     if name not in FORMS:
         raise UserError(f"model {name} has no padded form to compare with; name one of: {', '.join(FORMS)}")
-    return FORMS[name](model, schema)
+    return FORMS[name](model, schema, tuned)
 
 
 class PaddedTraining:
-    """Trains the padded form of a run file's model, in one process, from the run's own reader."""
+    """Trains the padded form of a run file's model, in one process, from the run's own reader.
 
-    def __init__(self, config: RunConfig, environment: Environment) -> None:
+    Unless `tuned`, the process's matrix precision becomes torch's default.
+    """
+
+    def __init__(self, config: RunConfig, environment: Environment, *, tuned: bool) -> None:
         schema, data = config.load_schema(), config.data
         model = build_model(config, schema)
         self.task = model.task
         self.device, self.precision = environment.device, config.trainer.precision
-        self.module = padded_form(config.model["name"], model, schema).to(self.device)
-        self.optimizer = torch.optim.Adam(self.module.parameters(), config.optimizer.tower.learning_rate, fused=True)
+        self.module = padded_form(config.model["name"], model, schema, tuned=tuned).to(self.device)
+        rate = config.optimizer.tower.learning_rate
+        self.optimizer = torch.optim.Adam(self.module.parameters(), rate, fused=tuned or None)
+        if not tuned:
+            torch.set_float32_matmul_precision("highest")
         train = data.split("train")
         assert train is not None
         self.loader = Loader(

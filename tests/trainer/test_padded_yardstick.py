@@ -17,7 +17,7 @@ SCHEMA = histories_schema()
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": (5,)}}
 
 
-def both_forms(name: str) -> tuple[Recommender, ReferenceLookup, PaddedModel]:
+def both_forms(name: str, tuned: bool) -> tuple[Recommender, ReferenceLookup, PaddedModel]:
     """A model, its lookup, and its padded form of the same weights, in float64."""
     model_class: Any = MODELS[name]
     model = model_class(Fields(SCHEMA), config_class(model_class)(**SMALL)).double()
@@ -27,7 +27,7 @@ def both_forms(name: str) -> tuple[Recommender, ReferenceLookup, PaddedModel]:
         if hasattr(part, "running_var"):
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2)
-    padded = padded_form(name, model, SCHEMA).double()
+    padded = padded_form(name, model, SCHEMA, tuned=tuned).double()
     for table, rows in padded.tables.items():
         rows.weight.data.copy_(lookup.table(table))
     return model, lookup, padded
@@ -49,9 +49,10 @@ def gradients(model: torch.nn.Module, output: Any, task: Any, batch: Batch) -> d
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("tuned", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-def test_the_padded_form_gives_the_same_logits(name: str) -> None:
-    model, lookup, padded = both_forms(name)
+def test_the_padded_form_gives_the_same_logits(name: str, tuned: bool) -> None:
+    model, lookup, padded = both_forms(name, tuned)
     batch = histories_batch(SCHEMA, 9)
     batch.dense = batch.dense.double()
     found, expected = padded.eval()(batch), model.eval()(**lookup(batch))
@@ -60,9 +61,10 @@ def test_the_padded_form_gives_the_same_logits(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("tuned", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-def test_the_padded_form_learns_the_same(name: str) -> None:
-    model, lookup, padded = both_forms(name)
+def test_the_padded_form_learns_the_same(name: str, tuned: bool) -> None:
+    model, lookup, padded = both_forms(name, tuned)
     batch = full_histories()
     batch.dense = batch.dense.double()
     found = gradients(padded, padded.train()(batch), model.task, batch)
