@@ -79,6 +79,28 @@ def compare(
 
 
 @app.command()
+def contrast(
+    comparison: Annotated[Path, typer.Argument(help="the folder of a comparison", show_default=False)],
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="each is compared with the first; default: all, by name")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its test rows")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="a sequence; also by its length")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="how often users are drawn")] = 1000,
+) -> None:
+    """Differences of a comparison's models in AUC and GAUC, by a paired bootstrap over users."""
+    from rich.console import Console
+
+    from trainer.contrast import contrast_models, print_contrast
+
+    names = [name.strip() for name in (models or "").split(",") if name.strip()]
+    said = Console(stderr=True, highlight=False).print
+    print_contrast(contrast_models(comparison, names, data=tuple(data or ()), by=by, draws=draws, progress=said))
+
+
+@app.command()
 def evaluate(
     run_folder: RunPath,
     data: Annotated[
@@ -103,7 +125,7 @@ def evaluate(
     if not splits:
         raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
     for paths in splits.values():
-        inspect_split(folder.schema(), paths, folder.path)
+        inspect_split(config, folder, paths)
     found = supervised(evaluate_worker, config, folder, splits=splits, step=folder.choose_step(step), quiet=quiet)
     if found:
         print_metrics(folder, found)
