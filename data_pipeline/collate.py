@@ -43,6 +43,19 @@ class _Run(NamedTuple):
         return block.lists[self.lists].owned_weights
 
 
+class _Absent(_Run):
+    """One key without ids."""
+
+    def values(self, block: Block) -> np.ndarray:
+        return np.empty((1, 0), np.int64)
+
+    def lengths(self, block: Block) -> np.ndarray:
+        return np.zeros(block.rows, np.int64)
+
+    def weights(self, block: Block) -> np.ndarray:
+        return np.empty(0, np.float32)
+
+
 class _Keys:
     """The keys of one KeyedJaggedTensor."""
 
@@ -108,17 +121,21 @@ class Layout:
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
         carried: Sequence[str] = (),
+        absent: Sequence[str] = (),
     ) -> None:
         """`folder` is the schema's (vocabularies).
 
         id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
         carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
+        absent: sparse features that are not read, and have no ids in any row of a batch
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
         """
         if id_order is not None:
             schema = schema.subset([*id_order, *carried, *(f.name for f in schema.dense)])
-        self.schema = schema
+        sparse = {f.name: f for f in schema.sparse}
+        order = tuple(sparse) if id_order is None else tuple(id_order)
+        self.schema = schema = schema.without(absent)
         self.extra_columns = tuple(dict.fromkeys(extra_columns))
         self.class_weights = dict(class_weights or {}) if schema.labels else {}
         self._readers = {f.name: FeatureReader(f, folder) for f in schema.features}
@@ -126,11 +143,9 @@ class Layout:
         self._weight = NumberReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
         self.dense_names = tuple(f.name for f in schema.dense)
-        sparse = {f.name: f for f in schema.sparse}
-        order = tuple(sparse) if id_order is None else tuple(id_order)
-        kept = dict.fromkeys((*order, *carried))
-        self._single = tuple(n for n in kept if isinstance(sparse[n], IdFeature))
-        self._lists = _equal_lengths([sparse[n] for n in order if not isinstance(sparse[n], IdFeature)])
+        read = [name for name in order if name not in absent]
+        self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
+        self._lists = _equal_lengths([sparse[n] for n in read if not isinstance(sparse[n], IdFeature)])
         self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
         self._weighted_ids = self._keys([n for n in order if _weighted(sparse[n])], weighted=True)
         self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
@@ -142,14 +157,17 @@ class Layout:
             *([self._weight] if self._weight else []),
             *([self._group] if self._group else []),
         ]
-        read = [column for reader in self.checked for column in reader.columns]
-        self.columns = tuple(dict.fromkeys([*read, *self.extra_columns]))
+        columns = [column for reader in self.checked for column in reader.columns]
+        self.columns = tuple(dict.fromkeys([*columns, *self.extra_columns]))
 
     def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
         """Keys in this order, joined to runs where they lie side by side in blocks."""
         runs: list[_Run] = []
         for name in names:
             lists = next((i for i, together in enumerate(self._lists) if name in together), None)
+            if lists is None and name not in self._single:
+                runs.append(_Absent(-1, 0, 1))
+                continue
             row = (self._single if lists is None else self._lists[lists]).index(name)
             if runs and (runs[-1].lists, runs[-1].last) == (lists, row):
                 runs[-1] = runs[-1]._replace(last=row + 1)

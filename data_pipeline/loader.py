@@ -41,6 +41,7 @@ class Loader:
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
+    absent: sparse features that are not read, and have no ids in any row of a batch
     negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's
 
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
@@ -65,6 +66,7 @@ class Loader:
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
+        absent: Sequence[str] = (),
         negatives: Negatives | None = None,
     ) -> None:
         """`folder` is the schema's (vocabularies).
@@ -80,6 +82,7 @@ class Loader:
             class_weights=class_weights,
             extra_columns=extra_columns,
             carried=negatives.pair if negatives else (),
+            absent=absent,
         )
         self._check_columns()
         self._sampler: NegativeSampler | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
 from data_pipeline.schema import Schema
-from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged
+from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
 from models.tasks import BinaryClassification, Pointwise, Regression, Task
 
 
@@ -91,7 +91,7 @@ class Explanation(NamedTuple):
 class Recommender(nn.Module):
     """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
 
-    A parameter with a default may be left out of the inputs: what only some schemas or settings have.
+    A parameter with a default may be left out of the inputs: what only some schemas or settings have, or training.
 
     A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes
     its layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
@@ -107,6 +107,9 @@ class Recommender(nn.Module):
         needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
         if not needed <= set(inputs) <= set(asked):
             raise TypeError(f"{type(self).__name__}.forward takes {asked} but inputs declares {tuple(inputs)}")
+        for name in needed:
+            if _training_only(inputs[name]):
+                raise TypeError(f"{type(self).__name__}.forward needs a default for {name!r}, which is training_only")
         self.inputs = dict(inputs)
         self.task = task
         self.tables
@@ -129,5 +132,16 @@ class Recommender(nn.Module):
             names |= dict.fromkeys(given.features if isinstance(given, DenseFeatures) else given.tables)
         return tuple(names)
 
+    @property
+    def training_features(self) -> tuple[str, ...]:
+        """Of `features` those that only `training_only` inputs read."""
+        inputs = [given for given in self.inputs.values() if not _training_only(given)]
+        always = {f for given in inputs for f in (given.features if isinstance(given, DenseFeatures) else given.tables)}
+        return tuple(name for name in self.features if name not in always)
+
     def after_step(self) -> None:
         """Called after every optimizer step (DRN's target network)."""
+
+
+def _training_only(given: Input) -> bool:
+    return isinstance(given, SequenceEmbeddings) and given.training_only

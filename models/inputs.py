@@ -150,9 +150,14 @@ class PooledEmbeddings:
 
 @dataclass(frozen=True)
 class SequenceEmbeddings:
-    """aligned features -> table; the tower gets `Jagged`."""
+    """aligned features -> table; the tower gets `Jagged`.
+
+    training_only: evaluation and prediction neither read nor look up its features, and leave the tower's parameter at
+    its default.
+    """
 
     tables: Mapping[str, EmbeddingTable]
+    training_only: bool = False
 
 
 @dataclass(frozen=True)

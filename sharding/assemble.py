@@ -23,7 +23,7 @@ class Route:
 
 
 class Assemble(nn.Module):
-    """outputs of the lookup's parts, batch -> {input name: Tensor or Jagged}."""
+    """outputs of the lookup's parts, batch -> {input name: Tensor or Jagged}; not all of it outside of training."""
 
     def __init__(
         self,
@@ -49,7 +49,8 @@ class Assemble(nn.Module):
             if isinstance(asked, PooledEmbeddings):
                 found[name] = pooled[name]
             elif isinstance(asked, SequenceEmbeddings):
-                found[name] = self._sequences(asked, outputs, batch)
+                if self.training or not asked.training_only:
+                    found[name] = self._sequences(asked, outputs, batch)
             else:
                 found[name] = batch.dense[:, self._dense[name]]
         return found

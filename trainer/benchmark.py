@@ -20,11 +20,17 @@ WARM_UP_STEPS = 5
 
 
 def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
-    """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank."""
+    """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank.
+
+    Samples for `decay: frequency` are counted over the batches in memory only: steps cost the same, and large data are
+    not read through.
+    """
     trainer = Trainer(config, folder, environment)
     trainer.session.distributed.module.train()
     rows = config.data.global_batch_size
-    batches = _warm_up(trainer.train_step, trainer.loader, environment.device)
+    batches = _in_memory(trainer.loader, environment.device)
+    trainer.session.distributed.count_samples(batches)
+    _warm_up(trainer.train_step, batches)
     environment.barrier()
     step = statistics.median(_seconds(trainer.train_step, b) for b in islice(cycle(batches), steps))
     lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
@@ -54,17 +60,19 @@ def steps_per_second(
     train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int
 ) -> tuple[float, float]:
     """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one."""
-    batches = _warm_up(train_step, loader, device)
+    batches = _in_memory(loader, device)
+    _warm_up(train_step, batches)
     step = statistics.median(_seconds(train_step, b) for b in islice(cycle(batches), steps))
     return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
 
 
-def _warm_up(train_step: Callable[[Batch], None], loader: Loader, device: torch.device) -> list[Batch]:
-    """Batches in memory, after a few steps."""
-    batches = [b.to(device) for b in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
+def _in_memory(loader: Loader, device: torch.device) -> list[Batch]:
+    return [batch.to(device) for batch in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
+
+
+def _warm_up(train_step: Callable[[Batch], None], batches: list[Batch]) -> None:
     for batch in islice(cycle(batches), WARM_UP_STEPS):
         train_step(batch)
-    return batches
 
 
 def _seconds(work: Any, *arguments: Any) -> float:

@@ -30,6 +30,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
     schema = config.load_schema()
     data = config.data
+    model = build_model(config, schema)
     for name in SPLITS:
         paths = data.split(name)
         if paths is None:
@@ -40,7 +41,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
             batch_size = data.negatives.positives_of(batch_size, data.lanes)
         Loader(
             Source.open(paths),
-            schema,
+            schema if training else schema.without(model.training_features),
             folder=data.schema_folder,
             global_batch_size=batch_size,
             lanes=data.lanes if training else None,
@@ -49,7 +50,6 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
             order=data.order if training else "file",
         )
     choose_backend(config.launch)
-    model = build_model(config, schema)
     if data.negatives:
         data.negatives.check(schema, model.features, data.schema_folder)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
@@ -65,9 +65,20 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         plan_run(config, model)  # on a cluster the workers do this, with their own memory
 
 
-def inspect_split(schema: Schema, paths: Paths, folder: Path, keys: tuple[str, ...] = ()) -> None:
-    """Raises UserError where files cannot be read under a schema, or lack a column of `keys`."""
-    Loader(Source.open(paths), schema, folder=folder, global_batch_size=1, order="file", extra_columns=keys)
+def inspect_split(
+    config: RunConfig, folder: RunFolder, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True
+) -> None:
+    """Raises UserError where a finished run cannot score files, or they lack a column of `keys`."""
+    schema = folder.schema()
+    schema = schema.without(build_model(config, schema).training_features)
+    Loader(
+        Source.open(paths),
+        schema if labelled else schema.unlabelled(),
+        folder=folder.path,
+        global_batch_size=1,
+        order="file",
+        extra_columns=keys,
+    )
 
 
 def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:

@@ -55,7 +55,7 @@ def predict_rows(
     if explain:
         _check_explains(config)
     keys = keys or folder.schema().keys
-    inspect_split(folder.schema().unlabelled(), data, folder.path, keys)
+    inspect_split(config, folder, data, keys, labelled=False)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
     if taken := {"row", SCORE, *((WEIGHTS, NAMES) if explain else ())} & set(keys):

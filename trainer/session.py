@@ -99,7 +99,10 @@ class Session:
     def loader(
         self, paths: Paths, *, training: bool = False, labelled: bool = True, keys: Sequence[str] = ()
     ) -> Loader:
-        """Batches of some files: in the run's order for training, else in file order."""
+        """Batches of some files: in the run's order for training, else in file order, without what only training reads.
+
+        What is left out has keys, but no ids, so that lookups and exchanges are as in training.
+        """
         data, environment = self.config.data, self.environment
         index = environment.broadcast(Source.open(paths).index if environment.leads else None)
         negatives = None
@@ -122,6 +125,7 @@ class Session:
             prefetch=data.prefetch,
             class_weights=data.class_weights if training else None,
             extra_columns=tuple(keys),
+            absent=() if training else self.model.training_features,
             id_order=lookup.id_names + lookup.weighted_id_names,
             negatives=negatives,
         )

@@ -2,7 +2,8 @@
 
 A review is an event of `reviewerID` with `asin` at `unixReviewTime`. Review files are JSON; metadata files are JSON
 or, the older ones, Python literals. Metadata give categories: `categories` (paths) or `category` (one path); the last
-name of the last path counts, as in the preparation of DIN's authors.
+name of the last path counts, as in the preparation of DIN's authors. Half a character (a surrogate that is escaped
+alone) stops nothing in a text or a category, but is an error in an id.
 """
 
 import ast
@@ -53,7 +54,10 @@ def prepare_amazon(
 
 
 def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
-    """User, item and time of these lines' reviews. Raises UserError for the first line that lacks one."""
+    """User, item and time of these lines' reviews. Raises UserError for the first line that lacks one.
+
+    Blocks that Arrow refuses are read line by line: what it refuses may be in a field that is not needed.
+    """
     if not lines.data.strip():
         return pa.RecordBatch.from_pylist([], _REVIEW)
     try:
@@ -63,27 +67,37 @@ def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
             pa.json.ParseOptions(explicit_schema=_REVIEW, unexpected_field_behavior="ignore"),
         )
         table.validate(full=True)  # that strings are UTF-8, which the reader takes on trust
-    except pa.ArrowInvalid as error:
-        _check_each(lines, file)
-        raise UserError(f"{file}, lines from {lines.first}: {' '.join(str(error).split())}") from None
+    except pa.ArrowInvalid:
+        return _each_review(lines, file)
     if any(column.null_count for column in table.columns):
-        _check_each(lines, file)
+        return _each_review(lines, file)
     return table.select(_REVIEW.names).combine_chunks().to_batches()[0]
 
 
-def _check_each(lines: Lines, file: str) -> None:
-    """Raises UserError for the first line that is no review."""
-    kinds = {USER: str, ITEM: str, TIME: int}
+def _each_review(lines: Lines, file: str) -> pa.RecordBatch:
+    """As `_reviews`, line by line."""
+    columns: dict[str, list[str | int]] = {name: [] for name in _REVIEW.names}
     for number, line in lines.numbered(file):
         try:
             review = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}, line {number}: not JSON: {error}") from None
-        for key, kind in kinds.items():
-            found = review.get(key) if isinstance(review, dict) else None
-            if not isinstance(found, kind) or isinstance(found, bool):
-                expected = "a string" if kind is str else "whole seconds"
+        for key, values in columns.items():
+            found: Any = review.get(key) if isinstance(review, dict) else None
+            if not (_is_seconds(found) if key == TIME else _is_text(found)):
+                expected = "whole seconds" if key == TIME else "a string of whole characters"
                 raise UserError(f"{file}, line {number}: found {key} = {found!r}, expected {expected}")
+            values.append(found)
+    return pa.RecordBatch.from_pydict(columns, _REVIEW)
+
+
+def _is_seconds(found: object) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and -(2**63) <= found < 2**63
+
+
+def _is_text(found: object) -> bool:
+    """Whether it is a string without surrogates, of which JSON may escape one alone."""
+    return isinstance(found, str) and not any("\ud800" <= character <= "\udfff" for character in found)
 
 
 def _categories(path: str | Path) -> dict[object, str]:

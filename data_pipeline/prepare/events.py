@@ -1,7 +1,7 @@
 """Who did something with which item, in which order: what rows with histories are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -53,13 +53,14 @@ class Events:
     ) -> "Events":
         """Sorts events; those of equal times, or without times, keep their order.
 
-        seconds: [n] since 1970, UTC; categories: item -> category, items that it lacks have none
+        seconds: [n] since 1970, UTC; categories: item -> category, items that it lacks have none. A category's
+        surrogates that stand alone, which are no text, become U+FFFD.
         """
         keys = (users.codes,) if seconds is None else (seconds, users.codes)
         order = np.lexsort(keys)  # stable
         of_items = None
         if categories is not None:
-            of_items = Coded.of([pa.array([categories.get(i) for i in items.values.to_pylist()], pa.string())])
+            of_items = Coded.of([_texts([categories.get(i) for i in items.values.to_pylist()])])
         hours = None if seconds is None else hour_of_week(seconds[order])
         users, items = (coded._replace(codes=coded.codes[order]) for coded in (users, items))
         return cls(source, users, items, of_items, hours)
@@ -77,8 +78,35 @@ class Events:
         """[users] int64: the first event of each."""
         return np.cumsum(self.counts) - self.counts
 
+    @cached_property
+    def repeated(self) -> np.ndarray:
+        """[events] bool: those with an item that their user had before."""
+        pairs = self.users.codes.astype(np.int64) * len(self.items.values) + self.items.codes
+        repeated = np.ones(len(self), bool)
+        repeated[np.unique(pairs, return_index=True)[1]] = False
+        return repeated
+
+    def first_only(self) -> "Events":
+        """The events that are not `repeated`."""
+        kept = ~self.repeated
+        users, items = (coded._replace(codes=coded.codes[kept]) for coded in (self.users, self.items))
+        hours = None if self.hours is None else self.hours[kept]
+        return replace(self, users=users, items=items, hours=hours)
+
     def __str__(self) -> str:
         return f"{len(self):,} events of {len(self.users.values):,} users and {len(self.items.values):,} items"
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([None if value is None else _whole(value) for value in values], pa.string())
+
+
+def _whole(text: str) -> str:
+    """Text with its surrogates joined, and U+FFFD for those that stand alone."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def hour_of_week(seconds: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ class Protocol:
     negatives: rows of label 0 for each positive; sampling: all items alike, or as often as they occur in training
     history_negatives: beside every event of a history, an item that its user never had (uniform)
     keep_unknown: keeps held-out positives whose item no training event has, as row 0
+    first_only: leaves out events with an item that their user had before
     """
 
     max_length: int = 50
@@ -49,6 +50,7 @@ class Protocol:
     history_negatives: bool = False
     keep_unknown: bool = False
     seed: int = 0
+    first_only: bool = False
 
     @property
     def other_sampling(self) -> Sampling:
@@ -146,6 +148,10 @@ def prepare_histories(
     Vocabularies are those of training events. Raises UserError where nothing is left to train on.
     """
     progress(f"read {events.source}: {events}")
+    repeated = int(events.repeated.sum())
+    if repeated and protocol.first_only:
+        events = events.first_only()
+        progress(f"kept the first of each user and item: {events}")
     rows = HistoryRows(events, protocol)
     found, unknown = {}, {}
     for split in SPLITS:
@@ -171,8 +177,11 @@ def prepare_histories(
         schema = _schema(tables, rows)
         schema.save(folder / SCHEMA_FILE)
     what = "kept, as row 0" if protocol.keep_unknown else "their rows are left out (--keep-unknown keeps them)"
-    notes = (*note_unknown(unknown, what), *_notes(rows, other, len(found["test"])))
-    return Report(Path(output.folder), schema, tally, notes=notes)
+    notes = [*note_unknown(unknown, what), *_notes(rows, other, len(found["test"]))]
+    if repeated:
+        told = "left out" if protocol.first_only else "kept, but no negative is a repeat (--first-only leaves them out)"
+        notes.append(f"events with an item that their user had before: {repeated:,}, {told}")
+    return Report(Path(output.folder), schema, tally, notes=tuple(notes))
 
 
 def _notes(rows: HistoryRows, other: str, tested: int) -> list[str]:

@@ -39,6 +39,9 @@ HistoryNegatives = Annotated[
 KeepUnknown = Annotated[
     bool, typer.Option("--keep-unknown", help="Keep held-out items that no training event has, as row 0.")
 ]
+FirstOnly = Annotated[
+    bool, typer.Option("--first-only", help="Leave out events with an item that the user had before.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of negatives and of the order of training rows.")]
 
 
@@ -55,13 +58,14 @@ def histories(
     sampling: Sampled = "uniform",
     history_negatives: HistoryNegatives = False,
     keep_unknown: KeepUnknown = False,
+    first_only: FirstOnly = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """User histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_user_histories(source, output, protocol, attributes, progress))
 
@@ -79,13 +83,14 @@ def amazon(
     sampling: Sampled = "uniform",
     history_negatives: HistoryNegatives = False,
     keep_unknown: KeepUnknown = False,
+    first_only: FirstOnly = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Amazon reviews as published, as histories: is this the user's next item? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_amazon(reviews, output, protocol, metadata, progress))
 
@@ -100,13 +105,14 @@ def movielens_histories(
     sampling: Sampled = "uniform",
     history_negatives: HistoryNegatives = False,
     keep_unknown: KeepUnknown = False,
+    first_only: FirstOnly = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """MovieLens 1M or 100K as histories: is this the next movie that the user rates? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed)
+    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_movielens_histories(source, output, protocol, progress))
 

@@ -72,7 +72,7 @@ def _first_attributes(path: str | Path) -> dict[object, str]:
             found = json.loads(stream.read())
     except OSError as error:
         raise UserError(f"{path}: damaged: {error}; fetch or write it again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: not JSON: {error}; expected {{"item": [attribute, ...], ...}}') from None
     if not isinstance(found, dict):
         raise UserError(f'{path}: found a {type(found).__name__}, expected {{"item": [attribute, ...], ...}}')

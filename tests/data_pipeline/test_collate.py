@@ -160,6 +160,26 @@ def test_features_that_the_order_leaves_out_are_not_read():
         Layout(SCHEMA, ".", id_order=("tag",))
 
 
+@pytest.mark.parametrize("absent", [("shops",), ("items", "shops", "a", "rated"), ("a", "tags", "b", "c")])
+def test_absent_features_have_keys_without_ids_and_are_not_read(absent):
+    order = ("shops", "c", "tags", "rated", "a", "items", "b")
+    layout = Layout(SCHEMA, ".", id_order=order, absent=absent)
+    rows = rows_of(9, 4)
+    columns = {"b": "bee", "rated": "ratings"}
+    assert set(layout.columns).isdisjoint({*absent, *(columns.get(name) for name in absent)})
+    batch = layout.collate([block_of(layout, rows[:5]), block_of(layout, rows[5:], 5)], 11)
+    whole = Layout(SCHEMA, ".", id_order=order)
+    expected = whole.collate([block_of(whole, rows)], 11)
+    for found, all_of_it in ((batch.ids, expected.ids), (batch.weighted_ids, expected.weighted_ids)):
+        assert found.keys() == all_of_it.keys() and found.stride() == 11
+        read = jagged(all_of_it)
+        assert jagged(found) == {name: [[]] * 11 if name in absent else read[name] for name in read}
+    weights = jagged(expected.weighted_ids, weighted=True)
+    assert jagged(batch.weighted_ids, weighted=True) == ({"rated": [[]] * 11} if "rated" in absent else weights)
+    assert torch.equal(batch.dense, expected.dense) and torch.equal(batch.rows, expected.rows)
+    assert jagged(layout.collate([], 2).ids) == {name: [[], []] for name in order if name != "rated"}
+
+
 def test_a_rank_without_rows_gets_padding_only():
     layout = Layout(SCHEMA, ".")
     check_batch(layout.collate([], 3), [], [], layout.id_names, ("rated",))

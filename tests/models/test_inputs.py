@@ -9,6 +9,7 @@ from models.inputs import (
     EmbeddingTable,
     Fields,
     PooledEmbeddings,
+    SequenceEmbeddings,
     TableInit,
     TableOptimizer,
     TableSettings,
@@ -76,7 +77,7 @@ def test_selection_by_pattern_keeps_the_schemas_order() -> None:
 
 
 class TwoInputs(Recommender):
-    def __init__(self, **inputs: PooledEmbeddings | DenseFeatures) -> None:
+    def __init__(self, **inputs: PooledEmbeddings | SequenceEmbeddings | DenseFeatures) -> None:
         super().__init__(inputs=inputs, task=BinaryClassification("label"))
 
     def forward(self, field: object, dense: object) -> None: ...
@@ -89,6 +90,20 @@ def table(rows: int) -> PooledEmbeddings:
 def test_inputs_are_forwards_parameters() -> None:
     with pytest.raises(TypeError, match=r"forward takes \('field', 'dense'\) but inputs declares \('field', 'other'\)"):
         TwoInputs(field=table(3), other=DenseFeatures(()))
+
+
+class Trained(TwoInputs):
+    def forward(self, field: object, dense: object = None) -> None: ...  # type: ignore[override]
+
+
+def test_inputs_of_training_only() -> None:
+    """Its features, unless another input reads them too; `forward` has to do without."""
+    a, b = EmbeddingTable(name="t", num_embeddings=3, embedding_dim=4), PooledEmbeddings
+    model = Trained(field=b({"x": a, "y": a}), dense=SequenceEmbeddings({"y": a, "z": a}, training_only=True))
+    assert (model.features, model.training_features) == (("x", "y", "z"), ("z",))
+    assert Trained(field=b({"x": a}), dense=SequenceEmbeddings({"z": a})).training_features == ()
+    with pytest.raises(TypeError, match=r"forward needs a default for 'field', which is training_only"):
+        Trained(field=SequenceEmbeddings({"z": a}, training_only=True))
 
 
 def test_two_tables_of_one_name_are_refused() -> None:

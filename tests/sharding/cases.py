@@ -154,7 +154,8 @@ class Tower(nn.Module):
         self.bias = nn.Parameter(torch.tensor(0.25))
 
     def forward(self, found: dict[str, Any]) -> Tensor:
-        return torch.stack([self.one(found[n]) for n in self.names]).sum(0) / len(self.names) + self.bias
+        there = [self.one(found[n]) for n in self.names if n in found]
+        return torch.stack(there).sum(0) / len(self.names) + self.bias
 
     @staticmethod
     def one(value: Tensor | Jagged) -> Tensor:
@@ -214,6 +215,17 @@ def train(case: Case, distributed: Distributed, batches: list[Rows], tower_rate:
         tower.step()
         distributed.step()
     return losses
+
+
+@torch.no_grad()
+def score(case: Case, distributed: Distributed, rows: Rows) -> float:
+    """The loss of a global batch as evaluation sees it."""
+    distributed.module.eval()
+    total, count = distributed.module(share(case, rows, dist.get_rank(), dist.get_world_size(), distributed.lookup))
+    distributed.module.train()
+    sums = torch.stack([total, count])
+    dist.all_reduce(sums)
+    return float(sums[0] / sums[1])
 
 
 def count_samples(case: Case, distributed: Distributed, batches: list[Rows]) -> None:

@@ -26,6 +26,7 @@ from tests.sharding.cases import (
     every_case,
     make,
     pooled_case,
+    score,
     share,
     table,
     train,
@@ -154,6 +155,30 @@ def change_learning_rate() -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def partly_trained_case(placement: str | None) -> Case:
+    """Sequences that only training reads, of tables that others read too and of one that none does."""
+    case = every_case().changed_optimizer(OPTIMIZERS["sgd"])
+    only = {name: replace(case.inputs[name], training_only=True) for name in ("history", "short")}
+    return replace(case, inputs=case.inputs | only).placed(placement)
+
+
+def without_training_features(rows: Rows) -> Rows:
+    return replace(rows, ids=rows.ids | {name: [[] for _ in rows.scale] for name in ("items", "kinds", "tags")})
+
+
+def score_between_steps() -> dict[str | None, list[float]]:
+    """Losses of a step, of the next batch scored without and with the ids of what only training reads, of its step."""
+    found = {}
+    first, second = training_batches()[:2]
+    for placement in ANY:
+        case = partly_trained_case(placement)
+        distributed = make(case)
+        losses = train(case, distributed, [first])
+        losses += [score(case, distributed, rows) for rows in (without_training_features(second), second)]
+        found[placement] = losses + train(case, distributed, [second])
+    return found
+
+
 class Wide(nn.Module):
     """A tower with a parameter that no loss reaches, a buffer and different values on every rank."""
 
@@ -245,5 +270,6 @@ def run_everything(rank: int, folder: Path, entries: list[dict[str, Any]] | None
         results["grown"] = measure_memory(folder)
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
+        results["scored"] = score_between_steps()
     results |= {"wrote": write_checkpoint(folder)} if entries is None else {"read": read_checkpoint(folder, entries)}
     return results if rank == 0 else {n: results[n] for n in results if n not in ("training", "read")}

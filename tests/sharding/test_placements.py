@@ -1,5 +1,7 @@
 """Every placement, on 1 to 4 ranks, trains like one process: against float64 loops over rows and ids."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -9,9 +11,11 @@ from tests.sharding.everywhere import (
     OPTIMIZERS,
     half_case,
     optimizers_of,
+    partly_trained_case,
     placements_of,
     training_batches,
     training_case,
+    without_training_features,
 )
 from tests.sharding.reference import Reference
 
@@ -46,6 +50,19 @@ def test_exact_zeros_are_counted_once(world_size: int, everywhere: dict, referen
     assert 0 < sum(expected.values()) / len(expected) < 0.9
     for result in everywhere[world_size][0]["training"].values():
         assert result["zeros"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
+def test_what_only_training_reads_is_left_out_of_scores(world_size: int, everywhere: dict) -> None:
+    """Whether batches have ids of it or not, and training goes on as if nothing had been scored."""
+    plain = Reference(partly_trained_case(None))
+    first, second = training_batches()[:2]
+    before = plain.train([first])
+    scored = deepcopy(plain).train([without_training_features(second)])
+    expected = [*before, *scored, *scored, *plain.train([second])]
+    assert abs(expected[1] - expected[3]) > 1e-3
+    for placement, losses in everywhere[world_size][0]["scored"].items():
+        assert losses == pytest.approx(expected, abs=1e-5), placement
 
 
 @pytest.mark.parametrize("world_size", FURTHER)

@@ -170,6 +170,13 @@ def test_bench_step_ends_with_json(
     assert os.listdir(tmp_path) == ["run.yaml"]
 
 
+def test_bench_step_counts_samples(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of which none were counted would grow 99-fold in every step, until the loss is not finite."""
+    decay = {"name": "sgd", "learning_rate": 0.1, "weight_decay": 1000, "decay": "frequency"}
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data", tables={"kind": {"optimizer": decay}})
+    shardrec(monkeypatch, "bench", "step", path, "--steps", 12)
+
+
 OWN_MODEL = """
 from torch import nn
 from models.base import PointwiseConfig, Recommender

@@ -94,6 +94,13 @@ def test_metadata_give_categories(tmp_path: Path, write: Callable[[object], str]
             "r.json, line 3: found unixReviewTime = None, expected whole sec",
         ),
         (review("a", "b", 1, asin=5), "r.json, line 3: found asin = 5, expected a string"),
+        (review("a", "b\ud800", 1), r"r.json, line 3: found asin = 'b\\ud800', expected a string of whole characters"),
+        (
+            review("\udfffa", "b", 1),
+            r"r.json, line 3: found reviewerID = '\\udfffa', expected a string of whole charac",
+        ),
+        (review("a", "b", 1, unixReviewTime=2**63), "r.json, line 3: found unixReviewTime = 9223372036854775808, exp"),
+        ("[" * 100_000, "r.json, line 3: not JSON: maximum recursion depth"),
         (review("a", "b", 1, unixReviewTime=1.5), "r.json, line 3: found unixReviewTime = 1.5, expected whole seconds"),
         (review("a", "b", 1, reviewerID=None), "r.json, line 3: found reviewerID = None, expected a string"),
         ("[1]", "r.json, line 3: found reviewerID = None, expected a string"),
@@ -110,6 +117,24 @@ def test_reviews_that_are_no_text(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'\n{"reviewerID": "\xff", "asin": "b", "unixReviewTime": 1}\n')
     with pytest.raises(UserError, match=r"r.json, line \d: not utf-8"):
         prepare_amazon(path, Output(tmp_path / "out"))
+
+
+def test_half_a_character_in_a_text_stops_nothing(tmp_path: Path) -> None:
+    lines = [review(*r, style={r[0]: 1}) for r in REVIEWS]
+    prepare_amazon(reviews(tmp_path / "whole.json", lines), Output(tmp_path / "whole"))
+    lines[3] = review(*REVIEWS[3], reviewText="so \ud83d", summary="\udc00")
+    prepare_amazon(reviews(tmp_path / "half.json", lines), Output(tmp_path / "half"))
+    for split in ("train", "validation", "test"):
+        assert positives(tmp_path / "half", split) == positives(tmp_path / "whole", split)
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr], ids=["json", "python"])
+def test_half_a_character_in_a_category_is_replaced(tmp_path: Path, write: Callable[[object], str]) -> None:
+    meta = [*META[:2], {"asin": "B5", "title": "\ud800", "categories": [["Drums \udc00\ud83d\ude00\ud800 \u00e9"]]}]
+    (tmp_path / "m.json").write_text("\n".join(map(write, meta)))
+    prepare_amazon(reviews(tmp_path / "r.json"), Output(tmp_path / "out"), metadata=tmp_path / "m.json")
+    categories = pq.read_table(tmp_path / "out" / "vocabularies" / "category.parquet").column("value").to_pylist()
+    assert sorted(categories) == ["Brushes", "Drums", "Drums \ufffd\U0001f600\ufffd \u00e9"]
 
 
 @pytest.mark.parametrize("line", ["{'asin': 'B1', ", "[3]", '{"title": "x"}', "__import__('os').getcwd()"])

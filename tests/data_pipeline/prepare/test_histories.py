@@ -140,6 +140,30 @@ def test_rows_are_those_of_the_loops(tmp_path: Path, protocol: Protocol) -> None
                 assert negative == positive | drawn
 
 
+def test_repeated_items_are_told_and_left_out_where_asked(tmp_path: Path) -> None:
+    """Then no row's item is in its history; else only positives' are."""
+    found = log()
+    first: dict[tuple[str, str], tuple[str, str, int]] = {}
+    for event in (e for of_user in by_user(found).values() for e in of_user):
+        first.setdefault(event[:2], event)
+    repeats = len(found) - len(first)
+    said = "events with an item that their user had before: "
+    kept = prepared(tmp_path / "kept", found, Protocol())
+    assert f"{said}{repeats}, kept, but no negative is a repeat (--first-only leaves them out)" in str(kept)
+    left = prepared(tmp_path / "left", found, Protocol(first_only=True, history_negatives=True))
+    assert f"{said}{repeats}, left out" in str(left)
+    same = prepared(tmp_path / "same", list(first.values()), Protocol(history_negatives=True))
+    assert said not in str(same)
+    for split in ("train", "validation", "test"):
+        left_rows, same_rows = (Named(tmp_path / out).rows(split)[::2] for out in ("left", "same"))
+        for row in (*left_rows, *same_rows):
+            assert len(row.pop("negative_item_history")) == len(row.pop("negative_category_history"))
+        assert in_order(left_rows) == in_order(same_rows)
+    rows = {out: Named(tmp_path / out).rows("train") for out in ("kept", "left")}
+    given_away = {out: {r["label"] for r in of if r["item"] in r["item_history"]} for out, of in rows.items()}
+    assert given_away == {"kept": {1}, "left": set()}
+
+
 def test_the_other_negatives_lie_beside_the_test_rows(tmp_path: Path) -> None:
     found = log()
     for sampling, other in (("uniform", "popular"), ("popular", "uniform")):

@@ -50,18 +50,21 @@ def test_lines_of_one_user_are_joined(tmp_path: Path) -> None:
 
 def test_the_first_attribute_is_the_category(tmp_path: Path) -> None:
     (tmp_path / "h.txt").write_text(TEXT)
-    (tmp_path / "a.json").write_text('{"x": [7, 8], "y": ["eight"], "z": [], "w": 7, "unused": [1]}')
+    (tmp_path / "a.json").write_text('{"x": [7, 8], "y": ["\\ud800eight"], "z": [], "w": 7, "unused": ["\\ud800"]}')
     report = prepare_user_histories(tmp_path / "h.txt", Output(tmp_path / "out"), attributes=tmp_path / "a.json")
     assert "items without a category, the table's last row: 5 of 8" in str(report)
     categories = pq.read_table(tmp_path / "out" / "vocabularies" / "category.parquet").column("value").to_pylist()
     items = pq.read_table(tmp_path / "out" / "vocabularies" / "item.parquet").column("value").to_pylist()
-    assert sorted(categories) == ["7", "eight"]
+    assert sorted(categories) == ["7", "\ufffdeight"]
     names = dict(enumerate(["?", *categories, None]))
     found = {
         (items[row["item"] - 1], names[row["category"]])
         for row in pq.read_table(tmp_path / "out" / "train").to_pylist()
     }
-    assert found <= {("x", "7"), ("y", "eight"), ("z", None), ("w", "7"), ("v", None), ("q", None)} and len(found) > 3
+    assert (
+        found <= {("x", "7"), ("y", "\ufffdeight"), ("z", None), ("w", "7"), ("v", None), ("q", None)}
+        and len(found) > 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     ("attributes", "line"),
     [
         ("{", "a.json: not JSON"),
+        ("[" * 100_000, "a.json: not JSON: maximum recursion depth"),
         ("[1]", "a.json: found a list, expected"),
         ('{"x": {"y": 1}}', r"a.json: item 'x' has \{'y': 1\}, expected a list of words or whole numbers"),
         ('{"x": [1.5]}', r"a.json: item 'x' has \[1.5\], expected"),
@@ -129,6 +133,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "17 events of 4 users and 8 items" in result.output
     rows = pq.read_table(tmp_path / "out" / "train").to_pylist()
     assert len(rows) == 3 * 5 and max(len(r["negative_item_history"]) for r in rows) == 2
+    (tmp_path / "h.txt").write_text(TEXT + "ann x\n")
+    result = CliRunner().invoke(app, ["histories", str(tmp_path / "h.txt"), str(tmp_path / "first"), "--first-only"])
+    assert result.exception is None, result.output
+    assert "18 events of" in result.output and "kept the first of each user and item: 17 events of" in result.output
 
 
 def test_real_histories(shared_data: Path, tmp_path: Path) -> None:
