@@ -64,7 +64,7 @@ class _EventLayer(torch.autograd.Function):
         result = of_row.new_empty(len(events), of_row.shape[1])
         for piece in pieces(events, max(weight.shape)):
             inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
-            torch.addmm(of_row.index_select(0, row[piece]), inputs, transposed, out=result[piece])
+            torch.index_select(of_row, 0, row[piece], out=result[piece]).addmm_(inputs, transposed)
         return result
 
     @staticmethod

@@ -25,7 +25,7 @@ class Dice(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
-        return _Dice.apply(s, *self.moments.mean_and_scale(s), self.alpha)
+        return _Dice.apply(*self.moments.mean_and_scale(s), self.alpha)
 
 
 class _Dice(torch.autograd.Function):
@@ -35,10 +35,11 @@ class _Dice(torch.autograd.Function):
     def forward(ctx: Any, s: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(s, mean, scale, alpha)
         result = torch.empty_like(s, memory_format=torch.contiguous_format)
+        shift, rest = -mean * scale, 1 - alpha
         for piece in pieces(s):
             x = s[piece].to(mean.dtype)
-            p = (x - mean).mul_(scale).sigmoid_()
-            torch.mul(p.mul_(1 - alpha).add_(alpha), x, out=result[piece])
+            p = torch.addcmul(shift, x, scale).sigmoid_()
+            torch.mul(torch.addcmul(alpha, p, rest, out=p), x, out=result[piece])
         return result
 
     @staticmethod
@@ -46,18 +47,21 @@ class _Dice(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         s, mean, scale, alpha = ctx.saved_tensors
         of_s = torch.empty_like(s, memory_format=torch.contiguous_format)
-        of_mean, of_scale, of_alpha = (torch.zeros_like(mean) for _ in range(3))
+        shift, rest = -mean * scale, 1 - alpha
+        sums = mean.new_zeros(3, len(mean))
         for piece in pieces(s):
             x, g = s[piece].to(mean.dtype), gradient[piece].to(mean.dtype)
-            centred = x - mean
-            p = (centred * scale).sigmoid_()
-            gx = g * x
-            of_alpha += torch.addcmul(gx, gx, p, value=-1).sum(0)
-            of_exponent = torch.ops.aten.sigmoid_backward(gx.mul_(1 - alpha), p)
-            of_scale += centred.mul_(of_exponent).sum(0)
-            of_mean -= of_exponent.sum(0)
-            torch.addcmul(of_exponent.mul_(scale), p.mul_(1 - alpha).add_(alpha), g, out=of_s[piece])
-        return of_s, of_mean * scale, of_scale, of_alpha
+            exponent = torch.addcmul(shift, x, scale)
+            p = exponent.sigmoid()
+            left = torch.addcmul(g, g, p, value=-1)  # g (1 - p)
+            of_alpha = left * x
+            of_p = p.mul_(of_alpha)  # up to 1 - alpha, as are the sums: of the exponent
+            sums[0] += of_alpha.sum(0)
+            sums[1] += of_p.sum(0)
+            sums[2] += exponent.mul_(of_p).sum(0)
+            torch.addcmul(torch.addcmul(g, left, rest, value=-1, out=left), of_p, rest * scale, out=of_s[piece])
+        of_alpha, of_shift, of_scale = sums
+        return of_s, -of_shift * rest * scale, of_scale * rest / scale, of_alpha
 
 
 class Maxout(nn.Module):

@@ -63,26 +63,26 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
-        mean, scale = self.mean_and_scale(x)
+        x, mean, scale = self.mean_and_scale(x)
         return ((x.to(mean.dtype) - mean) * scale).to(x.dtype)
 
-    def mean_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training the running moments follow."""
-        mean, var = self._batch_moments(x) if self.training else (self.running_mean, self.running_var)
-        return mean, torch.rsqrt(var + self.eps)
+    def mean_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x to go on with, E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training the running moments follow."""
+        x, mean, var = self._batch_moments(x) if self.training else (x, self.running_mean, self.running_var)
+        return x, mean, torch.rsqrt(var + self.eps)
 
-    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         context = _context.get()
         live = context.live if self.padded else None
         # all ranks know the running mean: sums of what is left after it cancel less than sums of x
-        totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
+        x, totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
         count = totals.new_tensor([x.shape[0]]) if live is None else live.sum(dtype=totals.dtype)[None]
         sums = context.reduce(torch.cat([totals, count]))
         width, rows = x.shape[1], sums[-1].clamp(min=1)
         offset, square = sums[:width] / rows, sums[width:-1] / rows
         mean, var = self.running_mean + offset, (square - offset.square()).clamp(min=0)
         self._remember(mean.detach(), var.detach(), sums[-1].detach())
-        return mean, var
+        return x, mean, var
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor, rows: Tensor) -> None:
@@ -92,35 +92,37 @@ class Standardise(nn.Module):
 
 
 class _ColumnSums(torch.autograd.Function):
-    """[n, C] -> [2 C]: sums over live rows of x - centre and of its square. Nothing of x's size is made in forward."""
+    """[n, C] -> [n, C], [2 C]: x, and the sums over live rows of x - centre and of its square.
+
+    Nothing of x's size is made in forward. Who uses x takes the returned one: its gradient is added in passing.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor, live: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, centre: Tensor, live: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, centre, live)
         sums = centre.new_zeros(2, len(centre))
         for piece in pieces(x):
-            shifted = _shifted(x[piece], centre, None if live is None else live[piece])
+            shifted = x[piece].to(centre.dtype) - centre
+            if live is not None:
+                shifted.masked_fill_(~live[piece, None], 0)
             sums[0] += shifted.sum(0)
             sums[1] += shifted.square_().sum(0)
-        return sums.flatten()
+        return x, sums.flatten()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
         x, centre, live = ctx.saved_tensors
-        of_sum, of_square = gradient.chunk(2)
+        of_sum, of_square = of_sums.chunk(2)
+        slope = 2 * of_square
+        level = of_sum - slope * centre
         of_x = torch.empty_like(x)
         for piece in pieces(x):
-            part = _shifted(x[piece], centre, None).mul_(2 * of_square)
-            torch.add(part, of_sum, out=of_x[piece])
+            part = torch.addcmul(level, x[piece].to(centre.dtype), slope)
             if live is not None:
-                of_x[piece].masked_fill_(~live[piece, None], 0)
+                part.masked_fill_(~live[piece, None], 0)
+            torch.add(part, gradient[piece], out=of_x[piece])
         return of_x, None, None
-
-
-def _shifted(x: Tensor, centre: Tensor, live: Tensor | None) -> Tensor:
-    shifted = x.to(centre.dtype) - centre
-    return shifted if live is None else torch.where(live[:, None], shifted, 0)
 
 
 class BatchNorm(nn.Module):

@@ -16,7 +16,8 @@ import yaml
 from data_pipeline.errors import UserError
 from data_pipeline.prepare import frappe, libfm, movielens, ncf, ratings
 from data_pipeline.prepare.histories import Protocol
-from data_pipeline.prepare.planted import PlantedLog
+from data_pipeline.prepare.interests import InterestLog
+from data_pipeline.prepare.planted import Histories, PlantedLog
 from data_pipeline.prepare.preparation import Output
 from data_pipeline.prepare.recipe import Fitted
 from data_pipeline.prepare.splits import HashSplit
@@ -63,6 +64,7 @@ def schemas() -> dict[str, Schema]:
         "data/ml-1m-users": ratings.schema_of("user", Vocabulary(path="vocabularies/movie.parquet", size=3706)),
         "data/frappe": apps.written_schema(Fitted()),
         "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
+        "data/planted": InterestLog(Histories(1500, 23.0, 50), negatives=True).schema,
         "demo/data": PlantedLog(FIELD_IDS, 4).schema,
     }
 
