@@ -57,6 +57,7 @@ def schemas() -> dict[str, Schema]:
     shape = libfm.Shape(largest=5381, fewest=len(once), most=len(once), **each)
     fields = libfm.fields_of(shape, frappe.FIELDS)
     apps = libfm.recipe(fields, shape, HashSplit(), group="user", roles=frappe.ROLES)
+    planted = InterestLog(Histories(1500, 23.0, 50), negatives=True).schema
     return {
         "data/ml-1m": movies,
         "data/ml-1m-ratings": movies,
@@ -64,7 +65,7 @@ def schemas() -> dict[str, Schema]:
         "data/ml-1m-users": ratings.schema_of("user", Vocabulary(path="vocabularies/movie.parquet", size=3706)),
         "data/frappe": apps.written_schema(Fitted()),
         "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
-        "data/planted": InterestLog(Histories(1500, 23.0, 50), negatives=True).schema,
+        **dict.fromkeys(("data/planted", "data/planted-order"), planted),
         "demo/data": PlantedLog(FIELD_IDS, 4).schema,
     }
 
