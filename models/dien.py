@@ -71,7 +71,7 @@ class DIEN(HistoryModel):
         task = config.build_task(fields.schema)
         if negatives:
             given["negatives"] = SequenceEmbeddings(
-                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values())
+                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), training_only=True
             )
         alpha = 1.0 if config.auxiliary is None else config.auxiliary
         super().__init__(fields, config, more_inputs=given, task=WithAuxiliary(task, alpha))
@@ -101,7 +101,7 @@ class DIEN(HistoryModel):
         negatives: Jagged | None = None,
     ) -> "Evolved":
         """[B, F, D], [T, F, D], [B, N], [B, sum of D], [T, F', D] -> logits [B]; in training, auxiliary losses."""
-        row, packing, states, weights = self._attend(target, history)
+        row, packing, states, unpacked, weights = self._attend(target, history)
         inputs = packing.pack(weights)
         if self.evolving == "aigru":
             evolved = self.evolution(states * inputs.unsqueeze(1), packing)
@@ -110,7 +110,7 @@ class DIEN(HistoryModel):
         logits = self.score(packing.final(evolved, len(target)), target, dense, context)
         if negatives is None or not self.training:
             return Evolved(logits)
-        return Evolved(logits, *self._auxiliary(states, packing, history, negatives, row))
+        return Evolved(logits, *self._auxiliary(unpacked, packing, history, negatives, row))
 
     def explain(
         self,
@@ -123,29 +123,32 @@ class DIEN(HistoryModel):
         """The attention a_t to each event, 1 in sum in every row that has any."""
         return Explanation(history._replace(values=self._attend(target, history)[-1]), self.sequences[:1])
 
-    def _attend(self, target: Tensor, history: Jagged) -> tuple[Tensor, Packing, Tensor, Tensor]:
-        """Rows of positions [T], how positions are packed, packed interest states h [T, H], attention [T]."""
+    def _attend(self, target: Tensor, history: Jagged) -> tuple[Tensor, Packing, Tensor, Tensor, Tensor]:
+        """Rows of positions [T], how they are packed, interest states h [T, H] packed and not, attention [T]."""
         row = row_of_position(history.lengths, len(history.values))
         packing = pack_steps(history.lengths, row, history.offsets)
         states = self.extractor(packing.pack(history.values.flatten(1)), packing)
         wanted = self.attention(target.flatten(1)).to(states.dtype)
-        score = jagged_product(packing.unpack(states), wanted, row, history.offsets)
-        return row, packing, states, jagged_softmax(score, row, history.lengths, history.offsets)
+        unpacked = packing.unpack(states)
+        score = jagged_product(unpacked, wanted, row, history.offsets)
+        return row, packing, states, unpacked, jagged_softmax(score, row, history.lengths, history.offsets)
 
     def _auxiliary(
         self, states: Tensor, packing: Packing, history: Jagged, negatives: Jagged, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """-log sigma(h_t, e_{t+1}) - log(1 - sigma(h_t, e^_{t+1})) of all neighbours (eq. 6), and the rows of both."""
-        first = len(packing.rows)  # packed positions from here on have one before them
-        state = states.index_select(0, packing.previous)
-        false = history.values.index_copy(1, self.negated, negatives.values)
-        right, wrong = (packing.pack(events.flatten(1))[first:].to(state.dtype) for events in (history.values, false))
-        if self.auxiliary_net is None:
-            yes, no = (state * right).sum(1), (state * wrong).sum(1)
+        later = packing.jagged[len(packing.rows) :]  # the positions that have one before them in their row
+        false = negatives.values
+        if len(self.negated) < history.values.shape[1]:
+            false = history.values.index_copy(1, self.negated, false)
+        right, wrong = (events.flatten(1).to(states.dtype) for events in (history.values, false))
+        if self.auxiliary_net is None:  # of all neighbours, those of two rows too: slices are cheaper than copies
+            yes, no = ((states[:-1] * events[1:]).sum(1).index_select(0, later - 1) for events in (right, wrong))
         else:
-            pairs = torch.cat([torch.cat([state, events], 1) for events in (right, wrong)])
+            state = states.index_select(0, later - 1)
+            pairs = torch.cat([torch.cat([state, events.index_select(0, later)], 1) for events in (right, wrong)])
             yes, no = self.auxiliary_net(pairs).squeeze(1).chunk(2)
-        return F.softplus(-yes) + F.softplus(no), row[packing.jagged[first:]]
+        return F.softplus(-yes) + F.softplus(no), row[later]
 
 
 class Evolved(NamedTuple):

@@ -18,7 +18,6 @@ class Packing(NamedTuple):
     rows: [n_0] the rows that are not empty, longest first
     last: [n_0] packed position of the last event of each of `rows`
     jagged: [T] position, in the order of the batch, of each packed position; packed: [T] the reverse
-    previous: [T - n_0] packed position of the event before, for packed positions n_0 .. T - 1
     """
 
     counts: tuple[int, ...]
@@ -26,7 +25,6 @@ class Packing(NamedTuple):
     last: Tensor
     jagged: Tensor
     packed: Tensor
-    previous: Tensor
 
     def pack(self, values: Tensor) -> Tensor:
         """[T, ...] in the order of the batch -> packed."""
@@ -55,9 +53,8 @@ def pack_steps(lengths: Tensor, row: Tensor, offsets: Tensor) -> Packing:
     step = positions - offsets[row]
     packed = starts[step] + place[row]
     jagged = torch.empty_like(packed).index_copy_(0, packed, positions)
-    before = longer.roll(1)[step[jagged[live:]]]
     ends = starts[length[:live] - 1] + positions[:live]
-    return Packing(counts, order[:live], ends, jagged, packed, positions[live:] - before)
+    return Packing(counts, order[:live], ends, jagged, packed)
 
 
 def regroup(values: Tensor, source: Tensor, reverse: Tensor) -> Tensor:

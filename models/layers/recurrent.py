@@ -1,13 +1,12 @@
 """Gated recurrent units over packed sequences, plain and driven by attention.
 
-Inputs are projected for all positions in one product. A step is one product with the rows that are still going and a
-few operations on contiguous slices; backward is written by hand over buffers made once, with all that does not depend
-on later steps computed for all positions beforehand and the weights' gradient in one product afterwards. (Autograd over
-slices would fill a buffer of all positions with zeros for each of them.)
+Forward and backward are written by hand over buffers made once: a step is two products with the rows that are still
+going and a few operations on contiguous slices. (Autograd over slices would fill a buffer of all positions with zeros
+for each of them.) What does not depend on other steps is computed for groups of steps, which on CPUs are so small that
+the products of inputs, the factors of the gradients and the gradients of the gates never leave the cache.
 """
 
-from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,24 +38,56 @@ class GRU(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, inputs: Tensor, packing: Packing, attention: Tensor | None = None) -> Tensor:
-        """Packed [T, I] (and [T], where the update takes it) -> packed states [T, H], at least fp32."""
+        """Packed [T, I] (and [T], where the update takes it) -> packed states [T, H].
+
+        States and all they are computed from are at least fp32, under autocast too.
+        """
         assert (attention is None) == (self.update == "learned")
-        projected = self.project(inputs)
-        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        attention = None if attention is None else attention.to(projected.dtype)
-        return _Recurrence.apply(projected, self.recurrent, attention, packing.counts, packing.previous)
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        given = (inputs, self.project.weight, self.project.bias, self.recurrent)
+        attention = None if attention is None else attention.to(dtype)
+        return _Recurrence.apply(*(x.to(dtype) for x in given), attention, packing.counts)
 
 
-def _update(u: list[Tensor], attention: Tensor | None, part: slice) -> Tensor:
-    """z of some positions, [n, H] or [n, 1]: from the gate, where there is one, and the attention, where there is."""
+class _Step(NamedTuple):
+    """Where a step's positions are among [T], and its rows' states before and after it among [n_0 + T]: 0, then all."""
+
+    positions: slice
+    before: slice
+    after: slice
+
+
+def _groups(counts: tuple[int, ...], like: Tensor) -> list[list[_Step]]:
+    """Consecutive steps, as many as are a piece of an array [T, H], or one."""
+    most = max((piece.stop - piece.start for piece in pieces(like)), default=0)
+    groups: list[list[_Step]] = []
+    start = before = room = 0
+    for rows in counts:
+        if not groups or rows > room:
+            groups.append([])
+            room = most
+        after = counts[0] + start
+        groups[-1].append(_Step(*(slice(x, x + rows) for x in (start, before, after))))
+        start, before, room = start + rows, after, room - rows
+    return groups
+
+
+def _positions(group: list[_Step]) -> slice:
+    return slice(group[0].positions.start, group[-1].positions.stop)
+
+
+def _gates_and_candidate(weight: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+    """Rows of r and, where there are any, of u; those of h~."""
+    r, candidate, *u = weight.split(hidden)
+    return torch.cat([r, *u]), candidate
+
+
+def _update(u: list[Tensor], attention: Tensor | None, part: slice, scratch: Tensor) -> Tensor:
+    """z of some positions, [n, H]: from the gate, where there is one, and the attention, where there is."""
     if attention is None:
         return u[0]
     a = attention[part].unsqueeze(1)
-    return u[0] * a if u else a
-
-
-def _slices(counts: tuple[int, ...]) -> list[slice]:
-    return [slice(a, b) for a, b in pairwise(accumulate(counts, initial=0))]
+    return torch.mul(u[0], a, out=scratch[: len(a)]) if u else a.expand(-1, scratch.shape[1])
 
 
 def _tanh_(x: Tensor) -> Tensor:
@@ -65,104 +96,79 @@ def _tanh_(x: Tensor) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The states of a GRU whose inputs are projected. Blocks of columns: [r, h~, u], AGRU's without u."""
+    """The states of a GRU. Blocks of the parameters' rows: r, h~, and but for AGRU u."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        projected: Tensor,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
         recurrent: Tensor,
         attention: Tensor | None,
         counts: tuple[int, ...],
-        previous: Tensor,
     ) -> Tensor:
-        positions, hidden = len(projected), recurrent.shape[1]
-        gates, transposed = projected.clone(), recurrent.to(projected.dtype).T
-        states = projected.new_empty(positions, hidden)
-        of_state = projected.new_zeros(positions, hidden)  # U^h h_{t-1}
-        scratch = projected.new_empty(max(counts, default=0), projected.shape[1])
-        before = None
-        for step in _slices(counts):
-            r, candidate, *u = gates[step].split(hidden, 1)
-            if before is not None:
-                product = torch.mm(before[: len(r)], transposed, out=scratch[: len(r)])
-                r += product[:, :hidden]
-                for gate in u:
-                    gate += product[:, 2 * hidden :]
-                of_state[step] = product[:, hidden : 2 * hidden]
-            r.sigmoid_()
-            if before is not None:
-                candidate.addcmul_(r, of_state[step])
-            _tanh_(candidate)
-            update = _update([gate.sigmoid_() for gate in u], attention, step)
-            state = states[step]
-            if before is None:
-                torch.mul(candidate, update, out=state)
-            else:
-                torch.lerp(before[: len(r)], candidate, update.expand_as(candidate), out=state)
-            before = state
-        ctx.save_for_backward(recurrent, attention, gates, states, of_state, previous)
+        positions, hidden, first = len(inputs), recurrent.shape[1], max(counts, default=0)
+        weights, biases, recurrents = (_gates_and_candidate(x, hidden) for x in (weight, bias, recurrent))
+        gates = inputs.new_empty(positions, len(recurrents[0]))
+        candidates, of_states = (inputs.new_empty(positions, hidden) for _ in range(2))  # h~, U^h h_{t-1}
+        states = inputs.new_empty(first + positions, hidden)
+        states[:first] = 0
+        scratch = inputs.new_empty(first, hidden)
+        for group in _groups(counts, candidates):
+            part = _positions(group)
+            for w, b, projected in zip(weights, biases, (gates, candidates), strict=True):
+                torch.addmm(b, inputs[part], w.T, out=projected[part])
+            for step in group:
+                now, before = step.positions, states[step.before]
+                r, *u = gates[now].addmm_(before, recurrents[0].T).sigmoid_().split(hidden, 1)
+                of_state = torch.mm(before, recurrents[1].T, out=of_states[now])
+                candidate = _tanh_(candidates[now].addcmul_(r, of_state))
+                torch.lerp(before, candidate, _update(u, attention, now, scratch), out=states[step.after])
+        ctx.save_for_backward(inputs, weight, recurrent, attention, gates, candidates, of_states, states)
         ctx.counts = counts
-        return states
+        return states[first:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        recurrent, attention, gates, states, of_state, previous = ctx.saved_tensors
-        counts, hidden = ctx.counts, recurrent.shape[1]
-        first = counts[0] if counts else 0
-        before = torch.cat([states.new_zeros(first, hidden), states.index_select(0, previous)])
-        factors = _local_gradients(gates, attention, before, of_state, hidden)
-        of_states, weight = gradient.clone(memory_format=torch.contiguous_format), recurrent.to(states.dtype)
-        of_gates = torch.empty_like(gates)
-        scratch = gradient.new_empty(first, hidden)
-        later = None
-        for step in reversed(_slices(counts)):
-            of_state_now = of_states[step]
-            if later is not None:
-                of_state_now[: len(later)] += later
-            blocks = of_gates[step].unflatten(1, (-1, hidden))
-            torch.mul(factors.of_recurrent[step].unflatten(1, (-1, hidden)), of_state_now.unsqueeze(1), out=blocks)
-            later = torch.mm(of_gates[step], weight, out=scratch[: len(of_state_now)])
-            later.addcmul_(of_state_now, factors.kept[step])
-        of_attention = None
-        if attention is not None:
-            of_attention = (of_states * factors.of_attention).sum(1)
-        of_recurrent = of_gates[first:].T @ before[first:]
-        torch.mul(of_states, factors.of_candidate, out=of_gates[:, hidden : 2 * hidden])
-        return of_gates, of_recurrent.to(recurrent.dtype), of_attention, None, None
-
-
-class _Factors:
-    """What dL/dh_t is multiplied by, for all positions. [T, H] each but `of_recurrent`, [T, columns of the gates].
-
-    of_recurrent: for the gradient of U h_{t-1}, in the blocks of the gates; of_candidate: of W^h i_t, which differs
-    from its block by r; kept: of h_{t-1} directly, 1 - z; of_attention: of a_t, before the sum over columns.
-    """
-
-    def __init__(self, gates: Tensor, hidden: int, with_attention: bool) -> None:
-        self.of_recurrent = torch.empty_like(gates)
-        self.of_candidate, self.kept = (gates.new_empty(len(gates), hidden) for _ in range(2))
-        self.of_attention = gates.new_empty(len(gates), hidden if with_attention else 0)
-
-
-def _local_gradients(
-    gates: Tensor, attention: Tensor | None, before: Tensor, of_state: Tensor, hidden: int
-) -> _Factors:
-    factors = _Factors(gates, hidden, attention is not None)
-    for piece in pieces(gates):
-        r, candidate, *u = gates[piece].split(hidden, 1)
-        update = _update(u, attention, piece)
-        blocks = factors.of_recurrent[piece].split(hidden, 1)
-        of_candidate = torch.mul(update, 1 - candidate.square(), out=factors.of_candidate[piece])
-        torch.mul(of_candidate, r, out=blocks[1])
-        torch.mul(blocks[1], of_state[piece], out=blocks[0])
-        blocks[0].mul_(1 - r)
-        torch.sub(1, update.expand_as(candidate), out=factors.kept[piece])
-        change = candidate - before[piece]
-        for gate in u:
-            torch.mul(change, update, out=blocks[2])
-            blocks[2].mul_(1 - gate)
-        if attention is not None:
-            torch.mul(change, u[0] if u else 1, out=factors.of_attention[piece])
-    return factors
+        """`factors` is what dL/dh_t is multiplied by for the gradient of U h_{t-1}, then that gradient."""
+        inputs, weight, recurrent, attention, gates, candidates, of_states, states = ctx.saved_tensors
+        hidden, groups = recurrent.shape[1], _groups(ctx.counts, candidates)
+        most = max((part.stop - part.start for part in map(_positions, groups)), default=0)
+        scratch, blocks = gradient.new_empty(5, most, hidden), gradient.new_empty(most, len(recurrent))
+        later = gradient.new_zeros(max(ctx.counts, default=0), hidden)  # of h_t by way of later steps
+        of_inputs, of_attention = torch.empty_like(inputs), None if attention is None else torch.empty_like(attention)
+        of_weight, of_bias, of_recurrent = (x.new_zeros(x.shape) for x in (weight, weight[:, 0], recurrent))
+        for group in reversed(groups):
+            part = _positions(group)
+            before, update, of_candidate, change, of_state = scratch[:, : part.stop - part.start]
+            factors = blocks[: len(before)]
+            of_r, of_h, *of_u = factors.split(hidden, 1)
+            candidate, (r, *u) = candidates[part], gates[part].split(hidden, 1)
+            torch.cat([states[step.before] for step in group], out=before)
+            z = _update(u, attention, part, update)
+            torch.mul(z, candidate, out=of_candidate)
+            torch.addcmul(z, of_candidate, candidate, value=-1, out=of_candidate)
+            torch.mul(of_candidate, r, out=of_h)
+            torch.mul(of_h, of_states[part], out=of_r).addcmul_(of_r, r, value=-1)
+            torch.sub(candidate, before, out=change)
+            for gate, of_gate in zip(u, of_u, strict=True):
+                torch.mul(change, z, out=of_gate).addcmul_(of_gate, gate, value=-1)
+            for step in reversed(group):
+                now = slice(step.positions.start - part.start, step.positions.stop - part.start)
+                passed, of_state_now = later[: now.stop - now.start], of_state[now]
+                torch.add(gradient[step.positions], passed, out=of_state_now)
+                factors[now].unflatten(1, (-1, hidden)).mul_(of_state_now.unsqueeze(1))
+                torch.addcmul(of_state_now, of_state_now, z[now], value=-1, out=passed)
+                passed.addmm_(factors[now], recurrent)
+            if of_attention is not None:
+                for gate in u:
+                    change *= gate
+                torch.sum(change.mul_(of_state), 1, out=of_attention[part])
+            of_recurrent.addmm_(factors.T, before)
+            torch.mul(of_state, of_candidate, out=of_h)  # of W^h i_t, which differs by r
+            of_weight.addmm_(factors.T, inputs[part])
+            of_bias += factors.sum(0)
+            torch.mm(factors, weight, out=of_inputs[part])
+        return of_inputs, of_weight, of_bias, of_recurrent, of_attention, None

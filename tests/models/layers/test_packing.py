@@ -17,8 +17,6 @@ def test_each_step_has_the_rows_that_still_go_longest_first(lengths: tuple[int, 
     where = list(zip(steps[packing.jagged].tolist(), given.row[packing.jagged].tolist(), strict=True))
     assert where == expected
     assert packing.counts == tuple(sum(n > t for n in lengths) for t in range(max(lengths)))
-    before = [expected.index((t - 1, b)) for t, b in expected if t]
-    assert packing.previous.tolist() == before
     assert packing.rows.tolist() == [b for b in order if lengths[b]]
     assert packing.last.tolist() == [expected.index((lengths[b] - 1, b)) for b in packing.rows.tolist()]
 

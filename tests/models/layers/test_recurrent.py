@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.layers import pieces
 from models.layers.packing import Packing, pack_steps
 from models.layers.recurrent import GRU, Update
 from tests.models.layers.jagged import Rows, numbers, rows
@@ -50,6 +51,12 @@ def by_loops(gru: GRU, x: Tensor, given: Rows, attention: Tensor) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.fixture(params=[1, 6 * HIDDEN * 8, pieces.PIECE_BYTES], ids=["steps_alone", "some_together", "all_together"])
+def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("update", get_args(Update))
 def test_equals_the_equations(update: Update) -> None:
     given = rows()
@@ -59,9 +66,10 @@ def test_equals_the_equations(update: Update) -> None:
     np.testing.assert_allclose(found.detach().numpy(), by_loops(gru, x, given, attention), rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("update", get_args(Update))
 def test_gradients_by_differences(update: Update) -> None:
-    given, gru = rows((2, 0, 3, 1)), layer(update)
+    given, gru = rows((4, 0, 5, 1, 3)), layer(update)
     packing = pack_steps(*given)
     attention = torch.rand(given.positions, dtype=torch.float64, requires_grad=update != "learned")
 
@@ -129,7 +137,7 @@ def test_a_row_does_not_see_its_batch_mates(update: Update) -> None:
             torch.testing.assert_close(together[b], alone, rtol=0, atol=1e-13)
 
 
-def test_under_autocast_states_are_fp32() -> None:
+def test_under_autocast_all_is_fp32() -> None:
     given = rows()
     gru = GRU(INPUTS, HIDDEN, "scaled")
     x = numbers(given.positions, INPUTS).detach().float().requires_grad_()
@@ -137,8 +145,17 @@ def test_under_autocast_states_are_fp32() -> None:
     expected = states(gru, x, packing, attention)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = states(gru, x, packing, attention)
-    assert found.dtype == torch.float32 and not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
-    gradients = [torch.autograd.grad(y.sum(), [x, gru.recurrent]) for y in (found, expected)]
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+    gradients = [torch.autograd.grad(y.sum(), [x, *gru.parameters()]) for y in (found, expected)]
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+        assert torch.equal(ours, theirs)
+
+
+def test_bf16_inputs_have_fp32_states_and_their_own_gradient() -> None:
+    given, gru = rows(), GRU(INPUTS, HIDDEN)
+    x = numbers(given.positions, INPUTS).detach().bfloat16().requires_grad_()
+    packing = pack_steps(*given)
+    found, expected = states(gru, x, packing), states(gru, x.float(), packing)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert gradient.dtype == torch.bfloat16 and gradient.isfinite().all()
