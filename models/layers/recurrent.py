@@ -6,6 +6,8 @@ for each of them.) What does not depend on other steps is computed for groups of
 the products of inputs, the factors of the gradients and the gradients of the gates never leave the cache.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -95,10 +97,25 @@ def _tanh_(x: Tensor) -> Tensor:
     return x.tanh_() if x.device.type != "cpu" else x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Where fp32 products may be less precise, oneDNN makes them on CPUs and compiles code for each shape it meets.
+
+    Here every step of every batch has one of its own, and compiling takes several times as long as the product.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 class _Recurrence(torch.autograd.Function):
     """The states of a GRU. Blocks of the parameters' rows: r, h~, and but for AGRU u."""
 
     @staticmethod
+    @_without_onednn()
     def forward(
         ctx: Any,
         inputs: Tensor,
@@ -131,6 +148,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_onednn()
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """`factors` is what dL/dh_t is multiplied by for the gradient of U h_{t-1}, then that gradient."""
         inputs, weight, recurrent, attention, gates, candidates, of_states, states = ctx.saved_tensors
