@@ -42,7 +42,7 @@ class Judged:
     def differences(
         self, model: Sequence[Floats], base: Sequence[Floats], *, draws: int = 1000, seed: int = 0
     ) -> dict[str, Interval]:
-        """`auc` and `gauc` of `model` less those of `base`."""
+        """`auc` of `model` less that of `base`; `gauc` too, where any group has both classes."""
         rng = np.random.default_rng(seed)
         first, second = (np.mean([self._group_auc(scores) for scores in runs], 0) for runs in (model, base))
         rows = np.bincount(self.group, self.weight, self.groups) * np.isfinite(first)
@@ -55,12 +55,13 @@ class Judged:
             counted = drawn @ rows
             return float(ours - theirs), float(drawn @ ahead / counted) if counted else np.nan
 
+        metrics = ("auc", "gauc") if rows.any() else ("auc",)
         everyone = found(np.ones(self.groups, np.int64))
         drawn = [
             found(np.bincount(rng.integers(self.groups, size=self.groups), minlength=self.groups)) for _ in range(draws)
         ]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-        return {name: Interval(everyone[i], float(low[i]), float(high[i])) for i, name in enumerate(("auc", "gauc"))}
+        middle = {name: np.nanpercentile([one[i] for one in drawn], [2.5, 97.5]) for i, name in enumerate(metrics)}
+        return {name: Interval(everyone[i], *map(float, middle[name])) for i, name in enumerate(metrics)}
 
     def _group_auc(self, scores: Floats) -> Floats:
         """[groups], NaN for those of one class. Ties count half."""

@@ -38,8 +38,9 @@ def contrast_models(
     """One row per model after the first and subset of rows, also as contrast.csv in `comparison`.
 
     comparison: folder of `shardrec compare`. models: none: all in it, by name. data: none: the test rows of the runs.
-    by: a list column, or a sequence feature; its length makes the subsets beside that of all rows.
-    Raises UserError where runs are missing or not finished, or rows have no group to draw.
+    by: a list column, or a sequence feature; its length makes the subsets beside that of all rows. Rows without a group
+    are drawn one by one.
+    Raises UserError where runs are missing or not finished, and for a `by` that is no list.
     """
     runs = _finished(comparison, models)
     names = list(runs)
@@ -47,8 +48,6 @@ def contrast_models(
         raise UserError(f"{comparison}: a contrast is of two models or more, found {names}; train more, or name them")
     first = runs[names[0]][0]
     schema, config = first.schema(), first.config()
-    if schema.group is None:
-        raise UserError(f"{first.path}: its schema.yaml has no `group` (whose rows these are), which is what is drawn")
     own = config.data.split("test")
     if not data and own is None:
         raise UserError(f"{first.path}: its data have no test rows; name files with --data")
@@ -70,7 +69,7 @@ def contrast_models(
     if label.threshold is not None:
         labels = labels >= label.threshold
     weights = np.ones(len(rows)) if schema.weight is None else rows[schema.weight].to_numpy()
-    groups = rows[schema.group].to_numpy()
+    groups = np.arange(len(rows)) if schema.group is None else rows[schema.group].to_numpy()
     found = []
     for subset, chosen in _subsets(rows, length).items():
         judged = Judged(labels[chosen], groups[chosen], weights[chosen])
@@ -129,7 +128,7 @@ def print_contrast(found: Sequence[dict[str, Any]]) -> None:
     for name in ("model", "rows of", "rows", "groups", *METRICS):
         table.add_column(name, justify="left" if name in ("model", "rows of") else "right", no_wrap=True)
     for row in found:
-        cells = [_shown(row[metric]) for metric in METRICS]
+        cells = [_shown(row[metric]) if metric in row else "-" for metric in METRICS]
         table.add_row(row["model"], row["rows_of"], f"{row['rows']:,}", f"{row['groups']:,}", *cells)
     console = Console(highlight=False)
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
@@ -144,8 +143,9 @@ def _shown(interval: Interval) -> str:
 def _csv(found: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     facts = [name for name in found[0] if name not in METRICS]
+    metrics = [name for name in METRICS if name in found[0]]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*facts, *(f"{m}{part}" for m in METRICS for part in ("", "_low", "_high"))])
+    writer.writerow([*facts, *(f"{m}{part}" for m in metrics for part in ("", "_low", "_high"))])
     for row in found:
-        writer.writerow([*(row[name] for name in facts), *(x for m in METRICS for x in row[m])])
+        writer.writerow([*(row[name] for name in facts), *(x for m in metrics for x in row.get(m, ("", "", "")))])
     return text.getvalue()

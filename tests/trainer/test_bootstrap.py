@@ -29,7 +29,7 @@ def gauc(label: np.ndarray, group: np.ndarray, weight: np.ndarray, score: np.nda
     return total / counted
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_differences_are_those_of_scikit_learn_averaged_over_runs(seed: int) -> None:
     label, group, weight, draw = rows(seed)
@@ -80,3 +80,10 @@ def test_users_of_one_class_do_not_count_for_gauc() -> None:
     label, group = np.array([1, 1, 0, 1]), np.array(["a", "a", "b", "b"])
     model, base = np.array([0.0, 9.0, 1.0, 2.0]), np.array([9.0, 0.0, 2.0, 1.0])
     assert Judged(label, group).differences([model], [base], draws=2)["gauc"].difference == 1.0
+
+
+def test_rows_that_are_groups_of_their_own_have_no_gauc() -> None:
+    label, _, _, draw = rows(4)
+    scores = [draw.normal(size=len(label)) for _ in range(2)]
+    found = Judged(label, np.arange(len(label))).differences(scores[:1], scores[1:], draws=20)
+    assert set(found) == {"auc"} and found["auc"].low < found["auc"].difference < found["auc"].high
