@@ -103,12 +103,13 @@ def _without_onednn() -> Iterator[None]:
 
     Here every step of every batch has one of its own, and compiling takes several times as long as the product.
     """
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.enabled
+    onednn.enabled = False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        onednn.enabled = before
 
 
 class _Recurrence(torch.autograd.Function):
