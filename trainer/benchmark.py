@@ -57,10 +57,19 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
 
 
 def steps_per_second(
-    train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int
+    train_step: Callable[[Batch], None],
+    loader: Loader,
+    device: torch.device,
+    steps: int,
+    prepare: Callable[[list[Batch]], None] | None = None,
 ) -> tuple[float, float]:
-    """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one."""
+    """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one.
+
+    prepare: gets the batches in memory before the first step
+    """
     batches = _in_memory(loader, device)
+    if prepare:
+        prepare(batches)
     _warm_up(train_step, batches)
     step = statistics.median(_seconds(train_step, b) for b in islice(cycle(batches), steps))
     return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)

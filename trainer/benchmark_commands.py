@@ -122,21 +122,18 @@ def _print(title: str, found: dict[str, Any]) -> None:
 
 
 def _print_histories(found: dict[str, Any]) -> None:
+    """One line a form; a ratio is ours to the form of its line."""
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
-    forms = {"jagged": "ours", "padded": "padded", "tuned": "tuned"}
-    table = Table(
-        title="histories, samples/s: ours, the padded form as it usually comes, and tuned", caption=said, box=None
-    )
-    for column in ("model", "", "from Parquet to updated tables", "ratio", "step alone", "ratio", "peak MiB"):
-        table.add_column(column, no_wrap=column == "model", justify="left" if column in ("model", "") else "right")
-    table.add_row("", "", *[" / ".join(forms.values()), "to padded / tuned"] * 2, " / ".join(forms.values()))
+    table = Table(title="histories, samples/s", caption=said, box=None)
+    for column in ("model", "", "form", "from Parquet", "ours to it", "step alone", "ours to it", "peak MiB"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("model", "", "form") else "right")
     for row in found["results"]:
-        cells = [row["model"], row["precision"]]
-        for what in ("end_to_end", "step"):
-            cells.append(" / ".join(f"{row[f'{form}_{what}_samples_per_second'] / 1000:,.1f}k" for form in forms))
-            cells.append(" / ".join(f"{row[f'{what}_ratio_to_{form}']:.1f}" for form in ("padded", "tuned")))
-        cells.append(" / ".join(f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}" for form in forms))
-        table.add_row(*cells)
+        for form, name in (("jagged", "ours"), ("padded", "padded"), ("tuned", "tuned")):
+            cells = [row["model"], row["precision"], name]
+            for what in ("end_to_end", "step"):
+                ratio = row.get(f"{what}_ratio_to_{form}")
+                cells += [f"{row[f'{form}_{what}_samples_per_second']:,.0f}", f"{ratio:.1f}" if ratio else ""]
+            table.add_row(*cells, f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}")
     console = Console(highlight=False)
     console.print(table)
     console.print(json.dumps(found), soft_wrap=True)

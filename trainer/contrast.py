@@ -40,7 +40,8 @@ def contrast_models(
     comparison: folder of `shardrec compare`. models: none: all in it, by name. data: none: the test rows of the runs.
     by: a list column, or a sequence feature; its length makes the subsets beside that of all rows. Rows without a group
     are drawn one by one.
-    Raises UserError where runs are missing or not finished, and for a `by` that is no list.
+    Raises UserError where runs are missing or not finished, for a `by` that is no list, and for rows without a label,
+    group or weight that the schema names.
     """
     runs = _finished(comparison, models)
     names = list(runs)
@@ -65,11 +66,11 @@ def contrast_models(
                 predict_rows(folder.path, paths, out, keys, quiet=True)
                 rows = pq.read_table(out).sort_by("row")
                 scores.setdefault(name, []).append(rows[SCORE].to_numpy())
-    labels = rows[label.columns[0]].to_numpy().astype(np.float64)
+    labels = _whole(rows, label.columns[0]).astype(np.float64)
     if label.threshold is not None:
         labels = labels >= label.threshold
-    weights = np.ones(len(rows)) if schema.weight is None else rows[schema.weight].to_numpy()
-    groups = np.arange(len(rows)) if schema.group is None else rows[schema.group].to_numpy()
+    weights = np.ones(len(rows)) if schema.weight is None else _whole(rows, schema.weight)
+    groups = np.arange(len(rows)) if schema.group is None else _whole(rows, schema.group)
     found = []
     for subset, chosen in _subsets(rows, length).items():
         judged = Judged(labels[chosen], groups[chosen], weights[chosen])
@@ -104,6 +105,15 @@ def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFold
 
 def _column(schema: Schema, name: str) -> str:
     return schema[name].columns[0] if name in {f.name for f in schema.features} else name
+
+
+def _whole(rows: pa.Table, name: str) -> Any:
+    """A column as NumPy. Raises UserError where rows have no value in it."""
+    if nulls := rows[name].null_count:
+        raise UserError(
+            f"column {name!r}: found {nulls:,} null(s), expected a value in every row; leave those rows out"
+        )
+    return rows[name].to_numpy()
 
 
 def _subsets(rows: pa.Table, length: str | None) -> dict[str, Any]:

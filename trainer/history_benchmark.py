@@ -139,11 +139,13 @@ def measure_worker(
     training: Trainer | PaddedTraining
     if form == "jagged":
         training = Trainer(config, folder, environment)
-        training.session.distributed.module.train()
+        tables = training.session.distributed
+        module, prepare = tables.module, tables.count_samples
     else:
         training = PaddedTraining(config, environment, tuned=form == "tuned")
-        training.module.train()
-    step, end_to_end = steps_per_second(training.train_step, training.loader, environment.device, steps)
+        module, prepare = training.module, None
+    module.train()
+    step, end_to_end = steps_per_second(training.train_step, training.loader, environment.device, steps, prepare)
     return {
         "step_samples_per_second": config.data.global_batch_size * step,
         "end_to_end_samples_per_second": config.data.global_batch_size * end_to_end,

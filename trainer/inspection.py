@@ -15,7 +15,7 @@ from trainer.launch import choose_backend
 from trainer.optimizers import weight_decays
 from trainer.run_folder import RunFolder
 from trainer.same_rows import check_same_rows
-from trainer.session import build_model, plan_run
+from trainer.session import build_model, needed, plan_run
 from trainer.transfers import Transfer, resolve
 from trainer.warm_start import check_whole, model_contents, whole_contents
 
@@ -31,6 +31,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
     schema = config.load_schema()
     data = config.data
     model = build_model(config, schema)
+    read = needed(config, schema, model)
     for name in SPLITS:
         paths = data.split(name)
         if paths is None:
@@ -41,7 +42,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
             batch_size = data.negatives.positives_of(batch_size, data.lanes)
         Loader(
             Source.open(paths),
-            schema if training else schema.without(model.training_features),
+            read if training else read.without(model.training_features),
             folder=data.schema_folder,
             global_batch_size=batch_size,
             lanes=data.lanes if training else None,
@@ -70,7 +71,8 @@ def inspect_split(
 ) -> None:
     """Raises UserError where a finished run cannot score files, or they lack a column of `keys`."""
     schema = folder.schema()
-    schema = schema.without(build_model(config, schema).training_features)
+    model = build_model(config, schema)
+    schema = needed(config, schema, model).without(model.training_features)
     Loader(
         Source.open(paths),
         schema if labelled else schema.unlabelled(),

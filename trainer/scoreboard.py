@@ -6,6 +6,7 @@ deviation over the seeds that finished. Speed is the median over them.
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +179,7 @@ class Scoreboard:
             axes.tick_params(axis="x", labelsize=8)
         panels[0].set_yticks(range(len(done)), done)
         panels[0].set_ylim(len(done) - 0.5, -0.5)
-        partial = path.with_name(f".{path.name}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two comparisons may share a folder
         figure.savefig(partial, format="png")
         partial.replace(path)
 

@@ -44,6 +44,12 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
     return model
 
 
+def needed(config: RunConfig, schema: Schema, model: Recommender) -> Schema:
+    """What of the schema a run reads: the model's features, and what its negatives are drawn from."""
+    sampling = config.data.negatives
+    return sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
+
+
 def plan_run(config: RunConfig, model: Recommender, environment: Environment | None = None) -> Plan:
     """Places the model's tables on this run's workers. Raises PlanError where they do not fit."""
     if environment is None and choose_backend(config.launch) == "torchrun":
@@ -74,8 +80,7 @@ class Session:
     @classmethod
     def build(cls, config: RunConfig, schema: Schema, environment: Environment) -> "Session":
         model = build_model(config, schema)
-        sampling = config.data.negatives  # columns that nothing needs are not read
-        schema = sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
+        schema = needed(config, schema, model)
         plan = plan_run(config, model, environment)
         dense_names = tuple(f.name for f in schema.dense)
         weighted = tuple(f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weights)

@@ -96,6 +96,29 @@ def test_predictions_need_no_labels(trained: Path, tmp_path: Path, monkeypatch: 
     assert scores(tmp_path / "b").column_names == ["row", "price", "prediction"]
 
 
+def test_columns_that_a_model_never_reads_need_not_be_there(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MF reads user and item."""
+    path = run_file(tmp_path / "run.yaml", trained.parent / "data")
+    shardrec(
+        monkeypatch,
+        "train",
+        path,
+        "--quiet",
+        "--set",
+        "model={name: mf, user: user, item: item}",
+        "--set",
+        "trainer.max_steps=2",
+    )
+    rows = pq.read_table(trained.parent / "data/test")
+    (tmp_path / "narrow").mkdir()
+    pq.write_table(rows.select(["user", "item"]), tmp_path / "narrow/0.parquet")
+    for data, out in ((trained.parent / "data/test", "a"), (tmp_path / "narrow", "b")):
+        shardrec(monkeypatch, "predict", tmp_path / "run", "--data", data, "--out", tmp_path / out, "--quiet")
+    assert scores(tmp_path / "a").equals(scores(tmp_path / "b"))
+
+
 def test_two_workers_score_and_explain_alike(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An AFM's attention, as its model gives it for the rows of its checkpoint's tables. torchrun launches the same
     command, and rank 0 alone prints.

@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.errors import UserError
@@ -52,6 +54,15 @@ def test_what_cannot_be_contrasted_is_one_line(comparison: Path, models: list[st
     with pytest.raises(UserError) as raised:
         contrast_models(comparison, models, by=by, draws=2)
     assert line in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_rows_without_a_weight_are_one_line(comparison: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(comparison.parent / "data/test")
+    weights = pa.array([None, *rows["weight"].to_pylist()[1:]], rows["weight"].type)
+    rows = rows.set_column(rows.column_names.index("weight"), "weight", weights)
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="column 'weight': found 1 null"):
+        contrast_models(comparison, ["lr", "fm"], data=(str(tmp_path / "rows.parquet"),), draws=2)
 
 
 def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path) -> None:
