@@ -13,6 +13,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeature
 
 Dtype = Literal["fp32", "fp16", "bf16"]
+Rounding = Literal["stochastic", "nearest"]
 Pooling = Literal["sum", "mean"]
 Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]
 
@@ -95,6 +96,7 @@ class TableSettings(BaseModel):
 
     embedding_dim: int | None = Field(default=None, gt=0, description="columns beside a table's zero columns")
     dtype: Dtype | None = None
+    rounding: Rounding | None = None
     init: InitSettings | None = None
     optimizer: TableOptimizer | None = None
     placement: Placement | None = None
@@ -106,13 +108,14 @@ class EmbeddingTable:
 
     embedding_dim: all columns, the zero ones included.
     zero_columns: so many leading columns start at 0 (an FM's first-order weight beside its factors).
-    optimizer: None takes the run's default. placement: None lets the planner choose.
+    optimizer: None takes the run's default. placement: None lets the planner choose. rounding: of fp16 rows.
     """
 
     name: str
     num_embeddings: int
     embedding_dim: int
     dtype: Dtype = "fp32"
+    rounding: Rounding = "stochastic"
     init: TableInit = field(default_factory=TableInit)
     zero_columns: int = 0
     optimizer: TableOptimizer | None = None

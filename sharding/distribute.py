@@ -51,6 +51,7 @@ class Distributed:
     replicas: Replicas
     _kernels: list[Any] = field(repr=False)
     _process_group: dist.ProcessGroup = field(repr=False)
+    _seed: int = 0
 
     def tower_parameters(self) -> dict[str, nn.Parameter]:
         """The step's parameters without tables, by names that depend on no plan."""
@@ -76,6 +77,12 @@ class Distributed:
         for kernel in self._kernels:
             kernel.set_loss_weight(total)
         self.replicas.set_loss_weight(total)
+
+    def set_step(self, step: int) -> None:
+        """Says which step comes next: what fp16 rows are rounded by depends on it."""
+        for kernel in self._kernels:
+            kernel.set_step(self._seed, step)
+        self.replicas.set_step(self._seed, step)
 
     @property
     def counted_tables(self) -> tuple[str, ...]:
@@ -161,7 +168,9 @@ def distribute(
     tables = _live_tables(plan, held) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     initialize_tables(tables.values(), seed)
-    return Distributed(module, step, lookup, plan, tables, replicas, held, process_group)
+    distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group, seed)
+    distributed.set_step(0)
+    return distributed
 
 
 def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list[ReplicatedBags | ReplicatedSequences]:
@@ -176,7 +185,7 @@ def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:
-                mark_table(named[module_name(table.name)], table)
+                mark_table(named[module_name(table.name)], table, device.type)
             collections.append((sharded, collection))
         if copied.tables:
             make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags

@@ -1,8 +1,9 @@
 """Which optimizer a table gets: the `RowUpdate` of its settings, and whether FBGEMM's kernels have it fused.
 
 FBGEMM fuses SGD, AdaGrad and row-wise AdaGrad into its backward pass. Its CPU kernels ignore weight decay for SGD and
-AdaGrad and average it differently for row-wise AdaGrad; tables with `weight_decay`, those of any other optimizer, and
-data-parallel ones are updated by our own kernel (`row_updates.py`), on every device alike.
+AdaGrad and average it differently for row-wise AdaGrad; tables with `weight_decay`, those of any other optimizer,
+data-parallel ones, and on CPU fp16 ones that are rounded stochastically, are updated by our own kernel
+(`row_updates.py`), on every device alike.
 """
 
 import math

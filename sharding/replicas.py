@@ -14,8 +14,9 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 from models.inputs import EmbeddingTable
 from sharding.lookup import Group
 from sharding.optimizers import row_update
+from sharding.rounding import StochasticRounding, rounding_key
 from sharding.row_updates import RowTables
-from sharding.tables import DTYPES, LiveTable, TableShard, physical_dim
+from sharding.tables import DTYPES, LiveTable, TableShard, is_rounded, module_name, physical_dim
 
 
 def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device) -> RowTables:
@@ -97,6 +98,11 @@ class Replicas:
     def set_loss_weight(self, total: float) -> None:
         for rows, _, _ in self._live:
             rows.loss_weight = total
+
+    def set_step(self, seed: int, step: int) -> None:
+        for rows, i, table in self._live:
+            if is_rounded(table):
+                rows.roundings[i] = StochasticRounding(rounding_key(seed, module_name(table.name), step))
 
     def zero_grad(self) -> None:
         """Forgets gradients that no `step` has used."""

@@ -8,11 +8,13 @@ have DIN's mini-batch-aware L2 beside it, by counts from `frequency.py`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from sharding.rounding import StochasticRounding
 
 SAMPLES = "samples"
 """State of tables with `by_frequency`: in how many training samples a row occurs."""
@@ -72,11 +74,12 @@ class RowUpdate(ABC):
         gradient: Tensor,
         factor: float = 1.0,
         loss_weight: float = 1.0,
+        rounding: StochasticRounding | None = None,
     ) -> None:
         """Updates distinct `rows` [n] of `weight` (None: all) by `gradient` [n, columns] fp32, of a mean loss.
 
         `factor` scales the learning rate; `loss_weight` is what the mean divided by. Weights of less precision are
-        computed in fp32 and rounded to nearest.
+        computed in fp32 and rounded, to nearest without `rounding`.
         """
         device = weight.device.type
         step = max(1, _CHUNK[device] // max(1, weight.shape[1]))
@@ -85,10 +88,11 @@ class RowUpdate(ABC):
         for start in range(0, len(gradient), step):
             part = slice(start, start + step)
             if rows is not None:
-                self._apply(weight, state, rows[part], gradient[part], factor, loss_weight)
+                self._apply(weight, state, rows[part], gradient[part], factor, loss_weight, rounding)
                 continue
             held = {name: tensor[part] for name, tensor in state.items()}
-            self._apply(weight[part], held, None, gradient[part], factor, loss_weight)
+            here = None if rounding is None else replace(rounding, row=rounding.row + start)
+            self._apply(weight[part], held, None, gradient[part], factor, loss_weight, here)
 
     def _apply(
         self,
@@ -98,6 +102,7 @@ class RowUpdate(ABC):
         gradient: Tensor,
         factor: float,
         loss_weight: float,
+        rounding: StochasticRounding | None,
     ) -> None:
         row, learning_rate = _take(weight, rows).float(), self.learning_rate * factor
         held = {name: _take(tensor, rows) for name, tensor in state.items() if name != SAMPLES}
@@ -111,6 +116,8 @@ class RowUpdate(ABC):
         self.change(row, held, gradient, learning_rate)
         for name, tensor in held.items():
             _put(state[name], rows, tensor)
+        if rounding is not None and weight.dtype == torch.float16:
+            row = rounding.round(row, torch.arange(len(row), device=row.device) if rows is None else rows)
         _put(weight, rows, row)
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sharding.rounding import StochasticRounding
 from sharding.row_rules import RowUpdate
 
 
@@ -40,6 +41,7 @@ class RowTables(nn.Module):
         self.deferred = deferred
         self.learning_rate_factor = 1.0
         self.loss_weight = 1.0
+        self.roundings: list[StochasticRounding | None] = [None] * len(shapes)
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
         self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
 
@@ -102,8 +104,8 @@ class RowTables(nn.Module):
         self._change_rows(table, rows, summed)
 
     def _change_rows(self, table: int, rows: Tensor | None, gradient: Tensor) -> None:
-        weight, state = self.weights[table], self.states[table]
-        self.updates[table].apply(weight, state, rows, gradient, self.learning_rate_factor, self.loss_weight)
+        weight, state, rounding = self.weights[table], self.states[table], self.roundings[table]
+        self.updates[table].apply(weight, state, rows, gradient, self.learning_rate_factor, self.loss_weight, rounding)
 
     def forget_gradients(self) -> None:
         for kept in self._kept:

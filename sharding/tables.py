@@ -1,7 +1,8 @@
 """Tables as the layers of sharding see them: what is declared, and where the live rows are.
 
 FBGEMM's kernels store a table with its dim rounded up to four; the columns beyond `embedding_dim` are 0 and stay 0. Our
-own kernel stores no more than there is. Which one a table has is a matter of its optimizer, whatever its placement.
+own kernel needs no more than there is. How a table is stored is a matter of its optimizer, whatever its placement and
+whichever kernel works on it.
 Everything that names rows and columns to the outside (checkpoints) means logical ones.
 """
 
@@ -22,6 +23,11 @@ def is_fused(optimizer: TableOptimizer) -> bool:
     """Whether FBGEMM's kernels do exactly this, on every device."""
     plain = optimizer.weight_decay == 0 and optimizer.decay == "batch" and optimizer.momentum == 0
     return plain and optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
+
+
+def is_rounded(table: EmbeddingTable) -> bool:
+    """Whether rows are rounded stochastically."""
+    return table.dtype == "fp16" and table.rounding == "stochastic"
 
 
 def physical_dim(table: EmbeddingTable) -> int:

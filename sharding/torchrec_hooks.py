@@ -29,20 +29,25 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from models.inputs import EmbeddingTable
 from sharding.optimizers import fbgemm_parameters, row_update
+from sharding.rounding import StochasticRounding, rounding_key
 from sharding.row_updates import RowTables
-from sharding.tables import is_fused
+from sharding.tables import is_fused, is_rounded
 
-_ROW_UPDATE = "row_update"  # our key among a table's fused parameters
+_ROW_UPDATE, _ROUNDED = "row_update", "rounded"  # our keys among a table's fused parameters
 
 # ---------------------------------------------------------------- what a table is told
 
 
-def mark_table(parameter: nn.Parameter, table: EmbeddingTable) -> None:
-    """Tells TorchRec, through a table's parameter on the meta device, how the table is updated."""
+def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str) -> None:
+    """Tells TorchRec, through a table's parameter on the meta device, how the table is updated.
+
+    On CPUs FBGEMM rounds to nearest, whatever it is told.
+    """
     assert table.optimizer is not None
-    told: dict[str, Any] = {_ROW_UPDATE: row_update(table)}
-    if is_fused(table.optimizer):
-        told = fbgemm_parameters(table) | {"bounds_check_mode": BoundsCheckMode.FATAL}
+    rounded = is_rounded(table)
+    told: dict[str, Any] = {_ROW_UPDATE: row_update(table), _ROUNDED: rounded}
+    if is_fused(table.optimizer) and not (rounded and device == "cpu"):
+        told = {**fbgemm_parameters(table), "bounds_check_mode": BoundsCheckMode.FATAL, "stochastic_rounding": rounded}
     parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
     parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
 
@@ -85,6 +90,9 @@ class _FusedRows:
 
     def set_loss_weight(self, total: float) -> None:
         """No fused rule is of a summed loss."""
+
+    def set_step(self, seed: int, step: int) -> None:
+        """FBGEMM rounds by draws of its own."""
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         """(table, row, column, live tensors) of every shard in this kernel."""
@@ -156,6 +164,13 @@ class RowUpdateKernel(nn.Module):
 
     def set_loss_weight(self, total: float) -> None:
         self.rows.loss_weight = total
+
+    def set_step(self, seed: int, step: int) -> None:
+        if (self.config.fused_params or {})[_ROUNDED]:
+            self.rows.roundings = [
+                StochasticRounding(rounding_key(seed, table.name, step), *table.local_metadata.shard_offsets)
+                for table in self.config.embedding_tables
+            ]
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         for i, table in enumerate(self.config.embedding_tables):

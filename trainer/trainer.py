@@ -229,6 +229,7 @@ class Trainer:
         self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
         session.distributed.set_learning_rate(self.last_factor)
         session.distributed.set_loss_weight(weight)
+        session.distributed.set_step(position.step)
         objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(self.last_factor)
         session.distributed.step()
