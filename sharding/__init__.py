@@ -9,7 +9,11 @@
 
 Inside: `torchrec_hooks.py` (all that leans on TorchRec's private parts), `row_updates.py` and `replicas.py` (our own
 kernel and data-parallel tables), `optimizers.py`, `row_rules.py` and `ftrl.py` (which optimizer a table gets, and their
-rules), `frequency.py` (the counts of mini-batch-aware L2), `initialize.py`, `assemble.py`, `columns.py`, `tables.py`.
+rules), `rounding.py` and `draws.py` (fp16 rows), `frequency.py` (the counts of mini-batch-aware L2), `initialize.py`,
+`assemble.py`, `columns.py`, `tables.py`; `placements.py`, `spread.py` and `fit.py` (what the planner chooses from, how,
+and whether it fits), `cost.py` and `advice.py` (what a step is estimated to take, and what would change it),
+`benchmark.py` (what it takes); `saved_tables.py` and `replaced_rows.py` (a checkpoint's tables read, and copied with
+other rows, without live ones).
 """
 
 from sharding.checkpoint import read_tables, write_tables

@@ -28,7 +28,8 @@ from sharding.tables import LiveTable, TableShard, physical_dim
 CHUNK_BYTES = 32 << 20
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+SAVED_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+REPLACE = "restore the file from a copy, or resume from an earlier step"  # what to do about a damaged one
 
 Entry = dict[str, Any]
 
@@ -180,12 +181,9 @@ class Scratch:
         while got < size:
             count = os.preadv(descriptor, [into[got:]], start + got)
             if count == 0:
-                raise UserError(f"{file}: cut short: {start + got} bytes found, {start + size} expected; {_REPLACE}")
+                raise UserError(f"{file}: cut short: {start + got} bytes found, {start + size} expected; {REPLACE}")
             got += count
         return into
-
-
-_REPLACE = "restore the file from a copy, or resume from an earlier step"
 
 
 def entries_by_table(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -194,6 +192,11 @@ def entries_by_table(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     for entry in entries:
         found.setdefault(entry["table"], []).append(entry)
     return found
+
+
+def row_bytes(tensor: Entry) -> int:
+    """Bytes of one row of a tensor, by what an entry says of it."""
+    return SAVED_DTYPES[tensor["dtype"]].itemsize * (tensor["shape"][1] if tensor["shape"][1:] else 1)
 
 
 def fill_rectangle(
@@ -215,14 +218,14 @@ def fill_rectangle(
     filled, table, there = 0, entries[0]["table"], entries[0]["num_embeddings"]
     for entry in entries:
         if name not in entry["tensors"]:
-            raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table!r}; {_REPLACE}")
+            raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table!r}; {REPLACE}")
         if target.dim() == 2:
             filled += _copy(folder / entry["file"], entry, name, target, row, column, scratch, scale)
         elif entry["column"] == 0:  # one number a row: equal in all column-wise shards
             filled += _copy(folder / entry["file"], entry, name, target, row, 0, scratch, scale)
     wanted = max(0, min(len(target), there - row)) * columns
     if filled != wanted:
-        raise UserError(f"{folder}: the files of table {table!r} hold {filled} of {wanted} values; {_REPLACE}")
+        raise UserError(f"{folder}: the files of table {table!r} hold {filled} of {wanted} values; {REPLACE}")
 
 
 def _copy(
@@ -235,7 +238,7 @@ def _copy(
     top, bottom = max(row, entry["row"]), min(row + len(target), entry["row"] + shape[0])
     if left >= right or top >= bottom:
         return 0
-    for start, rows in _chunks(file, entry, name, top - entry["row"], bottom - entry["row"], scratch):
+    for start, rows in chunks(file, entry, name, top - entry["row"], bottom - entry["row"], scratch):
         first = entry["row"] + start
         a, b = max(first, top), min(first + len(rows), bottom)
         part, rows = target[a - row : b - row], rows[a - first : b - first]
@@ -246,26 +249,25 @@ def _copy(
     return (bottom - top) * (right - left)
 
 
-def _chunks(
+def chunks(
     file: Path, entry: Entry, name: str, first: int, last: int, scratch: Scratch
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, checked rows) of the chunks of a file that hold rows [first, last)."""
     described = entry["tensors"][name]
-    shape, step = described["shape"], described["chunk_rows"]
-    dtype = _DTYPES[described["dtype"]]
-    row_bytes = dtype.itemsize * (shape[1] if shape[1:] else 1)
+    shape, step, width = described["shape"], described["chunk_rows"], row_bytes(described)
+    dtype = SAVED_DTYPES[described["dtype"]]
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
-        raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {_REPLACE}") from None
+        raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {REPLACE}") from None
     try:
         for chunk in range(first // step, -(-last // step)):
             start = chunk * step
-            size = min(step, shape[0] - start) * row_bytes
-            data = scratch.read(file, descriptor, described["start"] + start * row_bytes, size)
+            size = min(step, shape[0] - start) * width
+            data = scratch.read(file, descriptor, described["start"] + start * width, size)
             if zlib.crc32(data) != described["crc32"][chunk]:
-                rows = f"rows {start} to {start + size // row_bytes} of {name!r}"
-                raise UserError(f"{file}: {rows} have changed since they were written (checksum differs); {_REPLACE}")
+                rows = f"rows {start} to {start + size // width} of {name!r}"
+                raise UserError(f"{file}: {rows} have changed since they were written (checksum differs); {REPLACE}")
             yield start, torch.frombuffer(data, dtype=dtype).view(-1, *shape[1:])
     finally:
         os.close(descriptor)

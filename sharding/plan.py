@@ -1,12 +1,19 @@
 """A plan: where each table's rows lie and what they cost in memory. Plain values; `planner.py` decides them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
+from statistics import median
 
 from models.inputs import EmbeddingTable, Placement
 from sharding.optimizers import row_update
 from sharding.tables import DTYPES, physical_dim
+
+FEW_RANKS = 4
+"""Ranks that a report has columns for; of more it tells the shards of each table, and how the ranks compare."""
+
+_BARS, _BAR_WIDTH = 6, 40
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,41 @@ class TablePlan:
     def name(self) -> str:
         return self.table.name
 
-    def bytes_on(self, rank: int) -> int:
+    @cached_property
+    def bytes_by_rank(self) -> dict[int, int]:
+        """Bytes on each rank that holds anything of the table."""
+        if self.placement == "data_parallel":
+            return dict.fromkeys((s.rank for s in self.shards), replica_bytes(self.table))
+        sizes: dict[tuple[int, int], int] = {}  # thousands of row-wise shards have two sizes
+        held: dict[int, int] = {}
+        for s in self.shards:
+            if (s.rows, s.columns) not in sizes:
+                sizes[s.rows, s.columns] = shard_bytes(self.table, s.rows, s.columns)
+            held[s.rank] = held.get(s.rank, 0) + sizes[s.rows, s.columns]
+        return held
+
+    @property
+    def largest_shard(self) -> int:
+        """Bytes of the largest shard."""
         if self.placement == "data_parallel":
             return replica_bytes(self.table)
-        return sum(shard_bytes(self.table, s.rows, s.columns) for s in self.shards if s.rank == rank)
+        return max(shard_bytes(self.table, *shape) for shape in {(s.rows, s.columns) for s in self.shards})
+
+    def bytes_on(self, rank: int) -> int:
+        return self.bytes_by_rank.get(rank, 0)
 
     def rows_on(self, rank: int) -> int:
         """Rows of which the rank holds at least some columns."""
         return max((s.rows for s in self.shards if s.rank == rank), default=0)
+
+
+def bytes_per_rank(tables: Iterable[TablePlan], world_size: int) -> list[int]:
+    """What these tables take on each rank."""
+    held = [0] * world_size
+    for table in tables:
+        for rank, size in table.bytes_by_rank.items():
+            held[rank] += size
+    return held
 
 
 @dataclass(frozen=True)
@@ -71,25 +105,90 @@ class Plan:
     @property
     def bytes_per_rank(self) -> tuple[int, ...]:
         """Tables with their optimizer state, and the gradient buffers of data-parallel ones."""
-        return tuple(sum(t.bytes_on(r) for t in self.tables.values()) for r in range(self.world_size))
+        return tuple(bytes_per_rank(self.tables.values(), self.world_size))
 
     def report(self) -> str:
-        """A plain-text table: table, rows, dim, dtype, optimizer, placement, then rows and bytes on each rank."""
+        """A plain-text table: table, rows, dim, dtype, optimizer and placement, then what is where.
+
+        That is rows and bytes on each rank; of more than `FEW_RANKS` ranks the shards of each table and the ranks that
+        have them, and below the table how the ranks' memory compares.
+        """
+        return self._by_rank() if self.world_size <= FEW_RANKS else self._by_table()
+
+    def _by_rank(self) -> str:
         ranks = range(self.world_size)
-        head = ["table", "rows", "dim", "dtype", "optimizer", "placement"]
-        lines = [head + [f"rank {r}: rows" for r in ranks] + [f"rank {r}: bytes" for r in ranks]]
+        head = [*_DESCRIBED] + [f"rank {r}: rows" for r in ranks] + [f"rank {r}: bytes" for r in ranks]
+        lines = [head]
         for plan in self.tables.values():
-            t = plan.table
-            assert t.optimizer is not None
-            described = [t.name, f"{t.num_embeddings:,}", str(t.embedding_dim), t.dtype, t.optimizer.name]
             rows = [f"{plan.rows_on(r):,}" for r in ranks]
-            lines.append([*described, plan.placement, *rows, *(readable(plan.bytes_on(r)) for r in ranks)])
+            lines.append([*_described(plan), *rows, *(readable(plan.bytes_on(r)) for r in ranks)])
         total = [sum(p.rows_on(r) for p in self.tables.values()) for r in ranks]
         all_rows = sum(p.table.num_embeddings for p in self.tables.values())
         lines.append(["total", f"{all_rows:,}", "", "", "", "", *(f"{n:,}" for n in total)])
         lines[-1] += [readable(n) for n in self.bytes_per_rank]
         text = _aligned(lines, left={0, 3, 4, 5})
         return f"{text}\nmemory for tables: {readable(self.memory_per_rank)} a rank, {self.world_size} rank(s)\n"
+
+    def _by_table(self) -> str:
+        lines = [[*_DESCRIBED, "shards", "a shard", "in all", "on ranks"]]
+        for plan in self.tables.values():
+            held = plan.bytes_by_rank
+            ranks = "all" if len(held) == self.world_size else in_runs(held)
+            sizes = [readable(plan.largest_shard), readable(sum(held.values()))]
+            lines.append([*_described(plan), f"{len(plan.shards):,}", *sizes, ranks])
+        all_rows = sum(p.table.num_embeddings for p in self.tables.values())
+        lines.append(["total", f"{all_rows:,}", "", "", "", "", "", "", readable(sum(self.bytes_per_rank)), ""])
+        return "\n".join([_aligned(lines, left={0, 3, 4, 5, 9}), *self._ranks_compared(), ""])
+
+    def _ranks_compared(self) -> list[str]:
+        """The ranks' memory: in all alike one line; else the extremes and a histogram."""
+        held = self.bytes_per_rank
+        least, most = min(held), max(held)
+        there = f"of {readable(self.memory_per_rank)} for tables, {self.world_size} ranks"
+        if readable(least) == readable(most):
+            return [f"memory of a rank: {readable(most)} on all, {there}"]
+        extremes = [f"{readable(size)} (rank {held.index(size)})" for size in (least, most)]
+        lines = [f"memory of a rank: {extremes[0]} to {extremes[1]}, median {readable(int(median(held)))}, {there}"]
+        groups: dict[int, list[int]] = {}
+        for rank, size in enumerate(held):
+            groups.setdefault(min(_BARS - 1, (size - least) * _BARS // (most - least)), []).append(rank)
+        fullest = max(map(len, groups.values()))
+        rows = [
+            [
+                _span(held[r] for r in ranks),
+                "#" * max(1, len(ranks) * _BAR_WIDTH // fullest),
+                f"{len(ranks)} rank(s): {in_runs(ranks)}",
+            ]
+            for _, ranks in sorted(groups.items())
+        ]
+        return lines + _aligned([["", *row] for row in rows], left={0, 1, 2, 3}).splitlines()
+
+
+_DESCRIBED = ("table", "rows", "dim", "dtype", "optimizer", "placement")
+
+
+def _described(plan: TablePlan) -> list[str]:
+    t = plan.table
+    assert t.optimizer is not None
+    return [t.name, f"{t.num_embeddings:,}", str(t.embedding_dim), t.dtype, t.optimizer.name, plan.placement]
+
+
+def _span(sizes: Iterable[int]) -> str:
+    """`9.6 GiB to 10.3 GiB`, or one of them where they read alike."""
+    found = sorted(sizes)
+    return " to ".join(dict.fromkeys((readable(found[0]), readable(found[-1]))))
+
+
+def in_runs(ranks: Iterable[int], most: int = 6) -> str:
+    """`0-3, 7`; of more than `most` runs the first ones."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    said = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
+    return ", ".join(said + ["..."] * (len(runs) > most))
 
 
 def _aligned(lines: Sequence[Sequence[str]], left: set[int]) -> str:

@@ -1,4 +1,4 @@
-"""Tables and topology -> plan: the run file's placements where given, TorchRec's planner for the others.
+"""Tables and topology -> plan: the run file's placements where given, what costs least for the others.
 
 Pure arithmetic on every rank alike: nothing is allocated and no process group is needed, so that `shardrec plan`
 works on one machine for any other.
@@ -9,7 +9,8 @@ works on one machine for any other.
   was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
   hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise.
-  Where it finds no plan that fits by our arithmetic, all tables that may go row-wise do. Column-wise and
+  For more than eight ranks `spread.py` does the same by our own model, in a fraction of the time.
+  Where no plan is found that fits by our arithmetic, all tables that may go row-wise do. Column-wise and
   data-parallel are never chosen: `docs/sharding.md` has the measurements.
 """
 
@@ -27,19 +28,28 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data_pipeline.errors import UserError
-from models.inputs import EmbeddingTable, Input, Placement, TableOptimizer
+from models.inputs import EmbeddingTable, Input, TableOptimizer
+from sharding.fit import PlanError, check_memory
 from sharding.optimizers import check_table
-from sharding.plan import Plan, ShardPlan, TablePlan, readable, table_bytes
-from sharding.tables import KERNEL_COLUMNS, declared_tables, module_name, physical_dim
+from sharding.placements import (
+    asked_placement,
+    column_blocks,
+    decays_whole,
+    has_row_blocks,
+    replicas,
+    row_blocks,
+    whole_table,
+)
+from sharding.plan import Plan, ShardPlan, TablePlan, bytes_per_rank, table_bytes
+from sharding.spread import ROW_WORK, spread_by_cost
+from sharding.tables import declared_tables, module_name, physical_dim
 from sharding.topology import Topology
 from sharding.torchrec_hooks import BagSharder
 
+__all__ = ["PlanError", "plan_tables"]
+
 _SPREAD_BYTES = 64 << 20  # smaller tables are not worth a second kind of exchange in every step
-_ROW_WORK = 16  # what finding a row costs beside reading it, in columns
-
-
-class PlanError(UserError):
-    """The tables do not fit: which, how many bytes are short, what to do. One line."""
+_TORCHREC_RANKS = 8  # beyond, its search takes minutes: `spread.py`
 
 
 def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology: Topology) -> Plan:
@@ -55,28 +65,26 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
     ranks = topology.world_size
     plans: dict[str, TablePlan] = {}
     for i, table in enumerate(tables.values()):
-        placement = _placement(table, ranks)
-        if placement == "data_parallel" and (ranks > 1 or _decays_whole(table)):
-            plans[table.name] = TablePlan(table, placement, tuple(_whole(table, r) for r in range(ranks)))
+        placement = asked_placement(table, ranks)
+        if placement == "data_parallel" and (ranks > 1 or decays_whole(table)):
+            plans[table.name] = replicas(table, ranks)
         elif ranks == 1:
-            plans[table.name] = _whole_table(table, 0)
+            plans[table.name] = whole_table(table, 0)
         elif placement == "row_wise":
-            plans[table.name] = _row_blocks(table, ranks)
+            plans[table.name] = row_blocks(table, ranks)
         elif placement == "column_wise":
-            plans[table.name] = _column_blocks(table, ranks, first=i)
-    _check_decided(plans, topology)
-    taken = max((sum(p.bytes_on(r) for p in plans.values()) for r in range(ranks)), default=0)
-    left = replace(topology, memory_per_rank=topology.memory_per_rank - taken)
-    plans |= _spread({n: t for n, t in tables.items() if n not in plans}, left)
-    plan = Plan(
+            plans[table.name] = column_blocks(table, ranks, first=i)
+    check_memory(tables, plans, topology)
+    left = replace(topology, memory_per_rank=topology.memory_per_rank - max(bytes_per_rank(plans.values(), ranks)))
+    plans |= _spread({n: t for n, t in tables.items() if n not in plans}, inputs, left)
+    check_memory(tables, plans, topology)
+    return Plan(
         {n: plans[n] for n in tables},
         topology.world_size,
         topology.local_world_size,
         topology.device,
         topology.memory_per_rank,
     )
-    _check_memory(plan)
-    return plan
 
 
 # ---------------------------------------------------------------- what is asked
@@ -90,116 +98,71 @@ def _check_placement(table: EmbeddingTable) -> None:
             "keep a mean of its own columns' gradients only, so results would depend on the plan); choose optimizer "
             "adagrad or sgd, or placement row_wise or table_wise"
         )
-    if _decays_whole(table) and table.placement not in (None, "data_parallel"):
+    if decays_whole(table) and table.placement not in (None, "data_parallel"):
         raise UserError(
             f"table {table.name!r}: decay: table updates all rows in every step, which only data_parallel tables can, "
             f"but its placement is {table.placement}; choose data_parallel, or decay: batch"
         )
 
 
-def _decays_whole(table: EmbeddingTable) -> bool:
-    return table.optimizer is not None and table.optimizer.decay == "table"
-
-
-def _placement(table: EmbeddingTable, world_size: int) -> Placement | None:
-    """The placement asked for, or table-wise where the table is too small for it; None: free to choose."""
-    if _decays_whole(table):
-        return "data_parallel"
-    if table.placement == "row_wise" and not _has_row_blocks(table, world_size):
-        return "table_wise"
-    if table.placement == "column_wise" and physical_dim(table) <= KERNEL_COLUMNS:
-        return "table_wise"
-    return table.placement
-
-
-def _has_row_blocks(table: EmbeddingTable, world_size: int) -> bool:
-    """Whether equal blocks of rows, the last one shorter, leave no rank without a row, which TorchRec fails on."""
-    block = -(-table.num_embeddings // world_size)
-    return (world_size - 1) * block < table.num_embeddings
-
-
-def column_width(columns: int, world_size: int) -> int:
-    """Columns of each column-wise shard, as wide as still gives every rank one.
-
-    They are equal multiples of four; where `columns` is not one (our own kernel) the last shard is narrower.
-    """
-    if columns % KERNEL_COLUMNS:
-        return -(-columns // world_size)
-    quads = columns // KERNEL_COLUMNS
-    counts = [n for n in range(1, quads + 1) if quads % n == 0]
-    return columns // next((n for n in counts if n >= world_size), quads)
-
-
-def _whole(table: EmbeddingTable, rank: int) -> ShardPlan:
-    return ShardPlan(rank, 0, 0, table.num_embeddings, physical_dim(table))
-
-
-def _whole_table(table: EmbeddingTable, rank: int) -> TablePlan:
-    return TablePlan(table, "table_wise", (_whole(table, rank),))
-
-
-def _row_blocks(table: EmbeddingTable, world_size: int) -> TablePlan:
-    """Equal blocks of rows, the last one shorter, one a rank."""
-    block = -(-table.num_embeddings // world_size)
-    blocks = [(r, r * block, min(block, table.num_embeddings - r * block)) for r in range(world_size)]
-    columns = physical_dim(table)
-    return TablePlan(table, "row_wise", tuple(ShardPlan(r, start, 0, rows, columns) for r, start, rows in blocks))
-
-
-def _column_blocks(table: EmbeddingTable, world_size: int, first: int) -> TablePlan:
-    """Blocks of columns, dealt to the ranks in turn from rank `first` on."""
-    columns, rows = physical_dim(table), table.num_embeddings
-    width = column_width(columns, world_size)
-    blocks = [(start, min(width, columns - start)) for start in range(0, columns, width)]
-    shards = (ShardPlan((first + i) % world_size, 0, start, rows, wide) for i, (start, wide) in enumerate(blocks))
-    return TablePlan(table, "column_wise", tuple(shards))
-
-
 # ---------------------------------------------------------------- what is chosen
 
 
-def _spread(tables: Mapping[str, EmbeddingTable], topology: Topology) -> dict[str, TablePlan]:
-    """TorchRec's choice among what is allowed; where it finds none, all that may go row-wise does."""
+def _spread(
+    tables: Mapping[str, EmbeddingTable], inputs: Mapping[str, Input], topology: Topology
+) -> dict[str, TablePlan]:
+    """The best found among what is allowed; where none fits, all that may go row-wise does."""
     if not tables:
         return {}
     ranks = topology.world_size
+    spreadable = {n for n, t in tables.items() if t.placement is None and has_row_blocks(t, ranks)}
+    if ranks <= _TORCHREC_RANKS:
+        found = _torchrec_plan(tables, _large(tables, spreadable, ranks), topology)
+    else:
+        found = spread_by_cost(tables, spreadable, inputs, topology)
+    if found is not None:
+        found = _in_runs(found, topology)
+    fits = found is not None and _peak(found, ranks) <= topology.memory_per_rank
+    return found if found is not None and fits else _balanced(tables, spreadable, ranks)
+
+
+def _large(tables: Mapping[str, EmbeddingTable], spreadable: set[str], ranks: int) -> set[str]:
+    """The tables that are worth a second kind of exchange."""
     share = sum(table_bytes(t) for t in tables.values()) / ranks
-    spreadable = {n for n, t in tables.items() if t.placement is None and _has_row_blocks(t, ranks)}
-    large = {n for n in spreadable if table_bytes(tables[n]) > max(share / 2, _SPREAD_BYTES) or len(tables) < ranks}
-    try:
-        found = _torchrec_plan(tables, large, topology)
-    except PlannerError:
-        return _balanced(tables, spreadable, ranks)
-    found = _in_runs(found, topology)
-    return found if _peak(found, ranks) <= topology.memory_per_rank else _balanced(tables, spreadable, ranks)
+    return {n for n in spreadable if table_bytes(tables[n]) > max(share / 2, _SPREAD_BYTES) or len(tables) < ranks}
 
 
 def _peak(plans: Mapping[str, TablePlan], ranks: int) -> int:
-    return max(sum(p.bytes_on(r) for p in plans.values()) for r in range(ranks))
+    return max(bytes_per_rank(plans.values(), ranks))
 
 
 def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, TablePlan]:
-    """The whole tables dealt to the ranks in runs of their order, where that fits and is as even as TorchRec's dealing.
+    """The whole tables dealt to the ranks in runs of their order, where that fits and is as even as what was found.
 
     Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
     """
     ranks = topology.world_size
-    work = {n: _ROW_WORK + physical_dim(p.table) for n, p in plans.items() if p.placement == "table_wise"}
+    work = {n: ROW_WORK + physical_dim(p.table) for n, p in plans.items() if p.placement == "table_wise"}
     share, before = sum(work.values()) / ranks, 0.0
     dealt = dict(plans)
     for name, mine in work.items():
-        dealt[name] = _whole_table(plans[name].table, min(ranks - 1, int((before + mine / 2) / share)))
+        dealt[name] = whole_table(plans[name].table, min(ranks - 1, int((before + mine / 2) / share)))
         before += mine
 
     def most(some: Mapping[str, TablePlan]) -> int:
-        return max(sum(w for n, w in work.items() if some[n].shards[0].rank == r) for r in range(ranks))
+        of_rank = [0] * ranks
+        for name, mine in work.items():
+            of_rank[some[name].shards[0].rank] += mine
+        return max(of_rank)
 
     even = most(dealt) <= 1.1 * most(plans)
     return dealt if even and _peak(dealt, ranks) <= topology.memory_per_rank else dict(plans)
 
 
-def _torchrec_plan(tables: Mapping[str, EmbeddingTable], large: set[str], topology: Topology) -> dict[str, TablePlan]:
-    """Table-wise, or for `large` ones row-wise where that costs less. Raises PlannerError where it does not fit."""
+def _torchrec_plan(
+    tables: Mapping[str, EmbeddingTable], large: set[str], topology: Topology
+) -> dict[str, TablePlan] | None:
+    """Table-wise, or for `large` ones row-wise where that costs less, by TorchRec's model; None: it finds no room."""
     configs = [
         EmbeddingBagConfig(
             name=module_name(t.name),
@@ -221,8 +184,12 @@ def _torchrec_plan(tables: Mapping[str, EmbeddingTable], large: set[str], topolo
             topology=_torchrec_topology(topology),
             constraints=constraints,
             storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+            stats=[],
         )
-        chosen = planner.plan(module, [BagSharder()]).plan["tables"]
+        try:
+            chosen = planner.plan(module, [BagSharder()]).plan["tables"]
+        except PlannerError:
+            return None
     found = {}
     for name, table in tables.items():
         sharding = chosen[module_name(name)]
@@ -249,11 +216,11 @@ def _torchrec_topology(topology: Topology) -> TorchRecTopology:
 
 def _balanced(tables: Mapping[str, EmbeddingTable], spreadable: set[str], world_size: int) -> dict[str, TablePlan]:
     """The placement of least peak memory: rows spread where allowed, whole tables on the emptiest rank, large first."""
-    found = {n: _row_blocks(tables[n], world_size) for n in tables if n in spreadable}
-    load = [sum(p.bytes_on(r) for p in found.values()) for r in range(world_size)]
+    found = {n: row_blocks(tables[n], world_size) for n in tables if n in spreadable}
+    load = bytes_per_rank(found.values(), world_size)
     for name in sorted(tables.keys() - spreadable, key=lambda n: (-table_bytes(tables[n]), n)):
         rank = load.index(min(load))
-        found[name] = _whole_table(tables[name], rank)
+        found[name] = whole_table(tables[name], rank)
         load[rank] += table_bytes(tables[name])
     return found
 
@@ -268,35 +235,3 @@ def _quiet_torchrec() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-# ---------------------------------------------------------------- does it fit?
-
-_REMEDY = "use more ranks or hosts, fewer rows or columns, dtype fp16, or optimizer rowwise_adagrad or sgd"
-
-
-def _check_decided(plans: Mapping[str, TablePlan], topology: Topology) -> None:
-    """Raises PlanError where what was asked for leaves no memory, before the rest is planned."""
-    _check_memory(
-        Plan(dict(plans), topology.world_size, topology.local_world_size, topology.device, topology.memory_per_rank)
-    )
-
-
-def _check_memory(plan: Plan) -> None:
-    """Raises PlanError for the rank that is short of most."""
-    held = plan.bytes_per_rank
-    rank = max(range(plan.world_size), key=held.__getitem__)
-    short = held[rank] - plan.memory_per_rank
-    if short <= 0:
-        return
-    largest = sorted(plan.tables.values(), key=lambda p: -p.bytes_on(rank))[:3]
-    named = ", ".join(f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})" for p in largest if p.bytes_on(rank))
-    total, there = sum(table_bytes(p.table) for p in plan.tables.values()), plan.memory_per_rank * plan.world_size
-    remedy = _REMEDY
-    whole = [p for p in largest if p.placement != "row_wise" and plan.world_size > 1]
-    if total <= there and whole:
-        remedy = f"place {whole[0].name!r} row_wise"
-    raise PlanError(
-        f"not enough memory: the tables need {readable(held[rank])} on rank {rank} and there are "
-        f"{readable(plan.memory_per_rank)}, {short:,} bytes short; largest there: {named}; {remedy}"
-    )

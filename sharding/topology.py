@@ -14,22 +14,52 @@ GIB = 1 << 30
 CPU_RESERVE = 1 * GIB  # an estimate: interpreter, torch, readers, batches and activations of one rank
 CUDA_RESERVE = 4 * GIB  # CUDA context, NCCL buffers, activations
 
+DENSE_FLOPS = {
+    "cpu": {"highest": 1.1e11, "high": 1.1e11, "medium": 2.4e11, "bf16": 4.8e11},
+    "cuda": {"highest": 5e13, "high": 2e14, "medium": 2e14, "bf16": 4e14},
+}
+"""FLOP/s of matrix products on one rank by float32 precision or bf16. CPU: measured on one core of 2024 with AVX-512
+(`medium` is oneDNN's); an H100's data sheet, 75 % of its fp32 and 40 % of its TF32 and bf16, as towers are narrow."""
+
+_RATES: dict[str, dict[str, float]] = {
+    # one core and gloo on one machine: gathers, all-to-all of two processes; between hosts 10 Gbit/s
+    "cpu": {"row_bandwidth": 6e9, "local_bandwidth": 2e9, "host_bandwidth": 1.2e9, "latency": 3e-4},
+    # an H100 of an 8-GPU host, 60 % of its memory's data sheet (3.35 TB/s), 80 % of NVLink's (450 GB/s in each
+    # direction) and of a 400 Gbit/s network card a GPU
+    "cuda": {"row_bandwidth": 2e12, "local_bandwidth": 3.6e11, "host_bandwidth": 4e10, "latency": 5e-5},
+}
+
 
 @dataclass(frozen=True)
 class Topology:
     """`world_size` ranks on hosts of `local_world_size`, each with `memory_per_rank` bytes for tables.
 
-    Bandwidths are bytes/s: reading table rows, between the ranks of a host, between hosts. They only weigh placements
-    against each other. Defaults: a desktop CPU and gloo, or one GPU with NVLink.
+    Rates are a rank's: bandwidths in bytes/s of reading table rows, to the ranks of its host and to other hosts, in
+    each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least. They
+    weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and gloo.
     """
 
     world_size: int
     local_world_size: int
     device: Literal["cpu", "cuda"]
     memory_per_rank: int
-    row_bandwidth: float = 6e9
-    local_bandwidth: float = 2e9
-    host_bandwidth: float = 1.2e9
+    row_bandwidth: float = _RATES["cpu"]["row_bandwidth"]
+    local_bandwidth: float = _RATES["cpu"]["local_bandwidth"]
+    host_bandwidth: float = _RATES["cpu"]["host_bandwidth"]
+    dense_flops: float = DENSE_FLOPS["cpu"]["medium"]
+    latency: float = _RATES["cpu"]["latency"]
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.world_size // self.local_world_size)
+
+    @classmethod
+    def described(
+        cls, hosts: int, devices: int, device: Literal["cpu", "cuda"], memory_per_rank: int, **rates: float
+    ) -> "Topology":
+        """Machines that need not be here: `hosts` of `devices` ranks, with the device's usual rates but for `rates`."""
+        usual = _RATES[device] | {"dense_flops": DENSE_FLOPS[device]["medium"]}
+        return cls(hosts * devices, devices, device, memory_per_rank, **(usual | rates))
 
     @classmethod
     def here(
@@ -45,7 +75,7 @@ class Topology:
                 raise UserError("device is cuda, but torch finds no GPU here; set launch.device to cpu")
             free = torch.cuda.mem_get_info()[0]
             left = free - (CUDA_RESERVE if reserve is None else reserve)
-            return cls(world_size, local_world_size, device, max(0, left), 2e12, 2e11, 2.5e10)
+            return cls(world_size, local_world_size, device, max(0, left), **_RATES[device])
         left = available_memory() // local_world_size - (CPU_RESERVE if reserve is None else reserve)
         return cls(world_size, local_world_size, device, max(0, left))
 

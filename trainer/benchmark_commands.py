@@ -90,6 +90,49 @@ def histories(
     _print_histories(found)
 
 
+@app.command()
+def sharding(
+    placements: Annotated[
+        str, typer.Option(metavar="A,B", help="of table_wise, row_wise, column_wise, data_parallel")
+    ] = "table_wise,row_wise,column_wise,data_parallel",
+    workers: Annotated[str, typer.Option(metavar="N,M", help="numbers of workers")] = "1,2",
+    rows: Annotated[str, typer.Option(metavar="N,M", help="rows of a table")] = "10000,1000000",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,M", help="rows of a batch, of all workers together")] = "4096",
+    pooling: Annotated[str, typer.Option(metavar="N,M", help="ids a row of the batch and table")] = "1,10",
+    skews: Annotated[str, typer.Option(metavar="X,Y", help="ids are as frequent as rank^-skew")] = "0,1.2",
+    tables: Annotated[int, typer.Option(min=1, help="equal tables")] = 8,
+    embedding_dim: Annotated[int, typer.Option(min=1)] = 16,
+    dtype: Annotated[str, typer.Option(help="fp32 or fp16")] = "fp32",
+    optimizer: Annotated[str, typer.Option(help="as in a run file's optimizer.tables.name")] = "adagrad",
+    steps: Annotated[int, typer.Option(min=1, help="steps that are timed in each case")] = 15,
+    out: Annotated[Path | None, typer.Option(help="folder for sharding.csv, sharding.json and sharding.png")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="write the measured rates, as a run file's launch.rates")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
+    ] = None,
+) -> None:
+    """Lookup and update under placements, workers, table sizes, batches, pooling and skew, beside what memory and
+    exchange reach."""
+    from trainer.sharding_benchmark import Sweep, benchmark_sharding, print_results, write_rates, write_results
+
+    sweep = Sweep.read(placements, workers, rows, batch_sizes, pooling, skews)
+    common = {"tables": tables, "embedding_dim": embedding_dim, "dtype": dtype, "optimizer": optimizer}
+    said = Console(stderr=True, highlight=False).print
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_sharding(Path(scratch), sweep, common, steps, overrides or (), said)
+    console = Console(highlight=False)
+    print_results(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+    if out:
+        write_results(found, out)
+        console.print(f"written to {out}")
+    if calibrate:
+        write_rates(found, calibrate)
+        console.print(f"rates for planning are in {calibrate}: put its launch.rates into run files")
+
+
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 

@@ -152,17 +152,47 @@ def predict(
 
 
 @app.command()
-def plan(run_file: RunFile, variant: Variant = None, overrides: Overrides = None) -> None:
-    """Print where each table would live: placement, rows and bytes per rank. Allocates nothing."""
+def plan(
+    run_file: RunFile,
+    hosts: Annotated[int | None, typer.Option(min=1, help="machines to plan for; default: this one")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs of each, or CPU workers with --device cpu")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: launch.device, else cuda")] = None,
+    device_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of a GPU: 80GB")] = None,
+    host_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of a machine: 1TB")] = None,
+    reserve: Annotated[str | None, typer.Option(metavar="SIZE", help="of a rank's memory, not for tables")] = None,
+    intra_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="a rank's, in a host: 450GB/s")] = None,
+    inter_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="a rank's, between hosts: 50GB/s")] = None,
+    row_bandwidth: Annotated[str | None, typer.Option(metavar="RATE", help="at which a rank reads rows: 2TB/s")] = None,
+    dense_flops: Annotated[str | None, typer.Option(metavar="RATE", help="a rank's matrix products: 50TFLOP/s")] = None,
+    mean_length: Annotated[float | None, typer.Option(min=0, help="ids a row of lists and sequences")] = None,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="draw the memory of each rank")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers, as a line of JSON")] = False,
+    variant: Variant = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print where each table would live, here or on machines described by options, and what a step takes there.
+
+    Allocates no table. Machines that are not here get an estimate of the step, its bottleneck and what to change.
+    """
     from trainer.config import load
-    from trainer.session import build_model, plan_run
-    from trainer.stages import resolve_stages
+    from trainer.plan_command import print_plans
+    from trainer.plan_request import PlanRequest
 
     config = load(run_file, overrides or (), variant=variant)
-    for name, one in (resolve_stages(config) or {"": config}).items():
-        if name:
-            typer.echo(f"stage {name}")
-        typer.echo(plan_run(one, build_model(one, one.load_schema())).report())
+    asked = PlanRequest(
+        hosts=hosts,
+        devices=devices,
+        device=device,
+        device_memory=device_memory,
+        host_memory=host_memory,
+        reserve=reserve,
+        intra_bandwidth=intra_bandwidth,
+        inter_bandwidth=inter_bandwidth,
+        row_bandwidth=row_bandwidth,
+        dense_flops=dense_flops,
+    )
+    for printed in print_plans(config, asked, mean_length=mean_length, chart=chart, as_json=as_json):
+        typer.echo(printed)
 
 
 def main() -> None:
@@ -173,8 +203,10 @@ def main() -> None:
     from data_pipeline.errors import UserError
     from data_pipeline.prepare.commands import app as prepare
     from trainer.benchmark_commands import app as bench
+    from trainer.checkpoint_commands import app as checkpoint
 
     app.add_typer(prepare, name="prepare", help="Make Parquet and a schema from raw data.")
+    app.add_typer(checkpoint, name="checkpoint", help="Look into checkpoints, compare them, move tables out and in.")
     app.add_typer(bench, name="bench", help="Measure the reader and the training step on this machine.")
     try:
         app()

@@ -183,6 +183,15 @@ class TrainerConfig(Section):
         return self.early_stopping.metric if self.early_stopping else self.best_metric
 
 
+class Rates(Section):
+    """A worker's rates, bytes/s; None: those usual for its device."""
+
+    row_bandwidth: float | None = Field(default=None, gt=0, description="reading rows of tables")
+    local_bandwidth: float | None = Field(default=None, gt=0, description="to the workers of its machine")
+    host_bandwidth: float | None = Field(default=None, gt=0, description="to other machines")
+    latency: float | None = Field(default=None, gt=0, description="seconds that an exchange takes at least")
+
+
 class LaunchConfig(Section):
     """Where a run's workers run. `workers: null` is one a GPU, or one process with all cores where there is none."""
 
@@ -194,6 +203,7 @@ class LaunchConfig(Section):
     timeout: float = Field(default=120.0, gt=0, description="seconds that a collective may take")
     retries: int = Field(default=2, ge=0, description="times that Ray restarts the workers from the last checkpoint")
     memory: int | None = Field(default=None, gt=0, description="bytes for tables on one machine; default: measured")
+    rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
 
     @field_validator("memory", mode="before")
     @classmethod

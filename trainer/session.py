@@ -50,8 +50,8 @@ def needed(config: RunConfig, schema: Schema, model: Recommender) -> Schema:
     return sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
 
 
-def plan_run(config: RunConfig, model: Recommender, environment: Environment | None = None) -> Plan:
-    """Places the model's tables on this run's workers. Raises PlanError where they do not fit."""
+def run_topology(config: RunConfig, environment: Environment | None = None) -> Topology:
+    """This run's workers, with the memory and the rates that the run file says or that are found here."""
     if environment is None and choose_backend(config.launch) == "torchrun":
         environment = Environment.from_variables(config.launch.device)
     elif environment is None:
@@ -62,9 +62,13 @@ def plan_run(config: RunConfig, model: Recommender, environment: Environment | N
     topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
     if config.launch.memory is not None:
         topology = replace(topology, memory_per_rank=config.launch.memory // local)
-    if dist.is_initialized():
-        topology = topology.agreed()
-    return plan_tables(model.inputs, config.optimizer.tables, topology)
+    topology = replace(topology, **config.launch.rates.model_dump(exclude_none=True))
+    return topology.agreed() if dist.is_initialized() else topology
+
+
+def plan_run(config: RunConfig, model: Recommender, environment: Environment | None = None) -> Plan:
+    """Places the model's tables on this run's workers. Raises PlanError where they do not fit."""
+    return plan_tables(model.inputs, config.optimizer.tables, run_topology(config, environment))
 
 
 @dataclass

@@ -37,7 +37,8 @@ SETTINGS = {
         "evaluation": {"every_steps": 5},
         "progressive_validation": True,
         "log_every_steps": 3,
-    }
+    },
+    "tables": {"item": {"dtype": "fp16"}},  # rounded by draws that have to go on, too
 }
 ROOT = Path(__file__).resolve().parents[2]
 VOLATILE = ("time", "samples_per_second")

@@ -1,0 +1,187 @@
+"""Whether tables fit into the memory that ranks have, and what would make them fit: one line for the user.
+
+What a remedy would come to is worked out by arithmetic, without planning: every table that may go row-wise does, and
+whole ones go to the emptiest rank, which is what the planner falls back to where nothing else fits.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from data_pipeline.errors import UserError
+from models.inputs import EmbeddingTable
+from sharding.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
+from sharding.plan import TablePlan, bytes_per_rank, readable, replica_bytes, shard_bytes, table_bytes
+from sharding.tables import physical_dim
+from sharding.topology import Topology
+
+MOST_RANKS = 1 << 14
+"""Worlds beyond this are not looked at when one is sought that is large enough."""
+
+_NAMED = 3
+_EXACT_BELOW = 1 << 20
+
+Tables = Mapping[str, EmbeddingTable]
+
+
+class PlanError(UserError):
+    """The tables do not fit: which, how much is short, what to do. One line."""
+
+
+def check_memory(tables: Tables, plans: Mapping[str, TablePlan], topology: Topology) -> None:
+    """Raises PlanError for the rank that is short of most.
+
+    tables: all of the model, their optimizers resolved; plans: those that are placed already, which may be fewer
+    """
+    ranks, there = topology.world_size, topology.memory_per_rank
+    held = bytes_per_rank(plans.values(), ranks)
+    rank = max(range(ranks), key=held.__getitem__)
+    short = held[rank] - there
+    if short <= 0:
+        return
+    on_rank = sorted((p for p in plans.values() if p.bytes_on(rank)), key=lambda p: -p.bytes_on(rank))
+    named = [f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})" for p in on_rank[:_NAMED]]
+    if rest := on_rank[_NAMED:]:
+        named.append(f"{len(rest)} more ({readable(sum(p.bytes_on(rank) for p in rest))})")
+    said = [
+        f"not enough memory: rank {rank} would hold {readable(held[rank])} of tables and has {readable(there)} for "
+        f"them, {_exactly(short)} short",
+        f"largest there: {', '.join(named)}",
+    ]
+    total = sum(map(table_bytes, tables.values()))
+    if total > there * ranks and ranks > 1:
+        said.append(f"all tables take {readable(total)} and all {ranks} ranks have {readable(there * ranks)}")
+    raise PlanError("; ".join([*said, _remedy(tables, [p.name for p in on_rank], topology)]))
+
+
+def _exactly(count: int) -> str:
+    return f"{count:,} bytes" if count < _EXACT_BELOW else readable(count)
+
+
+# ---------------------------------------------------------------- what would fit
+
+
+def least_peak(tables: Tables, ranks: int) -> int:
+    """Bytes on the fullest rank with all rows spread that may be."""
+    taken, spread, whole = 0, 0, []
+    columns = [0] * ranks
+    for i, table in enumerate(tables.values()):
+        placement = asked_placement(table, ranks)
+        if placement == "data_parallel" and (ranks > 1 or decays_whole(table)):
+            taken += replica_bytes(table)
+        elif placement == "column_wise" and ranks > 1:
+            for rank, size in column_blocks(table, ranks, first=i).bytes_by_rank.items():
+                columns[rank] += size
+        elif placement == "row_wise" or (placement is None and has_row_blocks(table, ranks)):
+            spread += shard_bytes(table, -(-table.num_embeddings // ranks), physical_dim(table))
+        else:
+            whole.append(table_bytes(table))
+    loads = [0] * ranks
+    for size in sorted(whole, reverse=True):
+        heapq.heapreplace(loads, loads[0] + size)
+    return taken + max(columns) + spread + max(loads)
+
+
+def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
+    """How many hosts of as many ranks with as much memory each hold the tables; None: none up to `MOST_RANKS` do."""
+
+    def fits(hosts: int) -> bool:
+        return least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
+
+    enough = 1
+    while not fits(enough):
+        enough *= 2
+        if enough * topology.local_world_size > MOST_RANKS:
+            return None
+    short = enough // 2
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if fits(middle) else (middle, enough)
+    return enough
+
+
+def _remedy(tables: Tables, on_rank: list[str], topology: Topology) -> str:
+    """What each alone would make the tables fit; where nothing would, what comes closest."""
+    freed, placing = _freed(tables, on_rank, topology)
+    found = [placing] if placing and _fits(freed, topology) else []
+    if hosts := fewest_hosts(tables, topology):
+        found.append(_hosts(hosts, topology))
+    found += _lighter(tables, topology)
+    if found:
+        return f"would fit: {', or '.join(found)}"
+    hosts = fewest_hosts(freed, topology)
+    if placing and hosts:
+        return f"would fit: {placing} and use {_hosts(hosts, topology)}"
+    with_light = next((what for change, what in _LIGHTER if placing and _fits(_all(freed, change), topology)), None)
+    if with_light:
+        return f"would fit: {placing} and {with_light}"
+    return "use fewer rows or columns"
+
+
+def _fits(tables: Tables, topology: Topology) -> bool:
+    return least_peak(tables, topology.world_size) <= topology.memory_per_rank
+
+
+def _hosts(count: int, topology: Topology) -> str:
+    local = topology.local_world_size
+    return f"{count:,} hosts of {local} rank(s) each with as much memory"
+
+
+def _freed(tables: Tables, on_rank: Iterable[str], topology: Topology) -> tuple[Tables, str]:
+    """The tables with what was asked to lie whole, in columns or everywhere in rows instead; and the words for it.
+
+    If one table is enough it is the largest of those on the rank, else all of them.
+    """
+    ranks = topology.world_size
+    held = [n for n in on_rank if decays_whole(tables[n]) or (ranks > 1 and _is_held(tables[n], ranks))]
+    others = [n for n in tables if n not in held and ranks > 1 and _is_held(tables[n], ranks)]
+    for names in (held[:1], held, held + others):
+        changed = {**tables, **{n: _in_rows(tables[n]) for n in names}}
+        if names and _fits(changed, topology):
+            break
+    batch = [repr(n) for n in names if decays_whole(tables[n])]
+    rows = [repr(n) for n in names if not decays_whole(tables[n])]
+    said = [f"decay: batch for {', '.join(batch)}"] * bool(batch) + [f"place {', '.join(rows)} row_wise"] * bool(rows)
+    return changed, " and ".join(said)
+
+
+def _is_held(table: EmbeddingTable, ranks: int) -> bool:
+    """Whether its placement was asked for and keeps its rows together, though they could be parted."""
+    return table.placement in ("table_wise", "column_wise", "data_parallel") and has_row_blocks(table, ranks)
+
+
+def _in_rows(table: EmbeddingTable) -> EmbeddingTable:
+    assert table.optimizer is not None
+    if decays_whole(table):
+        return replace(table, placement=None, optimizer=table.optimizer.model_copy(update={"decay": "batch"}))
+    return replace(table, placement="row_wise")
+
+
+def _half(table: EmbeddingTable) -> EmbeddingTable:
+    assert table.optimizer is not None
+    return table if table.optimizer.name == "ftrl" else replace(table, dtype="fp16")
+
+
+def _rowwise(table: EmbeddingTable) -> EmbeddingTable:
+    assert table.optimizer is not None
+    if table.placement == "column_wise" or decays_whole(table):
+        return table
+    rate = table.optimizer.learning_rate
+    return replace(table, optimizer=type(table.optimizer)(name="rowwise_adagrad", learning_rate=rate))
+
+
+_LIGHTER: tuple[tuple[Callable[[EmbeddingTable], EmbeddingTable], str], ...] = (
+    (_half, "dtype fp16"),
+    (_rowwise, "optimizer rowwise_adagrad"),
+    (lambda table: _half(_rowwise(table)), "dtype fp16 with optimizer rowwise_adagrad"),
+)
+
+
+def _all(tables: Tables, change: Callable[[EmbeddingTable], EmbeddingTable]) -> Tables:
+    return {name: change(table) for name, table in tables.items()}
+
+
+def _lighter(tables: Tables, topology: Topology) -> list[str]:
+    """Lighter rows that would fit; both kinds together only where neither is enough."""
+    *single, both = [(what, _fits(_all(tables, change), topology)) for change, what in _LIGHTER]
+    return [what for what, fits in single if fits] or [both[0]] * both[1]

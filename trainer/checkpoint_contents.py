@@ -1,0 +1,146 @@
+"""`shardrec checkpoint show`: what is in a checkpoint, read front to back in constant memory, every byte checked."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from sharding.saved_tables import SavedTable
+from trainer.checkpoint import saved_tower
+from trainer.optimizers import MODEL
+from trainer.saved_model import SavedModel
+
+SHOWN_COLUMNS = 160
+"""Width of what is printed: a table of tables is not cut to a terminal's, or a pipe's 80."""
+
+
+def checkpoint_contents(
+    path: Path, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """What `shardrec checkpoint show --json` prints: how far the run had come, `tables` and `tower` by name.
+
+    values: read the tables' rows; without, only the sizes of files are checked. progress: is told which table is read.
+    Raises UserError for the first file that is missing, cut short or changed.
+    """
+    saved = SavedModel.open(path, step)
+    position = saved.content["position"]
+    tables = {}
+    for name, table in saved.tables.items():
+        if values:
+            progress(f"reading table {name}")
+        tables[name] = _table_facts(table, values)
+    return {
+        "checkpoint": str(saved.path),
+        **{key: position[key] for key in ("step", "epoch", "step_in_epoch", "rows")},
+        "world_size": saved.content["world_size"],
+        "device": saved.content["device"],
+        "tables": tables,
+        "tower": {name: _tower_facts(tensor) for name, tensor in tower_tensors(saved).items()},
+    }
+
+
+def tower_tensors(saved: SavedModel) -> dict[str, Tensor]:
+    """All of a checkpoint's tower file, by the names that its model gives them: parameters, moments (`buffer NAME`) and
+    optimizer state (`optimizer NAME/STATE`)."""
+    words = {"tower": "", "tower_buffer": "buffer ", "tower_optimizer": "optimizer "}
+    found = {}
+    for name, tensor in saved_tower(saved.path, saved.content).items():
+        kind, _, rest = name.partition("/")
+        found[words[kind] + rest.removeprefix(MODEL)] = tensor
+    return found
+
+
+def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
+    sizes = table.file_sizes()
+    state = {}
+    for name in table.tensors:
+        if name != "weight":
+            found = summarise(table, name) if values else {}
+            state[name] = {key: found[key] for key in ("norm", "zeros", "not_finite") if values}
+    return {
+        "rows": table.num_embeddings,
+        "dim": table.embedding_dim,
+        "dtype": table.dtype,
+        "optimizer": table.optimizer,
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        **(summarise(table, "weight") if values else {}),
+        "state": state,
+    }
+
+
+def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
+    """What the values of a tensor are like, in one pass.
+
+    norm: Frobenius. mean_row_norm: of the rows' Euclidean norms. zeros, dead_rows: shares of values that are exactly 0
+    and of rows that hold nothing else. not_finite: values that are, which the norms leave out.
+    """
+    squares, norms = 0.0, 0.0
+    zeros = dead = not_finite = 0
+    for _, values in table.blocks(tensor):
+        rows = values if values.dim() == 2 else values.unsqueeze(1)
+        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        dead += int((norm == 0).sum())
+        zeros += values.numel() - int(torch.count_nonzero(values))
+        if not bool(norm.isfinite().all()):
+            not_finite += int((~rows.isfinite()).sum())
+            norm = torch.linalg.vector_norm(rows.nan_to_num(0.0, 0.0, 0.0), dim=1, dtype=torch.float64)
+        squares, norms = squares + float(norm @ norm), norms + float(norm.sum())
+    rows_in_all = table.num_embeddings
+    return {
+        "norm": math.sqrt(squares),
+        "mean_row_norm": norms / rows_in_all,
+        "zeros": zeros / math.prod(table.tensors[tensor]),
+        "dead_rows": dead / rows_in_all,
+        "not_finite": not_finite,
+    }
+
+
+def _tower_facts(tensor: Tensor) -> dict[str, Any]:
+    values = tensor.double()
+    finite = values.isfinite()
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "norm": float(values.where(finite, torch.zeros(())).norm()),
+        "not_finite": int((~finite).sum()),
+    }
+
+
+# ---------------------------------------------------------------- printing
+
+
+def print_contents(found: dict[str, Any]) -> None:
+    """For people: a line a table and a line a parameter of the tower, without its optimizer's state."""
+    console = Console(highlight=False, markup=False, width=SHOWN_COLUMNS)
+    place = f"step {found['step']}, epoch {found['epoch']}, {found['rows']:,} rows trained on"
+    console.print(f"{found['checkpoint']}: {place}, written by {found['world_size']} worker(s)", soft_wrap=True)
+    tables = Table(box=None, header_style="bold")
+    values = any("norm" in of_table for of_table in found["tables"].values())
+    left = ("table", "dtype", "optimizer", "state")
+    names = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
+    for name in names + ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"] * values:
+        tables.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    for name, t in found["tables"].items():
+        cells = [name, f"{t['rows']:,}", str(t["dim"]), t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
+        cells += [f"{t['bytes'] / 1e6:,.2f}", str(t["files"])]
+        if values:
+            not_finite = t["not_finite"] + sum(state["not_finite"] for state in t["state"].values())
+            cells += [f"{t['norm']:.4g}", f"{t['mean_row_norm']:.4g}"]
+            cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
+        tables.add_row(*cells)
+    console.print(tables)
+    parameters = Table(box=None, header_style="bold")
+    for name in ("tower", "shape", "dtype", "norm", "not finite"):
+        parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
+    for name, p in found["tower"].items():
+        if not name.startswith("optimizer "):
+            shape = " x ".join(map(str, p["shape"])) or "number"
+            parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
+    if parameters.row_count:
+        console.print(parameters)

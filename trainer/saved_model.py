@@ -1,0 +1,75 @@
+"""A checkpoint named on the command line, and what its run says of one of its tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.declaration import unknown
+from data_pipeline.errors import UserError
+from models.base import Recommender
+from models.inputs import DenseFeatures, EmbeddingTable
+from sharding.saved_tables import SavedTable, saved_tables
+from trainer.checkpoint import read_manifest
+from trainer.run_folder import RunFolder
+from trainer.session import build_model
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A complete checkpoint. content: its manifest's. tables: by name."""
+
+    path: Path
+    content: Mapping[str, Any]
+    tables: Mapping[str, SavedTable]
+
+    @classmethod
+    def open(cls, path: Path, step: int | None = None) -> "SavedModel":
+        """The checkpoint in `path`, or that of a run folder: of the step asked for, else the best, else the last.
+
+        Raises UserError where there is none, or its manifest is damaged.
+        """
+        if (path / "manifest.json").exists() or (path / "tables").is_dir():
+            if step is not None:
+                raise UserError(f"{path}: a checkpoint, which --step cannot choose from; leave it out, or name the run")
+            return cls.read(path.resolve())
+        if not any((path / name).exists() for name in ("config.yaml", "stages.yaml")):
+            raise UserError(f"{path}: neither a run folder (no config.yaml in it) nor a checkpoint (no manifest.json)")
+        folder = RunFolder.open(path)
+        return cls.read(folder.checkpoint(folder.choose_step(step)))
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "SavedModel":
+        content = read_manifest(checkpoint)
+        return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]))
+
+    def table(self, name: str) -> SavedTable:
+        """Raises UserError, with the nearest known name, for a table that is not there."""
+        if name not in self.tables:
+            raise UserError(f"{self.path}: {unknown('table', name, list(self.tables))}")
+        return self.tables[name]
+
+
+@dataclass(frozen=True)
+class DeclaredTable:
+    """A table as its run's model declares it. features: whose ids are its rows."""
+
+    table: EmbeddingTable
+    features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: RunFolder, name: str) -> "DeclaredTable":
+        """Raises UserError where the run's model has no such table."""
+        config = folder.config()
+        model = build_model(config, folder.schema())
+        if name not in model.tables:
+            raise UserError(f"{folder.config_file}: its model has another set of tables; {_unknown(name, model)}")
+        table = model.tables[name]
+        inputs = [given for given in model.inputs.values() if not isinstance(given, DenseFeatures)]
+        features = (f for given in inputs for f, its in given.tables.items() if its.name == name)
+        optimizer = table.optimizer or config.optimizer.tables
+        return cls(replace(table, optimizer=optimizer), tuple(dict.fromkeys(features)))
+
+
+def _unknown(name: str, model: Recommender) -> str:
+    return unknown("table", name, list(model.tables))

@@ -1,0 +1,122 @@
+"""A table of a checkpoint as Parquet: `id` and `vector`, by blocks of rows; all of it or nothing.
+
+Vectors are float32, also those of fp16 tables: every reader of Parquet knows it, it holds fp16 exactly, and bytes of
+equal place are compressed together, so that what fp16 leaves empty takes no room.
+"""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from data_pipeline.errors import UserError
+from sharding.saved_tables import SavedTable
+from trainer.run_folder import RunFolder
+from trainer.saved_model import DeclaredTable, SavedModel
+from trainer.table_ids import TableIds
+
+ID, VECTOR = "id", "vector"
+METADATA = b"shardrec"
+"""Key of the file metadata that says, as JSON, what the rows are of."""
+
+BLOCK_BYTES = 32 << 20
+"""Of float32 values that are converted and written at once: a row group."""
+
+PART_BYTES = 1 << 30
+"""Of float32 values in one file."""
+
+
+def export_table(
+    run_folder: Path, name: str, out: Path, step: int | None = None, *, state: bool = False, by_number: bool = False
+) -> dict[str, Any]:
+    """Writes `out/part-00000.parquet` and further ones: the table's rows that have an id, in the order of the rows.
+
+    With `state` also a column for each of the optimizer's state, a list as long as the vector or one number a row.
+    Returns what was written, in figures. Raises UserError where `out` is not empty, and where the checkpoint or the
+    table is missing or damaged; then `out` is left as it was.
+    """
+    folder = RunFolder.open(run_folder)
+    step = folder.choose_step(step)
+    table = SavedModel.read(folder.checkpoint(step)).table(name)
+    ids = TableIds.of(folder, DeclaredTable.of(folder, name).features, table.num_embeddings, by_number=by_number)
+    check_out(out)
+    about = {
+        "table": name,
+        "ids": ids.kind,
+        "run": str(folder.path),
+        "step": step,
+        "num_embeddings": table.num_embeddings,
+        "embedding_dim": table.embedding_dim,
+        "dtype": table.dtype,
+        "optimizer": table.optimizer,
+    }
+    temporary = out.resolve().parent / f".{out.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        files = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return about | {"rows": len(ids.named_rows), "files": files, "why": ids.why}
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError unless `out` is not there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: not empty; name another --out")
+
+
+def _write_parts(folder: Path, table: SavedTable, ids: TableIds, tensors: list[str], about: dict[str, Any]) -> int:
+    """Returns the number of files."""
+    columns = {VECTOR if t == "weight" else t: table.tensors[t] for t in tensors}
+    named, values = ids.named_rows, ids.values()
+    kinds = {name: pa.float32() if len(s) == 1 else pa.list_(pa.float32(), s[1]) for name, s in columns.items()}
+    schema = pa.schema({ID: pa.int64() if values is None else values.type, **kinds})
+    schema = schema.with_metadata({METADATA: json.dumps(about)})
+    step = max(1, BLOCK_BYTES // (4 * max(math.prod(shape[1:]) for shape in columns.values())))
+    blocks = zip(*(table.blocks(t, step, first=named.start, last=named.stop) for t in tensors), strict=True)
+    writer, parts, room = None, 0, 0
+    for read in blocks:
+        start, count = read[0][0], len(read[0][1])
+        if writer is None or room < count:
+            if writer is not None:
+                writer.close()
+            writer = _writer(folder / f"part-{parts:05d}.parquet", schema)
+            parts, room = parts + 1, max(count, PART_BYTES * step // BLOCK_BYTES)
+        block_ids = pa.array(np.arange(start, start + count)) if values is None else _slice(values, start - 1, count)
+        writer.write_table(pa.Table.from_arrays([block_ids, *(_column(v) for _, v in read)], schema=schema))
+        room -= count
+    if writer is not None:
+        writer.close()
+    return parts
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    leaves = [f.name if pa.types.is_floating(f.type) else f"{f.name}.list.element" for f in schema if f.name != ID]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=False,  # values hardly repeat
+        column_encoding=dict.fromkeys(leaves, "BYTE_STREAM_SPLIT"),
+        write_statistics=[ID],
+    )
+
+
+def _slice(values: pa.ChunkedArray, start: int, count: int) -> pa.Array:
+    return values.slice(start, count).combine_chunks()
+
+
+def _column(values: Tensor) -> pa.Array:
+    """[n] as numbers, [n, columns] as lists."""
+    numbers = pa.array(values.float().numpy().ravel())
+    return numbers if values.dim() == 1 else pa.FixedSizeListArray.from_arrays(numbers, values.shape[1])
