@@ -140,7 +140,7 @@ def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unb
 def test_evaluating_leaves_training_alone(data: Path, tmp_path: Path, unbroken: tuple) -> None:
     _, result = unbroken
     never = {"evaluation": {"every_epochs": None}, "progressive_validation": False}
-    path = run_file(tmp_path / "run.yaml", data, trainer=SETTINGS["trainer"] | never)
+    path = run_file(tmp_path / "run.yaml", data, **(SETTINGS | {"trainer": SETTINGS["trainer"] | never}))
     assert train(path)["losses"] == result["losses"]
 
 
