@@ -165,10 +165,10 @@ def _print(title: str, found: dict[str, Any]) -> None:
 
 
 def _print_histories(found: dict[str, Any]) -> None:
-    """One line a form; a ratio is ours to the form of its line."""
+    """One line a form; end to end is from Parquet to updated tables, a ratio is ours to the form of its line."""
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
     table = Table(title="histories, samples/s", caption=said, box=None)
-    for column in ("model", "", "form", "from Parquet", "ours to it", "step alone", "ours to it", "peak MiB"):
+    for column in ("model", "", "form", "end to end", "ratio", "step", "ratio", "MiB"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("model", "", "form") else "right")
     for row in found["results"]:
         for form, name in (("jagged", "ours"), ("padded", "padded"), ("tuned", "tuned")):
