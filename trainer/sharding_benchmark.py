@@ -211,6 +211,8 @@ def print_results(found: Sequence[dict[str, Any]], console: Console) -> None:
             f"{row['samples_per_second']:,.0f}",
             f"{row['exchanged_bytes_per_rank'] / 1e6:.1f}",
         )
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, needed)
     console.print(table)
     console.print(
         "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most"
