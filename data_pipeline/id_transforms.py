@@ -23,6 +23,25 @@ class Hash(Declaration):
         return self.num_ids
 
 
+class Raw(Declaration):
+    """The value itself: an integer (unsigned ones by their bits), or a string's XXH64 (seed 0) as a signed integer.
+
+    For tables with `dynamic`, which give rows to any 64-bit ids. A missing value is the id `MISSING`. Prepared rows
+    hold integers; `prepared_column` is then the column that raw rows have.
+    """
+
+    kind: Literal["raw"] = "raw"
+    prepared_column: str | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many ids there may be."""
+        return 2**64
+
+
+MISSING = -(2**63)
+
+
 class Vocabulary(Declaration):
     """A file of known values: row 0 is for values outside it, the i-th value (from 0) has row i + 1.
 

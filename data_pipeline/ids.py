@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from data_pipeline.arrow_values import Place, expect_type, floats, integers, is_number, missing_values, plain_type
 from data_pipeline.hashing import hash_array, hash_integers, hash_words, is_string
-from data_pipeline.schema import Bucketize, Cross, FeatureCross, Hash, Identity, SparseFeature, Vocabulary
+from data_pipeline.id_transforms import MISSING
+from data_pipeline.schema import Bucketize, Cross, FeatureCross, Hash, Identity, Raw, SparseFeature, Vocabulary
 from data_pipeline.vocabulary import Lookup
 
 
@@ -23,6 +24,14 @@ def _identity_ids(values: pa.Array, num_ids: int, place: Place) -> np.ndarray:
             if len(at):
                 raise place.error(at[0], ids[at[0]], f"an id in [0, {num_ids})")
     return ids.astype(np.int64, copy=False)
+
+
+def _raw_ids(values: pa.Array) -> np.ndarray:
+    if is_string(plain_type(values.type)):
+        return hash_array(values).view(np.int64)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return integers(values).astype(np.int64, copy=False)
 
 
 def _vocabulary_ids(values: pa.Array, lookup: Lookup) -> np.ndarray:
@@ -45,8 +54,10 @@ class Ids:
     def __init__(self, feature: SparseFeature, folder: str | Path) -> None:
         """Opens vocabularies, if there are some, under `folder`. Raises UserError where one is missing or damaged."""
         self.declared = feature.ids
-        self.missing_row = feature.ids.num_rows if feature.missing == "row" else None
         ids = feature.ids
+        self.missing_row = None
+        if feature.missing == "row":
+            self.missing_row = MISSING if isinstance(ids, Raw) else ids.num_rows
         self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
         self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
         crossed = ids.features if isinstance(ids, FeatureCross) else ()
@@ -63,6 +74,8 @@ class Ids:
         integers, strings = pa.types.is_integer(plain), is_string(plain)
         if isinstance(self.declared, Identity):
             right, expected = integers, "integers (ids: identity)"
+        elif isinstance(self.declared, Raw):
+            right, expected = integers or strings, "integers or strings (ids: raw)"
         elif isinstance(self.declared, Hash | Cross):
             right, expected = integers or strings or pa.types.is_boolean(plain), "integers or strings to hash"
         elif self.lookup is not None:
@@ -100,6 +113,8 @@ class Ids:
         ids = self.declared
         if isinstance(ids, Identity):
             return _identity_ids(columns[0], ids.num_ids, place)
+        if isinstance(ids, Raw):
+            return _raw_ids(columns[0])
         if self.lookup is not None:
             return _vocabulary_ids(columns[0], self.lookup)
         if self.boundaries is not None:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from data_pipeline.declaration import Declaration, first_problem, load_yaml, plain, unknown
 from data_pipeline.errors import UserError
-from data_pipeline.id_transforms import Bucketize, Cross, Hash, Identity, Vocabulary
+from data_pipeline.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
 
 # ---------------------------------------------------------------- how a column becomes table rows
 
@@ -37,7 +37,9 @@ class FeatureCross(Declaration):
         return self.num_ids
 
 
-IdTransform = Annotated[Identity | Hash | Vocabulary | Bucketize | Cross | FeatureCross, Field(discriminator="kind")]
+IdTransform = Annotated[
+    Identity | Raw | Hash | Vocabulary | Bucketize | Cross | FeatureCross, Field(discriminator="kind")
+]
 
 # ---------------------------------------------------------------- how a column becomes numbers
 
@@ -110,7 +112,7 @@ class _Sparse(Declaration):
     @property
     def num_embeddings(self) -> int:
         """Rows that a table needs for this feature; with `missing: row` the last one stands for nulls."""
-        return self.ids.num_rows + (self.missing == "row")
+        return self.ids.num_rows + (self.missing == "row" and not isinstance(self.ids, Raw))
 
     @property
     def table_name(self) -> str:
@@ -310,6 +312,8 @@ def _raw(f: Any) -> Any:
     ids = None if isinstance(f, DenseFeature) else f.ids
     if isinstance(ids, FeatureCross):
         return f.model_copy(update={"ids": ids.model_copy(update={"features": tuple(map(_raw, ids.features))})})
+    if isinstance(ids, Raw):
+        return f.model_copy(update={"ids": Raw(), "column": ids.prepared_column or f.column})
     if not isinstance(ids, Identity) or ids.prepared is None:
         return f
     missing = "row" if ids.num_ids > ids.prepared.num_rows else f.missing

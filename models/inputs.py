@@ -5,17 +5,19 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from data_pipeline.schema import IdFeature, IdListFeature, Schema, SequenceFeature
+from data_pipeline.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
+from models.dynamic_ids import DynamicConfig, DynamicIds
 
-Dtype = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16", "int8"]
 Rounding = Literal["stochastic", "nearest"]
 Pooling = Literal["sum", "mean"]
 Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]
+Memory = Literal["device", "managed", "host", "cached"]
 
 
 class TableOptimizer(BaseModel):
@@ -100,6 +102,18 @@ class TableSettings(BaseModel):
     init: InitSettings | None = None
     optimizer: TableOptimizer | None = None
     placement: Placement | None = None
+    memory: Memory | None = Field(
+        default=None,
+        description="where a GPU's rows are: device memory; host memory, as CUDA's managed or as pinned memory, read "
+        "over the bus; or managed memory with a cache in device memory. CPU workers have one memory",
+    )
+    cache_share: float | None = Field(default=None, gt=0, le=1, description="memory: cached: of the rows, cached")
+    dynamic: DynamicConfig | None = Field(default=None, description="for unbounded ids; true: with default settings")
+
+    @field_validator("dynamic", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,9 @@ class EmbeddingTable:
 
     embedding_dim: all columns, the zero ones included.
     zero_columns: so many leading columns start at 0 (an FM's first-order weight beside its factors).
+    dynamic: rows are given to ids as they come; None: an id is the number of its row.
+    memory: of a GPU's rows; cache_share: of them those that `cached` ones have device memory for.
+    frozen: rows are only read, so that there is no optimizer state; only such a table's dtype may be int8.
     optimizer: None takes the run's default. placement: None lets the planner choose. rounding: of fp16 rows.
     """
 
@@ -121,6 +138,10 @@ class EmbeddingTable:
     optimizer: TableOptimizer | None = None
     pooling: Pooling = "sum"
     placement: Placement | None = None
+    memory: Memory = "device"
+    cache_share: float = 0.2
+    dynamic: DynamicIds | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,10 +277,17 @@ class Fields:
                         f"tables: {pattern!r} sets embedding_dim {said['embedding_dim']}, but table {name!r} holds "
                         f"{zero_columns} linear weight(s) a row; name only tables whose width can be chosen"
                     )
+        if "cache_share" in said and said.get("memory") != "cached":
+            raise UserError(
+                f"tables: {name!r} has cache_share {said['cache_share']:g}, but its memory is "
+                f"{said.get('memory', 'device')}; set memory: cached, or leave cache_share out"
+            )
         dim = zero_columns + said.pop("embedding_dim", embedding_dim)
+        dynamic = _dynamic_ids(name, declared, said.pop("dynamic", None))
         return EmbeddingTable(
             name=name,
-            num_embeddings=declared.num_embeddings,
+            num_embeddings=dynamic.num_embeddings if dynamic else declared.num_embeddings,
+            dynamic=dynamic,
             embedding_dim=dim,
             zero_columns=zero_columns,
             **(defaults | said | {"init": init}),
@@ -279,3 +307,16 @@ class Fields:
         for pattern in self.settings:
             if pattern != "*" and pattern not in self._matched:
                 raise UserError("tables: " + unknown("table", pattern, sorted(set(tables))))
+
+
+def _dynamic_ids(table: str, declared: SparseFeature, config: DynamicConfig | None) -> DynamicIds | None:
+    is_raw = isinstance(declared.ids, Raw)
+    if is_raw and (config is None or config.rows is None):
+        raise UserError(
+            f"tables: the ids of feature {declared.name!r} are raw, any 64-bit number, but table {table!r} does not "
+            f"say how many of them have a row; set `tables: {{{table}: {{dynamic: {{rows: ...}}}}}}`, or hash the ids"
+        )
+    if config is None:
+        return None
+    rows = declared.num_embeddings if config.rows is None else config.rows
+    return DynamicIds(declared.table_name, config.model_copy(update={"rows": rows}))

@@ -62,15 +62,20 @@ class Case:
 
 def draw_ids(case: Case, count: int, generator: torch.Generator) -> Tensor:
     """[count] int64 ids of a power law, frequent ones anywhere among the rows."""
+    return mixed(draw_ranks(count, case.rows, case.skew, generator)).remainder_(case.rows)
+
+
+def draw_ranks(count: int, numbers: int, skew: float, generator: torch.Generator) -> Tensor:
+    """[count] int64 in [0, numbers), n as frequent as (n + 1)^-skew."""
     u = torch.rand(count, generator=generator, dtype=torch.float64)
-    if case.skew == 0:
-        rank = u * case.rows
-    elif case.skew == 1:
-        rank = torch.exp(u * torch.log(torch.tensor(float(case.rows + 1)))) - 1
-    else:  # the inverse of the integral of x^-skew from 1 to rows + 1
-        power = 1 - case.skew
-        rank = (1 + u * ((case.rows + 1.0) ** power - 1)) ** (1 / power) - 1
-    return mixed(rank.long().clamp_(0, case.rows - 1)).remainder_(case.rows)
+    if skew == 0:
+        rank = u * numbers
+    elif skew == 1:
+        rank = torch.exp(u * torch.log(torch.tensor(float(numbers + 1)))) - 1
+    else:  # the inverse of the integral of x^-skew from 1 to numbers + 1
+        power = 1 - skew
+        rank = (1 + u * ((numbers + 1.0) ** power - 1)) ** (1 / power) - 1
+    return rank.long().clamp_(0, numbers - 1)
 
 
 def made_batches(case: Case, names: Iterable[str], device: torch.device, world_size: int, rank: int) -> list[Batch]:

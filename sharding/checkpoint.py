@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,8 +27,9 @@ from sharding.optimizers import row_update
 from sharding.tables import LiveTable, TableShard, physical_dim
 
 CHUNK_BYTES = 32 << 20
+_BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
-_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 SAVED_DTYPES = {code: dtype for dtype, code in _CODES.items()}
 REPLACE = "restore the file from a copy, or resume from an earlier step"  # what to do about a damaged one
 
@@ -56,9 +58,7 @@ def write_tables(
                 shard = _share(shard, rank, ranks)
             if len(shard.weight):
                 entries.append(_write_shard(inside, table, shard))
-    descriptor = os.open(inside, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_folder(inside)
     return entries
 
 
@@ -71,23 +71,8 @@ def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
 
 def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
     tensors = {name: table.logical(shard, name) for name in shard.tensors}
-    described: dict[str, Any] = {}
-    header: dict[str, Any] = {"__metadata__": {"table": table.name, "row": str(shard.row), "column": str(shard.column)}}
-    at = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-        described[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape)}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)
     path = inside / f"{quote(table.name, safe='')}.r{shard.row}.c{shard.column}.safetensors"
-    with open(path, "xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(struct.pack("<Q", len(text)) + text))
-        for name, tensor in tensors.items():
-            described[name]["start"] = file.tell()
-            described[name]["chunk_rows"], described[name]["crc32"] = _write_rows(file.fileno(), tensor)
-        os.fsync(file.fileno())
+    described = write_file(path, tensors, {"table": table.name, "row": str(shard.row), "column": str(shard.column)})
     return {
         "table": table.name,
         **_description(table),
@@ -96,6 +81,39 @@ def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
         "column": shard.column,
         "tensors": described,
     }
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
+    """Streams tensors [rows] or [rows, columns] to a new safetensors file, on disk when it returns.
+
+    Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32.
+    """
+    described: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        described[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape)}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)
+    with open(path, "xb", buffering=0) as file:
+        _write_all(file.fileno(), memoryview(struct.pack("<Q", len(text)) + text))
+        for name, tensor in tensors.items():
+            described[name]["start"] = file.tell()
+            described[name]["chunk_rows"], described[name]["crc32"] = _write_rows(file.fileno(), tensor)
+        os.fsync(file.fileno())
+    return described
+
+
+def sync_folder(path: Path) -> None:
+    """Puts a folder's list of files on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _description(table: LiveTable) -> Entry:
@@ -107,18 +125,33 @@ def _description(table: LiveTable) -> Entry:
         "dtype": table.table.dtype,
         "optimizer": table.table.optimizer.name,
         "physical_dim": physical_dim(table.table),
+        "dynamic": table.table.dynamic.name if table.table.dynamic else None,
     }
 
 
 def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
-    """Streams a tensor's rows; returns the rows of a chunk and each chunk's CRC32."""
+    """Streams a tensor's rows; returns the rows of a chunk and each chunk's CRC32, taken while the chunk is written."""
     step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
     sums = []
-    for start in range(0, len(tensor), step):
-        chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        sums.append(zlib.crc32(chunk))
-        _write_all(descriptor, chunk)
+    with ThreadPoolExecutor(1) as beside:
+        for start in range(0, len(tensor), step):
+            chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            checksum = beside.submit(zlib.crc32, chunk)
+            _write_all(descriptor, chunk)
+            _write_behind(descriptor)
+            sums.append(checksum.result())
     return step, sums
+
+
+def _write_behind(descriptor: int) -> None:
+    """Has the disk begin on what was written, rather than at the final sync, and drops what it has taken from memory.
+
+    Otherwise a large checkpoint first fills the page cache, and pushes out what the run reads.
+    """
+    if hasattr(os, "posix_fadvise"):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        start = max(0, end - _BEHIND_BYTES)
+        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
@@ -137,7 +170,7 @@ def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, Liv
     short or changed. Tables may be half filled then.
     """
     by_table = entries_by_table(entries)
-    _check_model(folder, by_table, tables, grow)
+    check_model(folder, by_table, tables, grow)
     scratch = Scratch()
     for name, table in tables.items():
         for shard in table.shards:
@@ -148,7 +181,10 @@ def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, Liv
                 fill_rectangle(folder, by_table[name], tensor, target, shard.row, shard.column, scratch, scale)
 
 
-def _check_model(folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool) -> None:
+def check_model(
+    folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool = False
+) -> None:
+    """Raises UserError where a checkpoint's tables are not the model's. Of frozen ones only rows and dims count."""
     other = f"{folder} is a checkpoint of another model"
     remedy = "use the model and tables it was made with, or another run folder"
     for name in tables.keys() ^ entries.keys():
@@ -157,11 +193,17 @@ def _check_model(folder: Path, entries: Mapping[str, list[Entry]], tables: Mappi
     for name, table in tables.items():
         wanted = _description(table)
         for entry in entries[name]:
-            for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer"):
+            spaces = (entry.get("dynamic"), wanted["dynamic"])
+            if spaces[0] != spaces[1]:
+                there, here = (f"dynamic (ids of {ids!r})" if ids else "fixed" for ids in spaces)
+                raise UserError(f"{other}: table {name!r} is {there} there and {here} here; {remedy}")
+            for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer")[: 2 if table.table.frozen else None]:
                 found, expected = entry[what], wanted[what]
                 if found == expected or (what == "num_embeddings" and grow and found < expected):
                     continue
                 raise UserError(f"{other}: table {name!r} has {what} {found} there and {expected} here; {remedy}")
+            if table.table.frozen:
+                continue
             state = row_update(table.table).state_shapes(1, 1).keys()
             if state != entry["tensors"].keys() - {"weight"}:  # momentum is a state that sgd may have or not
                 there, here = (", ".join(sorted(s)) or "none" for s in (entry["tensors"].keys() - {"weight"}, state))

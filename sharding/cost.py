@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from models.inputs import EmbeddingTable, Input
 from sharding.lookup import Kind, group_tables
-from sharding.plan import Plan, TablePlan, shard_bytes
-from sharding.tables import DTYPES, physical_dim
+from sharding.plan import Plan, TablePlan
+from sharding.row_memory import shard_bytes, slowdown
+from sharding.tables import physical_dim, row_bytes
 from sharding.topology import Topology
 
 ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
@@ -221,13 +222,17 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
 
 
 class _TableCost:
-    """One table's bytes on each rank: read and written (`read`, `updated`), exchanged, and held meanwhile."""
+    """One table's bytes on each rank: read and written (`read`, `updated`), exchanged, and held meanwhile.
+
+    Those read over a bus count as many times as they are slower.
+    """
 
     def __init__(self, planned: TablePlan, topology: Topology, workload: Workload) -> None:
         self.planned, self.table = planned, planned.table
         self.topology = topology
         self.reads = workload.reads[planned.name]
         self.batch = workload.global_batch_size
+        self.slowdown = slowdown(self.table, topology)
         ranks = topology.world_size
         self.read, self.updated, self.buffers = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
         self.ids, self.vectors, self.copies = (Traffic.none(ranks) for _ in range(3))
@@ -244,7 +249,7 @@ class _TableCost:
         rows, columns = self.table.num_embeddings, physical_dim(self.table)
         ranks = self.topology.world_size
         vectors = self.batch / ranks * self.reads.vectors * columns * VECTOR_BYTES
-        self.read += _row_bytes(self.table, columns) * self.batch / ranks * self.reads.ids + vectors
+        self.read += row_bytes(self.table, columns) * self.batch / ranks * self.reads.ids + vectors
         buffer = 4.0 * rows * (columns + 1)
         touched = self._touched(rows, self.batch * self.reads.ids)
         # the buffer is zeroed, divided (read and written) and read; gradients are added to it, then rows change
@@ -287,9 +292,9 @@ class _TableCost:
 
     def _lookup(self, ids: Numbers, rows: Numbers, columns: int, given: Numbers) -> None:
         """Rows are read and vectors written; gradients are read for every id, and each row named is changed once."""
-        self.read += ids * _row_bytes(self.table, columns) + given
+        self.read += ids * row_bytes(self.table, columns) * self.slowdown + given
         touched = self._touched(rows, ids)
-        self.updated += ids * columns * VECTOR_BYTES + touched * _change_bytes(self.table, columns)
+        self.updated += ids * columns * VECTOR_BYTES + touched * _change_bytes(self.table, columns) * self.slowdown
 
     def _touched(self, rows: Numbers | float, ids: Numbers | float) -> Numbers:
         """Distinct rows among `ids` draws of `rows`; all, where every step updates all."""
@@ -298,10 +303,6 @@ class _TableCost:
             return np.asarray(rows, float)
         rows = np.maximum(np.asarray(rows, float), 1)
         return rows * -np.expm1(-np.asarray(ids, float) / rows)
-
-
-def _row_bytes(table: EmbeddingTable, columns: int) -> int:
-    return columns * DTYPES[table.dtype].itemsize
 
 
 def _change_bytes(table: EmbeddingTable, columns: int) -> int:

@@ -19,7 +19,9 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 
 from data_pipeline.batch import Batch
 from models.inputs import TableOptimizer
+from sharding.dynamic_tables import DynamicTables
 from sharding.frequency import SampleCounts
+from sharding.id_map import IdMap
 from sharding.initialize import initialize_tables
 from sharding.lookup import EmbeddingLookup, Group
 from sharding.plan import Plan, TablePlan
@@ -79,10 +81,17 @@ class Distributed:
         self.replicas.set_loss_weight(total)
 
     def set_step(self, step: int) -> None:
-        """Says which step comes next: what fp16 rows are rounded by depends on it."""
+        """Says which step comes next, before its forward pass: ids are counted in it, fp16 rows rounded by it."""
         for kernel in self._kernels:
             kernel.set_step(self._seed, step)
         self.replicas.set_step(self._seed, step)
+        if self.lookup.dynamic is not None:
+            self.lookup.dynamic.step = step
+
+    @property
+    def id_maps(self) -> dict[str, IdMap]:
+        """This rank's part of the id maps of dynamic tables, by id space."""
+        return self.lookup.dynamic.maps if self.lookup.dynamic is not None else {}
 
     @property
     def counted_tables(self) -> tuple[str, ...]:
@@ -167,7 +176,10 @@ def distribute(
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, held) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
-    initialize_tables(tables.values(), seed)
+    initialize_tables([t for t in tables.values() if not t.table.frozen], seed)
+    lookup.use_dynamic(
+        DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
+    )
     distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group, seed)
     distributed.set_step(0)
     return distributed
@@ -198,7 +210,7 @@ def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list
 def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPlan:
     def sharding(table: TablePlan) -> Any:
         shards = [(s.rank, s.row, s.column, s.rows, s.columns) for s in table.shards]
-        return parameter_sharding(table.placement, shards, plan.device, plan.local_world_size)
+        return parameter_sharding(table.table, table.placement, shards, plan.device, plan.local_world_size)
 
     modules = {}
     for i, part in enumerate(lookup.collections):

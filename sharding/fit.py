@@ -11,7 +11,8 @@ from dataclasses import replace
 from data_pipeline.errors import UserError
 from models.inputs import EmbeddingTable
 from sharding.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
-from sharding.plan import TablePlan, bytes_per_rank, readable, replica_bytes, shard_bytes, table_bytes
+from sharding.plan import TablePlan, bytes_per_rank, readable, replica_bytes, table_bytes
+from sharding.row_memory import described_memory, device_bytes, may_lie_on_host, whole_host_bytes
 from sharding.tables import physical_dim
 from sharding.topology import Topology
 
@@ -54,6 +55,31 @@ def check_memory(tables: Tables, plans: Mapping[str, TablePlan], topology: Topol
     raise PlanError("; ".join([*said, _remedy(tables, [p.name for p in on_rank], topology)]))
 
 
+def check_host_memory(plans: Mapping[str, TablePlan], topology: Topology) -> None:
+    """Raises PlanError for the host whose memory is short of most, of rows that GPUs read there."""
+    local = topology.local_world_size
+    held = [0] * topology.hosts
+    for planned in plans.values():
+        for rank, size in planned.host_bytes_by_rank.items():
+            held[rank // local] += size
+    needed = max(held)
+    if not needed:
+        return
+    tables = sorted((p.table for p in plans.values()), key=whole_host_bytes, reverse=True)
+    named = ", ".join(f"{t.name} ({described_memory(t)})" for t in tables[:_NAMED] if whole_host_bytes(t))
+    if topology.host_memory is None:
+        raise PlanError(
+            f"tables lie in host memory, {readable(needed)} of them on a host, and it is not said how much there is: "
+            f"{named}; give --host-memory, or set their memory: device"
+        )
+    if (short := needed - topology.host_memory) > 0:
+        raise PlanError(
+            f"not enough host memory: host {held.index(needed)} would hold {readable(needed)} of tables and has "
+            f"{readable(topology.host_memory)} for them, {_exactly(short)} short; largest: {named}; use more hosts, "
+            "dtype fp16, or fewer tables outside of device memory"
+        )
+
+
 def _exactly(count: int) -> str:
     return f"{count:,} bytes" if count < _EXACT_BELOW else readable(count)
 
@@ -73,7 +99,7 @@ def least_peak(tables: Tables, ranks: int) -> int:
             for rank, size in column_blocks(table, ranks, first=i).bytes_by_rank.items():
                 columns[rank] += size
         elif placement == "row_wise" or (placement is None and has_row_blocks(table, ranks)):
-            spread += shard_bytes(table, -(-table.num_embeddings // ranks), physical_dim(table))
+            spread += device_bytes(table, -(-table.num_embeddings // ranks), physical_dim(table))
         else:
             whole.append(table_bytes(table))
     loads = [0] * ranks
@@ -85,8 +111,11 @@ def least_peak(tables: Tables, ranks: int) -> int:
 def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
     """How many hosts of as many ranks with as much memory each hold the tables; None: none up to `MOST_RANKS` do."""
 
+    on_hosts = sum(map(whole_host_bytes, tables.values()))
+
     def fits(hosts: int) -> bool:
-        return least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
+        held = least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
+        return held and (topology.host_memory is None or on_hosts <= hosts * topology.host_memory)
 
     enough = 1
     while not fits(enough):
@@ -106,7 +135,7 @@ def _remedy(tables: Tables, on_rank: list[str], topology: Topology) -> str:
     found = [placing] if placing and _fits(freed, topology) else []
     if hosts := fewest_hosts(tables, topology):
         found.append(_hosts(hosts, topology))
-    found += _lighter(tables, topology)
+    found += _lighter(tables, topology) + _offloaded(tables, on_rank, topology)
     if found:
         return f"would fit: {', or '.join(found)}"
     hosts = fewest_hosts(freed, topology)
@@ -159,12 +188,12 @@ def _in_rows(table: EmbeddingTable) -> EmbeddingTable:
 
 def _half(table: EmbeddingTable) -> EmbeddingTable:
     assert table.optimizer is not None
-    return table if table.optimizer.name == "ftrl" else replace(table, dtype="fp16")
+    return table if table.optimizer.name == "ftrl" or table.frozen else replace(table, dtype="fp16")
 
 
 def _rowwise(table: EmbeddingTable) -> EmbeddingTable:
     assert table.optimizer is not None
-    if table.placement == "column_wise" or decays_whole(table):
+    if table.placement == "column_wise" or decays_whole(table) or table.frozen:
         return table
     rate = table.optimizer.learning_rate
     return replace(table, optimizer=type(table.optimizer)(name="rowwise_adagrad", learning_rate=rate))
@@ -175,6 +204,20 @@ _LIGHTER: tuple[tuple[Callable[[EmbeddingTable], EmbeddingTable], str], ...] = (
     (_rowwise, "optimizer rowwise_adagrad"),
     (lambda table: _half(_rowwise(table)), "dtype fp16 with optimizer rowwise_adagrad"),
 )
+
+
+def _offloaded(tables: Tables, on_rank: Iterable[str], topology: Topology) -> list[str]:
+    """Host memory for the largest table of a rank that may lie there, if that is enough."""
+    there = (topology.host_memory or 0) * topology.hosts if topology.device == "cuda" else 0
+    name = next((n for n in on_rank if may_lie_on_host(tables[n])), None)
+    if name is None:
+        return []
+    for memory in ("cached", "managed"):
+        table = replace(tables[name], memory=memory)
+        changed = {**tables, name: table}
+        if sum(map(whole_host_bytes, changed.values())) <= there and _fits(changed, topology):
+            return [f"memory: {memory} for {name!r}"]
+    return []
 
 
 def _all(tables: Tables, change: Callable[[EmbeddingTable], EmbeddingTable]) -> Tables:

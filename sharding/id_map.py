@@ -13,13 +13,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from models.dynamic_ids import DynamicConfig, DynamicIds
 from sharding.draws import mixed, signed
-from sharding.dynamic_config import DynamicConfig
-from sharding.set_cache import NEVER, Geometry, Placed, SetCache
+from sharding.set_cache import NEVER, UNUSED, Geometry, Placed, SetCache
 
 _BITS = 31
 _LARGEST = (1 << _BITS) - 1  # steps are less; counts are compared up to here
 _AGED = 1 << 62
+
+ROW_BYTES, CANDIDATE_BYTES = 4 * 8, 3 * 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ class IdMap:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.name, self.seed = config, name, seed
-        self.geometry = geometry or Geometry.of(config.rows)
+        if geometry is None:
+            assert config.rows is not None
+            geometry = Geometry.of(config.rows)
+        self.geometry = geometry
         self.buckets = range(self.geometry.buckets) if buckets is None else buckets
         self.counters = IdCounters()
         place, worth = torch.device(device), partial(worth_of_rows, evict=config.evict, age=config.age)
@@ -104,6 +109,11 @@ class IdMap:
         if kept is None:
             return {}
         return {"candidate_id": kept.ids, "candidate_count": kept.count, "candidate_last_use": kept.last_use}
+
+    @property
+    def candidate_rows(self) -> int:
+        """Candidates that all parts together may hold."""
+        return self._candidates.geometry.rows if self._candidates else 0
 
     def occupied(self) -> int:
         """Rows of this part that an id has."""
@@ -151,6 +161,39 @@ class IdMap:
             placed.evicted_ids[taken],
         )
 
+    @torch.no_grad()
+    def fill(self, ids: Tensor, step: int) -> Tensor:
+        """Gives free rows to distinct `ids` [n] int64 of this part that have none: [n] rows in the table, -1 for none.
+
+        No id loses its row for them. They count as if each had occurred once in `step`, which may be -1; an id for
+        which no row is free stays as it was.
+        """
+        order, sets = self._arranged(ids)
+        ids, candidates = ids.index_select(0, order), self._candidates
+        counts = torch.ones_like(ids)
+        known = torch.full_like(ids, -1) if candidates is None else candidates.find(ids, sets)
+        if candidates is not None:
+            counts += torch.where(known >= 0, candidates.count[known.clamp(min=0)], 0)
+        placed = self._rows.place(ids, counts, sets, step, evict=False).rows
+        has_row = placed >= 0
+        if candidates is not None:
+            candidates.free(known[has_row & (known >= 0)])
+        self._admitted.index_fill_(0, placed[has_row], step)
+        self.counters.admissions += int(has_row.sum())
+        rows = torch.empty_like(placed).index_copy_(0, order, placed)
+        return torch.where(rows < 0, rows, rows + self.first_row)
+
+    @torch.no_grad()
+    def start_over(self, step: int) -> None:
+        """Counts steps anew: what was last used k steps before `step` is k steps old at step 0.
+
+        For a run that starts with the map of another, which had come to `step`. Ids keep their counts.
+        """
+        for held in (self._rows, self._candidates):
+            if held is not None:
+                held.last_use.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(held.count == 0, UNUSED)
+        self._admitted.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(self._rows.count == 0, 0)
+
     def _arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         order, sets = self.geometry.arranged(ids)
         return order, sets.sub_(self.buckets.start * self.geometry.bucket_sets)
@@ -197,6 +240,12 @@ class IdMap:
         words = mixed(ids + signed(int.from_bytes(digest, "little")))
         drawn = (words >> 11).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
         return drawn < 1 - (1 - self.config.probability) ** counts.double()
+
+
+def id_map_bytes(ids: DynamicIds) -> int:
+    """Bytes of a whole id map; a rank has its share."""
+    candidates = ids.buckets.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
+    return ids.buckets.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
 
 
 def worth_of_rows(count: Tensor, last_use: Tensor, step: int, evict: str = "lfu", age: int | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.inputs import EmbeddingTable
-from sharding.tables import LiveTable, TableShard
+from sharding.tables import LiveTable, TableShard, starts_at_zero
 
 BLOCK_ROWS = 65_536
 BLOCK_BYTES = 32 << 20
@@ -49,20 +49,16 @@ def draw_block(table: EmbeddingTable, seed: int, block: int) -> np.ndarray:
 
 @torch.no_grad()
 def initialize_tables(tables: Iterable[LiveTable], seed: int) -> None:
-    """Fills this rank's shards with the first values of `seed`: weights as declared, padding and state 0.
-
-    FTRL's weights follow from its state, so that they start at 0 whatever is declared.
-    """
+    """Fills this rank's shards with the first values of `seed`: weights as declared, padding and state 0."""
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:
         waiting = []
         for table in tables:
             rows = block_rows(table.table.embedding_dim)
-            starts_at_zero = table.table.optimizer is not None and table.table.optimizer.name == "ftrl"
             for shard in table.shards:
                 for name, tensor in shard.tensors.items():
-                    if name != "weight" or starts_at_zero:
+                    if name != "weight" or starts_at_zero(table.table):
                         tensor.zero_()
-                if starts_at_zero:
+                if starts_at_zero(table.table):
                     continue
                 first, last = shard.row // rows, (shard.row + len(shard.weight) - 1) // rows
                 waiting += [threads.submit(_fill, table, shard, seed, b) for b in range(first, last + 1)]

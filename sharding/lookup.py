@@ -26,11 +26,12 @@ from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
 from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
 from sharding.assemble import Assemble, Route
+from sharding.dynamic_tables import DynamicTables, dynamic_features
 from sharding.initialize import initialize_tables
 from sharding.tables import LiveTable, TableShard, declared_tables, module_name, physical_dim
 
 Kind = Literal["bags", "weighted_bags", "sequences"]
-_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
+_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.FP32}  # of vectors
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,13 @@ class EmbeddingLookup(nn.Module):
         self.dense_names = tuple(dense_names)
         self.groups = group_tables(inputs, self.weighted_names)
         device = torch.device(device)
+        self.dynamic_features = dynamic_features(pair for group in self.groups for pair in group.features.items())
+        self.dynamic: DynamicTables | None = None
         self.use([(group, group.collection(device)) for group in self.groups])
         if device.type != "meta":
-            initialize_tables(self.unsharded_tables().values(), seed)
+            tables = self.unsharded_tables()
+            initialize_tables(tables.values(), seed)
+            self.use_dynamic(DynamicTables(self.dynamic_features, tables.values(), seed=seed, device=device))
 
     def resolve(self, tables: Mapping[str, EmbeddingTable]) -> None:
         """Puts tables whose optimizer is resolved, by name, in place of the inputs' own, and groups them anew."""
@@ -187,7 +192,13 @@ class EmbeddingLookup(nn.Module):
         }
         self.assemble = Assemble(self.inputs, routes, self.dense_names, self.weighted_names)
 
+    def use_dynamic(self, dynamic: DynamicTables) -> None:
+        """Lets ids get their rows from `dynamic`, where there are tables that need it."""
+        self.dynamic = dynamic if self.dynamic_features else None
+
     def forward(self, batch: Batch) -> dict[str, Tensor | Jagged]:
+        if self.dynamic is not None:
+            batch = self.dynamic.rows(batch, training=self.training)
         return self.assemble([part(batch) for part in self.parts], batch)
 
     @property

@@ -27,7 +27,14 @@ _FUSED = {
 
 
 def check_table(table: EmbeddingTable, device: str) -> None:
-    """Raises UserError for a dtype that the device's kernels, or the table's resolved optimizer, do not have."""
+    """Raises UserError for what the device's kernels, or the table's resolved optimizer, do not have."""
+    if table.frozen:
+        return
+    if table.dtype == "int8":
+        raise UserError(
+            f"table {table.name!r}: int8 rows cannot be trained; train with dtype fp32 or fp16, and score with "
+            "`shardrec evaluate --rows int8` or `shardrec predict --rows int8`"
+        )
     if table.dtype not in TABLE_DTYPES[device]:
         raise UserError(
             f"table {table.name!r}: dtype {table.dtype} is not one that {device} has kernels for; "
@@ -37,6 +44,11 @@ def check_table(table: EmbeddingTable, device: str) -> None:
         raise UserError(
             f"table {table.name!r}: ftrl computes each weight anew from the last one, which rounding to {table.dtype} "
             "would hold in place; choose dtype fp32, or another optimizer"
+        )
+    if table.dynamic and table.optimizer is not None and table.optimizer.decay == "frequency":
+        raise UserError(
+            f"table {table.name!r}: decay: frequency counts the rows of the training data before the first step, but a "
+            "dynamic table's rows are given to ids as they come; choose decay: batch"
         )
 
 

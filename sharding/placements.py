@@ -7,17 +7,22 @@ from sharding.tables import KERNEL_COLUMNS, physical_dim
 
 def decays_whole(table: EmbeddingTable) -> bool:
     """Whether every step updates all rows, which only replicas can."""
-    return table.optimizer is not None and table.optimizer.decay == "table"
+    return table.optimizer is not None and table.optimizer.decay == "table" and not table.frozen
 
 
 def asked_placement(table: EmbeddingTable, world_size: int) -> Placement | None:
-    """The placement asked for, or table-wise where the table is too small for it; None: free to choose."""
+    """The placement asked for, or table-wise where the table is too small for it; None: free to choose.
+
+    Rows in host memory are spread, if nothing is asked, so that they are read over the buses of all GPUs.
+    """
     if decays_whole(table):
         return "data_parallel"
     if table.placement == "row_wise" and not has_row_blocks(table, world_size):
         return "table_wise"
     if table.placement == "column_wise" and physical_dim(table) <= KERNEL_COLUMNS:
         return "table_wise"
+    if table.placement is None and table.memory != "device" and has_row_blocks(table, world_size):
+        return "row_wise"
     return table.placement
 
 

@@ -1,14 +1,14 @@
 """A plan: where each table's rows lie and what they cost in memory. Plain values; `planner.py` decides them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from statistics import median
 
 from models.inputs import EmbeddingTable, Placement
-from sharding.optimizers import row_update
-from sharding.tables import DTYPES, physical_dim
+from sharding.id_map import id_map_bytes
+from sharding.row_memory import described_memory, device_bytes, host_bytes
+from sharding.tables import physical_dim
 
 FEW_RANKS = 4
 """Ranks that a report has columns for; of more it tells the shards of each table, and how the ranks compare."""
@@ -27,15 +27,9 @@ class ShardPlan:
     columns: int
 
 
-def shard_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
-    """Bytes of weights and optimizer state for so many rows and physical columns of a table."""
-    states = row_update(table).state_shapes(rows, columns).values()
-    return rows * columns * DTYPES[table.dtype].itemsize + 4 * sum(prod(shape) for shape in states)
-
-
 def table_bytes(table: EmbeddingTable) -> int:
-    """Bytes of a whole table with its state."""
-    return shard_bytes(table, table.num_embeddings, physical_dim(table))
+    """Bytes of a whole table with its state, without those in the memory of a GPU's host."""
+    return device_bytes(table, table.num_embeddings, physical_dim(table))
 
 
 def replica_bytes(table: EmbeddingTable) -> int:
@@ -60,11 +54,19 @@ class TablePlan:
         """Bytes on each rank that holds anything of the table."""
         if self.placement == "data_parallel":
             return dict.fromkeys((s.rank for s in self.shards), replica_bytes(self.table))
+        return self._by_rank(device_bytes)
+
+    @cached_property
+    def host_bytes_by_rank(self) -> dict[int, int]:
+        """Bytes that each of these ranks has in the memory of its GPU's host."""
+        return self._by_rank(host_bytes)
+
+    def _by_rank(self, size_of: Callable[[EmbeddingTable, int, int], int]) -> dict[int, int]:
         sizes: dict[tuple[int, int], int] = {}  # thousands of row-wise shards have two sizes
         held: dict[int, int] = {}
         for s in self.shards:
             if (s.rows, s.columns) not in sizes:
-                sizes[s.rows, s.columns] = shard_bytes(self.table, s.rows, s.columns)
+                sizes[s.rows, s.columns] = size_of(self.table, s.rows, s.columns)
             held[s.rank] = held.get(s.rank, 0) + sizes[s.rows, s.columns]
         return held
 
@@ -73,7 +75,7 @@ class TablePlan:
         """Bytes of the largest shard."""
         if self.placement == "data_parallel":
             return replica_bytes(self.table)
-        return max(shard_bytes(self.table, *shape) for shape in {(s.rows, s.columns) for s in self.shards})
+        return max(device_bytes(self.table, *shape) for shape in {(s.rows, s.columns) for s in self.shards})
 
     def bytes_on(self, rank: int) -> int:
         return self.bytes_by_rank.get(rank, 0)
@@ -92,20 +94,45 @@ def bytes_per_rank(tables: Iterable[TablePlan], world_size: int) -> list[int]:
     return held
 
 
+def id_map_share(tables: Iterable[EmbeddingTable], world_size: int) -> int:
+    """Bytes that each rank holds of the id maps of dynamic tables."""
+    spaces = dict.fromkeys(t.dynamic for t in tables if t.dynamic)
+    return sum(-(-id_map_bytes(ids) // world_size) for ids in spaces)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All tables' placements for `world_size` ranks, `local_world_size` of them on each host."""
+    """All tables' placements for `world_size` ranks, `local_world_size` of them on each host.
+
+    notes: what was asked for and means nothing there.
+    """
 
     tables: dict[str, TablePlan]
     world_size: int
     local_world_size: int
     device: str
     memory_per_rank: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def host_bytes(self) -> tuple[int, ...]:
+        """Tables' bytes in the memory of each GPU host."""
+        hosts = [0] * -(-self.world_size // self.local_world_size)
+        for table in self.tables.values():
+            for rank, size in table.host_bytes_by_rank.items():
+                hosts[rank // self.local_world_size] += size
+        return tuple(hosts)
 
     @property
     def bytes_per_rank(self) -> tuple[int, ...]:
-        """Tables with their optimizer state, and the gradient buffers of data-parallel ones."""
-        return tuple(bytes_per_rank(self.tables.values(), self.world_size))
+        """Tables with their optimizer state, the gradient buffers of data-parallel ones, and id maps."""
+        held = bytes_per_rank(self.tables.values(), self.world_size)
+        return tuple(size + self.id_map_bytes for size in held)
+
+    @property
+    def id_map_bytes(self) -> int:
+        """Of each rank."""
+        return id_map_share((p.table for p in self.tables.values()), self.world_size)
 
     def report(self) -> str:
         """A plain-text table: table, rows, dim, dtype, optimizer and placement, then what is where.
@@ -113,7 +140,16 @@ class Plan:
         That is rows and bytes on each rank; of more than `FEW_RANKS` ranks the shards of each table and the ranks that
         have them, and below the table how the ranks' memory compares.
         """
-        return self._by_rank() if self.world_size <= FEW_RANKS else self._by_table()
+        text = self._by_rank() if self.world_size <= FEW_RANKS else self._by_table()
+        return text + "".join(f"{line}\n" for line in (*self._memory_lines(), *self.notes))
+
+    def _memory_lines(self) -> list[str]:
+        """Which tables lie in host memory, and how much of it they take."""
+        outside = [p.table for p in self.tables.values() if p.table.memory != "device"]
+        if not outside:
+            return []
+        named = ", ".join(f"{t.name}: {described_memory(t)}" for t in outside)
+        return [f"rows in host memory: {named}; {_span(self.host_bytes)} of each host"]
 
     def _by_rank(self) -> str:
         ranks = range(self.world_size)
@@ -124,6 +160,13 @@ class Plan:
             lines.append([*_described(plan), *rows, *(readable(plan.bytes_on(r)) for r in ranks)])
         total = [sum(p.rows_on(r) for p in self.tables.values()) for r in ranks]
         all_rows = sum(p.table.num_embeddings for p in self.tables.values())
+        if self.id_map_bytes:
+            maps = [
+                "id maps",
+                *[""] * (len(_DESCRIBED) - 1 + len(ranks)),
+                *[readable(self.id_map_bytes) for _ in ranks],
+            ]
+            lines.append(maps)
         lines.append(["total", f"{all_rows:,}", "", "", "", "", *(f"{n:,}" for n in total)])
         lines[-1] += [readable(n) for n in self.bytes_per_rank]
         text = _aligned(lines, left={0, 3, 4, 5})
@@ -137,6 +180,9 @@ class Plan:
             sizes = [readable(plan.largest_shard), readable(sum(held.values()))]
             lines.append([*_described(plan), f"{len(plan.shards):,}", *sizes, ranks])
         all_rows = sum(p.table.num_embeddings for p in self.tables.values())
+        if share := self.id_map_bytes:
+            maps = ["", f"{self.world_size:,}", readable(share), readable(share * self.world_size), "all"]
+            lines.append(["id maps", "", "", "", "", *maps])
         lines.append(["total", f"{all_rows:,}", "", "", "", "", "", "", readable(sum(self.bytes_per_rank)), ""])
         return "\n".join([_aligned(lines, left={0, 3, 4, 5, 9}), *self._ranks_compared(), ""])
 

@@ -5,6 +5,7 @@ works on one machine for any other.
 
 - One rank: everything is table-wise, whatever was asked; the placements are the same thing there.
 - Tables that every step updates as a whole (`decay: table`) are data-parallel, on one rank too.
+- Tables outside of device memory go row-wise, unless another placement is asked.
 - Row-wise needs a row for every rank's equal block and column-wise more than four columns; tables too small for what
   was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
@@ -29,7 +30,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data_pipeline.errors import UserError
 from models.inputs import EmbeddingTable, Input, TableOptimizer
-from sharding.fit import PlanError, check_memory
+from sharding.fit import PlanError, check_host_memory, check_memory
 from sharding.optimizers import check_table
 from sharding.placements import (
     asked_placement,
@@ -40,7 +41,8 @@ from sharding.placements import (
     row_blocks,
     whole_table,
 )
-from sharding.plan import Plan, ShardPlan, TablePlan, bytes_per_rank, table_bytes
+from sharding.plan import Plan, ShardPlan, TablePlan, bytes_per_rank, id_map_share, table_bytes
+from sharding.row_memory import check_row_memory, described_memory
 from sharding.spread import ROW_WORK, spread_by_cost
 from sharding.tables import declared_tables, module_name, physical_dim
 from sharding.topology import Topology
@@ -61,8 +63,12 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
     tables = declared_tables(inputs, optimizer)
     for table in tables.values():
         check_table(table, topology.device)
+        check_row_memory(table)
         _check_placement(table)
+    tables, notes = _of_one_memory(tables) if topology.device == "cpu" else (tables, ())
     ranks = topology.world_size
+    whole = topology.memory_per_rank
+    topology = replace(topology, memory_per_rank=max(0, whole - id_map_share(tables.values(), ranks)))
     plans: dict[str, TablePlan] = {}
     for i, table in enumerate(tables.values()):
         placement = asked_placement(table, ranks)
@@ -78,16 +84,25 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
     left = replace(topology, memory_per_rank=topology.memory_per_rank - max(bytes_per_rank(plans.values(), ranks)))
     plans |= _spread({n: t for n, t in tables.items() if n not in plans}, inputs, left)
     check_memory(tables, plans, topology)
+    check_host_memory(plans, topology)
     return Plan(
         {n: plans[n] for n in tables},
         topology.world_size,
         topology.local_world_size,
         topology.device,
-        topology.memory_per_rank,
+        whole,
+        notes,
     )
 
 
 # ---------------------------------------------------------------- what is asked
+
+
+def _of_one_memory(tables: Mapping[str, EmbeddingTable]) -> tuple[dict[str, EmbeddingTable], tuple[str, ...]]:
+    """The tables as CPU workers have them, and what to say of those that were to lie elsewhere."""
+    named = [f"{t.name}: {described_memory(t)}" for t in tables.values() if t.memory != "device"]
+    notes = (f"memory is for GPUs and changes nothing on cpu ({', '.join(named)})",) if named else ()
+    return {name: replace(table, memory="device") for name, table in tables.items()}, notes
 
 
 def _check_placement(table: EmbeddingTable) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,34 +20,22 @@ BLOCK_BYTES = 8 << 20
 """Bytes of the largest tensor that go into one block of rows: much less than a chunk, as it is a copy besides."""
 
 
-@dataclass(frozen=True)
-class SavedTable:
-    """One table of a checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class SavedRows:
+    """Tensors of equally many rows, which several files may each hold a part of.
 
-    folder: the checkpoint. entries: what its manifest says of the table's files. tensors: `weight`, then the
-    optimizer's state by name, each with the shape of the whole table's: [rows, columns], or [rows].
+    folder: the checkpoint. entries: what its manifest says of the files. tensors: by name, each with the shape of the
+    whole: [rows, columns], or [rows].
     """
+
+    word: ClassVar[str]
+    """What such rows are of, in an error line."""
 
     folder: Path
     entries: Sequence[Entry]
     name: str
     num_embeddings: int
-    embedding_dim: int
-    dtype: str
-    optimizer: str
-    physical_dim: int
     tensors: Mapping[str, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, folder: Path, entries: Sequence[Entry]) -> "SavedTable":
-        """The table that all of `entries` are parts of."""
-        first = entries[0]
-        rows, columns = first["num_embeddings"], first["embedding_dim"]
-        state = [name for name in first["tensors"] if name != "weight"]
-        held = {n: first["tensors"][n]["shape"] for n in ["weight", *state]}
-        tensors = {name: (rows, columns) if len(shape) == 2 else (rows,) for name, shape in held.items()}
-        facts = (first["dtype"], first["optimizer"], first["physical_dim"])
-        return cls(folder, entries, first["table"], rows, columns, *facts, tensors)
 
     def file_sizes(self) -> dict[str, int]:
         """Bytes of each file. Raises UserError for one that is missing, or not as long as what the manifest names."""
@@ -93,6 +82,39 @@ class SavedTable:
             yield start, values
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedTable(SavedRows):
+    """One table of a checkpoint. tensors: `weight`, then the optimizer's state. dynamic: its id space, or None."""
+
+    word = "table"
+
+    embedding_dim: int
+    dtype: str
+    optimizer: str
+    physical_dim: int
+    dynamic: str | None = None
+
+    @classmethod
+    def of(cls, folder: Path, entries: Sequence[Entry]) -> "SavedTable":
+        """The table that all of `entries` are parts of."""
+        first = entries[0]
+        rows, columns = first["num_embeddings"], first["embedding_dim"]
+        state = [name for name in first["tensors"] if name != "weight"]
+        held = {n: first["tensors"][n]["shape"] for n in ["weight", *state]}
+        return cls(
+            folder=folder,
+            entries=entries,
+            name=first["table"],
+            num_embeddings=rows,
+            tensors={name: (rows, columns) if len(shape) == 2 else (rows,) for name, shape in held.items()},
+            embedding_dim=columns,
+            dtype=first["dtype"],
+            optimizer=first["optimizer"],
+            physical_dim=first["physical_dim"],
+            dynamic=first.get("dynamic"),
+        )
+
+
 def saved_tables(folder: Path, entries: Sequence[Entry]) -> dict[str, SavedTable]:
     """The tables of a checkpoint by name, in the order of its manifest."""
     return {name: SavedTable.of(folder, of_table) for name, of_table in entries_by_table(entries).items()}
@@ -101,8 +123,9 @@ def saved_tables(folder: Path, entries: Sequence[Entry]) -> dict[str, SavedTable
 class _Reader:
     """One tensor of a table, whose rows are asked for in ascending order: it keeps one chunk of each file in use."""
 
-    def __init__(self, table: SavedTable, tensor: str) -> None:
+    def __init__(self, table: SavedRows, tensor: str) -> None:
         self._table, self._tensor = table, tensor
+        self._named = f"{table.word} {table.name!r}"
         self._held: dict[str, tuple[Scratch, int, Tensor]] = {}
 
     def fill(self, target: Tensor, start: int) -> None:
@@ -111,7 +134,7 @@ class _Reader:
         for entry in self._table.entries:
             if self._tensor not in entry["tensors"]:
                 file = self._table.folder / entry["file"]
-                raise UserError(f"{file}: holds no {self._tensor!r} of table {self._table.name!r}; {REPLACE}")
+                raise UserError(f"{file}: holds no {self._tensor!r} of {self._named}; {REPLACE}")
             shape = entry["tensors"][self._tensor]["shape"]
             top, end = entry["row"], entry["row"] + shape[0]
             at, bottom = max(start, top), min(stop, end)
@@ -123,7 +146,7 @@ class _Reader:
             if end <= stop:
                 self._held.pop(entry["file"], None)
         if filled != target.numel():
-            where = f"{self._table.folder}: the files of table {self._table.name!r}"
+            where = f"{self._table.folder}: the files of {self._named}"
             raise UserError(f"{where} hold {filled} of {target.numel()} values of rows {start} to {stop}; {REPLACE}")
 
     def _chunk(self, entry: Entry, row: int) -> tuple[int, Tensor]:

@@ -10,24 +10,14 @@ int64 is a legal id. Its last use is before any other, so that every policy take
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.dynamic_ids import Buckets
 from sharding.draws import mixed
-
-WAYS = 32
-"""Rows of a set. A million rows evict from a fill of 91 % on; with 16 ways it is 84 %, and finding takes 0.8 of the
-time."""
-
-FEW_WAYS = 8  # of tables under FEWEST_BUCKETS * WAYS rows
-
-BUCKET_ROWS = 4096
-"""Rows of a bucket, in tables that have enough: fewer make buckets too unequally full, more leave too few to deal."""
-
-FEWEST_BUCKETS, MOST_BUCKETS = 16, 1024
 
 NEVER = torch.iinfo(torch.int64).max
 """What a row is worth that is not to be taken."""
@@ -48,36 +38,8 @@ A free row is worth less than any other, one of this step's more.
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """`buckets` >= 2 buckets of `bucket_sets` sets of `ways` rows, a multiple of 8."""
-
-    buckets: int
-    bucket_sets: int
-    ways: int
-
-    @classmethod
-    def of(cls, rows: int) -> Self:
-        """The geometry of at least `rows` rows, a function of their number alone.
-
-        Up to 1 % more from 50,000 rows on, 0.4 % from a million; of fewer, less than 16 sets more.
-        """
-        ways = WAYS if rows >= FEWEST_BUCKETS * WAYS else FEW_WAYS
-        sets = max(2, -(-rows // ways))
-        buckets = min(MOST_BUCKETS, max(rows // BUCKET_ROWS, FEWEST_BUCKETS), sets)
-        bucket_sets = -(-sets // buckets)
-        return cls(-(-sets // bucket_sets), bucket_sets, ways)
-
-    def scaled(self, factor: float) -> Self:
-        """As many buckets and sets, whose ways are `factor` times as many: an id has the same sets in both."""
-        return replace(self, ways=8 * max(1, round(self.ways * factor / 8)))
-
-    @property
-    def bucket_rows(self) -> int:
-        return self.bucket_sets * self.ways
-
-    @property
-    def rows(self) -> int:
-        return self.buckets * self.bucket_rows
+class Geometry(Buckets):
+    """Buckets, and which of them and of their sets an id may be in."""
 
     def bucket_of(self, ids: Tensor) -> Tensor:
         """[n] int64 -> [n]: bucket b has the rows from b * bucket_rows on."""
@@ -170,21 +132,21 @@ class SetCache:
         self.count.index_fill_(0, rows, 0)
         self.last_use.index_fill_(0, rows, UNUSED)
 
-    def place(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int) -> Placed:
+    def place(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int, *, evict: bool = True) -> Placed:
         """Gives rows to distinct new `ids` [n], whose counts [n] and sets [n, choices] these are.
 
         In rounds. In each, an id that waits picks one of its sets: that with more free rows (the first, if both have
         as many); where neither has any, the one whose least row is worth less (of equal rows the first). Of the ids
         that picked a set, half as many as it has free rows get these in order, or one gets the least row: first come
-        those of larger count, then of smaller id. Rows named in `step` are not taken. An id waits until it has a row
-        or none is left for it.
+        those of larger count, then of smaller id. Rows named in `step` are not taken, nor without `evict` any that
+        an id has. An id waits until it has a row or none is left for it.
         """
         rows, evicted_ids = torch.full_like(ids, -1), torch.zeros_like(ids)
         evicted = torch.zeros_like(ids, dtype=torch.bool)
         waiting = self._in_order(ids, counts, sets)
         while len(waiting):
             waiting_sets = sets.index_select(0, waiting)
-            least = self._least(waiting_sets, step)
+            least = self._least(waiting_sets, step, evict)
             served, taken = self._serve(waiting_sets, least)
             won = waiting.index_select(0, served)
             rows.index_copy_(0, won, taken)
@@ -203,11 +165,15 @@ class SetCache:
         bucket = sets[:, 0].index_select(0, order) // self.geometry.bucket_sets
         return order.index_select(0, torch.sort(bucket, stable=True).indices)
 
-    def _least(self, sets: Tensor, step: int) -> Tensor:
+    def _least(self, sets: Tensor, step: int, evict: bool) -> Tensor:
         """[n, choices] -> their row that is worth least [n], -1 where none is to be taken."""
         rows = []
         for (part,) in _chunks(sets):
-            worth = self._worth(self._rows_of(self.count, part), self._rows_of(self.last_use, part), step)
+            counts = self._rows_of(self.count, part)
+            kept = None if evict else counts > 0
+            worth = self._worth(counts, self._rows_of(self.last_use, part), step)
+            if kept is not None:
+                worth.masked_fill_(kept, NEVER)
             where = worth.argmin(1)
             row = self._row(part, where)
             never = worth.gather(1, where.unsqueeze(1)).squeeze(1) == NEVER

@@ -15,8 +15,14 @@ from torch import Tensor
 
 from models.inputs import DenseFeatures, EmbeddingTable, Input, TableOptimizer
 
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.uint8,
+}
 KERNEL_COLUMNS = 4  # FBGEMM's kernels read rows in vectors of four
+SCALE_BYTES = 8  # of an int8 row: its scale and its bias, fp32
 
 
 def is_fused(optimizer: TableOptimizer) -> bool:
@@ -27,14 +33,24 @@ def is_fused(optimizer: TableOptimizer) -> bool:
 
 def is_rounded(table: EmbeddingTable) -> bool:
     """Whether rows are rounded stochastically."""
-    return table.dtype == "fp16" and table.rounding == "stochastic"
+    return table.dtype == "fp16" and table.rounding == "stochastic" and not table.frozen
+
+
+def starts_at_zero(table: EmbeddingTable) -> bool:
+    """Whether fresh rows are 0 whatever is declared: FTRL's weights follow from its state."""
+    return table.optimizer is not None and table.optimizer.name == "ftrl"
 
 
 def physical_dim(table: EmbeddingTable) -> int:
     """Columns that a table's kernel stores, in every placement. Without an optimizer it is as if fused."""
-    if table.optimizer and not is_fused(table.optimizer):
+    if table.frozen or (table.optimizer and not is_fused(table.optimizer)):
         return table.embedding_dim
     return -(-table.embedding_dim // KERNEL_COLUMNS) * KERNEL_COLUMNS
+
+
+def row_bytes(table: EmbeddingTable, columns: int) -> int:
+    """Bytes of the weights of a row of so many physical columns."""
+    return columns * DTYPES[table.dtype].itemsize + (SCALE_BYTES if table.dtype == "int8" else 0)
 
 
 def module_name(table: str) -> str:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,10 @@ DENSE_FLOPS = {
 """FLOP/s of matrix products on one rank by float32 precision or bf16. CPU: measured on one core of 2024 with AVX-512
 (`medium` is oneDNN's); an H100's data sheet, 75 % of its fp32 and 40 % of its TF32 and bf16, as towers are narrow."""
 
-_RATES: dict[str, dict[str, float]] = {
+BUS_BANDWIDTH = 3.8e10
+"""Bytes/s of table rows between a GPU and its host's memory: 60 % of PCIe 5's 63 GB/s in each direction."""
+
+_RATES: dict[str, dict[str, Any]] = {
     # one core and gloo on one machine: gathers, all-to-all of two processes; between hosts 10 Gbit/s
     "cpu": {"row_bandwidth": 6e9, "local_bandwidth": 2e9, "host_bandwidth": 1.2e9, "latency": 3e-4},
     # an H100 of an 8-GPU host, 60 % of its memory's data sheet (3.35 TB/s), 80 % of NVLink's (450 GB/s in each
@@ -35,7 +38,9 @@ class Topology:
     """`world_size` ranks on hosts of `local_world_size`, each with `memory_per_rank` bytes for tables.
 
     Rates are a rank's: bandwidths in bytes/s of reading table rows, to the ranks of its host and to other hosts, in
-    each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least. They
+    each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least;
+    `bus_bandwidth` of reading rows in the memory of a GPU's host, which has `host_memory` bytes for them in all (None:
+    not known). They
     weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and gloo.
     """
 
@@ -48,6 +53,8 @@ class Topology:
     host_bandwidth: float = _RATES["cpu"]["host_bandwidth"]
     dense_flops: float = DENSE_FLOPS["cpu"]["medium"]
     latency: float = _RATES["cpu"]["latency"]
+    bus_bandwidth: float = BUS_BANDWIDTH
+    host_memory: int | None = None
 
     @property
     def hosts(self) -> int:
@@ -75,15 +82,17 @@ class Topology:
                 raise UserError("device is cuda, but torch finds no GPU here; set launch.device to cpu")
             free = torch.cuda.mem_get_info()[0]
             left = free - (CUDA_RESERVE if reserve is None else reserve)
-            return cls(world_size, local_world_size, device, max(0, left), **_RATES[device])
+            host = max(0, available_memory() - local_world_size * CPU_RESERVE)
+            return cls(world_size, local_world_size, device, max(0, left), host_memory=host, **_RATES[device])
         left = available_memory() // local_world_size - (CPU_RESERVE if reserve is None else reserve)
         return cls(world_size, local_world_size, device, max(0, left))
 
     def agreed(self, group: dist.ProcessGroup | None = None) -> "Topology":
         """The same on all ranks: the least memory that any has, so that every rank makes the same plan."""
-        least = torch.tensor(self.memory_per_rank, device=self.device)
+        least = torch.tensor([self.memory_per_rank, self.host_memory or 0], device=self.device)
         dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
-        return replace(self, memory_per_rank=int(least))
+        memory, host = least.tolist()
+        return replace(self, memory_per_rank=memory, host_memory=None if self.host_memory is None else host)
 
 
 def available_memory() -> int:

@@ -2,7 +2,8 @@
 
 What stock TorchRec lacks and is made here:
 - kernels that do not fill tables with values of their own at construction, and that say where their live rows are,
-- row-wise placement on CPU, and tables updated by `RowTables` (all that FBGEMM does not fuse), unpadded,
+- row-wise placement on CPU, and tables updated by `RowTables` (all that FBGEMM does not fuse) or only read, unpadded,
+- live rows behind a cache in device memory that are always the true ones,
 - sequence lookups on CPU as bags of one id: FBGEMM's unpooled backward ran at 2 M rows/s there, its pooled one at 50 M,
 - sharded modules without a `state_dict` of their own: checkpoints read the kernels' memory, and whoever asks the
   surrounding module for parameters or buffers gets the tower's alone.
@@ -28,12 +29,14 @@ from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from models.inputs import EmbeddingTable
+from sharding.frozen_rows import FrozenRows
 from sharding.optimizers import fbgemm_parameters, row_update
 from sharding.rounding import StochasticRounding, rounding_key
+from sharding.row_memory import compute_kernel, memory_parameters
 from sharding.row_updates import RowTables
 from sharding.tables import is_fused, is_rounded
 
-_ROW_UPDATE, _ROUNDED = "row_update", "rounded"  # our keys among a table's fused parameters
+_ROW_UPDATE, _ROUNDED, _FROZEN = "row_update", "rounded", "frozen"  # our keys among a table's fused parameters
 
 # ---------------------------------------------------------------- what a table is told
 
@@ -46,20 +49,27 @@ def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str) -> N
     assert table.optimizer is not None
     rounded = is_rounded(table)
     told: dict[str, Any] = {_ROW_UPDATE: row_update(table), _ROUNDED: rounded}
-    if is_fused(table.optimizer) and not (rounded and device == "cpu"):
+    if table.frozen:
+        told = {_FROZEN: table.dtype}
+    elif is_fused(table.optimizer) and not (rounded and device == "cpu"):
         told = {**fbgemm_parameters(table), "bounds_check_mode": BoundsCheckMode.FATAL, "stochastic_rounding": rounded}
+        told |= memory_parameters(table)
     parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
     parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
 
 
 def parameter_sharding(
-    placement: str, shards: list[tuple[int, int, int, int, int]], device: str, local_world_size: int
+    table: EmbeddingTable,
+    placement: str,
+    shards: list[tuple[int, int, int, int, int]],
+    device: str,
+    local_world_size: int,
 ) -> ParameterSharding:
     """TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
     where = {"cpu": lambda r: "cpu", "cuda": lambda r: f"cuda:{r % local_world_size}"}[device]
     return ParameterSharding(
         sharding_type=placement,
-        compute_kernel="fused",
+        compute_kernel=compute_kernel(table),
         ranks=[rank for rank, *_ in shards],
         sharding_spec=EnumerableShardingSpec(
             [
@@ -94,8 +104,9 @@ class _FusedRows:
     def set_step(self, seed: int, step: int) -> None:
         """FBGEMM rounds by draws of its own."""
 
-    def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
+    def shards(self) -> Iterator[tuple[str, int, int, Mapping[str, Tensor]]]:
         """(table, row, column, live tensors) of every shard in this kernel."""
+        cached = self._emb_module.lxu_cache_weights.numel() > 0
         states = self._emb_module.split_optimizer_states()
         states = states or [()] * len(self._config.embedding_tables)
         weights = self._emb_module.split_embedding_weights()
@@ -104,7 +115,30 @@ class _FusedRows:
             tensors = {"weight": weight.detach()}
             if state:
                 (tensors["accumulator"],) = (s.detach() for s in state)
-            yield table.name, row, column, tensors
+            yield table.name, row, column, BehindCache(self._emb_module, tensors) if cached else tensors
+
+
+class BehindCache(Mapping[str, Tensor]):
+    """Live tensors of a kernel that has rows in a cache as well: `memory: cached`.
+
+    Before one is handed out, the cache is written back and emptied. So readers see what was learned, and lookups what
+    was overwritten. Who holds a tensor over a lookup sees neither.
+    """
+
+    def __init__(self, kernel: Any, tensors: Mapping[str, Tensor]) -> None:
+        self._kernel, self._tensors = kernel, tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._kernel.timestep > 1:  # 1: no lookup since the cache was last emptied
+            self._kernel.flush()
+            self._kernel.reset_cache_states()
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 class FusedBags(_FusedRows, BatchedFusedEmbeddingBag):
@@ -136,28 +170,63 @@ class OneIdBags(_FusedRows, BatchedFusedEmbedding):
         return self._emb_module(ids, torch.arange(ids.numel() + 1, device=ids.device))
 
 
-class RowUpdateKernel(nn.Module):
-    """`RowTables` behind the surface that TorchRec's lookups use. Sequences: one table, bags of one id."""
+class _OwnKernel(nn.Module):
+    """Rows of ours behind the surface that TorchRec's lookups use. Sequences: one table, bags of one id."""
 
-    def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
+    rows: RowTables | FrozenRows
+
+    def __init__(self, config: GroupedEmbeddingConfig, *, pooled: bool) -> None:
         super().__init__()
         self.config = config
         self.pooled = pooled
         tables = config.embedding_tables
-        features = [t for t, table in enumerate(tables) for _ in table.feature_names] if pooled else [0]
-        self.rows = RowTables(
-            [(table.local_rows, table.local_cols) for table in tables],
-            features,
-            [(config.fused_params or {})[_ROW_UPDATE]] * len(tables),
-            dtypes=[data_type_to_dtype(config.data_type)] * len(tables),
-            device=device,
-        )
+        self.feature_tables = [t for t, table in enumerate(tables) for _ in table.feature_names] if pooled else [0]
+        self.shapes = [(table.local_rows, table.local_cols) for table in tables]
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         ids = features.values()
         if self.pooled:
             return self.rows(ids, features.offsets(), features.weights_or_none())
         return self.rows(ids, torch.arange(ids.numel() + 1, device=ids.device))
+
+
+class FrozenKernel(_OwnKernel):
+    """`FrozenRows`: nothing is learned."""
+
+    def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
+        super().__init__(config, pooled=pooled)
+        dtypes = [(config.fused_params or {})[_FROZEN]] * len(self.shapes)
+        self.rows = FrozenRows(self.shapes, self.feature_tables, dtypes=dtypes, device=device)
+
+    def set_learning_rate(self, factor: float) -> None:
+        """There is no update."""
+
+    def set_loss_weight(self, total: float) -> None:
+        """There is no update."""
+
+    def set_step(self, seed: int, step: int) -> None:
+        """There is no update."""
+
+    def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
+        for table, weight in zip(self.config.embedding_tables, self.rows.weights, strict=True):
+            row, column = table.local_metadata.shard_offsets
+            yield table.name, row, column, {"weight": weight}
+
+
+class RowUpdateKernel(_OwnKernel):
+    """`RowTables`."""
+
+    rows: RowTables
+
+    def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
+        super().__init__(config, pooled=pooled)
+        self.rows = RowTables(
+            self.shapes,
+            self.feature_tables,
+            [(config.fused_params or {})[_ROW_UPDATE]] * len(self.shapes),
+            dtypes=[data_type_to_dtype(config.data_type)] * len(self.shapes),
+            device=device,
+        )
 
     def set_learning_rate(self, factor: float) -> None:
         self.rows.learning_rate_factor = factor
@@ -178,6 +247,12 @@ class RowUpdateKernel(nn.Module):
             yield table.name, row, column, {"weight": self.rows.weights[i], **self.rows.states[i]}
 
 
+def _own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[FrozenKernel] | None:
+    """The kernel of ours that serves a group of tables; None: FBGEMM's does."""
+    told = config.fused_params or {}
+    return FrozenKernel if _FROZEN in told else RowUpdateKernel if _ROW_UPDATE in told else None
+
+
 # ---------------------------------------------------------------- lookups: groups of kernels
 
 
@@ -185,8 +260,8 @@ class BagLookup(GroupedPooledEmbeddingsLookup):
     def _create_embedding_kernel(
         self, config: Any, device: Any, pg: Any, sharding_type: Any = None, env: Any = None
     ) -> Any:
-        if _ROW_UPDATE in (config.fused_params or {}):
-            return RowUpdateKernel(config, device, pooled=True)
+        if own := _own_kernel(config):
+            return own(config, device, pooled=True)
         return FusedBags(config, pg, device, sharding_type)
 
 
@@ -201,13 +276,13 @@ class SequenceLookup(GroupedEmbeddingsLookup):
 
     @staticmethod
     def _kernel_tables(config: GroupedEmbeddingConfig, device: torch.device) -> list[list[Any]]:
-        if device.type == "cpu" or _ROW_UPDATE in (config.fused_params or {}):
+        if device.type == "cpu" or _own_kernel(config):
             return [[table] for table in config.embedding_tables]
         return [config.embedding_tables]
 
     def _create_embedding_kernel(self, config: Any, pg: Any, device: Any, env: Any = None) -> Any:
-        if _ROW_UPDATE in (config.fused_params or {}):
-            return RowUpdateKernel(config, device, pooled=False)
+        if own := _own_kernel(config):
+            return own(config, device, pooled=False)
         return (OneIdBags if device.type == "cpu" else FusedSequences)(config, pg, device)
 
 

@@ -133,6 +133,60 @@ def sharding(
         console.print(f"rates for planning are in {calibrate}: put its launch.rates into run files")
 
 
+@app.command()
+def checkpoint(
+    folder: Annotated[Path, typer.Option(help="where to write, on the disk that is measured")] = Path("."),
+    size: Annotated[str, typer.Option(help="of the table with its optimizer's state, such as 4GB")] = "4GB",
+    dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements of each kind, in turns")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="that write and read their parts at once")] = 1,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
+    ] = None,
+) -> None:
+    """GB/s at which checkpoints are written and read, beside plain writes and reads of as much, and memory."""
+    from trainer.checkpoint_benchmark import benchmark_checkpoint, print_checkpoint
+    from trainer.plan_request import parse_size
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        asked = parse_size("--size", size), dim, rounds, workers, overrides or ()
+        found = benchmark_checkpoint(Path(scratch), folder, *asked)
+    console = Console(highlight=False)
+    print_checkpoint(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+
+
+@app.command()
+def ids(
+    events: Annotated[int, typer.Option(min=1, help="ids of the stream")] = 50_000_000,
+    space: Annotated[int, typer.Option(min=1, help="ids that there may be")] = 50_000_000,
+    rows: Annotated[int, typer.Option(min=1, help="rows of the table")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="ids of a step, of all workers together")] = 100_000,
+    skew: Annotated[float, typer.Option(min=0, help="ids are as frequent as rank^-skew, 0: alike")] = 1.05,
+    after: Annotated[int, typer.Option(min=1, help="as in a run file's dynamic.after")] = 2,
+    evict: Annotated[str, typer.Option(help="lfu, lru or age, with --age")] = "lfu",
+    age: Annotated[int | None, typer.Option(min=1, help="as in a run file's dynamic.age")] = None,
+    candidates: Annotated[float, typer.Option(help="as in a run file's dynamic.candidates")] = 1.0,
+    dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.threads=1")
+    ] = None,
+) -> None:
+    """A stream of raw 64-bit ids through a dynamic table, beside exact counts of all of them: counters and speed."""
+    from sharding.id_benchmark import Stream
+    from trainer.id_benchmark import benchmark_ids, dynamic_config, print_ids
+
+    stream = Stream(events, space, batch_size, skew, seed)
+    said = {"rows": rows, "after": after, "evict": evict, "age": age, "candidates": candidates}
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_ids(Path(scratch), stream, dynamic_config(said), dim, workers, overrides or ())
+    console = Console(highlight=False)
+    print_ids(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+
+
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 

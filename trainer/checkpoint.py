@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from sharding.checkpoint import read_tables, write_tables
+from sharding.checkpoint import read_tables, sync_folder, write_tables
 from sharding.distribute import Distributed
+from sharding.frozen_rows import read_frozen_tables
+from sharding.saved_id_maps import merged_id_maps, read_id_maps, write_id_maps
 from trainer.environment import Environment
 from trainer.optimizers import MODEL, Tower
 from trainer.run_folder import RunFolder
@@ -66,6 +68,7 @@ def save(
         temporary.mkdir(parents=True)
     environment.barrier()
     entries = environment.gather(write_tables(temporary, distributed.tables))
+    id_maps = environment.gather(write_id_maps(temporary, distributed.id_maps))
     generators = environment.gather(_generator_state(environment.device))
     if environment.leads:
         content = {
@@ -75,13 +78,14 @@ def save(
             "position": asdict(position),
             "order": dict(order),
             "tables": [entry for of_rank in entries for entry in of_rank],
+            "id_maps": merged_id_maps(id_maps),
             "tower": _write_tower(temporary / TOWER_FILE, distributed, tower),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
         write_manifest(temporary / "manifest.json", content)
-        _sync_folder(temporary)
+        sync_folder(temporary)
         temporary.rename(final)
-        _sync_folder(folder.checkpoints)
+        sync_folder(folder.checkpoints)
     environment.barrier()
 
 
@@ -117,7 +121,11 @@ def restore(
     `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values.
     """
     content = read_manifest(checkpoint)
-    read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
+    if any(live.table.frozen for live in distributed.tables.values()):
+        read_frozen_tables(checkpoint, content["tables"], distributed.tables)
+    else:
+        read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
+    read_id_maps(checkpoint, content.get("id_maps", {}), distributed.id_maps, leads=environment.leads)
     _read_tower(checkpoint, saved_tower(checkpoint, content), distributed, tower)
     position = Position(**content["position"])
     if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
@@ -226,14 +234,6 @@ def write_manifest(path: Path, content: dict[str, Any]) -> None:
         json.dump(document, file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _generator_state(device: torch.device) -> bytes:

@@ -76,7 +76,7 @@ def export(
     typer.echo(f"{found['rows']:,} rows x {found['embedding_dim']} of table {table!r}, step {found['step']} -> {out}")
     typer.echo(f"ids: {found['ids']}{why}")
     if left_out:
-        typer.echo(f"left out: {left_out} row(s) of unknown and missing values, which have no id (--rows exports them)")
+        typer.echo(f"left out: {left_out} row(s) {found['nameless']}, which have no id (--rows exports them)")
 
 
 @app.command(name="import")
@@ -101,6 +101,8 @@ def import_(
     why = f" ({found['why']})" if found["why"] else ""
     typer.echo(f"{found['rows']:,} of {found['of']:,} rows of table {table!r}, step {found['step']} -> {out}")
     typer.echo(f"ids: {found['ids']}{why}")
+    if found["new"]:
+        typer.echo(f"new: {found['new']:,} ids, which had no row and got a free one")
     if found["unknown"]:
         typer.echo(f"left out: {found['unknown']:,} ids that are no row's")
     if found["ignored"]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from sharding.saved_id_maps import SavedIdMap, SavedIds
 from sharding.saved_tables import SavedTable
 from trainer.checkpoint import saved_tower
 from trainer.optimizers import MODEL
@@ -22,10 +24,10 @@ SHOWN_COLUMNS = 160
 def checkpoint_contents(
     path: Path, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """What `shardrec checkpoint show --json` prints: how far the run had come, `tables` and `tower` by name.
+    """What `shardrec checkpoint show --json` prints: how far the run had come, `tables`, `id_maps` and `tower` by name.
 
-    values: read the tables' rows; without, only the sizes of files are checked. progress: is told which table is read.
-    Raises UserError for the first file that is missing, cut short or changed.
+    values: read the rows of tables and id maps; without, only the sizes of files are checked. progress: is told which
+    one is read. Raises UserError for the first file that is missing, cut short or changed.
     """
     saved = SavedModel.open(path, step)
     position = saved.content["position"]
@@ -34,12 +36,18 @@ def checkpoint_contents(
         if values:
             progress(f"reading table {name}")
         tables[name] = _table_facts(table, values)
+    id_maps = {}
+    for name, id_map in saved.id_maps.items():
+        if values:
+            progress(f"reading the id map of {name}")
+        id_maps[name] = _id_map_facts(id_map, values)
     return {
         "checkpoint": str(saved.path),
         **{key: position[key] for key in ("step", "epoch", "step_in_epoch", "rows")},
         "world_size": saved.content["world_size"],
         "device": saved.content["device"],
         "tables": tables,
+        "id_maps": id_maps,
         "tower": {name: _tower_facts(tensor) for name, tensor in tower_tensors(saved).items()},
     }
 
@@ -67,11 +75,37 @@ def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
         "dim": table.embedding_dim,
         "dtype": table.dtype,
         "optimizer": table.optimizer,
+        "dynamic": table.dynamic,
         "bytes": sum(sizes.values()),
         "files": len(sizes),
         **(summarise(table, "weight") if values else {}),
         "state": state,
     }
+
+
+def _id_map_facts(id_map: SavedIdMap, values: bool) -> dict[str, Any]:
+    sizes = [size for part in id_map.parts for size in part.file_sizes().values()]
+    found: dict[str, Any] = {
+        "rows": id_map.rows.num_embeddings,
+        "candidate_rows": id_map.candidates.num_embeddings if id_map.candidates else 0,
+        "bytes": sum(sizes),
+        "files": len(sizes),
+        **asdict(id_map.counters),
+    }
+    if values:
+        held = [_taken_rows(part) for part in id_map.parts]
+        found |= {"occupied": held[0], "candidates": sum(held[1:])}
+    return found
+
+
+def _taken_rows(part: SavedIds) -> int:
+    """Reads all columns; the rows whose count is not 0."""
+    taken = 0
+    for column in part.tensors:
+        for _, values in part.blocks(column):
+            if column.endswith("count"):
+                taken += int(torch.count_nonzero(values))
+    return taken
 
 
 def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
@@ -135,6 +169,8 @@ def print_contents(found: dict[str, Any]) -> None:
             cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
         tables.add_row(*cells)
     console.print(tables)
+    if found["id_maps"]:
+        console.print(_id_maps(found["id_maps"]))
     parameters = Table(box=None, header_style="bold")
     for name in ("tower", "shape", "dtype", "norm", "not finite"):
         parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
@@ -144,3 +180,14 @@ def print_contents(found: dict[str, Any]) -> None:
             parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
     if parameters.row_count:
         console.print(parameters)
+
+
+def _id_maps(found: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold")
+    names = ["id map", "rows", "occupied", "candidates", "MB", "files"]
+    for name in names:
+        table.add_column(name, justify="left" if name == "id map" else "right", no_wrap=True)
+    for name, m in found.items():
+        read = [f"{m[what]:,}" if what in m else "-" for what in ("occupied", "candidates")]
+        table.add_row(name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"]))
+    return table

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharding.saved_tables import SavedTable
+from sharding.saved_tables import SavedRows
 from trainer.checkpoint_contents import tower_tensors
 from trainer.saved_model import SavedModel
+
+_IDS = ("id", "candidate_id")  # columns whose differences mean nothing
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -35,7 +37,7 @@ class Unlike:
 class UnlikeValues:
     """`differing` of the `of` rows of a table's tensor, or values of a tower's, are not bit-equal.
 
-    first: the first of them. largest: the largest absolute difference, infinite or NaN where one side is.
+    first: the first of them. largest: the largest absolute difference, infinite or NaN where one side is; None of ids.
     """
 
     name: str
@@ -43,11 +45,11 @@ class UnlikeValues:
     differing: int
     of: int
     first: int
-    largest: float
+    largest: float | None
 
     def __str__(self) -> str:
         which = f"{self.differing:,} of {self.of:,} {self.unit}s differ, first {self.unit} {self.first:,}"
-        return f"{self.name}: {which}, largest difference {self.largest:.4g}"
+        return f"{self.name}: {which}" + ("" if self.largest is None else f", largest difference {self.largest:.4g}")
 
 
 Difference = Unlike | UnlikeValues
@@ -55,17 +57,19 @@ Difference = Unlike | UnlikeValues
 
 @dataclass(frozen=True)
 class Comparison:
-    """equal: tables and tower tensors that are equal in all that they hold."""
+    """equal: tables, id maps and tower tensors that are equal in all that they hold."""
 
     a: SavedModel
     b: SavedModel
     differences: tuple[Difference, ...]
     equal_tables: int
+    equal_id_maps: int
     equal_tensors: int
 
     def __str__(self) -> str:
         sides = [_side(letter, saved) for letter, saved in (("A", self.a), ("B", self.b))]
-        equal = f"equal: {self.equal_tables} table(s), {self.equal_tensors} tensor(s) of the tower"
+        id_maps = f"{self.equal_id_maps} id map(s), " if self.a.id_maps or self.b.id_maps else ""
+        equal = f"equal: {self.equal_tables} table(s), {id_maps}{self.equal_tensors} tensor(s) of the tower"
         return "\n".join([*sides, *map(str, self.differences), equal])
 
     def as_json(self) -> dict[str, Any]:
@@ -73,22 +77,25 @@ class Comparison:
             "a": str(self.a.path),
             "b": str(self.b.path),
             "equal_tables": self.equal_tables,
+            "equal_id_maps": self.equal_id_maps,
             "equal_tower_tensors": self.equal_tensors,
             "differences": [_plain(asdict(d)) for d in self.differences],
         }
 
 
 def compare_checkpoints(a: Path, b: Path, progress: Callable[[str], None] = lambda _: None) -> Comparison:
-    """Compares tables with their state and towers with theirs; not how far the runs had come.
+    """Compares tables and towers with their state, and id maps with their settings; not how far the runs had come.
 
     Raises UserError where one of the checkpoints is missing or damaged.
     """
     one, other = SavedModel.open(a), SavedModel.open(b)
     tables = list(_compared(one.tables, other.tables, "table", lambda name: _table(name, one, other, progress)))
+    maps = list(_compared(one.id_maps, other.id_maps, "id map", lambda name: _id_map(name, one, other, progress)))
     towers = tower_tensors(one), tower_tensors(other)
     tensors = list(_compared(*towers, "tower", lambda name: _tensor(name, *(t[name] for t in towers))))
-    found = [d for part in (tables, tensors) for differences in part for d in differences]
-    return Comparison(one, other, tuple(found), sum(not d for d in tables), sum(not d for d in tensors))
+    parts = (tables, maps, tensors)
+    found = [d for part in parts for differences in part for d in differences]
+    return Comparison(one, other, tuple(found), *(sum(not d for d in part) for part in parts))
 
 
 def _compared(
@@ -109,28 +116,47 @@ def _only(name: str, in_a: bool) -> Unlike:
 def _table(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], None]) -> Iterator[Difference]:
     one, other = a.tables[name], b.tables[name]
     progress(f"comparing table {name}")
-    for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer"):
+    for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer", "dynamic"):
         if getattr(one, what) != getattr(other, what):
             yield Unlike(f"table {name}", what, str(getattr(one, what)), str(getattr(other, what)))
-    for tensor in dict.fromkeys((*one.tensors, *other.tensors)):
-        where = f"table {name}, {tensor}"
-        if tensor not in one.tensors or tensor not in other.tensors:
-            yield _only(where, tensor in one.tensors)
-        elif _alike(one, other, tensor) and (found := _values(where, one, other, tensor)):
-            yield found
+    scale = other.physical_dim / one.physical_dim  # of what is a mean over the columns that each kernel stores
+    yield from _tensors(f"table {name}", one, other, {"accumulator": scale})
 
 
-def _alike(a: SavedTable, b: SavedTable, tensor: str) -> bool:
+def _id_map(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], None]) -> Iterator[Difference]:
+    one, other = a.id_maps[name], b.id_maps[name]
+    progress(f"comparing the id map of {name}")
+    said = [m.ids.config.model_dump() | asdict(m.counters) for m in (one, other)]
+    for what, value in said[0].items():
+        if value != said[1][what]:
+            yield Unlike(f"id map {name}", what, str(value), str(said[1][what]))
+    yield from _tensors(f"id map {name}", one.rows, other.rows)
+    if one.candidates and other.candidates:
+        yield from _tensors(f"id map {name}", one.candidates, other.candidates)
+
+
+def _tensors(
+    name: str, a: SavedRows, b: SavedRows, of_row_means: Mapping[str, float] | None = None
+) -> Iterator[Difference]:
+    """of_row_means: what B's values of a tensor are to be multiplied by, where it has one number a row."""
+    for tensor in dict.fromkeys((*a.tensors, *b.tensors)):
+        where = f"{name}, {tensor}"
+        if tensor not in a.tensors or tensor not in b.tensors:
+            yield _only(where, tensor in a.tensors)
+        elif _alike(a, b, tensor):
+            scale = (of_row_means or {}).get(tensor, 1.0) if len(a.tensors[tensor]) == 1 else 1.0
+            if found := _values(where, a, b, tensor, scale):
+                yield replace(found, largest=None) if tensor in _IDS else found
+
+
+def _alike(a: SavedRows, b: SavedRows, tensor: str) -> bool:
     """Whether rows can be compared: what keeps them from it is told of the table."""
     return a.tensors[tensor] == b.tensors[tensor] and a.element_bytes(tensor) == b.element_bytes(tensor)
 
 
-def _values(where: str, a: SavedTable, b: SavedTable, tensor: str) -> UnlikeValues | None:
+def _values(where: str, a: SavedRows, b: SavedRows, tensor: str, scale: float) -> UnlikeValues | None:
     step = a.block_rows([tensor])
     rows, first, largest = 0, -1, 0.0
-    scale = 1.0
-    if tensor == "accumulator" and len(a.tensors[tensor]) == 1:  # a mean over what each kernel stores
-        scale = b.physical_dim / a.physical_dim
     for (start, one), (_, other) in zip(a.blocks(tensor, step), b.blocks(tensor, step), strict=True):
         found = _differing(one, other if scale == 1 else other * scale)
         if found is not None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="the folder 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the run file")]
 Variant = Annotated[
     str | None, typer.Option(metavar="NAME", help="one of the run file's variants, or the name of a model")
+]
+RowKind = Annotated[
+    Literal["int8"] | None,
+    typer.Option(help="hold tables' rows as int8, where that is smaller; default: as trained, with optimizer state"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 
@@ -107,6 +111,7 @@ def evaluate(
         list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its own splits")
     ] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
+    rows: RowKind = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -126,7 +131,8 @@ def evaluate(
         raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
     for paths in splits.values():
         inspect_split(config, folder, paths)
-    found = supervised(evaluate_worker, config, folder, splits=splits, step=folder.choose_step(step), quiet=quiet)
+    chosen = folder.choose_step(step)
+    found = supervised(evaluate_worker, config, folder, splits=splits, step=chosen, rows=rows, quiet=quiet)
     if found:
         print_metrics(folder, found)
 
@@ -139,6 +145,7 @@ def predict(
     keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
     step: Annotated[int | None, typer.Option(help="which checkpoint; default: the best, else the last")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="also what it came from (afm, din, dien, bst)")] = False,
+    rows: RowKind = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -146,7 +153,7 @@ def predict(
     from trainer.predict import predict_rows
 
     chosen = (tuple(keys or ()), step, tuple(overrides or ()))
-    result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, quiet=quiet)
+    result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, rows=rows, quiet=quiet)
     if result:
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 
@@ -193,6 +200,29 @@ def plan(
     )
     for printed in print_plans(config, asked, mean_length=mean_length, chart=chart, as_json=as_json):
         typer.echo(printed)
+
+
+@app.command()
+def tables(
+    run_folder: RunPath,
+    step: Annotated[int | None, typer.Option(help="which checkpoint; default: the newest")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers, as a line of JSON")] = False,
+) -> None:
+    """How tables are used: occupancy, evictions, collisions of hashed ids (estimated), dead rows, norms of rows."""
+    import json
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from trainer.table_report import table_report
+    from trainer.tables_command import print_tables
+
+    with Console(stderr=True).status("") as status:
+        found = table_report(run_folder, step, lambda said: status.update(escape(said)))
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        print_tables(found)
 
 
 def main() -> None:

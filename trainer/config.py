@@ -190,6 +190,7 @@ class Rates(Section):
     local_bandwidth: float | None = Field(default=None, gt=0, description="to the workers of its machine")
     host_bandwidth: float | None = Field(default=None, gt=0, description="to other machines")
     latency: float | None = Field(default=None, gt=0, description="seconds that an exchange takes at least")
+    bus_bandwidth: float | None = Field(default=None, gt=0, description="of a GPU reading rows in host memory")
 
 
 class LaunchConfig(Section):

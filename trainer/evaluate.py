@@ -8,6 +8,7 @@ import torch
 
 from data_pipeline.loader import Loader
 from sharding.collective import ProcessGroupCollective
+from sharding.frozen_rows import RowKind, frozen_bytes
 from trainer.config import Paths, RunConfig
 from trainer.environment import Environment
 from trainer.progress import ProgressFile
@@ -34,16 +35,23 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
 
 
 def evaluate_worker(
-    config: RunConfig, folder: RunFolder, environment: Environment, *, splits: dict[str, Paths], step: int
+    config: RunConfig,
+    folder: RunFolder,
+    environment: Environment,
+    *,
+    splits: dict[str, Paths],
+    step: int,
+    rows: RowKind | None = None,
 ) -> dict[str, Any]:
     """`shardrec evaluate`: metrics of each split under the checkpoint of `step`."""
     from trainer.checkpoint import restore
 
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(config, folder.schema(), environment)
+    session = Session.build(config, folder.schema(), environment, rows=rows)
     restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
     found, began = {}, time.monotonic()
     for name, paths in splits.items():
         loader = session.loader(paths)
         found[name] = evaluate(session, loader, progress.counter(f"evaluating {name}", loader.steps_per_epoch))
-    return {"step": step, "metrics": found, "wall_seconds": time.monotonic() - began}
+    held = {} if rows is None else {"table_bytes": frozen_bytes(session.model.tables)}
+    return {"step": step, "metrics": found, "wall_seconds": time.monotonic() - began, **held}

@@ -16,7 +16,7 @@ from data_pipeline.files import File, first_line
 from sharding.saved_tables import SavedTable
 from sharding.tables import DTYPES
 from trainer.table_export import ID, METADATA, VECTOR
-from trainer.table_ids import ROW_NUMBERS, TableIds
+from trainer.table_ids import ROW_NUMBERS, DynamicRowFinder, RowFinder
 
 BLOCK_BYTES = 32 << 20
 """Of vectors, as float64, in work at once: sorted and written together."""
@@ -35,18 +35,23 @@ class Found:
 
 class IncomingRows:
     def __init__(
-        self, files: Sequence[File], table: SavedTable, ids: TableIds, columns: tuple[str, str] = (ID, VECTOR)
+        self,
+        files: Sequence[File],
+        table: SavedTable,
+        kind: str,
+        finder: RowFinder | DynamicRowFinder,
+        columns: tuple[str, str] = (ID, VECTOR),
     ) -> None:
-        """Opens the files. columns: of ids and of vectors.
+        """Opens the files. kind: of ids, as exported files say it. columns: of ids and of vectors.
 
         Raises UserError for a column that is missing or of another type, for vectors of another length, and for files
         that `shardrec checkpoint export` wrote with another kind of ids.
         """
-        self._files, self._table, self._finder = files, table, ids.finder()
+        self._files, self._table, self._finder = files, table, finder
         self._id, self._vector = columns
         self._ignored: dict[str, None] = {}
         for file in files:
-            self._check_file(file, ids)
+            self._check_file(file, kind)
 
     def check_ids(self, *, skip_unknown: bool) -> Found:
         """Reads all ids. Raises UserError for nulls, for an id that is named twice, and for those that are no row's
@@ -91,13 +96,13 @@ class IncomingRows:
 
     # ------------------------------------------------------------ files and columns
 
-    def _check_file(self, file: File, ids: TableIds) -> None:
+    def _check_file(self, file: File, ids: str) -> None:
         schema = self._opened(file).schema_arrow
         kind = column_type(schema, file.path, self._id, READER)
         about = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
-        if (made := about.get("ids", ids.kind)) != ids.kind:
+        if (made := about.get("ids", ids)) != ids:
             remedy = "add --rows" if made == ROW_NUMBERS else "name the run whose ids they are"
-            raise UserError(f"{file.path}: its ids are {made}, but {ids.kind} are expected; {remedy}")
+            raise UserError(f"{file.path}: its ids are {made}, but {ids} are expected; {remedy}")
         self._finder.check(kind, file.path, self._id)
         kind = column_type(schema, file.path, self._vector, READER)
         expect_type(

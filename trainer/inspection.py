@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -17,7 +18,7 @@ from trainer.run_folder import RunFolder
 from trainer.same_rows import check_same_rows
 from trainer.session import build_model, needed, plan_run
 from trainer.transfers import Transfer, resolve
-from trainer.warm_start import check_whole, model_contents, whole_contents
+from trainer.warm_start import check_id_maps, check_whole, model_contents, whole_contents
 
 
 def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> None:
@@ -85,7 +86,7 @@ def inspect_split(
 
 def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:
     """Raises UserError for what a run cannot start from: names, shapes, and ids that would mean other rows."""
-    found = []
+    found, taken, target = [], [], model_contents(model, "this run")
     for source in config.init_from:
         if source.run is None:
             raise UserError(f"init_from: stage {source.stage!r} in a run without stages; name a run folder by `run`")
@@ -97,14 +98,16 @@ def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, plan
         else:
             rows = earlier.load_schema()
         held = build_model(earlier, rows)
+        contents = model_contents(held, source.run)
         if source.is_whole:
             there, here = whole_contents(held, earlier.optimizer), whole_contents(model, config.optimizer)
             check_whole(source.run, there, here)
+            check_id_maps(source.run, held, model)
             source = source.model_copy(update={"tables": {"*": Transfer()}, "parameters": {"*": Transfer()}})
-        found.append((source, rows, earlier.data.schema_folder, held))
-    contents = [(source, model_contents(held, str(source.run))) for source, *_, held in found]
-    copies = resolve(contents, model_contents(model, "this run"))
-    for (_, rows, kept, held), wanted in zip(found, copies, strict=True):
+            contents, target = (replace(c, dynamic=frozenset()) for c in (contents, target))  # id maps come along
+        taken.append((source, contents))
+        found.append((rows, earlier.data.schema_folder, held))
+    for (rows, kept, held), wanted in zip(found, resolve(taken, target), strict=True):
         for copy in wanted.tables:
             before = _readers(held, copy.source)
             for feature in _readers(model, copy.target):

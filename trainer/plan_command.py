@@ -157,6 +157,8 @@ def _assumption_lines(run: PlannedRun) -> list[str]:
     rates += (
         f"{_rate(t.host_bandwidth)} between hosts, {t.dense_flops / 1e12:g} TFLOP/s ({products(run.config, t.device)})"
     )
+    if any(run.plan.host_bytes):
+        rates += f", {_rate(t.bus_bandwidth)} of rows in a GPU's host"
     said = [
         f"a rank's rates: {rates}, {1e6 * t.latency:g} us a collective",
         *run.described.assumed,
@@ -192,6 +194,7 @@ def _record(run: PlannedRun) -> dict[str, Any]:
         },
         "tables": {name: _table_record(run.plan, name) for name in run.plan.tables},
         "bytes_per_rank": list(run.plan.bytes_per_rank),
+        "bytes_per_host": list(run.plan.host_bytes),
         "buffer_bytes_per_rank": [int(size) for size in estimate.buffer_bytes],
         "global_batch_size": estimate.global_batch_size,
         "step_milliseconds": 1e3 * estimate.seconds,
@@ -222,6 +225,7 @@ def _table_record(plan: Plan, name: str) -> Mapping[str, Any]:
         "dtype": table.dtype,
         "optimizer": table.optimizer.name,
         "placement": planned.placement,
+        "memory": table.memory,
         "shards": len(planned.shards),
         "largest_shard_bytes": planned.largest_shard,
         "bytes": sum(planned.bytes_by_rank.values()),

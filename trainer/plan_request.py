@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_pipeline.errors import UserError
@@ -47,7 +47,8 @@ class PlanRequest:
         """
         hosts, devices = self.hosts or 1, self.devices or 1
         device = self._device(config)
-        memory = self._cpu_memory(devices) if device == "cpu" else self._cuda_memory(config, devices)
+        memory = self._cpu_memory(devices) if device == "cpu" else self._cuda_memory()
+        host_memory = self._host_memory(config, devices) if device == "cuda" else None
         measured = config.launch.rates.model_dump(exclude_none=True)
         rates = {
             "row_bandwidth": parse_rate("--row-bandwidth", self.row_bandwidth),
@@ -57,7 +58,8 @@ class PlanRequest:
         }
         said = {name: rate for name, rate in rates.items() if rate is not None}
         of_device = resolve_device(config.launch.device).type == device
-        return Topology.described(hosts, devices, device, memory, **((measured if of_device else {}) | said))
+        described = Topology.described(hosts, devices, device, memory, **((measured if of_device else {}) | said))
+        return replace(described, host_memory=host_memory)
 
     def _device(self, config: RunConfig) -> Literal["cpu", "cuda"]:
         said = self.device or (None if config.launch.device == "auto" else config.launch.device)
@@ -67,19 +69,24 @@ class PlanRequest:
             raise UserError(f"--device {said}: expected cpu or cuda")
         return "cuda" if said == "cuda" else "cpu"
 
-    def _cuda_memory(self, config: RunConfig, devices: int) -> int:
+    def _host_memory(self, config: RunConfig, devices: int) -> int | None:
+        """Of each GPU host, for tables; None: not said."""
+        if self.host_memory is None:
+            return None
+        there, each = parse_size("--host-memory", self.host_memory), HOST_RESERVE + config.data.memory
+        if devices * each > there:
+            raise PlanError(
+                f"not enough memory: a host's {devices} worker(s) need {readable(devices * each)} beside their "
+                f"tables ({readable(each)} each, of which data.memory {readable(config.data.memory)}) and it has "
+                f"{readable(there)}, {readable(devices * each - there)} short; set a smaller data.memory, or use "
+                "fewer devices a host"
+            )
+        return there - devices * each
+
+    def _cuda_memory(self) -> int:
         """Of each GPU, for tables."""
         if self.device_memory is None:
             raise UserError("--device-memory is needed to plan for GPUs, such as --device-memory 80GB; or --device cpu")
-        if self.host_memory is not None:
-            there, each = parse_size("--host-memory", self.host_memory), HOST_RESERVE + config.data.memory
-            if devices * each > there:
-                raise PlanError(
-                    f"not enough memory: a host's {devices} worker(s) need {readable(devices * each)} beside their "
-                    f"tables ({readable(each)} each, of which data.memory {readable(config.data.memory)}) and it has "
-                    f"{readable(there)}, {readable(devices * each - there)} short; set a smaller data.memory, or use "
-                    "fewer devices a host"
-                )
         return self._left("--device-memory", parse_size("--device-memory", self.device_memory), "cuda")
 
     def _cpu_memory(self, devices: int) -> int:

@@ -17,6 +17,7 @@ from data_pipeline.batch import Batch
 from data_pipeline.errors import UserError
 from models.base import Explanation
 from models.inputs import Jagged
+from sharding.frozen_rows import RowKind
 from trainer.checkpoint import restore
 from trainer.config import RunConfig
 from trainer.environment import Environment
@@ -41,11 +42,13 @@ def predict_rows(
     overrides: tuple[str, ...] = (),
     *,
     explain: bool = False,
+    rows: RowKind | None = None,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
     answers with lists), in file order per worker. With `explain` also two lists, equally long in a row: `weights` and
     `weights_of`, the names of what each belongs to (as many in all rows), or the ids of a history's events in order.
+    `rows`: how tables are held, as `Session.build` takes it.
 
     Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
     left as it was.
@@ -66,7 +69,7 @@ def predict_rows(
     try:
         result = supervised(
             predict_worker, config, folder, quiet=quiet,
-            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain,
+            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain, rows=rows,
         )  # fmt: skip
         if out.exists():
             out.rmdir()
@@ -97,10 +100,11 @@ def predict_worker(
     keys: tuple[str, ...],
     step: int,
     explain: bool,
+    rows: RowKind | None,
 ) -> dict[str, Any]:
     """One worker's share of the rows: streamed into a file of its own."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(config, folder.schema(), environment)
+    session = Session.build(config, folder.schema(), environment, rows=rows)
     restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
     session.distributed.module.eval()
     forward = session.distributed.step_module
@@ -108,7 +112,7 @@ def predict_worker(
     loader = session.loader(data, labelled=False, keys=keys)
     done = progress.counter("scoring", loader.steps_per_epoch)
     writer: pq.ParquetWriter | None = None
-    rows = 0
+    scored = 0
     with torch.no_grad():
         for index, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
             session.model.task.check(batch)
@@ -120,11 +124,11 @@ def predict_worker(
             table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), **found})
             writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
             writer.write_table(table)
-            rows += table.num_rows
+            scored += table.num_rows
             done(index)
     if writer is not None:
         writer.close()
-    return {"rows": sum(environment.gather(rows)), "step": step}
+    return {"rows": sum(environment.gather(scored)), "step": step}
 
 
 def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:

@@ -6,6 +6,7 @@ folder's newest complete checkpoint, never Ray's own notion of one (which lags b
 
 import json
 import os
+import pkgutil
 import shutil
 import traceback
 import uuid
@@ -40,7 +41,7 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
     workers = _workers(config.launch)
     with running_ray(config.launch, workers), _probe(folder) as probe:
         job = {
-            "worker": worker,
+            "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
             "folder": str(folder.path),
             "probe": str(probe),
@@ -122,6 +123,7 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, runtime_env=inherited)
         else:
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # 110 MB, to watch nodes that may go
             ray.init(
                 address="local",
                 num_cpus=max(workers, cores()),  # fewer than workers, and they would wait for ever
@@ -164,7 +166,7 @@ def _work(job: dict[str, Any]) -> None:
     append_to_path(config.import_from)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
-            result = run_worker(job["worker"], config, folder, environment, job["arguments"])
+            result = run_worker(pkgutil.resolve_name(job["worker"]), config, folder, environment, job["arguments"])
         except Exception:
             traceback.print_exc()
             raise

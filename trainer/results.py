@@ -8,6 +8,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sharding.plan import readable
 from trainer.config import RunConfig
 from trainer.run_folder import RunFolder
 
@@ -38,6 +39,8 @@ def print_metrics(folder: RunFolder, found: dict[str, Any]) -> None:
     """The result of `shardrec evaluate`."""
     console = Console(highlight=False)
     _print_metrics(console, found["metrics"], {})
+    if held := found.get("table_bytes"):
+        console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in held.items()))
     console.print(f"checkpoint step-{found['step']} of {folder.path}", soft_wrap=True)
 
 

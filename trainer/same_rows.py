@@ -3,7 +3,7 @@
 from typing import Literal
 
 from data_pipeline.errors import UserError
-from data_pipeline.schema import FeatureCross, Identity, IdTransform, SparseFeature, Vocabulary
+from data_pipeline.schema import FeatureCross, Identity, IdTransform, Raw, SparseFeature, Vocabulary
 from data_pipeline.vocabulary import kept_values
 
 Relation = Literal["same", "grown", "other"]
@@ -37,7 +37,7 @@ def _relation(known: SparseFeature, known_folder: str, feature: SparseFeature, f
         alike = len(before.features) == len(after.features) and before.num_ids == after.num_ids
         alike = alike and all(_relation(a, known_folder, b, folder) == "same" for a, b in pairs)
         return "same" if alike else "other"
-    if known.ids == feature.ids:
+    if known.ids == feature.ids or (isinstance(before, Raw) and before == after):
         return "same"
     plain = isinstance(before, Identity) and isinstance(after, Identity)  # nothing prepared either
     grown = plain and known.name == feature.name and before.num_rows < after.num_rows
@@ -59,6 +59,8 @@ def _of_vocabularies(before: Vocabulary, known_folder: str, after: Vocabulary, f
 def _made_by(feature: SparseFeature) -> IdTransform:
     """What makes a feature's ids, when rows are read or at preparation."""
     ids = feature.ids
+    if isinstance(ids, Raw):
+        return Raw()
     return ids.prepared or ids if isinstance(ids, Identity) else ids
 
 

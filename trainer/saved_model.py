@@ -1,14 +1,14 @@
 """A checkpoint named on the command line, and what its run says of one of its tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.declaration import unknown
 from data_pipeline.errors import UserError
-from models.base import Recommender
 from models.inputs import DenseFeatures, EmbeddingTable
+from sharding.saved_id_maps import SavedIdMap, saved_id_maps
 from sharding.saved_tables import SavedTable, saved_tables
 from trainer.checkpoint import read_manifest
 from trainer.run_folder import RunFolder
@@ -17,11 +17,12 @@ from trainer.session import build_model
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A complete checkpoint. content: its manifest's. tables: by name."""
+    """A complete checkpoint. content: its manifest's. tables: by name. id_maps: of dynamic tables, by id space."""
 
     path: Path
     content: Mapping[str, Any]
     tables: Mapping[str, SavedTable]
+    id_maps: Mapping[str, SavedIdMap]
 
     @classmethod
     def open(cls, path: Path, step: int | None = None) -> "SavedModel":
@@ -41,13 +42,18 @@ class SavedModel:
     @classmethod
     def read(cls, checkpoint: Path) -> "SavedModel":
         content = read_manifest(checkpoint)
-        return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]))
+        id_maps = saved_id_maps(checkpoint, content.get("id_maps", {}))
+        return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]), id_maps)
 
     def table(self, name: str) -> SavedTable:
         """Raises UserError, with the nearest known name, for a table that is not there."""
         if name not in self.tables:
             raise UserError(f"{self.path}: {unknown('table', name, list(self.tables))}")
         return self.tables[name]
+
+    def id_map(self, table: SavedTable) -> SavedIdMap | None:
+        """What gives rows of a table to ids; None for a fixed table, whose ids are rows."""
+        return None if table.dynamic is None else self.id_maps[table.dynamic]
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,21 @@ class DeclaredTable:
     @classmethod
     def of(cls, folder: RunFolder, name: str) -> "DeclaredTable":
         """Raises UserError where the run's model has no such table."""
+        return cls.all(folder, [name])[name]
+
+    @classmethod
+    def all(cls, folder: RunFolder, names: Iterable[str]) -> dict[str, "DeclaredTable"]:
+        """Several tables, by name. Raises UserError where the run's model does not have one of them."""
         config = folder.config()
         model = build_model(config, folder.schema())
-        if name not in model.tables:
-            raise UserError(f"{folder.config_file}: its model has another set of tables; {_unknown(name, model)}")
-        table = model.tables[name]
         inputs = [given for given in model.inputs.values() if not isinstance(given, DenseFeatures)]
-        features = (f for given in inputs for f, its in given.tables.items() if its.name == name)
-        optimizer = table.optimizer or config.optimizer.tables
-        return cls(replace(table, optimizer=optimizer), tuple(dict.fromkeys(features)))
-
-
-def _unknown(name: str, model: Recommender) -> str:
-    return unknown("table", name, list(model.tables))
+        found = {}
+        for name in names:
+            if name not in model.tables:
+                other = f"{folder.config_file}: its model has another set of tables"
+                raise UserError(f"{other}; {unknown('table', name, list(model.tables))}")
+            table = model.tables[name]
+            features = (f for given in inputs for f, its in given.tables.items() if its.name == name)
+            table = replace(table, optimizer=table.optimizer or config.optimizer.tables)
+            found[name] = cls(table, tuple(dict.fromkeys(features)))
+        return found

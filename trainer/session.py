@@ -17,6 +17,7 @@ from data_pipeline.schema import IdListFeature, Schema
 from models.base import Recommender
 from models.inputs import Fields
 from sharding.distribute import Distributed, distribute
+from sharding.frozen_rows import RowKind, frozen_inputs
 from sharding.lookup import EmbeddingLookup
 from sharding.planner import Plan, plan_tables
 from sharding.topology import Topology
@@ -62,6 +63,8 @@ def run_topology(config: RunConfig, environment: Environment | None = None) -> T
     topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
     if config.launch.memory is not None:
         topology = replace(topology, memory_per_rank=config.launch.memory // local)
+    if topology.host_memory is not None:
+        topology = replace(topology, host_memory=max(0, topology.host_memory - local * config.data.memory))
     topology = replace(topology, **config.launch.rates.model_dump(exclude_none=True))
     return topology.agreed() if dist.is_initialized() else topology
 
@@ -82,8 +85,13 @@ class Session:
     tower: Tower
 
     @classmethod
-    def build(cls, config: RunConfig, schema: Schema, environment: Environment) -> "Session":
+    def build(
+        cls, config: RunConfig, schema: Schema, environment: Environment, *, rows: RowKind | None = None
+    ) -> "Session":
+        """`rows`: how tables are held that are only read; None: as they are trained, with their optimizer state."""
         model = build_model(config, schema)
+        if rows is not None:
+            model.inputs = frozen_inputs(model.inputs)
         schema = needed(config, schema, model)
         plan = plan_run(config, model, environment)
         dense_names = tuple(f.name for f in schema.dense)

@@ -95,7 +95,7 @@ def benchmark_sharding(
     for world_size in sweep.world_sizes:
         cases = sweep.cases(world_size, common)
         progress(f"{world_size} worker(s): {len(cases)} cases")
-        config = _run(scratch, world_size, overrides)
+        config = run_without_data(scratch, world_size, overrides)
         folder = RunFolder.create(config, resume=False)
         result = supervised(sharding_worker, config, folder, cases=[asdict(c) for c in cases], steps=steps)
         assert result is not None
@@ -103,7 +103,7 @@ def benchmark_sharding(
     return found
 
 
-def _run(scratch: Path, world_size: int, overrides: Sequence[str]) -> RunConfig:
+def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -> RunConfig:
     """What the launchers ask for; its data are declared, and never read."""
     PlantedLog((1,), 0).schema.save(scratch / "schema.yaml")
     path = scratch / f"workers-{world_size}.yaml"

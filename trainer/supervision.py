@@ -20,6 +20,11 @@ def leads() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _root() -> int:
+    """The process that all of a run's processes on this machine descend from: torchrun where it launched this one."""
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ and leads() else os.getpid()
+
+
 def supervised(
     worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, stays: bool = False, **arguments: Any
 ) -> dict[str, Any] | None:
@@ -32,7 +37,7 @@ def supervised(
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
-    with MemoryMonitor() as memory, captured_output(log) as terminal:
+    with MemoryMonitor({_root()}) as memory, captured_output(log) as terminal:
         console = Console(file=terminal, stderr=True)
         with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)

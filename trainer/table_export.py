@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
@@ -44,8 +43,10 @@ def export_table(
     """
     folder = RunFolder.open(run_folder)
     step = folder.choose_step(step)
-    table = SavedModel.read(folder.checkpoint(step)).table(name)
-    ids = TableIds.of(folder, DeclaredTable.of(folder, name).features, table.num_embeddings, by_number=by_number)
+    saved = SavedModel.read(folder.checkpoint(step))
+    table, declared = saved.table(name), DeclaredTable.of(folder, name)
+    id_map, rows = saved.id_map(table), table.num_embeddings
+    ids = TableIds.of(folder, declared.features, rows, id_map=id_map, by_number=by_number)
     check_out(out)
     about = {
         "table": name,
@@ -60,13 +61,13 @@ def export_table(
     temporary = out.resolve().parent / f".{out.name}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True)
     try:
-        files = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
+        files, rows = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return about | {"rows": len(ids.named_rows), "files": files, "why": ids.why}
+    return about | {"rows": rows, "files": files, "why": ids.why, "nameless": ids.nameless}
 
 
 def check_out(out: Path) -> None:
@@ -75,29 +76,31 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: not empty; name another --out")
 
 
-def _write_parts(folder: Path, table: SavedTable, ids: TableIds, tensors: list[str], about: dict[str, Any]) -> int:
-    """Returns the number of files."""
+def _write_parts(
+    folder: Path, table: SavedTable, ids: TableIds, tensors: list[str], about: dict[str, Any]
+) -> tuple[int, int]:
+    """Returns the numbers of files and of rows in them."""
     columns = {VECTOR if t == "weight" else t: table.tensors[t] for t in tensors}
-    named, values = ids.named_rows, ids.values()
     kinds = {name: pa.float32() if len(s) == 1 else pa.list_(pa.float32(), s[1]) for name, s in columns.items()}
-    schema = pa.schema({ID: pa.int64() if values is None else values.type, **kinds})
+    schema = pa.schema({ID: ids.value_type, **kinds})
     schema = schema.with_metadata({METADATA: json.dumps(about)})
     step = max(1, BLOCK_BYTES // (4 * max(math.prod(shape[1:]) for shape in columns.values())))
-    blocks = zip(*(table.blocks(t, step, first=named.start, last=named.stop) for t in tensors), strict=True)
-    writer, parts, room = None, 0, 0
-    for read in blocks:
-        start, count = read[0][0], len(read[0][1])
+    first, last = ids.rows.start, ids.rows.stop
+    blocks = zip(ids.blocks(step), *(table.blocks(t, step, first=first, last=last) for t in tensors), strict=True)
+    writer, parts, rows, room = None, 0, 0, 0
+    for (block_ids, named), *read in blocks:
+        values = [block if named is None else block[named] for _, block in read]
+        count = len(block_ids)
         if writer is None or room < count:
             if writer is not None:
                 writer.close()
             writer = _writer(folder / f"part-{parts:05d}.parquet", schema)
             parts, room = parts + 1, max(count, PART_BYTES * step // BLOCK_BYTES)
-        block_ids = pa.array(np.arange(start, start + count)) if values is None else _slice(values, start - 1, count)
-        writer.write_table(pa.Table.from_arrays([block_ids, *(_column(v) for _, v in read)], schema=schema))
-        room -= count
+        writer.write_table(pa.Table.from_arrays([block_ids, *map(_column, values)], schema=schema))
+        rows, room = rows + count, room - count
     if writer is not None:
         writer.close()
-    return parts
+    return parts, rows
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -110,10 +113,6 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         column_encoding=dict.fromkeys(leaves, "BYTE_STREAM_SPLIT"),
         write_statistics=[ID],
     )
-
-
-def _slice(values: pa.ChunkedArray, start: int, count: int) -> pa.Array:
-    return values.slice(start, count).combine_chunks()
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -1,53 +1,109 @@
-"""What the rows of a table are called outside: by the values of its vocabulary where it has one, else by number."""
+"""What the rows of a table are called outside: by the values of its vocabulary where it has one, else by number.
 
-from collections.abc import Sequence
+Rows of a dynamic table are called by the ids that have them; those that are free, and the default row, have no name.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
-from data_pipeline.arrow_values import expect_type, plain_type
+from data_pipeline.arrow_values import expect_type, integers, plain_type
 from data_pipeline.errors import UserError
-from data_pipeline.hashing import is_string
-from data_pipeline.schema import Schema, Vocabulary
+from data_pipeline.hashing import hash_array, is_string
+from data_pipeline.schema import Raw, Schema, Vocabulary
 from data_pipeline.vocabulary import Lookup, kept_values
+from sharding.saved_id_maps import SavedIdMap
 from trainer.run_folder import RunFolder
 
-ROW_NUMBERS = "row numbers"
+ROW_NUMBERS, RAW_IDS = "row numbers", "64-bit ids"
 
 
 @dataclass(frozen=True)
 class TableIds:
     """The ids of a table of `num_rows` rows.
 
-    vocabulary: what names the rows 1 to `vocabulary.size`, a file under `folder`; None: rows are named by number, from
-    0 on. why: it is numbers, in words.
+    vocabulary: what names the rows 1 to `vocabulary.size`, a file under `folder`. id_map: what names the rows of a
+    dynamic table; hashed: where values are strings, by their hashes. Neither: rows are named by number, from 0 on.
+    why: it is numbers, in words.
     """
 
     folder: Path
     num_rows: int
     vocabulary: Vocabulary | None
+    id_map: SavedIdMap | None = None
+    hashed: bool = False
     why: str = ""
 
     @classmethod
-    def of(cls, folder: RunFolder, features: Sequence[str], num_rows: int, *, by_number: bool = False) -> "TableIds":
-        """Of the table that `features` of the run read. `by_number`: rows are named by number whatever there is."""
+    def of(
+        cls,
+        folder: RunFolder,
+        features: Sequence[str],
+        num_rows: int,
+        *,
+        id_map: SavedIdMap | None = None,
+        by_number: bool = False,
+    ) -> "TableIds":
+        """Of the table that `features` of the run read, and whose rows `id_map` gives to ids where it is dynamic.
+
+        by_number: rows are named by number whatever there is.
+        """
+        if id_map is not None and not by_number:
+            schema = folder.schema()
+            return cls(folder.path, num_rows, None, id_map, all(isinstance(schema[f].ids, Raw) for f in features))
         vocabulary, why = (None, "as asked for") if by_number else _vocabulary(folder, folder.schema(), features)
-        return cls(folder.path, num_rows, vocabulary, why)
+        return cls(folder.path, num_rows, vocabulary, why=why)
 
     @property
     def kind(self) -> str:
         """What ids are, as exported files say it."""
+        if self.id_map is not None:
+            return RAW_IDS
         return f"values of {self.vocabulary.path}" if self.vocabulary else ROW_NUMBERS
 
     @property
-    def named_rows(self) -> range:
-        """The rows that have an id. Of a vocabulary's table those for unknown and for missing values have none."""
+    def nameless(self) -> str:
+        """Which rows have no id, in words."""
+        return "that are free or the default row" if self.id_map else "of unknown and missing values"
+
+    @property
+    def value_type(self) -> pa.DataType:
+        values = self._values()
+        return pa.int64() if values is None else values.type
+
+    @property
+    def rows(self) -> range:
+        """The rows among which those that have an id are."""
+        if self.id_map is not None:
+            return range(self.id_map.rows.num_embeddings)
         return range(1, self.vocabulary.size + 1) if self.vocabulary else range(self.num_rows)
 
-    def values(self) -> pa.ChunkedArray | None:
-        """The ids of `named_rows`; None: their numbers. Raises UserError for a vocabulary that is damaged or gone."""
+    def blocks(self, step: int) -> Iterator[tuple[pa.Array, Tensor | None]]:
+        """The ids of blocks of `step` of the `rows`, and which rows [n] of a block they are of; None: of all.
+
+        Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
+        """
+        if self.id_map is not None:
+            columns = (self.id_map.rows.blocks(name, step) for name in ("id", "count"))
+            for (_, ids), (_, counts) in zip(*columns, strict=True):
+                named = counts > 0
+                yield pa.array(ids[named].numpy()), named
+            return
+        values, rows = self._values(), self.rows
+        for start in range(rows.start, rows.stop, step):
+            count = min(step, rows.stop - start)
+            if values is None:
+                yield pa.array(np.arange(start, start + count)), None
+            else:
+                yield values.slice(start - rows.start, count).combine_chunks(), None
+
+    def _values(self) -> pa.ChunkedArray | None:
+        """What the vocabulary holds, if there is one."""
         if self.vocabulary is None:
             return None
         values = kept_values(self.folder, self.vocabulary.path)
@@ -59,9 +115,14 @@ class TableIds:
             )
         return values
 
-    def finder(self) -> "RowFinder":
-        """What looks ids up. Raises UserError for a vocabulary that is damaged or gone."""
-        self.values()
+    def finder(self, step: int) -> "RowFinder | DynamicRowFinder":
+        """What looks ids up, where it gives rows to ids as of `step`.
+
+        Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
+        """
+        if self.id_map is not None:
+            return DynamicRowFinder(self.id_map, step, hashed=self.hashed)
+        self._values()
         lookup = self.vocabulary and Lookup.open(self.folder, self.vocabulary.path, self.vocabulary.size)
         return RowFinder(self, lookup or None)
 
@@ -95,6 +156,45 @@ class RowFinder:
             return np.where(rows == 0, -1, rows)
         numbers = ids.to_numpy()
         return np.where((numbers >= 0) & (numbers < self._ids.num_rows), numbers, -1).astype(np.int64, copy=False)
+
+
+class DynamicRowFinder:
+    """64-bit ids -> the rows that they have; ids that have none get one that is free, as of `step`."""
+
+    expected = "an id that has a row, or for which one is free"
+
+    def __init__(self, saved: SavedIdMap, step: int, *, hashed: bool) -> None:
+        self.id_map = saved.whole()
+        self._step, self._hashed = step, hashed
+        self._fresh: list[Tensor] = []
+
+    @property
+    def fresh(self) -> Tensor:
+        """(row, id) [n, 2] of all ids that got a row, ascending by row."""
+        found = torch.cat([torch.empty((0, 2), dtype=torch.int64), *self._fresh])
+        return found[torch.sort(found[:, 0]).indices]
+
+    def check(self, kind: pa.DataType, file: str, column: str) -> None:
+        """Raises UserError unless a column of type `kind` can hold ids of this table."""
+        plain = plain_type(kind)
+        right = pa.types.is_integer(plain) or (self._hashed and is_string(plain))
+        wanted = f"integers{' or strings' if self._hashed else ''} ({RAW_IDS})"
+        expect_type(right, file, column, kind, wanted, "the import")
+
+    def rows(self, ids: pa.Array) -> np.ndarray:
+        """[n] ids, none of them null -> [n] int64, -1 where an id has no row and none is free."""
+        if pa.types.is_dictionary(ids.type):
+            ids = ids.dictionary_decode()
+        words = hash_array(ids) if is_string(ids.type) else integers(ids)
+        named = torch.from_numpy(words.astype(np.int64))
+        rows = self.id_map.find(named)
+        new = named[rows < 0].unique()
+        if len(new):
+            given = self.id_map.fill(new, self._step)
+            if (given >= 0).any():
+                self._fresh.append(torch.stack([given, new], 1)[given >= 0])
+                rows = self.id_map.find(named)
+        return rows.numpy()
 
 
 def _vocabulary(folder: RunFolder, schema: Schema, features: Sequence[str]) -> tuple[Vocabulary | None, str]:

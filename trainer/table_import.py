@@ -2,24 +2,31 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_pipeline.errors import UserError
 from data_pipeline.files import find_files
+from sharding.checkpoint import Entry, sync_folder
+from sharding.fresh_rows import draw_rows
 from sharding.optimizers import row_update
 from sharding.replaced_rows import ReplacedRows, fresh_state
-from sharding.row_rules import RowUpdate
-from sharding.saved_tables import SavedTable
+from sharding.saved_id_maps import write_id_maps
+from sharding.saved_tables import BLOCK_BYTES, SavedTable
+from sharding.tables import DTYPES, starts_at_zero
 from trainer.checkpoint import TOWER_FILE, Position, saved_tower, write_manifest
 from trainer.config import load
 from trainer.incoming_rows import IncomingRows
 from trainer.run_folder import RunFolder, write_atomically
 from trainer.saved_model import DeclaredTable, SavedModel
 from trainer.table_export import ID, VECTOR, check_out
-from trainer.table_ids import TableIds
+from trainer.table_ids import DynamicRowFinder, RowFinder, TableIds
+
+_KEPT = ("step", "epoch", "step_in_epoch", "rows", "losses")  # of a run's position
 
 
 def import_table(
@@ -35,24 +42,29 @@ def import_table(
 ) -> dict[str, Any]:
     """Makes the run folder `out`: a checkpoint of `run_folder` in which the rows that `data` name have its vectors.
 
-    Their optimizer state is that of a first step; all other rows stay as they are, bit for bit. The best evaluation so
-    far and early stopping are forgotten. Returns what was done, in figures. Raises UserError for what is wrong with the
+    Their optimizer state is that of a first step; all other rows stay as they are, bit for bit. Ids that have no row of
+    a dynamic table get a free one, in all tables of the id space. The best evaluation so far and early stopping are
+    forgotten. Returns what was done, in figures. Raises UserError for what is wrong with the
     data, the checkpoint or `out`; then nothing is left behind.
     """
     folder = RunFolder.open(run_folder)
     step = folder.choose_step(step)
     saved = SavedModel.read(folder.checkpoint(step))
-    table, declared = saved.table(name), DeclaredTable.of(folder, name)
-    update = row_update(declared.table)
-    _check_declared(folder, declared, table, update)
-    ids = TableIds.of(folder, declared.features, table.num_embeddings, by_number=by_number)
+    table, id_map = saved.table(name), saved.id_map(saved.table(name))
+    declared = DeclaredTable.all(folder, _sharing(saved, table))
+    for other in declared:
+        _check_declared(folder, declared[other], saved.table(other))
+    features, rows = declared[name].features, table.num_embeddings
+    ids = TableIds.of(folder, features, rows, id_map=id_map, by_number=by_number)
     check_out(out)
-    incoming = IncomingRows(find_files(data), table, ids, columns)
+    finder = ids.finder(saved.content["position"]["step"] - 1)  # that of the last update
+    incoming = IncomingRows(find_files(data), table, ids.kind, finder, columns)
     found = incoming.check_ids(skip_unknown=skip_unknown)
+    copied = _Copied(saved, declared, name, incoming, finder, folder.config().trainer.seed)
     temporary = RunFolder(out.resolve().parent / f".{out.name}.{os.getpid()}.tmp")
     try:
         _copy_run(folder, temporary, out.resolve())
-        _copy_checkpoint(saved, temporary.checkpoint(step), table, incoming, update)
+        copied.write(temporary.checkpoint(step))
         facts = {"table": name, "rows": found.rows, "of": table.num_embeddings, "from": str(folder.path)}
         temporary.record("import", step, facts)
         if out.exists():
@@ -60,15 +72,23 @@ def import_table(
         temporary.path.rename(out)
     finally:
         shutil.rmtree(temporary.path, ignore_errors=True)
-    return facts | {"step": step, "ids": ids.kind, "why": ids.why, **asdict(found)}
+    done = {"step": step, "ids": ids.kind, "why": ids.why, "new": len(copied.fresh)}
+    return facts | done | asdict(found)
 
 
-def _check_declared(folder: RunFolder, declared: DeclaredTable, saved: SavedTable, update: RowUpdate) -> None:
+def _sharing(saved: SavedModel, table: SavedTable) -> list[str]:
+    """The tables in which an id has the same row; of a fixed table itself."""
+    return [n for n, t in saved.tables.items() if t is table or (table.dynamic and t.dynamic == table.dynamic)]
+
+
+def _check_declared(folder: RunFolder, declared: DeclaredTable, saved: SavedTable) -> None:
     """Raises UserError where a run's configuration is of other tables than its checkpoint."""
-    table, state = declared.table, sorted(update.state_shapes(1, 1))
+    table, state = declared.table, sorted(row_update(declared.table).state_shapes(1, 1))
     assert table.optimizer is not None
-    wanted = (table.num_embeddings, table.embedding_dim, table.dtype, table.optimizer.name, state)
-    found = (saved.num_embeddings, saved.embedding_dim, saved.dtype, saved.optimizer, sorted([*saved.tensors][1:]))
+    dynamic = table.dynamic.name if table.dynamic else None
+    wanted = (table.num_embeddings, table.embedding_dim, table.dtype, table.optimizer.name, state, dynamic)
+    tensors = sorted([*saved.tensors][1:])
+    found = (saved.num_embeddings, saved.embedding_dim, saved.dtype, saved.optimizer, tensors, saved.dynamic)
     if wanted != found:
         where = f"{saved.folder}: table {saved.name!r}"
         raise UserError(f"{where} is {found} there and {wanted} by {folder.config_file}; keep both of one run together")
@@ -88,26 +108,68 @@ def _copy_run(folder: RunFolder, made: RunFolder, final: Path) -> None:
             shutil.copyfile(folder.path / path, made.path / path)
 
 
-def _copy_checkpoint(
-    saved: SavedModel, made: Path, table: SavedTable, incoming: IncomingRows, update: RowUpdate
-) -> None:
-    """Writes `saved` with other rows in one table; what stays as it is becomes hard links, where these can be made."""
-    (made / "tables").mkdir(parents=True)
-    for name, other in saved.tables.items():
-        for file in other.file_sizes() if name != table.name else ():
-            _link(saved.path / file, made / file)
-    saved_tower(saved.path, saved.content)
-    _link(saved.path / TOWER_FILE, made / TOWER_FILE)
-    replaced = ReplacedRows(table, made)
-    for rows, vectors in incoming.blocks():
-        replaced.write(rows, {"weight": vectors, **fresh_state(update, vectors)})
-    of_table = iter(replaced.finish())
-    entries = [next(of_table) if e["table"] == table.name else e for e in saved.content["tables"]]
-    kept = {k: saved.content["position"][k] for k in ("step", "epoch", "step_in_epoch", "rows", "losses")}
-    position = asdict(Position(**kept))
-    write_manifest(made / "manifest.json", {**saved.content, "tables": entries, "position": position})
-    for folder in (made / "tables", made):
-        _sync(folder)
+class _Copied:
+    """A checkpoint with other rows in one table, and in those that share its ids the rows of ids that are new."""
+
+    def __init__(
+        self,
+        saved: SavedModel,
+        declared: Mapping[str, DeclaredTable],
+        name: str,
+        incoming: IncomingRows,
+        finder: RowFinder | DynamicRowFinder,
+        seed: int,
+    ) -> None:
+        self._saved, self._declared, self._name, self._incoming, self._seed = saved, declared, name, incoming, seed
+        self._id_map = finder.id_map if isinstance(finder, DynamicRowFinder) else None
+        self.fresh = finder.fresh if isinstance(finder, DynamicRowFinder) else torch.empty((0, 2), dtype=torch.int64)
+
+    def write(self, made: Path) -> None:
+        """Makes the folder `made`. What stays as it is becomes hard links, where these can be made."""
+        saved, changed = self._saved, [self._name]
+        if len(self.fresh):
+            changed = list(self._declared)
+        (made / "tables").mkdir(parents=True)
+        for name, other in saved.tables.items():
+            for file in other.file_sizes() if name not in changed else ():
+                _link(saved.path / file, made / file)
+        saved_tower(saved.path, saved.content)
+        _link(saved.path / TOWER_FILE, made / TOWER_FILE)
+        entries = {name: iter(self._replaced(name, made)) for name in changed}
+        content = dict(saved.content) | {
+            "tables": [next(entries[e["table"]]) if e["table"] in entries else e for e in saved.content["tables"]],
+            "id_maps": self._id_maps(made),
+            "position": asdict(Position(**{k: saved.content["position"][k] for k in _KEPT})),
+        }
+        write_manifest(made / "manifest.json", content)
+        for folder in (made / "tables", made):
+            sync_folder(folder)
+
+    def _replaced(self, name: str, made: Path) -> list[Entry]:
+        """Copies a table with its new rows; returns the entries of the copy."""
+        table = self._declared[name].table
+        update, replaced = row_update(table), ReplacedRows(self._saved.tables[name], made)
+        if name == self._name:
+            for rows, vectors in self._incoming.blocks():
+                replaced.write(rows, {"weight": vectors, **fresh_state(update, vectors)})
+            return replaced.finish()
+        for part in self.fresh.split(max(1, BLOCK_BYTES // (4 * table.embedding_dim))):
+            weight = draw_rows(table, self._seed, part[:, 1])
+            if starts_at_zero(table):
+                weight.zero_()
+            replaced.write(part[:, 0].numpy(), {"weight": weight.to(DTYPES[table.dtype]), **update.state(weight)})
+        return replaced.finish()
+
+    def _id_maps(self, made: Path) -> dict[str, Any]:
+        """Writes the id map that has new ids, links the others; returns what the manifest says of them."""
+        saved = self._saved
+        changed = {self._id_map.name: self._id_map} if self._id_map is not None and len(self.fresh) else {}
+        for name, other in saved.id_maps.items():
+            for part in other.parts if name not in changed else ():
+                for file in part.file_sizes():
+                    (made / file).parent.mkdir(exist_ok=True)
+                    _link(saved.path / file, made / file)
+        return saved.content.get("id_maps", {}) | write_id_maps(made, changed)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -118,11 +180,3 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -215,6 +215,7 @@ class Trainer:
         session, position = self.session, self.position
         if self.config.trainer.progressive_validation:
             self._score(batch)
+        session.distributed.set_step(position.step)
         output = session.distributed.module(batch)
         terms = session.model.task.loss(output, batch)
         here = torch.stack([batch.live.double().sum(), torch.where(batch.live, batch.weights, 0).double().sum()])
@@ -229,7 +230,6 @@ class Trainer:
         self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
         session.distributed.set_learning_rate(self.last_factor)
         session.distributed.set_loss_weight(weight)
-        session.distributed.set_step(position.step)
         objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(self.last_factor)
         session.distributed.step()

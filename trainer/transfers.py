@@ -76,12 +76,13 @@ class Contents:
     """What a model or a checkpoint holds, by the names that users know.
 
     where: in the words of an error line. tables: (rows, columns). parameters: shapes of the tower's parameters and
-    buffers.
+    buffers. dynamic: the tables whose rows belong to an id map, without which they mean nothing.
     """
 
     where: str
     tables: Mapping[str, tuple[int, ...]]
     parameters: Mapping[str, tuple[int, ...]]
+    dynamic: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ class Copies:
 def resolve(sources: Iterable[tuple[Source, Contents]], target: Contents) -> list[Copies]:
     """The copies from each source into `target`.
 
-    Raises UserError for patterns and names that match nothing, for what would be written twice, and for shapes that
-    differ (a source table may have fewer rows).
+    Raises UserError for patterns and names that match nothing, for what would be written twice, for dynamic tables, and
+    for shapes that differ (a source table may have fewer rows).
     """
-    tables, parameters = Side("table", target.tables), Side("parameter", target.parameters)
+    tables, parameters = Side("table", target.tables, target.dynamic), Side("parameter", target.parameters)
     return [
         Copies(
-            tables.copies(source.tables or {}, held.where, held.tables),
+            tables.copies(source.tables or {}, held.where, held.tables, held.dynamic),
             parameters.copies(source.parameters or {}, held.where, held.parameters),
         )
         for source, held in sources
@@ -122,13 +123,18 @@ def resolve(sources: Iterable[tuple[Source, Contents]], target: Contents) -> lis
 class Side:
     """The tables or the parameters of the run that is to start, and what is written to them already."""
 
-    def __init__(self, what: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, what: str, shapes: Mapping[str, tuple[int, ...]], dynamic: frozenset[str] = frozenset()) -> None:
         self.what = what
         self.shapes = shapes
+        self.dynamic = dynamic
         self._taken: dict[str, str] = {}
 
     def copies(
-        self, transfers: Mapping[str, Transfer], where: str, held: Mapping[str, tuple[int, ...]]
+        self,
+        transfers: Mapping[str, Transfer],
+        where: str,
+        held: Mapping[str, tuple[int, ...]],
+        dynamic: frozenset[str] = frozenset(),
     ) -> tuple[Copy, ...]:
         """The copies that the patterns of one source ask for. Raises UserError as `resolve` does."""
         found = []
@@ -145,6 +151,12 @@ class Side:
                 if source not in held:
                     missing = unknown(self.what, source, list(held))
                     raise UserError(f"init_from: what {self.what} {name!r} starts from is not in {where}: {missing}")
+                if source in dynamic or name in self.dynamic:
+                    its = f"table {source!r} of {where}" if source in dynamic else f"table {name!r} of this run"
+                    raise UserError(
+                        f"init_from: {its} is dynamic, so that its rows belong to the ids of its own id map; take the "
+                        "whole run, without `tables` and `parameters`, or leave the table out"
+                    )
                 found.append(self._copy(name, source, transfer, where, held[source]))
         return tuple(found)
 
@@ -159,9 +171,12 @@ class Side:
         grown = self.what == "table" and found[0] < wanted[0] and found[1] == wanted[1]
         if found != wanted and not grown:
             what, verb = (f"columns {start}:{stop} of {taken}", "are") if transfer.columns else (taken, "is")
+            shrunk = self.what == "table" and found[0] > wanted[0] and found[1] == wanted[1]
+            alike = "choose `columns`, or the models' settings, so that they are alike"
+            remedy = f"tables may grow, not shrink: keep {found[0]} ids or more in the schema" if shrunk else alike
             raise UserError(
                 f"init_from: {self.what} {name!r} is {self._shown(wanted)}, but {what} {verb} {self._shown(found)}; "
-                "choose `columns`, or the models' settings, so that they are alike"
+                + remedy
             )
         return Copy(name, source, start, stop, transfer.scale)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from models.base import Recommender
 from sharding.optimizers import row_update
+from sharding.saved_id_maps import check_alike
 from sharding.warm_start import SourceColumns, copy_tables
 from trainer import checkpoint
 from trainer.config import OptimizerConfig
@@ -28,7 +29,22 @@ from trainer.transfers import Contents, Copy, Source, resolve
 def model_contents(model: Recommender, where: str) -> Contents:
     """What a model will hold: its tables, and its tower's parameters and persistent buffers."""
     tables = {name: (t.num_embeddings, t.embedding_dim) for name, t in model.tables.items()}
-    return Contents(where, tables, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return Contents(where, tables, shapes, frozenset(name for name, t in model.tables.items() if t.dynamic))
+
+
+def check_id_maps(where: str, there: Recommender, here: Recommender) -> None:
+    """Raises UserError where the id maps of a run that is to be taken whole do not fit this run's tables."""
+    for name in there.tables.keys() & here.tables.keys():
+        known, ids = there.tables[name].dynamic, here.tables[name].dynamic
+        if (known and known.name) != (ids and ids.name):
+            said = [f"dynamic (ids of {d.name!r})" if d else "fixed" for d in (known, ids)]
+            raise UserError(
+                f"init_from: table {name!r} is {said[0]} in {where}, which is to be taken whole, and {said[1]} in this "
+                "run; declare it alike, or name `tables` and `parameters` without it"
+            )
+        if known and ids:
+            check_alike(f"init_from: {where}:", ids.name, known.config, ids.config)
 
 
 def check_whole(where: str, there: Mapping[str, str], here: Mapping[str, str]) -> None:
@@ -67,7 +83,10 @@ def start_from(sources: Sequence[Source], session: Session, environment: Environ
     seed = session.config.trainer.seed
     opened = [_Opened.of(source, environment) for source in sources]
     if sources[0].is_whole:
-        checkpoint.restore(opened[0].folder, environment, session.distributed, session.tower, seed=seed, grow=True)
+        at = opened[0].folder
+        position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed, grow=True)
+        for id_map in session.distributed.id_maps.values():
+            id_map.start_over(position.step)
     else:
         target = model_contents(session.model, "this run")
         copies = resolve([(s, o.contents) for s, o in zip(sources, opened, strict=True)], target)
@@ -97,7 +116,8 @@ class _Opened:
         tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
         tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}
         shapes = {name: tuple(tensor.shape) for name, tensor in tower.items()}
-        return cls(at, entries, tower, Contents(source.run, tables, shapes))
+        dynamic = frozenset(e["table"] for e in entries if e.get("dynamic"))
+        return cls(at, entries, tower, Contents(source.run, tables, shapes, dynamic))
 
 
 @torch.no_grad()

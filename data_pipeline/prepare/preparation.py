@@ -22,7 +22,7 @@ from data_pipeline.prepare.selection import Numbered, Selection
 from data_pipeline.prepare.source import Source
 from data_pipeline.prepare.splits import LEFT_OUT, TimeSplit
 from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS, SCHEMA_FILE, SPLITS, RowsWriter, staged
-from data_pipeline.schema import Schema
+from data_pipeline.schema import Raw, Schema
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class Report:
             lines.append(
                 f"{self.tally.dropped:,} training negatives left out (negative_rate {self.schema.negative_rate:g})"
             )
-        ids = sum({f.table_name: f.num_embeddings for f in self.schema.sparse}.values())
-        lines.append(f"{len(self.schema.sparse)} features of ids ({ids:,} table rows), {len(self.schema.dense)} dense")
+        sparse = self.schema.sparse
+        ids = sum({f.table_name: f.num_embeddings for f in sparse if not isinstance(f.ids, Raw)}.values())
+        lines.append(f"{len(sparse)} features of ids ({ids:,} table rows), {len(self.schema.dense)} dense")
         lines += [*self.notes, f"written to {self.folder}"]
         return "\n".join(lines)
 

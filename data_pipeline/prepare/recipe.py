@@ -1,7 +1,7 @@
 """What preparation makes of raw columns: a schema whose vocabularies, means and deviations are still to be fitted."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from data_pipeline.schema import (
     IdListFeature,
     Label,
     Log,
+    Raw,
     Role,
     Schema,
     SequenceFeature,
@@ -48,7 +49,7 @@ class FitStandardise(Declaration):
     kind: Literal["standardise"] = "standardise"
 
 
-RecipeIds = Annotated[Identity | Hash | Bucketize | Cross | FitVocabulary, Field(discriminator="kind")]
+RecipeIds = Annotated[Identity | Raw | Hash | Bucketize | Cross | FitVocabulary, Field(discriminator="kind")]
 RecipeTransform = Annotated[Log | FitStandardise | Clip, Field(discriminator="kind")]
 
 
@@ -244,10 +245,8 @@ class Recipe(Declaration):
             if isinstance(f, DenseFeature):
                 features.append(f.model_copy(update={"column": _unless(f.name, self.written_name(f.columns[0]))}))
                 continue
-            prepared = None if isinstance(f.ids, Identity | FeatureCross) else f.ids
-            source = None if prepared is None or isinstance(prepared, Cross) else _unless(f.name, f.columns[0])
-            ids = Identity(num_ids=f.num_embeddings, prepared=prepared, prepared_column=source)
-            update = {"ids": ids, "column": None, "missing": "error"}
+            update: dict[str, Any] = {"ids": _written_ids(f), "column": None}
+            update["missing"] = f.missing if isinstance(f.ids, Raw) else "error"
             if isinstance(f, IdListFeature) and f.weights:
                 update["weights"] = weights_name(f.name)
             features.append(f.model_copy(update=update))
@@ -270,6 +269,15 @@ def weights_name(feature: str) -> str:
 def vocabulary_path(table: str) -> str:
     """Where a table's vocabulary lies, relative to the schema."""
     return "vocabularies/" + table.replace("/", "%2F") + ".parquet"
+
+
+def _written_ids(f: SparseFeature) -> Identity | Raw:
+    """What reads a feature's prepared column."""
+    if isinstance(f.ids, Raw):
+        return Raw(prepared_column=_unless(f.name, f.columns[0]))
+    prepared = None if isinstance(f.ids, Identity | FeatureCross) else f.ids
+    source = None if prepared is None or isinstance(prepared, Cross) else _unless(f.name, f.columns[0])
+    return Identity(num_ids=f.num_embeddings, prepared=prepared, prepared_column=source)
 
 
 def _unless(default: str, name: str) -> str | None:

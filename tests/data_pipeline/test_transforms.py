@@ -25,6 +25,7 @@ from data_pipeline.schema import (
     IdListFeature,
     Label,
     Log,
+    Raw,
     SequenceFeature,
     Standardise,
     Vocabulary,
@@ -47,6 +48,32 @@ def refused(feature: Any, array: pa.Array, message: str, folder: Path | str = ".
     with pytest.raises(UserError, match=message) as error:
         read(feature, array, folder, Origin("x.parquet, row group 2", 100))
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- raw
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.dictionary(pa.int8(), pa.int64())])
+def test_raw_integers_are_their_own_ids(kind: pa.DataType) -> None:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    most = (1 << (plain.bit_width - pa.types.is_signed_integer(plain))) - 1
+    values = pa.array([3, most, None, 0], plain)
+    values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values
+    column = read(IdFeature(name="a", ids=Raw(), missing="row"), values)
+    as_signed = most - (1 << 64) if most >= 1 << 63 else most
+    assert column.values.tolist() == [3, as_signed, -(2**63), 0]
+    assert column.values.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_raw_strings_are_their_hashes(kind: pa.DataType) -> None:
+    values = ["a", None, "", "ü", "a"]
+    array = pa.array(values).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values).cast(kind)
+    hashes = [xxhash.xxh64_intdigest(v.encode()) if v is not None else 1 << 63 for v in values]
+    found = read(IdFeature(name="a", ids=Raw(), missing="row"), array)
+    assert found.values.tolist() == [h - (1 << 64) if h >> 63 else h for h in hashes]
+    refused(IdFeature(name="a", ids=Raw()), array, "row 101, column 'a': found null")
+    refused(IdFeature(name="a", ids=Raw()), pa.array([0.5]), r"is double, .* integers or strings \(ids: raw\)")
 
 
 # ---------------------------------------------------------------- identity

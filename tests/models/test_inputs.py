@@ -3,6 +3,7 @@
 import pytest
 
 from data_pipeline.errors import UserError
+from data_pipeline.schema import IdFeature, Raw, Schema
 from models.base import Recommender
 from models.inputs import (
     DenseFeatures,
@@ -58,6 +59,29 @@ def test_a_setting_that_matches_no_table_names_the_nearest() -> None:
     tables = fields.tables(embedding_dim=4)
     with pytest.raises(UserError, match="unknown table 'itm'; did you mean 'item'"):
         fields.check_all_settings_used(t.name for t in tables.values())
+
+
+def test_dynamic_tables_have_rows_for_ids_and_one_for_all_others() -> None:
+    settings = {"item": TableSettings(dynamic={"rows": 1000, "after": 3}), "user": TableSettings(dynamic=True)}
+    fields = Fields(mixed_schema(), settings)
+    item, deep = fields.table("item", embedding_dim=4), fields.table("last_item", embedding_dim=4, group="deep")
+    assert item.dynamic is not None and item.dynamic.name == "item" and item.dynamic.config.after == 3
+    assert 1000 < item.num_embeddings < 1500 and item.dynamic.default_row == item.num_embeddings - 1
+    assert deep.dynamic is None, "the pattern does not match deep/item"
+    user = fields.table("user", embedding_dim=4)
+    assert user.dynamic is not None and user.dynamic.config.rows == mixed_schema()["user"].num_embeddings
+    off = Fields(mixed_schema(), settings | {"it*": TableSettings(dynamic=False)})
+    assert off.table("item", embedding_dim=4) == item, "what is not said does not take back"
+
+
+def test_raw_ids_need_a_dynamic_table_of_known_size() -> None:
+    schema = Schema(features=(IdFeature(name="user", ids=Raw()), IdFeature(name="item", ids=Raw())))
+    for settings in ({}, {"user": TableSettings(dynamic=True)}):
+        with pytest.raises(UserError, match=r"the ids of feature 'user' are raw, .*user: \{dynamic: \{rows"):
+            Fields(schema, settings).table("user", embedding_dim=4)
+    fields = Fields(schema, {"*": TableSettings(dynamic={"rows": 40}), "item": TableSettings(dynamic={"rows": 90})})
+    rows = [fields.table(f, embedding_dim=4).num_embeddings for f in ("user", "item")]
+    assert 40 < rows[0] < 90 < rows[1]
 
 
 def test_a_schema_without_ids_is_refused() -> None:

@@ -197,13 +197,16 @@ def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB) -> 
     return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=torch.device("cpu"))
 
 
-def train(case: Case, distributed: Distributed, batches: list[Rows], tower_rate: float = 0.1) -> list[float]:
+def train(
+    case: Case, distributed: Distributed, batches: list[Rows], tower_rate: float = 0.1, first_step: int = 0
+) -> list[float]:
     """Trains on the global batches as the trainer does; the global losses."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     tower = torch.optim.SGD(distributed.tower_parameters().values(), lr=tower_rate)
     losses = []
-    for rows in batches:
+    for step, rows in enumerate(batches, first_step):
         batch = share(case, rows, rank, world_size, distributed.lookup)
+        distributed.set_step(step)
         total, count = distributed.module(batch)
         sums = torch.stack([total.detach(), count])
         dist.all_reduce(sums)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.processes import run_processes
-from tests.sharding.everywhere import WRITER, run_everything
+from tests.sharding.everywhere import CHAIN, WRITER, run_everything
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,15 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def everywhere(checkpoint_folder: Path) -> dict[int, list[dict[str, Any]]]:
     """Results of `run_everything` for world sizes 1 to 4: a list by rank."""
-    results = {WRITER: run_processes(WRITER, run_everything, checkpoint_folder, None, timeout=280)}
-    entries = [entry for result in results[WRITER] for entry in result["wrote"]["entries"]]
-    for world_size in {1, 2, 3, 4} - {WRITER}:
-        results[world_size] = run_processes(world_size, run_everything, checkpoint_folder, entries, timeout=280)
+    results: dict[int, list[dict[str, Any]]] = {}
+    entries, link = None, None
+    for world_size in (WRITER, *sorted({1, 2, 3, 4} - {WRITER})):
+        results[world_size] = run_processes(world_size, run_everything, checkpoint_folder, entries, link, timeout=280)
+        entries = entries or entries_of(results[world_size], "wrote")
+        link = entries_of(results[world_size], "link") if world_size in CHAIN else link
     return results
+
+
+def entries_of(results: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """The manifest entries of all ranks' files."""
+    return [entry for result in results for entry in result[what]["entries"]]

@@ -32,6 +32,8 @@ from tests.sharding.cases import (
     train,
     whole_tables,
 )
+from tests.sharding.dynamic_everywhere import train_dynamic
+from tests.sharding.frozen_everywhere import FROZEN_RANKS, score_frozen
 
 STEPS, ROWS = 12, 14
 OPTIMIZERS = {
@@ -51,6 +53,7 @@ ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
 WRITER = 2  # the world size that writes the checkpoint which the others read; it runs first
+CHAIN = (2, 1, 3, 2)  # world sizes, each of which goes on from what the one before saved
 
 
 def optimizers_of(world_size: int) -> tuple[str, ...]:
@@ -123,6 +126,34 @@ def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[st
         saved = whole_tables(distributed)
         train(case, distributed, batches_around_checkpoint()[1], tower_rate=0.0)
         found.append({"saved": saved, "later": whole_tables(distributed)})
+    return found
+
+
+def chain_case(link: int) -> Case:
+    """SGD and AdaGrad, dealt to pooled and sequence tables; every table is placed otherwise at every link."""
+    return every_case().rotated(ANY, link, (OPTIMIZERS["sgd"], OPTIMIZERS["adagrad"]))
+
+
+def walk_link(rank: int, folder: Path, link: int, entries: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """Goes on from the files of the link before, trains on its share of the batches and saves.
+
+    The first link of the chain also walks all of it unbroken.
+    """
+    case, steps = chain_case(link), STEPS // len(CHAIN)
+    distributed = make(case)
+    if entries is not None:
+        read_tables(folder / f"link-{link - 1}", entries, distributed.tables)
+    loaded = whole_tables(distributed)
+    train(case, distributed, training_batches()[link * steps :][:steps], tower_rate=0.0)
+    found = {
+        "loaded": loaded,
+        "saved": whole_tables(distributed),
+        "entries": write_tables(folder / f"link-{link}", distributed.tables),
+        "placements": {name: planned.placement for name, planned in distributed.plan.tables.items()},
+    }
+    if entries is None:
+        train(case, distributed, training_batches()[steps:], tower_rate=0.0)
+        found["unbroken"] = whole_tables(distributed)
     return found
 
 
@@ -254,22 +285,39 @@ def measure_memory(folder: Path) -> dict[str, int]:
     return grown
 
 
-def agree_on_memory() -> int:
+def agree_on_memory() -> tuple[int, int | None]:
     ranks = dist.get_world_size()
-    return Topology(ranks, ranks, "cpu", 1000 - dist.get_rank()).agreed().memory_per_rank
+    mine = Topology(ranks, ranks, "cpu", 1000 - dist.get_rank(), host_memory=500 - 2 * dist.get_rank())
+    return mine.agreed().memory_per_rank, mine.agreed().host_memory
 
 
-def run_everything(rank: int, folder: Path, entries: list[dict[str, Any]] | None) -> dict[str, Any]:
+def gathered(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The manifest entries of all ranks."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, entries)
+    return [entry for part in parts for entry in part]
+
+
+def run_everything(
+    rank: int, folder: Path, entries: list[dict[str, Any]] | None, link: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """entries: of the files that `WRITER` wrote; link: of those of the chain's last link. None: they are written."""
     results = {
         "training": train_everywhere(),
         "collective": collect(),
         "unused": unused_parameters(),
         "memory": agree_on_memory(),
     }
+    if dist.get_world_size() in (1, 2, 3):
+        results["dynamic"] = train_dynamic(rank, folder)
     if dist.get_world_size() == 1:
         results["grown"] = measure_memory(folder)
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()
+    if dist.get_world_size() in CHAIN:
+        results["link"] = walk_link(rank, folder, CHAIN.index(dist.get_world_size()), link)
     results |= {"wrote": write_checkpoint(folder)} if entries is None else {"read": read_checkpoint(folder, entries)}
+    if dist.get_world_size() in FROZEN_RANKS:
+        results["frozen"] = score_frozen(folder, entries or gathered(results["wrote"]["entries"]), STATEFUL)
     return results if rank == 0 else {n: results[n] for n in results if n not in ("training", "read")}

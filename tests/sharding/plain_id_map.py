@@ -1,6 +1,6 @@
 """What `IdMap` does, in lists, dicts and loops: one row, one id, one set at a time."""
 
-from sharding.dynamic_config import DynamicConfig
+from models.dynamic_ids import DynamicConfig
 from sharding.set_cache import Geometry
 
 WORD = (1 << 64) - 1

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sharding.dynamic_config import DynamicConfig
+from models.dynamic_ids import DynamicConfig
 from sharding.id_map import IdMap, Observed
-from sharding.set_cache import Geometry
+from sharding.set_cache import UNUSED, Geometry
 from tests.sharding.plain_id_map import PlainCache, PlainMap, plain_sets
 
 EXTREMES = [0, -1, 1, 2**63 - 1, -(2**63), 1 << 32, -(1 << 32)]
@@ -320,3 +320,76 @@ def test_an_empty_part_and_an_empty_step() -> None:
 def test_settings_that_do_not_go_together(said: dict, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         DynamicConfig(rows=10, **said)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    after=st.integers(1, 3),
+    evict=st.sampled_from(["lfu", "lru"]),
+    geometry=geometries,
+    stream=streams,
+    wanted=st.sets(st.sampled_from(IDS), min_size=1),
+)
+def test_filling_takes_free_rows_only(
+    after: int, evict: str, geometry: Geometry, stream: list[dict[int, int]], wanted: set[int]
+) -> None:
+    made, plain = (kind(DynamicConfig(rows=1, after=after, evict=evict), geometry) for kind in (table_map, PlainMap))
+    for step, counts in enumerate(stream):
+        made.observe(
+            torch.tensor([*counts], dtype=torch.int64), torch.tensor([*counts.values()], dtype=torch.int64), step
+        )
+        plain.observe(counts, step)
+    before, counted, last = [*plain.table.rows], made.counters.admissions, len(stream) - 1
+    ids = [i for i in wanted if plain.table.row(i) < 0]
+    rows = made.fill(torch.tensor(ids, dtype=torch.int64), last).tolist()
+    given_rows = [r for r in rows if r >= 0]
+    assert len(set(given_rows)) == len(given_rows) == made.counters.admissions - counted
+    now = content(made.row_state)
+    waiting = {row[0]: row[1] for row in plain.candidates.rows if row} if after > 1 else {}
+    for an_id, row in zip(ids, rows, strict=True):
+        of_its_sets = [r for a_set in plain_sets(geometry, an_id) for r in plain.table.of_set(a_set)]
+        if row < 0:
+            assert all(now[r] for r in of_its_sets)
+            continue
+        assert row in of_its_sets and before[row] is None
+        assert now[row] == (an_id, 1 + waiting.pop(an_id, 0), last)
+        assert made.row_state["admitted"][row] == last
+    assert all(now[r] == held for r, held in enumerate(before) if r not in given_rows)
+    if after > 1:
+        renamed = {name.removeprefix("candidate_"): tensor for name, tensor in made.candidate_state.items()}
+        assert {row[0]: row[1] for row in content(renamed) if row} == waiting
+    assert made.find(torch.tensor(ids, dtype=torch.int64)).tolist() == rows
+
+
+@pytest.mark.parametrize("pause", [1, 5])
+@pytest.mark.parametrize(
+    "policy",
+    [{}, {"evict": "lru"}, {"evict": "age", "age": 3}, {"age": 2}, {"after": 2, "candidates": 0.5, "evict": "lru"}],
+)
+def test_counting_steps_anew_changes_nothing_else(policy: dict[str, Any], pause: int) -> None:
+    """Beside a map whose steps go on: whatever the policy, the same ids get and lose the same rows."""
+    one, other = (table_map(DynamicConfig(rows=1, **policy), Geometry(7, 5, 8)) for _ in range(2))
+    generator, cut = torch.Generator().manual_seed(5), 3
+    for step in range(8):
+        ids, counts = torch.randint(0, 600, (200,), generator=generator).mul_(0x1234567).unique(return_counts=True)
+        at = step if step < cut else step + pause
+        if step == cut:
+            other.start_over(at)
+        seen = [one.observe(ids, counts, at), other.observe(ids, counts, step if step < cut else step - cut)]
+        assert all(torch.equal(a, b) for a, b in zip(vars(seen[0]).values(), vars(seen[1]).values(), strict=True))
+    assert one.counters == other.counters and one.counters.evictions > 50
+    shift, held = cut + pause, one.row_state["count"] > 0
+    for name in ("last_use", "admitted"):
+        assert torch.equal(one.row_state[name][held] - shift, other.row_state[name][held])
+
+
+def test_free_rows_stay_the_first_to_be_taken() -> None:
+    """Whatever number of times steps are counted anew."""
+    made = table_map(DynamicConfig(rows=1, evict="lru"))
+    made.observe(torch.tensor([5]), torch.tensor([1]), 0)
+    for _ in range(3):
+        made.start_over((1 << 31) - 1)
+    state = made.row_state
+    free = state["count"] == 0
+    assert int(free.sum()) == len(free) - 1
+    assert (state["last_use"][free] == UNUSED).all() and state["last_use"][~free].item() > UNUSED

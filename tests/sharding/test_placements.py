@@ -129,7 +129,7 @@ def test_the_tower_is_replicated(world_size: int, everywhere: dict) -> None:
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_ranks_agree_on_memory(world_size: int, everywhere: dict) -> None:
-    assert [r["memory"] for r in everywhere[world_size]] == [1001 - world_size] * world_size
+    assert [r["memory"] for r in everywhere[world_size]] == [(1001 - world_size, 502 - 2 * world_size)] * world_size
 
 
 @pytest.mark.parametrize("world_size", FURTHER)

@@ -37,7 +37,7 @@ def written(folder: Path, plan: Plan, seed: int = 0, chunk: int = 64) -> list:
 
 def whole(plan: Plan, seed: int = 0) -> dict[str, LiveTable]:
     """The same tables in one piece."""
-    return live(plan_for([replace(t.table, placement="table_wise") for t in plan.tables.values()], 1), 0, seed)
+    return live(plan_for([replace(t.table, placement=None) for t in plan.tables.values()], 1), 0, seed)
 
 
 @settings(max_examples=25, deadline=None)

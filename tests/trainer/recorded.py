@@ -84,6 +84,20 @@ def whole_tables(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def whole_id_maps(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    """{id space: columns} of dynamic tables, put together likewise."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, said in read_manifest(checkpoint)["id_maps"].items():
+        columns = found.setdefault(name, {})
+        for entry in said["files"]:
+            with safe_open(str(checkpoint / entry["file"]), framework="pt") as file:
+                for column in file.keys():
+                    part = file.get_tensor(column)
+                    whole = columns.setdefault(column, torch.full((entry["num_embeddings"],), -7, dtype=part.dtype))
+                    whole[entry["row"] : entry["row"] + len(part)] = part
+    return found
+
+
 def tower(checkpoint: Path) -> dict[str, Tensor]:
     """Everything in a checkpoint's tower file but the generators."""
     with safe_open(str(checkpoint / "tower.safetensors"), framework="pt") as file:
@@ -91,8 +105,10 @@ def tower(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:
-    """Bit for bit: tables with their state, tower with its optimizer."""
-    tables, others = whole_tables(one), whole_tables(other)
+    """Bit for bit: tables with their state and ids, tower with its optimizer."""
+    tables, others = (
+        whole_tables(at) | {f"ids of {n}": c for n, c in whole_id_maps(at).items()} for at in (one, other)
+    )
     assert tables.keys() == others.keys()
     for name, tensors in tables.items():
         assert tensors.keys() == others[name].keys()

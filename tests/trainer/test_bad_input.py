@@ -224,6 +224,35 @@ def test_a_run_folder_that_is_taken(path: Path, tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "run/summary.json").read_bytes() == before
 
 
+def test_a_checkpoint_that_cannot_be_loaded(
+    path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a table with more rows than there are ids today, cut short, or with a file missing; it is left as it is."""
+    monkeypatch.setattr(sys, "argv", ["shardrec", "train", str(path), "--quiet"])
+    main_ends_well()
+    schema = yaml.safe_load((data / "schema.yaml").read_text())
+    schema["features"][0]["ids"]["num_ids"] = 201
+    (tmp_path / "today.yaml").write_text(yaml.safe_dump(schema))
+    today = ("--set", f"data.schema={tmp_path}/today.yaml", "--set", "trainer.max_steps=4")
+    line = complaint(monkeypatch, "train", path, "--resume", "--quiet", *today)
+    assert "step-2" in line and "'user' has num_embeddings 301 there and 201 here; use the model and tables it" in line
+    again = ("--set", f"init_from={tmp_path}/run", "--set", f"run={tmp_path}/again")
+    line = complaint(monkeypatch, "train", path, "--quiet", *today, *again)
+    assert "'user' is 201 rows x 5 columns, but table 'user' in" in line and "301 rows x 5 columns; tables may" in line
+    (shard,) = (tmp_path / "run/checkpoints/step-2/tables").glob("user.r*")
+    whole = shard.read_bytes()
+    for command in (("train", path, "--resume", "--set", "trainer.max_steps=4"), ("evaluate", tmp_path / "run")):
+        shard.write_bytes(whole[:-1])
+        line = complaint(monkeypatch, *command, "--quiet")
+        assert f"{shard}: cut short: {len(whole) - 1} bytes found, {len(whole)} expected; restore the file" in line
+        shard.unlink()
+        line = complaint(monkeypatch, *command, "--quiet")
+        assert f"{shard}: missing, though the checkpoint's manifest names it; restore the file from a copy" in line
+    shard.write_bytes(whole)
+    monkeypatch.setattr(sys, "argv", ["shardrec", "evaluate", str(tmp_path / "run"), "--quiet"])
+    main_ends_well()
+
+
 def main_ends_well() -> None:
     with pytest.raises(SystemExit) as ended:
         main()

@@ -34,7 +34,10 @@ MISTAKES = [
         {"stage": "fm", "tables": {"user": {"from": "item"}}},
         "ids of feature 'user' would mean other rows than those of 'item'",
     ),
-    ({"stage": "fm", "tables": {"kind": {"from": "user"}}}, "is 3 rows x 5 columns, but .* is 301 rows x 5 columns"),
+    (
+        {"stage": "fm", "tables": {"kind": {"from": "user"}}},
+        "is 3 rows x 5 columns, but .* is 301 rows x 5 columns; tables may grow, not shrink: keep 301 ids or more",
+    ),
     (
         {"stage": "fm", "tables": {"user": {"columns": [3, 8]}}},
         "columns 3:8 of table 'user' .* asked for, which is 301",

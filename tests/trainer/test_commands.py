@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.trainer.recorded import tower, whole_tables
 from tests.trainer.small_run import run_file, write_data
-from trainer.checkpoint import model_tensors
+from trainer.checkpoint import model_tensors, read_manifest
 from trainer.cli import main
 from trainer.packages import HOME
 from trainer.run_folder import RunFolder
@@ -225,3 +225,32 @@ def test_a_model_of_ones_own(trained: Path, tmp_path: Path, monkeypatch: pytest.
     path = run_file(tmp_path / "run.yaml", trained.parent / "data", trainer={"max_steps": 3})
     shardrec(monkeypatch, "train", path, "--quiet", "--set", "model={name: 'my_towers:Mine', width: 5}")
     shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
+
+
+def test_int8_rows_score_as_trained_ones_do(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The optimizer's state is damaged in the copy, and not read."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    folder = RunFolder.open(run)
+    checkpoint = folder.checkpoint(folder.choose_step())
+    for entry in read_manifest(checkpoint)["tables"]:
+        with (checkpoint / entry["file"]).open("r+b") as file:
+            file.seek(entry["tensors"]["accumulator"]["start"])
+            file.write(b"\xff" * 8)
+    test = trained.parent / "data/test"
+    shardrec(monkeypatch, "predict", trained, "--data", test, "--out", tmp_path / "trained", "--quiet")
+    shardrec(monkeypatch, "predict", run, "--data", test, "--out", tmp_path / "int8", "--rows", "int8", "--quiet")
+    rows, exact, found = pq.read_table(test), scores(tmp_path / "trained"), scores(tmp_path / "int8")
+    assert exact["row"] == found["row"]
+    difference = np.abs(found["prediction"].to_numpy() - exact["prediction"].to_numpy())
+    assert 0 < difference.max() < 0.01
+    before, after = (
+        roc_auc_score(rows["label"], scored["prediction"], sample_weight=rows["weight"]) for scored in (exact, found)
+    )
+    assert after == pytest.approx(before, abs=1e-3)
+    capsys.readouterr()
+    shardrec(monkeypatch, "evaluate", run, "--rows", "int8", "--quiet")
+    printed = capsys.readouterr().out
+    assert f"{after:.4f}" in printed
+    assert "tables: 5.7 KiB as int8" in printed  # 452 rows of 5 columns and 8 bytes

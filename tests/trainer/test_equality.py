@@ -44,6 +44,7 @@ def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
     rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
     placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
     settings = {name: f"placement: {p}" for name, p in placed.items()}
+    settings["user"] += ", dynamic: {rows: 120, after: 2}"  # of 301 users
     settings["item"] += ", optimizer: {name: ftrl, learning_rate: 0.1, l1: 0.1}"
     settings["tags"] += (
         f", optimizer: {{name: {optimizer}, learning_rate: {rate}{eps}, weight_decay: 1, decay: frequency}}"

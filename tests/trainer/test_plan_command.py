@@ -111,6 +111,23 @@ def test_without_options_it_is_this_machine(
     assert (found["devices"], found["device"], found["memory_per_rank"]) == (2, "cpu", 5 * 10**12)
 
 
+def test_rows_in_host_memory_count_there(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All tables' rows on one GPU's host, but for the accumulators of row-wise AdaGrad, one number a row."""
+    tables = "tables={'*': {dtype: fp16, memory: managed}}"
+    cluster = ("--device-memory", "80GB", "--host-memory", "2TB", "--set", tables)
+    assert plan(monkeypatch, run_file, *cluster) == ""
+    printed = capsys.readouterr().out
+    assert "rows in host memory: user: managed, item: managed, tags: managed; 1.2 TiB of each host" in printed
+    assert "38 GB/s of rows in a GPU's host" in printed
+    assert plan(monkeypatch, run_file, *cluster, "--json") == ""
+    found = json.loads(capsys.readouterr().out)
+    assert {t["memory"] for t in found["tables"].values()} == {"managed"}
+    rows = [t["rows"] for t in found["tables"].values()]
+    assert found["bytes_per_rank"] == [4 * sum(rows)] and found["bytes_per_host"] == [128 * sum(rows)]
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -261,6 +278,8 @@ def test_towers_are_counted_by_their_products() -> None:
     products = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
     expected = sum(2 * out * into for out, into in products)
     assert tower_flops(model, {}, frozenset()) == (expected, ())
+    without_dense = build_model(config, schema.subset(("a", "b")))
+    assert tower_flops(without_dense, {}, frozenset()) == (2 * (8 * 8 + 8), ())
     odd = Odd(Fields(schema), PointwiseConfig())
     assert tower_flops(odd, {}, frozenset()) == (
         2 * 15.0,

@@ -38,7 +38,10 @@ SETTINGS = {
         "progressive_validation": True,
         "log_every_steps": 3,
     },
-    "tables": {"item": {"dtype": "fp16"}},  # rounded by draws that have to go on, too
+    "tables": {
+        "item": {"dtype": "fp16"},  # rounded by draws that have to go on, too
+        "user": {"dynamic": {"rows": 120, "after": 2}},  # of 301 users
+    },
 }
 ROOT = Path(__file__).resolve().parents[2]
 VOLATILE = ("time", "samples_per_second")
@@ -101,6 +104,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, unbroken: 
 def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Path) -> None:
     """Stopped after a checkpoint and taken up by as many, and by more ranks."""
     settings = {"trainer": SETTINGS["trainer"] | {"matmul_precision": "highest"}, "model": {"mlp": {"hidden": [16, 8]}}}
+    settings["tables"] = {"user": SETTINGS["tables"]["user"]}
     path = run_file(tmp_path / "run.yaml", data, **settings)
     whole, three = (f"run={tmp_path}/whole",), (f"run={tmp_path}/three",)
     stopped = ("trainer.max_steps=14",)
@@ -111,7 +115,7 @@ def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Pat
     last = f"checkpoints/step-{expected['steps']}"
     assert_same_checkpoint(tmp_path / "run" / last, tmp_path / "whole" / last)
 
-    (moved,) = train_in_processes(3, path, resumed=((*three, "tables={'*': {placement: row_wise}}"),))
+    (moved,) = train_in_processes(3, path, resumed=((*three, "tables.*={placement: row_wise}"),))
     assert moved["batches"] == expected["batches"][14:]
     assert moved["losses"] == pytest.approx(expected["losses"][14:], abs=1e-4)
 

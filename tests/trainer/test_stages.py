@@ -385,6 +385,7 @@ def test_a_chain_under_torchrun(root: Path, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert [stage["world_size"] for stage in summary["stages"].values()] == [2, 2]
     assert summary["steps"] == 2
+    assert summary["peak_memory_bytes"] > 7e8  # both ranks and their launcher; one rank takes some 4e8
 
 
 def test_stages_share_one_ray(root: Path, tmp_path: Path) -> None:

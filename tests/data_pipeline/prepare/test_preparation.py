@@ -28,6 +28,7 @@ RECIPE: dict[str, Any] = {
     "features": [
         {"kind": "id", "name": "user", "column": "user_id", "ids": {"kind": "vocabulary", "min_count": 3}},
         {"kind": "id", "name": "city", "ids": {"kind": "vocabulary"}, "missing": "row"},
+        {"kind": "id", "name": "town", "column": "city", "ids": {"kind": "raw"}, "missing": "row"},
         {"kind": "id", "name": "shop", "ids": {"kind": "hash", "num_ids": 50, "seed": 2}},
         {"kind": "id", "name": "both", "ids": {"kind": "cross", "columns": ["user_id", "shop"], "num_ids": 99}},
         {"kind": "id", "name": "hour", "ids": {"kind": "bucketize", "boundaries": [6, 12, 18]}},
@@ -155,10 +156,12 @@ def test_rows_are_what_the_recipe_says(prepared: Any) -> None:
             source = raw[r["row"]]
             history = [items.get(int(v), 0) for v in source["history"].split("|") if v]
             tags = [v for v in source["tags"].split("|") if v]
+            town = digest(source["city"]) if source["city"] else bytes(7) + b"\x80"
             both = digest(source["user_id"]) + digest(source["shop"])
             assert r == {
                 "user": users.get(source["user_id"], 0),
                 "city": cities.get(source["city"], 0) if source["city"] else len(cities) + 1,
+                "town": int.from_bytes(town, "little", signed=True),
                 "shop": xxhash.xxh64_intdigest(source["shop"].encode(), 2) % 50,
                 "both": xxhash.xxh64_intdigest(both) % 99,
                 "hour": sum(float(source["hour"]) >= b for b in (6, 12, 18)),
