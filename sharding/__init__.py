@@ -12,8 +12,8 @@ kernel and data-parallel tables), `optimizers.py`, `row_rules.py` and `ftrl.py` 
 rules), `rounding.py` and `draws.py` (fp16 rows), `frequency.py` (the counts of mini-batch-aware L2), `initialize.py`,
 `assemble.py`, `columns.py`, `tables.py`; `placements.py`, `spread.py` and `fit.py` (what the planner chooses from, how,
 and whether it fits), `cost.py` and `advice.py` (what a step is estimated to take, and what would change it),
-`benchmark.py` (what it takes); `saved_tables.py` and `replaced_rows.py` (a checkpoint's tables read, and copied with
-other rows, without live ones).
+`benchmark.py` (what it takes) and `checkpoint_benchmark.py` (what checkpoints take); `saved_tables.py` and
+`replaced_rows.py` (a checkpoint's tables read, and copied with other rows, without live ones).
 """
 
 from sharding.checkpoint import read_tables, write_tables

@@ -8,25 +8,13 @@ works on one machine for any other.
 - Tables outside of device memory go row-wise, unless another placement is asked.
 - Row-wise needs a row for every rank's equal block and column-wise more than four columns; tables too small for what
   was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
-- What is left to choose: TorchRec's EmbeddingShardingPlanner spreads tables table-wise by its cost model; tables that
-  hold more than half of a rank's fair share (and 64 MiB), or all where ranks outnumber them, may also go row-wise.
-  For more than eight ranks `spread.py` does the same by our own model, in a fraction of the time.
-  Where no plan is found that fits by our arithmetic, all tables that may go row-wise do. Column-wise and
-  data-parallel are never chosen: `docs/sharding.md` has the measurements.
+- What is left to choose: which tables go row-wise and who gets the others whole, by the estimate of a step
+  (`spread.py`), hence by the topology's rates. Where no plan is found that fits, all tables that may go row-wise do.
+  Column-wise and data-parallel are never chosen: `docs/sharding.md` has the measurements.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-
-import torch
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner import Topology as TorchRecTopology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data_pipeline.errors import UserError
 from models.inputs import EmbeddingTable, Input, TableOptimizer
@@ -41,17 +29,13 @@ from sharding.placements import (
     row_blocks,
     whole_table,
 )
-from sharding.plan import Plan, ShardPlan, TablePlan, bytes_per_rank, id_map_share, table_bytes
+from sharding.plan import Plan, TablePlan, bytes_per_rank, id_map_share, table_bytes
 from sharding.row_memory import check_row_memory, described_memory
 from sharding.spread import ROW_WORK, spread_by_cost
-from sharding.tables import declared_tables, module_name, physical_dim
+from sharding.tables import declared_tables, physical_dim
 from sharding.topology import Topology
-from sharding.torchrec_hooks import BagSharder
 
 __all__ = ["PlanError", "plan_tables"]
-
-_SPREAD_BYTES = 64 << 20  # smaller tables are not worth a second kind of exchange in every step
-_TORCHREC_RANKS = 8  # beyond, its search takes minutes: `spread.py`
 
 
 def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology: Topology) -> Plan:
@@ -131,20 +115,11 @@ def _spread(
         return {}
     ranks = topology.world_size
     spreadable = {n for n, t in tables.items() if t.placement is None and has_row_blocks(t, ranks)}
-    if ranks <= _TORCHREC_RANKS:
-        found = _torchrec_plan(tables, _large(tables, spreadable, ranks), topology)
-    else:
-        found = spread_by_cost(tables, spreadable, inputs, topology)
+    found = spread_by_cost(tables, spreadable, inputs, topology)
     if found is not None:
         found = _in_runs(found, topology)
     fits = found is not None and _peak(found, ranks) <= topology.memory_per_rank
     return found if found is not None and fits else _balanced(tables, spreadable, ranks)
-
-
-def _large(tables: Mapping[str, EmbeddingTable], spreadable: set[str], ranks: int) -> set[str]:
-    """The tables that are worth a second kind of exchange."""
-    share = sum(table_bytes(t) for t in tables.values()) / ranks
-    return {n for n in spreadable if table_bytes(tables[n]) > max(share / 2, _SPREAD_BYTES) or len(tables) < ranks}
 
 
 def _peak(plans: Mapping[str, TablePlan], ranks: int) -> int:
@@ -174,61 +149,6 @@ def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, Ta
     return dealt if even and _peak(dealt, ranks) <= topology.memory_per_rank else dict(plans)
 
 
-def _torchrec_plan(
-    tables: Mapping[str, EmbeddingTable], large: set[str], topology: Topology
-) -> dict[str, TablePlan] | None:
-    """Table-wise, or for `large` ones row-wise where that costs less, by TorchRec's model; None: it finds no room."""
-    configs = [
-        EmbeddingBagConfig(
-            name=module_name(t.name),
-            num_embeddings=t.num_embeddings,
-            embedding_dim=physical_dim(t),
-            feature_names=[module_name(t.name)],
-        )
-        for t in tables.values()
-    ]
-    module = torch.nn.ModuleDict({"tables": EmbeddingBagCollection(tables=configs, device=torch.device("meta"))})
-    constraints = {
-        module_name(t.name): ParameterConstraints(
-            sharding_types=["table_wise", "row_wise"] if n in large else ["table_wise"], compute_kernels=["fused"]
-        )
-        for n, t in tables.items()
-    }
-    with _quiet_torchrec():
-        planner = EmbeddingShardingPlanner(
-            topology=_torchrec_topology(topology),
-            constraints=constraints,
-            storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
-            stats=[],
-        )
-        try:
-            chosen = planner.plan(module, [BagSharder()]).plan["tables"]
-        except PlannerError:
-            return None
-    found = {}
-    for name, table in tables.items():
-        sharding = chosen[module_name(name)]
-        shards = sharding.sharding_spec.shards
-        at = [(s.placement.rank(), *s.shard_offsets, *s.shard_sizes) for s in shards]
-        found[name] = TablePlan(table, sharding.sharding_type, tuple(ShardPlan(*s) for s in at))
-    return found
-
-
-def _torchrec_topology(topology: Topology) -> TorchRecTopology:
-    cuda = topology.device == "cuda"
-    return TorchRecTopology(
-        world_size=topology.world_size,
-        local_world_size=topology.local_world_size,
-        compute_device=topology.device,
-        hbm_cap=topology.memory_per_rank if cuda else 0,
-        ddr_cap=0 if cuda else topology.memory_per_rank,
-        hbm_mem_bw=topology.row_bandwidth / 1000,  # TorchRec counts bytes a millisecond
-        ddr_mem_bw=topology.row_bandwidth / 1000,
-        intra_host_bw=topology.local_bandwidth / 1000,
-        inter_host_bw=topology.host_bandwidth / 1000,
-    )
-
-
 def _balanced(tables: Mapping[str, EmbeddingTable], spreadable: set[str], world_size: int) -> dict[str, TablePlan]:
     """The placement of least peak memory: rows spread where allowed, whole tables on the emptiest rank, large first."""
     found = {n: row_blocks(tables[n], world_size) for n in tables if n in spreadable}
@@ -238,15 +158,3 @@ def _balanced(tables: Mapping[str, EmbeddingTable], spreadable: set[str], world_
         found[name] = whole_table(tables[name], rank)
         load[rank] += table_bytes(tables[name])
     return found
-
-
-@contextmanager
-def _quiet_torchrec() -> Iterator[None]:
-    """Keeps the planner's remarks on how topologies are made out of a user's sight."""
-    logger = logging.getLogger("torchrec.distributed.planner")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -152,7 +152,7 @@ class DynamicReference(Reference):
         super().__post_init__()
         self.spaces = id_spaces(self.case)
         for ids in self.spaces.values():
-            self.maps.setdefault(ids.name, PlainMap(ids.config, Geometry.of(ids.buckets.rows)))
+            self.maps.setdefault(ids.name, PlainMap(ids.config, Geometry(**vars(ids.buckets))))
 
     def _step(self, rows: Rows, tower_rate: float) -> float:
         for name, held in self.maps.items():
