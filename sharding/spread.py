@@ -1,8 +1,8 @@
 """Which tables are spread by rows, and who gets the others whole: by the estimate of `cost.py`.
 
 A table is row-wise or whole, the largest ones are row-wise first, and only how many of them is searched: some twenty
-plans, each estimated as a whole, 0.1 s of one core for 50 tables on 128 ranks, 1.1 s for 200. (TorchRec's planner weighs
-each shard of each table, though row-wise ones are all alike: 9 and 28 s. On few ranks it chooses the same.)
+plans, each estimated as a whole, 0.1 s of one core for 50 tables on 128 ranks, 1.1 s for 200. (TorchRec's planner
+weighs each shard of each table, though row-wise ones are all alike: 9 and 28 s. On few ranks it chooses the same.)
 """
 
 from collections.abc import Iterator, Mapping
