@@ -96,7 +96,7 @@ def made_batches(case: Case, names: Iterable[str], device: torch.device, world_s
     return found
 
 
-class _Sum(nn.Module):
+class PooledStep(nn.Module):
     """A step whose gradients are all equal and cost next to nothing."""
 
     def __init__(self, lookup: EmbeddingLookup) -> None:
@@ -147,7 +147,7 @@ def _built(case: Case, topology: Topology, device: torch.device) -> Distributed:
     inputs = case.inputs()
     plan = plan_tables(inputs, optimizer, topology)
     lookup = EmbeddingLookup(inputs, (), device="meta")
-    return distribute(_Sum(lookup), plan, optimizer=optimizer, seed=0, device=device)
+    return distribute(PooledStep(lookup), plan, optimizer=optimizer, seed=0, device=device)
 
 
 def _estimate(case: Case, plan: Plan, topology: Topology) -> Estimate:

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data_pipeline.batch import Batch
 from models.dynamic_ids import DynamicConfig, DynamicIds
 from models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
-from sharding.benchmark import draw_ranks
+from sharding.benchmark import PooledStep, draw_ranks
 from sharding.collective import ProcessGroupCollective
 from sharding.distribute import Distributed, distribute
 from sharding.draws import mixed
@@ -57,15 +57,6 @@ def id_of(numbers: Tensor) -> Tensor:
     return mixed(numbers.clone())
 
 
-class _Read(nn.Module):
-    def __init__(self, lookup: EmbeddingLookup) -> None:
-        super().__init__()
-        self.lookup = lookup
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.lookup(batch)["pooled"]
-
-
 def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device) -> Distributed:
     """The table, row-wise over all ranks, that the stream goes through."""
     ids = DynamicIds(NAME, config)
@@ -82,7 +73,7 @@ def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device)
     topology = Topology.here(ranks, ranks, "cuda" if device.type == "cuda" else "cpu")
     plan = plan_tables(inputs, optimizer, topology.agreed() if ranks > 1 else topology)
     lookup = EmbeddingLookup(inputs, (), device="meta")
-    return distribute(_Read(lookup), plan, optimizer=optimizer, seed=0, device=device)
+    return distribute(PooledStep(lookup), plan, optimizer=optimizer, seed=0, device=device)
 
 
 def run_stream(

@@ -8,13 +8,17 @@ WARM_UP_STEPS = 3  # kernels are chosen and buffers grown in the first steps
 
 
 class Clock:
-    """Counts rows and seconds from the step after warm-up on; `paused` leaves out what is not training."""
+    """Counts rows and seconds from the step after warm-up on; `paused` leaves out what is not training.
+
+    first_step_at: when the first step was done, in seconds of the epoch.
+    """
 
     def __init__(self) -> None:
         self._steps = 0
         self._rows = 0
         self._began = time.monotonic()
         self._paused = 0.0
+        self.first_step_at: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -27,6 +31,8 @@ class Clock:
 
     def step(self, rows: int) -> None:
         self._steps += 1
+        if self._steps == 1:
+            self.first_step_at = time.time()
         if self._steps == WARM_UP_STEPS:
             self._began, self._paused = time.monotonic(), 0.0
         elif self._steps > WARM_UP_STEPS:

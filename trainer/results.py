@@ -26,6 +26,8 @@ def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
         f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",
         f"{summary['wall_seconds']:.0f} s in all",
     ]
+    if "seconds_to_first_step" in summary:
+        facts.append(f"first step after {summary['seconds_to_first_step']:.1f} s")
     if summary["stopped_early"]:
         facts.insert(1, f"stopped early, best at {summary['best_step']}")
     console.print(", ".join(facts), soft_wrap=True)

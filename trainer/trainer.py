@@ -158,6 +158,7 @@ class Trainer:
             "samples_per_second": round(self.clock.rate, 1),
             "world_size": self.environment.world_size,
             "first_step": self._first_step,
+            "first_step_at": self.clock.first_step_at,
             "best_step": best_step,
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,

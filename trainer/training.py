@@ -1,6 +1,7 @@
 """A whole training run from its checked configuration: inspected, launched, summed up in its run folder."""
 
 import gc
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ def train_run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -
 
 
 def _train(config: RunConfig, *, resume: bool, quiet: bool, stays: bool = False) -> dict[str, Any] | None:
+    began = time.time()
     folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
     try:
         summary = supervised(train_worker, config, folder, quiet=quiet, stays=stays)
@@ -44,6 +46,8 @@ def _train(config: RunConfig, *, resume: bool, quiet: bool, stays: bool = False)
             folder.discard()
         raise
     if summary:
+        if (at := summary.pop("first_step_at")) is not None:
+            summary["seconds_to_first_step"] = round(at - began, 2)
         write_summary(folder, summary)
     return summary
 

@@ -50,6 +50,7 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     expected = {"metrics", "steps", "rows", "samples_per_second", "world_size", "peak_memory_bytes", "wall_seconds"}
     assert expected <= summary.keys()
+    assert 0 < summary["seconds_to_first_step"] < summary["wall_seconds"]
     assert summary["peak_memory_bytes"] > 50e6
     assert summary["metrics"].keys() == {"validation", "test"}
     records = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())
