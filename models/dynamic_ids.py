@@ -69,7 +69,10 @@ class DynamicConfig(BaseModel):
         default=None, gt=0, le=1, description="instead of `after`: each occurrence gets its id a row with this chance"
     )
     candidates: float = Field(
-        default=1.0, gt=0, le=7, description="with `after`: ids counted that have no row yet, for each row"
+        default=1.0,
+        gt=0,
+        le=7,
+        description="with `after`: ids counted that have no row yet, for each row; rounded to quarters",
     )
     evict: Literal["lfu", "lru", "age"] = Field(
         default="lfu",
@@ -91,6 +94,11 @@ class DynamicConfig(BaseModel):
             raise ValueError(
                 f"after is {self.after} and probability {self.probability}, but ids are admitted by count or by "
                 f"chance; leave one out"
+            )
+        if self.after == 1 and self.candidates != 1:
+            raise ValueError(
+                f"candidates is {self.candidates:g}, but without `after` nobody waits for a row; leave it out, or set "
+                "after to 2 or more"
             )
         if self.evict == "age" and self.age is None:
             raise ValueError("evict: age needs `age`, the number of steps after which an unused row may be taken")

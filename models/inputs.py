@@ -108,12 +108,14 @@ class TableSettings(BaseModel):
         "over the bus; or managed memory with a cache in device memory. CPU workers have one memory",
     )
     cache_share: float | None = Field(default=None, gt=0, le=1, description="memory: cached: of the rows, cached")
-    dynamic: DynamicConfig | None = Field(default=None, description="for unbounded ids; true: with default settings")
+    dynamic: DynamicConfig | Literal[False] | None = Field(
+        default=None, description="for unbounded ids; true: with default settings, false: not, whatever was said before"
+    )
 
     @field_validator("dynamic", mode="before")
     @classmethod
     def _switched(cls, value: Any) -> Any:
-        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+        return {} if value is True else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +285,7 @@ class Fields:
                 f"{said.get('memory', 'device')}; set memory: cached, or leave cache_share out"
             )
         dim = zero_columns + said.pop("embedding_dim", embedding_dim)
-        dynamic = _dynamic_ids(name, declared, said.pop("dynamic", None))
+        dynamic = _dynamic_ids(name, declared, said.pop("dynamic", None) or None)
         return EmbeddingTable(
             name=name,
             num_embeddings=dynamic.num_embeddings if dynamic else declared.num_embeddings,

@@ -181,6 +181,11 @@ def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, Liv
                 fill_rectangle(folder, by_table[name], tensor, target, shard.row, shard.column, scratch, scale)
 
 
+def kind_of_ids(space: str | None) -> str:
+    """Whether a table is dynamic, with the ids of `space`, or fixed (None), in the words of an error line."""
+    return f"dynamic (ids of {space!r})" if space else "fixed"
+
+
 def check_model(
     folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool = False
 ) -> None:
@@ -195,7 +200,7 @@ def check_model(
         for entry in entries[name]:
             spaces = (entry.get("dynamic"), wanted["dynamic"])
             if spaces[0] != spaces[1]:
-                there, here = (f"dynamic (ids of {ids!r})" if ids else "fixed" for ids in spaces)
+                there, here = map(kind_of_ids, spaces)
                 raise UserError(f"{other}: table {name!r} is {there} there and {here} here; {remedy}")
             for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer")[: 2 if table.table.frozen else None]:
                 found, expected = entry[what], wanted[what]
@@ -236,7 +241,7 @@ def entries_by_table(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-def row_bytes(tensor: Entry) -> int:
+def saved_row_bytes(tensor: Entry) -> int:
     """Bytes of one row of a tensor, by what an entry says of it."""
     return SAVED_DTYPES[tensor["dtype"]].itemsize * (tensor["shape"][1] if tensor["shape"][1:] else 1)
 
@@ -296,7 +301,7 @@ def chunks(
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, checked rows) of the chunks of a file that hold rows [first, last)."""
     described = entry["tensors"][name]
-    shape, step, width = described["shape"], described["chunk_rows"], row_bytes(described)
+    shape, step, width = described["shape"], described["chunk_rows"], saved_row_bytes(described)
     dtype = SAVED_DTYPES[described["dtype"]]
     try:
         descriptor = os.open(file, os.O_RDONLY)

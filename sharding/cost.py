@@ -7,7 +7,8 @@ owners, update of the rows, and the sum of what all ranks hold copies of. A part
 Assumed: nothing overlaps; ids are spread evenly over a table's rows (hot rows make updates cheaper and row-wise ranks
 uneven); an exchange within hosts and one between them go on at the same time, and so do sending and receiving; sums
 over ranks (row-wise pooled vectors, copies) run in rings, of which one link in `local_world_size` leaves the host. Not
-counted: reading data, elementwise work of the tower, Python and the launch of kernels.
+counted: reading data, elementwise work of the tower, Python and the launch of kernels; of dynamic tables, counting and
+admitting ids and filling fresh rows.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from models.dynamic_ids import DynamicIds
 from models.inputs import EmbeddingTable, Input
+from sharding.dynamic_tables import dynamic_features
 from sharding.lookup import Kind, group_tables
 from sharding.plan import Plan, TablePlan
 from sharding.row_memory import shard_bytes, slowdown
@@ -27,6 +30,8 @@ from sharding.topology import Topology
 ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
 BACKWARD_WORK = 2  # of the tower, times forward's: gradients of inputs and of weights
 ID_COLLECTIVES = 3  # sizes, lengths, ids: for each kind of exchange
+DYNAMIC_COLLECTIVES = 5  # sizes, ids with counts, how many rows are fresh, which, row numbers: for all dynamic tables
+ASKED_BYTES, ANSWER_BYTES = 16, 8  # an id with its count, a row number
 
 IDS, LOOKUP, VECTORS, TOWER = "exchange of ids", "lookup", "exchange of vectors", "dense compute"
 GRADIENTS, UPDATE, COPIES = "exchange of gradients", "update of rows", "sum over copies"
@@ -59,6 +64,15 @@ class Workload:
             table.name: TableReads(group.kind, len(features), sum(self.ids_per_sample.get(f, 1.0) for f in features))
             for group in group_tables(self.inputs, self.weighted)
             for table, features in group.features.items()
+        }
+
+    @cached_property
+    def dynamic_ids(self) -> dict[DynamicIds, float]:
+        """Ids that a sample has in the features of each id space of dynamic tables, in however many tables."""
+        readers = (pair for group in group_tables(self.inputs, self.weighted) for pair in group.features.items())
+        return {
+            ids: sum(self.ids_per_sample.get(f, 1.0) for f in features)
+            for ids, features in dynamic_features(readers).items()
         }
 
 
@@ -211,7 +225,8 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         found[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
 
     found: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
-    exchange(IDS, {n: c.ids for n, c in costs.items()}, ID_COLLECTIVES * len(exchanges))
+    waits = ID_COLLECTIVES * len(exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
+    exchange(IDS, {n: c.ids for n, c in costs.items()}, waits, _asked_and_answered(topology, workload))
     exchange(VECTORS, {n: c.vectors for n, c in costs.items()}, len(exchanges))
     exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, len(exchanges))
     exchange(COPIES, {n: c.copies for n, c in costs.items()}, copies, copied)
@@ -301,8 +316,13 @@ class _TableCost:
         assert self.table.optimizer is not None
         if self.table.optimizer.decay == "table":
             return np.asarray(rows, float)
-        rows = np.maximum(np.asarray(rows, float), 1)
-        return rows * -np.expm1(-np.asarray(ids, float) / rows)
+        return _distinct(rows, ids)
+
+
+def _distinct(rows: Numbers | float, ids: Numbers | float) -> Numbers:
+    """How many different ones `ids` draws of `rows` make."""
+    rows = np.maximum(np.asarray(rows, float), 1)
+    return rows * -np.expm1(-np.asarray(ids, float) / rows)
 
 
 def _change_bytes(table: EmbeddingTable, columns: int) -> int:
@@ -311,6 +331,14 @@ def _change_bytes(table: EmbeddingTable, columns: int) -> int:
 
 
 # ---------------------------------------------------------------- who sends what to whom
+
+
+def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
+    """Each rank's distinct ids of dynamic tables go to their buckets, rows come back; as many ids as there are rows."""
+    ranks = topology.world_size
+    mine = workload.global_batch_size / ranks
+    asked = sum(_distinct(ids.buckets.rows, mine * count) for ids, count in workload.dynamic_ids.items())
+    return _everywhere(topology, float(asked) / ranks * (ASKED_BYTES + ANSWER_BYTES))
 
 
 def _gather(topology: Topology, owner: int, size: float) -> Traffic:

@@ -27,17 +27,21 @@ from sharding.tables import LiveTable, starts_at_zero
 def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) -> dict[DynamicIds, tuple[str, ...]]:
     """The features of each id space that has dynamic tables, from tables and the features that read them.
 
-    Raises UserError where a feature reads tables of unlike `dynamic`: its ids have one row in all of them.
+    Raises UserError where tables of one id space, or that one feature reads, differ in `dynamic`: an id has the same
+    row in all of them.
     """
     of_feature: dict[str, EmbeddingTable] = {}
+    of_space: dict[str, EmbeddingTable] = {}
     found: dict[DynamicIds, dict[str, None]] = {}
     for table, features in readers:
         for feature in features:
             other = of_feature.setdefault(feature, table)
+            if table.dynamic == other.dynamic and table.dynamic:
+                other = of_space.setdefault(table.dynamic.name, table)
             if other.dynamic != table.dynamic:
                 raise UserError(
-                    f"tables: feature {feature!r} reads tables {other.name!r} and {table.name!r}, whose `dynamic` "
-                    "differs, but an id has the same row in all tables; give both the same"
+                    f"tables: {other.name!r} and {table.name!r} hold the same ids (of feature {feature!r}), which have "
+                    "the same row in both, but their `dynamic` differs; give both the same"
                 )
             if table.dynamic:
                 found.setdefault(table.dynamic, {})[feature] = None

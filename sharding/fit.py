@@ -1,7 +1,8 @@
 """Whether tables fit into the memory that ranks have, and what would make them fit: one line for the user.
 
 What a remedy would come to is worked out by arithmetic, without planning: every table that may go row-wise does, and
-whole ones go to the emptiest rank, which is what the planner falls back to where nothing else fits.
+whole ones go to the emptiest rank, which is what the planner falls back to where nothing else fits. Id maps of dynamic
+tables are counted wherever tables are.
 """
 
 import heapq
@@ -11,7 +12,7 @@ from dataclasses import replace
 from data_pipeline.errors import UserError
 from models.inputs import EmbeddingTable
 from sharding.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
-from sharding.plan import TablePlan, bytes_per_rank, readable, replica_bytes, table_bytes
+from sharding.plan import TablePlan, bytes_per_rank, id_map_share, readable, replica_bytes, table_bytes
 from sharding.row_memory import described_memory, device_bytes, may_lie_on_host, whole_host_bytes
 from sharding.tables import physical_dim
 from sharding.topology import Topology
@@ -32,27 +33,38 @@ class PlanError(UserError):
 def check_memory(tables: Tables, plans: Mapping[str, TablePlan], topology: Topology) -> None:
     """Raises PlanError for the rank that is short of most.
 
-    tables: all of the model, their optimizers resolved; plans: those that are placed already, which may be fewer
+    tables: all of the model, their optimizers resolved; plans: where each of them is
     """
     ranks, there = topology.world_size, topology.memory_per_rank
-    held = bytes_per_rank(plans.values(), ranks)
-    rank = max(range(ranks), key=held.__getitem__)
-    short = held[rank] - there
+    maps = id_map_share(tables.values(), ranks)
+    of_tables = bytes_per_rank(plans.values(), ranks)
+    rank = max(range(ranks), key=of_tables.__getitem__)
+    held = of_tables[rank] + maps
+    short = held - there
     if short <= 0:
         return
     on_rank = sorted((p for p in plans.values() if p.bytes_on(rank)), key=lambda p: -p.bytes_on(rank))
-    named = [f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})" for p in on_rank[:_NAMED]]
-    if rest := on_rank[_NAMED:]:
-        named.append(f"{len(rest)} more ({readable(sum(p.bytes_on(rank) for p in rest))})")
+    what = "tables and id maps" if maps else "tables"
     said = [
-        f"not enough memory: rank {rank} would hold {readable(held[rank])} of tables and has {readable(there)} for "
-        f"them, {_exactly(short)} short",
-        f"largest there: {', '.join(named)}",
+        f"not enough memory: rank {rank} would hold {readable(held)} of {what} and has {readable(there)} for them, "
+        f"{_exactly(short)} short",
+        f"largest there: {', '.join(_largest(on_rank, rank, maps))}",
     ]
-    total = sum(map(table_bytes, tables.values()))
+    total = sum(map(table_bytes, tables.values())) + id_map_share(tables.values(), 1)
     if total > there * ranks and ranks > 1:
-        said.append(f"all tables take {readable(total)} and all {ranks} ranks have {readable(there * ranks)}")
+        said.append(f"all {what} take {readable(total)} and all {ranks} ranks have {readable(there * ranks)}")
     raise PlanError("; ".join([*said, _remedy(tables, [p.name for p in on_rank], topology)]))
+
+
+def _largest(on_rank: Iterable[TablePlan], rank: int, maps: int) -> list[str]:
+    """The largest of what a rank holds, tables and `maps` bytes of id maps, and the sum of the others."""
+    sizes = [(p.bytes_on(rank), f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})") for p in on_rank]
+    sizes += [(maps, f"id maps ({readable(maps)})")] * bool(maps)
+    sizes.sort(key=lambda each: -each[0])
+    named = [said for _, said in sizes[:_NAMED]]
+    if rest := sizes[_NAMED:]:
+        named.append(f"{len(rest)} more ({readable(sum(size for size, _ in rest))})")
+    return named
 
 
 def check_host_memory(plans: Mapping[str, TablePlan], topology: Topology) -> None:
@@ -88,8 +100,8 @@ def _exactly(count: int) -> str:
 
 
 def least_peak(tables: Tables, ranks: int) -> int:
-    """Bytes on the fullest rank with all rows spread that may be."""
-    taken, spread, whole = 0, 0, []
+    """Bytes on the fullest rank, its share of id maps included, with all rows spread that may be."""
+    taken, spread, whole = id_map_share(tables.values(), ranks), 0, []
     columns = [0] * ranks
     for i, table in enumerate(tables.values()):
         placement = asked_placement(table, ranks)

@@ -6,6 +6,7 @@ stream and trains on its share of every batch.
 """
 
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -23,6 +24,7 @@ from sharding.benchmark import PooledStep, draw_ranks
 from sharding.collective import ProcessGroupCollective
 from sharding.distribute import Distributed, distribute
 from sharding.draws import mixed
+from sharding.id_map import IdMap
 from sharding.lookup import EmbeddingLookup
 from sharding.planner import plan_tables
 from sharding.topology import Topology
@@ -45,9 +47,14 @@ class Stream:
     def steps(self) -> int:
         return -(-self.events // self.batch)
 
+    @property
+    def counter_bytes(self) -> int:
+        """Of the exact counts, which every rank has."""
+        return 4 * self.space
+
     def numbers(self, step: int) -> Tensor:
         """[batch] int64 in [0, space), the last step's fewer: what occurs in one step."""
-        generator = torch.Generator().manual_seed(self.seed * (1 << 32) + step)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {step}".encode()))
         count = min(self.batch, self.events - step * self.batch)
         return draw_ranks(count, self.space, self.skew, generator)
 
@@ -79,14 +86,14 @@ def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device)
 def run_stream(
     stream: Stream, made: Distributed, device: torch.device, on_step: Callable[[int], None] = lambda step: None
 ) -> dict[str, Any]:
-    """Trains on all events; the figures of `census`, and how fast it was."""
+    """Trains on all events; the figures of `report`, and how fast it was."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     occurred = torch.zeros(stream.space, dtype=torch.int32)
     seconds = []
     for step in range(stream.steps):
         numbers = stream.numbers(step)
         occurred.index_add_(0, numbers, torch.ones(len(numbers), dtype=torch.int32))
-        batch = _batch(id_of(numbers[rank::ranks])).to(device)
+        batch = _batch(id_of(numbers[rank::ranks]), -(-len(numbers) // ranks)).to(device)
         dist.barrier()
         began = time.perf_counter()
         made.set_step(step)
@@ -96,74 +103,82 @@ def run_stream(
         seconds.append(time.perf_counter() - began)
         on_step(step + 1)
     speed = {"events_per_second": stream.events / sum(seconds), "step_milliseconds": 1e3 * median(seconds)}
-    return {**asdict(stream), "workers": ranks, **census(stream, made, occurred), **speed}
+    return {**asdict(stream), "workers": ranks, **report(made.id_maps[NAME], occurred), **speed}
 
 
-def _batch(ids: Tensor) -> Batch:
-    count = len(ids)
-    read = KeyedJaggedTensor(keys=[NAME], values=ids, lengths=torch.ones(count, dtype=torch.int64), stride=count)
-    return Batch(torch.zeros(count, 0), read, None, {}, torch.ones(count), None, torch.arange(count))
+def _batch(ids: Tensor, count: int) -> Batch:
+    """An id a row, and rows without one up to `count`."""
+    lengths = (torch.arange(count) < len(ids)).long()
+    read = KeyedJaggedTensor(keys=[NAME], values=ids, lengths=lengths, stride=count)
+    rows = torch.where(lengths > 0, torch.arange(count), -1)
+    return Batch(torch.zeros(count, 0), read, None, {}, lengths.float(), None, rows)
 
 
-def census(stream: Stream, made: Distributed, occurred: Tensor, top: int | None = None) -> dict[str, Any]:
-    """Who is there in the end, by exact counts `occurred` [space] of every number, over all ranks.
+@dataclass
+class Census:
+    """Ids by who has a row in the end; true counts are those of the stream.
 
     residents: ids with a row, each found by its id. overcounted, undercounted: residents whose count is above or below
     the true one (an id that was evicted, or forgotten as a candidate, is counted anew). too_early: residents that
-    occurred less often than `after`. rows_of_others: occupied rows that no id of the stream is found in.
-    top_resident, top_exact: shares of the `top` most frequent ids (a tenth of the rows) and those as frequent that
-    have a row, and whose count is the true one.
+    occurred less often than `after`. top_ids: ids that occurred at least as often as asked; top_residents, top_exact:
+    of these, those with a row, and those whose count is the true one.
     """
-    held = made.id_maps[NAME]
+
+    residents: int = 0
+    overcounted: int = 0
+    undercounted: int = 0
+    too_early: int = 0
+    top_ids: int = 0
+    top_residents: int = 0
+    top_exact: int = 0
+
+    def add(self, true: Tensor, counts: Tensor, after: int, frequent: int) -> None:
+        """Takes up ids by their true counts [n] and those of their rows [n], 0 for ids without one."""
+        here, top = counts > 0, true >= frequent
+        self.residents += int(here.sum())
+        self.overcounted += int((counts > true).sum())
+        self.undercounted += int((here & (counts < true)).sum())
+        self.too_early += int((here & (true < after)).sum())
+        self.top_ids += int(top.sum())
+        self.top_residents += int((top & here).sum())
+        self.top_exact += int((top & (counts == true)).sum())
+
+
+def take_census(held: IdMap, occurred: Tensor, frequent: int) -> Census:
+    """Of the buckets of this rank; `occurred` [space]: how often each number did."""
+    found = Census()
     device = held.row_state["count"].device
-    top = max(1, held.geometry.rows // 10) if top is None else top
-    most = max(1, int(occurred.topk(min(top, stream.space)).values[-1]))
-    sums = torch.zeros(7, dtype=torch.int64)
-    for first in range(0, stream.space, _CHUNK):
-        numbers = torch.arange(first, min(first + _CHUNK, stream.space))
-        true = occurred[first : first + _CHUNK]
-        numbers, true = numbers[true > 0], true[true > 0].long()
-        ids = id_of(numbers)
+    for first, true in enumerate(occurred.split(_CHUNK)):
+        numbers = (true > 0).nonzero().squeeze(1)
+        ids = id_of(numbers + first * _CHUNK)
         bucket = held.geometry.bucket_of(ids)
-        mine = (bucket >= held.buckets.start) & (bucket < held.buckets.stop)
-        ids, true = ids[mine].to(device), true[mine]
-        if not len(ids):
+        mine = ((bucket >= held.buckets.start) & (bucket < held.buckets.stop)).nonzero().squeeze(1)
+        if not len(mine):
             continue
-        rows = held.find(ids)
-        here = rows >= 0
-        counts = held.row_state["count"][rows[here] - held.first_row].cpu()
-        here = here.cpu()
-        resident = true[here]
-        frequent = true >= most
-        sums += torch.tensor(
-            [
-                int(here.sum()),
-                int((counts > resident).sum()),
-                int((counts < resident).sum()),
-                int((resident < held.config.after).sum()),
-                int(frequent.sum()),
-                int((frequent & here).sum()),
-                int(((counts == resident) & frequent[here]).sum()),
-            ]
-        )
-    counters = asdict(held.counters)
-    own = torch.tensor([held.occupied(), held.candidates(), *counters.values()])
-    ranks = ProcessGroupCollective()
-    residents, over, under, early, frequent_ids, there, exact = ranks.sum(sums.to(device)).tolist()
-    occupied, candidates, *totals = ranks.sum(own.to(device)).tolist()
-    found = dict(zip(counters, totals, strict=True))
+        rows = held.find(ids[mine].to(device))
+        counts = held.row_state["count"][(rows - held.first_row).clamp(min=0)]
+        counts = torch.where(rows < 0, 0, counts).cpu()
+        found.add(true[numbers[mine]].long(), counts, held.config.after, frequent)
+    return found
+
+
+def report(held: IdMap, occurred: Tensor, top: int | None = None) -> dict[str, Any]:
+    """The census over all ranks beside the map's own counters; `top`: most frequent ids, default a tenth of the rows.
+
+    balance: admissions less evictions less occupied rows. rows_of_others: occupied rows that no id of the stream has.
+    """
+    top = max(1, held.geometry.rows // 10) if top is None else top
+    frequent = max(1, int(occurred.topk(min(top, len(occurred))).values[-1]))
+    found = asdict(take_census(held, occurred, frequent))
+    own = {"occupied": held.occupied(), "candidates": held.candidates(), **asdict(held.counters)}
+    mine = torch.tensor([*found.values(), *own.values()], device=held.row_state["count"].device)
+    sums = dict(zip([*found, *own], ProcessGroupCollective().sum(mine).tolist(), strict=True))
     return {
         "rows": held.geometry.rows,
         "distinct_ids": int((occurred > 0).sum()),
-        "occupied": occupied,
-        "candidates": candidates,
-        **found,
-        "balance": found["admissions"] - found["evictions"] - occupied,
-        "rows_of_others": occupied - residents,
-        "too_early": early,
-        "overcounted": over,
-        "undercounted": under,
-        "top_ids": frequent_ids,
-        "top_resident": there / max(1, frequent_ids),
-        "top_exact": exact / max(1, frequent_ids),
+        **sums,
+        "balance": sums["admissions"] - sums["evictions"] - sums["occupied"],
+        "rows_of_others": sums["occupied"] - sums["residents"],
+        "top_resident_share": sums["top_residents"] / max(1, sums["top_ids"]),
+        "top_exact_share": sums["top_exact"] / max(1, sums["top_ids"]),
     }

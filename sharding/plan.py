@@ -95,9 +95,9 @@ def bytes_per_rank(tables: Iterable[TablePlan], world_size: int) -> list[int]:
 
 
 def id_map_share(tables: Iterable[EmbeddingTable], world_size: int) -> int:
-    """Bytes that each rank holds of the id maps of dynamic tables."""
+    """Bytes of the id maps of dynamic tables on the rank that holds most of their buckets, which are dealt whole."""
     spaces = dict.fromkeys(t.dynamic for t in tables if t.dynamic)
-    return sum(-(-id_map_bytes(ids) // world_size) for ids in spaces)
+    return sum(-(-ids.buckets.buckets // world_size) * (id_map_bytes(ids) // ids.buckets.buckets) for ids in spaces)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def id_map_bytes(self) -> int:
-        """Of each rank."""
+        """Of each rank, as if all had as many buckets as the one with most."""
         return id_map_share((p.table for p in self.tables.values()), self.world_size)
 
     def report(self) -> str:

@@ -51,8 +51,6 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
         _check_placement(table)
     tables, notes = _of_one_memory(tables) if topology.device == "cpu" else (tables, ())
     ranks = topology.world_size
-    whole = topology.memory_per_rank
-    topology = replace(topology, memory_per_rank=max(0, whole - id_map_share(tables.values(), ranks)))
     plans: dict[str, TablePlan] = {}
     for i, table in enumerate(tables.values()):
         placement = asked_placement(table, ranks)
@@ -64,8 +62,8 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
             plans[table.name] = row_blocks(table, ranks)
         elif placement == "column_wise":
             plans[table.name] = column_blocks(table, ranks, first=i)
-    check_memory(tables, plans, topology)
-    left = replace(topology, memory_per_rank=topology.memory_per_rank - max(bytes_per_rank(plans.values(), ranks)))
+    taken = id_map_share(tables.values(), ranks) + _peak(plans, ranks)
+    left = replace(topology, memory_per_rank=topology.memory_per_rank - taken)
     plans |= _spread({n: t for n, t in tables.items() if n not in plans}, inputs, left)
     check_memory(tables, plans, topology)
     check_host_memory(plans, topology)
@@ -74,7 +72,7 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
         topology.world_size,
         topology.local_world_size,
         topology.device,
-        whole,
+        topology.memory_per_rank,
         notes,
     )
 
@@ -110,7 +108,10 @@ def _check_placement(table: EmbeddingTable) -> None:
 def _spread(
     tables: Mapping[str, EmbeddingTable], inputs: Mapping[str, Input], topology: Topology
 ) -> dict[str, TablePlan]:
-    """The best found among what is allowed; where none fits, all that may go row-wise does."""
+    """The best found among what is allowed; where none fits, all that may go row-wise does.
+
+    topology: with the memory left beside id maps and what is placed already, which may be less than nothing
+    """
     if not tables:
         return {}
     ranks = topology.world_size

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharding.checkpoint import SAVED_DTYPES, Entry, Scratch, chunks, row_bytes
+from sharding.checkpoint import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
 from sharding.row_rules import SAMPLES, RowUpdate
 from sharding.saved_tables import SavedTable
 
@@ -79,7 +79,7 @@ class ReplacedRows:
             path = self.folder / entry["file"]
             with open(path, "rb") as file:
                 for name, described in entry["tensors"].items():
-                    step, width = described["chunk_rows"], row_bytes(described)
+                    step, width = described["chunk_rows"], saved_row_bytes(described)
                     for chunk in sorted(self._touched[entry["file"], name]):
                         start, size = chunk * step, min(step, described["shape"][0] - chunk * step) * width
                         data = scratch.read(path, file.fileno(), described["start"] + start * width, size)

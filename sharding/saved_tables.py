@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from sharding.checkpoint import REPLACE, SAVED_DTYPES, Entry, Scratch, chunks, entries_by_table, row_bytes
+from sharding.checkpoint import REPLACE, SAVED_DTYPES, Entry, Scratch, chunks, entries_by_table, saved_row_bytes
 
 BLOCK_BYTES = 8 << 20
 """Bytes of the largest tensor that go into one block of rows: much less than a chunk, as it is a copy besides."""
@@ -175,4 +175,4 @@ def _copied(part: Tensor, target: Tensor, column: int) -> int:
 
 def _end(tensor: Entry) -> int:
     """Where a tensor's bytes end in its file."""
-    return int(tensor["start"]) + tensor["shape"][0] * row_bytes(tensor)
+    return int(tensor["start"]) + tensor["shape"][0] * saved_row_bytes(tensor)

@@ -28,7 +28,7 @@ UNUSED = -(1 << 31)
 _WORD = (1 << 32) - 1
 _BYTES = 8  # flags that are compared as one word
 _PLACES = 0x0102030405060708  # times 1 << 8 b, the uppermost byte is b + 1
-_CHUNK = 1 << 12  # ids in work at once on CPU
+_CHUNK, _CUDA_CHUNK = 1 << 12, 1 << 17  # ids in work at once: on CPU for its cache's sake, on CUDA for memory's
 
 Worth = Callable[[Tensor, Tensor, int], Tensor]
 """(counts, last uses, step) -> what rows are worth, int64 of that shape: the least is taken first, NEVER never.
@@ -215,8 +215,8 @@ class SetCache:
 
 
 def _chunks(*tensors: Tensor) -> Iterable[Sequence[Tensor]]:
-    """Pieces of tensors of equal length, so short on CPU that their sets' rows stay in its cache."""
-    size = _CHUNK if tensors[0].device.type == "cpu" else max(1, len(tensors[0]))
+    """Pieces of tensors of equal length."""
+    size = _CHUNK if tensors[0].device.type == "cpu" else _CUDA_CHUNK
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 

@@ -183,8 +183,9 @@ def ids(
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
         found = benchmark_ids(Path(scratch), stream, dynamic_config(said), dim, workers, overrides or ())
     console = Console(highlight=False)
-    print_ids(found, console)
+    is_right = print_ids(found, console)
     console.print(json.dumps(found), soft_wrap=True)
+    raise typer.Exit(0 if is_right else 1)
 
 
 def _names(listed: str) -> list[str]:

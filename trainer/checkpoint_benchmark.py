@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data_pipeline.errors import UserError
 from sharding.checkpoint_benchmark import Round, held_bytes, made_table, measure_round
+from sharding.topology import available_memory
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.run_folder import RunFolder
@@ -34,6 +35,8 @@ def benchmark_checkpoint(
     room = shutil.disk_usage(folder).free
     if room < size:
         raise UserError(f"--size {size / 1e9:g}GB: {folder} has {room / 1e9:.1f} GB left; choose a smaller size")
+    if (there := available_memory()) < size:
+        raise UserError(f"--size {size / 1e9:g}GB: {there / 1e9:.1f} GB of memory are left; choose a smaller size")
     config = run_without_data(scratch, workers, overrides)
     run = RunFolder.create(config, resume=False)
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-", dir=folder) as inside:

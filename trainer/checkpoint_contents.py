@@ -1,24 +1,23 @@
 """`shardrec checkpoint show`: what is in a checkpoint, read front to back in constant memory, every byte checked."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sharding.saved_id_maps import SavedIdMap, SavedIds
+from sharding.saved_id_maps import SavedIdMap
 from sharding.saved_tables import SavedTable
 from trainer.checkpoint import saved_tower
+from trainer.id_map_facts import READ, id_map_facts
 from trainer.optimizers import MODEL
 from trainer.saved_model import SavedModel
-
-SHOWN_COLUMNS = 160
-"""Width of what is printed: a table of tables is not cut to a terminal's, or a pipe's 80."""
+from trainer.whole_lines import print_whole
 
 
 def checkpoint_contents(
@@ -40,7 +39,7 @@ def checkpoint_contents(
     for name, id_map in saved.id_maps.items():
         if values:
             progress(f"reading the id map of {name}")
-        id_maps[name] = _id_map_facts(id_map, values)
+        id_maps[name] = _id_map_facts(id_map, position["step"], values)
     return {
         "checkpoint": str(saved.path),
         **{key: position[key] for key in ("step", "epoch", "step_in_epoch", "rows")},
@@ -83,7 +82,7 @@ def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
     }
 
 
-def _id_map_facts(id_map: SavedIdMap, values: bool) -> dict[str, Any]:
+def _id_map_facts(id_map: SavedIdMap, step: int, values: bool) -> dict[str, Any]:
     sizes = [size for part in id_map.parts for size in part.file_sizes().values()]
     found: dict[str, Any] = {
         "rows": id_map.rows.num_embeddings,
@@ -93,19 +92,12 @@ def _id_map_facts(id_map: SavedIdMap, values: bool) -> dict[str, Any]:
         **asdict(id_map.counters),
     }
     if values:
-        held = [_taken_rows(part) for part in id_map.parts]
-        found |= {"occupied": held[0], "candidates": sum(held[1:])}
+        facts = id_map_facts(id_map, step)
+        found |= {what: facts[what] for what in ("occupied", "candidates")}
+        for part in id_map.parts:
+            for column in part.tensors.keys() - READ:  # only to check their bytes
+                deque(part.blocks(column), maxlen=0)
     return found
-
-
-def _taken_rows(part: SavedIds) -> int:
-    """Reads all columns; the rows whose count is not 0."""
-    taken = 0
-    for column in part.tensors:
-        for _, values in part.blocks(column):
-            if column.endswith("count"):
-                taken += int(torch.count_nonzero(values))
-    return taken
 
 
 def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
@@ -151,9 +143,8 @@ def _tower_facts(tensor: Tensor) -> dict[str, Any]:
 
 def print_contents(found: dict[str, Any]) -> None:
     """For people: a line a table and a line a parameter of the tower, without its optimizer's state."""
-    console = Console(highlight=False, markup=False, width=SHOWN_COLUMNS)
     place = f"step {found['step']}, epoch {found['epoch']}, {found['rows']:,} rows trained on"
-    console.print(f"{found['checkpoint']}: {place}, written by {found['world_size']} worker(s)", soft_wrap=True)
+    print_whole(f"{found['checkpoint']}: {place}, written by {found['world_size']} worker(s)")
     tables = Table(box=None, header_style="bold")
     values = any("norm" in of_table for of_table in found["tables"].values())
     left = ("table", "dtype", "optimizer", "state")
@@ -168,9 +159,9 @@ def print_contents(found: dict[str, Any]) -> None:
             cells += [f"{t['norm']:.4g}", f"{t['mean_row_norm']:.4g}"]
             cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
         tables.add_row(*cells)
-    console.print(tables)
+    print_whole(tables)
     if found["id_maps"]:
-        console.print(_id_maps(found["id_maps"]))
+        print_whole(_id_maps(found["id_maps"]))
     parameters = Table(box=None, header_style="bold")
     for name in ("tower", "shape", "dtype", "norm", "not finite"):
         parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
@@ -179,7 +170,7 @@ def print_contents(found: dict[str, Any]) -> None:
             shape = " x ".join(map(str, p["shape"])) or "number"
             parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
     if parameters.row_count:
-        console.print(parameters)
+        print_whole(parameters)
 
 
 def _id_maps(found: dict[str, Any]) -> Table:

@@ -215,7 +215,7 @@ def tables(
     from rich.markup import escape
 
     from trainer.table_report import table_report
-    from trainer.tables_command import print_tables
+    from trainer.table_report_view import print_tables
 
     with Console(stderr=True).status("") as status:
         found = table_report(run_folder, step, lambda said: status.update(escape(said)))

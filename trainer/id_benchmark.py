@@ -13,6 +13,8 @@ from data_pipeline.declaration import first_problem
 from data_pipeline.errors import UserError
 from models.dynamic_ids import DynamicConfig
 from sharding.id_benchmark import Stream, build_table, run_stream
+from sharding.plan import readable
+from sharding.topology import available_memory
 from trainer.config import RunConfig
 from trainer.environment import Environment
 from trainer.progress import ProgressFile
@@ -28,6 +30,12 @@ def benchmark_ids(
 ) -> dict[str, Any]:
     """What `sharding.id_benchmark.run_stream` reports, with the table's settings. scratch: for the workers' logs."""
     run = run_without_data(scratch, workers, overrides)
+    needed, there = workers * stream.counter_bytes, available_memory()
+    if needed > there:
+        raise UserError(
+            f"--space {stream.space}: exact counts of so many ids take {readable(needed)}, and {readable(there)} are "
+            "left; choose fewer"
+        )
     folder = RunFolder.create(run, resume=False)
     found = supervised(ids_worker, run, folder, stream=asdict(stream), dynamic=config.model_dump(), dim=dim)
     assert found is not None
@@ -58,8 +66,8 @@ def ids_worker(
     return run_stream(asked, made, environment.device, progress.counter("streaming", asked.steps))
 
 
-def print_ids(found: dict[str, Any], console: Console) -> None:
-    """A line a figure, and whether what must be 0 is."""
+def print_ids(found: dict[str, Any], console: Console) -> bool:
+    """A line a figure; whether what must be 0 is."""
     table = Table(title="ids through a dynamic table", box=None, show_header=False, title_justify="left")
     for name, value in found.items():
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if isinstance(value, float) else str(value)
@@ -67,3 +75,4 @@ def print_ids(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     wrong = [name.replace("_", " ") for name in MUST_BE_ZERO if found[name]]
     console.print(f"wrong: {', '.join(wrong)}" if wrong else "every count that must be 0 is 0")
+    return not wrong

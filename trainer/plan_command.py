@@ -159,11 +159,13 @@ def _assumption_lines(run: PlannedRun) -> list[str]:
     )
     if any(run.plan.host_bytes):
         rates += f", {_rate(t.bus_bandwidth)} of rows in a GPU's host"
+    besides = ", admission of ids and filling of fresh rows" if run.plan.id_map_bytes else ""
     said = [
         f"a rank's rates: {rates}, {1e6 * t.latency:g} us a collective",
         *run.described.assumed,
         "ids spread evenly over each table's rows; nothing overlaps; every exchange waits for the slowest rank",
-        "not counted: reading data, elementwise work of the tower, Python and kernel launches (milliseconds a step)",
+        "not counted: reading data, elementwise work of the tower, Python and kernel launches (milliseconds a step)"
+        f"{besides}",
     ]
     return ["an estimate, not a measurement; assumed:", *(f"  {line}" for line in said)]
 
@@ -194,6 +196,7 @@ def _record(run: PlannedRun) -> dict[str, Any]:
         },
         "tables": {name: _table_record(run.plan, name) for name in run.plan.tables},
         "bytes_per_rank": list(run.plan.bytes_per_rank),
+        "id_map_bytes_per_rank": run.plan.id_map_bytes,
         "bytes_per_host": list(run.plan.host_bytes),
         "buffer_bytes_per_rank": [int(size) for size in estimate.buffer_bytes],
         "global_batch_size": estimate.global_batch_size,

@@ -29,7 +29,7 @@ def check_same_rows(known: SparseFeature, known_folder: str, feature: SparseFeat
 
 
 def _relation(known: SparseFeature, known_folder: str, feature: SparseFeature, folder: str) -> Relation:
-    before, after = _made_by(known), _made_by(feature)
+    before, after = made_by(known), made_by(feature)
     if isinstance(before, Vocabulary) and isinstance(after, Vocabulary):
         return _of_vocabularies(before, known_folder, after, folder)
     if isinstance(before, FeatureCross) and isinstance(after, FeatureCross):
@@ -56,7 +56,7 @@ def _of_vocabularies(before: Vocabulary, known_folder: str, after: Vocabulary, f
     return "same" if len(old) == len(new) else "grown"
 
 
-def _made_by(feature: SparseFeature) -> IdTransform:
+def made_by(feature: SparseFeature) -> IdTransform:
     """What makes a feature's ids, when rows are read or at preparation."""
     ids = feature.ids
     if isinstance(ids, Raw):
@@ -70,5 +70,5 @@ def _has_missing_row(feature: SparseFeature) -> bool:
 
 
 def _shown(feature: SparseFeature, folder: str) -> str:
-    made = _made_by(feature)
+    made = made_by(feature)
     return f"{made} in {folder}" if isinstance(made, Vocabulary) else str(feature.ids)

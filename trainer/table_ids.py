@@ -1,6 +1,7 @@
 """What the rows of a table are called outside: by the values of its vocabulary where it has one, else by number.
 
-Rows of a dynamic table are called by the ids that have them; those that are free, and the default row, have no name.
+Rows of a dynamic table are called by the ids that have them: raw ids as they are; others are numbers of rows that a
+fixed table would have, and called as those would be. Rows that are free, and the default row, have no name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -20,23 +22,22 @@ from data_pipeline.vocabulary import Lookup, kept_values
 from sharding.saved_id_maps import SavedIdMap
 from trainer.run_folder import RunFolder
 
-ROW_NUMBERS, RAW_IDS = "row numbers", "64-bit ids"
+ROW_NUMBERS, RAW_IDS, SCHEMA_IDS = "row numbers", "64-bit ids", "ids that the schema makes"
 
 
 @dataclass(frozen=True)
 class TableIds:
-    """The ids of a table of `num_rows` rows.
+    """The ids of a table.
 
-    vocabulary: what names the rows 1 to `vocabulary.size`, a file under `folder`. id_map: what names the rows of a
-    dynamic table; hashed: where values are strings, by their hashes. Neither: rows are named by number, from 0 on.
-    why: it is numbers, in words.
+    num_ids: they are numbers from 0 on, as many; of raw ids, which are any integers, or strings by their hashes, there
+    are 2^64. vocabulary: what names the numbers 1 to `vocabulary.size`, a file under `folder`. id_map: what gives rows
+    of a dynamic table to ids; None: an id is the number of its row. why: it is numbers, in words.
     """
 
     folder: Path
-    num_rows: int
-    vocabulary: Vocabulary | None
+    num_ids: int
+    vocabulary: Vocabulary | None = None
     id_map: SavedIdMap | None = None
-    hashed: bool = False
     why: str = ""
 
     @classmethod
@@ -53,23 +54,33 @@ class TableIds:
 
         by_number: rows are named by number whatever there is.
         """
-        if id_map is not None and not by_number:
-            schema = folder.schema()
-            return cls(folder.path, num_rows, None, id_map, all(isinstance(schema[f].ids, Raw) for f in features))
-        vocabulary, why = (None, "as asked for") if by_number else _vocabulary(folder, folder.schema(), features)
-        return cls(folder.path, num_rows, vocabulary, why=why)
+        if by_number:
+            return cls(folder.path, num_rows, why="as asked for")
+        schema = folder.schema()
+        num_ids = num_rows if id_map is None else max(schema[name].num_embeddings for name in features)
+        vocabulary, why = _vocabulary(folder, schema, features)
+        return cls(folder.path, num_ids, vocabulary, id_map, why)
+
+    @property
+    def raw(self) -> bool:
+        """Whether any 64 bits may be an id."""
+        return self.num_ids == Raw().num_rows
 
     @property
     def kind(self) -> str:
         """What ids are, as exported files say it."""
-        if self.id_map is not None:
-            return RAW_IDS
-        return f"values of {self.vocabulary.path}" if self.vocabulary else ROW_NUMBERS
+        if self.vocabulary is not None:
+            return f"values of {self.vocabulary.path}"
+        if self.id_map is None:
+            return ROW_NUMBERS
+        return RAW_IDS if self.raw else SCHEMA_IDS
 
     @property
     def nameless(self) -> str:
         """Which rows have no id, in words."""
-        return "that are free or the default row" if self.id_map else "of unknown and missing values"
+        if self.id_map is None:
+            return "of unknown and missing values"
+        return f"that are free or the default row{', or of unknown and missing values' if self.vocabulary else ''}"
 
     @property
     def value_type(self) -> pa.DataType:
@@ -81,20 +92,24 @@ class TableIds:
         """The rows among which those that have an id are."""
         if self.id_map is not None:
             return range(self.id_map.rows.num_embeddings)
-        return range(1, self.vocabulary.size + 1) if self.vocabulary else range(self.num_rows)
+        return range(1, self.vocabulary.size + 1) if self.vocabulary else range(self.num_ids)
 
     def blocks(self, step: int) -> Iterator[tuple[pa.Array, Tensor | None]]:
         """The ids of blocks of `step` of the `rows`, and which rows [n] of a block they are of; None: of all.
 
         Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
         """
+        values, rows = self._values(), self.rows
         if self.id_map is not None:
+            named_by = None if values is None else values.combine_chunks()
             columns = (self.id_map.rows.blocks(name, step) for name in ("id", "count"))
             for (_, ids), (_, counts) in zip(*columns, strict=True):
                 named = counts > 0
-                yield pa.array(ids[named].numpy()), named
+                if named_by is not None:
+                    named &= (ids >= 1) & (ids <= len(named_by))
+                found = pa.array(ids[named].numpy())
+                yield found if named_by is None else named_by.take(pc.subtract(found, 1)), named
             return
-        values, rows = self._values(), self.rows
         for start in range(rows.start, rows.stop, step):
             count = min(step, rows.stop - start)
             if values is None:
@@ -120,15 +135,14 @@ class TableIds:
 
         Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
         """
-        if self.id_map is not None:
-            return DynamicRowFinder(self.id_map, step, hashed=self.hashed)
         self._values()
         lookup = self.vocabulary and Lookup.open(self.folder, self.vocabulary.path, self.vocabulary.size)
-        return RowFinder(self, lookup or None)
+        numbers = RowFinder(self, lookup or None)
+        return numbers if self.id_map is None else DynamicRowFinder(self.id_map, step, None if self.raw else numbers)
 
 
 class RowFinder:
-    """ids -> rows."""
+    """ids -> rows of a fixed table, or the numbers by which a dynamic one knows them."""
 
     def __init__(self, ids: TableIds, lookup: Lookup | None) -> None:
         self._ids, self._lookup = ids, lookup
@@ -137,7 +151,9 @@ class RowFinder:
     def expected(self) -> str:
         """What a known id is, in the words of an error line."""
         ids = self._ids
-        return f"a row in [0, {ids.num_rows})" if ids.vocabulary is None else f"one of the {ids.kind}"
+        if ids.vocabulary is not None:
+            return f"one of the {ids.kind}"
+        return f"{'a row' if ids.id_map is None else 'an id'} in [0, {ids.num_ids})"
 
     def check(self, kind: pa.DataType, file: str, column: str) -> None:
         """Raises UserError unless a column of type `kind` can hold ids of this table."""
@@ -155,18 +171,24 @@ class RowFinder:
             rows = self._lookup.rows(ids)
             return np.where(rows == 0, -1, rows)
         numbers = ids.to_numpy()
-        return np.where((numbers >= 0) & (numbers < self._ids.num_rows), numbers, -1).astype(np.int64, copy=False)
+        return np.where((numbers >= 0) & (numbers < self._ids.num_ids), numbers, -1).astype(np.int64, copy=False)
 
 
 class DynamicRowFinder:
-    """64-bit ids -> the rows that they have; ids that have none get one that is free, as of `step`."""
+    """ids -> the rows that they have; ids that have none get one that is free, as of `step`.
 
-    expected = "an id that has a row, or for which one is free"
+    numbers: what makes ids of what files call them, and knows which there are; None: they are raw ids.
+    """
 
-    def __init__(self, saved: SavedIdMap, step: int, *, hashed: bool) -> None:
+    def __init__(self, saved: SavedIdMap, step: int, numbers: RowFinder | None = None) -> None:
         self.id_map = saved.whole()
-        self._step, self._hashed = step, hashed
+        self._step, self._numbers = step, numbers
         self._fresh: list[Tensor] = []
+
+    @property
+    def expected(self) -> str:
+        """What a known id is, in the words of an error line."""
+        return f"{self._numbers.expected if self._numbers else 'an id'} that has a row, or for which one is free"
 
     @property
     def fresh(self) -> Tensor:
@@ -176,17 +198,29 @@ class DynamicRowFinder:
 
     def check(self, kind: pa.DataType, file: str, column: str) -> None:
         """Raises UserError unless a column of type `kind` can hold ids of this table."""
+        if self._numbers is not None:
+            self._numbers.check(kind, file, column)
+            return
         plain = plain_type(kind)
-        right = pa.types.is_integer(plain) or (self._hashed and is_string(plain))
-        wanted = f"integers{' or strings' if self._hashed else ''} ({RAW_IDS})"
-        expect_type(right, file, column, kind, wanted, "the import")
+        right = pa.types.is_integer(plain) or is_string(plain)
+        expect_type(right, file, column, kind, f"integers or strings ({RAW_IDS})", "the import")
 
     def rows(self, ids: pa.Array) -> np.ndarray:
         """[n] ids, none of them null -> [n] int64, -1 where an id has no row and none is free."""
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary_decode()
-        words = hash_array(ids) if is_string(ids.type) else integers(ids)
-        named = torch.from_numpy(words.astype(np.int64))
+        if self._numbers is None:
+            words = hash_array(ids) if is_string(ids.type) else integers(ids)
+            return self._rows(words.astype(np.int64))
+        numbers = self._numbers.rows(ids)
+        known = numbers >= 0
+        rows = np.full_like(numbers, -1)
+        rows[known] = self._rows(numbers[known])
+        return rows
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        """[n] int64 -> [n] int64, as `rows`."""
+        named = torch.from_numpy(ids)
         rows = self.id_map.find(named)
         new = named[rows < 0].unique()
         if len(new):
@@ -204,7 +238,8 @@ def _vocabulary(folder: RunFolder, schema: Schema, features: Sequence[str]) -> t
     vocabularies = [ids for ids in makers if isinstance(ids, Vocabulary)]
     if not vocabularies:
         kinds = sorted({ids.kind for ids in makers})
-        return None, "the ids of the data" if kinds == ["identity"] else f"its ids are made by {' and '.join(kinds)}"
+        plain = kinds in (["identity"], ["raw"])
+        return None, "the ids of the data" if plain else f"its ids are made by {' and '.join(kinds)}"
     if len(makers) > 1:
         return None, f"its features {', '.join(features)} name its rows in different ways"
     path = vocabularies[0].path

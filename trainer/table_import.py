@@ -44,8 +44,8 @@ def import_table(
 
     Their optimizer state is that of a first step; all other rows stay as they are, bit for bit. Ids that have no row of
     a dynamic table get a free one, in all tables of the id space. The best evaluation so far and early stopping are
-    forgotten. Returns what was done, in figures. Raises UserError for what is wrong with the
-    data, the checkpoint or `out`; then nothing is left behind.
+    forgotten. Returns what was done, in figures. Raises UserError for what is wrong with the data, the checkpoint or
+    `out`; then nothing is left behind.
     """
     folder = RunFolder.open(run_folder)
     step = folder.choose_step(step)
@@ -142,7 +142,7 @@ class _Copied:
             "position": asdict(Position(**{k: saved.content["position"][k] for k in _KEPT})),
         }
         write_manifest(made / "manifest.json", content)
-        for folder in (made / "tables", made):
+        for folder in (*(f for f in made.iterdir() if f.is_dir()), made):
             sync_folder(folder)
 
     def _replaced(self, name: str, made: Path) -> list[Entry]:

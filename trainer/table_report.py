@@ -21,14 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.schema import Cross, FeatureCross, Hash, Identity, Schema, SparseFeature
+from data_pipeline.schema import Cross, FeatureCross, Hash, Schema, SparseFeature
 from models.inputs import EmbeddingTable
 from sharding.initialize import block_rows, draw_block
 from sharding.saved_id_maps import SavedIdMap
 from sharding.saved_tables import SavedTable
 from trainer.config import RunConfig
+from trainer.id_map_facts import id_map_facts
 from trainer.row_norms import RowNorms
 from trainer.run_folder import RunFolder
+from trainer.same_rows import made_by
 from trainer.saved_model import DeclaredTable, SavedModel
 
 MOVED_BY_ANY_GRADIENT = ("steps", "accumulator", "n", "mean_square", "momentum")
@@ -58,38 +60,6 @@ def table_report(
     return {"checkpoint": str(saved.path), "step": step, "tables": tables, "id_maps": id_maps}
 
 
-def id_map_facts(id_map: SavedIdMap, step: int) -> dict[str, Any]:
-    """Occupancy of an id map, saved after `step` updates.
-
-    churn: evictions by occupied rows. occurrences: of the ids that have a row, summed. oldest_use: how many steps ago
-    the id was named that was not for longest (1: in the last one); None where no id has a row.
-    """
-    occupied = occurrences = candidates = 0
-    oldest = None
-    for (_, counts), (_, used) in zip(id_map.rows.blocks("count"), id_map.rows.blocks("last_use"), strict=True):
-        taken = counts > 0
-        occurrences += int(counts.sum())
-        if taken.any():
-            occupied += int(taken.sum())
-            least = int(used[taken].min())
-            oldest = least if oldest is None else min(oldest, least)
-    if id_map.candidates is not None:
-        candidates = sum(int(torch.count_nonzero(c)) for _, c in id_map.candidates.blocks("candidate_count"))
-    counters = id_map.counters
-    return {
-        "rows": id_map.rows.num_embeddings,
-        "occupied": occupied,
-        "admissions": counters.admissions,
-        "evictions": counters.evictions,
-        "churn": counters.evictions / occupied if occupied else 0.0,
-        "refused": counters.refused,
-        "candidates": candidates,
-        "forgotten": counters.forgotten,
-        "occurrences": occurrences,
-        "oldest_use": None if oldest is None else step - oldest,
-    }
-
-
 def collisions(rows: int, updated: int) -> dict[str, float | None]:
     """What `updated` of `rows` rows say of the ids that were hashed to them.
 
@@ -109,10 +79,10 @@ def hashed_rows(features: list[SparseFeature]) -> int | None:
     """The rows of a fixed table that the hash functions of all its features deal ids to; None where any has none."""
     found = set()
     for feature in features:
-        made_by = _made_by(feature)
-        if not isinstance(made_by, Hash | Cross | FeatureCross):
+        ids = made_by(feature)
+        if not isinstance(ids, Hash | Cross | FeatureCross):
             return None
-        found.add(made_by.num_rows)
+        found.add(ids.num_rows)
     return max(found)
 
 
@@ -145,7 +115,7 @@ def _table_facts(
     return {
         "rows": table.num_embeddings,
         "dim": table.embedding_dim,
-        "ids": " and ".join(sorted({_made_by(feature).kind for feature in features})),
+        "ids": " and ".join(sorted({made_by(feature).kind for feature in features})),
         "dynamic": table.dynamic,
         "updated": None if is_updated is None else updated,
         "dead": None if is_updated is None else rows - updated,
@@ -179,8 +149,3 @@ def _first_values(table: EmbeddingTable, seed: int) -> Iterator[Tensor]:
     """Blocks of `block_rows` rows, as fixed tables start with them."""
     for block in itertools.count():
         yield torch.from_numpy(draw_block(table, seed, block))
-
-
-def _made_by(feature: SparseFeature) -> Any:
-    """What makes a feature's ids, when rows are read or at preparation."""
-    return feature.ids.prepared or feature.ids if isinstance(feature.ids, Identity) else feature.ids

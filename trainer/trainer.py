@@ -251,7 +251,7 @@ class Trainer:
         module.train()
 
     def _refuse(self, output: Any, batch: Batch) -> None:
-        """All ranks stop here together, before any table or parameter is touched. Raises UserError."""
+        """All ranks stop here together, before any row or parameter is updated. Raises UserError."""
         broken = batch.rows[self.session.model.task.broken_rows(output, batch)].tolist()
         parts = self.environment.gather((broken, batch.rows[batch.live].tolist()))
         found = {r for part, _ in parts for r in part}
@@ -261,7 +261,7 @@ class Trainer:
         kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"
         raise UserError(
             f"step {self.position.step + 1}: the loss is not finite, from {len(of_all)} rows ({named}) of the training "
-            f"data; no table was touched and {kept}; lower the learning rates, clip, or look at those rows"
+            f"data; nothing was updated and {kept}; lower the learning rates, clip, or look at those rows"
         )
 
     # ------------------------------------------------------------ the end

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from models.base import Recommender
+from sharding.checkpoint import kind_of_ids
 from sharding.optimizers import row_update
 from sharding.saved_id_maps import check_alike
 from sharding.warm_start import SourceColumns, copy_tables
@@ -38,7 +39,7 @@ def check_id_maps(where: str, there: Recommender, here: Recommender) -> None:
     for name in there.tables.keys() & here.tables.keys():
         known, ids = there.tables[name].dynamic, here.tables[name].dynamic
         if (known and known.name) != (ids and ids.name):
-            said = [f"dynamic (ids of {d.name!r})" if d else "fixed" for d in (known, ids)]
+            said = [kind_of_ids(d.name if d else None) for d in (known, ids)]
             raise UserError(
                 f"init_from: table {name!r} is {said[0]} in {where}, which is to be taken whole, and {said[1]} in this "
                 "run; declare it alike, or name `tables` and `parameters` without it"

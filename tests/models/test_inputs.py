@@ -71,7 +71,9 @@ def test_dynamic_tables_have_rows_for_ids_and_one_for_all_others() -> None:
     user = fields.table("user", embedding_dim=4)
     assert user.dynamic is not None and user.dynamic.config.rows == mixed_schema()["user"].num_embeddings
     off = Fields(mixed_schema(), settings | {"it*": TableSettings(dynamic=False)})
-    assert off.table("item", embedding_dim=4) == item, "what is not said does not take back"
+    assert off.table("item", embedding_dim=4).dynamic is None
+    unsaid = Fields(mixed_schema(), settings | {"it*": TableSettings(dtype="fp16")})
+    assert unsaid.table("item", embedding_dim=4).dynamic == item.dynamic
 
 
 def test_raw_ids_need_a_dynamic_table_of_known_size() -> None:

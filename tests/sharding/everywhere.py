@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipeline.batch import Batch
+from models.dynamic_ids import DynamicConfig
 from models.inputs import PooledEmbeddings, TableOptimizer
 from sharding import ProcessGroupCollective, distribute, plan_tables, read_tables, write_tables
+from sharding.id_benchmark import Stream, build_table, run_stream
 from sharding.topology import Topology
 from tests.sharding.cases import (
     SEED,
@@ -298,6 +300,14 @@ def gathered(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for part in parts for entry in part]
 
 
+def stream_ids() -> dict[str, Any]:
+    """What a stream of raw ids comes to, in batches that no two ranks share evenly; without its speed."""
+    stream = Stream(events=2_000, space=400, batch=201, skew=1.05)
+    made = build_table(DynamicConfig(rows=128, after=2), 4, torch.device("cpu"))
+    found = run_stream(stream, made, torch.device("cpu"))
+    return {name: value for name, value in found.items() if isinstance(value, int) and name != "workers"}
+
+
 def run_everything(
     rank: int, folder: Path, entries: list[dict[str, Any]] | None, link: list[dict[str, Any]] | None
 ) -> dict[str, Any]:
@@ -310,6 +320,7 @@ def run_everything(
     }
     if dist.get_world_size() in (1, 2, 3):
         results["dynamic"] = train_dynamic(rank, folder)
+        results["stream"] = stream_ids()
     if dist.get_world_size() == 1:
         results["grown"] = measure_memory(folder)
     if dist.get_world_size() in FURTHER:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.dynamic_ids import DynamicConfig, DynamicIds
 from models.inputs import EmbeddingTable, Input, PooledEmbeddings, SequenceEmbeddings, TableOptimizer
 from sharding import Topology, plan_tables
 from sharding.advice import worthwhile_changes
@@ -159,9 +160,29 @@ def test_weights_travel_with_ids_of_weighted_bags() -> None:
     np.testing.assert_allclose(more, exchange_seconds(sent))
 
 
+@pytest.mark.parametrize("placement", ["row_wise", "data_parallel"])
+def test_ids_of_dynamic_tables_go_to_their_buckets_once(placement: str) -> None:
+    """Distinct ids with their counts there and row numbers back, a sixth to each rank; two tables share the ids."""
+    ids = DynamicIds("user", DynamicConfig(rows=4_096))
+    tables = {n: table(n, ids.num_embeddings, 4, placement=placement) for n in ("wide/user", "deep/user")}
+
+    def inputs(dynamic: DynamicIds | None) -> dict[str, Input]:
+        made = {n: replace(t, dynamic=dynamic) for n, t in tables.items()}
+        return {n: PooledEmbeddings({"user": t, "friends": t}) for n, t in made.items()}
+
+    asked = {"user": 1.0, "friends": 6.0}
+    (_, fixed), (_, found) = (estimated(inputs(dynamic), asked) for dynamic in (None, ids))
+    distinct = touched(ids.buckets.rows, SAMPLES * 7)
+    sent = {(r, o): distinct / 6 * (16 + 8) for r in range(6) for o in range(6)}
+    more = part(found, IDS).seconds - part(fixed, IDS).seconds
+    np.testing.assert_allclose(more, np.array(exchange_seconds(sent)) + 5e-4)
+    assert found.seconds - fixed.seconds == pytest.approx(more.max())
+
+
 def test_one_rank_exchanges_nothing() -> None:
     alone = Topology.described(1, 1, "cpu", 1 << 40, dense_flops=1e11, row_bandwidth=1e9)
-    inputs = pooled(table("t", 600, 4))
+    ids = DynamicIds("d", DynamicConfig(rows=600))
+    inputs = pooled(table("t", 600, 4), table("d", ids.num_embeddings, 4, dynamic=ids))
     plan = plan_tables(inputs, ROWWISE, alone)
     found = estimate_step(plan, alone, Workload(inputs, BATCH, tower_flops=1e6, tower_parameters=10))
     assert found.group_seconds("exchange") == 0.0

@@ -133,7 +133,16 @@ def test_memory_of_id_maps_is_planned() -> None:
 def test_tables_of_a_feature_must_agree() -> None:
     one, other = table("t", 17, 4, dynamic=dynamic("a")), table("u", 9, 4)
     inputs = {"x": PooledEmbeddings({"a": one}), "y": PooledEmbeddings({"a": other})}
-    with pytest.raises(UserError, match="feature 'a' reads tables 't' and 'u', whose `dynamic` differs"):
+    with pytest.raises(UserError, match=r"'t' and 'u' hold the same ids \(of feature 'a'\), .* `dynamic` differs"):
+        EmbeddingLookup(inputs, ())
+
+
+def test_tables_of_an_id_space_must_agree_whoever_reads_them() -> None:
+    """Of two maps of one name only one could be kept, and ids of the other would be taken for rows."""
+    pairs = [("a", dynamic("space", rows=600)), ("b", dynamic("space", rows=100))]
+    tables = {f: table(f"{f}/space", ids.num_embeddings, 4, dynamic=ids) for f, ids in pairs}
+    inputs = {f: PooledEmbeddings({f: t}) for f, t in tables.items()}
+    with pytest.raises(UserError, match=r"'a/space' and 'b/space' hold the same ids \(of feature 'b'\)"):
         EmbeddingLookup(inputs, ())
 
 
@@ -173,3 +182,21 @@ def test_maps_have_the_rows_that_tables_have(rows: int) -> None:
     ids = DynamicIds("x", DynamicConfig(rows=rows))
     made = DynamicTables({ids: ("x",)}, [], seed=0, device=torch.device("cpu")).maps["x"]
     assert made.geometry.rows == ids.default_row == len(made.row_state["id"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
+def test_a_gpu_gives_ids_the_same_rows() -> None:
+    case = one_table(dynamic("t", rows=24, after=2))
+    lookups = {d: EmbeddingLookup(case.inputs, (), device=d, seed=7) for d in ("cpu", "cuda")}
+    for rows in raw_rows(5):
+        found = {}
+        for device, lookup in lookups.items():
+            assert lookup.dynamic is not None
+            lookup.dynamic.step += 1
+            batch = share(case, rows, 0, 1, lookup).to(torch.device(device))
+            found[device] = lookup(batch)["x"].detach().cpu()
+        torch.testing.assert_close(found["cpu"], found["cuda"], atol=1e-7, rtol=1e-6)
+
+
+def raw_rows(count: int) -> list[Rows]:
+    return [Rows({"a": [[raw_id(i * i // (3 + k))] for i in range(40)]}, {}, [1.0] * 40) for k in range(count)]

@@ -1,12 +1,14 @@
 """The stream of raw ids: its census tells what a plain count of the stream tells, and sees what is wrong."""
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from models.dynamic_ids import DynamicConfig
-from sharding.id_benchmark import Stream, build_table, census, id_of, run_stream
+from sharding.id_benchmark import Stream, build_table, id_of, report, run_stream
 
 STREAM = Stream(events=6_050, space=900, batch=200, skew=1.05)
 
@@ -35,17 +37,31 @@ def test_the_census_equals_a_plain_count() -> None:
     assert found["undercounted"] == sum(residents[n] < counts[n] for n in residents) > 0
     assert [found[what] for what in ("balance", "rows_of_others", "too_early", "overcounted")] == [0, 0, 0, 0]
     occurred = torch.tensor([counts[n] for n in range(900)], dtype=torch.int32)
-    few = census(STREAM, made, occurred, top=10)
+    held = made.id_maps["ids"]
+    few = report(held, occurred, top=10)
     top = [n for n in counts if counts[n] >= sorted(counts.values())[-10]]
     assert few["top_ids"] == len(top)
-    assert few["top_resident"] == pytest.approx(sum(n in residents for n in top) / len(top))
-    assert few["top_exact"] == pytest.approx(sum(residents.get(n) == counts[n] for n in top) / len(top))
+    assert few["top_resident_share"] == pytest.approx(sum(n in residents for n in top) / len(top))
+    assert few["top_exact_share"] == pytest.approx(sum(residents.get(n) == counts[n] for n in top) / len(top))
 
     row = int((state["count"] > 0).nonzero()[0])
     state["count"][row] += 1_000
-    assert census(STREAM, made, occurred)["overcounted"] == 1
-    held = made.id_maps["ids"]
+    assert report(held, occurred)["overcounted"] == 1
     held.row_state["id"][row] = held._rows._fillers[row // held.geometry.bucket_rows]
-    assert census(STREAM, made, occurred)["rows_of_others"] == 1
+    assert report(held, occurred)["rows_of_others"] == 1
     held.counters.admissions += 1
-    assert census(STREAM, made, occurred)["balance"] == 1
+    assert report(held, occurred)["balance"] == 1
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_ranks_ends_with_the_same_counts(
+    everywhere: dict[int, list[dict[str, Any]]], world_size: int
+) -> None:
+    """Batches that do not divide by the ranks, the last one shorter."""
+    for result in everywhere[world_size]:
+        assert result["stream"] == everywhere[1][0]["stream"]
+
+
+def test_seeds_draw_different_streams() -> None:
+    one, other = (replace(STREAM, seed=seed).numbers(3) for seed in (0, 1 << 60))
+    assert not torch.equal(one, other) and torch.equal(one, STREAM.numbers(3))

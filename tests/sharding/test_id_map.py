@@ -393,3 +393,18 @@ def test_free_rows_stay_the_first_to_be_taken() -> None:
     free = state["count"] == 0
     assert int(free.sum()) == len(free) - 1
     assert (state["last_use"][free] == UNUSED).all() and state["last_use"][~free].item() > UNUSED
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
+@pytest.mark.parametrize("said", [{}, {"after": 2}, {"evict": "lru"}, {"evict": "age", "age": 2}, {"probability": 0.3}])
+def test_a_gpu_keeps_the_same_map(said: dict[str, Any]) -> None:
+    maps = [table_map(DynamicConfig(rows=5_000, **said), device=device) for device in ("cpu", "cuda")]
+    for step in range(6):
+        ids, counts = draw_ids(4_000, seed=step % 4).unique(return_counts=True)
+        seen = [made.observe(ids.to(d), counts.to(d), step) for made, d in zip(maps, ("cpu", "cuda"), strict=True)]
+        assert torch.equal(seen[0].rows, seen[1].rows.cpu())
+        assert torch.equal(seen[0].fresh_ids, seen[1].fresh_ids.cpu())
+    for one, other in ((maps[0].row_state, maps[1].row_state), (maps[0].candidate_state, maps[1].candidate_state)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name].cpu()) for name in one)
+    assert maps[0].counters == maps[1].counters

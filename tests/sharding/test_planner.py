@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
+from models.dynamic_ids import DynamicConfig, DynamicIds
 from models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
 from sharding import Plan, PlanError, Topology, plan_tables
 from sharding.fit import fewest_hosts, least_peak
 from sharding.placements import column_width
-from sharding.plan import table_bytes
+from sharding.plan import id_map_share, table_bytes
 from sharding.tables import physical_dim
 from tests.sharding.cases import table
 
@@ -23,6 +24,11 @@ SGD, ADAGRAD, ROWWISE, FTRL = (TableOptimizer(name=n) for n in ("sgd", "adagrad"
 def plan(tables: list[EmbeddingTable], ranks: int = 2, memory: int = 64 * MIB, device: str = "cpu") -> Plan:
     inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
     return plan_tables(inputs, ROWWISE, Topology(ranks, ranks, device, memory))  # type: ignore[arg-type]
+
+
+def dynamic_table(name: str, rows: int, dim: int, space: str = "", after: int = 1, **more: object) -> EmbeddingTable:
+    ids = DynamicIds(space or name, DynamicConfig(rows=rows, after=after))
+    return table(name, ids.num_embeddings, dim, dynamic=ids, **more)
 
 
 def test_report() -> None:
@@ -128,7 +134,8 @@ def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
         optimizer = draw(st.sampled_from([SGD, ADAGRAD, ROWWISE, FTRL]))
         allowed = [None, "data_parallel", "table_wise", "row_wise"] + ["column_wise"] * (optimizer is not ROWWISE)
         rows, dim = draw(st.sampled_from([1, 2, 5, 1_000, 90_001])), draw(st.integers(1, 40))
-        found.append(table(f"t{i}", rows, dim, optimizer=optimizer, placement=draw(st.sampled_from(allowed))))
+        kind = dynamic_table if rows > 5 and draw(st.booleans()) else table
+        found.append(kind(f"t{i}", rows, dim, optimizer=optimizer, placement=draw(st.sampled_from(allowed))))
     return found
 
 
@@ -308,3 +315,69 @@ def test_hosts_that_would_do_do_and_one_less_does_not(tables: list[EmbeddingTabl
     assert max(made.bytes_per_rank) <= memory
     if hosts > 1:
         assert least_peak(named, (hosts - 1) * local) > memory
+
+
+# ---------------------------------------------------------------- id maps
+
+
+def test_id_maps_are_shared_out_by_whole_buckets() -> None:
+    """17 buckets on 4 ranks: one has 5 of them. A space's map is held once, however many tables read it."""
+    tables = [dynamic_table(name, 17 * 4096, 4, space="user", after=2) for name in ("wide/user", "deep/user")]
+    buckets = tables[0].dynamic.buckets  # type: ignore[union-attr]
+    assert buckets.buckets == 17
+    assert id_map_share(tables, 4) == 5 * buckets.bucket_rows * (32 + 24)
+    assert id_map_share(tables, 1) == 17 * buckets.bucket_rows * (32 + 24)
+    assert id_map_share(tables, 40) == buckets.bucket_rows * (32 + 24)
+
+
+@pytest.mark.parametrize("placement", [None, "row_wise", "table_wise"])
+@pytest.mark.parametrize("local", [1, 2, 7])
+def test_the_fewest_hosts_named_are_the_fewest_that_plan(placement: str | None, local: int) -> None:
+    """Id maps take more than the rows, and a rank's share of them depends on how many ranks there are."""
+    tables = [dynamic_table("user", 300_000, 4, optimizer=SGD, placement=placement), table("item", 1_000, 4)]
+    named = {t.name: replace(t, optimizer=t.optimizer or ROWWISE) for t in tables}
+    share = 2 * MIB // local + (table_bytes(tables[0]) if placement == "table_wise" else 0)
+    inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
+
+    def planned(hosts: int) -> Plan:
+        return plan_tables(inputs, ROWWISE, Topology(hosts * local, local, "cpu", share))
+
+    with pytest.raises(PlanError) as caught:
+        planned(1)
+    hosts = fewest_hosts(named, Topology(local, local, "cpu", share))
+    assert hosts is not None and hosts > 2
+    assert f"{hosts} hosts of {local} rank(s)" in str(caught.value)
+    made = planned(hosts)
+    assert max(made.bytes_per_rank) <= share == made.memory_per_rank
+    assert fewest_hosts(named, Topology(64 * local, local, "cpu", share)) == hosts
+    with pytest.raises(PlanError):
+        planned(hosts - 1)
+
+
+def test_id_maps_are_among_what_is_largest() -> None:
+    """15 MiB of ids beside 10 MiB of rows: two such ranks are enough."""
+    tables = [dynamic_table("user", MIB // 2, 4), table("b", 10, 4)]
+    assert refused(PlanError, tables, ranks=1, memory=14 * MIB) == (
+        "not enough memory: rank 0 would hold 26.0 MiB of tables and id maps and has 14.0 MiB for them, 12.0 MiB "
+        "short; largest there: id maps (16.0 MiB), user (table_wise, 10.0 MiB), b (table_wise, 200 B); would fit: "
+        "2 hosts of 1 rank(s) each with as much memory"
+    )
+    assert max(plan(tables, ranks=2, memory=14 * MIB).bytes_per_rank) <= 14 * MIB
+
+
+def test_placements_are_no_remedy_where_id_maps_leave_no_room() -> None:
+    """In rows the table would fit by itself; with its share of the map it does not."""
+    tables = [dynamic_table("user", MIB, 4, placement="table_wise")]
+    said = refused(PlanError, tables, ranks=2, memory=20 * MIB)
+    assert "all tables and id maps take 52.0 MiB and all 2 ranks have 40.0 MiB" in said
+    assert "would fit: place 'user' row_wise and use 2 hosts of 2 rank(s)" in said
+    spread = [replace(tables[0], placement="row_wise")]
+    assert max(plan(spread, ranks=4, memory=20 * MIB).bytes_per_rank) <= 20 * MIB
+
+
+def test_the_room_left_by_id_maps_is_what_tables_are_dealt_to() -> None:
+    """Three whole tables of 2 MiB and a dynamic one: two of them on one rank would leave no room for its id map."""
+    tables = [table(f"t{i}", MIB // 10, 4, placement="table_wise") for i in range(3)]
+    made = plan([*tables, dynamic_table("user", MIB // 8, 4, placement="row_wise")], ranks=3, memory=5 * MIB)
+    assert sorted(made.tables[t.name].shards[0].rank for t in tables) == [0, 1, 2]
+    assert max(made.bytes_per_rank) <= 5 * MIB

@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema, SequenceFeature
+from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Raw, Schema, SequenceFeature
 from models import MODELS, config_class
 from models.base import PointwiseConfig, Recommender
 from models.inputs import Fields, PooledEmbeddings
@@ -19,6 +20,8 @@ from sharding.topology import CUDA_RESERVE, DENSE_FLOPS
 from tests.trainer.test_every_model import CLICKS, HISTORIES, RATES, RATINGS, READ_HISTORIES, SETTINGS, SMALL
 from trainer.cli import main
 from trainer.config import RunConfig, load
+from trainer.plan_chart import memory_stacks
+from trainer.plan_command import planned_runs
 from trainer.plan_request import PlanRequest, dense_flops, faster_products, parse_flops, parse_rate, parse_size
 from trainer.session import build_model
 from trainer.workload import tower_flops, workload_of
@@ -126,6 +129,43 @@ def test_rows_in_host_memory_count_there(
     assert {t["memory"] for t in found["tables"].values()} == {"managed"}
     rows = [t["rows"] for t in found["tables"].values()]
     assert found["bytes_per_rank"] == [4 * sum(rows)] and found["bytes_per_host"] == [128 * sum(rows)]
+
+
+def dynamic_users(run_file: Path, rows: int) -> tuple[str, str]:
+    """Options that make the users' table dynamic, of raw ids."""
+    schema = SCHEMA.model_copy(update={"features": (IdFeature(name="user", ids=Raw()), *SCHEMA.features[1:])})
+    schema.save(run_file.parent / "schema.yaml")
+    return "--set", f"tables.user={{dynamic: {{rows: {rows}, after: 2}}}}"
+
+
+def test_fewer_hosts_hold_id_maps_too(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of hosts that is named plans, one less does not; the exchange of ids and the record know of maps."""
+    dynamic = dynamic_users(run_file, 3 * 10**10)
+    machines = ("--devices", 8, "--device-memory", "80GB", *dynamic)
+    assert plan(monkeypatch, run_file, "--hosts", 16, *machines) == ""
+    printed = capsys.readouterr().out
+    assert "id maps" in printed
+    assert "kernel launches (milliseconds a step), admission of ids and filling of fresh rows\n" in printed
+    (said,) = (line for line in printed.splitlines() if "fewer hosts" in line)
+    hosts = int(said.removeprefix("  fewer hosts: the tables fit on "))
+    assert plan(monkeypatch, run_file, "--hosts", hosts, *machines, "--json") == ""
+    found = json.loads(capsys.readouterr().out)
+    tables = sum(table["bytes"] for table in found["tables"].values())
+    assert sum(found["bytes_per_rank"]) == tables + 8 * hosts * found["id_map_bytes_per_rank"]
+    assert max(found["bytes_per_rank"]) <= found["memory_per_rank"]
+    refusal = plan(monkeypatch, run_file, "--hosts", hosts - 1, *machines)
+    assert f"would fit: {hosts} hosts of 8 rank(s) each" in refusal and "id maps (" in refusal
+
+
+def test_bars_are_the_whole_memory_of_a_rank(run_file: Path) -> None:
+    _, dynamic = dynamic_users(run_file, 10**8)
+    (run,) = planned_runs(load(run_file, [dynamic]), PlanRequest(hosts=2, devices=3, device_memory="80GB"))
+    drawn = memory_stacks(run.plan)
+    assert [label.split(",")[0] for label, _ in drawn] == ["user", "item", "tags", "id maps"]
+    assert np.sum([bars for _, bars in drawn], axis=0).tolist() == list(run.plan.bytes_per_rank)
+    assert drawn[-1][1].min() > 10**8 * 32 / 6
 
 
 # ---------------------------------------------------------------- refusals

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from tests.processes import run_processes
+from tests.trainer.commands import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, whole_tables
 from tests.trainer.small_run import write_data
 from tests.trainer.stage_files import (
@@ -34,7 +35,6 @@ from tests.trainer.stage_files import (
     written,
 )
 from trainer.checkpoint import model_tensors
-from trainer.cli import main
 from trainer.config import RunConfig, load
 from trainer.environment import Environment
 from trainer.launch import launch
@@ -272,8 +272,7 @@ def test_a_chain_that_was_killed_in_its_second_stage_goes_on(
         train_run(load(path), quiet=True)
     kept = second.steps()[-1]
 
-    monkeypatch.setattr(sys, "argv", ["shardrec", "train", str(path), "--quiet", "--resume"])
-    assert ended_well() in (0, None)
+    shardrec(monkeypatch, "train", path, "--quiet", "--resume")
     assert "stage fm" in capsys.readouterr().out
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert expected is not None and summary["stages"].keys() == {"fm", "fnn"}
@@ -284,23 +283,15 @@ def test_a_chain_that_was_killed_in_its_second_stage_goes_on(
     last = f"run/fnn/checkpoints/step-{expected['steps']}"
     assert_same_checkpoint(tmp_path / last, tmp_path / "whole" / last)
 
-    monkeypatch.setattr(sys, "argv", ["shardrec", "evaluate", str(tmp_path / "run"), "--quiet"])
-    assert ended_well() in (0, None)
+    shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
     assert "run/fnn" in capsys.readouterr().out
-
-
-def ended_well() -> Any:
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
 
 
 def test_plan_shows_every_stage(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = fm_then_fnn(tmp_path, root / "data")
-    monkeypatch.setattr(sys, "argv", ["shardrec", "plan", str(path), "--set", "stages.fnn.model.embedding_dim=9"])
-    assert ended_well() in (0, None)
+    shardrec(monkeypatch, "plan", path, "--set", "stages.fnn.model.embedding_dim=9")
     first, second = capsys.readouterr().out.split("stage fnn")
     assert "stage fm" in first and first.count(" 5  fp32") == second.count("10  fp32") == 5
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from data_pipeline.id_transforms import Bucketize, Cross, Hash, Identity
 from data_pipeline.schema import FeatureCross, IdFeature
 from trainer.row_norms import MOST_BINS, RowNorms
 from trainer.table_report import collisions, hashed_rows
+from trainer.table_report_view import print_tables
 
 
 @pytest.mark.parametrize("load", [0.02, 0.5, 1, 3, 6])
@@ -78,3 +79,21 @@ def test_norms_of_no_rows_and_of_ends_of_bins() -> None:
     (low, *_, high) = norms.facts()["bins"]
     assert low[0] <= 2.0**-140 < low[1] and low[2] == 1
     assert high[0] <= 2 < high[1]
+
+
+def test_numbers_are_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """However long names and numbers are."""
+    name, number = "deep/" + "user_" * 10, 1_000_000_000
+    norms = {"mean": 0.5, "largest": 1.5, "zero": 0, "not_finite": 0, "bins": [(0.5, 1.0, number)]}
+    estimate = {"distinct_ids": 7e9, "deviation": 123_456.0, "shared": 0.5}
+    table = {"rows": number, "dim": 64, "ids": "feature_cross and hash", "dynamic": name, "updated": number}
+    table |= {"dead": number, "judged_by": "its id map", "collisions": estimate, "norms": norms}
+    counters = ("occupied", "admissions", "evictions", "refused", "candidates", "forgotten", "occurrences")
+    id_map = {"rows": number, "churn": 1.5, "oldest_use": number} | dict.fromkeys(counters, number)
+    print_tables({"checkpoint": "run/checkpoints/step-4", "tables": {name: table}, "id_maps": {name: id_map}})
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (x for x in lines if x.split()[:2] == [name, "feature_cross"])
+    assert line.count("1,000,000,000") == 3 and "7,000,000,000 ± 123,456" in line
+    (line,) = (x for x in lines if x.split()[:2] == [name, "1,000,000,000"])
+    assert line.count("1,000,000,000") == 9
+    assert f"{name}: norms of used rows, by its id map" in lines and "…" not in "".join(lines)

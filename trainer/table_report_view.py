@@ -1,11 +1,10 @@
-"""`shardrec tables`, for people: a line a table, a line an id map, and a histogram of each table's row norms."""
+"""What `shardrec tables` prints for people: a line a table, a line an id map, a histogram of each table's row norms."""
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from trainer.checkpoint_contents import SHOWN_COLUMNS
+from trainer.whole_lines import print_whole
 
 BAR = 40
 """Characters of the longest bar."""
@@ -21,14 +20,12 @@ _ID_MAP_COLUMNS = (
 
 def print_tables(found: dict[str, Any]) -> None:
     """found: what `table_report` returned."""
-    console = Console(highlight=False, markup=False, width=SHOWN_COLUMNS)
-    console.print(f"{found['checkpoint']}:", soft_wrap=True)
-    console.print(_table(_TABLE_COLUMNS, [_table_line(name, t) for name, t in found["tables"].items()]))
+    print_whole(f"{found['checkpoint']}:")
+    print_whole(_table(_TABLE_COLUMNS, [_table_line(name, t) for name, t in found["tables"].items()]))
     if found["id_maps"]:
-        console.print(_table(_ID_MAP_COLUMNS, [_id_map_line(name, m) for name, m in found["id_maps"].items()]))
+        print_whole(_table(_ID_MAP_COLUMNS, [_id_map_line(name, m) for name, m in found["id_maps"].items()]))
     for name, table in found["tables"].items():
-        for line in _histogram(name, table):
-            console.print(line)
+        print_whole(*_histogram(name, table))
 
 
 def _table(columns: tuple[str, ...], lines: list[list[str]]) -> Table:
