@@ -314,9 +314,10 @@ class Fields:
 def _dynamic_ids(table: str, declared: SparseFeature, config: DynamicConfig | None) -> DynamicIds | None:
     is_raw = isinstance(declared.ids, Raw)
     if is_raw and (config is None or config.rows is None):
+        pattern = f'"*/{declared.table_name}"' if "/" in table else table
         raise UserError(
             f"tables: the ids of feature {declared.name!r} are raw, any 64-bit number, but table {table!r} does not "
-            f"say how many of them have a row; set `tables: {{{table}: {{dynamic: {{rows: ...}}}}}}`, or hash the ids"
+            f"say how many of them have a row; set `tables: {{{pattern}: {{dynamic: {{rows: ...}}}}}}`, or hash the ids"
         )
     if config is None:
         return None

@@ -81,6 +81,8 @@ def test_raw_ids_need_a_dynamic_table_of_known_size() -> None:
     for settings in ({}, {"user": TableSettings(dynamic=True)}):
         with pytest.raises(UserError, match=r"the ids of feature 'user' are raw, .*user: \{dynamic: \{rows"):
             Fields(schema, settings).table("user", embedding_dim=4)
+        with pytest.raises(UserError, match=r'"\*/user": \{dynamic: \{rows'):  # its tables of all groups at once
+            Fields(schema, settings).table("user", embedding_dim=4, group="wide")
     fields = Fields(schema, {"*": TableSettings(dynamic={"rows": 40}), "item": TableSettings(dynamic={"rows": 90})})
     rows = [fields.table(f, embedding_dim=4).num_embeddings for f in ("user", "item")]
     assert 40 < rows[0] < 90 < rows[1]

@@ -88,7 +88,7 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
         "bad": {"model": {"name": "lr", "embeding_dim": 1}},
         "base": {"model": "lr", "trainer": {"epochs": 1}},
         "crash": {"model": "crashing_model:CrashesOnce", "trainer": {"epochs": 1}},
-        "deep": {"trainer": {"epochs": 30, "evaluation": {"every_epochs": 10}}},
+        "deep": {"trainer": {"epochs": 12, "evaluation": {"every_epochs": 4}}},
     }
     rare = {"checkpoint": {"every_steps": 10, "every_epochs": None}}
     path = run_file(tmp_path / "run.yaml", data, variants=variants, trainer=rare)
