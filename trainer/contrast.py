@@ -20,6 +20,7 @@ from data_pipeline.schema import Schema
 from trainer.bootstrap import Interval, Judged
 from trainer.predict import SCORE, predict_rows
 from trainer.run_folder import RunFolder, write_atomically
+from trainer.whole_lines import print_table
 
 FILE = "contrast.csv"
 METRICS = ("auc", "gauc")
@@ -140,9 +141,7 @@ def print_contrast(found: Sequence[dict[str, Any]]) -> None:
     for row in found:
         cells = [_shown(row[metric]) if metric in row else "-" for metric in METRICS]
         table.add_row(row["model"], row["rows_of"], f"{row['rows']:,}", f"{row['groups']:,}", *cells)
-    console = Console(highlight=False)
-    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
-    console.print(table)
+    print_table(Console(highlight=False), table)
 
 
 def _shown(interval: Interval) -> str:

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from trainer.results import shown
 from trainer.run_folder import write_atomically
+from trainer.whole_lines import print_table
 
 PANELS = 3  # metrics in the plot
 FACTS = ("samples/s", "table parameters", "tower parameters", "epochs to best", "seconds")
-WIDEST = 1000  # columns of text
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,7 @@ class Scoreboard:
             table.add_column(name.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
-        console.width = max(console.width, needed)  # lines that a narrow terminal breaks, rather than cut numbers
-        console.print(table)
+        print_table(console, table)
         for outcome in self.failures:
             line = f"failed: {outcome.model}, seed {outcome.seed}: {outcome.failure}"
             console.print(line, soft_wrap=True, markup=False)

@@ -31,6 +31,7 @@ from trainer.config import RunConfig, load
 from trainer.environment import Environment
 from trainer.run_folder import RunFolder, write_atomically
 from trainer.supervision import supervised
+from trainer.whole_lines import print_table
 
 PLACEMENTS: tuple[Placement, ...] = ("table_wise", "row_wise", "column_wise", "data_parallel")
 VARIED = ("placement", "world_size", "rows", "batch", "pooling", "skew")
@@ -211,9 +212,7 @@ def print_results(found: Sequence[dict[str, Any]], console: Console) -> None:
             f"{row['samples_per_second']:,.0f}",
             f"{row['exchanged_bytes_per_rank'] / 1e6:.1f}",
         )
-    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
+    print_table(console, table)
     console.print(
         "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most"
     )
