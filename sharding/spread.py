@@ -2,7 +2,7 @@
 
 A table is row-wise or whole, the largest ones are row-wise first, and only how many of them is searched: some twenty
 plans, each estimated as a whole, 0.1 s of one core for 50 tables on 128 ranks, 1.1 s for 200. (TorchRec's planner
-weighs each shard of each table, though row-wise ones are all alike: 9 and 28 s. On few ranks it mostly chooses the same.)
+weighs each shard of each table, though row-wise ones are all alike: 9 and 28 s.)
 """
 
 from collections.abc import Iterator, Mapping
