@@ -17,7 +17,6 @@ def pinned(*names: str) -> list[str]:
     return [PINS[name] for name in names]
 
 
-LAYERS = ("trainer", "sharding", "models", "data_pipeline")
 TORCHREC_NEEDS = pinned("tensordict", "torchmetrics", "tqdm", "pyre-extensions", "iopath")
 
 setup(
@@ -27,8 +26,8 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=find_packages(include=[f"{layer}{rest}" for layer in LAYERS for rest in ("", ".*")]),
-    package_data={"trainer": ["runs/*.yaml"]},
+    packages=find_packages(include=["shardrec", "shardrec.*"]),
+    package_data={"shardrec.trainer": ["runs/*.yaml"]},
     install_requires=pinned(
         *("torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil"),
         *("tensorboard", "matplotlib"),
@@ -41,5 +40,5 @@ setup(
             *("pytest", "pytest-timeout", "hypothesis", "scikit-learn", "xxhash", "ruff", "mypy", "types-PyYAML")
         ),
     },
-    entry_points={"console_scripts": ["shardrec = trainer.cli:main"]},
+    entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},
 )

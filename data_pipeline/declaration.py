@@ -10,7 +10,7 @@ import yaml
 from pyarrow.fs import FileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError
 
 D = TypeVar("D", bound="Declaration")
 

@@ -7,31 +7,31 @@ import importlib
 import traceback
 from typing import get_type_hints
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from models.afm import AFM
-from models.autoint import AutoInt
-from models.autorec import AutoRec
-from models.base import ModelConfig, Recommender
-from models.bst import BST
-from models.dcn import DCN
-from models.dcn_v2 import DCNv2
-from models.deep_crossing import DeepCrossing
-from models.deepfm import DeepFM
-from models.dien import DIEN
-from models.din import DIN
-from models.dlrm import DLRM
-from models.embedding_mlp import EmbeddingMLP
-from models.fm import FM
-from models.fnn import FNN
-from models.lr import LR
-from models.mf import MF
-from models.neural_cf import GMF, NCFMLP, NCFShared, NeuMF
-from models.nfm import NFM
-from models.pnn import IPNN, OPNN, PNN
-from models.pooled_history import PooledHistory
-from models.two_tower import TwoTower
-from models.wide_deep import WideDeep
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.afm import AFM
+from shardrec.models.autoint import AutoInt
+from shardrec.models.autorec import AutoRec
+from shardrec.models.base import ModelConfig, Recommender
+from shardrec.models.bst import BST
+from shardrec.models.dcn import DCN
+from shardrec.models.dcn_v2 import DCNv2
+from shardrec.models.deep_crossing import DeepCrossing
+from shardrec.models.deepfm import DeepFM
+from shardrec.models.dien import DIEN
+from shardrec.models.din import DIN
+from shardrec.models.dlrm import DLRM
+from shardrec.models.embedding_mlp import EmbeddingMLP
+from shardrec.models.fm import FM
+from shardrec.models.fnn import FNN
+from shardrec.models.lr import LR
+from shardrec.models.mf import MF
+from shardrec.models.neural_cf import GMF, NCFMLP, NCFShared, NeuMF
+from shardrec.models.nfm import NFM
+from shardrec.models.pnn import IPNN, OPNN, PNN
+from shardrec.models.pooled_history import PooledHistory
+from shardrec.models.two_tower import TwoTower
+from shardrec.models.wide_deep import WideDeep
 
 MODELS: dict[str, type[Recommender]] = {
     "lr": LR,

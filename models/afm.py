@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import Explanation, PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.affine import Affine
-from models.layers.pair_attention import PairAttention
+from shardrec.models.base import Explanation, PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.affine import Affine
+from shardrec.models.layers.pair_attention import PairAttention
 
 
 class AFMConfig(PointwiseConfig):

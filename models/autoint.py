@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.logit import Logit
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.self_attention import FieldAttention
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.self_attention import FieldAttention
 
 _NUMBERS_AT_ONCE = 1 << 19  # on CPUs, of [b, M, width]: 2 MiB in fp32 stay in cache, off the page-fault path
 

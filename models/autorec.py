@@ -13,16 +13,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data_pipeline.batch import Batch
-from data_pipeline.errors import UserError
-from data_pipeline.schema import IdListFeature
-from models.base import ModelConfig, Recommender
-from models.collective import Collective
-from models.inputs import Fields, Jagged, PooledEmbeddings, SequenceEmbeddings, TableInit
-from models.layers.activations import Activation, activation, input_width
-from models.layers.jagged_product import jagged_product, row_of_position
-from models.metrics import Errors, MetricSet, Predictions, Rows
-from models.tasks import Task, Term
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import IdListFeature
+from shardrec.models.base import ModelConfig, Recommender
+from shardrec.models.inputs import Fields, Jagged, PooledEmbeddings, SequenceEmbeddings, TableInit
+from shardrec.models.layers.activations import Activation, activation, input_width
+from shardrec.models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.metrics import Errors, MetricSet, Predictions, Rows
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.tasks import Task, Term
 
 
 class AutoRecConfig(ModelConfig):

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Schema
-from models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
-from models.tasks import BinaryClassification, Pointwise, Regression, Task
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
+from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
 
 
 class ModelConfig(BaseModel):

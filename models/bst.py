@@ -4,14 +4,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data_pipeline.errors import UserError
-from models.base import Explanation
-from models.histories import HistoryConfig, HistoryModel
-from models.inputs import Fields, Jagged
-from models.layers.jagged_product import row_of_position
-from models.layers.jagged_sum import jagged_sum
-from models.layers.packing import regroup
-from models.layers.transformer import Buckets, TransformerLayer, bucket_rows
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Explanation
+from shardrec.models.histories import HistoryConfig, HistoryModel
+from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.layers.jagged_product import row_of_position
+from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.packing import regroup
+from shardrec.models.layers.transformer import Buckets, TransformerLayer, bucket_rows
 
 
 class BSTConfig(HistoryConfig):

@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.cross import CrossNetwork
-from models.layers.logit import Logit
-from models.layers.mlp import MLP, MLPConfig
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.cross import CrossNetwork
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class DCNConfig(PointwiseConfig):

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.cross import CrossExperts, CrossLayer, LowRankCross
-from models.layers.logit import Logit
-from models.layers.mlp import MLP, MLPConfig
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.cross import CrossExperts, CrossLayer, LowRankCross
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class DCNv2Config(PointwiseConfig):

@@ -4,13 +4,13 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Schema
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.logit import Logit
-from models.layers.residual import ResidualUnit
-from models.tasks import MultiClass, Pointwise
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.residual import ResidualUnit
+from shardrec.models.tasks import MultiClass, Pointwise
 
 
 class DeepCrossingConfig(PointwiseConfig):

@@ -7,20 +7,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_pipeline.batch import Batch
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from models.base import Explanation
-from models.collective import Collective
-from models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
-from models.inputs import Fields, Input, Jagged, SequenceEmbeddings
-from models.layers.jagged_product import jagged_product, row_of_position
-from models.layers.jagged_softmax import jagged_softmax
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.packing import Packing, pack_steps
-from models.layers.recurrent import GRU, Update
-from models.metrics import MetricSet
-from models.tasks import Pointwise, Task, Term
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Explanation
+from shardrec.models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
+from shardrec.models.inputs import Fields, Input, Jagged, SequenceEmbeddings
+from shardrec.models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.layers.jagged_softmax import jagged_softmax
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.packing import Packing, pack_steps
+from shardrec.models.layers.recurrent import GRU, Update
+from shardrec.models.metrics import MetricSet
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.tasks import Pointwise, Task, Term
 
 UPDATES: dict[str, Update] = {"augru": "scaled", "aigru": "learned", "agru": "attention"}
 

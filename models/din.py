@@ -3,14 +3,14 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.base import Explanation
-from models.histories import HistoryConfig, HistoryModel
-from models.inputs import Fields, Jagged
-from models.layers.activation_unit import ActivationUnit, Interaction
-from models.layers.jagged_product import row_of_position
-from models.layers.jagged_softmax import jagged_softmax
-from models.layers.jagged_sum import jagged_sum
-from models.layers.mlp import MLPConfig
+from shardrec.models.base import Explanation
+from shardrec.models.histories import HistoryConfig, HistoryModel
+from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
+from shardrec.models.layers.jagged_product import row_of_position
+from shardrec.models.layers.jagged_softmax import jagged_softmax
+from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.mlp import MLPConfig
 
 
 class DINConfig(HistoryConfig):

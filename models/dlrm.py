@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data_pipeline.errors import UserError
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.product import InnerProducts
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.product import InnerProducts
 
 
 class DLRMConfig(PointwiseConfig):

@@ -3,10 +3,10 @@
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.affine import Affine
-from models.layers.fm import fm_terms
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.affine import Affine
+from shardrec.models.layers.fm import fm_terms
 
 
 class FMConfig(PointwiseConfig):

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from data_pipeline.schema import IdFeature, SequenceFeature
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, Input, PooledEmbeddings, SequenceEmbeddings
-from models.layers.mlp import MLP, MLPConfig
-from models.tasks import Task
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import IdFeature, SequenceFeature
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, Input, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.tasks import Task
 
 NEGATIVE = "negative_"  # how the name of a sequence of negatives begins
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from data_pipeline.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
-from models.dynamic_ids import DynamicConfig, DynamicIds
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
+from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 
 Dtype = Literal["fp32", "fp16", "bf16", "int8"]
 Rounding = Literal["stochastic", "nearest"]
@@ -21,7 +21,7 @@ Memory = Literal["device", "managed", "host", "cached"]
 
 
 class TableOptimizer(BaseModel):
-    """How a table's rows are updated. The rules are in `sharding/row_rules.py` and `sharding/ftrl.py`."""
+    """How a table's rows are updated. The rules are in `sharding/updates/rules.py` and `sharding/updates/ftrl.py`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

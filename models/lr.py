@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.affine import Affine
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.affine import Affine
 
 
 class LRConfig(PointwiseConfig):

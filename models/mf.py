@@ -4,9 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import Recommender
-from models.inputs import Fields, PooledEmbeddings
-from models.user_item import UserItemConfig
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import Fields, PooledEmbeddings
+from shardrec.models.user_item import UserItemConfig
 
 
 class MFConfig(UserItemConfig):

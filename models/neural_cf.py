@@ -8,14 +8,14 @@ are, the outputs scaled by alpha and 1 - alpha.
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from data_pipeline.errors import UserError
-from models.base import Recommender
-from models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableInit
-from models.layers.activations import Activation, activation
-from models.layers.glorot import glorot
-from models.layers.logit import Logit
-from models.layers.mlp import MLP, MLPConfig
-from models.user_item import UserItemConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableInit
+from shardrec.models.layers.activations import Activation, activation
+from shardrec.models.layers.glorot import glorot
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.user_item import UserItemConfig
 
 TABLE_INIT = TableInit(kind="normal", scale=0.01)  # section 4.1
 HALVINGS = 3  # hidden layers of the tower, unless its settings name some (section 4.4)

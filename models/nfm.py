@@ -4,12 +4,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.affine import Affine
-from models.layers.fm import fm_terms
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.moments import BatchNorm
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.affine import Affine
+from shardrec.models.layers.fm import fm_terms
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.moments import BatchNorm
 
 
 class NFMConfig(PointwiseConfig):

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.product import (
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.product import (
     FactorisedInnerProducts,
     InnerProducts,
     OuterProducts,

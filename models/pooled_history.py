@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from models.histories import HistoryConfig, HistoryModel
-from models.inputs import Fields, Jagged
-from models.layers.jagged_product import row_of_position
-from models.layers.jagged_sum import jagged_sum
+from shardrec.models.histories import HistoryConfig, HistoryModel
+from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.layers.jagged_product import row_of_position
+from shardrec.models.layers.jagged_sum import jagged_sum
 
 
 class PooledHistoryConfig(HistoryConfig):

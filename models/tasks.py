@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_pipeline.batch import Batch
-from data_pipeline.errors import UserError
-from models.collective import Collective
-from models.inputs import Jagged
-from models.metrics import (
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import Jagged
+from shardrec.models.metrics import (
     Accuracy,
     Calibration,
     ClassErrors,
@@ -27,6 +26,7 @@ from models.metrics import (
     Rows,
     TopK,
 )
+from shardrec.models.metrics.collective import Collective
 
 
 @dataclass(frozen=True)

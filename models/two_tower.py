@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from data_pipeline.schema import DenseFeature
-from models.base import PointwiseConfig, Recommender
-from models.inputs import DenseFeatures, Fields, PooledEmbeddings
-from models.layers.mlp import MLP, MLPConfig
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import DenseFeature
+from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.layers.mlp import MLP, MLPConfig
 
 SIDES = ("user", "item")
 COSINE_SCALE = 10.0  # where the learned factor of a cosine starts

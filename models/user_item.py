@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Role
-from models.base import PointwiseConfig
-from models.inputs import Fields
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Role
+from shardrec.models.base import PointwiseConfig
+from shardrec.models.inputs import Fields
 
 
 class UserItemConfig(PointwiseConfig):

@@ -16,15 +16,15 @@ and whether it fits), `cost.py` and `advice.py` (what a step is estimated to tak
 `replaced_rows.py` (a checkpoint's tables read, and copied with other rows, without live ones).
 """
 
-from sharding.checkpoint import read_tables, write_tables
-from sharding.collective import ProcessGroupCollective
-from sharding.distribute import Distributed, distribute
-from sharding.lookup import EmbeddingLookup
-from sharding.plan import Plan, TablePlan
-from sharding.planner import PlanError, plan_tables
-from sharding.tables import LiveTable, TableShard
-from sharding.topology import Topology
-from sharding.warm_start import SourceColumns, copy_tables
+from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.distribution.distribute import Distributed, distribute
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.plan import Plan, TablePlan
+from shardrec.sharding.planning.planner import PlanError, plan_tables
+from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.collective import ProcessGroupCollective
+from shardrec.sharding.tables.live import LiveTable, TableShard
 
 __all__ = [
     "Distributed",

@@ -1,37 +1,123 @@
-"""The four layers and their import order: trainer -> sharding -> models -> data_pipeline."""
+"""The order of floors: a folder imports only from its own layer's lower floors and from lower layers.
+
+`trainer -> sharding -> models -> data_pipeline`, and inside each layer the order below. Two rooms of one floor do not
+know each other.
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("data_pipeline", "models", "sharding", "trainer")
-FILES = sorted(p.relative_to(ROOT) for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
+from tests import ROOT
+
+LAYERS = ("data_pipeline", "models", "sharding", "trainer", "shardrec")  # lowest first
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not named is a layer's own file
+    "trainer": (
+        ("cli",),
+        ("commands", "comparison"),
+        ("benchmarks", "scoring"),
+        ("training", "tables"),
+        ("checkpoints", "planning"),
+        ("session",),
+        ("launch",),
+        ("run_folder",),
+        ("config",),
+    ),
+    "sharding": (
+        ("checkpoints",),
+        ("distribution",),
+        ("planning",),
+        ("lookup",),
+        ("dynamic", "updates"),
+        ("tables",),
+    ),
+    "data_pipeline": (
+        ("prepare",),
+        ("loading",),
+        ("sampling",),
+        ("reading",),
+        ("features",),
+        ("batch", "declaration"),
+        ("errors",),
+    ),
+    "data_pipeline.prepare": (
+        ("commands",),
+        ("history_commands",),
+        ("options",),
+        ("importers", "generators"),
+        ("behaviour",),
+        ("steps",),
+    ),
+}
+FILES = sorted(
+    path.relative_to(ROOT)
+    for layer in LAYERS
+    for path in (ROOT / layer).rglob("*.py")
+    if not any(parent.is_symlink() for parent in path.parents)
+)
+SHARED_BY_MODELS = {"base", "inputs", "tasks", "metrics", "layers", "user_item", "histories", "dynamic_ids"}
+
+
+def module(path: Path) -> str:
+    """`trainer/cli.py` -> `trainer.cli`."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported(path: Path) -> set[str]:
-    found: set[str] = set()
+    """Our modules that a file imports anywhere, also inside functions, without the leading `shardrec.`."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert not {name for name in names if name.split(".")[0] in LAYERS[:-1]}, f"{path}: import it as shardrec. ..."
+    return {name.removeprefix("shardrec.") for name in names if name.startswith("shardrec.")}
+
+
+def floor(package: str, name: str) -> int | None:
+    """On which floor of `package` the module `name` is; None where it is not inside, or is the package itself."""
+    inside = name.removeprefix(f"{package}.")
+    if inside == name:
+        return None
+    room = inside.split(".")[0]
+    return next((i for i, rooms in enumerate(FLOORS[package]) if room in rooms), None)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_imports_point_to_the_right_only(path: Path) -> None:
+def test_imports_point_to_lower_layers(path: Path) -> None:
     above = LAYERS[LAYERS.index(path.parts[0]) + 1 :]
     assert not {name for name in imported(path) if name.split(".")[0] in above}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_point_to_lower_floors(package: str) -> None:
+    wrong = []
+    for path in FILES:
+        mine = floor(package, module(path))
+        if mine is None:
+            continue
+        room = module(path).removeprefix(f"{package}.").split(".")[0]
+        for name in imported(path):
+            theirs = floor(package, name)
+            if theirs is not None and theirs <= mine and name.removeprefix(f"{package}.").split(".")[0] != room:
+                wrong.append(f"{path} -> {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor(package: str) -> None:
+    inside = {module(p).removeprefix(f"{package}.").split(".")[0] for p in FILES if module(p).startswith(f"{package}.")}
+    assert inside == {room for rooms in FLOORS[package] for room in rooms}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_only_the_table_of_contents_knows_particular_models(path: Path) -> None:
     if path in (Path("models/__init__.py"),) or path.parts[:2] == ("models", "layers"):
         return
-    shared = {"base", "inputs", "tasks", "metrics", "layers", "collective", "user_item", "histories", "dynamic_ids"}
-    particular = {f"models.{p.stem}" for p in (ROOT / "models").glob("*.py")} - {f"models.{s}" for s in shared}
-    assert not imported(path) & particular
+    all_files = {f"models.{p.stem}" for p in (ROOT / "models").glob("*.py")}
+    particular = all_files - {f"models.{name}" for name in SHARED_BY_MODELS}
+    assert not {name for name in imported(path) if ".".join(name.split(".")[:2]) in particular}

@@ -1,4 +1,4 @@
-"""`shardrec ...`; `python -m trainer` is the same. Errors that a user can cause are one line and exit status 1."""
+"""`shardrec ...`; `python -m shardrec` is the same. Errors that a user can cause are one line and exit status 1."""
 
 import os
 import sys
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-
-from trainer.packages import shadowed
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
 """Threads that wait for others sleep after so many turns (a fraction of a millisecond). Those that spin on take the
@@ -44,10 +42,10 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model as a run file says."""
-    from trainer.config import load
-    from trainer.results import print_summary
-    from trainer.stages import resolve_stages
-    from trainer.training import train_run
+    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.config.stages import resolve_stages
+    from shardrec.trainer.run_folder.summaries import print_summary
+    from shardrec.trainer.training.train_run import train_run
 
     config = load(run_file, overrides or (), variant=variant)
     summary = train_run(config, resume=resume, quiet=quiet)
@@ -73,7 +71,7 @@ def compare(
     """Train several models on the same data under several seeds, and print one table. Goes on where it stopped."""
     from rich.console import Console
 
-    from trainer.compare import compare_models
+    from shardrec.trainer.comparison.compare import compare_models
 
     names = [name.strip() for name in (models or "").split(",") if name.strip()]
     board = compare_models(run_file, names, seeds, overrides or (), out, quiet)
@@ -97,7 +95,7 @@ def contrast(
     """Differences of a comparison's models in AUC and GAUC, by a paired bootstrap over users."""
     from rich.console import Console
 
-    from trainer.contrast import contrast_models, print_contrast
+    from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
 
     names = [name.strip() for name in (models or "").split(",") if name.strip()]
     said = Console(stderr=True, highlight=False).print
@@ -116,12 +114,12 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a trained model on its validation and test rows, or on other data."""
-    from data_pipeline.errors import UserError
-    from trainer.evaluate import evaluate_worker
-    from trainer.inspection import inspect_split
-    from trainer.results import print_metrics
-    from trainer.run_folder import RunFolder
-    from trainer.supervision import supervised
+    from shardrec.data_pipeline.errors import UserError
+    from shardrec.trainer.launch.supervision import supervised
+    from shardrec.trainer.run_folder.folder import RunFolder
+    from shardrec.trainer.run_folder.summaries import print_metrics
+    from shardrec.trainer.training.evaluation import evaluate_worker
+    from shardrec.trainer.training.inspection import inspect_split
 
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides or ())
@@ -150,7 +148,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Write a score for every row, beside its key columns, as Parquet."""
-    from trainer.predict import predict_rows
+    from shardrec.trainer.scoring.predict import predict_rows
 
     chosen = (tuple(keys or ()), step, tuple(overrides or ()))
     result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, rows=rows, quiet=quiet)
@@ -181,9 +179,9 @@ def plan(
 
     Allocates no table. Machines that are not here get an estimate of the step, its bottleneck and what to change.
     """
-    from trainer.config import load
-    from trainer.plan_command import print_plans
-    from trainer.plan_request import PlanRequest
+    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.planning.machines import PlanRequest
+    from shardrec.trainer.planning.report import print_plans
 
     config = load(run_file, overrides or (), variant=variant)
     asked = PlanRequest(
@@ -214,8 +212,8 @@ def tables(
     from rich.console import Console
     from rich.markup import escape
 
-    from trainer.table_report import table_report
-    from trainer.table_report_view import print_tables
+    from shardrec.trainer.tables.report import table_report
+    from shardrec.trainer.tables.report_view import print_tables
 
     with Console(stderr=True).status("") as status:
         found = table_report(run_folder, step, lambda said: status.update(escape(said)))
@@ -227,13 +225,11 @@ def tables(
 
 def main() -> None:
     """The console script."""
-    if line := shadowed():
-        sys.exit(f"shardrec: error: {line}")
     os.environ.setdefault(*THREADS_WAIT)  # before torch is imported, here and in the workers that inherit it
-    from data_pipeline.errors import UserError
-    from data_pipeline.prepare.commands import app as prepare
-    from trainer.benchmark_commands import app as bench
-    from trainer.checkpoint_commands import app as checkpoint
+    from shardrec.data_pipeline.errors import UserError
+    from shardrec.data_pipeline.prepare.commands import app as prepare
+    from shardrec.trainer.commands.bench import app as bench
+    from shardrec.trainer.commands.checkpoint import app as checkpoint
 
     app.add_typer(prepare, name="prepare", help="Make Parquet and a schema from raw data.")
     app.add_typer(checkpoint, name="checkpoint", help="Look into checkpoints, compare them, move tables out and in.")

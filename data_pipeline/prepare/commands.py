@@ -5,17 +5,21 @@ from typing import Annotated
 
 import typer
 
-from data_pipeline.errors import UserError
-from data_pipeline.prepare import avazu, criteo
-from data_pipeline.prepare.delimited import prepare_delimited
-from data_pipeline.prepare.frappe import prepare_frappe
-from data_pipeline.prepare.history_commands import app as history_app
-from data_pipeline.prepare.implicit import LogColumns, TimeType, prepare_implicit
-from data_pipeline.prepare.libfm import PATTERNS as LIBFM_PATTERNS
-from data_pipeline.prepare.libfm import parse_field_map, prepare_libfm
-from data_pipeline.prepare.movielens import prepare_movielens
-from data_pipeline.prepare.ncf import prepare_ncf
-from data_pipeline.prepare.options import (
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.generators.planted import Histories, Strengths
+from shardrec.data_pipeline.prepare.generators.synthetic import FIELD_IDS, parse_ids, synthetic
+from shardrec.data_pipeline.prepare.history_commands import app as history_app
+from shardrec.data_pipeline.prepare.importers import avazu, criteo
+from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
+from shardrec.data_pipeline.prepare.importers.frappe import prepare_frappe
+from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, TimeType, prepare_implicit
+from shardrec.data_pipeline.prepare.importers.libfm import PATTERNS as LIBFM_PATTERNS
+from shardrec.data_pipeline.prepare.importers.libfm import parse_field_map, prepare_libfm
+from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
+from shardrec.data_pipeline.prepare.importers.ncf import prepare_ncf
+from shardrec.data_pipeline.prepare.importers.ratings import ROW_GROUP_ROWS as RATINGS_GROUP_ROWS
+from shardrec.data_pipeline.prepare.importers.ratings import Axis, prepare_ratings
+from shardrec.data_pipeline.prepare.options import (
     FileRows,
     Folder,
     Fractions,
@@ -35,15 +39,11 @@ from data_pipeline.prepare.options import (
     shares,
     show,
 )
-from data_pipeline.prepare.planted import Histories, Strengths
-from data_pipeline.prepare.preparation import Output
-from data_pipeline.prepare.ratings import ROW_GROUP_ROWS as RATINGS_GROUP_ROWS
-from data_pipeline.prepare.ratings import Axis, prepare_ratings
-from data_pipeline.prepare.source import Inputs
-from data_pipeline.prepare.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
-from data_pipeline.prepare.synthetic import FIELD_IDS, parse_ids, synthetic
-from data_pipeline.prepare.text import TextFormat
-from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.preparation import Output
+from shardrec.data_pipeline.prepare.steps.source import Inputs
+from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
+from shardrec.data_pipeline.prepare.steps.text import TextFormat
+from shardrec.data_pipeline.prepare.steps.writer import FILE_ROWS, ROW_GROUP_ROWS
 
 app = typer.Typer(
     help="Raw public data sets and delimited files to Parquet and schema.yaml.",

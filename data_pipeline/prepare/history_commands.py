@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
-from data_pipeline.prepare.amazon import prepare_amazon
-from data_pipeline.prepare.histories import Protocol, Sampling
-from data_pipeline.prepare.interests import InterestLog
-from data_pipeline.prepare.movielens_histories import prepare_movielens_histories
-from data_pipeline.prepare.options import (
+from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, Sampling
+from shardrec.data_pipeline.prepare.generators.interests import InterestLog
+from shardrec.data_pipeline.prepare.generators.planted import Histories
+from shardrec.data_pipeline.prepare.generators.synthetic import write_log
+from shardrec.data_pipeline.prepare.importers.amazon import prepare_amazon
+from shardrec.data_pipeline.prepare.importers.movielens_histories import prepare_movielens_histories
+from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
+from shardrec.data_pipeline.prepare.options import (
     FileRows,
     Folder,
     Fractions,
@@ -20,11 +23,8 @@ from data_pipeline.prepare.options import (
     shares,
     show,
 )
-from data_pipeline.prepare.planted import Histories
-from data_pipeline.prepare.preparation import Output
-from data_pipeline.prepare.synthetic import write_log
-from data_pipeline.prepare.user_histories import prepare_user_histories
-from data_pipeline.prepare.writer import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.preparation import Output
+from shardrec.data_pipeline.prepare.steps.writer import FILE_ROWS, ROW_GROUP_ROWS
 
 app = typer.Typer()
 

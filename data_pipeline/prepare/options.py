@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from data_pipeline.errors import UserError
-from data_pipeline.prepare.preparation import Report
-from data_pipeline.prepare.writer import SPLITS, Split
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.steps.preparation import Report
+from shardrec.data_pipeline.prepare.steps.writer import SPLITS, Split
 
 Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
 Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]

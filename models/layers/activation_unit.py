@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.layers.jagged_sum import segment_sum
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.pieces import pieces
+from shardrec.models.layers.jagged_sum import segment_sum
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.pieces import pieces
 
 Interaction = Literal["difference_product", "outer_product"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.layers.moments import Standardise
-from models.layers.pieces import pieces
+from shardrec.models.layers.moments import Standardise
+from shardrec.models.layers.pieces import pieces
 
 Activation = Literal["relu", "leaky_relu", "prelu", "dice", "maxout", "tanh", "sigmoid", "gelu", "silu", "identity"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers.jagged_sum import segment_sum
-from models.layers.pieces import pieces
+from shardrec.models.layers.jagged_sum import segment_sum
+from shardrec.models.layers.pieces import pieces
 
 
 def row_of_position(lengths: Tensor, positions: int) -> Tensor:

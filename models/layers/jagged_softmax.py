@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.layers.jagged_sum import segment_sum
+from shardrec.models.layers.jagged_sum import segment_sum
 
 
 def jagged_softmax(score: Tensor, row: Tensor, lengths: Tensor, offsets: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from models.layers.activations import Activation, activation, input_width
-from models.layers.logit import Logit
-from models.layers.moments import BatchNorm
+from shardrec.models.layers.activations import Activation, activation, input_width
+from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.moments import BatchNorm
 
 
 class MLPConfig(BaseModel):

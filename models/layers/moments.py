@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.layers.pieces import pieces
+from shardrec.models.layers.pieces import pieces
 
 
 def identity(tensor: Tensor) -> Tensor:

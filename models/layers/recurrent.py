@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.layers.packing import Packing
-from models.layers.pieces import pieces
+from shardrec.models.layers.packing import Packing
+from shardrec.models.layers.pieces import pieces
 
 Update = Literal["learned", "scaled", "attention"]
 """What moves the state: the update gate u_t; a_t u_t; or a_t alone."""

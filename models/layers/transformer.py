@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers.packing import regroup
+from shardrec.models.layers.packing import regroup
 
 _GROWTH = 1.2  # of a bucket's width over the one before
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from models.collective import Collective
-from models.metrics.metric import Metric
-from models.metrics.predictions import Predictions
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.metrics.metric import Metric
+from shardrec.models.metrics.predictions import Predictions
 
 
 def ratio(numerator: float, denominator: float) -> float:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.metrics.averages import Sums, ratio
-from models.metrics.predictions import Predictions
+from shardrec.models.metrics.averages import Sums, ratio
+from shardrec.models.metrics.predictions import Predictions
 
 
 class ClassErrors(Sums):

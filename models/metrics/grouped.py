@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.collective import Collective
-from models.metrics.metric import Metric
-from models.metrics.ordered_bits import is_nan, ordered_bits
-from models.metrics.predictions import Predictions
-from models.metrics.score_table import sums_at
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.metrics.metric import Metric
+from shardrec.models.metrics.ordered_bits import is_nan, ordered_bits
+from shardrec.models.metrics.predictions import Predictions
+from shardrec.models.metrics.score_table import sums_at
 
 
 def mixed(group: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from models.collective import Collective
-from models.metrics.predictions import Predictions
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.metrics.predictions import Predictions
 
 
 class Metric(ABC):

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from data_pipeline.batch import Batch
-from data_pipeline.declaration import unknown
-from data_pipeline.errors import UserError
-from models.collective import Alone, Collective
-from models.metrics.metric import Metric
-from models.metrics.predictions import Predictions
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.metrics.collective import Alone, Collective
+from shardrec.models.metrics.metric import Metric
+from shardrec.models.metrics.predictions import Predictions
 
 
 class MetricSet:

@@ -13,12 +13,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from models.collective import Collective
-from models.metrics.averages import ratio
-from models.metrics.metric import Metric
-from models.metrics.ordered_bits import is_nan, ordered_bits, ordered_score
-from models.metrics.predictions import Predictions
-from models.metrics.score_table import ScoreTable
+from shardrec.models.metrics.averages import ratio
+from shardrec.models.metrics.collective import Collective
+from shardrec.models.metrics.metric import Metric
+from shardrec.models.metrics.ordered_bits import is_nan, ordered_bits, ordered_score
+from shardrec.models.metrics.predictions import Predictions
+from shardrec.models.metrics.score_table import ScoreTable
 
 COMPACTION_ROWS = 1 << 20
 

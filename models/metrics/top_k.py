@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.metrics.averages import ratio
-from models.metrics.grouped import Grouped, GroupedRows, Ties, nans
+from shardrec.models.metrics.averages import ratio
+from shardrec.models.metrics.grouped import Grouped, GroupedRows, Ties, nans
 
 
 class TopK(Grouped):

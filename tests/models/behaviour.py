@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_pipeline.batch import Batch
-from models.base import Recommender
-from models.histories import HistoryConfig
-from models.inputs import Fields, Jagged
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.base import Recommender
+from shardrec.models.histories import HistoryConfig
+from shardrec.models.inputs import Fields, Jagged
 from tests.models.cases import histories_batch, histories_schema, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

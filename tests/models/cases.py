@@ -4,8 +4,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_pipeline.batch import Batch
-from data_pipeline.schema import Cross, DenseFeature, Identity, IdFeature, IdListFeature, Schema, SequenceFeature
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.features.schema import (
+    Cross,
+    DenseFeature,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Schema,
+    SequenceFeature,
+)
 from tests.models.reference_lookup import ReferenceLookup, ids_of, make_batch
 
 USERS, ITEMS, TAGS = 64, 12, 9

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sharding.collective import ProcessGroupCollective
+from shardrec.sharding.tables.collective import ProcessGroupCollective
 from tests.models.layers.normalised import train_share
 from tests.models.metrics.rows import CASES, COARSE, run
 from tests.processes import run_processes

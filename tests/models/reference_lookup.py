@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from data_pipeline.batch import Batch
-from data_pipeline.schema import IdListFeature, Schema
-from models.base import Recommender
-from models.inputs import DenseFeatures, EmbeddingTable, Jagged, PooledEmbeddings
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.features.schema import IdListFeature, Schema
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Jagged, PooledEmbeddings
 
 
 def fresh_rows(table: EmbeddingTable, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

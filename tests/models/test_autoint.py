@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import autoint
-from models.autoint import AutoInt, AutoIntConfig
-from models.inputs import Fields
-from models.layers.mlp import MLPConfig
+from shardrec.models import autoint
+from shardrec.models.autoint import AutoInt, AutoIntConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.layers.test_self_attention import attention_by_loops
 from tests.models.reference_lookup import ReferenceLookup

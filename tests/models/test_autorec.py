@@ -8,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_pipeline.batch import Batch
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Identity, IdFeature, IdListFeature, Schema
-from models.autorec import AutoRec, AutoRecConfig
-from models.inputs import Fields, TableSettings
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, IdListFeature, Schema
+from shardrec.models.autorec import AutoRec, AutoRecConfig
+from shardrec.models.inputs import Fields, TableSettings
 from tests.models.cases import randomise, ratings_batch, ratings_schema
 from tests.models.reference_lookup import ReferenceLookup, make_batch
 

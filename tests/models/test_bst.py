@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_pipeline.errors import UserError
-from models.bst import BST, BSTConfig
-from models.inputs import Fields
-from models.layers.transformer import TransformerLayer
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.bst import BST, BSTConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.transformer import TransformerLayer
 from tests.models.behaviour import SCHEMA, batch, build, check_rows_are_alone, permuted, scores
 
 SMALL: dict[str, Any] = {"embedding_dim": 4, "heads": 3, "mlp": {"hidden": (5,)}}

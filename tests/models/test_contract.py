@@ -12,14 +12,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from data_pipeline.batch import Batch
-from data_pipeline.schema import Schema
-from models import MODELS, config_class
-from models.base import Recommender
-from models.dien import Evolved
-from models.inputs import Fields, Jagged, PooledEmbeddings
-from models.layers.moments import live_rows
-from models.tasks import BinaryClassification
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.models import MODELS, config_class
+from shardrec.models.base import Recommender
+from shardrec.models.dien import Evolved
+from shardrec.models.inputs import Fields, Jagged, PooledEmbeddings
+from shardrec.models.layers.moments import live_rows
+from shardrec.models.tasks import BinaryClassification
 from tests.models.cases import (
     histories_batch,
     histories_schema,

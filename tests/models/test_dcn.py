@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.dcn import DCN, DCNConfig
-from models.inputs import Fields, TableSettings
-from models.layers.mlp import MLPConfig
+from shardrec.models.dcn import DCN, DCNConfig
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

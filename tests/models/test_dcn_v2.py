@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from models.dcn_v2 import DCNv2, DCNv2Config
-from models.inputs import Fields
-from models.layers.cross import CrossExperts, CrossLayer, LowRankCross
+from shardrec.models.dcn_v2 import DCNv2, DCNv2Config
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.cross import CrossExperts, CrossLayer, LowRankCross
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

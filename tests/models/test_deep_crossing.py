@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_pipeline.errors import UserError
-from models.deep_crossing import DeepCrossing, DeepCrossingConfig
-from models.inputs import Fields, TableSettings
-from models.tasks import MultiClass
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.deep_crossing import DeepCrossing, DeepCrossingConfig
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.tasks import MultiClass
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.deepfm import DeepFM, DeepFMConfig
-from models.inputs import Fields
-from models.layers.mlp import MLPConfig
+from shardrec.models.deepfm import DeepFM, DeepFMConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, pairs_by_loops, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_pipeline.errors import UserError
-from models.dien import DIEN, DIENConfig
-from models.inputs import Fields
-from models.layers.recurrent import GRU
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.dien import DIEN, DIENConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.recurrent import GRU
 from tests.models.behaviour import SCHEMA, arrays, batch, build, check_rows_are_alone, permuted, scores
 from tests.models.cases import perceptron
 from tests.models.layers.test_recurrent import sigmoid

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.din import DIN, DINConfig
-from models.layers.activations import Dice
+from shardrec.models.din import DIN, DINConfig
+from shardrec.models.layers.activations import Dice
 from tests.models.behaviour import arrays, batch, build, check_rows_are_alone, permuted, scores
 from tests.models.cases import perceptron
 from tests.models.reference_lookup import ReferenceLookup

@@ -5,10 +5,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_pipeline.errors import UserError
-from models.fm import FM, FMConfig
-from models.inputs import Fields, TableSettings
-from models.layers.fm import fm_terms
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.fm import FM, FMConfig
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.layers.fm import fm_terms
 from tests.models.cases import linear, mixed_batch, mixed_schema, pairs_by_loops, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

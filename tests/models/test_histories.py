@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Identity, IdFeature, Schema, SequenceFeature
-from models.din import DIN, DINConfig
-from models.histories import History, HistoryConfig
-from models.inputs import Fields, PooledEmbeddings
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, SequenceFeature
+from shardrec.models.din import DIN, DINConfig
+from shardrec.models.histories import History, HistoryConfig
+from shardrec.models.inputs import Fields, PooledEmbeddings
 from tests.models.cases import histories_schema, mixed_schema
 
 ITEM, KIND = Identity(num_ids=9), Identity(num_ids=4)

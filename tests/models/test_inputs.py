@@ -2,10 +2,10 @@
 
 import pytest
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import IdFeature, Raw, Schema
-from models.base import Recommender
-from models.inputs import (
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import IdFeature, Raw, Schema
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import (
     DenseFeatures,
     EmbeddingTable,
     Fields,
@@ -15,7 +15,7 @@ from models.inputs import (
     TableOptimizer,
     TableSettings,
 )
-from models.tasks import BinaryClassification
+from shardrec.models.tasks import BinaryClassification
 from tests.models.cases import mixed_schema, ratings_schema
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from data_pipeline.errors import UserError
-from models.inputs import Fields, TableSettings
-from models.lr import LR, LRConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.lr import LR, LRConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

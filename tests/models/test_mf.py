@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Identity, IdFeature, Schema
-from models.inputs import Fields
-from models.mf import MF, MFConfig
-from models.tasks import Regression
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.models.inputs import Fields
+from shardrec.models.mf import MF, MFConfig
+from shardrec.models.tasks import Regression
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import UserError
-from models import MODELS, config_class, resolve
-from models.base import ModelConfig
-from models.deepfm import DeepFM, DeepFMConfig
-from models.din import DINConfig
-from models.fnn import FNNConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models import MODELS, config_class, resolve
+from shardrec.models.base import ModelConfig
+from shardrec.models.deepfm import DeepFM, DeepFMConfig
+from shardrec.models.din import DINConfig
+from shardrec.models.fnn import FNNConfig
 
 OWN_MODEL = """
 from __future__ import annotations
-from models.base import PointwiseConfig
-from models.inputs import Fields
-from models.lr import LR
+from shardrec.models.base import PointwiseConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.lr import LR
 
 class MyConfig(PointwiseConfig):
     depth: int = 2

@@ -7,11 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from data_pipeline.errors import UserError
-from models.base import Recommender
-from models.inputs import Fields, TableSettings
-from models.layers.mlp import MLPConfig
-from models.neural_cf import GMF, NCFMLP, GMFConfig, NCFMLPConfig, NCFShared, NCFSharedConfig, NeuMF, NeuMFConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.neural_cf import (
+    GMF,
+    NCFMLP,
+    GMFConfig,
+    NCFMLPConfig,
+    NCFShared,
+    NCFSharedConfig,
+    NeuMF,
+    NeuMFConfig,
+)
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

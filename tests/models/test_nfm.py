@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.fm import FM, FMConfig
-from models.inputs import Fields
-from models.layers.mlp import MLPConfig
-from models.nfm import NFM, NFMConfig
+from shardrec.models.fm import FM, FMConfig
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.nfm import NFM, NFMConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

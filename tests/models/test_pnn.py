@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.inputs import Fields
-from models.pnn import IPNN, OPNN, PNN, IPNNConfig, OPNNConfig, PNNConfig, ProductNetwork
+from shardrec.models.inputs import Fields
+from shardrec.models.pnn import IPNN, OPNN, PNN, IPNNConfig, OPNNConfig, PNNConfig, ProductNetwork
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from models.pooled_history import PooledHistory, PooledHistoryConfig
+from shardrec.models.pooled_history import PooledHistory, PooledHistoryConfig
 from tests.models.behaviour import arrays, batch, build, check_rows_are_alone
 from tests.models.cases import perceptron
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from data_pipeline.batch import Batch
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Identity, IdFeature, Label, Schema
-from models.base import PointwiseConfig
-from models.tasks import BinaryClassification, MultiClass, Pointwise, Regression
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, Label, Schema
+from shardrec.models.base import PointwiseConfig
+from shardrec.models.tasks import BinaryClassification, MultiClass, Pointwise, Regression
 from tests.models.reference_lookup import make_batch
 
 SCHEMA = Schema(features=(IdFeature(name="user", ids=Identity(num_ids=9)),))

@@ -5,11 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
-from models.inputs import Fields
-from models.layers.mlp import MLPConfig
-from models.two_tower import TwoTower, TwoTowerConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
+from shardrec.models.inputs import Fields
+from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.two_tower import TwoTower, TwoTowerConfig
 from tests.models.cases import mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

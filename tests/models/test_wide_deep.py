@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.errors import UserError
-from data_pipeline.prepare.recipe import Fitted, FitVocabulary, Recipe, RecipeId
-from data_pipeline.schema import Cross
-from models.inputs import Fields, TableSettings
-from models.layers.mlp import MLPConfig
-from models.wide_deep import WideDeep, WideDeepConfig
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Cross
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
+from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.wide_deep import WideDeep, WideDeepConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

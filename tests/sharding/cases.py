@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from data_pipeline.batch import Batch
-from models.inputs import (
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.inputs import (
     DenseFeatures,
     EmbeddingTable,
     Input,
@@ -19,8 +19,9 @@ from models.inputs import (
     SequenceEmbeddings,
     TableOptimizer,
 )
-from sharding import Distributed, EmbeddingLookup, Topology, distribute, plan_tables
-from sharding.tables import declared_tables
+from shardrec.sharding import Distributed, EmbeddingLookup, Topology, plan_tables
+from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.tables.live import declared_tables
 
 GIB = 1 << 30
 SEED = 7

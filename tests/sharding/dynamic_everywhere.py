@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.dynamic_ids import DynamicConfig, DynamicIds
-from models.inputs import DenseFeatures, EmbeddingTable, TableOptimizer
-from sharding import Distributed, read_tables, write_tables
-from sharding.fresh_rows import draw_rows as first_values
-from sharding.saved_id_maps import merged_id_maps, read_id_maps, write_id_maps
-from sharding.set_cache import Geometry
+from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, TableOptimizer
+from shardrec.sharding import Distributed, read_tables, write_tables
+from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
+from shardrec.sharding.dynamic.set_cache import Geometry
+from shardrec.sharding.tables.first_values_by_id import draw_rows as first_values
 from tests.sharding.cases import SEED, Case, Rows, draw_rows, every_case, make, score, train, whole_tables
 from tests.sharding.plain_id_map import PlainMap, plain_mixed
 from tests.sharding.reference import Reference

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipeline.batch import Batch
-from models.dynamic_ids import DynamicConfig
-from models.inputs import PooledEmbeddings, TableOptimizer
-from sharding import ProcessGroupCollective, distribute, plan_tables, read_tables, write_tables
-from sharding.id_benchmark import Stream, build_table, run_stream
-from sharding.topology import Topology
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.dynamic_ids import DynamicConfig
+from shardrec.models.inputs import PooledEmbeddings, TableOptimizer
+from shardrec.sharding import ProcessGroupCollective, plan_tables, read_tables, write_tables
+from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.planning.topology import Topology
+from shardrec.trainer.benchmarks.id_stream import Stream, build_table, run_stream
 from tests.sharding.cases import (
     SEED,
     Case,

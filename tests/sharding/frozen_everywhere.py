@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.inputs import TableOptimizer
-from sharding import Distributed
-from sharding.frozen_rows import frozen_inputs, read_frozen_tables
+from shardrec.models.inputs import TableOptimizer
+from shardrec.sharding import Distributed
+from shardrec.sharding.checkpoints.frozen import read_frozen_tables
+from shardrec.sharding.distribution.frozen_rows import frozen_inputs
 from tests.sharding.cases import Case, Rows, draw_rows, every_case, make, score
 
 FROZEN_RANKS = (1, 2, 3)

@@ -1,7 +1,7 @@
 """What `IdMap` does, in lists, dicts and loops: one row, one id, one set at a time."""
 
-from models.dynamic_ids import DynamicConfig
-from sharding.set_cache import Geometry
+from shardrec.models.dynamic_ids import DynamicConfig
+from shardrec.sharding.dynamic.set_cache import Geometry
 
 WORD = (1 << 64) - 1
 HALF = (1 << 32) - 1

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings, TableOptimizer
-from sharding.initialize import draw_block
-from sharding.tables import declared_tables
+from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings, TableOptimizer
+from shardrec.sharding.tables.first_values import draw_block
+from shardrec.sharding.tables.live import declared_tables
 from tests.sharding.cases import SEED, Case, Rows, slopes
 
 

@@ -8,13 +8,13 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
+from shardrec.trainer.checkpoints.checkpoint import read_manifest
+from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.launch.backends import launch
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.trainer import Trainer
 from tests.processes import run_processes
-from trainer.checkpoint import read_manifest
-from trainer.config import RunConfig, load
-from trainer.environment import Environment
-from trainer.launch import launch
-from trainer.run_folder import RunFolder
-from trainer.trainer import Trainer
 
 
 class RecordingTrainer(Trainer):

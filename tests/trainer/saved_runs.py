@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data_pipeline.id_transforms import Identity, Vocabulary
-from data_pipeline.schema import IdFeature
-from models.inputs import Placement, TableOptimizer
-from sharding import LiveTable, TableShard, Topology, plan_tables, read_tables, write_tables
-from sharding.optimizers import row_update
-from sharding.tables import DTYPES
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import IdFeature
+from shardrec.models.inputs import Placement, TableOptimizer
+from shardrec.sharding import LiveTable, TableShard, Topology, plan_tables, read_tables, write_tables
+from shardrec.sharding.tables.live import DTYPES
+from shardrec.sharding.updates.choose import row_update
+from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, read_manifest, write_manifest
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.session import build_model
 from tests.trainer.recorded import train
 from tests.trainer.small_run import SCHEMA, run_file, write_data
-from trainer.checkpoint import TOWER_FILE, read_manifest, write_manifest
-from trainer.run_folder import RunFolder
-from trainer.session import build_model
 
 ITEMS = [f"i{n}" for n in np.random.default_rng(5).permutation(90)]
 """The vocabulary of `item`, in the order of the rows: rows 1 to 90; 0 is unknown, 91 missing."""

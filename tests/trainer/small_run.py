@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data_pipeline.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema
+from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema
 
 SCHEMA = Schema(
     features=(

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data_pipeline.errors import UserError
-from data_pipeline.prepare.commands import app
-from data_pipeline.schema import Schema
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.prepare.commands import app
 
 
 def shardrec_prepare(*arguments: str | Path) -> str:

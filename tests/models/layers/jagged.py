@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.layers.jagged_product import row_of_position
+from shardrec.models.layers.jagged_product import row_of_position
 
 
 class Rows(NamedTuple):

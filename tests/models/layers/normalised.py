@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
-from models.collective import Collective
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.moments import live_rows
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.moments import live_rows
+from shardrec.models.metrics.collective import Collective
 
 ROWS, STEPS, RATE = 30, 5, 0.05
 

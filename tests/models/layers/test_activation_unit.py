@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import pieces
-from models.layers.activation_unit import ActivationUnit, Interaction
-from models.layers.mlp import MLPConfig
+from shardrec.models.layers import pieces
+from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
+from shardrec.models.layers.mlp import MLPConfig
 from tests.models.layers.jagged import Rows, numbers, rows
 
 

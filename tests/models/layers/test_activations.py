@@ -5,10 +5,10 @@ from typing import get_args
 import pytest
 import torch
 
-from models.layers import pieces
-from models.layers.activations import Activation, Dice, Maxout
-from models.layers.mlp import MLP, MLPConfig
-from models.layers.moments import BatchNorm, live_rows
+from shardrec.models.layers import pieces
+from shardrec.models.layers.activations import Activation, Dice, Maxout
+from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.moments import BatchNorm, live_rows
 
 
 def test_dice_equals_its_formula() -> None:

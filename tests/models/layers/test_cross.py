@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers.cross import CrossExperts, CrossLayer, CrossNetwork, LowRankCross
+from shardrec.models.layers.cross import CrossExperts, CrossLayer, CrossNetwork, LowRankCross
 from tests.models.cases import randomise
 
 ROWS, WIDTH, RANK = 5, 7, 3

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.layers import pieces
-from models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.layers import pieces
+from shardrec.models.layers.jagged_product import jagged_product, row_of_position
 
 LENGTHS = torch.tensor([3, 0, 5, 1, 0])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.layers.jagged_softmax import jagged_softmax
+from shardrec.models.layers.jagged_softmax import jagged_softmax
 from tests.models.layers.jagged import numbers, rows
 
 

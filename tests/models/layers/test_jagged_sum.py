@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.layers import pieces
-from models.layers.jagged_sum import jagged_sum, segment_sum
+from shardrec.models.layers import pieces
+from shardrec.models.layers.jagged_sum import jagged_sum, segment_sum
 from tests.models.layers.jagged import numbers, rows
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.layers.logit import Logit
+from shardrec.models.layers.logit import Logit
 
 
 def test_computes_in_its_weights_precision_whatever_autocast_says() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers.moments import BatchNorm, Standardise, live_rows
+from shardrec.models.layers.moments import BatchNorm, Standardise, live_rows
 from tests.models.layers.normalised import train_all
 
 

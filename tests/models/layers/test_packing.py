@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.layers.packing import pack_steps
+from shardrec.models.layers.packing import pack_steps
 from tests.models.layers.jagged import numbers, rows
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers import pair_attention
-from models.layers.pair_attention import PairAttention
+from shardrec.models.layers import pair_attention
+from shardrec.models.layers.pair_attention import PairAttention
 from tests.models.cases import randomise
 
 ROWS, FIELDS, DIM, HIDDEN = 7, 5, 3, 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers.product import (
+from shardrec.models.layers.product import (
     FactorisedInnerProducts,
     InnerProducts,
     OuterProducts,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers import pieces
-from models.layers.packing import Packing, pack_steps
-from models.layers.recurrent import GRU, Update
+from shardrec.models.layers import pieces
+from shardrec.models.layers.packing import Packing, pack_steps
+from shardrec.models.layers.recurrent import GRU, Update
 from tests.models.layers.jagged import Rows, numbers, rows
 
 INPUTS, HIDDEN = 3, 4

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models.layers.residual import ResidualUnit
+from shardrec.models.layers.residual import ResidualUnit
 from tests.models.cases import randomise
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.self_attention import FieldAttention
+from shardrec.models.layers.self_attention import FieldAttention
 from tests.models.cases import randomise
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers.packing import regroup
-from models.layers.transformer import TransformerLayer, bucket_rows
+from shardrec.models.layers.packing import regroup
+from shardrec.models.layers.transformer import TransformerLayer, bucket_rows
 from tests.models.layers.jagged import numbers, rows
 
 WIDTH, HEADS = 6, 2

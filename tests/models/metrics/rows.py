@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from sklearn import metrics as sk
 
-from models.collective import Alone, Collective
-from models.metrics import (
+from shardrec.models.metrics import (
     Accuracy,
     Calibration,
     Errors,
@@ -23,6 +22,7 @@ from models.metrics import (
     Rows,
     TopK,
 )
+from shardrec.models.metrics.collective import Alone, Collective
 
 CUTOFFS = (1, 5)
 

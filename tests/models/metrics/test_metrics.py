@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.collective import Alone
-from models.metrics import GroupedAUC, Metric, Predictions, Ranking, TopK, ranking
+from shardrec.models.metrics import GroupedAUC, Metric, Predictions, Ranking, TopK, ranking
+from shardrec.models.metrics.collective import Alone
 from tests.models.metrics.rows import CASES, COARSE, by_scikit_learn, run_alone
 
 

@@ -5,11 +5,11 @@ from math import log2
 import pytest
 import torch
 
-from data_pipeline.errors import UserError
-from data_pipeline.schema import Identity, IdFeature, Schema
-from models.base import PointwiseConfig
-from models.collective import Alone
-from models.metrics import Predictions, TopK
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.models.base import PointwiseConfig
+from shardrec.models.metrics import Predictions, TopK
+from shardrec.models.metrics.collective import Alone
 
 SCHEMA = Schema(features=(IdFeature(name="item", ids=Identity(num_ids=9)),), group="user")
 

@@ -1,0 +1,81 @@
+"""Cross-product transformations that a run declares: features whose ids are combinations of other features' ids."""
+
+from pydantic import Field, field_validator
+
+from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Cross, FeatureCross, IdFeature, Role, Schema
+
+
+class CrossedFeatures(Declaration):
+    """phi(x) = prod_i x_i over the ids of `features` (Cheng et al., DLRS 2016, eq. 1), hashed into `num_ids` rows.
+
+    What is combined are the table rows that the features have, whatever their `ids`: all numbers of a bucket are one.
+
+    name: of the new feature; default: the features' names with `_x_` between
+    """
+
+    features: tuple[str, ...]
+    num_ids: int = Field(gt=0, lt=2**63)
+    name: str | None = None
+
+    @field_validator("features")
+    @classmethod
+    def _several(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        if len(features) < 2:
+            raise ValueError(f"a cross needs two or more features, found {list(features)}")
+        if len(set(features)) < len(features):
+            raise ValueError(f"a cross of a feature with itself says nothing more, found {list(features)}")
+        return features
+
+    @property
+    def feature_name(self) -> str:
+        return self.name or "_x_".join(self.features)
+
+    def added_to(self, schema: Schema) -> Schema:
+        """The schema with this cross as one more id feature, or as it is where it has that cross already.
+
+        The cross is of the role that all its features have, if they agree. Raises UserError for an unknown feature, for
+        one that has not exactly one id a row, and where a feature that is not this cross is called so.
+        """
+        name = self.feature_name
+        known = next((f for f in schema.features if f.name == name), None)
+        if known is not None:
+            if isinstance(known, IdFeature) and self._is(known, schema):
+                return schema
+            raise UserError(
+                f"data.crosses: there is a feature {name!r} already, and it is not the cross of "
+                f"{', '.join(self.features)} into {self.num_ids} rows; give the cross of that `name` another"
+            )
+        crossed = tuple(self._source(schema, feature) for feature in self.features)
+        roles: set[Role | None] = {feature.role for feature in crossed}
+        cross = IdFeature(
+            name=name,
+            ids=FeatureCross(features=crossed, num_ids=self.num_ids),
+            role=roles.pop() if len(roles) == 1 else None,
+        )
+        return schema.model_copy(update={"features": (*schema.features, cross)})
+
+    def _is(self, known: IdFeature, schema: Schema) -> bool:
+        """Whether a schema's feature is this cross: one that a run folder keeps, or one of the columns called so."""
+        cross = known.cross
+        if cross is None or cross.num_ids != self.num_ids:
+            return False
+        if isinstance(cross, Cross):
+            return cross.columns == self.features and cross.seed == 0
+        there = {f.name for f in schema.features}
+        return tuple(f.name for f in cross.features) == self.features and all(
+            f == self._source(schema, f.name) for f in cross.features if f.name in there
+        )
+
+    def _source(self, schema: Schema, name: str) -> IdFeature:
+        try:
+            feature = schema[name]
+        except UserError as error:
+            raise UserError(f"data.crosses: {self.feature_name!r}: {error}") from None
+        if not isinstance(feature, IdFeature):
+            raise UserError(
+                f"data.crosses: {self.feature_name!r}: feature {name!r} is of kind {feature.kind}; a cross needs "
+                "features with one id a row (kind: id; `bucketize` makes one of numbers)"
+            )
+        return feature.model_copy(update={"table": None})

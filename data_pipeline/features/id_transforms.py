@@ -1,0 +1,117 @@
+"""How a column's values become table rows: what a feature's `ids` declares. `ids.py` applies it.
+
+Crosses of features, which are made of such declarations, are in `schema.py`.
+"""
+
+from math import isfinite
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from shardrec.data_pipeline.declaration import Declaration
+
+
+class Hash(Declaration):
+    """XXH64 (with `seed`) of a string's UTF-8 bytes, or of an integer's 8 little-endian bytes, modulo `num_ids`."""
+
+    kind: Literal["hash"] = "hash"
+    num_ids: int = Field(gt=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+class Raw(Declaration):
+    """The value itself: an integer (unsigned ones by their bits), or a string's XXH64 (seed 0) as a signed integer.
+
+    For tables with `dynamic`, which give rows to any 64-bit ids. A missing value is the id `MISSING`. Prepared rows
+    hold integers; `prepared_column` is then the column that raw rows have.
+    """
+
+    kind: Literal["raw"] = "raw"
+    prepared_column: str | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many ids there may be."""
+        return 2**64
+
+
+MISSING = -(2**63)
+
+
+class Vocabulary(Declaration):
+    """A file of known values: row 0 is for values outside it, the i-th value (from 0) has row i + 1.
+
+    `path` names a Parquet file with one column `value`, relative to the folder of the schema.
+    """
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    path: str
+    size: int = Field(ge=0, description="number of values in the file")
+
+    @property
+    def num_rows(self) -> int:
+        return self.size + 1
+
+
+class Bucketize(Declaration):
+    """Row i for values in [boundaries[i - 1], boundaries[i]): len(boundaries) + 1 rows."""
+
+    kind: Literal["bucketize"] = "bucketize"
+    boundaries: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Bucketize":
+        if not all(isfinite(b) for b in self.boundaries):
+            raise ValueError("boundaries must be finite")
+        if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError("boundaries must ascend strictly")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.boundaries) + 1
+
+
+class Cross(Declaration):
+    """XXH64 (with `seed`) over the 8-byte XXH64 (seed 0) of several columns' values, modulo `num_ids`.
+
+    A cross-product transformation; each column is hashed as by `Hash`, the digests lie little-endian in their order.
+    """
+
+    kind: Literal["cross"] = "cross"
+    columns: tuple[str, ...] = Field(min_length=2)
+    num_ids: int = Field(gt=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+PreparedBy = Annotated[Hash | Vocabulary | Bucketize | Cross, Field(discriminator="kind")]
+
+
+class Identity(Declaration):
+    """The column already holds table rows, integers in [0, num_ids); anything else is an error.
+
+    `Schema.raw` needs both to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
+    """
+
+    kind: Literal["identity"] = "identity"
+    num_ids: int = Field(gt=0, lt=2**63)
+    prepared: PreparedBy | None = None
+    prepared_column: str | None = None
+
+    @model_validator(mode="after")
+    def _enough_rows(self) -> "Identity":
+        if self.prepared is not None and self.num_ids - self.prepared.num_rows not in (0, 1):
+            raise ValueError(f"num_ids is {self.num_ids}, but `prepared` makes {self.prepared.num_rows} rows")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids

@@ -1,0 +1,144 @@
+"""Values of a column (strings, integers, numbers) -> rows of an embedding table, as a schema's `ids` declares."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from shardrec.data_pipeline.features.arrow_values import (
+    Place,
+    expect_type,
+    floats,
+    integers,
+    is_number,
+    missing_values,
+    plain_type,
+)
+from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
+from shardrec.data_pipeline.features.id_transforms import MISSING
+from shardrec.data_pipeline.features.schema import (
+    Bucketize,
+    Cross,
+    FeatureCross,
+    Hash,
+    Identity,
+    Raw,
+    SparseFeature,
+    Vocabulary,
+)
+from shardrec.data_pipeline.features.vocabulary import Lookup
+
+
+def _identity_ids(values: pa.Array, num_ids: int, place: Place) -> np.ndarray:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    ids = integers(values)
+    if len(ids):
+        # one pass for both ends: as an unsigned number, a negative id is larger than any allowed one
+        unsigned = ids.view(f"u{ids.itemsize}") if ids.dtype.kind == "i" else ids
+        if int(unsigned.max()) >= num_ids or (num_ids > 1 << (8 * ids.itemsize - 1) and int(ids.min()) < 0):
+            at = np.flatnonzero((ids < 0) | (ids >= num_ids))
+            if len(at):
+                raise place.error(at[0], ids[at[0]], f"an id in [0, {num_ids})")
+    return ids.astype(np.int64, copy=False)
+
+
+def _raw_ids(values: pa.Array) -> np.ndarray:
+    if is_string(plain_type(values.type)):
+        return hash_array(values).view(np.int64)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return integers(values).astype(np.int64, copy=False)
+
+
+def _vocabulary_ids(values: pa.Array, lookup: Lookup) -> np.ndarray:
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    rows = lookup.rows(values.dictionary)
+    return rows[integers(values.indices)] if len(rows) else np.zeros(len(values), np.int64)
+
+
+def _bucket_ids(values: pa.Array, boundaries: np.ndarray) -> np.ndarray:
+    return np.searchsorted(boundaries, floats(values), side="right").astype(np.int64, copy=False)
+
+
+class Ids:
+    """Turns values into table rows.
+
+    missing_row: the row of nulls (and NaN), or None where they are errors
+    """
+
+    def __init__(self, feature: SparseFeature, folder: str | Path) -> None:
+        """Opens vocabularies, if there are some, under `folder`. Raises UserError where one is missing or damaged."""
+        self.declared = feature.ids
+        ids = feature.ids
+        self.missing_row = None
+        if feature.missing == "row":
+            self.missing_row = MISSING if isinstance(ids, Raw) else ids.num_rows
+        self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
+        self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
+        crossed = ids.features if isinstance(ids, FeatureCross) else ()
+        self._crossed = [(source.columns, Ids(source, folder)) for source in crossed]
+
+    def check(self, kind: pa.DataType, file: str, column: str, reader: str) -> None:
+        """Raises UserError unless values of type `kind` can be read so."""
+        if self._crossed:
+            for columns, source in self._crossed:
+                if column in columns:
+                    source.check(kind, file, column, reader)
+            return
+        plain = plain_type(kind)
+        integers, strings = pa.types.is_integer(plain), is_string(plain)
+        if isinstance(self.declared, Identity):
+            right, expected = integers, "integers (ids: identity)"
+        elif isinstance(self.declared, Raw):
+            right, expected = integers or strings, "integers or strings (ids: raw)"
+        elif isinstance(self.declared, Hash | Cross):
+            right, expected = integers or strings or pa.types.is_boolean(plain), "integers or strings to hash"
+        elif self.lookup is not None:
+            right = strings if self.lookup.strings else integers
+            expected = f"{'strings' if self.lookup.strings else 'integers'} as in the vocabulary"
+        else:
+            right, expected = is_number(plain), "numbers to bucketize"
+        expect_type(right, file, column, kind, expected, reader)
+
+    def __call__(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
+        """k arrays of n values (k > 1 for crosses only) -> [n] int64. Raises UserError for what is not allowed."""
+        if self._crossed:
+            return self._crossed_rows(columns, places)
+        rows = self._rows(columns, places[0])
+        for values, place in zip(columns, places, strict=True):
+            missing = missing_values(values)
+            if missing is None:
+                continue
+            if self.missing_row is None:
+                at = int(missing.argmax())
+                nan = pa.types.is_floating(plain_type(values.type)) and values[at].is_valid
+                raise place.error(at, "NaN" if nan else "null", "an id, or `missing: row` in the schema")
+            rows = np.where(missing, self.missing_row, rows)
+        return rows
+
+    def _crossed_rows(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
+        words, start = [], 0
+        for read, source in self._crossed:
+            stop = start + len(read)
+            words.append(hash_integers(source(columns[start:stop], places[start:stop])))
+            start = stop
+        return (hash_words(words) % np.uint64(self.declared.num_rows)).astype(np.int64)
+
+    def _rows(self, columns: list[pa.Array], place: Place) -> np.ndarray:
+        ids = self.declared
+        if isinstance(ids, Identity):
+            return _identity_ids(columns[0], ids.num_ids, place)
+        if isinstance(ids, Raw):
+            return _raw_ids(columns[0])
+        if self.lookup is not None:
+            return _vocabulary_ids(columns[0], self.lookup)
+        if self.boundaries is not None:
+            return _bucket_ids(columns[0], self.boundaries)
+        assert isinstance(ids, Hash | Cross)
+        if isinstance(ids, Hash):
+            hashes = hash_array(columns[0], ids.seed)
+        else:
+            hashes = hash_words([hash_array(c) for c in columns], ids.seed)
+        return (hashes % np.uint64(ids.num_ids)).astype(np.int64)

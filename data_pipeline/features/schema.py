@@ -1,0 +1,327 @@
+"""What a row is: its features, labels, sample weight and group, and how each is read from Parquet columns.
+
+`schema.yaml` lies beside prepared data and is this module's `Schema` written as YAML. A feature says which column it
+reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from shardrec.data_pipeline.declaration import Declaration, first_problem, load_yaml, plain, unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+
+# ---------------------------------------------------------------- how a column becomes table rows
+
+
+class FeatureCross(Declaration):
+    """XXH64 over the 8-byte XXH64 (seed 0) of several id features' table rows, modulo `num_ids`.
+
+    That is what `Cross` makes of columns that hold the rows. A missing value combines as the row that stands for it.
+    """
+
+    kind: Literal["feature_cross"] = "feature_cross"
+    features: tuple["IdFeature", ...] = Field(min_length=2)
+    num_ids: int = Field(gt=0, lt=2**63)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for feature in self.features for column in feature.columns)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_ids
+
+
+IdTransform = Annotated[
+    Identity | Raw | Hash | Vocabulary | Bucketize | Cross | FeatureCross, Field(discriminator="kind")
+]
+
+# ---------------------------------------------------------------- how a column becomes numbers
+
+
+class Log(Declaration):
+    """sign(x) ln(1 + |x|)."""
+
+    kind: Literal["log"] = "log"
+
+
+class Standardise(Declaration):
+    """(x - mean) / deviation, both fitted on training rows at preparation."""
+
+    kind: Literal["standardise"] = "standardise"
+    mean: float = Field(allow_inf_nan=False)
+    deviation: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Clip(Declaration):
+    """min(max(x, low), high)."""
+
+    kind: Literal["clip"] = "clip"
+    low: float | None = None
+    high: float | None = None
+
+
+DenseTransform = Annotated[Log | Standardise | Clip, Field(discriminator="kind")]
+
+# ---------------------------------------------------------------- features
+
+Role = Literal["user", "item", "context"]
+"""What a feature describes: who is asked for, what is scored, or the moment of the request.
+
+Vectors of items can be computed ahead of requests from item features alone, and a negative that is drawn for a row
+takes another item's item features and keeps the others.
+"""
+
+
+class _Sparse(Declaration):
+    """A feature of ids. `table` names the id space: features of equal `table` share one table per group of a model."""
+
+    name: str
+    column: str | None = None
+    role: Role | None = None
+    ids: IdTransform
+    missing: Literal["error", "row"] = "error"
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _crossable(self) -> "_Sparse":
+        if not isinstance(self.ids, Cross | FeatureCross):
+            return self
+        if not isinstance(self, IdFeature) or self.column is not None:
+            raise ValueError("a cross reads its own columns and makes one id a row: kind must be id, without `column`")
+        if isinstance(self.ids, FeatureCross) and self.missing == "row":
+            raise ValueError("`missing` is declared for what a feature_cross is of")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns that this feature reads."""
+        return self.ids.columns if isinstance(self.ids, Cross | FeatureCross) else (self.column or self.name,)
+
+    @property
+    def cross(self) -> Cross | FeatureCross | None:
+        """What crosses several columns to make its ids, when rows are read or at preparation; None: nothing does."""
+        made_by = self.ids.prepared if isinstance(self.ids, Identity) else self.ids
+        return made_by if isinstance(made_by, Cross | FeatureCross) else None
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows that a table needs for this feature; with `missing: row` the last one stands for nulls."""
+        return self.ids.num_rows + (self.missing == "row" and not isinstance(self.ids, Raw))
+
+    @property
+    def table_name(self) -> str:
+        return self.table or self.name
+
+
+class IdFeature(_Sparse):
+    """One id a row."""
+
+    kind: Literal["id"] = "id"
+
+
+class IdListFeature(_Sparse):
+    """Any number of ids a row (an Arrow list; null is the empty list), pooled.
+
+    `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all).
+    With `weights_are: labels` they are what is predicted (a rating of every id): rows to be scored need none, and no
+    model pools them.
+    """
+
+    kind: Literal["id_list"] = "id_list"
+    weights: str | None = None
+    weights_are: Literal["values", "labels"] = "values"
+    max_length: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _labels_have_a_column(self) -> "IdListFeature":
+        if self.weights_are == "labels" and self.weights is None:
+            raise ValueError("weights_are: labels needs `weights`, the column that holds them")
+        return self
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its ids come with weights; those of `Schema.unlabelled` that stand for labels are NaN."""
+        return self.weights is not None or self.weights_are == "labels"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return super().columns + ((self.weights,) if self.weights else ())
+
+
+class SequenceFeature(_Sparse):
+    """An ordered list of ids a row, oldest first; the most recent `max_length` are kept.
+
+    Sequences of one `aligned` name are checked to be equally long in every row.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    max_length: int = Field(gt=0)
+    aligned: str | None = None
+
+
+class DenseFeature(Declaration):
+    """One number a row. Null and NaN are errors unless `missing` gives the number that stands for them."""
+
+    kind: Literal["dense"] = "dense"
+    name: str
+    column: str | None = None
+    role: Role | None = None
+    transforms: tuple[DenseTransform, ...] = ()
+    missing: Literal["error"] | float = "error"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column or self.name,)
+
+
+Feature = Annotated[IdFeature | IdListFeature | SequenceFeature | DenseFeature, Field(discriminator="kind")]
+SparseFeature = IdFeature | IdListFeature | SequenceFeature
+
+
+class Label(Declaration):
+    """What is predicted. With `threshold`, values >= threshold become 1 and the others 0."""
+
+    name: str = "label"
+    column: str | None = None
+    threshold: float | None = None
+    missing: Literal["error"] | float = "error"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column or self.name,)
+
+
+class Schema(Declaration):
+    """All that is known of a data set's rows.
+
+    `weight` is a column of sample weights, `group` one of integers or strings that grouped metrics (GAUC) go by,
+    `keys` are columns that predictions carry along. `negative_rate` is the share of negatives that training data keeps
+    (down-sampling at preparation): predictions are corrected by it.
+    """
+
+    features: tuple[Feature, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = (Label(),)
+    weight: str | None = None
+    group: str | None = None
+    keys: tuple[str, ...] = ()
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Schema":
+        for what, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is declared twice")
+        sizes: dict[str, SparseFeature] = {}
+        aligned: dict[str, SequenceFeature] = {}
+        for f in self.sparse:
+            if isinstance(f, SequenceFeature) and f.aligned is not None:
+                beside = aligned.setdefault(f.aligned, f)
+                if beside.max_length != f.max_length:
+                    raise ValueError(
+                        f"sequences {beside.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
+                        f"{beside.max_length} and {f.max_length} elements; give them one max_length"
+                    )
+            other = sizes.setdefault(f.table_name, f)
+            if other.num_embeddings != f.num_embeddings:
+                raise ValueError(
+                    f"features {other.name!r} and {f.name!r} share table {f.table_name!r} but need "
+                    f"{other.num_embeddings} and {f.num_embeddings} rows; give them the same ids or other tables"
+                )
+        return self
+
+    @property
+    def sparse(self) -> tuple[SparseFeature, ...]:
+        return tuple(f for f in self.features if not isinstance(f, DenseFeature))
+
+    @property
+    def dense(self) -> tuple[DenseFeature, ...]:
+        return tuple(f for f in self.features if isinstance(f, DenseFeature))
+
+    def __getitem__(self, name: str) -> Any:
+        """The feature called `name`. Raises UserError naming the nearest known one."""
+        for f in self.features:
+            if f.name == name:
+                return f
+        raise UserError(unknown("feature", name, [f.name for f in self.features]))
+
+    def sharing(self, table: str, names: Iterable[str]) -> "Schema":
+        """The schema with these features on one table. Raises UserError where they cannot share one."""
+        wanted = {self[name].name for name in names}
+        for name in sorted(wanted):
+            if isinstance(self[name], DenseFeature):
+                raise UserError(f"feature {name!r} is dense; only features of ids share a table ({table!r})")
+        features = tuple(f.model_copy(update={"table": table}) if f.name in wanted else f for f in self.features)
+        try:
+            return Schema.model_validate(self.model_dump() | {"features": features})
+        except ValidationError as error:
+            raise UserError(first_problem(error)) from None
+
+    def unlabelled(self) -> "Schema":
+        """The schema of rows that are to be scored: their labels, weight and group are not known."""
+        features = tuple(
+            f.model_copy(update={"weights": None}) if isinstance(f, IdListFeature) and f.weights_are == "labels" else f
+            for f in self.features
+        )
+        return self.model_copy(update={"features": features, "labels": (), "weight": None, "group": None})
+
+    def subset(self, names: Iterable[str] | None) -> "Schema":
+        """The schema with these features only, in the schema's order (None: all)."""
+        if names is None:
+            return self
+        wanted = set(names)
+        for name in sorted(wanted):
+            self[name]
+        return self.model_copy(update={"features": tuple(f for f in self.features if f.name in wanted)})
+
+    def without(self, names: Iterable[str]) -> "Schema":
+        """The schema with its other features."""
+        left_out = set(names)
+        return self.model_copy(update={"features": tuple(f for f in self.features if f.name not in left_out)})
+
+    def raw(self) -> "Schema":
+        """The schema of raw rows, as they were before preparation: what a server of single requests reads.
+
+        Features that preparation turned into rows get the transform that it used. The result is for reading only.
+        """
+        return self.model_copy(update={"features": tuple(_raw(f) for f in self.features)})
+
+    @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """The files that reading rows takes, relative to the schema's folder."""
+        return tuple(dict.fromkeys(path for f in self.sparse for path in _vocabularies(f)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Schema":
+        """Reads `schema.yaml`. Raises UserError for a missing file, broken YAML or an undeclared key."""
+        return load_yaml(cls, path, "schema; write one or make it with `shardrec prepare`")
+
+    def save(self, path: str | Path) -> None:
+        """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""
+        Path(path).write_text(yaml.safe_dump(plain(self), sort_keys=False, width=120, default_flow_style=None))
+
+
+def _raw(f: Any) -> Any:
+    """One feature as `Schema.raw` has it."""
+    ids = None if isinstance(f, DenseFeature) else f.ids
+    if isinstance(ids, FeatureCross):
+        return f.model_copy(update={"ids": ids.model_copy(update={"features": tuple(map(_raw, ids.features))})})
+    if isinstance(ids, Raw):
+        return f.model_copy(update={"ids": Raw(), "column": ids.prepared_column or f.column})
+    if not isinstance(ids, Identity) or ids.prepared is None:
+        return f
+    missing = "row" if ids.num_ids > ids.prepared.num_rows else f.missing
+    column = None if isinstance(ids.prepared, Cross) else ids.prepared_column or f.column
+    return f.model_copy(update={"ids": ids.prepared, "missing": missing, "column": column})
+
+
+def _vocabularies(f: SparseFeature) -> list[str]:
+    if isinstance(f.ids, FeatureCross):
+        return [path for source in f.ids.features for path in _vocabularies(source)]
+    return [f.ids.path] if isinstance(f.ids, Vocabulary) else []

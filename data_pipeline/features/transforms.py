@@ -1,0 +1,259 @@
+"""Arrow record batches -> NumPy columns of table rows and numbers, as the schema declares; no Python per row.
+
+A reader is built once per feature and called per record batch. Values that the declaration does not allow (null, NaN,
+out of range) are errors that name file, column, row and value; nothing is repaired silently.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import (
+    Origin,
+    Place,
+    column_type,
+    expect_type,
+    floats,
+    is_list,
+    is_number,
+    missing_values,
+    plain_type,
+)
+from shardrec.data_pipeline.features.hashing import hash_array, is_string
+from shardrec.data_pipeline.features.ids import Ids
+from shardrec.data_pipeline.features.ragged import Ragged
+from shardrec.data_pipeline.features.schema import (
+    Clip,
+    DenseFeature,
+    DenseTransform,
+    IdListFeature,
+    Label,
+    Log,
+    SequenceFeature,
+    SparseFeature,
+    Standardise,
+)
+
+
+class Column(NamedTuple):
+    """One feature, label or weight of n rows. The arrays may be read-only views of Arrow memory.
+
+    values: int64 table rows, or float32 numbers for dense features, labels and weights; length n, or sum(lengths)
+    lengths: int64 [n] for id lists and sequences; None: exactly one value per row
+    weights: float32 beside `values` for id lists with weights
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+class FeatureReader:
+    """Reads one feature from record batches.
+
+    columns: the Parquet columns it needs
+    """
+
+    def __init__(self, feature: SparseFeature | DenseFeature, folder: str | Path) -> None:
+        """`folder` is the schema's: vocabulary files lie under it. Raises UserError for a missing or damaged one."""
+        self.feature = feature
+        self.columns: tuple[str, ...] = feature.columns
+        self._name = f"feature {feature.name!r}"
+        self._ids = None if isinstance(feature, DenseFeature) else Ids(feature, folder)
+        self._number = _Number(feature.columns[0], self._name, feature) if isinstance(feature, DenseFeature) else None
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a missing column or a wrong type: file, column, found, expected. Needs only a footer."""
+        if self._number is not None:
+            self._number.check(schema, file)
+            return
+        assert self._ids is not None
+        weights = getattr(self.feature, "weights", None)
+        many = isinstance(self.feature, IdListFeature | SequenceFeature)
+        for column in self.columns:
+            found = column_type(schema, file, column, self._name)
+            if many:
+                expect_type(is_list(found), file, column, found, "a list", f"{self._name} ({self.feature.kind})")
+            inner = found.value_type if many else found
+            if column == weights:
+                expect_type(is_number(inner), file, column, found, "a list of numbers", f"{self._name} (as weights)")
+            else:
+                self._ids.check(inner, file, column, self._name)
+
+    def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
+        """`where` goes into error lines: a file and row group, or an `Origin`, which numbers the batch's first row too.
+
+        Raises UserError for the first value that the declaration does not allow.
+        """
+        if self._number is not None:
+            return self._number(batch, Origin.of(where))
+        if isinstance(self.feature, IdListFeature | SequenceFeature):
+            return self._lists(batch, self.feature.max_length, Origin.of(where))
+        assert self._ids is not None
+        arrays = [batch.column(c) for c in self.columns]
+        return Column(self._ids(arrays, [Place(Origin.of(where), c) for c in self.columns]))
+
+    def _lists(self, batch: pa.RecordBatch, most: int | None, where: Origin) -> Column:
+        assert self._ids is not None
+        lists = batch.column(self.columns[0])
+        rows = Ragged.of(lists)
+        kept = rows.last(most)
+        place = Place(where, self.columns[0], kept.row_of)
+        ids = self._ids([kept.flat(lists.values)], [place])
+        if len(self.columns) == 1:
+            labels = isinstance(self.feature, IdListFeature) and self.feature.weighted  # not known: they are wanted
+            return Column(ids, kept.lengths, np.full(len(ids), np.nan, np.float32) if labels else None)
+        beside = batch.column(self.columns[1])
+        place = Place(where, self.columns[1])
+        other = Ragged.of(beside)
+        differ = np.flatnonzero(other.lengths != rows.lengths)
+        if len(differ):
+            at = differ[0]
+            raise place.error(
+                at, f"{other.lengths[at]} weights", f"as many as {self.columns[0]!r} has ids: {rows.lengths[at]}"
+            )
+        kept = other.last(most)
+        weights = floats(kept.flat(beside.values))
+        wrong = np.flatnonzero(~np.isfinite(weights))
+        if len(wrong):
+            raise place._replace(rows=kept.row_of).error(wrong[0], weights[wrong[0]], "a finite weight for every id")
+        return Column(ids, kept.lengths, weights.astype(np.float32, copy=False))
+
+
+class _Number:
+    """One finite float32 a row: a dense feature or a label."""
+
+    def __init__(self, column: str, name: str, declared: DenseFeature | Label) -> None:
+        self.column = column
+        self._name = name
+        self._fill = None if declared.missing == "error" else float(declared.missing)
+        self._steps: tuple[DenseTransform, ...] = declared.transforms if isinstance(declared, DenseFeature) else ()
+        self._threshold = declared.threshold if isinstance(declared, Label) else None
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        found = column_type(schema, file, self.column, self._name)
+        expect_type(is_number(plain_type(found)), file, self.column, found, "numbers", self._name)
+
+    def __call__(self, batch: pa.RecordBatch, where: Origin) -> Column:
+        array = batch.column(self.column)
+        raw = numbers = floats(array)
+        if self._fill is not None:
+            missing = np.isnan(raw)
+            if missing.any():
+                numbers = np.where(missing, raw.dtype.type(self._fill), raw)
+        numbers = self._transformed(numbers)
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            at = int(finite.argmin())
+            found = str(raw[at]) if array[at].is_valid else "null"
+            remedy = "a finite number, or `missing` in the schema" if np.isnan(raw[at]) else "a finite number"
+            raise Place(where, self.column).error(at, found, remedy)
+        return Column(numbers)
+
+    def _transformed(self, numbers: np.ndarray) -> np.ndarray:
+        if self._threshold is not None:  # NaN stays NaN, for the check that follows
+            return np.where(np.isnan(numbers), np.nan, numbers >= self._threshold).astype(np.float32)
+        if self._steps:
+            numbers = transformed(numbers.astype(np.float64, copy=False), self._steps)
+        with np.errstate(over="ignore"):
+            return numbers.astype(np.float32, copy=False)
+
+
+def transformed(numbers: np.ndarray, steps: Iterable[DenseTransform]) -> np.ndarray:
+    """Dense transforms applied in order: [n] float64 -> [n] float64. NaN stays NaN."""
+    for step in steps:
+        if isinstance(step, Log):
+            numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
+        elif isinstance(step, Standardise):
+            numbers = (numbers - step.mean) / step.deviation
+        else:
+            assert isinstance(step, Clip)
+            if step.low is not None or step.high is not None:
+                numbers = np.clip(numbers, step.low, step.high)
+    return numbers
+
+
+class LabelReader:
+    """Reads a label as float32, thresholded and filled as declared."""
+
+    def __init__(self, label: Label) -> None:
+        self.columns: tuple[str, ...] = label.columns
+        self._number = _Number(label.columns[0], f"label {label.name!r}", label)
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a missing column or one that is not of numbers."""
+        self._number.check(schema, file)
+
+    def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
+        """Raises UserError for a null, NaN or infinite label (unless `missing` fills it)."""
+        return self._number(batch, Origin.of(where))
+
+
+class NumberReader:
+    """Reads sample weights: float32, finite and not negative."""
+
+    def __init__(self, column: str) -> None:
+        self.columns: tuple[str, ...] = (column,)
+        self._number = _Number(column, "the sample weight", Label(name=column))
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a missing column or one that is not of numbers."""
+        self._number.check(schema, file)
+
+    def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
+        """Raises UserError for a null, NaN, infinite or negative weight."""
+        column = self._number(batch, Origin.of(where))
+        if len(column.values) and column.values.min() < 0:
+            at = int(column.values.argmin())
+            raise Place(Origin.of(where), self.columns[0]).error(at, column.values[at], "a sample weight >= 0")
+        return column
+
+
+class GroupReader:
+    """Reads the group that grouped metrics go by as int64: integers as they are, strings as their XXH64."""
+
+    def __init__(self, column: str) -> None:
+        self.columns: tuple[str, ...] = (column,)
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a missing column or one that is neither of integers nor of strings."""
+        found = column_type(schema, file, self.columns[0], "the group")
+        plain = plain_type(found)
+        right = pa.types.is_integer(plain) or is_string(plain)
+        expect_type(right, file, self.columns[0], found, "integers or strings", "the group")
+
+    def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
+        """Raises UserError for a null."""
+        array = batch.column(self.columns[0])
+        missing = missing_values(array)
+        if missing is not None:
+            raise Place(Origin.of(where), self.columns[0]).error(missing.argmax(), "null", "an integer or a string")
+        if pa.types.is_integer(array.type):
+            return Column(array.to_numpy().astype(np.int64, copy=False))
+        if pa.types.is_dictionary(array.type) and pa.types.is_integer(array.type.value_type):
+            return Column(array.dictionary_decode().to_numpy().astype(np.int64, copy=False))
+        return Column(hash_array(array).view(np.int64))
+
+
+def check_aligned(features: Iterable[SparseFeature | DenseFeature], batch: pa.RecordBatch, where: str | Origin) -> None:
+    """Raises UserError (row, columns, lengths) where sequences of one `aligned` name are not equally long.
+
+    What counts are the lengths in the data: where only the most recent are kept, longer ones would hide a shift.
+    """
+    first: dict[str, tuple[SequenceFeature, np.ndarray]] = {}
+    for f in features:
+        if not isinstance(f, SequenceFeature) or f.aligned is None:
+            continue
+        b = Ragged.of(batch.column(f.columns[0])).lengths
+        other, a = first.setdefault(f.aligned, (f, b))
+        differ = np.flatnonzero(a != b)
+        if len(differ):
+            at = differ[0]
+            raise UserError(
+                f"{Origin.of(where).row(at)}: column {other.columns[0]!r} has {a[at]} elements and column "
+                f"{f.columns[0]!r} has {b[at]}, but both are aligned as {f.aligned!r}; make them equally long"
+            )

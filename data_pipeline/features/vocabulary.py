@@ -1,0 +1,86 @@
+"""A vocabulary file opened for lookups: value -> table row.
+
+Distinct values are looked up by binary search over sorted 64-bit keys (the integer itself, or a string's XXH64), and
+strings are compared afterwards, so that a lookup is exact and costs nothing per repetition of a value.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.hashing import hash_strings, is_string
+
+VALUE = "value"  # the one column of a vocabulary file
+
+
+def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
+    """The values of a vocabulary file in the order of their rows, strings as large ones; None where it is not there."""
+    try:
+        values = pq.read_table(f"{str(folder).rstrip('/')}/{path}", columns=[VALUE]).column(VALUE)
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return None
+    return values.cast(pa.large_string() if is_string(values.type) else pa.int64())
+
+
+class Lookup:
+    """Values in the order of their rows: the i-th has row i + 1, anything else row 0."""
+
+    def __init__(self, values: pa.Array, source: str = "vocabulary") -> None:
+        """`values`: integers or strings, not null. Raises UserError, naming `source`, for a value that is repeated."""
+        self.strings = is_string(values.type)
+        self._values = values.cast(pa.large_binary()) if self.strings else None
+        keys = self._keys(values)
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+        twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
+        if len(twice):
+            raise UserError(f"{source}: value {values[int(self._order[twice[0]])].as_py()!r} is there twice")
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    @classmethod
+    def open(cls, folder: str | Path, path: str, size: int) -> "Lookup":
+        """Reads the file `path` under `folder`. Raises UserError where it is missing, damaged or of another size."""
+        source = f"{str(folder).rstrip('/')}/{path}"
+        try:
+            table = pq.read_table(source)
+        except (OSError, pa.ArrowInvalid) as error:
+            problem = "no such vocabulary file" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
+            raise UserError(f"{source}: {' '.join(problem.split())}; run `shardrec prepare` again") from None
+        if VALUE not in table.column_names or len(table) != size:
+            raise UserError(
+                f"{source}: found {len(table)} rows with columns {', '.join(table.column_names)}; the schema expects "
+                f"{size} rows with a column {VALUE!r}; keep schema.yaml and vocabularies/ of one preparation together"
+            )
+        values = table.column(VALUE).combine_chunks()
+        if values.null_count or not (is_string(values.type) or pa.types.is_integer(values.type)):
+            raise UserError(
+                f"{source}: column {VALUE!r} is {values.type} with {values.null_count} nulls; "
+                "expected strings or integers without nulls"
+            )
+        return cls(values, source)
+
+    def rows(self, distinct: pa.Array) -> np.ndarray:
+        """Table rows of distinct values (strings if the vocabulary's are): [n] -> [n] int64; unspecified for nulls."""
+        if len(self) == 0:
+            return np.zeros(len(distinct), np.int64)
+        keys = self._keys(distinct)
+        place = np.minimum(np.searchsorted(self._sorted, keys), len(self) - 1)
+        known = self._sorted[place] == keys
+        index = self._order[place]
+        if self._values is not None:
+            same = pc.equal(self._values.take(pa.array(index)), distinct.cast(pa.large_binary()))
+            known &= same.fill_null(False).to_numpy(zero_copy_only=False)
+        return np.where(known, index + 1, 0)
+
+    def _keys(self, values: pa.Array) -> np.ndarray:
+        if self.strings:
+            return hash_strings(values)
+        if values.null_count:
+            values = values.fill_null(0)
+        return values.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)

@@ -1,0 +1,294 @@
+"""Parquet -> one rank's batches: order, decoding, collation and a thread that runs ahead.
+
+A loader has no state but its arguments: `epoch(e, start_step=k)` gives what `epoch(e)` gives after k batches, without
+decoding the row groups that those were made of.
+"""
+
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.loading.footprint import Footprint
+from shardrec.data_pipeline.loading.lanes import LaneReader, shared_groups
+from shardrec.data_pipeline.loading.prefetch import prefetched
+from shardrec.data_pipeline.reading.blocks import join_tables
+from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.order import Order, default_lanes
+from shardrec.data_pipeline.reading.parquet import RangeReader, Source
+from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
+
+RowOrder = Literal["shuffled", "time", "file"]
+
+
+class Loader:
+    """Batches of one rank, for training or evaluation.
+
+    order: "shuffled", for training; "time", global batch s holds rows [s G, (s + 1) G) of the files (for daily
+        training; one lane, so every rank decodes all rows); "file", for evaluation and prediction: the rows as they lie
+        in the files, each rank a contiguous part of them
+    lanes: None takes the largest power of two <= 16 that divides `global_batch_size` and fits `memory`
+    window: rows of a lane that are shuffled together
+    memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take
+    prefetch: batches made ahead by a background thread; 0 makes them in the caller's
+    id_order: keys of the ids, in order; sparse features that it leaves out are not read
+    class_weights: the first label's value -> factor of the sample weight
+    extra_columns: columns that `epoch_with_columns` hands out beside the batches
+    absent: sparse features that are not read, and have no ids in any row of a batch
+    negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's
+
+    dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
+    rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        *,
+        folder: str | Path,
+        global_batch_size: int,
+        seed: int = 0,
+        lanes: int | None = None,
+        window: int = 16_384,
+        memory: int = 1 << 30,
+        order: RowOrder = "shuffled",
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
+        id_order: Sequence[str] | None = None,
+        class_weights: Mapping[float, float] | None = None,
+        extra_columns: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        negatives: Negatives | None = None,
+    ) -> None:
+        """`folder` is the schema's (vocabularies).
+
+        Raises UserError for columns that are missing or of a wrong type, for lanes or negatives that do not divide the
+        batch, for negatives with class weights, and where `memory` is too small.
+        """
+        self.index = source.index
+        self._layout = Layout(
+            schema,
+            folder,
+            id_order=id_order,
+            class_weights=class_weights,
+            extra_columns=extra_columns,
+            carried=negatives.pair if negatives else (),
+            absent=absent,
+        )
+        self._check_columns()
+        self._sampler: NegativeSampler | None = None
+        self._each = 1  # rows handed out for a row of the files
+        if negatives is not None:
+            if class_weights:
+                raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
+            self._sampler = NegativeSampler(negatives, self._layout, seed)
+            self._each = negatives.settings.rows_per_positive
+            global_batch_size = negatives.settings.positives_of(global_batch_size, lanes)
+        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
+        self._kind = order
+        self._taken = self._taken_by(negatives, memory)
+        memory -= self._taken
+        batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
+        self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
+        lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
+        self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
+        self._kept_memory = self._memory_left(memory)
+        self._warned = False
+        self.rows_read = 0
+        self.rows_decoded = 0
+
+    def _cut(self, lanes: int | None, global_batch_size: int, window: int, memory: int) -> tuple[int, int]:
+        """The lanes and rows of a global batch that the order of rows asks for."""
+        if self._kind == "file":
+            return self._world_size, max(global_batch_size // self._world_size, 1) * self._world_size
+        if self._kind == "time":
+            if lanes not in (None, 1):
+                raise UserError(f"data.lanes is {lanes}, but data.order: time has one lane; leave data.lanes out")
+            return 1, global_batch_size
+        if lanes is None:  # half of the memory is for batches and kept row groups
+            lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
+        return lanes, global_batch_size
+
+    def _check_columns(self) -> None:
+        """Raises UserError for a column that is missing or of a wrong type. All files have the first one's schema."""
+        path, arrow = self.index.files[0].path, self.index.schema
+        for reader in self._layout.checked:
+            reader.check(arrow, path)
+        for column in self._layout.extra_columns:
+            if column not in arrow.names:
+                raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
+        self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
+
+    def _taken_by(self, negatives: Negatives | None, memory: int) -> int:
+        """Bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
+        taken = negatives.nbytes if negatives else 0
+        if taken >= memory:
+            assert negatives is not None
+            raise UserError(
+                f"data.memory of {memory / 2**20:.0f} MiB is too small: data.negatives takes {taken / 2**20:.0f} MiB "
+                f"of every worker for {len(negatives.known.keys)} known pairs and {len(negatives.candidates)} items; "
+                "give more memory"
+            )
+        return taken
+
+    def _memory_left(self, memory: int) -> int:
+        """Bytes for kept row groups, of those beside `_taken`. Raises UserError where lanes and batches do not fit."""
+        lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
+        batch_rows = self.order.padded_rows(0, self._world_size) * self._each * (self._prefetch + 1)
+        needed = self._footprint.reader_bytes(lanes, window, batch_rows)
+        if needed > memory:
+            raise UserError(
+                f"data.memory of {(memory + self._taken) / 2**20:.0f} MiB is too small: "
+                + (f"{self._taken / 2**20:.0f} MiB hold what data.negatives needs, and " if self._taken else "")
+                + f"{lanes} lanes with windows of {window} "
+                f"rows of about {self._footprint.row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more "
+                "memory, fewer lanes, a smaller window or smaller batches"
+            )
+        return memory - needed
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        return self._layout.dense_names
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        return self._layout.id_names
+
+    @property
+    def weighted_id_names(self) -> tuple[str, ...]:
+        return self._layout.weighted_id_names
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns that are read."""
+        return self._layout.columns
+
+    @property
+    def lanes(self) -> int:
+        return self.order.lanes
+
+    @property
+    def num_rows(self) -> int:
+        return self.order.num_rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps_per_epoch
+
+    def order_state(self) -> dict[str, Any]:
+        """All that decides which rows make which batch, for a checkpoint."""
+        return {
+            "order": self._kind,
+            "lanes": self.order.lanes,
+            "window": self.order.window,
+            "seed": self.order.seed,
+            "global_batch_size": self.order.global_batch_size * self._each,
+            "negatives": self._sampler.state() if self._sampler else None,
+            "num_rows": self.num_rows,
+            "fingerprint": self.index.fingerprint,
+        }
+
+    def check_state(self, saved: Mapping[str, Any]) -> None:
+        """Raises UserError where batches would differ from those of the run that saved `order_state()`."""
+        for key, now in self.order_state().items():
+            if saved.get(key) == now:
+                continue
+            if key in ("num_rows", "fingerprint"):
+                raise UserError(
+                    f"the data under {self.index.files[0].path} are not those of the checkpoint ({self.num_rows} rows, "
+                    f"then {saved.get('num_rows')}); resume with the same files, or start a new run from the checkpoint"
+                )
+            raise UserError(
+                f"data.{key} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "
+                f"set data.{key} back, or start a new run from the checkpoint"
+            )
+
+    # ------------------------------------------------------------ batches
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This rank's batches start_step, start_step + 1 ... of an epoch; as many, and as large, on every rank.
+
+        Raises UserError where rows cannot be decoded or hold what the schema does not allow.
+        """
+        return self._run(epoch, start_step, with_columns=False)
+
+    def epoch_with_columns(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Batch, pa.Table]]:
+        """Batches, each with the `extra_columns` of its live rows (padding rows come after them)."""
+        return self._run(epoch, start_step, with_columns=True)
+
+    def _run(self, epoch: int, start_step: int, *, with_columns: bool) -> Iterator[Any]:
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step is {start_step}, expected 0 to {self.steps_per_epoch}")
+        self._warn_of_huge_groups(epoch)
+        return self._handed_out(prefetched(self._made(epoch, start_step, with_columns), self._prefetch))
+
+    def _handed_out(self, made: Generator[tuple[Any, int], None, None]) -> Iterator[Any]:
+        with closing(made):
+            for item, live in made:
+                self.rows_read += live
+                yield item
+
+    def _made(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
+        """What is handed out, and how many live rows it has. Runs in the background thread."""
+        order, layout, footprint = self.order, self._layout, self._footprint
+        lanes = LaneReader(
+            order,
+            layout,
+            RangeReader(
+                self.index,
+                layout.columns,
+                chunk_rows=footprint.chunk_rows,
+                whole_rows=footprint.whole_rows,
+                footer_memory=footprint.footer_bytes,
+                on_decoded=self._count_decoded,
+            ),
+            order.shares(self._rank, self._world_size),
+            epoch=epoch,
+            start_step=start_step,
+            footprint=footprint,
+            memory=self._kept_memory,
+        )
+        for step in range(start_step, self.steps_per_epoch):
+            parts = lanes.take(step)
+            live = sum(p.rows for p in parts)
+            if self._sampler is not None:
+                parts = self._sampler.with_negatives(parts, epoch)
+            batch = layout.collate(parts, order.padded_rows(step, self._world_size) * self._each)
+            yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch, live
+
+    def _count_decoded(self, rows: int) -> None:
+        self.rows_decoded += rows
+
+    def _warn_of_huge_groups(self, epoch: int) -> None:
+        """Warns, once, where row groups that are too large to be kept make an epoch decode over 1.25 times its rows."""
+        if self._warned:
+            return
+        order = self.order
+        shares = order.shares(self._rank, self._world_size)
+        ranges = [order.lane_ranges(epoch, share.lane) for share in shares]
+        again = {}
+        for group, parts in shared_groups(self.index, ranges).items():
+            if sum(stop - start for start, stop in parts) * self._footprint.row_bytes > self._kept_memory:
+                begin = self.index.group_bounds(group)[0]
+                again[group] = sum(sorted(stop - begin for _, stop in parts)[:-1])
+        if sum(again.values()) <= sum(order.lane_rows(share.lane) for share in shares) / 4:
+            return
+        self._warned = True
+        group = max(again, key=lambda g: again[g])
+        warnings.warn(
+            f"{self.index.files[self.index.file_of(group)].path}: a row group of {self.index.group_rows[group]} rows "
+            f"is too large for the {self._kept_memory / 2**20:.0f} MiB left of data.memory, so every lane that needs "
+            "it decodes it again; write smaller row groups (`shardrec prepare`), or give more memory",
+            stacklevel=4,
+        )

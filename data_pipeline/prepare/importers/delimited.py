@@ -1,0 +1,41 @@
+"""Any CSV or TSV whose columns a recipe (YAML) declares."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shardrec.data_pipeline.declaration import load_yaml
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.text import TextFile
+from shardrec.data_pipeline.prepare.steps.writer import Split
+
+
+def prepare_delimited(
+    inputs: Inputs,
+    recipe_file: str | Path,
+    output: Output,
+    fractions: dict[Split, float] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares delimited files by the recipe in `recipe_file`. A test file may lack the label columns.
+
+    fractions: replace those of the recipe's split
+    """
+    recipe = load_yaml(Recipe, recipe_file, "recipe")
+    if fractions is not None and not hasattr(recipe.split, "fractions"):
+        raise UserError(f"--fractions given, but {recipe_file} splits by column; leave one of them out")
+    if fractions is not None:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"fractions": fractions})})
+    types, separators = recipe.raw_columns(), recipe.separators()
+    labels = {c for label in recipe.labels for c in label.columns}
+
+    def make(path: str, split: Split | None) -> Source:
+        file = TextFile(path, recipe.format, types, separators, split)
+        if split == "test" and recipe.format.header and not labels & set(file.column_names()):
+            file.types = {c: t for c, t in types.items() if c not in labels}
+            file.labeled = False
+        return file
+
+    return prepare(inputs.sources(make), recipe, output, progress)

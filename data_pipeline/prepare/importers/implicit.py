@@ -1,0 +1,150 @@
+"""Any delimited log of users and items -> leave-one-out: training positives, and held-out items among candidates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Origin, Place
+from shardrec.data_pipeline.prepare.behaviour.candidates import (
+    CandidateRows,
+    Pool,
+    SampledRows,
+    Values,
+    note_unknown,
+    shuffled,
+)
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.source import Source, input_files
+from shardrec.data_pipeline.prepare.steps.splits import draw
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
+from shardrec.data_pipeline.prepare.steps.writer import Split
+
+TimeType = Literal["integer", "number", "string"]
+_TIME_TYPES = {"integer": pa.int64(), "number": pa.float64(), "string": pa.string()}
+
+
+@dataclass(frozen=True)
+class LogColumns:
+    """Columns of a log; `time` is compared as a number, or as a string (ISO 8601 sorts so)."""
+
+    user: str
+    item: str
+    time: str | None = None
+    time_type: TimeType = "integer"
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        types = {self.user: pa.string(), self.item: pa.string()}
+        return types if self.time is None else types | {self.time: _TIME_TYPES[self.time_type]}
+
+
+def prepare_implicit(
+    paths: Sequence[str | Path],
+    columns: LogColumns,
+    form: TextFormat,
+    output: Output,
+    negatives: int = 99,
+    validation: bool = True,
+    seed: int = 0,
+    keep_unknown: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares a log: a user's last item is for test, the second last for validation, the others for training.
+
+    Pairs count once, at their first time; of equal times the later line is the later one; without times the order is
+    random by the seed. Users of fewer than three items (two without validation) are for training only. Candidates are
+    `negatives` items that occur in training and that the user has in no split. The log is held in memory: some 60 bytes
+    a line and each distinct user and item once.
+
+    keep_unknown: keeps groups whose held-out item no training row has. All such items are row 0, which is never
+        trained, among negatives that all are, so that a model tells them apart by that alone
+
+    Raises UserError (file, line) for what cannot be read.
+    """
+    files = input_files(paths)
+    users, items, times, values = _read(files, columns, form)
+    by_user = _ordered(users, items, times, len(values.items), seed)
+    users, items = users[by_user], items[by_user]
+    _, first, counts = np.unique(users, return_index=True, return_counts=True)
+    held = 2 if validation else 1
+    last = (first + counts - 1)[counts > held]
+    train = np.ones(len(users), bool)
+    for back in range(held):
+        train[last - back] = False
+    mixed = np.flatnonzero(train)[shuffled(users[train], items[train], seed)]
+    pool = Pool.of(users, items, len(values.items), items[train])
+    name = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    rows = CandidateRows(path=name, split="train", values=values, users=users[mixed], items=items[mixed, None])
+    sources: list[Source] = [rows]
+    splits: tuple[Split, ...] = ("test", "validation")
+    trained, unknown = np.bincount(items[train], minlength=len(values.items)) > 0, {}
+    for split, at in zip(splits[:held], (last, last - 1), strict=False):
+        known = trained[items[at]]
+        unknown[split] = (int((~known).sum()), len(at))
+        at = at if keep_unknown else at[known]
+        held_out = {"users": users[at], "items": items[at, None]}
+        sources.append(
+            SampledRows(path=name, split=split, values=values, **held_out, pool=pool, negatives=negatives, seed=seed)
+        )
+    progress(f"read {name}: {len(users):,} pairs of {len(first):,} users and {len(values.items):,} items")
+    what = "kept, as row 0" if keep_unknown else "their groups are left out (--keep-unknown keeps them)"
+    return replace(prepare(sources, _recipe(columns), output, progress), notes=note_unknown(unknown, what))
+
+
+def _recipe(columns: LogColumns) -> Recipe:
+    ids = FitVocabulary()
+    return Recipe(
+        features=(
+            RecipeId(name="user", column=columns.user, role="user", ids=ids),
+            RecipeId(name="item", column=columns.item, role="item", ids=ids),
+        ),
+        group=columns.user,
+    )
+
+
+def _read(
+    files: list[str], columns: LogColumns, form: TextFormat
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Values]:
+    """[n] codes of users and of items and [n] times (None: there are none) of all lines, and what the codes are of."""
+    parts = []
+    for file in files:
+        for batch, origin in TextFile(file, form, columns.types).batches():
+            for name in columns.types:
+                _no_null(batch, name, origin)
+            parts.append(batch)
+    if not parts:
+        raise UserError(f"{files[0]}: has no rows")
+    table = pa.Table.from_batches(parts)
+    codes, values = [], []
+    for name in (columns.user, columns.item):
+        encoded = table.column(name).combine_chunks().dictionary_encode()
+        codes.append(encoded.indices.to_numpy())
+        values.append(encoded.dictionary)
+    times = None
+    if columns.time is not None:
+        times = pc.rank(table.column(columns.time).combine_chunks(), tiebreaker="dense").to_numpy()
+    return codes[0], codes[1], times, Values(values[0], values[1], (columns.user, columns.item))
+
+
+def _no_null(batch: pa.RecordBatch, name: str, origin: Origin) -> None:
+    values = batch.column(name)
+    if values.null_count:
+        at = values.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise Place(origin, name).error(at, "an empty field", "a value")
+
+
+def _ordered(users: np.ndarray, items: np.ndarray, times: np.ndarray | None, num_items: int, seed: int) -> np.ndarray:
+    """Rows by user, then time: the first one of each pair."""
+    if times is None:
+        times = draw("order", seed + 1, [users.astype(np.uint64), items.astype(np.uint64)])
+    order = np.lexsort((times, users))  # stable: lines of equal times stay in order
+    keys = users[order].astype(np.int64) * num_items + items[order]
+    _, first = np.unique(keys, return_index=True)
+    return order[np.sort(first)]

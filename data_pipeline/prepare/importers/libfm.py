@@ -1,0 +1,305 @@
+"""libfm and svmlight files, `label id:value id:value ...`, with one id feature per field where fields can be told.
+
+Fields are told by a field map (name and first id of each), else by position where every line has equally many ids of
+value 1. What is neither becomes one weighted id list. A first pass over all files finds the shape.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Origin, Place
+from shardrec.data_pipeline.features.schema import Identity, Label, Role
+from shardrec.data_pipeline.prepare.steps.parallel import Workers
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeFeature, RecipeId, RecipeIdList
+from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.splits import SplitRule
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, converted, open_bytes
+from shardrec.data_pipeline.prepare.steps.writer import Split
+
+_LINE = TextFormat(delimiter="\x01", header=False, columns=("line",), quote=None)
+PATTERNS = ("*.libfm", "*.libfm.gz", "*.svm", "*.svm.gz", "*.libsvm", "*.libsvm.gz")
+
+
+class Entries(NamedTuple):
+    """Parsed lines: labels [n] float64, query ids [n] int64 or None, and for each id: row, id [m] int64, value [m]."""
+
+    labels: np.ndarray
+    queries: np.ndarray | None
+    rows: np.ndarray
+    ids: np.ndarray
+    values: np.ndarray
+
+
+class Field(NamedTuple):
+    """One feature: ids of [start, stop), or with `position` the ids at that place of every line.
+
+    single: at most one id a line; complete: at least one; weighted: with values other than 1
+    """
+
+    name: str
+    start: int
+    stop: int
+    position: int | None = None
+    single: bool = True
+    complete: bool = True
+    weighted: bool = False
+
+
+@dataclass
+class Shape:
+    """What a first pass finds in one file or all of them.
+
+    fewest, most: ids a line. lows, highs: smallest and largest id at each position, while `fewest` equals `most`.
+    field_fewest, field_most: ids of each mapped field a line; field_weighted: whether it has values other than 1
+    """
+
+    largest: int = -1
+    fewest: int | None = None
+    most: int = 0
+    lows: np.ndarray | None = None
+    highs: np.ndarray | None = None
+    field_fewest: np.ndarray | None = None
+    field_most: np.ndarray | None = None
+    field_weighted: np.ndarray | None = None
+    binary: bool = True
+    queries: bool = False
+
+    def merge(self, other: "Shape") -> "Shape":
+        """The shape of both together."""
+        if self.fewest is None or other.fewest is None:
+            return other if self.fewest is None else self
+        return Shape(
+            max(self.largest, other.largest),
+            min(self.fewest, other.fewest),
+            max(self.most, other.most),
+            _both(np.minimum, self.lows, other.lows),
+            _both(np.maximum, self.highs, other.highs),
+            _both(np.minimum, self.field_fewest, other.field_fewest),
+            _both(np.maximum, self.field_most, other.field_most),
+            _both(np.logical_or, self.field_weighted, other.field_weighted),
+            self.binary and other.binary,
+            self.queries and other.queries,
+        )
+
+    @classmethod
+    def of(cls, entries: Entries, starts: np.ndarray) -> "Shape":
+        """Of some lines, under a field map."""
+        n, fields = len(entries.labels), len(starts)
+        lengths = np.bincount(entries.rows, minlength=n)
+        constant = bool(lengths[0] > 0 and (lengths == lengths[0]).all())
+        table = entries.ids.reshape(n, -1) if constant else None
+        places = np.searchsorted(starts, entries.ids, side="right") - 1
+        each = np.bincount(entries.rows * fields + places, minlength=n * fields).reshape(n, fields)
+        odd = np.bincount(places[entries.values != 1], minlength=fields) > 0
+        return cls(
+            int(entries.ids.max(initial=-1)),
+            int(lengths.min()),
+            int(lengths.max()),
+            table.min(axis=0) if table is not None else None,
+            table.max(axis=0) if table is not None else None,
+            each.min(axis=0),
+            each.max(axis=0),
+            odd,
+            bool(np.isin(entries.labels, (-1, 0, 1)).all()),
+            entries.queries is not None,
+        )
+
+
+def _both(combine: np.ufunc, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return combine(a, b) if a is not None and b is not None and len(a) == len(b) else None
+
+
+@dataclass
+class LibfmFile(Source):
+    """A file with one column per field, `label` and, where lines have `qid:`, `query`."""
+
+    path: str
+    starts: np.ndarray
+    fields: tuple[Field, ...] = ()
+    split: Split | None = None
+
+    def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        for entries, origin in self.entries():
+            arrays: dict[str, pa.Array] = {"label": pa.array(entries.labels)}
+            if entries.queries is not None:
+                arrays["query"] = pa.array(entries.queries)
+            for f in self.fields:
+                arrays.update(_columns(entries, f))
+            yield pa.RecordBatch.from_pydict(arrays), origin
+
+    def entries(self) -> Iterator[tuple[Entries, Origin]]:
+        """The file's lines, parsed. Raises UserError (file, line) for what is not `label id:value ...`."""
+        for batch, origin in TextFile(self.path, _LINE, {"line": pa.string()}).batches():
+            parsed = _parsed(batch.column(0), origin)
+            low = np.flatnonzero(parsed.ids < self.starts[0])
+            if len(low):
+                row = int(parsed.rows[low[0]])
+                found = f"id {parsed.ids[low[0]]}"
+                raise UserError(f"{origin.row(row)}: found {found}, expected ids from {self.starts[0]} on")
+            yield parsed, origin
+
+    def shape(self) -> Shape:
+        """What a pass over the file finds."""
+        found = Shape()
+        for entries, _ in self.entries():
+            found = found.merge(Shape.of(entries, self.starts))
+        return found
+
+
+def _parsed(lines: pa.Array, origin: Origin) -> Entries:
+    lines = pc.replace_substring_regex(lines, "#.*$", "") if pc.any(pc.match_substring(lines, "#")).as_py() else lines
+    tokens = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
+    offsets = tokens.offsets.to_numpy().astype(np.int64)
+    flat = tokens.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+    offsets = offsets - offsets[0]
+    lengths = np.diff(offsets)
+    labels = converted(flat.take(pa.array(offsets[:-1])), pa.float64(), Place(origin, "label"))
+    rows = np.repeat(np.arange(len(lengths)), lengths - 1)
+    is_label = np.zeros(len(flat), bool)
+    is_label[offsets[:-1]] = True
+    entries = flat.filter(pa.array(~is_label))
+    place = Place(origin, "id:value", lambda at: int(rows[at]))
+    pairs = pc.split_pattern(entries, ":", max_splits=1)
+    parts = pc.list_value_length(pairs).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(parts != 2)
+    if len(wrong):
+        raise place.error(wrong[0], repr(entries[int(wrong[0])].as_py()), "id:value")
+    halves = pairs.flatten()
+    every = np.arange(0, len(halves), 2)
+    names, numbers = halves.take(pa.array(every)), halves.take(pa.array(every + 1))
+    queries = None
+    is_query = pc.equal(names, "qid").to_numpy(zero_copy_only=False)
+    if is_query.any():
+        if is_query.sum() != len(lengths) or (rows[is_query] != np.arange(len(lengths))).any():
+            raise UserError(f"{origin.file}: some lines have one `qid:` and others not; give each line one, or none")
+        at_query = rows[is_query]
+        place_query = Place(origin, "qid", lambda at: int(at_query[at]))
+        queries = converted(numbers.filter(pa.array(is_query)), pa.int64(), place_query).to_numpy()
+        names, numbers = names.filter(pa.array(~is_query)), numbers.filter(pa.array(~is_query))
+        rows = rows[~is_query]
+    place = place._replace(rows=lambda at: int(rows[at]))
+    ids = converted(names, pa.int64(), place._replace(column="id")).to_numpy()
+    values = converted(numbers, pa.float64(), place._replace(column="value")).to_numpy()
+    return Entries(labels.to_numpy(), queries, rows, ids, values)
+
+
+def _columns(entries: Entries, f: Field) -> dict[str, pa.Array]:
+    """The field's columns: ids from 0 (or lists of them), and its values where it is weighted."""
+    n = len(entries.labels)
+    if f.position is not None:
+        return {f.name: pa.array(entries.ids.reshape(n, -1)[:, f.position])}
+    mine = (entries.ids >= f.start) & (entries.ids < f.stop)
+    rows, ids = entries.rows[mine], entries.ids[mine] - f.start
+    if f.single and not f.weighted:
+        found = np.full(n, -1, np.int64)
+        found[rows] = ids
+        return {f.name: pa.array(found, mask=found < 0)}
+    offsets = pa.array(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]), pa.int32())
+    result = {f.name: pa.ListArray.from_arrays(offsets, pa.array(ids))}
+    if f.weighted:
+        result[f"{f.name}_values"] = pa.ListArray.from_arrays(offsets, pa.array(entries.values[mine]))
+    return result
+
+
+def fields_of(shape: Shape, field_map: dict[str, int] | None) -> tuple[Field, ...]:
+    """The features that files of this shape have."""
+    stop = shape.largest + 1
+    if field_map is not None:
+        assert shape.field_fewest is not None and shape.field_most is not None and shape.field_weighted is not None
+        stops = [*list(field_map.values())[1:], max(stop, list(field_map.values())[-1] + 1)]
+        return tuple(
+            Field(name, start, end, None, most <= 1, fewest >= 1, bool(weighted))
+            for (name, start), end, fewest, most, weighted in zip(
+                field_map.items(), stops, shape.field_fewest, shape.field_most, shape.field_weighted, strict=True
+            )
+        )
+    weighted = shape.field_weighted is None or bool(shape.field_weighted.any())
+    if shape.fewest != shape.most or not shape.most or weighted or shape.lows is None or shape.highs is None:
+        return (Field("features", 0, stop, single=False, weighted=weighted),)
+    if (shape.highs[:-1] < shape.lows[1:]).all():
+        spans = zip(shape.lows.tolist(), shape.highs.tolist(), strict=True)
+        return tuple(Field(f"field_{i}", low, high + 1) for i, (low, high) in enumerate(spans, 1))
+    return tuple(Field(f"field_{i + 1}", 0, stop, position=i) for i in range(shape.most))
+
+
+def parse_field_map(text: str) -> dict[str, int]:
+    """`user:0,item:957`, or a file with a name and a first id per line. Raises UserError where it is neither."""
+    entries = [e.rsplit(":", 1) for e in text.split(",")]
+    where = "--fields"
+    if ":" not in text or Path(text).is_file():
+        where = text
+        with open_bytes(text) as file:
+            entries = [line.replace(",", " ").split() for line in file.read().decode().splitlines() if line.strip()]
+    try:
+        found = {name.strip(): int(start) for name, start in entries}
+    except ValueError:
+        raise UserError(f"{where}: expected a name and the first id of each field, such as user:0,item:957") from None
+    starts = list(found.values())
+    if starts != sorted(set(starts)) or len(found) != len(entries) or starts[0] < 0:
+        raise UserError(f"{where}: fields must have names of their own and ascending first ids, found {found}")
+    return found
+
+
+def recipe(
+    fields: Sequence[Field],
+    shape: Shape,
+    split: SplitRule,
+    negative_rate: float = 1.0,
+    seed: int = 0,
+    group: str | None = None,
+    roles: Mapping[str, Role] | None = None,
+) -> Recipe:
+    """Ids as they are; labels of -1, 0 and 1 both as 0/1 (`label`) and as they are (`target`)."""
+    features: list[RecipeFeature] = []
+    for f in fields:
+        role = (roles or {}).get(f.name)
+        ids = Identity(num_ids=f.stop - f.start)
+        if f.single and not f.weighted:
+            table = "features" if f.position is not None else None
+            missing: Literal["error", "row"] = "error" if f.complete else "row"
+            features.append(RecipeId(name=f.name, role=role, ids=ids, table=table, missing=missing))
+        else:
+            weights = f"{f.name}_values" if f.weighted else None
+            features.append(RecipeIdList(name=f.name, role=role, ids=ids, weights=weights))
+    both = (Label(name="label", threshold=0.5), Label(name="target", column="label"))
+    return Recipe(
+        features=tuple(features),
+        labels=both if shape.binary else (Label(name="label"),),
+        split=split,
+        group=group or ("query" if shape.queries else None),
+        negative_rate=negative_rate,
+        seed=seed,
+    )
+
+
+def prepare_libfm(
+    inputs: Inputs,
+    output: Output,
+    split: SplitRule,
+    field_map: dict[str, int] | None = None,
+    negative_rate: float = 1.0,
+    seed: int = 0,
+    group: str | None = None,
+    roles: Mapping[str, Role] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares libfm or svmlight files. Raises UserError (file, line) for lines that cannot be parsed."""
+    starts = np.array(list(field_map.values()) if field_map else [0], np.int64)
+    files = inputs.sources(lambda path, part: LibfmFile(path, starts, split=part))
+    shape = Shape()
+    with Workers(output.workers) as workers:
+        for found in workers.map(LibfmFile.shape, files):
+            shape = shape.merge(found)
+    if shape.fewest is None:
+        raise UserError(f"{files[0].path}: has no rows")
+    fields = fields_of(shape, field_map)
+    sources = [replace(f, fields=fields) for f in files]
+    return prepare(sources, recipe(fields, shape, split, negative_rate, seed, group, roles), output, progress)

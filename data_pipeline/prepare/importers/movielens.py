@@ -1,0 +1,245 @@
+"""MovieLens 1M and 100K as published (plain or gzip), joined: a rating's row has its user's and movie's features.
+
+1M: `ratings.dat` (or `ratings.parquet` with user_id, movie_id, rating), `users.dat`, `movies.dat`. 100K: `u.data` or an
+official fold `uN.base`, `uN.test`; `u.user`, `u.item`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
+from shardrec.data_pipeline.features.schema import Bucketize, Label
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
+from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
+from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
+
+INTEGER, STRING = pa.int64(), pa.string()
+AGES = (18.0, 25.0, 35.0, 45.0, 50.0, 56.0)  # 1M publishes ages as these groups, 100K in years
+GENRES_100K = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+
+
+def _format(delimiter: str, *columns: str) -> TextFormat:
+    return TextFormat(delimiter=delimiter, header=False, quote=None, columns=columns, encoding="latin-1")
+
+
+RATINGS_1M = _format("::", "user_id", "movie_id", "rating", "timestamp")
+RATINGS_100K = _format("\t", "user_id", "movie_id", "rating", "timestamp")
+_RATING_TYPES = dict.fromkeys(("user_id", "movie_id", "rating", "timestamp"), INTEGER)
+
+
+@dataclass
+class RatingsParquet(Source):
+    """Ratings from a Parquet file with integer columns user_id, movie_id, rating and perhaps timestamp."""
+
+    path: str
+    split: Split | None = None
+
+    def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        names = self.column_names()
+        first = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(ROW_GROUP_ROWS, columns=names, use_threads=False):
+                    yield batch, Origin(self.path, first)
+                    first += batch.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(error) from None
+
+    def column_names(self) -> list[str]:
+        """Those of the known columns that the file has. Raises UserError for a missing one, or one not of integers."""
+        try:
+            schema = pq.read_schema(self.path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(error) from None
+        names = [c for c in _RATING_TYPES if c != "timestamp" or c in schema.names]
+        for name in names:
+            found = column_type(schema, self.path, name, "movielens")
+            expect_type(pa.types.is_integer(found), self.path, name, found, "integers", "movielens")
+        return names
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path}: damaged Parquet file: {' '.join(str(error).split())}")
+
+
+@dataclass
+class Joined(Source):
+    """Ratings with their user's and movie's columns; `users` and `movies` have their ids in the first column."""
+
+    ratings: Source
+    users: pa.Table
+    movies: pa.Table
+
+    def __post_init__(self) -> None:
+        self.path, self.split = self.ratings.path, self.ratings.split
+
+    def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        for batch, origin in self.ratings.batches():
+            for other in (self.users, self.movies):
+                batch = _join(batch, other, origin)
+            yield batch, origin
+
+
+def _join(batch: pa.RecordBatch, other: pa.Table, origin: Origin) -> pa.RecordBatch:
+    key = other.column_names[0]
+    ids = batch.column(key).cast(INTEGER)
+    rows = pc.index_in(ids, other.column(key))
+    if rows.null_count:
+        at = int(rows.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise Place(origin, key).error(at, ids[at].as_py(), "an id of the users' or movies' file")
+    for name in other.column_names[1:]:
+        batch = batch.append_column(name, other.column(name).combine_chunks().take(rows))
+    return batch
+
+
+def recipe(
+    split: SplitRule, threshold: float = 4.0, timestamps: bool = True, negative_rate: float = 1.0, seed: int = 0
+) -> Recipe:
+    """Labels: `label` (rating >= threshold) and `rating` itself. Keys: the raw ids; they are the group, too."""
+    value = FitVocabulary()
+    return Recipe(
+        features=(
+            RecipeId(name="user", role="user", column="user_id", ids=value, type="integer"),
+            RecipeId(name="movie", role="item", column="movie_id", ids=value, type="integer"),
+            RecipeId(name="gender", role="user", ids=value),
+            RecipeId(name="age", role="user", ids=Bucketize(boundaries=AGES)),
+            RecipeId(name="occupation", role="user", ids=value),
+            RecipeId(name="zip", role="user", ids=value),
+            RecipeIdList(name="genres", role="item", ids=value),
+            RecipeId(name="year", role="item", ids=value, type="integer", missing="row"),
+        ),
+        labels=(Label(name="label", column="rating", threshold=threshold), Label(name="rating")),
+        group="user_id",
+        keys=("user_id", "movie_id", *(("timestamp",) if timestamps else ())),
+        split=split,
+        negative_rate=negative_rate,
+        seed=seed,
+    )
+
+
+def prepare_movielens(
+    folder: str | Path,
+    output: Output,
+    split: SplitRule | None = None,
+    fold: int | None = None,
+    threshold: float = 4.0,
+    negative_rate: float = 1.0,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares MovieLens 1M or 100K, whichever `folder` holds.
+
+    split: by default 80/10/10 by hash of user and movie. fold: 1 to 5, 100K only: `uN.test` is the test split, and a
+    tenth of `uN.base` (by hash of user and movie) the validation split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    by_pair = HashSplit(columns=("user_id", "movie_id"), seed=seed)
+    if fold is not None:
+        if split is not None:
+            raise UserError("--fold is a split of its own; leave out --by-time and --fractions")
+        split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
+    ratings = rating_sources(folder, fold)
+    users = _users_1m(folder) if _exists(folder, "movies.dat") else _users_100k(folder)
+    movies = movies_of(folder)
+    timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
+    if isinstance(split, TimeSplit) and not timestamps:
+        raise UserError(f"{ratings[0].path}: has no column timestamp; leave out --by-time")
+    made = recipe(split or by_pair, threshold, timestamps, negative_rate, seed)
+    return prepare([Joined(r, users, movies) for r in ratings], made, output, progress)
+
+
+def _exists(folder: Path, name: str) -> str | None:
+    return next((str(f) for f in (folder / name, folder / f"{name}.gz") if f.is_file()), None)
+
+
+def _file(folder: Path, name: str) -> str:
+    found = _exists(folder, name)
+    if found is None:
+        raise UserError(f"{folder}: no {name} or {name}.gz in this folder")
+    return found
+
+
+def rating_sources(folder: Path, fold: int | None = None) -> list[Source]:
+    """The ratings of a folder: integer columns user_id, movie_id, rating (and perhaps timestamp).
+
+    Raises UserError where there are none.
+    """
+    if fold is not None:
+        base, test = _file(folder, f"u{fold}.base"), _file(folder, f"u{fold}.test")
+        return [
+            TextFile(base, RATINGS_100K, _RATING_TYPES),
+            TextFile(test, RATINGS_100K, _RATING_TYPES, split="test"),
+        ]
+    for name, form in (("ratings.dat", RATINGS_1M), ("u.data", RATINGS_100K)):
+        path = _exists(folder, name)
+        if path:
+            return [TextFile(path, form, _RATING_TYPES)]
+    if (folder / "ratings.parquet").is_file():
+        return [RatingsParquet(str(folder / "ratings.parquet"))]
+    raise UserError(f"{folder}: no ratings.dat, ratings.parquet or u.data (plain or .gz) in this folder")
+
+
+def _table(path: str, form: TextFormat, types: dict[str, pa.DataType], separators: dict[str, str]) -> pa.Table:
+    batches = [batch for batch, _ in TextFile(path, form, types, separators).batches()]
+    if not batches:
+        raise UserError(f"{path}: has no rows")
+    return pa.Table.from_batches(batches).combine_chunks()
+
+
+def _users(path: str, form: TextFormat) -> pa.Table:
+    types = {"user_id": INTEGER, "gender": STRING, "age": INTEGER, "occupation": STRING, "zip": STRING}
+    table = _table(path, form, types, {})
+    return table.select(["user_id", "gender", "age", "occupation", "zip"])
+
+
+def _users_1m(folder: Path) -> pa.Table:
+    return _users(_file(folder, "users.dat"), _format("::", "user_id", "gender", "age", "occupation", "zip"))
+
+
+def _users_100k(folder: Path) -> pa.Table:
+    return _users(_file(folder, "u.user"), _format("|", "user_id", "age", "gender", "occupation", "zip"))
+
+
+def movies_of(folder: Path) -> pa.Table:
+    """The movies of a folder: movie_id, genres (a list of strings), year. Raises UserError where there are none."""
+    return _movies_1m(folder) if _exists(folder, "movies.dat") else _movies_100k(folder)
+
+
+def _movies_1m(folder: Path) -> pa.Table:
+    movies = _table(
+        _file(folder, "movies.dat"),
+        _format("::", "movie_id", "title", "genres"),
+        {"movie_id": INTEGER, "title": STRING, "genres": pa.list_(STRING)},
+        {"genres": "|"},
+    )
+    year = pc.struct_field(pc.extract_regex(movies.column("title"), r"\((?P<year>\d{4})\)\s*$"), "year")
+    return movies.drop_columns("title").append_column("year", year.cast(INTEGER))
+
+
+def _movies_100k(folder: Path) -> pa.Table:
+    flags = tuple(f"genre_{i}" for i in range(len(GENRES_100K)))
+    movies = _table(
+        _file(folder, "u.item"),
+        _format("|", "movie_id", "title", "released", "on_video", "url", *flags),
+        {"movie_id": INTEGER, "released": STRING, **dict.fromkeys(flags, INTEGER)},
+        {},
+    )
+    year = pc.struct_field(pc.extract_regex(movies.column("released"), r"-(?P<year>\d{4})$"), "year")
+    has = np.stack([movies.column(f).to_numpy() == 1 for f in flags], axis=1)
+    genres = pa.array(GENRES_100K).take(pa.array(np.nonzero(has)[1]))
+    lists = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], has.sum(axis=1).cumsum()]), pa.int32()), genres)
+    return pa.table({"movie_id": movies.column("movie_id"), "genres": lists, "year": year.cast(INTEGER)})

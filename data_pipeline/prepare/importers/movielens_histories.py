@@ -1,0 +1,55 @@
+"""MovieLens 1M and 100K as histories: the movies that a user rated, whatever the rating, in the order of time.
+
+A movie's first genre is its category. All of a user's ratings are positives; negatives are drawn.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Place
+from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
+from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.importers.movielens import movies_of, rating_sources
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
+
+_USER, _MOVIE, _TIME = "user_id", "movie_id", "timestamp"
+
+
+def prepare_movielens_histories(
+    folder: str | Path,
+    output: Output,
+    protocol: Protocol | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds. Ratings of equal times keep their order.
+
+    Raises UserError for files that cannot be read, and for ratings without timestamps.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    (source,) = rating_sources(folder)
+    batches = []
+    for batch, origin in source.batches():
+        if _TIME not in batch.schema.names:
+            raise UserError(f"{source.path}: has no column {_TIME}; histories need the order, as in ratings.dat")
+        for name in (_USER, _MOVIE, _TIME):
+            if batch.column(name).null_count:
+                at = batch.column(name).is_null().to_numpy(zero_copy_only=False).argmax()
+                raise Place(origin, name).error(at, "an empty field", "an integer")
+        batches.append(batch)
+    if not batches:
+        raise UserError(f"{source.path}: has no rows")
+    users, movies = (Coded.of([batch.column(name) for batch in batches]) for name in (_USER, _MOVIE))
+    seconds = np.concatenate([batch.column(_TIME).to_numpy() for batch in batches])
+    events = Events.of(source.path, users, movies, seconds, _first_genres(folder))
+    return prepare_histories(events, protocol or Protocol(), output, progress)
+
+
+def _first_genres(folder: Path) -> dict[object, str]:
+    movies = movies_of(folder)
+    genres = zip(movies.column(_MOVIE).to_pylist(), movies.column("genres").to_pylist(), strict=True)
+    return {movie: of_movie[0] for movie, of_movie in genres if of_movie}

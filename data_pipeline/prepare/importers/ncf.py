@@ -1,0 +1,185 @@
+"""Files as published with neural collaborative filtering (He et al., WWW 2017), plain or gzip.
+
+`NAME.train.rating` and `NAME.test.rating` (user, item, rating, timestamp) and `NAME.test.negative` (`(user,item)` and
+the items that it is ranked among). Every training pair is a positive. Ids are table rows already.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Origin, Place
+from shardrec.data_pipeline.features.schema import Identity
+from shardrec.data_pipeline.prepare.behaviour.candidates import (
+    CandidateRows,
+    Pool,
+    SampledRows,
+    Values,
+    note_unknown,
+    shuffled,
+)
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.splits import draw
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
+from shardrec.data_pipeline.prepare.steps.writer import Split
+
+TRAIN, TEST, NEGATIVE = "train.rating", "test.rating", "test.negative"
+VALIDATION_NEGATIVES = 99
+_RATINGS = ("user", "item", "rating", "timestamp")
+_PAIR = r"^\((?P<user>\d{1,9}),\s*(?P<item>\d{1,9})\)$"
+
+
+def recipe(num_users: int, num_items: int) -> Recipe:
+    """User and item; a user's rows are a group."""
+    return Recipe(
+        features=(
+            RecipeId(name="user", role="user", ids=Identity(num_ids=num_users)),
+            RecipeId(name="item", role="item", ids=Identity(num_ids=num_items)),
+        ),
+        group="user",
+    )
+
+
+def prepare_ncf(
+    folder: str | Path,
+    output: Output,
+    name: str | None = None,
+    validation: bool = True,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares `NAME.*` in `folder`: train (positives only, shuffled), validation, and test as it is given.
+
+    Groups are kept as they are given, also where no training row has the positive; the report counts those.
+
+    A given negative that is the line's own positive is left out (ml-1m has 156), as in the authors' evaluation.
+
+    validation: takes one random training item a user (who has two) out of training; its 99 candidates are drawn from
+        the items that occur in training, without the user's training items and the user's test item
+
+    Raises UserError for missing files and for lines that are not as published.
+    """
+    train, test, negative = _files(Path(folder), name)
+    users, items = _pairs(train)
+    test_users, candidates = _candidates(negative, _pairs(test), test)
+    num_users = 1 + int(max(users.max(), test_users.max()))
+    num_items = 1 + int(max(items.max(), candidates.max()))
+    values = Values(pa.array(np.arange(num_users)), pa.array(np.arange(num_items)))
+    known = np.concatenate([users, test_users]), np.concatenate([items, candidates[:, 0]])
+    pool = Pool.of(*known, num_items, items)
+    order = shuffled(users, items, seed)
+    sources: list[Source] = []
+    held_out: dict[Split, np.ndarray] = {"test": candidates[:, 0]}
+    if validation:
+        held = _one_a_user(users, items, seed)
+        order = order[~np.isin(order, held)]
+        held_out["validation"] = items[held]
+        sources.append(
+            SampledRows(
+                path=train,
+                split="validation",
+                values=values,
+                users=users[held],
+                items=items[held, None],
+                pool=pool,
+                negatives=VALIDATION_NEGATIVES,
+                seed=seed,
+            )
+        )
+    rows = CandidateRows(path=train, split="train", values=values, users=users[order], items=items[order, None])
+    repeated = int((candidates[:, 1:] == candidates[:, :1]).sum())
+    if repeated:
+        progress(f"{negative}: left out {repeated} negatives that are their user's own test item")
+    test_rows = CandidateRows(path=negative, split="test", values=values, users=test_users, items=candidates)
+    sources = [rows, *sources, test_rows]
+    unknown = {split: (int((~np.isin(of, items[order])).sum()), len(of)) for split, of in held_out.items()}
+    report = prepare(sources, recipe(num_users, num_items), output, progress)
+    return replace(report, notes=note_unknown(unknown, "kept, untrained"))
+
+
+def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
+    """The three files of one data set."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that holds NAME.{TRAIN}, NAME.{TEST}, NAME.{NEGATIVE}")
+    names = sorted({f.name.removesuffix(".gz").removesuffix(f".{TRAIN}") for f in folder.glob(f"*.{TRAIN}*")})
+    if not names:
+        raise UserError(f"{folder}: no NAME.{TRAIN} (plain or .gz) in this folder")
+    if name is None and len(names) > 1:
+        raise UserError(f"{folder}: holds several data sets ({', '.join(names)}); choose one by --name")
+    if name is not None and name not in names:
+        raise UserError(f"{folder}: {unknown('data set', name, names)}")
+    return (
+        _file(folder, f"{name or names[0]}.{TRAIN}"),
+        _file(folder, f"{name or names[0]}.{TEST}"),
+        _file(folder, f"{name or names[0]}.{NEGATIVE}"),
+    )
+
+
+def _file(folder: Path, name: str) -> str:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return str(path)
+    raise UserError(f"{folder}: no {name} (plain or .gz) in this folder")
+
+
+def _read(path: str, columns: tuple[str, ...], types: dict[str, pa.DataType]) -> pa.Table:
+    form = TextFormat(delimiter="\t", header=False, quote=None, columns=columns)
+    batches = [batch for batch, _ in TextFile(path, form, types).batches()]
+    if not batches:
+        raise UserError(f"{path}: has no rows")
+    return pa.Table.from_batches(batches).combine_chunks()
+
+
+def _pairs(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """[lines] int64 users and items of a file of ratings. Raises UserError for what is no id."""
+    table = _read(path, _RATINGS, {"user": pa.int64(), "item": pa.int64()})
+    return _ids(table, "user", path), _ids(table, "item", path)
+
+
+def _ids(table: pa.Table, column: str, path: str) -> np.ndarray:
+    values = table.column(column).combine_chunks()
+    ids = values.fill_null(-1).to_numpy()
+    wrong = np.flatnonzero((ids < 0) | (ids >= 2**31))
+    if len(wrong):
+        found = values[int(wrong[0])].as_py()
+        raise Place(Origin(path, 1, "line"), column).error(wrong[0], found, "an id from 0 to 2^31 - 1")
+    return ids
+
+
+def _candidates(path: str, test: tuple[np.ndarray, np.ndarray], test_path: str) -> tuple[np.ndarray, np.ndarray]:
+    """[lines] users and [lines, C] items, the positive first. Raises UserError where the two files differ."""
+    negatives = tuple(f"negative {i}" for i in range(1, len(first_line(path).split("\t"))))
+    if not negatives:
+        raise UserError(f"{path}, line 1: found no negatives, expected `(user,item)` and items, separated by tabs")
+    table = _read(path, ("pair", *negatives), {"pair": pa.string(), **dict.fromkeys(negatives, pa.int64())})
+    given = table.column("pair").combine_chunks()
+    found = pc.extract_regex(given, _PAIR)
+    if found.null_count:
+        at = int(found.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise Place(Origin(path, 1, "line"), "pair").error(at, repr(given[at].as_py()), "`(user,item)`")
+    pair = [pc.struct_field(found, part).cast(pa.int64()).to_numpy() for part in ("user", "item")]
+    if len(pair[0]) != len(test[0]):
+        raise UserError(f"{path}: found {len(pair[0])} lines, expected {len(test[0])} as in {test_path}")
+    differ = np.flatnonzero((pair[0] != test[0]) | (pair[1] != test[1]))
+    if len(differ):
+        at = int(differ[0])
+        raise Place(Origin(path, 1, "line"), "pair").error(
+            at, given[at].as_py(), f"({test[0][at]},{test[1][at]}) as in {test_path}"
+        )
+    return pair[0], np.stack([pair[1], *(_ids(table, column, path) for column in negatives)], axis=1)
+
+
+def _one_a_user(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
+    """One row of each user with more than one, by the seed; by ascending user."""
+    random = draw("validate", seed, [users.astype(np.uint64), items.astype(np.uint64)])
+    order = np.lexsort((random, users))
+    _, first, counts = np.unique(users[order], return_index=True, return_counts=True)
+    return order[first[counts > 1]]

@@ -1,0 +1,185 @@
+"""Single ratings -> one row of an item (or user) with the ratings that are known of it and those that are asked for.
+
+In `train/` both are the training ratings; in `validation/` and `test/` the known ones are the training ratings and the
+asked ones those held out. Ratings are sent to splits as `prepare movielens` sends its rows, so that with equal
+fractions and seed models of single ratings are compared on the same ones. All are held in memory (100 bytes each).
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
+from shardrec.data_pipeline.prepare.steps.fitting import COUNT
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
+from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
+from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.splits import HashSplit, Rows
+from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
+
+Axis = Literal["item", "user"]
+FRACTIONS: dict[Split, float] = {"train": 0.855, "validation": 0.045, "test": 0.1}  # AutoRec's protocol
+ROW_GROUP_ROWS = 1024  # rows are lists of hundreds of ratings
+_COLUMNS = {"user": "user_id", "item": "movie_id"}
+
+
+class _Ratings(NamedTuple):
+    """[n] each: raw ids int64, rating float32, place in SPLITS int8."""
+
+    row_ids: np.ndarray
+    ids: np.ndarray
+    ratings: np.ndarray
+    codes: np.ndarray
+
+    def of(self, code: int) -> "_Ratings":
+        mine = self.codes == code
+        return _Ratings._make(values[mine] for values in self)
+
+
+class _Lists(NamedTuple):
+    """Ratings grouped by row: row r of `row_ids` (ascending) owns [offsets[r], offsets[r + 1])."""
+
+    row_ids: np.ndarray
+    offsets: np.ndarray
+    ids: np.ndarray
+    ratings: np.ndarray
+
+    def of(self, row_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """Lists of ids and ratings, one for each of these rows; empty where a row has none."""
+        place = np.searchsorted(self.row_ids, row_ids)
+        found = np.flatnonzero(place < len(self.row_ids))
+        found = found[self.row_ids[place[found]] == row_ids[found]]
+        lengths = np.zeros(len(row_ids), np.int64)
+        lengths[found] = np.diff(self.offsets)[place[found]]
+        offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int32())
+        taken = np.isin(self.row_ids, row_ids).repeat(np.diff(self.offsets))
+        ids, ratings = pa.array(self.ids[taken]), pa.array(self.ratings[taken])
+        return pa.ListArray.from_arrays(offsets, ids), pa.ListArray.from_arrays(offsets, ratings)
+
+
+class _Frequent(NamedTuple):
+    """The ids of the training ratings, ascending, how often each occurs, and its place by frequency, then by id."""
+
+    values: np.ndarray
+    counts: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray) -> "_Frequent":
+        values, counts = np.unique(ids, return_counts=True)
+        return cls(values, counts, np.argsort(np.lexsort((values, -counts))))
+
+    def table_rows(self, ids: np.ndarray) -> np.ndarray:
+        """[n] int32: place + 1, and 0 for other ids."""
+        found = np.minimum(np.searchsorted(self.values, ids), len(self.values) - 1)
+        return np.where(self.values[found] == ids, self.places[found] + 1, 0).astype(np.int32)
+
+    def write(self, folder: Path, path: str) -> Vocabulary:
+        """Writes the vocabulary file `path` under `folder`."""
+        (folder / path).parent.mkdir()
+        order = np.argsort(self.places)
+        table = pa.table({VALUE: self.values[order], COUNT: self.counts[order]})
+        pq.write_table(table, folder / path, compression="zstd")
+        return Vocabulary(path=path, size=len(table))
+
+
+def prepare_ratings(
+    folder: str | Path,
+    output: Output,
+    axis: Axis = "item",
+    fractions: dict[Split, float] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds, as rows of items or of users.
+
+    Raises UserError for files that cannot be read, a rating given twice, and a split without training ratings.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=fractions or FRACTIONS)
+    ratings = _read(rating_sources(folder), split, axis)
+    _check_single(ratings, axis, folder)
+    of_splits = {name: ratings.of(code) for code, name in enumerate(SPLITS)}
+    if not len(of_splits["train"].ids):
+        raise UserError(f"{folder}: no training ratings; check the input and the split")
+    named = {name: f"{len(found.ids):,} ratings" for name, found in of_splits.items()}
+    progress(", ".join(f"{name} {count}" for name, count in named.items()))
+    with staged(output.folder, output.overwrite) as staging:
+        frequent = _Frequent.of(of_splits["train"].ids)
+        lists = {name: _grouped(found, frequent) for name, found in of_splits.items()}
+        tally = Tally()
+        for name in SPLITS:
+            asked = lists[name]
+            tally.rows[name] = _write(staging / name, axis, lists["train"], asked, output)
+            if len(asked.ids):
+                tally.add_label("rating", name, float(asked.ratings.sum(dtype=np.float64)), len(asked.ids))
+        schema = schema_of(axis, frequent.write(staging, vocabulary_path(_id_space(axis))))
+        schema.save(staging / SCHEMA_FILE)
+    return Report(Path(output.folder), schema, tally)
+
+
+def _read(sources: Iterable[Source], split: HashSplit, axis: Axis) -> _Ratings:
+    other: Axis = "user" if axis == "item" else "item"
+    parts = []
+    for part, source in enumerate(sources):
+        first = 0
+        for batch, origin in source.batches():
+            codes = split.codes(batch, Rows(part, first, batch.num_rows), origin)
+            first += batch.num_rows
+            row_ids, ids = (batch.column(_COLUMNS[a]).to_numpy().astype(np.int64) for a in (axis, other))
+            parts.append(_Ratings(row_ids, ids, batch.column("rating").to_numpy().astype(np.float32), codes))
+    return _Ratings._make(np.concatenate(values) for values in zip(*parts, strict=True))
+
+
+def _check_single(ratings: _Ratings, axis: Axis, folder: Path) -> None:
+    """Raises UserError where a user rates a movie twice: V r would count it so."""
+    order = np.lexsort((ratings.ids, ratings.row_ids))
+    rows, ids = ratings.row_ids[order], ratings.ids[order]
+    twice = np.flatnonzero((rows[1:] == rows[:-1]) & (ids[1:] == ids[:-1]))
+    if len(twice):
+        movie, user = rows[twice[0]], ids[twice[0]]
+        if axis == "user":
+            movie, user = user, movie
+        raise UserError(f"{folder}: user {user} has rated movie {movie} twice; keep one rating of each pair")
+
+
+def _grouped(ratings: _Ratings, frequent: _Frequent) -> _Lists:
+    """By row, ids as table rows."""
+    order = np.lexsort((ratings.ids, ratings.row_ids))
+    row_ids, counts = np.unique(ratings.row_ids, return_counts=True)
+    offsets = np.concatenate([[0], counts.cumsum()])
+    return _Lists(row_ids, offsets, frequent.table_rows(ratings.ids[order]), ratings.ratings[order])
+
+
+def _write(folder: Path, axis: Axis, known: _Lists, asked: _Lists, output: Output) -> int:
+    """One split's rows: those that something is asked of. Returns their number."""
+    with RowsWriter(folder, 0, output.row_group_rows, output.file_rows) as writer:
+        for start in range(0, len(asked.row_ids), output.row_group_rows):
+            row_ids = asked.row_ids[start : start + output.row_group_rows]
+            columns = {_COLUMNS[axis]: pa.array(row_ids)}
+            for name, lists in (("rated", known), ("asked", asked)):
+                columns[name], columns[f"{name}_ratings"] = lists.of(row_ids)
+            writer.write(pa.table(columns))
+        return writer.rows
+
+
+def _id_space(axis: Axis) -> str:
+    """What the lists of such rows hold, as `prepare movielens` calls it."""
+    return "user" if axis == "item" else "movie"
+
+
+def schema_of(axis: Axis, vocabulary: Vocabulary) -> Schema:
+    """Of rows of `axis`; the vocabulary is that of what their lists hold."""
+    ids = Identity(num_ids=vocabulary.num_rows, prepared=vocabulary)
+    rated = IdListFeature(name="rated", ids=ids, table=_id_space(axis), weights="rated_ratings")
+    asked = IdListFeature(name="asked", ids=ids, table=_id_space(axis), weights="asked_ratings", weights_are="labels")
+    return Schema(features=(rated, asked), labels=(), keys=(_COLUMNS[axis],))

@@ -1,0 +1,86 @@
+"""Text files of user histories, `user item item ...`, oldest first, and JSON of items' attributes.
+
+The format of S3-Rec's data (Zhou et al., CIKM 2020). A user's lines are joined in their order, so that a file with one
+`user item` a line, in the order of time, is read as well. Users and items are any words; there are no times.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
+from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
+from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
+from shardrec.data_pipeline.prepare.steps.source import input_files
+from shardrec.data_pipeline.prepare.steps.text import open_bytes
+
+
+def prepare_user_histories(
+    path: str | Path,
+    output: Output,
+    protocol: Protocol | None = None,
+    attributes: str | Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Prepares histories.
+
+    attributes: JSON, `{"item": [attribute, ...], ...}`; an item's first attribute is its category
+
+    Raises UserError (file, line) for what cannot be read.
+    """
+    files = input_files([path])
+    users, items = [], []
+    for file in files:
+        for lines in line_blocks(file):
+            of_user, of_item = _parsed(lines, file)
+            users.append(of_user)
+            items.append(of_item)
+    if not sum(map(len, items)):
+        raise UserError(f"{files[0]}: has no rows")
+    categories = None if attributes is None else _first_attributes(attributes)
+    events = Events.of(files[0], Coded.of(users), Coded.of(items), categories=categories)
+    return prepare_histories(events, protocol or Protocol(), output, progress)
+
+
+def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
+    """The users and the items of all events of these lines. Raises UserError for a user without items."""
+    read = pc.utf8_trim_whitespace(pc.split_pattern(pa.array([lines.text(file)]), "\n").flatten())
+    words = pc.utf8_split_whitespace(read)
+    counts = pc.list_value_length(words).to_numpy()
+    blank = pc.equal(read, "").to_numpy(zero_copy_only=False)
+    alone = np.flatnonzero((counts == 1) & ~blank)
+    if len(alone):
+        found = read[int(alone[0])].as_py()
+        raise UserError(f"{file}, line {lines.first + alone[0]}: found {found!r} alone, expected `user item item ...`")
+    flat, starts = words.flatten(), words.offsets.to_numpy()[:-1]
+    keep = np.ones(len(flat), bool)
+    keep[starts] = False
+    users = flat.take(pa.array(np.repeat(starts, np.where(blank, 0, counts - 1))))
+    return users.dictionary_encode(), flat.filter(pa.array(keep)).dictionary_encode()
+
+
+def _first_attributes(path: str | Path) -> dict[object, str]:
+    """Item -> its first attribute. Raises UserError for what is not such JSON."""
+    try:
+        with open_bytes(str(path)) as stream:
+            found = json.loads(stream.read())
+    except OSError as error:
+        raise UserError(f"{path}: damaged: {error}; fetch or write it again") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not JSON: {error}; expected {{"item": [attribute, ...], ...}}') from None
+    if not isinstance(found, dict):
+        raise UserError(f'{path}: found a {type(found).__name__}, expected {{"item": [attribute, ...], ...}}')
+    first: dict[object, str] = {}
+    for item, attributes in found.items():
+        one = attributes[0] if isinstance(attributes, list) and attributes else attributes
+        if isinstance(one, dict | bool | float) or (isinstance(one, list) and one):
+            raise UserError(f"{path}: item {item!r} has {attributes!r}, expected a list of words or whole numbers")
+        if isinstance(one, str | int):
+            first[item] = str(one)
+    return first

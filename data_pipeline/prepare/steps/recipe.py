@@ -1,0 +1,311 @@
+"""What preparation makes of raw columns: a schema whose vocabularies, means and deviations are still to be fitted."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.features.schema import (
+    Bucketize,
+    Clip,
+    Cross,
+    DenseFeature,
+    Feature,
+    FeatureCross,
+    Hash,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Label,
+    Log,
+    Raw,
+    Role,
+    Schema,
+    SequenceFeature,
+    SparseFeature,
+    Standardise,
+    Vocabulary,
+)
+from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
+from shardrec.data_pipeline.prepare.steps.text import TextFormat
+
+
+class FitVocabulary(Declaration):
+    """Values that training rows hold at least `min_count` times, the most frequent first; others get row 0.
+
+    At most `max_size` of them are kept (None: all).
+    """
+
+    kind: Literal["vocabulary"] = "vocabulary"
+    min_count: int = Field(default=1, ge=1)
+    max_size: int | None = Field(default=None, ge=1)
+
+
+class FitStandardise(Declaration):
+    """(x - mean) / deviation of what training rows hold at this place among the transforms, missing values left out."""
+
+    kind: Literal["standardise"] = "standardise"
+
+
+RecipeIds = Annotated[Identity | Raw | Hash | Bucketize | Cross | FitVocabulary, Field(discriminator="kind")]
+RecipeTransform = Annotated[Log | FitStandardise | Clip, Field(discriminator="kind")]
+
+
+class _Ids(Declaration):
+    """`type` of the raw values: by default integer for identity, number for bucketize, string for everything else."""
+
+    name: str
+    column: str | None = None
+    role: Role | None = None
+    ids: RecipeIds
+    type: Literal["string", "integer", "number"] | None = None
+    missing: Literal["error", "row"] = "error"
+    table: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that it reads."""
+        return self.ids.columns if isinstance(self.ids, Cross) else (self.column or self.name,)
+
+    @property
+    def table_name(self) -> str:
+        return self.table or self.name
+
+    @property
+    def raw_type(self) -> pa.DataType:
+        by_default = {"identity": "integer", "bucketize": "number"}.get(self.ids.kind, "string")
+        return _TYPES[self.type or by_default]
+
+
+class RecipeId(_Ids):
+    """One id a row."""
+
+    kind: Literal["id"] = "id"
+
+
+class RecipeIdList(_Ids):
+    """Ids between `separator`s in one field, pooled; `weights` names a field of as many numbers."""
+
+    kind: Literal["id_list"] = "id_list"
+    separator: str = Field(default="|", min_length=1)
+    weights: str | None = None
+    max_length: int | None = Field(default=None, gt=0)
+
+
+class RecipeSequence(_Ids):
+    """Ids between `separator`s in one field, oldest first."""
+
+    kind: Literal["sequence"] = "sequence"
+    separator: str = Field(default="|", min_length=1)
+    max_length: int = Field(gt=0)
+    aligned: str | None = None
+
+
+class RecipeDense(Declaration):
+    """One number a row; `missing` stands for an empty field, before the transforms."""
+
+    kind: Literal["dense"] = "dense"
+    name: str
+    column: str | None = None
+    role: Role | None = None
+    transforms: tuple[RecipeTransform, ...] = ()
+    missing: Literal["error"] | float = "error"
+
+    @model_validator(mode="after")
+    def _one_fit(self) -> "RecipeDense":
+        if sum(isinstance(t, FitStandardise) for t in self.transforms) > 1:
+            raise ValueError("at most one standardise per feature")
+        return self
+
+
+RecipeFeature = Annotated[RecipeId | RecipeIdList | RecipeSequence | RecipeDense, Field(discriminator="kind")]
+_TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
+
+
+class Fitted(Declaration):
+    """What the first pass finds. vocabularies: table -> size; moments: dense feature -> (mean, deviation)."""
+
+    vocabularies: dict[str, int] = Field(default={})
+    moments: dict[str, tuple[float, float]] = Field(default={})
+
+
+class Recipe(Declaration):
+    """Raw columns -> features, labels and splits.
+
+    `negative_rate`: the share of negatives (first label <= 0) that training keeps. `weight`, `group` and `keys` are raw
+    columns that are kept as they are. `format` is for delimited files only.
+    """
+
+    format: TextFormat = TextFormat()
+    features: tuple[RecipeFeature, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = (Label(),)
+    weight: str | None = None
+    group: str | None = None
+    keys: tuple[str, ...] = ()
+    split: SplitRule = HashSplit()
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        self.schema_of(Fitted())  # what a schema refuses (names twice, unequal tables) is refused here
+        self.raw_columns()
+        fits: dict[str, FitVocabulary] = {}
+        for f in self.sparse:
+            if isinstance(f.ids, FitVocabulary) and fits.setdefault(f.table_name, f.ids) != f.ids:
+                raise ValueError(f"features of table {f.table_name!r} declare different vocabularies")
+        if self.negative_rate < 1 and not self.labels:
+            raise ValueError("negative_rate needs a label")
+        return self
+
+    @property
+    def sparse(self) -> tuple[RecipeId | RecipeIdList | RecipeSequence, ...]:
+        return tuple(f for f in self.features if not isinstance(f, RecipeDense))
+
+    @property
+    def dense(self) -> tuple[RecipeDense, ...]:
+        return tuple(f for f in self.features if isinstance(f, RecipeDense))
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether a first pass over training rows is needed."""
+        standardised = any(isinstance(t, FitStandardise) for f in self.dense for t in f.transforms)
+        return standardised or any(isinstance(f.ids, FitVocabulary) for f in self.sparse)
+
+    def raw_columns(self) -> dict[str, pa.DataType]:
+        """Raw column -> type. Raises ValueError where it is read as two types."""
+        types: dict[str, pa.DataType] = {}
+        for name, kind, reader in self._reads():
+            if types.setdefault(name, kind) != kind:
+                raise ValueError(
+                    f"column {name!r} is read as {types[name]} and, by {reader}, as {kind}; declare one type"
+                )
+        others = (*self.keys, self.group, *(self.split.columns if isinstance(self.split, HashSplit) else ()))
+        for other in others:
+            if other is not None:
+                types.setdefault(other, pa.string())
+        if isinstance(self.split, ColumnSplit):
+            types.setdefault(self.split.column, pa.string())
+        if isinstance(self.split, TimeSplit):
+            types.setdefault(self.split.column, _TYPES[self.split.type])
+        return types
+
+    def _reads(self) -> Iterator[tuple[str, pa.DataType, str]]:
+        for f in self.sparse:
+            many = isinstance(f, RecipeIdList | RecipeSequence)
+            for column in f.columns:
+                yield column, pa.list_(f.raw_type) if many else f.raw_type, f.name
+            if isinstance(f, RecipeIdList) and f.weights:
+                yield f.weights, pa.list_(pa.float64()), f.name
+        for d in self.dense:
+            yield d.column or d.name, pa.float64(), d.name
+        for label in self.labels:
+            yield label.columns[0], pa.float64(), label.name
+        if self.weight:
+            yield self.weight, pa.float64(), "weight"
+
+    def separators(self) -> dict[str, str]:
+        """List column -> what separates its elements."""
+        result: dict[str, str] = {}
+        for f in self.sparse:
+            if isinstance(f, RecipeIdList | RecipeSequence):
+                result[f.columns[0]] = f.separator
+                if isinstance(f, RecipeIdList) and f.weights:
+                    result[f.weights] = f.separator
+        return result
+
+    def written_name(self, column: str) -> str:
+        """What a raw column that is kept is called in the output, where features of ids take their own names.
+
+        A feature whose raw ids are table rows already is its raw column.
+        """
+        taken = {f.name for f in self.sparse if not isinstance(f.ids, Identity) or f.columns != (f.name,)}
+        return f"{column}_raw" if column in taken else column
+
+    def schema_of(self, fitted: Fitted) -> Schema:
+        """The schema that reads raw rows; what `fitted` lacks counts as empty."""
+        features: list[Feature] = []
+        for f in self.features:
+            features.append(_dense(f, fitted) if isinstance(f, RecipeDense) else _sparse(f, fitted))
+        return Schema(
+            features=tuple(features),
+            labels=self.labels,
+            weight=self.weight,
+            group=self.group,
+            keys=self.keys,
+            negative_rate=self.negative_rate,
+        )
+
+    def written_schema(self, fitted: Fitted) -> Schema:
+        """The schema of prepared rows: ids are table rows already."""
+        features: list[Feature] = []
+        for f in self.schema_of(fitted).features:
+            if isinstance(f, DenseFeature):
+                features.append(f.model_copy(update={"column": _unless(f.name, self.written_name(f.columns[0]))}))
+                continue
+            update: dict[str, Any] = {"ids": _written_ids(f), "column": None}
+            update["missing"] = f.missing if isinstance(f.ids, Raw) else "error"
+            if isinstance(f, IdListFeature) and f.weights:
+                update["weights"] = weights_name(f.name)
+            features.append(f.model_copy(update=update))
+        name = self.written_name
+        return Schema(
+            features=tuple(features),
+            labels=tuple(x.model_copy(update={"column": _unless(x.name, name(x.columns[0]))}) for x in self.labels),
+            weight=name(self.weight) if self.weight else None,
+            group=name(self.group) if self.group else None,
+            keys=tuple(name(k) for k in self.keys),
+            negative_rate=self.negative_rate,
+        )
+
+
+def weights_name(feature: str) -> str:
+    """The output column of an id list's weights."""
+    return f"{feature}_weights"
+
+
+def vocabulary_path(table: str) -> str:
+    """Where a table's vocabulary lies, relative to the schema."""
+    return "vocabularies/" + table.replace("/", "%2F") + ".parquet"
+
+
+def _written_ids(f: SparseFeature) -> Identity | Raw:
+    """What reads a feature's prepared column."""
+    if isinstance(f.ids, Raw):
+        return Raw(prepared_column=_unless(f.name, f.columns[0]))
+    prepared = None if isinstance(f.ids, Identity | FeatureCross) else f.ids
+    source = None if prepared is None or isinstance(prepared, Cross) else _unless(f.name, f.columns[0])
+    return Identity(num_ids=f.num_embeddings, prepared=prepared, prepared_column=source)
+
+
+def _unless(default: str, name: str) -> str | None:
+    return None if name == default else name
+
+
+def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted) -> SparseFeature:
+    size = fitted.vocabularies.get(f.table_name, 0)
+    fit = isinstance(f.ids, FitVocabulary)
+    ids = Vocabulary(path=vocabulary_path(f.table_name), size=size) if fit else f.ids
+    common: Mapping[str, object] = {
+        "name": f.name,
+        "column": f.column,
+        "role": f.role,
+        "ids": ids,
+        "missing": f.missing,
+        "table": f.table,
+    }
+    if isinstance(f, RecipeIdList):
+        return IdListFeature(**common, weights=f.weights, max_length=f.max_length)  # type: ignore[arg-type]
+    if isinstance(f, RecipeSequence):
+        return SequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)  # type: ignore[arg-type]
+    return IdFeature(**common)  # type: ignore[arg-type]
+
+
+def _dense(f: RecipeDense, fitted: Fitted) -> DenseFeature:
+    mean, deviation = fitted.moments.get(f.name, (0.0, 1.0))
+    steps = tuple(
+        Standardise(mean=mean, deviation=deviation) if isinstance(t, FitStandardise) else t for t in f.transforms
+    )
+    return DenseFeature(name=f.name, column=f.column, role=f.role, transforms=steps, missing=f.missing)

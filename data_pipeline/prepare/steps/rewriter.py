@@ -1,0 +1,84 @@
+"""Raw record batches -> prepared ones: ids become table rows, everything else is checked and kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.features.schema import DenseFeature, IdListFeature
+from shardrec.data_pipeline.features.transforms import (
+    FeatureReader,
+    GroupReader,
+    LabelReader,
+    NumberReader,
+    check_aligned,
+)
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe, weights_name
+
+
+class Rewriter:
+    """Rewrites batches of raw columns as a recipe says, once it is fitted. Every value is checked on the way."""
+
+    def __init__(self, recipe: Recipe, fitted: Fitted, folder: Path) -> None:
+        """`folder` holds the fitted vocabularies. Raises UserError where one cannot be read."""
+        self._recipe = recipe
+        self._schema = recipe.schema_of(fitted)
+        self._readers = [FeatureReader(f, folder) for f in self._schema.features]
+        self._labels = {label.name: LabelReader(label) for label in recipe.labels}
+        self._weight = NumberReader(recipe.weight) if recipe.weight else None
+        self._group = GroupReader(recipe.group) if recipe.group else None
+
+    def __call__(
+        self, batch: pa.RecordBatch, origin: Origin, labeled: bool = True
+    ) -> tuple[pa.RecordBatch, dict[str, np.ndarray]]:
+        """The prepared rows, and label name -> [n] float32 (empty if not labeled: the label columns are null then).
+
+        Raises UserError for a value that the recipe does not allow.
+        """
+        columns: dict[str, pa.Array] = {}
+        for reader in self._readers:
+            feature = reader.feature
+            column = reader(batch, origin)
+            if isinstance(feature, DenseFeature):
+                self._keep(columns, batch, feature.columns[0], single=True)
+                continue
+            columns[feature.name] = _array(column.values, feature.num_embeddings, column.lengths)
+            if isinstance(feature, IdListFeature) and feature.weights:
+                assert column.weights is not None and column.lengths is not None
+                columns[weights_name(feature.name)] = _lists(pa.array(column.weights), column.lengths)
+        check_aligned(self._schema.features, batch, origin)
+        labels = {}
+        for name, label in self._labels.items():
+            if labeled:
+                labels[name] = label(batch, origin).values
+                self._keep(columns, batch, label.columns[0])
+            else:
+                columns[self._recipe.written_name(label.columns[0])] = pa.nulls(batch.num_rows, pa.float64())
+        for check in (self._weight, self._group):
+            if check is not None:
+                check(batch, origin)
+                self._keep(columns, batch, check.columns[0])
+        for key in self._recipe.keys:
+            self._keep(columns, batch, key)
+        return pa.RecordBatch.from_pydict(columns), labels
+
+    def _keep(self, columns: dict[str, pa.Array], batch: pa.RecordBatch, column: str, single: bool = False) -> None:
+        """Keeps a raw column as it is, `single`: in single precision, which is what a dense feature is read as."""
+        name = self._recipe.written_name(column)
+        values = batch.column(column)
+        if single and pa.types.is_float64(values.type):
+            values = values.cast(pa.float32(), safe=False)
+        if name not in columns or pa.types.is_float32(columns[name].type):
+            columns[name] = values
+
+
+def _array(rows: np.ndarray, num_rows: int, lengths: np.ndarray | None) -> pa.Array:
+    ids = pa.array(rows.astype(np.int32) if num_rows <= 1 << 31 else rows)
+    return ids if lengths is None else _lists(ids, lengths)
+
+
+def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -1,0 +1,46 @@
+"""Codes of values -> rows of a table: the vocabulary of a feature whose values are in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shardrec.data_pipeline.features.schema import Identity, Vocabulary
+from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.prepare.steps.fitting import COUNT
+from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Rows by code, and how the schema declares them. Called with codes [n] it gives their rows [n] int32."""
+
+    rows: np.ndarray
+    ids: Identity
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """The code -1, a missing value, is the last row."""
+        return self.rows[codes]
+
+    @classmethod
+    def fit(
+        cls, table: str, folder: Path, values: pa.Array, training: np.ndarray, *, missing: bool = False
+    ) -> "TableRows":
+        """Writes the vocabulary of a table under `folder`: most frequent first, then by value; others are row 0.
+
+        values: by code; training: codes of the training data, -1 for missing ones, which get a row of their own if
+        `missing`, the last
+        """
+        counts = np.bincount(training[training >= 0], minlength=len(values))
+        found = pa.table({VALUE: values, COUNT: counts, "code": np.arange(len(values))}).filter(pa.array(counts > 0))
+        found = found.sort_by([(COUNT, "descending"), (VALUE, "ascending")])
+        rows = np.zeros(len(values) + 1, np.int32)  # the last one answers -1
+        rows[found.column("code").to_numpy()] = np.arange(1, len(found) + 1)
+        rows[-1] = len(found) + 1
+        path = vocabulary_path(table)
+        (folder / path).parent.mkdir(exist_ok=True)
+        pq.write_table(found.select([VALUE, COUNT]), folder / path, compression="zstd")
+        declared = Vocabulary(path=path, size=len(found))
+        return cls(rows, Identity(num_ids=declared.num_rows + missing, prepared=declared))

@@ -1,0 +1,174 @@
+"""Writing prepared data: folders that appear complete or not at all, and Parquet files of bounded size."""
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shardrec.data_pipeline.errors import UserError
+
+SCHEMA_FILE = "schema.yaml"
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+ROW_GROUP_ROWS = 65_536
+FILE_ROWS = 16 * ROW_GROUP_ROWS
+
+
+@contextmanager
+def staged(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder beside `out` to be filled: it becomes `out` at the end, or is removed if anything is raised.
+
+    Raises UserError where `out` holds anything, unless `overwrite` is given and `out` is prepared data (schema.yaml).
+    """
+    out = Path(out).absolute()
+    _check_vacant(out, overwrite)
+    prefix = f".{out.name}.preparing-{socket.gethostname()}-"
+    _remove_abandoned(out.parent, prefix)
+    folder = out.parent / f"{prefix}{os.getpid()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
+    terminate = _exit_on_termination()
+    try:
+        yield folder
+        _check_vacant(out, overwrite)
+        if out.exists():
+            old = folder.with_name(folder.name + "-old")
+            out.rename(old)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"{out}: no space left on the device; nothing was kept") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def _exit_on_termination() -> Any:
+    """Makes SIGTERM raise SystemExit, so that nothing is left behind; returns the handler to put back, if any."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return before
+
+
+def _check_vacant(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder for the prepared data")
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{out}: is not empty; name another folder or give --overwrite")
+    if not (out / SCHEMA_FILE).exists():
+        raise UserError(
+            f"{out}: not overwritten, since it holds no {SCHEMA_FILE} and so is not prepared data; remove it"
+        )
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Removes what killed preparations of the same folder on this host left behind."""
+    for left in parent.glob(prefix.replace("[", "[[]") + "*"):
+        process = left.name.removeprefix(prefix).removesuffix("-old")
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class RowsWriter:
+    """Rows -> `folder/part-<part>-<n>.parquet`: zstd, row groups of exactly `row_group_rows` but for a file's last one.
+
+    part: place of the input in the order of inputs, so that the files' names sort in row order
+    rows: rows written so far
+
+    Nothing is created before the first row comes.
+    """
+
+    def __init__(
+        self, folder: str | Path, part: int = 0, row_group_rows: int = ROW_GROUP_ROWS, file_rows: int = FILE_ROWS
+    ) -> None:
+        self._folder = Path(folder)
+        self._part = part
+        self._group_rows = row_group_rows
+        self._groups_a_file = max(1, file_rows // row_group_rows)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._groups = 0
+        self._file: pq.ParquetWriter | None = None
+        self.rows = 0
+
+    def __enter__(self) -> "RowsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._file is not None:
+            self._file.close()
+
+    def write(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Adds rows; all must have the schema of the first ones."""
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        if not len(table):
+            return
+        self._waiting.append(table)
+        self._waiting_rows += len(table)
+        self.rows += len(table)
+        if self._waiting_rows >= self._group_rows:
+            waiting = pa.concat_tables(self._waiting)
+            start = 0
+            while len(waiting) - start >= self._group_rows:
+                self._write_group(waiting.slice(start, self._group_rows))
+                start += self._group_rows
+            self._waiting = [waiting.slice(start)]
+            self._waiting_rows = len(waiting) - start
+
+    def close(self) -> None:
+        """Writes the last, short row group."""
+        if self._waiting_rows:
+            self._write_group(pa.concat_tables(self._waiting))
+            self._waiting, self._waiting_rows = [], 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write_group(self, group: pa.Table) -> None:
+        if self._groups % self._groups_a_file == 0:
+            if self._file is not None:
+                self._file.close()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = f"part-{self._part:05d}-{self._groups // self._groups_a_file:05d}.parquet"
+            self._file = pq.ParquetWriter(self._folder / name, group.schema, compression="zstd")
+        assert self._file is not None
+        self._file.write_table(group.combine_chunks(), row_group_size=self._group_rows)
+        self._groups += 1

@@ -1,0 +1,301 @@
+"""Arrow record batches -> blocks -> batches, without Python per row.
+
+Every feature is read and checked once, when its rows are decoded; after that a batch is a few concatenations. Ids are
+held as 32-bit integers where all tables allow it and widened as they enter a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Schema, SequenceFeature, SparseFeature
+from shardrec.data_pipeline.features.transforms import (
+    Column,
+    FeatureReader,
+    GroupReader,
+    LabelReader,
+    NumberReader,
+    check_aligned,
+)
+from shardrec.data_pipeline.reading.blocks import Block, Lists, offsets_of
+from shardrec.data_pipeline.reading.parquet import Chunk
+
+
+class _Run(NamedTuple):
+    """Keys that lie side by side in a block: rows first .. last of its `ids` (lists is None) or of `lists[lists]`."""
+
+    lists: int | None
+    first: int
+    last: int
+
+    def values(self, block: Block) -> np.ndarray:
+        """[keys, values of one key]"""
+        return (block.ids if self.lists is None else block.lists[self.lists].owned)[self.first : self.last]
+
+    def lengths(self, block: Block) -> np.ndarray:
+        """[rows] int64, the same for each of the keys"""
+        return np.ones(block.rows, np.int64) if self.lists is None else block.lists[self.lists].lengths
+
+    def weights(self, block: Block) -> np.ndarray:
+        """[values of one key] float32"""
+        assert self.lists is not None
+        return block.lists[self.lists].owned_weights
+
+
+class _Absent(_Run):
+    """One key without ids."""
+
+    def values(self, block: Block) -> np.ndarray:
+        return np.empty((1, 0), np.int64)
+
+    def lengths(self, block: Block) -> np.ndarray:
+        return np.zeros(block.rows, np.int64)
+
+    def weights(self, block: Block) -> np.ndarray:
+        return np.empty(0, np.float32)
+
+
+class _Keys:
+    """The keys of one KeyedJaggedTensor."""
+
+    def __init__(self, names: Sequence[str], runs: Sequence[_Run], *, weighted: bool) -> None:
+        self.names = tuple(names)
+        self._runs = runs
+        self._weighted = weighted
+        self._ones: dict[int, Tensor] = {}
+
+    def collate(self, parts: Sequence[Block], size: int) -> KeyedJaggedTensor:
+        """The ids of all parts' rows, then rows without ids up to `size`."""
+        found = [[run.values(p) for p in parts] for run in self._runs]
+        per_key = [sum(v.shape[1] for v in values) for values in found]
+        keys = [run.last - run.first for run in self._runs]
+        values = np.empty(sum(n * k for n, k in zip(per_key, keys, strict=True)), np.int64)
+        at = 0
+        for run_values, count, of_run in zip(found, per_key, keys, strict=True):
+            stop = at + count * of_run
+            if parts:
+                np.concatenate(run_values, axis=1, out=values[at:stop].reshape(of_run, count))
+            at = stop
+        return KeyedJaggedTensor(
+            keys=list(self.names),
+            values=torch.from_numpy(values),
+            weights=torch.from_numpy(self._weights(parts)) if self._weighted else None,
+            lengths=self._lengths(parts, size),
+            stride=size,
+            length_per_key=[n for n, k in zip(per_key, keys, strict=True) for _ in range(k)],
+        )
+
+    def _weights(self, parts: Sequence[Block]) -> np.ndarray:
+        found = [run.weights(p) for run in self._runs for p in parts]
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def _lengths(self, parts: Sequence[Block], size: int) -> Tensor:
+        live = sum(p.rows for p in parts)
+        if live == size and all(run.lists is None for run in self._runs):
+            if size not in self._ones:  # shared by all full batches: nobody changes lengths in place
+                self._ones = {size: torch.ones(len(self.names) * size, dtype=torch.int64)}
+            return self._ones[size]
+        lengths = np.zeros((len(self.names), size), np.int64)
+        key = 0
+        for run in self._runs:
+            if parts:
+                lengths[key : key + run.last - run.first, :live] = np.concatenate([run.lengths(p) for p in parts])
+            key += run.last - run.first
+        return torch.from_numpy(lengths).flatten()
+
+
+class Layout:
+    """How the rows of a schema lie in blocks and batches.
+
+    columns: the Parquet columns that are read
+    dense_names, id_names, weighted_id_names: the columns of `Batch.dense`, and the keys of its ids, in their order
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        folder: str | Path,
+        *,
+        id_order: Sequence[str] | None = None,
+        class_weights: Mapping[float, float] | None = None,
+        extra_columns: Sequence[str] = (),
+        carried: Sequence[str] = (),
+        absent: Sequence[str] = (),
+    ) -> None:
+        """`folder` is the schema's (vocabularies).
+
+        id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
+        carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
+        absent: sparse features that are not read, and have no ids in any row of a batch
+        class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
+        extra_columns: columns that `Block.extra` carries unread
+        """
+        if id_order is not None:
+            schema = schema.subset([*id_order, *carried, *(f.name for f in schema.dense)])
+        sparse = {f.name: f for f in schema.sparse}
+        order = tuple(sparse) if id_order is None else tuple(id_order)
+        self.schema = schema = schema.without(absent)
+        self.extra_columns = tuple(dict.fromkeys(extra_columns))
+        self.class_weights = dict(class_weights or {}) if schema.labels else {}
+        self._readers = {f.name: FeatureReader(f, folder) for f in schema.features}
+        self._labels = [LabelReader(label) for label in schema.labels]
+        self._weight = NumberReader(schema.weight) if schema.weight else None
+        self._group = GroupReader(schema.group) if schema.group else None
+        self.dense_names = tuple(f.name for f in schema.dense)
+        read = [name for name in order if name not in absent]
+        self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
+        self._lists = _equal_lengths([sparse[n] for n in read if not isinstance(sparse[n], IdFeature)])
+        self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
+        self._weighted_ids = self._keys([n for n in order if _weighted(sparse[n])], weighted=True)
+        self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
+        most = max((f.num_embeddings for f in schema.sparse), default=0)
+        self._id_type = np.int32 if most <= 2**31 else np.int64
+        self.checked: list[FeatureReader | LabelReader | NumberReader | GroupReader] = [
+            *self._readers.values(),
+            *self._labels,
+            *([self._weight] if self._weight else []),
+            *([self._group] if self._group else []),
+        ]
+        columns = [column for reader in self.checked for column in reader.columns]
+        self.columns = tuple(dict.fromkeys([*columns, *self.extra_columns]))
+
+    def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
+        """Keys in this order, joined to runs where they lie side by side in blocks."""
+        runs: list[_Run] = []
+        for name in names:
+            lists = next((i for i, together in enumerate(self._lists) if name in together), None)
+            if lists is None and name not in self._single:
+                runs.append(_Absent(-1, 0, 1))
+                continue
+            row = (self._single if lists is None else self._lists[lists]).index(name)
+            if runs and (runs[-1].lists, runs[-1].last) == (lists, row):
+                runs[-1] = runs[-1]._replace(last=row + 1)
+            else:
+                runs.append(_Run(lists, row, row + 1))
+        return _Keys(names, runs, weighted=weighted)
+
+    # ------------------------------------------------------------ sizes
+
+    def row_bytes(self, values_per_row: Mapping[str, float]) -> float:
+        """Estimated bytes of a row in a block; `values_per_row`: mean number of values in the files' list columns."""
+        id_bytes = np.dtype(self._id_type).itemsize
+        total = id_bytes * len(self._single) + 4.0 * self._num_numbers + 8 * (2 if self._group else 1)
+        for names in self._lists:
+            total += 8
+            for name in names:
+                feature = self.schema[name]
+                values = values_per_row.get(feature.columns[0], 1.0)
+                values = min(values, feature.max_length or values)
+                total += values * (id_bytes + 4 * _weighted(feature))
+        return total + sum(8 * (1 + values_per_row.get(c, 1.0)) for c in self.extra_columns)
+
+    @property
+    def _num_numbers(self) -> int:
+        return len(self.dense_names) + len(self._labels) + 1
+
+    # ------------------------------------------------------------ Arrow -> block
+
+    def block(self, chunk: Chunk) -> Block:
+        """Reads rows. Raises UserError for values that the schema does not allow."""
+        batch, where, first_row, place = chunk
+        origin = Origin(where, first_row)
+        columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
+        check_aligned(self.schema.features, batch, origin)
+        rows = batch.num_rows
+        ids = np.empty((len(self._single), rows), self._id_type)
+        for i, name in enumerate(self._single):
+            ids[i] = columns[name].values
+        numbers = np.empty((rows, self._num_numbers), np.float32)
+        for i, name in enumerate(self.dense_names):
+            numbers[:, i] = columns[name].values
+        for i, label in enumerate(self._labels, start=len(self.dense_names)):
+            numbers[:, i] = label(batch, origin).values
+        numbers[:, -1] = 1 if self._weight is None else self._weight(batch, origin).values
+        for label_value, weight in self.class_weights.items():
+            numbers[numbers[:, len(self.dense_names)] == np.float32(label_value), -1] *= weight
+        places = np.empty((2 if self._group else 1, rows), np.int64)
+        places[0] = np.arange(place, place + rows)
+        if self._group is not None:
+            places[1] = self._group(batch, origin).values
+        extra = pa.Table.from_batches([batch]).select(self.extra_columns)
+        return Block(ids, tuple(self._read_lists(names, columns) for names in self._lists), numbers, places, extra)
+
+    def _read_lists(self, names: Sequence[str], columns: Mapping[str, Column]) -> Lists:
+        read = [columns[name] for name in names]
+        assert read[0].lengths is not None
+        values = np.empty((len(read), len(read[0].values)), self._id_type)
+        for i, column in enumerate(read):
+            values[i] = column.values
+        weights = read[0].weights
+        return Lists(values, offsets_of(read[0].lengths), None if weights is None else np.array(weights))
+
+    # ------------------------------------------------------------ block -> block
+
+    def id_row(self, name: str) -> int:
+        """The row of a block's `ids` that holds this feature of one id a row."""
+        return self._single.index(name)
+
+    def with_features(self, block: Block, names: Sequence[str], layout: "Layout", others: Block) -> Block:
+        """A block's rows with labels of 0 and with the features `names` of `others`, a block of another layout.
+
+        Those of the named features that this layout has not are passed over.
+        """
+        ids, numbers, lists = block.ids.copy(), block.numbers.copy(), list(block.lists)
+        dense = len(self.dense_names)
+        numbers[:, dense : dense + len(self._labels)] = 0
+        for name in names:
+            if name in self._single:
+                ids[self._single.index(name)] = others.ids[layout._single.index(name)]
+            elif name in self.dense_names:
+                numbers[:, self.dense_names.index(name)] = others.numbers[:, layout.dense_names.index(name)]
+        for i, together in enumerate(self._lists):
+            if together[0] in names:
+                place = next(j for j, found in enumerate(layout._lists) if together[0] in found)
+                rows = [layout._lists[place].index(name) for name in together]
+                lists[i] = others.lists[place]._replace(values=others.lists[place].values[rows])
+        return block._replace(ids=ids, numbers=numbers, lists=tuple(lists))
+
+    # ------------------------------------------------------------ blocks -> batch
+
+    def collate(self, parts: Sequence[Block], size: int) -> Batch:
+        """One batch of `size` rows: those of all parts, then padding."""
+        live, dense = sum(p.rows for p in parts), len(self.dense_names)
+        numbers = np.zeros((size, dense), np.float32)
+        targets = np.zeros((self._num_numbers - dense, size), np.float32)
+        places = np.zeros((2 if self._group else 1, size), np.int64)
+        places[0, live:] = -1
+        if parts:
+            np.concatenate([p.numbers[:, :dense] for p in parts], out=numbers[:live])
+            np.concatenate([p.numbers[:, dense:].T for p in parts], axis=1, out=targets[:, :live])
+            np.concatenate([p.places for p in parts], axis=1, out=places[:, :live])
+        labels = {label.name: torch.from_numpy(targets[i]) for i, label in enumerate(self.schema.labels)}
+        return Batch(
+            dense=torch.from_numpy(numbers),
+            ids=self._ids.collate(parts, size),
+            weighted_ids=self._weighted_ids.collate(parts, size) if self.weighted_id_names else None,
+            labels=labels,
+            weights=torch.from_numpy(targets[-1]),
+            groups=torch.from_numpy(places[1]) if self._group else None,
+            rows=torch.from_numpy(places[0]),
+        )
+
+
+def _weighted(feature: SparseFeature) -> bool:
+    return isinstance(feature, IdListFeature) and feature.weighted
+
+
+def _equal_lengths(features: Sequence[SparseFeature]) -> list[tuple[str, ...]]:
+    """Names of the list features, those together that are as long as each other in every row."""
+    together: dict[str, list[str]] = {}
+    for f in features:
+        aligned = f.aligned if isinstance(f, SequenceFeature) else None
+        together.setdefault(f"aligned {aligned}" if aligned is not None else f"alone {f.name}", []).append(f.name)
+    return [tuple(names) for names in together.values()]

@@ -1,0 +1,106 @@
+"""A saved table copied into another checkpoint, with some of its rows replaced.
+
+Files are copied by chunks whose checksums are verified; the new rows are then scattered into the copies, which are
+mapped into memory, and the checksums of the chunks that they touched are computed anew. Memory is a chunk, and the
+rows that the caller hands over at once; the mapped pages are the kernel's to write out. Calls may come in any order;
+the rows of one ascend, so that it touches each page once.
+"""
+
+import copy
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shardrec.sharding.checkpoints.saved_tables import SavedTable
+from shardrec.sharding.checkpoints.tables import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
+from shardrec.sharding.updates.rules import SAMPLES, RowUpdate
+
+_BITS = {
+    1: torch.int8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # bytes of a value -> what its bits are moved as: NumPy has no bfloat16
+
+
+def fresh_state(update: RowUpdate, weight: Tensor) -> dict[str, Tensor]:
+    """The optimizer state of rows [n, columns] that come from elsewhere.
+
+    In how many training samples a row occurs is left out: that belongs to the data, whatever the row holds.
+    """
+    state = update.state(weight)
+    update.warm_start(weight, state)
+    return {name: tensor for name, tensor in state.items() if name != SAMPLES}
+
+
+class ReplacedRows:
+    """The copy of a table in the checkpoint `folder`, open for writing.
+
+    Raises UserError where a file that is copied is missing, cut short or changed.
+    """
+
+    def __init__(self, table: SavedTable, folder: Path) -> None:
+        self.folder = folder
+        table.file_sizes()
+        self._entries = copy.deepcopy(list(table.entries))
+        for entry in self._entries:
+            (folder / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
+            _copy_file(table.folder / entry["file"], folder / entry["file"], entry)
+        self._mapped = {
+            (entry["file"], name): _mapped(folder / entry["file"], described)
+            for entry in self._entries
+            for name, described in entry["tensors"].items()
+        }
+        self._touched: dict[tuple[str, str], set[int]] = {key: set() for key in self._mapped}
+
+    def write(self, rows: np.ndarray, tensors: Mapping[str, Tensor]) -> None:
+        """Writes tensors, by name [n, columns] or [n] in the files' dtypes, to distinct ascending `rows` [n] int64."""
+        for entry in self._entries:
+            top = entry["row"]
+            a, b = np.searchsorted(rows, [top, top + entry["tensors"]["weight"]["shape"][0]])
+            inside = rows[a:b] - top
+            for name, values in tensors.items():
+                described, into = entry["tensors"][name], self._mapped[entry["file"], name]
+                assert values.dtype == SAVED_DTYPES[described["dtype"]]
+                bits = values[a:b].contiguous().view(_BITS[values.itemsize]).numpy()
+                into[inside] = bits[:, entry["column"] : entry["column"] + into.shape[1]] if bits.ndim == 2 else bits
+                self._touched[entry["file"], name] |= set(np.unique(inside // described["chunk_rows"]).tolist())
+
+    def finish(self) -> list[Entry]:
+        """Puts all on disk; returns the manifest entries of the copy."""
+        self._mapped.clear()
+        scratch = Scratch()
+        for entry in self._entries:
+            path = self.folder / entry["file"]
+            with open(path, "rb") as file:
+                for name, described in entry["tensors"].items():
+                    step, width = described["chunk_rows"], saved_row_bytes(described)
+                    for chunk in sorted(self._touched[entry["file"], name]):
+                        start, size = chunk * step, min(step, described["shape"][0] - chunk * step) * width
+                        data = scratch.read(path, file.fileno(), described["start"] + start * width, size)
+                        described["crc32"][chunk] = zlib.crc32(data)
+                os.fsync(file.fileno())
+        return self._entries
+
+
+def _mapped(path: Path, tensor: Entry) -> np.ndarray:
+    """A tensor of a file as writable bits, of its shape."""
+    bits = f"i{SAVED_DTYPES[tensor['dtype']].itemsize}"
+    return np.memmap(path, dtype=bits, mode="r+", offset=tensor["start"], shape=tuple(tensor["shape"]))
+
+
+def _copy_file(source: Path, target: Path, entry: Entry) -> None:
+    """Copies a file of a table: its header, then each tensor's checked chunks, in the order of the file."""
+    tensors = sorted(entry["tensors"].items(), key=lambda named: named[1]["start"])
+    scratch = Scratch()
+    with open(source, "rb") as file, open(target, "xb") as copied:
+        copied.write(file.read(tensors[0][1]["start"]))
+        for name, described in tensors:
+            assert copied.tell() == described["start"]
+            for _, rows in chunks(source, entry, name, 0, described["shape"][0], scratch):
+                copied.write(memoryview(rows.reshape(-1).view(torch.uint8).numpy().data))

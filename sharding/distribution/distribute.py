@@ -1,0 +1,251 @@
+"""Applies a plan to a training step: tables by TorchRec's DistributedModelParallel, the tower in replicas.
+
+Gradients: TorchRec, DistributedDataParallel and `Replicas` all average over ranks, so that a loss of
+`world_size * local_total / global_count` on each rank gives every table and the tower the gradient that one process
+would give them. Sharded tables are updated inside backward; `step` updates the data-parallel ones.
+"""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.inputs import TableOptimizer
+from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
+from shardrec.sharding.distribution.row_kernels import (
+    BagSharder,
+    SequenceSharder,
+    ShardedBags,
+    ShardedSequences,
+    kernels,
+    mark_table,
+    parameter_sharding,
+)
+from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
+from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
+from shardrec.sharding.planning.plan import Plan, TablePlan
+from shardrec.sharding.tables.first_values import initialize_tables
+from shardrec.sharding.tables.live import LiveTable, TableShard, merged, module_name
+from shardrec.sharding.updates.sample_counts import SampleCounts
+
+
+@dataclass
+class Distributed:
+    """A step whose tables are sharded. `module(batch)` runs it.
+
+    tables: this rank's live table memory by name, for checkpoints. lookup: tells the order of ids in batches.
+    """
+
+    module: nn.Module
+    step_module: nn.Module
+    lookup: EmbeddingLookup
+    plan: Plan
+    tables: dict[str, LiveTable]
+    replicas: Replicas
+    _kernels: list[Any] = field(repr=False)
+    _process_group: dist.ProcessGroup = field(repr=False)
+    _seed: int = 0
+
+    def tower_parameters(self) -> dict[str, nn.Parameter]:
+        """The step's parameters without tables, by names that depend on no plan."""
+        return dict(self.step_module.named_parameters())
+
+    def tower_buffers(self) -> dict[str, Tensor]:
+        """The step's persistent buffers, likewise."""
+        inside = tuple(f"{name}." for name, m in self.step_module.named_modules() if m is self.lookup)
+        saved = self.step_module.state_dict(keep_vars=True)
+        return {n: b for n, b in self.step_module.named_buffers() if n in saved and not n.startswith(inside)}
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Scales all tables' learning rates, from now on."""
+        for kernel in self._kernels:
+            kernel.set_learning_rate(factor)
+        self.replicas.set_learning_rate(factor)
+
+    def set_loss_weight(self, total: float) -> None:
+        """Says what the next backward's mean loss is divided by: FTRL's gradients are multiplied by it (else by 1).
+
+        total: the same on all ranks, e.g. the sample weights of the global batch, summed.
+        """
+        for kernel in self._kernels:
+            kernel.set_loss_weight(total)
+        self.replicas.set_loss_weight(total)
+
+    def set_step(self, step: int) -> None:
+        """Says which step comes next, before its forward pass: ids are counted in it, fp16 rows rounded by it."""
+        for kernel in self._kernels:
+            kernel.set_step(self._seed, step)
+        self.replicas.set_step(self._seed, step)
+        if self.lookup.dynamic is not None:
+            self.lookup.dynamic.step = step
+
+    @property
+    def id_maps(self) -> dict[str, IdMap]:
+        """This rank's part of the id maps of dynamic tables, by id space."""
+        return self.lookup.dynamic.maps if self.lookup.dynamic is not None else {}
+
+    @property
+    def counted_tables(self) -> tuple[str, ...]:
+        """The tables with `decay: frequency`, for which `count_samples` has to be called before the first step."""
+        return tuple(n for n, t in self.tables.items() if t.table.optimizer and t.table.optimizer.decay == "frequency")
+
+    def count_samples(self, batches: Iterable[Batch]) -> None:
+        """Counts anew in how many rows of all ranks' batches each row of the `counted_tables` occurs.
+
+        batches: those of one epoch, on the tables' device; each rank has equally many. They are not read where there is
+        no such table. Raises UserError for 2^31 rows or more.
+        """
+        if not self.counted_tables:
+            return
+        features = {t.name: names for group in self.lookup.groups for t, names in group.features.items()}
+        SampleCounts([self.tables[n] for n in self.counted_tables], features, self._process_group).count(batches)
+
+    def zero_grad(self) -> None:
+        """Forgets data-parallel tables' gradients that no `step` has used."""
+        self.replicas.zero_grad()
+
+    def step(self) -> None:
+        """Updates the data-parallel tables; the others were updated inside backward. All ranks call it alike."""
+        self.replicas.step()
+
+    def zero_shares(self) -> dict[str, float]:
+        """Share of weights that are exactly 0 in each table whose optimizer has an l1. All ranks call it alike."""
+        sparse = [t for t in self.tables.values() if t.table.optimizer and t.table.optimizer.l1 > 0]
+        if not sparse:
+            return {}
+        counts = torch.tensor([t.zeros() for t in sparse], dtype=torch.float64, device=self.plan.device)
+        dist.all_reduce(counts, group=self._process_group)
+        found = {}
+        for table, count in zip(sparse, counts.tolist(), strict=True):
+            copies = self.plan.world_size if table.replicated else 1
+            found[table.name] = count / (table.table.num_embeddings * table.table.embedding_dim * copies)
+        return found
+
+
+def distribute(
+    step: nn.Module,
+    plan: Plan,
+    *,
+    optimizer: TableOptimizer,
+    seed: int,
+    device: torch.device,
+    process_group: dist.ProcessGroup | None = None,
+) -> Distributed:
+    """Shards the one `EmbeddingLookup` inside `step`, which is on the meta device, and makes the tower's replicas.
+
+    `optimizer` must be the one that the plan was made with. All ranks call it alike; where there is no process group,
+    one of a single process is made. Tables get the first values of `seed`; the tower those of rank 0.
+    """
+    if process_group is None:
+        if not dist.is_initialized():
+            assert plan.world_size == 1, "several ranks need a process group"
+            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        process_group = dist.group.WORLD
+    assert process_group is not None and dist.get_world_size(process_group) == plan.world_size
+    ((path, lookup),) = [(n, m) for n, m in step.named_modules() if isinstance(m, EmbeddingLookup)]
+    resolved = {t.table.optimizer for t in plan.tables.values()}
+    asked = {t.optimizer or optimizer for g in lookup.groups for t in g.tables}
+    assert resolved == asked, "the plan was made with other optimizers"
+    lookup.resolve({name: planned.table for name, planned in plan.tables.items()})
+
+    replicated = _use_plan(lookup, plan, device)
+    module = DistributedModelParallel(
+        step,
+        env=ShardingEnv.from_process_group(process_group),
+        device=device,
+        plan=_torchrec_plan(path, lookup, plan),
+        sharders=[BagSharder(), SequenceSharder()],
+        init_data_parallel=False,
+        init_parameters=False,
+    )
+    step.to(device)
+    if plan.world_size > 1 and any(p.requires_grad for p in step.parameters()):
+        module._dmp_wrapped_module = _replicate_tower(step, device, process_group)
+    sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
+    held = [kernel for collection in sharded for kernel in kernels(collection)]
+    replicas = Replicas(replicated, process_group)
+    tables = _live_tables(plan, held) | replicas.tables()
+    tables = {n: tables[n] for n in plan.tables}
+    initialize_tables([t for t in tables.values() if not t.table.frozen], seed)
+    lookup.use_dynamic(
+        DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
+    )
+    distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group, seed)
+    distributed.set_step(0)
+    return distributed
+
+
+def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list[ReplicatedBags | ReplicatedSequences]:
+    """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; gives the latter."""
+    everywhere = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
+    collections: list[tuple[Group, nn.Module]] = []
+    replicated: list[ReplicatedBags | ReplicatedSequences] = []
+    for group in lookup.groups:
+        names = {t.name for t in group.tables}
+        sharded, copied = group.only(names - everywhere), group.only(names & everywhere)
+        if sharded.tables:
+            collection = sharded.collection(torch.device("meta"))
+            named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
+            for table in sharded.tables:
+                mark_table(named[module_name(table.name)], table, device.type)
+            collections.append((sharded, collection))
+        if copied.tables:
+            make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
+            replicated.append(make(copied, device))
+            collections.append((copied, replicated[-1]))
+    lookup.use(collections)
+    return replicated
+
+
+def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPlan:
+    def sharding(table: TablePlan) -> Any:
+        shards = [(s.rank, s.row, s.column, s.rows, s.columns) for s in table.shards]
+        return parameter_sharding(table.table, table.placement, shards, plan.device, plan.local_world_size)
+
+    modules = {}
+    for i, part in enumerate(lookup.collections):
+        if not isinstance(part.collection, ReplicatedBags | ReplicatedSequences):
+            name = f"{path}.parts.{i}.collection".lstrip(".")
+            tables = {module_name(t.name): sharding(plan.tables[t.name]) for t in part.group.tables}
+            modules[name] = EmbeddingModuleShardingPlan(tables)
+    return ShardingPlan(plan=modules)
+
+
+def _replicate_tower(step: nn.Module, device: torch.device, group: dist.ProcessGroup) -> DistributedDataParallel:
+    """Static: parameters that a loss never reaches do not hang it. Buffers are each rank's own after the start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
+        return DistributedDataParallel(
+            step,
+            device_ids=None if device.type == "cpu" else [device],
+            process_group=group,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=True,
+        )
+
+
+def _live_tables(plan: Plan, held: Iterable[Any]) -> dict[str, LiveTable]:
+    """The kernels' memory by table; tables of which this rank holds nothing have no shards."""
+    names = {module_name(n): n for n in plan.tables}
+    empty = [LiveTable(t.table, ()) for t in plan.tables.values()]
+    return merged(
+        [
+            *empty,
+            *(
+                LiveTable(plan.tables[names[table]].table, (TableShard(row, column, tensors),))
+                for kernel in held
+                for table, row, column, tensors in kernel.shards()
+            ),
+        ]
+    )

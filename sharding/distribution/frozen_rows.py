@@ -1,0 +1,128 @@
+"""Tables that are only read, for evaluation and prediction: no optimizer state, and int8 rows where these are smaller.
+
+An int8 row is `embedding_dim` bytes, then its scale and its bias in fp32: the layout and the arithmetic of FBGEMM's
+FloatToFused8BitRowwiseQuantized (asymmetric, row by row: Guan et al., "Post-Training 4-bit Quantization on Embedding
+Tables", 2019), over the logical columns. So a row's bytes depend on that row alone, under any plan and world size; rows
+are never cut into columns. They are quantised block by block while a checkpoint streams in.
+
+On CPU torch's own kernel for such bags is used; `docs/scale.md` has it beside the alternatives.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input
+from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
+
+RowKind = Literal["int8"]
+
+# ---------------------------------------------------------------- what is held
+
+
+def frozen_inputs(inputs: Mapping[str, Input]) -> dict[str, Input]:
+    """The inputs with tables that are only read: with int8 rows where they are smaller than trained ones.
+
+    They lie in the workers' own memory, and placements that would cut or copy rows are left to the planner.
+    """
+    return {
+        name: given
+        if isinstance(given, DenseFeatures)
+        else replace(given, tables={feature: _frozen(table) for feature, table in given.tables.items()})
+        for name, given in inputs.items()
+    }
+
+
+def _frozen(table: EmbeddingTable) -> EmbeddingTable:
+    placement = table.placement if table.placement in ("row_wise", "table_wise") else None
+    kept = replace(table, frozen=True, placement=placement, memory="device")
+    small = replace(kept, dtype="int8")
+    return min(kept, small, key=lambda t: row_bytes(t, t.embedding_dim))
+
+
+def frozen_bytes(tables: Mapping[str, EmbeddingTable]) -> dict[str, int]:
+    """Bytes of all tables' rows by the dtype in which they are held."""
+    found: dict[str, int] = {}
+    for table in tables.values():
+        size = table.num_embeddings * row_bytes(table, table.embedding_dim)
+        found[table.dtype] = found.get(table.dtype, 0) + size
+    return found
+
+
+# ---------------------------------------------------------------- rows of bytes
+
+
+def quantise(rows: Tensor) -> Tensor:
+    """Rows [n, D] of any float dtype, on CPU -> [n, D + 8] uint8.
+
+    With l and h the least and the largest of a row: scale (h - l) / 255, bias l, each value the nearest whole number of
+    (x - l) 255 / (h - l + 1e-8).
+    """
+    return torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows.float().contiguous())
+
+
+def dequantise(rows: Tensor) -> Tensor:
+    """[n, D + 8] uint8 -> [n, D] fp32: value x scale + bias."""
+    scale, bias = rows[:, -SCALE_BYTES:].contiguous().view(torch.float32).split(1, dim=1)
+    return torch.addcmul(bias, rows[:, :-SCALE_BYTES].float(), scale)
+
+
+# ---------------------------------------------------------------- lookups
+
+
+class FrozenRows(nn.Module):
+    """Several tables' rows [rows, columns], looked up without gradients.
+
+    feature_tables: for each feature of the input the index of its table.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        feature_tables: Sequence[int],
+        *,
+        dtypes: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.feature_tables = tuple(feature_tables)
+        self.dtypes = tuple(dtypes)
+        extra = [SCALE_BYTES if dtype == "int8" else 0 for dtype in dtypes]
+        self.weights = [
+            torch.zeros(rows, columns + more, dtype=DTYPES[dtype], device=device)
+            for (rows, columns), more, dtype in zip(shapes, extra, dtypes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Summed rows of B bags of F features: ids [T], offsets [F B + 1] -> fp32 [B, sum of the features' columns]."""
+        ids, offsets = ids.long(), offsets.long()
+        bags = (offsets.numel() - 1) // len(self.feature_tables)
+        first = offsets[::bags].tolist() if bags else [0] * (len(self.feature_tables) + 1)
+        pooled = []
+        for f, t in enumerate(self.feature_tables):
+            span = slice(first[f], first[f + 1])
+            starts = offsets[f * bags : (f + 1) * bags + 1] - first[f]
+            scale = None if weights is None else weights[span]
+            pooled.append(_bags(self.weights[t], self.dtypes[t], ids[span], starts, scale))
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+
+def _bags(held: Tensor, dtype: str, ids: Tensor, starts: Tensor, scale: Tensor | None) -> Tensor:
+    """Sums of rows by bag, in fp32."""
+    columns = held.shape[1] - (SCALE_BYTES if dtype == "int8" else 0)
+    if not ids.numel():
+        return torch.zeros(starts.numel() - 1, columns, device=held.device)
+    if dtype == "int8" and held.device.type == "cpu":
+        return torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+            held, ids, starts, mode=0, per_sample_weights=scale, include_last_offset=True
+        )
+    if dtype != "fp32":  # torch's bags would round their sums to the rows' precision
+        rows = held.index_select(0, ids)
+        held = dequantise(rows) if dtype == "int8" else rows.float()
+        ids = torch.arange(ids.numel(), device=ids.device)
+    return F.embedding_bag(ids, held, starts, mode="sum", include_last_offset=True, per_sample_weights=scale)

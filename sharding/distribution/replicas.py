@@ -1,0 +1,127 @@
+"""Data-parallel tables: every rank holds all rows, and gradients are summed over the ranks once a step.
+
+They look like TorchRec's collections to the lookup, but need no exchange of ids or vectors. The sum runs over whole
+tables, so that its cost is the tables' size, not the batch's.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
+
+from shardrec.models.inputs import EmbeddingTable
+from shardrec.sharding.lookup.lookup import Group
+from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard, is_rounded, module_name, physical_dim
+from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key
+from shardrec.sharding.updates.choose import row_update
+from shardrec.sharding.updates.row_tables import RowTables
+
+
+def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device) -> RowTables:
+    shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
+    updates = [row_update(t) for t in tables]
+    dtypes = [DTYPES[t.dtype] for t in tables]
+    return RowTables(shapes, features, updates, dtypes=dtypes, device=device, deferred=True)
+
+
+class ReplicatedBags(nn.Module):
+    """KeyedJaggedTensor -> KeyedTensor of sums, as an EmbeddingBagCollection gives them."""
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        super().__init__()
+        self.group = group
+        self._features = [f for features in group.features.values() for f in features]
+        self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
+        self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
+        tables = [i for i, features in enumerate(group.features.values()) for _ in features]
+        self.rows = [_rows(group.tables, tables, device)]
+
+    def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
+        keys = ids.keys()
+        if keys != self._features:
+            ids = ids.permute([keys.index(f) for f in self._features])
+        weights = ids.weights_or_none() if self.group.kind == "weighted_bags" else None
+        return KeyedTensor(self._keys, self._dims, self.rows[0](ids.values(), ids.offsets(), weights))
+
+    def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
+        """(rows, index in them, table) of every table."""
+        return [(self.rows[0], i, table) for i, table in enumerate(self.group.tables)]
+
+
+class ReplicatedSequences(nn.Module):
+    """KeyedJaggedTensor -> {key: JaggedTensor}, as an EmbeddingCollection gives them. Rows are bags of one id."""
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        super().__init__()
+        self.group = group
+        self.rows = [_rows([table], [0], device) for table in group.tables]
+
+    def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        found = {}
+        for rows, (table, features) in zip(self.rows, self.group.features.items(), strict=True):
+            read = [ids[f] for f in features]
+            values = torch.cat([r.values() for r in read])
+            vectors = rows(values, torch.arange(values.numel() + 1, device=values.device))
+            parts = vectors.split([r.values().numel() for r in read]) if len(read) > 1 else (vectors,)  # spares a copy
+            for feature, r, v in zip(features, read, parts, strict=True):
+                found[self.group.key(feature, table)] = JaggedTensor(values=v, lengths=r.lengths())
+        return found
+
+    def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
+        return [(rows, 0, table) for rows, table in zip(self.rows, self.group.tables, strict=True)]
+
+
+class Replicas:
+    """All data-parallel tables of a lookup and their common step."""
+
+    def __init__(
+        self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
+    ) -> None:
+        self._live = [entry for module in modules for entry in module.live()]
+        self._group = group
+        self._shapes = [(rows.weights[i].shape[0], rows.weights[i].shape[1] + 1) for rows, i, _ in self._live]
+        self._sum: Tensor | None = None
+
+    def tables(self) -> dict[str, LiveTable]:
+        found = {}
+        for rows, i, table in self._live:
+            shard = TableShard(0, 0, {"weight": rows.weights[i], **rows.states[i]})
+            found[table.name] = LiveTable(table, (shard,), replicated=True)
+        return found
+
+    def set_learning_rate(self, factor: float) -> None:
+        for rows, _, _ in self._live:
+            rows.learning_rate_factor = factor
+
+    def set_loss_weight(self, total: float) -> None:
+        for rows, _, _ in self._live:
+            rows.loss_weight = total
+
+    def set_step(self, seed: int, step: int) -> None:
+        for rows, i, table in self._live:
+            if is_rounded(table):
+                rows.roundings[i] = StochasticRounding(rounding_key(seed, module_name(table.name), step))
+
+    def zero_grad(self) -> None:
+        """Forgets gradients that no `step` has used."""
+        for rows, _, _ in self._live:
+            rows.forget_gradients()
+
+    def step(self) -> None:
+        """Averages the ranks' gradients, as TorchRec does for sharded tables, and updates all replicas alike."""
+        if not self._live:
+            return
+        sizes = [rows * columns for rows, columns in self._shapes]
+        if self._sum is None:
+            self._sum = torch.empty(sum(sizes), device=self._live[0][0].weights[0].device)
+        self._sum.zero_()
+        buffers = [b.view(s) for b, s in zip(self._sum.split(sizes), self._shapes, strict=True)]
+        for (rows, i, _), buffer in zip(self._live, buffers, strict=True):
+            rows.add_gradients(i, buffer)
+        dist.all_reduce(self._sum, group=self._group)
+        self._sum /= dist.get_world_size(self._group)
+        for (rows, i, _), buffer in zip(self._live, buffers, strict=True):
+            rows.update(i, buffer)
+        self.zero_grad()

@@ -1,0 +1,235 @@
+"""Dynamic tables in a step: raw ids of all ranks' batches -> rows; rows that another id gets start afresh.
+
+Each rank asks for the rows of its distinct ids where their buckets are kept; these ranks count and admit them, once for
+the whole global batch, and answer. Which rows are fresh is told to all ranks, and whoever holds any of them, under
+whatever placement, gives them fresh weights and an optimizer state of zeros before they are looked up. After that, rows
+are numbers like any table's. One exchange serves all dynamic tables.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.dynamic_ids import DynamicIds
+from shardrec.models.inputs import EmbeddingTable
+from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.dynamic.set_cache import Geometry
+from shardrec.sharding.tables.first_values_by_id import draw_rows
+from shardrec.sharding.tables.live import LiveTable, starts_at_zero
+
+
+def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) -> dict[DynamicIds, tuple[str, ...]]:
+    """The features of each id space that has dynamic tables, from tables and the features that read them.
+
+    Raises UserError where tables of one id space, or that one feature reads, differ in `dynamic`: an id has the same
+    row in all of them.
+    """
+    of_feature: dict[str, EmbeddingTable] = {}
+    of_space: dict[str, EmbeddingTable] = {}
+    found: dict[DynamicIds, dict[str, None]] = {}
+    for table, features in readers:
+        for feature in features:
+            other = of_feature.setdefault(feature, table)
+            if table.dynamic == other.dynamic and table.dynamic:
+                other = of_space.setdefault(table.dynamic.name, table)
+            if other.dynamic != table.dynamic:
+                raise UserError(
+                    f"tables: {other.name!r} and {table.name!r} hold the same ids (of feature {feature!r}), which have "
+                    "the same row in both, but their `dynamic` differs; give both the same"
+                )
+            if table.dynamic:
+                found.setdefault(table.dynamic, {})[feature] = None
+    return {ids: tuple(features) for ids, features in found.items()}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The distinct ids [n] of one id space in this rank's batch, how often each occurs, and which one each id is."""
+
+    ids: Tensor
+    counts: Tensor
+    inverse: Tensor
+
+
+class DynamicTables:
+    """All id maps of a lookup, each rank with its share of their buckets.
+
+    features: of each id space. tables: this rank's memory, by name. Without a process group there is one rank.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[DynamicIds, Sequence[str]],
+        tables: Iterable[LiveTable],
+        *,
+        seed: int,
+        device: torch.device,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._group, self._seed = process_group, seed
+        self._rank, self._ranks = 0, 1
+        if process_group is not None:
+            self._rank, self._ranks = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self._features = {ids.name: tuple(names) for ids, names in features.items()}
+        self._spaces = {ids.name: ids for ids in features}
+        self._tables: dict[str, list[LiveTable]] = {name: [] for name in self._spaces}
+        for table in tables:
+            if table.table.dynamic:
+                self._tables[table.table.dynamic.name].append(table)
+        self.step = 0
+        self.maps: dict[str, IdMap] = {}
+        self._owners: dict[str, Tensor] = {}
+        for name, ids in self._spaces.items():
+            geometry = Geometry(**vars(ids.buckets))
+            cuts = [geometry.buckets * rank // self._ranks for rank in range(self._ranks + 1)]
+            mine = range(cuts[self._rank], cuts[self._rank + 1])
+            self.maps[name] = IdMap(ids.config, name=name, seed=seed, geometry=geometry, buckets=mine, device=device)
+            sizes = torch.tensor(cuts).diff()
+            self._owners[name] = torch.arange(self._ranks).repeat_interleave(sizes).to(device)
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, *, training: bool) -> Batch:
+        """The batch with rows in place of raw ids; an id without a row of its own has the default row.
+
+        In training, ids are counted and admitted, and fresh rows filled, as of `step`. All ranks call it alike.
+        """
+        asked = {name: self._distinct(batch, features) for name, features in self._features.items()}
+        answers = self._answered(asked, training)
+        named: dict[str, Tensor] = {}
+        for name, features in self._features.items():
+            rows = answers[name]
+            rows = torch.where(rows < 0, self._spaces[name].default_row, rows).index_select(0, asked[name].inverse)
+            lengths = [_values(batch, feature).numel() for feature in features]
+            named |= dict(zip(features, rows.split(lengths), strict=True))
+        weighted = None if batch.weighted_ids is None else _renamed(batch.weighted_ids, named)
+        return replace(batch, ids=_renamed(batch.ids, named), weighted_ids=weighted)
+
+    def _distinct(self, batch: Batch, features: Sequence[str]) -> _Asked:
+        ids = torch.cat([_values(batch, feature) for feature in features])
+        found, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        return _Asked(found, counts, inverse)
+
+    def _answered(self, asked: Mapping[str, _Asked], training: bool) -> dict[str, Tensor]:
+        """The rows of each space's distinct ids, -1 for none."""
+        if self._ranks == 1:
+            served = {name: self._serve(name, a.ids, a.counts, training) for name, a in asked.items()}
+            self._renew([fresh for _, fresh in served.values()])
+            return {name: rows for name, (rows, _) in served.items()}
+        order, parts = {}, {}
+        sizes = []
+        for name, a in asked.items():
+            owner = self._owners[name][self.maps[name].geometry.bucket_of(a.ids)]
+            order[name] = torch.sort(owner, stable=True).indices
+            sizes.append(torch.bincount(owner, minlength=self._ranks))
+            parts[name] = torch.stack([a.ids, a.counts], 1)[order[name]]
+        sent = torch.stack(sizes, 1)  # [ranks, spaces]
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=self._group)
+        to, of = sent.tolist(), received.tolist()
+        pieces = [p.split([row[i] for row in to]) for i, p in enumerate(parts.values())]
+        packed = torch.cat([pieces[i][rank] for rank in range(self._ranks) for i in range(len(pieces))])
+        there = self._exchange(packed, [sum(row) for row in of], [sum(row) for row in to])
+        answers, fresh = self._serve_all(list(asked), there, of, training)
+        if training:
+            self._renew(self._told(fresh))
+        back = self._exchange(answers, [sum(row) for row in to], [sum(row) for row in of])
+        blocks = back.split([size for row in to for size in row])
+        found = {}
+        for i, name in enumerate(asked):
+            mine = torch.cat(blocks[i :: len(asked)])
+            found[name] = torch.empty_like(mine).index_copy_(0, order[name], mine)
+        return found
+
+    def _serve_all(
+        self, names: Sequence[str], packed: Tensor, sizes: list[list[int]], training: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(id, count) [n, 2] by asking rank, then by space -> their rows [n], and each space's fresh [m, 2]."""
+        blocks = packed.split([size for row in sizes for size in row])
+        answers: list[Tensor] = [packed.new_empty(0)] * len(blocks)
+        fresh = []
+        for i, name in enumerate(names):
+            mine = torch.cat(blocks[i :: len(names)])
+            ids, inverse = mine[:, 0].unique(return_inverse=True)
+            counts = torch.zeros_like(ids).index_add_(0, inverse, mine[:, 1])
+            rows, told = self._serve(name, ids, counts, training)
+            fresh.append(told)
+            answers[i :: len(names)] = rows.index_select(0, inverse).split([row[i] for row in sizes])
+        return torch.cat(answers), fresh
+
+    def _serve(self, name: str, ids: Tensor, counts: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Distinct ids of this rank's buckets -> their rows, and the fresh (row, id) [m, 2]."""
+        held, nothing = self.maps[name], ids.new_empty((0, 2))
+        if not len(ids):
+            return ids, nothing
+        if not training:
+            return held.find(ids), nothing
+        observed = held.observe(ids, counts, self.step)
+        return observed.rows, torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
+
+    def _exchange(self, packed: Tensor, received: list[int], sent: list[int]) -> Tensor:
+        result = packed.new_empty((sum(received), *packed.shape[1:]))
+        dist.all_to_all_single(result, packed.contiguous(), received, sent, group=self._group)
+        return result
+
+    def _told(self, fresh: Sequence[Tensor]) -> list[Tensor]:
+        """All ranks' fresh (row, id) [m, 2] of each space."""
+        mine = torch.tensor([len(f) for f in fresh], device=fresh[0].device)
+        sizes = [torch.empty_like(mine) for _ in range(self._ranks)]
+        dist.all_gather(sizes, mine, group=self._group)
+        of = torch.stack(sizes).tolist()
+        packed = torch.cat(list(fresh))
+        everywhere = self._exchange(packed.repeat(self._ranks, 1), [sum(r) for r in of], [len(packed)] * self._ranks)
+        blocks = everywhere.split([size for row in of for size in row])
+        return [torch.cat(blocks[i :: len(fresh)]) for i in range(len(fresh))]
+
+    def _renew(self, fresh: Sequence[Tensor]) -> None:
+        """Gives the fresh rows of each space, (row, id) [m, 2], in all its tables what their ids start with."""
+        for tables, of_space in zip(self._tables.values(), fresh, strict=True):
+            for table in tables if len(of_space) else ():
+                renew_rows(table, of_space[:, 0], of_space[:, 1], self._seed)
+
+
+@torch.no_grad()
+def renew_rows(table: LiveTable, rows: Tensor, ids: Tensor, seed: int) -> None:
+    """Fills those of `rows` [n] that this rank has with the first values of `ids` [n], their state with zeros."""
+    for shard in table.shards:
+        here = ((rows >= shard.row) & (rows < shard.row + len(shard.weight))).nonzero().squeeze(1)
+        if not len(here):
+            continue
+        at = rows[here] - shard.row
+        for name, tensor in shard.tensors.items():
+            if name != "weight" or starts_at_zero(table.table):
+                tensor.index_fill_(0, at, 0)
+        if not starts_at_zero(table.table):
+            values = draw_rows(table.table, seed, ids[here])
+            width = table.logical(shard, "weight").shape[1]
+            values = values[:, shard.column : shard.column + width].to(shard.weight.dtype)
+            table.logical(shard, "weight").index_copy_(0, at, values)
+
+
+def _values(batch: Batch, feature: str) -> Tensor:
+    for ids in (batch.ids, batch.weighted_ids):
+        if ids is not None and feature in ids.keys():
+            return ids[feature].values()
+    raise ValueError(f"the batch has no ids of feature {feature!r}")
+
+
+def _renamed(ids: KeyedJaggedTensor, named: Mapping[str, Tensor]) -> KeyedJaggedTensor:
+    """The KeyedJaggedTensor with other values for some of its keys."""
+    keys = ids.keys()
+    if named.keys().isdisjoint(keys):
+        return ids
+    values = [named.get(key, old) for key, old in zip(keys, ids.values().split(ids.length_per_key()), strict=True)]
+    return KeyedJaggedTensor(
+        keys=keys,
+        values=torch.cat(values),
+        lengths=ids.lengths(),
+        weights=ids.weights_or_none(),
+        stride=ids.stride(),
+    )

@@ -1,0 +1,268 @@
+"""Which row each raw id of a dynamic table has: admission, eviction and counts of any 64-bit ids.
+
+What an id gets is a function of the sequence of global batches alone: of each step's distinct ids and how often they
+occur in the whole batch. It depends neither on their order nor on the plan or the number of ranks, since ids fall
+into a fixed number of buckets, each with rows of its own, that ranks divide among themselves (`set_cache.py`).
+Everything is torch operations on whole batches, on any device.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
+from shardrec.sharding.dynamic.set_cache import NEVER, UNUSED, Geometry, Placed, SetCache
+from shardrec.sharding.tables.draws import mixed, signed
+
+_BITS = 31
+_LARGEST = (1 << _BITS) - 1  # steps are less; counts are compared up to here
+_AGED = 1 << 62
+
+ROW_BYTES, CANDIDATE_BYTES = 4 * 8, 3 * 8
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a step's distinct ids got. Rows are numbered within the table.
+
+    rows: [n] int64, -1 for an id without a row. Ascending by row: fresh_rows, fresh_ids: [m] the rows that another id
+    than before has, and which; evicted_rows, evicted_ids: [k] those among them that were taken from an id, and which.
+    """
+
+    rows: Tensor
+    fresh_rows: Tensor
+    fresh_ids: Tensor
+    evicted_rows: Tensor
+    evicted_ids: Tensor
+
+
+@dataclass
+class IdCounters:
+    """Sums since the map was made, of this part; the table's are the sums over all parts.
+
+    Churn is what evictions grew by, over the rows that are occupied.
+    admissions: ids that got a row. evictions: ids that lost theirs. refused: times that an id was to be admitted, but
+    no row that it may have was to be taken. forgotten: candidates whose counts were dropped to make room.
+    """
+
+    admissions: int = 0
+    evictions: int = 0
+    refused: int = 0
+    forgotten: int = 0
+
+
+class IdMap:
+    """The ids of `buckets` (None: all) of the dynamic table `name`.
+
+    An id that occurs gets a row once it is admitted, and keeps it until another takes it. Until then it is a
+    candidate, whose count is exact while it stays one; where there are too many, a new candidate takes the place of the
+    least frequent, among these the one unused for longest.
+    `row_state` and `candidate_state` are live memory, named as columns to be saved; whoever overwrites them has loaded
+    the map. Rows that no id has have the count 0. name, seed: what draws of `probability` depend on.
+    """
+
+    def __init__(
+        self,
+        config: DynamicConfig,
+        *,
+        name: str,
+        seed: int,
+        geometry: Geometry | None = None,
+        buckets: range | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.name, self.seed = config, name, seed
+        if geometry is None:
+            assert config.rows is not None
+            geometry = Geometry.of(config.rows)
+        self.geometry = geometry
+        self.buckets = range(self.geometry.buckets) if buckets is None else buckets
+        self.counters = IdCounters()
+        place, worth = torch.device(device), partial(worth_of_rows, evict=config.evict, age=config.age)
+        self._rows = SetCache(self.geometry, self.buckets, worth, place)
+        self._admitted = torch.zeros_like(self._rows.count)
+        scaled = self.geometry.scaled(config.candidates)
+        self._candidates = SetCache(scaled, self.buckets, worth_of_rows, place) if config.after > 1 else None
+
+    @property
+    def first_row(self) -> int:
+        """Of this part, as `first_candidate`."""
+        return self.buckets.start * self.geometry.bucket_rows
+
+    @property
+    def first_candidate(self) -> int:
+        return self.buckets.start * self._candidates.geometry.bucket_rows if self._candidates else 0
+
+    @property
+    def row_state(self) -> dict[str, Tensor]:
+        """[rows of this part] int64 each: the id, how often it occurred, its last step and the one that admitted it."""
+        rows = self._rows
+        return {"id": rows.ids, "count": rows.count, "last_use": rows.last_use, "admitted": self._admitted}
+
+    @property
+    def candidate_state(self) -> dict[str, Tensor]:
+        """[candidates of this part] int64 each; empty without `after`. Buckets are ranges here as they are of rows."""
+        kept = self._candidates
+        if kept is None:
+            return {}
+        return {"candidate_id": kept.ids, "candidate_count": kept.count, "candidate_last_use": kept.last_use}
+
+    @property
+    def candidate_rows(self) -> int:
+        """Candidates that all parts together may hold."""
+        return self._candidates.geometry.rows if self._candidates else 0
+
+    def occupied(self) -> int:
+        """Rows of this part that an id has."""
+        return self._rows.occupied()
+
+    def candidates(self) -> int:
+        """Candidates that this part holds."""
+        return self._candidates.occupied() if self._candidates else 0
+
+    def find(self, ids: Tensor) -> Tensor:
+        """[n] int64, of this part's buckets -> their rows [n] in the table, -1 for unknown ids. Changes nothing."""
+        order, sets = self._arranged(ids)
+        rows = torch.empty_like(ids).index_copy_(0, order, self._rows.find(ids.index_select(0, order), sets))
+        return torch.where(rows < 0, rows, rows + self.first_row)
+
+    @torch.no_grad()
+    def observe(self, ids: Tensor, counts: Tensor, step: int) -> Observed:
+        """Counts a step's distinct `ids` [n] int64 of this part's buckets, each `counts` [n] >= 1 times; admits them.
+
+        Steps (0 <= step < 2^31) do not decrease. Ids that are to get a row in one step are served as `SetCache.place`
+        says. An id that cannot be placed stays as it was: a candidate, if there are any.
+        """
+        assert 0 <= step <= _LARGEST
+        order, sets = self._arranged(ids)
+        ids, counts = ids.index_select(0, order), counts.index_select(0, order)
+        found = self._rows.find(ids, sets)
+        is_new = found < 0
+        new, known = is_new.nonzero().squeeze(1), is_new.logical_not().nonzero().squeeze(1)
+        self._rows.use(found.index_select(0, known), counts.index_select(0, known), step)
+        ids = ids.index_select(0, new)
+        placed = self._admit(ids, counts.index_select(0, new), sets.index_select(0, new), step)
+        found.index_copy_(0, new, placed.rows)
+        rows = torch.empty_like(found).index_copy_(0, order, found)
+        fresh, order = torch.sort(placed.rows)
+        order = order[fresh >= 0]
+        taken = order[placed.evicted[order]]
+        self.counters.admissions += len(order)
+        self.counters.evictions += len(taken)
+        first = self.first_row
+        return Observed(
+            torch.where(rows < 0, rows, rows + first),
+            placed.rows[order] + first,
+            ids[order],
+            placed.rows[taken] + first,
+            placed.evicted_ids[taken],
+        )
+
+    @torch.no_grad()
+    def fill(self, ids: Tensor, step: int) -> Tensor:
+        """Gives free rows to distinct `ids` [n] int64 of this part that have none: [n] rows in the table, -1 for none.
+
+        No id loses its row for them. They count as if each had occurred once in `step`, which may be -1; an id for
+        which no row is free stays as it was.
+        """
+        order, sets = self._arranged(ids)
+        ids, candidates = ids.index_select(0, order), self._candidates
+        counts = torch.ones_like(ids)
+        known = torch.full_like(ids, -1) if candidates is None else candidates.find(ids, sets)
+        if candidates is not None:
+            counts += torch.where(known >= 0, candidates.count[known.clamp(min=0)], 0)
+        placed = self._rows.place(ids, counts, sets, step, evict=False).rows
+        has_row = placed >= 0
+        if candidates is not None:
+            candidates.free(known[has_row & (known >= 0)])
+        self._admitted.index_fill_(0, placed[has_row], step)
+        self.counters.admissions += int(has_row.sum())
+        rows = torch.empty_like(placed).index_copy_(0, order, placed)
+        return torch.where(rows < 0, rows, rows + self.first_row)
+
+    @torch.no_grad()
+    def start_over(self, step: int) -> None:
+        """Counts steps anew: what was last used k steps before `step` is k steps old at step 0.
+
+        For a run that starts with the map of another, which had come to `step`. Ids keep their counts.
+        """
+        for held in (self._rows, self._candidates):
+            if held is not None:
+                held.last_use.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(held.count == 0, UNUSED)
+        self._admitted.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(self._rows.count == 0, 0)
+
+    def _arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        order, sets = self.geometry.arranged(ids)
+        return order, sets.sub_(self.buckets.start * self.geometry.bucket_sets)
+
+    def _admit(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int) -> Placed:
+        """Rows [n] for new ids [n]; those that get none are candidates afterwards."""
+        candidates = self._candidates
+        if candidates is None:
+            return self._place(ids, counts, sets, self._drawn(ids, counts, step), step)
+        known = candidates.find(ids, sets)
+        counts = counts + torch.where(known >= 0, candidates.count[known.clamp(min=0)], 0)
+        placed = self._place(ids, counts, sets, counts >= self.config.after, step)
+        counted = known >= 0
+        candidates.free(known[counted & (placed.rows >= 0)])
+        stays = (counted & (placed.rows < 0)).nonzero().squeeze(1)
+        candidates.count[known[stays]] = counts[stays]
+        candidates.last_use[known[stays]] = step
+        fresh = (~counted & (placed.rows < 0)).nonzero().squeeze(1)
+        pushed = candidates.place(ids[fresh], counts[fresh], sets[fresh], step)
+        self.counters.forgotten += int(pushed.evicted.sum()) + int((pushed.rows < 0).sum())
+        return placed
+
+    def _place(self, ids: Tensor, counts: Tensor, sets: Tensor, admitted: Tensor | None, step: int) -> Placed:
+        """Rows for those of the new ids that are `admitted` [n] (None: all)."""
+        if admitted is None:
+            placed = self._rows.place(ids, counts, sets, step)
+        else:
+            which = admitted.nonzero().squeeze(1)
+            part = self._rows.place(ids[which], counts[which], sets[which], step)
+            placed = Placed(torch.full_like(ids, -1), torch.zeros_like(admitted), torch.zeros_like(ids))
+            for whole, values in zip(placed, part, strict=True):
+                whole[which] = values
+        has_row = (placed.rows >= 0).nonzero().squeeze(1)
+        self._admitted.index_fill_(0, placed.rows[has_row], step)
+        wanted = len(ids) if admitted is None else len(which)
+        self.counters.refused += wanted - len(has_row)
+        return placed
+
+    def _drawn(self, ids: Tensor, counts: Tensor, step: int) -> Tensor | None:
+        """Which ids [n] are admitted by chance, 1 - (1 - p)^count: a draw by (seed, table, id, step). None: all."""
+        if self.config.probability is None:
+            return None
+        digest = hashlib.blake2b(f"admission {self.seed} {self.name} {step}".encode(), digest_size=8).digest()
+        words = mixed(ids + signed(int.from_bytes(digest, "little")))
+        drawn = (words >> 11).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
+        return drawn < 1 - (1 - self.config.probability) ** counts.double()
+
+
+def id_map_bytes(ids: DynamicIds) -> int:
+    """Bytes of a whole id map; a rank has its share."""
+    candidates = ids.buckets.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
+    return ids.buckets.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
+
+
+def worth_of_rows(count: Tensor, last_use: Tensor, step: int, evict: str = "lfu", age: int | None = None) -> Tensor:
+    """What rows are worth by a policy, from their counts and last uses, int64 of any shape, which it may overwrite.
+
+    lfu: by count, of equal ones by last use. lru: by last use, of equal ones by count. age: as lru, but NEVER less
+    than `age` steps after the last use. With lfu and an age, rows of that age are worth less than all others.
+    """
+    count.clamp_(max=_LARGEST)
+    if evict == "lru":
+        return last_use.bitwise_left_shift_(_BITS).add_(count)
+    named = last_use == step
+    if age is None:
+        return count.bitwise_left_shift_(_BITS).add_(last_use).masked_fill_(named, NEVER)
+    is_aged = last_use <= step - age
+    by_use = (last_use << _BITS).add_(count)
+    if evict == "age":
+        return by_use.masked_fill_(~is_aged, NEVER)
+    by_count = count.bitwise_left_shift_(_BITS).add_(last_use).masked_fill_(named, NEVER)
+    return torch.where(is_aged, by_use.sub_(_AGED), by_count)

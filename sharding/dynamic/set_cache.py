@@ -1,0 +1,234 @@
+"""A set-associative cache of ids: where an id may be, where it is, and which id makes room for it.
+
+Rows are grouped into sets, sets into buckets. An id's hash gives its bucket and two sets in it, and it is in one of the
+rows of these; so the id of a row is all that there is to know, there is no chain or index to rebuild, and finding reads
+as much for every id. Each bucket is a range of rows of its own that no other bucket's ids affect. What is kept is
+therefore the same however buckets are dealt to ranks, and moves by copying rows.
+
+A free row has the count 0, and for its id one of another bucket, which none that is looked for here is equal to: any
+int64 is a legal id. Its last use is before any other, so that every policy takes it first.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from shardrec.models.dynamic_ids import Buckets
+from shardrec.sharding.tables.draws import mixed
+
+NEVER = torch.iinfo(torch.int64).max
+"""What a row is worth that is not to be taken."""
+
+UNUSED = -(1 << 31)
+"""The last use of a free row."""
+
+_WORD = (1 << 32) - 1
+_BYTES = 8  # flags that are compared as one word
+_PLACES = 0x0102030405060708  # times 1 << 8 b, the uppermost byte is b + 1
+_CHUNK, _CUDA_CHUNK = 1 << 12, 1 << 17  # ids in work at once: on CPU for its cache's sake, on CUDA for memory's
+
+Worth = Callable[[Tensor, Tensor, int], Tensor]
+"""(counts, last uses, step) -> what rows are worth, int64 of that shape: the least is taken first, NEVER never.
+
+A free row is worth less than any other, one of this step's more.
+"""
+
+
+@dataclass(frozen=True)
+class Geometry(Buckets):
+    """Buckets, and which of them and of their sets an id may be in."""
+
+    def bucket_of(self, ids: Tensor) -> Tensor:
+        """[n] int64 -> [n]: bucket b has the rows from b * bucket_rows on."""
+        return self._buckets(mixed(ids.clone()))[0]
+
+    def sets_of(self, ids: Tensor) -> Tensor:
+        """[n] int64 -> [n, 2], distinct sets of the id's bucket ([n, 1] where it has but one), by number in all."""
+        words = mixed(ids.clone())
+        bucket, rest = self._buckets(words)
+        first = (words & _WORD).mul_(self.bucket_sets) >> 32
+        base = bucket * self.bucket_sets
+        if self.bucket_sets == 1:
+            return base.unsqueeze(1)
+        second = (rest.mul_(self.bucket_sets - 1) >> 32).add_(first).add_(1)
+        second -= (second >= self.bucket_sets).long().mul_(self.bucket_sets)
+        return torch.stack([first, second], 1).add_(base.unsqueeze(1))
+
+    def arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """[n] -> indices [n] that put ids of a bucket side by side, so that its rows are in the cache; their sets."""
+        sets = self.sets_of(ids)
+        order = torch.sort(sets[:, 0].int()).indices
+        return order, sets.index_select(0, order)
+
+    def _buckets(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Buckets by the upper half of hashes [n], and 32 further bits [n] that do not depend on them."""
+        spread = (words >> 32).bitwise_and_(_WORD).mul_(self.buckets)
+        return spread >> 32, spread & _WORD
+
+    def fillers(self, buckets: range) -> Tensor:
+        """For each of `buckets` an id of another one."""
+        ids = torch.arange(64)
+        found = self.bucket_of(ids)
+        other = ids[found != found[0]][0]
+        return torch.where(torch.arange(buckets.start, buckets.stop) == found[0], other, 0)
+
+
+class Placed(NamedTuple):
+    """rows: [n] int64, -1 for none. evicted_ids: [n], the ids that lost these rows, where `evicted` [n] bool."""
+
+    rows: Tensor
+    evicted: Tensor
+    evicted_ids: Tensor
+
+
+class SetCache:
+    """The rows of `buckets`. Rows and sets are numbered from the first of these on.
+
+    ids, count, last_use: [rows] int64, of each row its id, its count (0: free) and the last step that named it.
+    """
+
+    def __init__(self, geometry: Geometry, buckets: range, worth: Worth, device: torch.device) -> None:
+        self.geometry, self.buckets, self._worth = geometry, buckets, worth
+        rows = len(buckets) * geometry.bucket_rows
+        self._fillers = geometry.fillers(buckets).to(device)
+        self.ids = self._fillers.repeat_interleave(geometry.bucket_rows)
+        self.count = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.last_use = torch.full((rows,), UNUSED, dtype=torch.int64, device=device)
+
+    def occupied(self) -> int:
+        return int(torch.count_nonzero(self.count))
+
+    def find(self, ids: Tensor, sets: Tensor) -> Tensor:
+        """[n] int64, their sets [n, choices] -> their rows [n], -1 for those that have none."""
+        rows = []
+        for part, looked in _chunks(ids, sets):
+            equal = self._rows_of(self.ids, looked) == part.unsqueeze(1)
+            word, where = equal.view(torch.int64).max(1)
+            row = self._row(looked, where.mul_(_BYTES).add_((word * _PLACES) >> 56).sub_(1).clamp_(min=0))
+            rows.append(torch.where(word > 0, row, -1))
+        return torch.cat(rows)
+
+    def _row(self, sets: Tensor, where: Tensor) -> Tensor:
+        """The row at `where` [n] among the rows of sets [n, choices]."""
+        chosen = where // self.geometry.ways
+        return sets.gather(1, chosen.unsqueeze(1)).squeeze(1).sub_(chosen).mul_(self.geometry.ways).add_(where)
+
+    def _rows_of(self, tensor: Tensor, sets: Tensor) -> Tensor:
+        """A tensor of all rows [rows], sets [n, choices] -> its values in these [n, choices * ways]."""
+        held = tensor.view(-1, self.geometry.ways).index_select(0, sets.reshape(-1))
+        return held.view(len(sets), sets.shape[1] * self.geometry.ways)
+
+    def use(self, rows: Tensor, counts: Tensor, step: int) -> None:
+        """Counts distinct `rows` [n], each `counts` [n] times."""
+        self.count.index_add_(0, rows, counts)
+        self.last_use.index_fill_(0, rows, step)
+
+    def free(self, rows: Tensor) -> None:
+        """Forgets the ids of `rows` [n]."""
+        self.ids[rows] = self._fillers[rows // self.geometry.bucket_rows]
+        self.count.index_fill_(0, rows, 0)
+        self.last_use.index_fill_(0, rows, UNUSED)
+
+    def place(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int, *, evict: bool = True) -> Placed:
+        """Gives rows to distinct new `ids` [n], whose counts [n] and sets [n, choices] these are.
+
+        In rounds. In each, an id that waits picks one of its sets: that with more free rows (the first, if both have
+        as many); where neither has any, the one whose least row is worth less (of equal rows the first). Of the ids
+        that picked a set, half as many as it has free rows get these in order, or one gets the least row: first come
+        those of larger count, then of smaller id. Rows named in `step` are not taken, nor without `evict` any that
+        an id has. An id waits until it has a row or none is left for it.
+        """
+        rows, evicted_ids = torch.full_like(ids, -1), torch.zeros_like(ids)
+        evicted = torch.zeros_like(ids, dtype=torch.bool)
+        waiting = self._in_order(ids, counts, sets)
+        while len(waiting):
+            waiting_sets = sets.index_select(0, waiting)
+            least = self._least(waiting_sets, step, evict)
+            served, taken = self._serve(waiting_sets, least)
+            won = waiting.index_select(0, served)
+            rows.index_copy_(0, won, taken)
+            evicted.index_copy_(0, won, self.count.index_select(0, taken) > 0)
+            evicted_ids.index_copy_(0, won, self.ids.index_select(0, taken))
+            self.ids.index_copy_(0, taken, ids.index_select(0, won))
+            self.count.index_copy_(0, taken, counts.index_select(0, won))
+            self.last_use.index_fill_(0, taken, step)
+            waiting = waiting[(least >= 0).index_fill_(0, served, False)]
+        return Placed(rows, evicted, evicted_ids)
+
+    def _in_order(self, ids: Tensor, counts: Tensor, sets: Tensor) -> Tensor:
+        """Indices [n] in the order of serving; buckets, which do not compete, one after the other, as by `arranged`."""
+        order = torch.sort(ids).indices
+        order = order.index_select(0, torch.sort(counts[order], descending=True, stable=True).indices)
+        bucket = sets[:, 0].index_select(0, order) // self.geometry.bucket_sets
+        return order.index_select(0, torch.sort(bucket, stable=True).indices)
+
+    def _least(self, sets: Tensor, step: int, evict: bool) -> Tensor:
+        """[n, choices] -> their row that is worth least [n], -1 where none is to be taken."""
+        rows = []
+        for (part,) in _chunks(sets):
+            counts = self._rows_of(self.count, part)
+            kept = None if evict else counts > 0
+            worth = self._worth(counts, self._rows_of(self.last_use, part), step)
+            if kept is not None:
+                worth.masked_fill_(kept, NEVER)
+            where = worth.argmin(1)
+            row = self._row(part, where)
+            never = worth.gather(1, where.unsqueeze(1)).squeeze(1) == NEVER
+            rows.append(row.masked_fill_(never | (self.last_use[row] == step), -1))
+        return torch.cat(rows)
+
+    def _serve(self, sets: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ids in order, by their sets [n, choices] and least rows [n]: which get a row in a round, and which row."""
+        ways = self.geometry.ways
+        picked, free = least // ways, torch.zeros_like(least)
+        filling = ((least >= 0) & (self.count[least] == 0)).nonzero().squeeze(1)
+        if len(filling):
+            picked[filling], free[filling] = self._freest(sets.index_select(0, filling))
+        served, rank = _first_of_each(picked, torch.where(least < 0, 0, (free + 1) // 2 + (free == 0)))
+        taken = least.index_select(0, served)
+        filling = (free.index_select(0, served) > 0).nonzero().squeeze(1)
+        if len(filling):
+            taken[filling] = self._nth_free(picked[served[filling]], rank[filling])
+        return served, taken
+
+    def _freest(self, sets: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, choices] -> the set that has most free rows [n], the first of equals, and how many."""
+        picked, free = [], []
+        for (part,) in _chunks(sets):
+            is_free = self._rows_of(self.count, part) == 0
+            most, where = is_free.view(*part.shape, self.geometry.ways).sum(2).max(1)
+            free.append(most)
+            picked.append(part.gather(1, where.unsqueeze(1)).squeeze(1))
+        return torch.cat(picked), torch.cat(free)
+
+    def _nth_free(self, sets: Tensor, rank: Tensor) -> Tensor:
+        """Sets [n] -> the row [n] of each that has `rank` [n] free ones before it."""
+        rows = []
+        for part, before in _chunks(sets, rank):
+            is_free = self._rows_of(self.count, part.unsqueeze(1)) == 0
+            is_nth = is_free & (is_free.cumsum(1) == before.unsqueeze(1) + 1)
+            rows.append(part * self.geometry.ways + is_nth.view(torch.uint8).argmax(1))
+        return torch.cat(rows)
+
+
+def _chunks(*tensors: Tensor) -> Iterable[Sequence[Tensor]]:
+    """Pieces of tensors of equal length."""
+    size = _CHUNK if tensors[0].device.type == "cpu" else _CUDA_CHUNK
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def _first_of_each(groups: Tensor, quota: Tensor) -> tuple[Tensor, Tensor]:
+    """The first `quota` members of each group, and how many of it come before: groups [n], quota [n] -> [m], [m].
+
+    `quota` is the same for all members of a group.
+    """
+    found, order = torch.sort(groups, stable=True)
+    place = torch.arange(len(found), device=found.device)
+    starts = torch.ones_like(found, dtype=torch.bool)
+    starts[1:] = found[1:] != found[:-1]
+    rank = place - torch.cummax(place * starts, 0).values
+    among = (rank < quota[order]).nonzero().squeeze(1)
+    return order[among], rank[among]

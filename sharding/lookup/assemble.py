@@ -1,0 +1,185 @@
+"""The last step of a lookup: collections' outputs -> a tower's named inputs. It knows no ranks and no rows' places."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.sharding.lookup.columns import Block, Piece, assemble_columns
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a feature's rows of a table come out: an output of the lookup's parts and the key in it."""
+
+    part: int
+    key: str
+    sequence: bool
+
+
+class Assemble(nn.Module):
+    """outputs of the lookup's parts, batch -> {input name: Tensor or Jagged}; not all of it outside of training."""
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Input],
+        routes: Mapping[tuple[str, str], Route],
+        dense_names: Sequence[str],
+        weighted: frozenset[str],
+    ) -> None:
+        super().__init__()
+        self._inputs = dict(inputs)
+        self._routes = dict(routes)
+        self._weighted = weighted
+        self._dense = {name: _dense_columns(i, dense_names) for name, i in inputs.items() if _is_dense(i)}
+        self._blocks: list[Block] | None = None
+        self._keys: list[list[str]] | None = None
+        self._sources = sorted({r.part for r in routes.values() if not r.sequence})
+
+    def forward(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor | Jagged]:
+        self._check_keys([ids.keys() for ids in (batch.ids, batch.weighted_ids) if ids is not None])
+        pooled = self._pooled(outputs, batch)
+        found: dict[str, Tensor | Jagged] = {}
+        for name, asked in self._inputs.items():
+            if isinstance(asked, PooledEmbeddings):
+                found[name] = pooled[name]
+            elif isinstance(asked, SequenceEmbeddings):
+                if self.training or not asked.training_only:
+                    found[name] = self._sequences(asked, outputs, batch)
+            else:
+                found[name] = batch.dense[:, self._dense[name]]
+        return found
+
+    def _check_keys(self, keys: list[list[str]]) -> None:
+        """Raises ValueError where keys are not the first batch's: collections go by the order that they saw first."""
+        if self._keys is None:
+            self._keys = keys
+        elif keys != self._keys:
+            raise ValueError(f"a batch's features come as {keys}, but the first batch's came as {self._keys}")
+
+    def _ids(self, feature: str, batch: Batch) -> KeyedJaggedTensor:
+        ids = batch.weighted_ids if feature in self._weighted else batch.ids
+        assert ids is not None, f"the batch has no weighted ids, but {feature!r} is declared with weights"
+        return ids
+
+    # ---------------------------------------------------------------- pooled inputs
+
+    def _pooled(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor]:
+        if self._blocks is None:
+            self._blocks = self._lay_out(outputs)
+        sources = [outputs[part].values().float() for part in self._sources]  # unsharded fp16 tables give fp16
+        columns = iter(assemble_columns(self._blocks, sources) if sources else ())
+        found = {}
+        for name, asked in self._inputs.items():
+            if not isinstance(asked, PooledEmbeddings):
+                continue
+            if not self._mixed(asked):
+                vectors = next(columns)
+            else:
+                one = [
+                    self._segment_sum(f, t, outputs, batch) if self._routes[f, t.name].sequence else next(columns)
+                    for f, t in asked.tables.items()
+                ]
+                vectors = torch.cat(one, dim=1) if asked.concat else torch.stack(one, dim=1)
+            found[name] = self._averaged(asked, vectors, batch)
+        return found
+
+    def _mixed(self, asked: PooledEmbeddings) -> bool:
+        return any(self._routes[f, t.name].sequence for f, t in asked.tables.items())
+
+    def _lay_out(self, outputs: list[Any]) -> list[Block]:
+        """The blocks of all pooled inputs, once the collections' column order is known."""
+        places: dict[tuple[int, str], tuple[int, int, int]] = {}
+        for source, part in enumerate(self._sources):
+            start = 0
+            for key, length in zip(outputs[part].keys(), outputs[part].length_per_key(), strict=True):
+                places[part, key] = (source, start, length)
+                start += length
+
+        def piece(feature: str, table: EmbeddingTable) -> Piece:
+            route = self._routes[feature, table.name]
+            source, start, stored = places[route.part, route.key]
+            return Piece(source, start, table.embedding_dim, stored)
+
+        blocks = []
+        for asked in self._inputs.values():
+            if not isinstance(asked, PooledEmbeddings):
+                continue
+            if not self._mixed(asked):
+                blocks.append(Block(tuple(piece(f, t) for f, t in asked.tables.items()), asked.concat))
+                continue
+            for f, t in asked.tables.items():
+                if not self._routes[f, t.name].sequence:
+                    blocks.append(Block((piece(f, t),), concat=True))
+        return blocks
+
+    def _segment_sum(self, feature: str, table: EmbeddingTable, outputs: list[Any], batch: Batch) -> Tensor:
+        """A sequence table's rows of a feature summed by row of the batch: [B, D]."""
+        values, lengths = self._values(feature, table, outputs), self._ids(feature, batch)[feature].lengths()
+        if feature in self._weighted:
+            values = values * self._ids(feature, batch)[feature].weights().unsqueeze(1)
+        if values.device.type == "cpu" and len(values) == len(lengths) and bool((lengths == 1).all()):
+            return values
+        row = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths, output_size=len(values))
+        return values.new_zeros(len(lengths), values.shape[1]).index_add(0, row, values)
+
+    def _averaged(self, asked: PooledEmbeddings, vectors: Tensor, batch: Batch) -> Tensor:
+        """Divides the features whose table pools by mean."""
+        if all(t.pooling == "sum" for t in asked.tables.values()):
+            return vectors
+        scale = []
+        for feature, table in asked.tables.items():
+            columns = table.embedding_dim if asked.concat else 1
+            if table.pooling == "sum":
+                scale.append(vectors.new_ones(len(vectors), columns))
+                continue
+            total = self._total(feature, batch)
+            share = torch.where(total == 0, 0.0, 1.0 / torch.where(total == 0, 1.0, total))
+            scale.append(share.unsqueeze(1).expand(-1, columns))
+        factors = torch.cat(scale, dim=1)
+        return vectors * (factors if asked.concat else factors.unsqueeze(2))
+
+    def _total(self, feature: str, batch: Batch) -> Tensor:
+        """[B] number of a feature's ids, or sum of their weights."""
+        ids = self._ids(feature, batch)[feature]
+        if feature not in self._weighted:
+            return ids.lengths().float()
+        row = torch.arange(len(ids.lengths()), device=ids.values().device)
+        row = row.repeat_interleave(ids.lengths(), output_size=len(ids.values()))
+        return ids.weights().new_zeros(len(ids.lengths())).index_add_(0, row, ids.weights())
+
+    # ---------------------------------------------------------------- sequences
+
+    def _values(self, feature: str, table: EmbeddingTable, outputs: list[Any]) -> Tensor:
+        route = self._routes[feature, table.name]
+        values = outputs[route.part][route.key].values().float()
+        # a slice of all columns would still cost a zero-filled copy in backward
+        return values if values.shape[1] == table.embedding_dim else values[:, : table.embedding_dim]
+
+    def _sequences(self, asked: SequenceEmbeddings, outputs: list[Any], batch: Batch) -> Jagged:
+        values = [self._values(f, t, outputs) for f, t in asked.tables.items()]
+        first = next(iter(asked.tables))
+        ids = self._ids(first, batch)[first]
+        stacked = values[0].unsqueeze(1) if len(values) == 1 else torch.stack(values, dim=1)
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths())
+        return Jagged(stacked, ids.lengths(), offsets, ids.weights() if first in self._weighted else None)
+
+
+def _is_dense(asked: Input) -> bool:
+    return isinstance(asked, DenseFeatures)
+
+
+def _dense_columns(asked: Input, names: Sequence[str]) -> slice | list[int]:
+    """Columns of `batch.dense` for an input: a slice, hence a view, where they follow each other."""
+    assert isinstance(asked, DenseFeatures)
+    unknown = [f for f in asked.features if f not in names]
+    if unknown:
+        raise ValueError(f"dense feature {unknown[0]!r} is not among the batch's columns {list(names)}")
+    at = [list(names).index(f) for f in asked.features]
+    start = at[0] if at else 0
+    return slice(start, start + len(at)) if at == list(range(start, start + len(at))) else at

@@ -1,0 +1,239 @@
+"""From a batch of ids to a tower's named inputs: the one module that knows which collection holds which table.
+
+- Tables that are only pooled live in one EmbeddingBagCollection; those that features with weights read, in another,
+  where ids without weights count 1 (a KeyedJaggedTensor carries weights for all its keys or for none).
+- A table that any input reads as a sequence lives in an EmbeddingCollection only, one per dim; pooled inputs on it
+  are segment sums afterwards. FBGEMM cannot share a table between the two kinds.
+- Means are sums divided afterwards by the number of ids, or by the sum of their weights; an empty bag, or one whose
+  weights sum to 0, is 0.
+
+On an ordinary device the module is the unsharded reference and trains with autograd; on the meta device it is what
+`distribute` shards. Either way its parts take the batch's KeyedJaggedTensors as they come where one part's features
+all have weights or all have none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
+from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
+from shardrec.sharding.lookup.assemble import Assemble, Route
+from shardrec.sharding.tables.first_values import initialize_tables
+from shardrec.sharding.tables.live import LiveTable, TableShard, declared_tables, module_name, physical_dim
+
+Kind = Literal["bags", "weighted_bags", "sequences"]
+_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.FP32}  # of vectors
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tables that one collection holds, and the features that read each."""
+
+    kind: Kind
+    features: Mapping[EmbeddingTable, tuple[str, ...]]
+
+    @property
+    def tables(self) -> tuple[EmbeddingTable, ...]:
+        return tuple(self.features)
+
+    def key(self, feature: str, table: EmbeddingTable) -> str:
+        """What TorchRec calls a feature's vectors: with the table's name where the collection has it on several."""
+        readers = sum(feature in names for names in self.features.values())
+        return f"{feature}@{module_name(table.name)}" if readers > 1 else feature
+
+    def only(self, names: set[str]) -> "Group":
+        """The group with some of its tables."""
+        return Group(self.kind, {t: f for t, f in self.features.items() if t.name in names})
+
+    def collection(self, device: torch.device) -> EmbeddingBagCollection | EmbeddingCollection:
+        """TorchRec's unsharded module for the group."""
+        common = [
+            dict(
+                name=module_name(table.name),
+                num_embeddings=table.num_embeddings,
+                embedding_dim=physical_dim(table),
+                feature_names=list(features),
+                data_type=_DATA_TYPES[table.dtype],
+                init_fn=_leave,
+            )
+            for table, features in self.features.items()
+        ]
+        if self.kind == "sequences":
+            return EmbeddingCollection(tables=[EmbeddingConfig(**c) for c in common], device=device)
+        bags = [EmbeddingBagConfig(pooling=PoolingType.SUM, **c) for c in common]
+        return EmbeddingBagCollection(tables=bags, is_weighted=self.kind == "weighted_bags", device=device)
+
+
+def _leave(weight: Tensor) -> None:
+    """Rows are filled by `initialize.py`."""
+
+
+def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[Group]:
+    """Which collection each table of the inputs lives in. Raises UserError for sequences of unequal dims."""
+    declared_tables(inputs)
+    features: dict[EmbeddingTable, dict[str, None]] = {}
+    sequential: set[EmbeddingTable] = set()
+    for name, asked in inputs.items():
+        if isinstance(asked, DenseFeatures):
+            continue
+        for feature, table in asked.tables.items():
+            features.setdefault(table, {})[feature] = None
+        if isinstance(asked, SequenceEmbeddings):
+            sequential |= set(asked.tables.values())
+            if len({t.embedding_dim for t in asked.tables.values()}) > 1:
+                dims = ", ".join(f"{t.name} {t.embedding_dim}" for t in asked.tables.values())
+                raise UserError(f"input {name!r} stacks sequences of unequal embedding_dim ({dims}); make them equal")
+    grouped: dict[tuple[Kind, int], dict[EmbeddingTable, tuple[str, ...]]] = {}
+    for table, read_by in features.items():
+        kind: Kind = "bags" if weighted.isdisjoint(read_by) else "weighted_bags"
+        where: tuple[Kind, int] = (kind, 0)
+        if table in sequential:
+            where = ("sequences", physical_dim(table))
+        grouped.setdefault(where, {})[table] = tuple(read_by)
+    return [Group(kind, tables) for (kind, _), tables in sorted(grouped.items(), key=lambda item: item[0])]
+
+
+class Part(nn.Module):
+    """One collection and the ids that it reads."""
+
+    def __init__(self, group: Group, collection: nn.Module, weighted: frozenset[str]) -> None:
+        super().__init__()
+        self.group = group
+        self.collection = collection
+        with_weights = {f in weighted for features in group.features.values() for f in features}
+        self._source = "both" if len(with_weights) > 1 else "weighted_ids" if True in with_weights else "ids"
+
+    def forward(self, batch: Batch) -> Any:
+        return self.collection(self._ids(batch))
+
+    def _ids(self, batch: Batch) -> KeyedJaggedTensor:
+        if self._source == "ids":
+            return batch.ids
+        assert batch.weighted_ids is not None, f"the batch has no weighted ids for {self.group}"
+        weights = self.group.kind == "weighted_bags"
+        if self._source == "both":
+            return _joined(batch.ids, batch.weighted_ids, weights)
+        return batch.weighted_ids if weights else _unweighted(batch.weighted_ids)
+
+
+def _unweighted(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=ids.lengths(), stride=ids.stride())
+
+
+def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) -> KeyedJaggedTensor:
+    """All features in one KeyedJaggedTensor; those without weights weigh 1."""
+    ones = weighted.weights().new_ones(ids.values().numel())
+    return KeyedJaggedTensor(
+        keys=[*ids.keys(), *weighted.keys()],
+        values=torch.cat([ids.values(), weighted.values()]),
+        lengths=torch.cat([ids.lengths(), weighted.lengths()]),
+        weights=torch.cat([ones, weighted.weights()]) if weights else None,
+        stride=ids.stride(),
+    )
+
+
+class EmbeddingLookup(nn.Module):
+    """Batch -> {input name: [B, F, D], [B, sum of D], [B, N] or `Jagged`}, fp32.
+
+    dense_names: the columns of `batch.dense`. weighted_names: the features that arrive in `batch.weighted_ids`.
+    device: `meta` makes the thing to shard; on another the tables are parameters, with first values of `seed`.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Input],
+        dense_names: Sequence[str],
+        *,
+        weighted_names: Sequence[str] = (),
+        device: torch.device | str = "meta",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.inputs = dict(inputs)
+        self.weighted_names = frozenset(weighted_names)
+        self.dense_names = tuple(dense_names)
+        self.groups = group_tables(inputs, self.weighted_names)
+        device = torch.device(device)
+        self.dynamic_features = dynamic_features(pair for group in self.groups for pair in group.features.items())
+        self.dynamic: DynamicTables | None = None
+        self.use([(group, group.collection(device)) for group in self.groups])
+        if device.type != "meta":
+            tables = self.unsharded_tables()
+            initialize_tables(tables.values(), seed)
+            self.use_dynamic(DynamicTables(self.dynamic_features, tables.values(), seed=seed, device=device))
+
+    def resolve(self, tables: Mapping[str, EmbeddingTable]) -> None:
+        """Puts tables whose optimizer is resolved, by name, in place of the inputs' own, and groups them anew."""
+        self.inputs = {
+            name: asked
+            if isinstance(asked, DenseFeatures)
+            else replace(asked, tables={f: tables[t.name] for f, t in asked.tables.items()})
+            for name, asked in self.inputs.items()
+        }
+        self.groups = group_tables(self.inputs, self.weighted_names)
+
+    def use(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:
+        """Replaces the collections that hold the tables."""
+        self.parts = nn.ModuleList(Part(group, module, self.weighted_names) for group, module in collections)
+        routes = {
+            (feature, table.name): Route(i, group.key(feature, table), group.kind == "sequences")
+            for i, (group, _) in enumerate(collections)
+            for table, features in group.features.items()
+            for feature in features
+        }
+        self.assemble = Assemble(self.inputs, routes, self.dense_names, self.weighted_names)
+
+    def use_dynamic(self, dynamic: DynamicTables) -> None:
+        """Lets ids get their rows from `dynamic`, where there are tables that need it."""
+        self.dynamic = dynamic if self.dynamic_features else None
+
+    def forward(self, batch: Batch) -> dict[str, Tensor | Jagged]:
+        if self.dynamic is not None:
+            batch = self.dynamic.rows(batch, training=self.training)
+        return self.assemble([part(batch) for part in self.parts], batch)
+
+    @property
+    def collections(self) -> list[Part]:
+        """The parts, typed."""
+        return [part for part in self.parts if isinstance(part, Part)]
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        """Keys of `batch.ids` in the order that spares the collections a permutation."""
+        return tuple(f for f in self._wanted() if f not in self.weighted_names)
+
+    @property
+    def weighted_id_names(self) -> tuple[str, ...]:
+        """Keys of `batch.weighted_ids`, likewise."""
+        return tuple(f for f in self._wanted() if f in self.weighted_names)
+
+    def _wanted(self) -> list[str]:
+        wanted: dict[str, None] = {}
+        for part in self.collections:
+            declared = [f for features in part.group.features.values() for f in features]
+            order = getattr(part.collection, "feature_order", None)
+            wanted |= dict.fromkeys(order() if callable(order) else declared)
+        return list(wanted)
+
+    def table_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters [rows, physical columns] of an unsharded lookup by table name."""
+        found: dict[str, nn.Parameter] = {}
+        for part in self.collections:
+            named = dict(part.collection.named_parameters())
+            inside = "embeddings" if part.group.kind == "sequences" else "embedding_bags"
+            found |= {t.name: named[f"{inside}.{module_name(t.name)}.weight"] for t in part.group.tables}
+        return found
+
+    def unsharded_tables(self) -> dict[str, LiveTable]:
+        """An unsharded lookup's tables as the one shard that each is, weights only."""
+        weights, tables = self.table_parameters(), declared_tables(self.inputs)
+        return {n: LiveTable(t, (TableShard(0, 0, {"weight": weights[n].detach()}),)) for n, t in tables.items()}

@@ -1,0 +1,92 @@
+"""What would make an estimated step shorter: changes to the run file, each planned and estimated like the run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Placement, TableOptimizer
+from shardrec.sharding.planning.cost import LOOKUP, UPDATE, Estimate, Workload, estimate_step
+from shardrec.sharding.planning.placements import asked_placement
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
+
+WORTH = 0.05  # of the step's time, or of the rate: less is within what the estimate cannot tell
+_TABLES = 3  # of the bottleneck, of which other placements are tried
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something to change, the step that it would come to, and the fullest rank's bytes of tables under it."""
+
+    what: str
+    seconds: float
+    samples_per_second: float
+    most_bytes: int
+
+
+def worthwhile_changes(
+    plan: Plan,
+    topology: Topology,
+    workload: Workload,
+    optimizer: TableOptimizer,
+    estimate: Estimate,
+    faster_products: Mapping[str, float] | None = None,
+) -> list[Change]:
+    """Changes that fit and raise the estimated rate by more than `WORTH`, the best first.
+
+    faster_products: what to set -> FLOP/s that dense compute then has
+    """
+    found = []
+    for what, other, batch, machines in _candidates(plan, topology, workload, estimate, faster_products or {}):
+        try:
+            planned = plan_tables(other, optimizer, machines)
+        except UserError:  # does not fit, or not with the table's optimizer
+            continue
+        changed = replace(workload, inputs=other, global_batch_size=batch)
+        came = estimate_step(planned, machines, changed)
+        if came.samples_per_second > (1 + WORTH) * estimate.samples_per_second:
+            found.append(Change(what, came.seconds, came.samples_per_second, max(planned.bytes_per_rank)))
+    return sorted(found, key=lambda change: -change.samples_per_second)
+
+
+def _candidates(
+    plan: Plan, topology: Topology, workload: Workload, estimate: Estimate, faster: Mapping[str, float]
+) -> Iterator[tuple[str, Mapping[str, Input], int, Topology]]:
+    """(what to change, inputs, global batch size, topology)."""
+    inputs, batch = workload.inputs, workload.global_batch_size
+    slow = estimate.bottleneck
+    for name in slow.leading(_TABLES) if topology.world_size > 1 else ():
+        held = plan.tables[name]
+        for placement in get_args(Placement):
+            asked = replace(held.table, placement=placement)
+            if placement != held.placement and asked_placement(asked, topology.world_size) == placement:
+                yield f"place {name!r} {placement}", _placed(inputs, {name: placement}), batch, topology
+    alike: tuple[Placement, ...] = ("table_wise", "row_wise")
+    for placement in alike if topology.world_size > 1 else ():
+        others = [n for n, p in plan.tables.items() if p.placement not in (placement, "data_parallel")]
+        if len(others) > 1:
+            yield f"place all tables {placement}", _placed(inputs, dict.fromkeys(others, placement)), batch, topology
+    if slow.name in (LOOKUP, UPDATE):
+        yield "dtype fp16 for all tables", _changed(inputs, _half), batch, topology
+    yield f"global_batch_size {2 * batch:,}", inputs, 2 * batch, topology
+    for what, flops in faster.items():
+        yield what, inputs, batch, replace(topology, dense_flops=flops)
+
+
+def _placed(inputs: Mapping[str, Input], placements: Mapping[str, Placement]) -> dict[str, Input]:
+    return _changed(inputs, lambda t: replace(t, placement=placements[t.name]) if t.name in placements else t)
+
+
+def _half(table: EmbeddingTable) -> EmbeddingTable:
+    return replace(table, dtype="fp16")
+
+
+def _changed(inputs: Mapping[str, Input], change: Callable[[EmbeddingTable], EmbeddingTable]) -> dict[str, Input]:
+    return {
+        name: given
+        if isinstance(given, DenseFeatures)
+        else replace(given, tables={feature: change(table) for feature, table in given.tables.items()})
+        for name, given in inputs.items()
+    }

@@ -1,0 +1,370 @@
+"""What a step under a plan is estimated to take: bytes and FLOP of each rank over the rates of a topology.
+
+Plain arithmetic on expected numbers; nothing runs. A step is cut into parts that follow each other, as every exchange
+waits for all ranks: ids to the rows' owners, lookup, vectors back, the tower forward and backward, gradients to the
+owners, update of the rows, and the sum of what all ranks hold copies of. A part takes as long as its slowest rank.
+
+Assumed: nothing overlaps; ids are spread evenly over a table's rows (hot rows make updates cheaper and row-wise ranks
+uneven); an exchange within hosts and one between them go on at the same time, and so do sending and receiving; sums
+over ranks (row-wise pooled vectors, copies) run in rings, of which one link in `local_world_size` leaves the host. Not
+counted: reading data, elementwise work of the tower, Python and the launch of kernels; of dynamic tables, counting and
+admitting ids and filling fresh rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardrec.models.dynamic_ids import DynamicIds
+from shardrec.models.inputs import EmbeddingTable, Input
+from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
+from shardrec.sharding.lookup.lookup import Kind, group_tables
+from shardrec.sharding.planning.plan import Plan, TablePlan
+from shardrec.sharding.planning.row_memory import shard_bytes, slowdown
+from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.live import physical_dim, row_bytes
+
+ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
+BACKWARD_WORK = 2  # of the tower, times forward's: gradients of inputs and of weights
+ID_COLLECTIVES = 3  # sizes, lengths, ids: for each kind of exchange
+DYNAMIC_COLLECTIVES = 5  # sizes, ids with counts, how many rows are fresh, which, row numbers: for all dynamic tables
+ASKED_BYTES, ANSWER_BYTES = 16, 8  # an id with its count, a row number
+
+IDS, LOOKUP, VECTORS, TOWER = "exchange of ids", "lookup", "exchange of vectors", "dense compute"
+GRADIENTS, UPDATE, COPIES = "exchange of gradients", "update of rows", "sum over copies"
+PARTS = (IDS, LOOKUP, VECTORS, TOWER, GRADIENTS, UPDATE, COPIES)
+GROUPS = {"lookup": (LOOKUP, UPDATE), "exchange": (IDS, VECTORS, GRADIENTS, COPIES), "dense": (TOWER,)}
+"""What the parts are of. The tower's gradients are among the copies that are summed."""
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step has to do.
+
+    ids_per_sample: how many ids a feature has in a row of the data, in the mean (default 1); weighted: features with
+    weights. tower_flops: of one sample's forward pass; tower_parameters: trained ones, in fp32.
+    """
+
+    inputs: Mapping[str, Input]
+    global_batch_size: int
+    ids_per_sample: Mapping[str, float] = field(default_factory=dict)
+    weighted: frozenset[str] = frozenset()
+    tower_flops: float = 0.0
+    tower_parameters: int = 0
+
+    @cached_property
+    def reads(self) -> dict[str, "TableReads"]:
+        """How each table is read, by its name."""
+        return {
+            table.name: TableReads(group.kind, len(features), sum(self.ids_per_sample.get(f, 1.0) for f in features))
+            for group in group_tables(self.inputs, self.weighted)
+            for table, features in group.features.items()
+        }
+
+    @cached_property
+    def dynamic_ids(self) -> dict[DynamicIds, float]:
+        """Ids that a sample has in the features of each id space of dynamic tables, in however many tables."""
+        readers = (pair for group in group_tables(self.inputs, self.weighted) for pair in group.features.items())
+        return {
+            ids: sum(self.ids_per_sample.get(f, 1.0) for f in features)
+            for ids, features in dynamic_features(readers).items()
+        }
+
+
+@dataclass(frozen=True)
+class TableReads:
+    """Features that read a table and ids that they have in all, a sample."""
+
+    kind: Kind
+    features: int
+    ids: float
+
+    @property
+    def vectors(self) -> float:
+        """Vectors that a sample gets: one a pooled feature, one an id of a sequence."""
+        return self.ids if self.kind == "sequences" else self.features
+
+    @property
+    def id_bytes(self) -> float:
+        """A sample's ids with their lengths, and their weights where the lookup takes them."""
+        each = ID_BYTES + (WEIGHT_BYTES if self.kind == "weighted_bags" else 0)
+        return self.ids * each + self.features * LENGTH_BYTES
+
+
+@dataclass
+class Traffic:
+    """Bytes that each rank [W] sends and receives, within its host and to other ones."""
+
+    local_sent: Numbers
+    local_received: Numbers
+    far_sent: Numbers
+    far_received: Numbers
+
+    @classmethod
+    def none(cls, ranks: int) -> "Traffic":
+        return cls(*(np.zeros(ranks) for _ in range(4)))
+
+    def __iadd__(self, other: "Traffic") -> "Traffic":
+        for name in ("local_sent", "local_received", "far_sent", "far_received"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    @property
+    def back(self) -> "Traffic":
+        """The same bytes the other way."""
+        return Traffic(self.local_received, self.local_sent, self.far_received, self.far_sent)
+
+    def local_seconds(self, topology: Topology) -> Numbers:
+        return self.local_bytes / topology.local_bandwidth
+
+    def far_seconds(self, topology: Topology) -> Numbers:
+        return self.far_bytes / topology.host_bandwidth
+
+    def seconds(self, topology: Topology) -> Numbers:
+        """[W]; the two run at the same time."""
+        return np.maximum(self.local_seconds(topology), self.far_seconds(topology))
+
+    @property
+    def received(self) -> Numbers:
+        """[W] from anywhere."""
+        return self.local_received + self.far_received
+
+    @property
+    def local_bytes(self) -> Numbers:
+        """[W] sent or received within the host, the larger of the two."""
+        return np.maximum(self.local_sent, self.local_received)
+
+    @property
+    def far_bytes(self) -> Numbers:
+        """[W] likewise between hosts."""
+        return np.maximum(self.far_sent, self.far_received)
+
+
+@dataclass(frozen=True)
+class PartEstimate:
+    """One part of a step: seconds on each rank [W], and those that single tables take there, alone."""
+
+    name: str
+    seconds: Numbers
+    tables: Mapping[str, Numbers]
+    traffic: Traffic | None = None
+
+    @property
+    def slowest(self) -> int:
+        return int(self.seconds.argmax())
+
+    @property
+    def longest(self) -> float:
+        return float(self.seconds.max())
+
+    def leading(self, most: int = 3) -> list[str]:
+        """The tables that take most of the slowest rank's time."""
+        taken = {name: float(seconds[self.slowest]) for name, seconds in self.tables.items()}
+        return sorted((n for n in taken if taken[n] > 0), key=lambda n: (-taken[n], n))[:most]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A step's parts in order. buffer_bytes: vectors and their gradients that each rank [W] holds beside its tables."""
+
+    parts: tuple[PartEstimate, ...]
+    global_batch_size: int
+    buffer_bytes: Numbers
+
+    @property
+    def seconds(self) -> float:
+        return sum(part.longest for part in self.parts)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.global_batch_size / self.seconds
+
+    def group_seconds(self, group: str) -> float:
+        """Of `lookup`, `exchange` or `dense`."""
+        return sum(part.longest for part in self.parts if part.name in GROUPS[group])
+
+    @property
+    def slowest_group(self) -> str:
+        """What takes most: `lookup`, `exchange` or `dense`."""
+        return max(GROUPS, key=self.group_seconds)
+
+    @property
+    def bottleneck(self) -> PartEstimate:
+        """The longest part of what takes most."""
+        return max((p for p in self.parts if p.name in GROUPS[self.slowest_group]), key=lambda part: part.longest)
+
+
+def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimate:
+    """The step of a global batch under a plan on the machines that it was made for."""
+    costs = {name: _TableCost(planned, topology, workload) for name, planned in plan.tables.items()}
+    ranks = topology.world_size
+    exchanges = {
+        (c.reads.kind, physical_dim(c.table) if c.reads.kind == "sequences" else 0, c.planned.placement)
+        for c in costs.values()
+        if c.exchanged
+    }
+    tower = np.full(ranks, (1 + BACKWARD_WORK) * workload.tower_flops * workload.global_batch_size / ranks)
+    copied = _ring(topology, 2 * 4.0 * workload.tower_parameters)
+    copies = (workload.tower_parameters > 0) + any(c.planned.placement == "data_parallel" for c in costs.values())
+
+    def exchange(name: str, traffics: Mapping[str, Traffic], collectives: int, besides: Traffic | None = None) -> None:
+        total = Traffic.none(ranks)
+        for traffic in (*traffics.values(), *([besides] if besides else [])):
+            total += traffic
+        waited = topology.latency * collectives if ranks > 1 else 0.0
+        alone = {n: t.seconds(topology) for n, t in traffics.items()}
+        found[name] = PartEstimate(name, total.seconds(topology) + waited, alone, total)
+
+    def work(name: str, read: Mapping[str, Numbers]) -> None:
+        alone = {n: size / topology.row_bandwidth for n, size in read.items()}
+        found[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
+
+    found: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
+    waits = ID_COLLECTIVES * len(exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
+    exchange(IDS, {n: c.ids for n, c in costs.items()}, waits, _asked_and_answered(topology, workload))
+    exchange(VECTORS, {n: c.vectors for n, c in costs.items()}, len(exchanges))
+    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, len(exchanges))
+    exchange(COPIES, {n: c.copies for n, c in costs.items()}, copies, copied)
+    work(LOOKUP, {n: c.read for n, c in costs.items()})
+    work(UPDATE, {n: c.updated for n, c in costs.items()})
+    buffers = sum((c.buffers for c in costs.values()), np.zeros(ranks))
+    return Estimate(tuple(found[name] for name in PARTS), workload.global_batch_size, buffers)
+
+
+class _TableCost:
+    """One table's bytes on each rank: read and written (`read`, `updated`), exchanged, and held meanwhile.
+
+    Those read over a bus count as many times as they are slower.
+    """
+
+    def __init__(self, planned: TablePlan, topology: Topology, workload: Workload) -> None:
+        self.planned, self.table = planned, planned.table
+        self.topology = topology
+        self.reads = workload.reads[planned.name]
+        self.batch = workload.global_batch_size
+        self.slowdown = slowdown(self.table, topology)
+        ranks = topology.world_size
+        self.read, self.updated, self.buffers = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
+        self.ids, self.vectors, self.copies = (Traffic.none(ranks) for _ in range(3))
+        self.exchanged = ranks > 1 and planned.placement != "data_parallel"
+        match planned.placement:
+            case "data_parallel":
+                self._replicated()
+            case "row_wise":
+                self._row_wise()
+            case _:
+                self._at_owners()
+
+    def _replicated(self) -> None:
+        rows, columns = self.table.num_embeddings, physical_dim(self.table)
+        ranks = self.topology.world_size
+        vectors = self.batch / ranks * self.reads.vectors * columns * VECTOR_BYTES
+        self.read += row_bytes(self.table, columns) * self.batch / ranks * self.reads.ids + vectors
+        buffer = 4.0 * rows * (columns + 1)
+        touched = self._touched(rows, self.batch * self.reads.ids)
+        # the buffer is zeroed, divided (read and written) and read; gradients are added to it, then rows change
+        self.updated += 4 * buffer + 2 * vectors + touched * _change_bytes(self.table, columns)
+        self.copies += _ring(self.topology, 2 * buffer)
+        self.buffers += 2 * vectors
+
+    def _row_wise(self) -> None:
+        ranks, columns = self.topology.world_size, physical_dim(self.table)
+        held = np.zeros(ranks)
+        for shard in self.planned.shards:
+            held[shard.rank] = shard.rows
+        share = held / self.table.num_embeddings
+        ids = self.batch * self.reads.ids * share
+        mine = self.batch / ranks
+        lengths = self.reads.features * LENGTH_BYTES
+        self.ids += _everywhere(self.topology, mine * ((self.reads.id_bytes - lengths) / ranks + lengths))
+        vector = columns * VECTOR_BYTES
+        if self.reads.kind == "sequences":
+            given = ids * vector
+            self.vectors += _everywhere(self.topology, mine * self.reads.ids / ranks * vector)
+        else:  # partial sums of the whole batch on every rank, summed by a reduce-scatter
+            given = np.full(ranks, self.batch * self.reads.vectors * vector)
+            self.vectors += _ring(self.topology, self.batch * self.reads.vectors * vector)
+        self._lookup(ids, held, columns, given)
+        self.buffers += 2 * (given + mine * self.reads.vectors * vector)
+
+    def _at_owners(self) -> None:
+        """Whole tables, or whole columns of them."""
+        ranks = self.topology.world_size
+        mine, ids = self.batch / ranks, self.batch * self.reads.ids
+        for shard in self.planned.shards:
+            vector = shard.columns * VECTOR_BYTES
+            given, here = np.zeros(ranks), np.zeros(ranks)
+            given[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
+            self.ids += _gather(self.topology, shard.rank, mine * self.reads.id_bytes)
+            self.vectors += _gather(self.topology, shard.rank, mine * self.reads.vectors * vector).back
+            self._lookup(ids * here, shard.rows * here, shard.columns, given)
+            self.buffers += 2 * (given + mine * self.reads.vectors * vector)
+
+    def _lookup(self, ids: Numbers, rows: Numbers, columns: int, given: Numbers) -> None:
+        """Rows are read and vectors written; gradients are read for every id, and each row named is changed once."""
+        self.read += ids * row_bytes(self.table, columns) * self.slowdown + given
+        touched = self._touched(rows, ids)
+        self.updated += ids * columns * VECTOR_BYTES + touched * _change_bytes(self.table, columns) * self.slowdown
+
+    def _touched(self, rows: Numbers | float, ids: Numbers | float) -> Numbers:
+        """Distinct rows among `ids` draws of `rows`; all, where every step updates all."""
+        assert self.table.optimizer is not None
+        if self.table.optimizer.decay == "table":
+            return np.asarray(rows, float)
+        return _distinct(rows, ids)
+
+
+def _distinct(rows: Numbers | float, ids: Numbers | float) -> Numbers:
+    """How many different ones `ids` draws of `rows` make."""
+    rows = np.maximum(np.asarray(rows, float), 1)
+    return rows * -np.expm1(-np.asarray(ids, float) / rows)
+
+
+def _change_bytes(table: EmbeddingTable, columns: int) -> int:
+    """A row with its state, read and written."""
+    return 2 * shard_bytes(table, 1, columns)
+
+
+# ---------------------------------------------------------------- who sends what to whom
+
+
+def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
+    """Each rank's distinct ids of dynamic tables go to their buckets, rows come back; as many ids as there are rows."""
+    ranks = topology.world_size
+    mine = workload.global_batch_size / ranks
+    asked = sum(_distinct(ids.buckets.rows, mine * count) for ids, count in workload.dynamic_ids.items())
+    return _everywhere(topology, float(asked) / ranks * (ASKED_BYTES + ANSWER_BYTES))
+
+
+def _gather(topology: Topology, owner: int, size: float) -> Traffic:
+    """Every rank sends `size` bytes to one."""
+    ranks, local = topology.world_size, topology.local_world_size
+    beside = np.arange(ranks) // local == owner // local
+    traffic = Traffic.none(ranks)
+    traffic.local_sent = np.where(beside, size, 0.0)
+    traffic.far_sent = np.where(beside, 0.0, size)
+    traffic.local_sent[owner] = 0.0
+    traffic.local_received[owner] = traffic.local_sent.sum()
+    traffic.far_received[owner] = traffic.far_sent.sum()
+    return traffic
+
+
+def _everywhere(topology: Topology, size: float) -> Traffic:
+    """Every rank sends `size` bytes to every other."""
+    ranks, local = topology.world_size, topology.local_world_size
+    near, far = np.full(ranks, (local - 1) * size), np.full(ranks, (ranks - local) * size)
+    return Traffic(near, near, far, far)
+
+
+def _ring(topology: Topology, size: float) -> Traffic:
+    """What a reduce-scatter or all-gather of `size` bytes a rank sends; an all-reduce is both."""
+    ranks, local = topology.world_size, topology.local_world_size
+    passed = size * (ranks - 1) / ranks
+    links = 1.0 / local if ranks > local else 0.0
+    near, far = np.full(ranks, passed * (1 - links)), np.full(ranks, passed * links)
+    return Traffic(near, near, far, far)

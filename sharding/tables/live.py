@@ -1,0 +1,118 @@
+"""Tables as the layers of sharding see them: what is declared, and where the live rows are.
+
+FBGEMM's kernels store a table with its dim rounded up to four; the columns beyond `embedding_dim` are 0 and stay 0. Our
+own kernel needs no more than there is. How a table is stored is a matter of its optimizer, whatever its placement and
+whichever kernel works on it.
+Everything that names rows and columns to the outside (checkpoints) means logical ones.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, TableOptimizer
+
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.uint8,
+}
+KERNEL_COLUMNS = 4  # FBGEMM's kernels read rows in vectors of four
+SCALE_BYTES = 8  # of an int8 row: its scale and its bias, fp32
+
+
+def is_fused(optimizer: TableOptimizer) -> bool:
+    """Whether FBGEMM's kernels do exactly this, on every device."""
+    plain = optimizer.weight_decay == 0 and optimizer.decay == "batch" and optimizer.momentum == 0
+    return plain and optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
+
+
+def is_rounded(table: EmbeddingTable) -> bool:
+    """Whether rows are rounded stochastically."""
+    return table.dtype == "fp16" and table.rounding == "stochastic" and not table.frozen
+
+
+def starts_at_zero(table: EmbeddingTable) -> bool:
+    """Whether fresh rows are 0 whatever is declared: FTRL's weights follow from its state."""
+    return table.optimizer is not None and table.optimizer.name == "ftrl"
+
+
+def physical_dim(table: EmbeddingTable) -> int:
+    """Columns that a table's kernel stores, in every placement. Without an optimizer it is as if fused."""
+    if table.frozen or (table.optimizer and not is_fused(table.optimizer)):
+        return table.embedding_dim
+    return -(-table.embedding_dim // KERNEL_COLUMNS) * KERNEL_COLUMNS
+
+
+def row_bytes(table: EmbeddingTable, columns: int) -> int:
+    """Bytes of the weights of a row of so many physical columns."""
+    return columns * DTYPES[table.dtype].itemsize + (SCALE_BYTES if table.dtype == "int8" else 0)
+
+
+def module_name(table: str) -> str:
+    """A table's name as a module's: without dots."""
+    return quote(table, safe="/ ").replace(".", "%2E")
+
+
+def declared_tables(inputs: Mapping[str, Input], default: TableOptimizer | None = None) -> dict[str, EmbeddingTable]:
+    """All tables of a model's inputs by name, in order of first use; those without an optimizer get `default`."""
+    found: dict[str, EmbeddingTable] = {}
+    for given in inputs.values():
+        for table in () if isinstance(given, DenseFeatures) else given.tables.values():
+            known = found.setdefault(table.name, table)
+            if known != table:
+                raise ValueError(f"two tables are called {table.name!r}: {known} and {table}")
+    return {n: t if t.optimizer else replace(t, optimizer=default) for n, t in found.items()}
+
+
+@dataclass(frozen=True)
+class TableShard:
+    """A rectangle of a table that this rank holds: views of the kernel's live memory.
+
+    row, column: where it starts. tensors: `weight` [rows, physical columns] and the optimizer's state by name, each
+    [rows, physical columns] or [rows].
+    """
+
+    row: int
+    column: int
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.tensors["weight"]
+
+
+@dataclass(frozen=True)
+class LiveTable:
+    """This rank's part of one table. `replicated`: every rank holds all of it."""
+
+    table: EmbeddingTable
+    shards: tuple[TableShard, ...]
+    replicated: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    def logical(self, shard: TableShard, tensor: str) -> Tensor:
+        """A shard's tensor without its padding: a view."""
+        held = shard.tensors[tensor]
+        return held[:, : self.table.embedding_dim - shard.column] if held.dim() == 2 else held
+
+    def zeros(self) -> int:
+        """How many weights of this rank's shards are exactly 0."""
+        weights = [self.logical(shard, "weight") for shard in self.shards]
+        return sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
+
+
+def merged(parts: Iterable[LiveTable]) -> dict[str, LiveTable]:
+    """Parts of tables (several shards of a column-wise one) by table name."""
+    found: dict[str, LiveTable] = {}
+    for part in parts:
+        known = found.get(part.name)
+        found[part.name] = part if known is None else replace(known, shards=known.shards + part.shards)
+    return found

@@ -1,0 +1,147 @@
+"""Tables updated by our own kernel: gather, unique, gradients summed over the batch, then a `RowUpdate`.
+
+It serves what FBGEMM's fused kernels do not: weight decay, further optimizers, unpadded rows, and data-parallel tables,
+whose gradients wait until all ranks' are summed. Everything is torch operations on whole batches, so that it runs on
+every device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shardrec.sharding.tables.rounding import StochasticRounding
+from shardrec.sharding.updates.rules import RowUpdate
+
+
+class RowTables(nn.Module):
+    """Several tables [rows, columns] with their state, looked up and updated together.
+
+    feature_tables: for each feature of the input the index of its table. With `deferred`, backward only keeps the
+    gradients, for `take_gradients`; otherwise it updates the rows at once.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        feature_tables: Sequence[int],
+        updates: Sequence[RowUpdate],
+        *,
+        dtypes: Sequence[torch.dtype],
+        device: torch.device,
+        deferred: bool = False,
+    ) -> None:
+        super().__init__()
+        self.feature_tables = tuple(feature_tables)
+        self.updates = tuple(updates)
+        self.weights = [torch.zeros(s, dtype=d, device=device) for s, d in zip(shapes, dtypes, strict=True)]
+        self.states = [u.state(w) for u, w in zip(self.updates, self.weights, strict=True)]
+        self.deferred = deferred
+        self.learning_rate_factor = 1.0
+        self.loss_weight = 1.0
+        self.roundings: list[StochasticRounding | None] = [None] * len(shapes)
+        self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
+        self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
+
+    def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Summed rows of B bags of F features: ids [T], offsets [F B + 1] -> [B, sum of the features' columns]."""
+        return _Lookup.apply(self._hook, self, ids.long(), offsets.long(), weights)
+
+    def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> Tensor:
+        bags = (offsets.numel() - 1) // len(self.feature_tables)
+        pooled = []
+        for f, t in enumerate(self.feature_tables):
+            table, span = self.weights[t], slice(first[f], first[f + 1])
+            rows, scale = ids[span], None if weights is None else weights[span]
+            if table.dtype != torch.float32:  # torch's bags would round their sums to the table's precision
+                table = table.index_select(0, rows).float()
+                rows = torch.arange(rows.numel(), device=rows.device)
+            starts = offsets[f * bags : (f + 1) * bags + 1] - first[f]
+            pooled.append(_bags(rows, table, starts, scale))
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+    @torch.no_grad()
+    def receive(self, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> None:
+        """Sums a batch's gradients [B, all columns] by row, then updates the rows or keeps the sums."""
+        bags = (offsets.numel() - 1) // len(self.feature_tables)
+        columns = gradient.split([self.weights[t].shape[1] for t in self.feature_tables], dim=1)
+        lengths = offsets.diff()
+        one_each = ids.numel() == lengths.numel() and bool((lengths == 1).all())
+        for t in range(len(self.weights)):
+            mine = [f for f, other in enumerate(self.feature_tables) if other == t]
+            spans = [slice(first[f], first[f + 1]) for f in mine]
+            if not sum(s.stop - s.start for s in spans):
+                continue
+            bag_gradient = torch.cat([columns[f] for f in mine]) if len(mine) > 1 else columns[mine[0]].contiguous()
+            bag = None
+            if not one_each:
+                count = torch.cat([lengths[f * bags : (f + 1) * bags] for f in mine])
+                bag = torch.arange(count.numel(), device=ids.device).repeat_interleave(count)
+            scale = None if weights is None else torch.cat([weights[s] for s in spans])
+            named = torch.cat([ids[s] for s in spans]) if len(spans) > 1 else ids[spans[0]]
+            if len(self.weights[t]) < 1 << 31:
+                named = named.int()  # sorted in half the time
+            rows, summed = _sum_by_row(named, bag, bag_gradient, scale)
+            if self.deferred:
+                self._kept[t].append((rows, summed))
+            else:
+                self._change_rows(t, rows, summed)
+
+    def add_gradients(self, table: int, into: Tensor) -> None:
+        """Adds the kept gradients of a table to `into` [rows, columns + 1]; the last column counts who named a row."""
+        for rows, summed in self._kept[table]:
+            into[:, :-1].index_add_(0, rows, summed)
+            into[:, -1].index_add_(0, rows, torch.ones(rows.numel(), device=rows.device))
+
+    def update(self, table: int, gradients: Tensor) -> None:
+        """Updates the rows of a table that any rank named, or every row, by gradients as in `add_gradients`."""
+        update, rows, summed = self.updates[table], None, gradients[:, :-1]
+        if not update.every_row:
+            rows = gradients[:, -1].nonzero().squeeze(1)
+            summed = summed.index_select(0, rows)
+        self._change_rows(table, rows, summed)
+
+    def _change_rows(self, table: int, rows: Tensor | None, gradient: Tensor) -> None:
+        weight, state, rounding = self.weights[table], self.states[table], self.roundings[table]
+        self.updates[table].apply(weight, state, rows, gradient, self.learning_rate_factor, self.loss_weight, rounding)
+
+    def forget_gradients(self) -> None:
+        for kept in self._kept:
+            kept.clear()
+
+
+def _bags(rows: Tensor, table: Tensor, starts: Tensor, scale: Tensor | None) -> Tensor:
+    if not rows.numel():
+        return table.new_zeros(starts.numel() - 1, table.shape[1])
+    return F.embedding_bag(rows, table, starts, mode="sum", include_last_offset=True, per_sample_weights=scale)
+
+
+def _sum_by_row(ids: Tensor, bag: Tensor | None, bag_gradient: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Distinct rows [n] and for each the sum of its bags' gradients [n, columns], scaled by the ids' weights.
+
+    bag: which bag each id is in; None: each is one by itself.
+    """
+    ids, order = ids.sort()
+    rows, count = torch.unique_consecutive(ids, return_counts=True)
+    starts = F.pad(count.cumsum(0), (1, 0))
+    scale = None if scale is None else scale[order]
+    return rows.long(), _bags(order if bag is None else bag[order], bag_gradient, starts, scale)
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hook: Tensor, tables: RowTables, ids: Tensor, offsets: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        bags = (offsets.numel() - 1) // len(tables.feature_tables)
+        first = offsets[::bags].tolist() if bags else [0] * (len(tables.feature_tables) + 1)
+        ctx.tables, ctx.first = tables, first
+        ctx.save_for_backward(ids, offsets, weights)
+        return tables.pool(ids, offsets, weights, first)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
+        ctx.tables.receive(gradient, *ctx.saved_tensors, ctx.first)
+        return (None,) * 5

@@ -1,0 +1,1 @@
+"""Trains recommenders whose ID tables outgrow a machine: `shardrec train RUN.yaml`."""

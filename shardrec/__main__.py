@@ -1,0 +1,3 @@
+from shardrec.trainer.cli import main
+
+main()

@@ -1,0 +1,457 @@
+"""Readers of features, labels, weights and groups against plain Python loops over the values."""
+
+from math import isnan, log1p, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.features.schema import (
+    Bucketize,
+    Clip,
+    Cross,
+    DenseFeature,
+    Hash,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Label,
+    Log,
+    Raw,
+    SequenceFeature,
+    Standardise,
+    Vocabulary,
+)
+from shardrec.data_pipeline.features.transforms import (
+    Column,
+    FeatureReader,
+    GroupReader,
+    LabelReader,
+    NumberReader,
+    check_aligned,
+)
+from shardrec.data_pipeline.features.vocabulary import Lookup
+
+INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+def read(feature: Any, array: pa.Array, folder: Path | str = ".", where: str | Origin = "file") -> Column:
+    batch = pa.RecordBatch.from_arrays([array], names=[feature.columns[0]])
+    reader = FeatureReader(feature, folder)
+    reader.check(batch.schema, "file")
+    return reader(batch, where)
+
+
+def refused(feature: Any, array: pa.Array, message: str, folder: Path | str = ".") -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read(feature, array, folder, Origin("x.parquet, row group 2", 100))
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- raw
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.dictionary(pa.int8(), pa.int64())])
+def test_raw_integers_are_their_own_ids(kind: pa.DataType) -> None:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    most = (1 << (plain.bit_width - pa.types.is_signed_integer(plain))) - 1
+    values = pa.array([3, most, None, 0], plain)
+    values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values
+    column = read(IdFeature(name="a", ids=Raw(), missing="row"), values)
+    as_signed = most - (1 << 64) if most >= 1 << 63 else most
+    assert column.values.tolist() == [3, as_signed, -(2**63), 0]
+    assert column.values.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_raw_strings_are_their_hashes(kind: pa.DataType) -> None:
+    values = ["a", None, "", "ü", "a"]
+    array = pa.array(values).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values).cast(kind)
+    hashes = [xxhash.xxh64_intdigest(v.encode()) if v is not None else 1 << 63 for v in values]
+    found = read(IdFeature(name="a", ids=Raw(), missing="row"), array)
+    assert found.values.tolist() == [h - (1 << 64) if h >> 63 else h for h in hashes]
+    refused(IdFeature(name="a", ids=Raw()), array, "row 101, column 'a': found null")
+    refused(IdFeature(name="a", ids=Raw()), pa.array([0.5]), r"is double, .* integers or strings \(ids: raw\)")
+
+
+# ---------------------------------------------------------------- identity
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.dictionary(pa.int8(), pa.int32())])
+def test_identity_takes_integers_of_any_width(kind: pa.DataType) -> None:
+    column = read(IdFeature(name="a", ids=Identity(num_ids=100)), pa.array([3, 99, 0, 3], kind))
+    assert column.values.tolist() == [3, 99, 0, 3]
+    assert column.values.dtype == np.int64
+    assert column.lengths is None and column.weights is None
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint64()])
+@pytest.mark.parametrize("num_ids", [100, 127, 128, 2**31, 2**40, 2**63 - 1])
+def test_identity_checks_the_range(kind: pa.DataType, num_ids: int) -> None:
+    signed = pa.types.is_signed_integer(kind)
+    highest = (1 << (kind.bit_width - signed)) - 1
+    feature = IdFeature(name="a", ids=Identity(num_ids=num_ids))
+    good = min(highest, num_ids - 1)
+    assert read(feature, pa.array([0, good], kind)).values.tolist() == [0, good]
+    if signed:
+        refused(
+            feature, pa.array([0, -1, -2], kind), rf"row group 2, row 101, column 'a': found -1, .*\[0, {num_ids}\)"
+        )
+    if highest >= num_ids:
+        refused(feature, pa.array([0, 1, num_ids], kind), f"row 102, column 'a': found {num_ids}, expected an id in")
+
+
+def test_null_ids_are_errors_or_the_last_row() -> None:
+    values = pa.array([1, None, 0], pa.int32())
+    refused(IdFeature(name="a", ids=Identity(num_ids=5)), values, "row 101, column 'a': found null, .*missing: row")
+    feature = IdFeature(name="a", ids=Identity(num_ids=5), missing="row")
+    assert read(feature, values).values.tolist() == [1, 5, 0]
+    assert feature.num_embeddings == 6
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_sliced_batches_read_as_their_rows(data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=30))
+    start = data.draw(st.integers(0, len(values)))
+    stop = data.draw(st.integers(start, len(values)))
+    feature = IdFeature(name="a", ids=Identity(num_ids=10), missing="row")
+    for array in (pa.array(values, pa.int32()), pa.array(values, pa.int64()).dictionary_encode()):
+        found = read(feature, array.slice(start, stop - start)).values.tolist()
+        assert found == [10 if v is None else v for v in values[start:stop]]
+
+
+# ---------------------------------------------------------------- hash, cross, bucketize, vocabulary
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_hash_of_strings(kind: pa.DataType) -> None:
+    values = ["a", None, "", "ü", "a"]
+    feature = IdFeature(name="a", ids=Hash(num_ids=1000, seed=5), missing="row")
+    expected = [1000 if v is None else xxhash.xxh64_intdigest(v.encode(), 5) % 1000 for v in values]
+    array = pa.array(values).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values).cast(kind)
+    assert read(feature, array).values.tolist() == expected
+
+
+def test_nulls_inside_a_dictionary_are_missing() -> None:
+    array = pa.DictionaryArray.from_arrays(pa.array([0, 1, None]), pa.array(["a", None]))
+    feature = IdFeature(name="a", ids=Hash(num_ids=10))
+    assert read(feature.model_copy(update={"missing": "row"}), array).values.tolist()[1:] == [10, 10]
+    refused(feature, array, "row 101, column 'a': found null")
+
+
+def test_cross_hashes_the_hashes_of_its_columns() -> None:
+    feature = IdFeature(name="x", ids=Cross(columns=("a", "b"), num_ids=97, seed=3), missing="row")
+    batch = pa.RecordBatch.from_pydict({"a": ["p", "q", None, "p"], "b": pa.array([5, -1, 5, 5], pa.int16())})
+    reader = FeatureReader(feature, ".")
+    reader.check(batch.schema, "file")
+
+    def expected(a: str, b: int) -> int:
+        parts = (a.encode(), b.to_bytes(8, "little", signed=True))
+        return xxhash.xxh64_intdigest(b"".join(xxhash.xxh64(p).digest()[::-1] for p in parts), 3) % 97
+
+    assert reader(batch, "file").values.tolist() == [expected("p", 5), expected("q", -1), 97, expected("p", 5)]
+    assert reader.columns == ("a", "b")
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-100, 100) | st.none() | st.just(nan), max_size=40))
+def test_bucketize(values: list[float | None]) -> None:
+    bounds = (-10.0, 0.0, 2.5, 50.0)
+    feature = IdFeature(name="a", ids=Bucketize(boundaries=bounds), missing="row")
+    expected = [5 if v is None or isnan(v) else sum(v >= b for b in bounds) for v in values]
+    assert read(feature, pa.array(values, pa.float64())).values.tolist() == expected
+
+
+def test_bucketize_takes_integers_and_refuses_nan() -> None:
+    feature = IdFeature(name="a", ids=Bucketize(boundaries=(1, 3)))
+    assert read(feature, pa.array([0, 1, 2, 3], pa.int8())).values.tolist() == [0, 1, 1, 2]
+    refused(feature, pa.array([0.0, nan]), "row 101, column 'a': found NaN")
+
+
+def vocabulary(folder: Path, values: pa.Array) -> Vocabulary:
+    pq.write_table(pa.table({"value": values, "count": pa.array([1] * len(values))}), folder / "v.parquet")
+    return Vocabulary(path="v.parquet", size=len(values))
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_vocabulary_of_strings(tmp_path: Path, kind: pa.DataType) -> None:
+    ids = vocabulary(tmp_path, pa.array(["b", "a", ""]))
+    feature = IdFeature(name="f", ids=ids, missing="row")
+    plain = pa.array(["a", "zz", None, "b", "", "a"])
+    array = plain.dictionary_encode() if pa.types.is_dictionary(kind) else plain.cast(kind)
+    assert read(feature, array, tmp_path).values.tolist() == [2, 0, 4, 1, 3, 2]
+    assert feature.num_embeddings == 5
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(-50, 50)), st.lists(st.integers(-60, 60), max_size=50))
+def test_vocabulary_rows_equal_a_dictionary_lookup(known: set[int], values: list[int]) -> None:
+    rows = {v: i + 1 for i, v in enumerate(known)}
+    for make in (lambda x: pa.array(list(x), pa.int64()), lambda x: pa.array([str(v) for v in x], pa.string())):
+        found = Lookup(make(known)).rows(make(values)).tolist()
+        assert found == [rows.get(v, 0) for v in values]
+
+
+def test_vocabulary_of_integers_takes_integers_only(tmp_path: Path) -> None:
+    feature = IdFeature(name="f", ids=vocabulary(tmp_path, pa.array([7, 5], pa.int32())))
+    assert read(feature, pa.array([5, 6, 7], pa.int16()), tmp_path).values.tolist() == [2, 0, 1]
+    refused(feature, pa.array(["5"]), "column 'f' is string, .* expects integers as in the vocabulary", tmp_path)
+
+
+def test_vocabulary_files_that_are_not_the_schemas(tmp_path: Path) -> None:
+    feature = IdFeature(name="f", ids=Vocabulary(path="v.parquet", size=2))
+    refused(feature, pa.array(["5"]), "v.parquet: no such vocabulary file", tmp_path)
+    (tmp_path / "v.parquet").write_bytes(b"PAR1 not parquet")
+    refused(feature, pa.array(["5"]), "v.parquet: unreadable", tmp_path)
+    vocabulary(tmp_path, pa.array(["a"]))
+    refused(feature, pa.array(["5"]), "found 1 rows .* expects 2", tmp_path)
+    vocabulary(tmp_path, pa.array(["a", "a"]))
+    refused(feature, pa.array(["5"]), "value 'a' is there twice", tmp_path)
+
+
+# ---------------------------------------------------------------- lists
+
+
+LISTS = st.lists(st.none() | st.lists(st.integers(0, 9), max_size=6), max_size=20)
+
+
+@settings(deadline=None)
+@given(LISTS, st.integers(1, 7), st.data())
+def test_sequences_keep_the_most_recent(rows: list[list[int] | None], most: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    feature = SequenceFeature(name="s", ids=Identity(num_ids=10), max_length=most)
+    expected = [(r or [])[-most:] for r in rows[start:stop]]
+    plain = pa.array(rows, pa.list_(pa.int32()))
+    for array in (plain, plain.cast(pa.large_list(pa.int64()))):
+        column = read(feature, array.slice(start, stop - start))
+        assert column.lengths is not None
+        assert column.lengths.tolist() == [len(r) for r in expected]
+        assert column.lengths.dtype == np.int64
+        assert column.values.tolist() == [v for r in expected for v in r]
+
+
+def test_nulls_that_hide_elements_are_empty() -> None:
+    array = pa.ListArray.from_arrays(
+        pa.array([0, 2, 4, 5], pa.int32()), pa.array([1, 2, 3, 4, 5]), mask=pa.array([False, True, False])
+    )
+    column = read(IdListFeature(name="s", ids=Identity(num_ids=10)), array)
+    assert column.lengths is not None
+    assert (column.values.tolist(), column.lengths.tolist()) == ([1, 2, 5], [2, 0, 1])
+
+
+def test_fixed_size_lists() -> None:
+    array = pa.array([[1, 2, 3], None, [4, 5, 6], [7, 8, 9]], pa.list_(pa.int16(), 3)).slice(1)
+    column = read(SequenceFeature(name="s", ids=Identity(num_ids=10), max_length=2), array)
+    assert column.lengths is not None
+    assert (column.values.tolist(), column.lengths.tolist()) == ([5, 6, 8, 9], [0, 2, 2])
+
+
+def test_nulls_and_ranges_within_lists_are_named_by_row() -> None:
+    feature = IdListFeature(name="s", ids=Identity(num_ids=5))
+    refused(feature, pa.array([[1], [], [2, None]]), "row 102, column 's': found null")
+    refused(feature, pa.array([[1], [], [2, 3], [9]]), "row 103, column 's': found 9")
+    with_row = feature.model_copy(update={"missing": "row"})
+    assert read(with_row, pa.array([[1], None, [2, None]])).values.tolist() == [1, 2, 5]
+
+
+def test_lists_of_strings_are_hashed() -> None:
+    feature = IdListFeature(name="s", ids=Hash(num_ids=50), max_length=1)
+    column = read(feature, pa.array([["a", "b"], None, ["c"]]))
+    assert column.values.tolist() == [xxhash.xxh64_intdigest(v) % 50 for v in (b"b", b"c")]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-5, 5, width=32), max_size=5), max_size=12), st.integers(1, 6))
+def test_weights_go_with_their_ids(weights: list[list[float]], most: int) -> None:
+    ids = [list(range(len(w))) for w in weights]
+    feature = IdListFeature(name="s", ids=Identity(num_ids=10), weights="w", max_length=most)
+    batch = pa.RecordBatch.from_pydict(
+        {"s": pa.array(ids, pa.list_(pa.int64())), "w": pa.array(weights, pa.list_(pa.float32()))}
+    )
+    reader = FeatureReader(feature, ".")
+    reader.check(batch.schema, "file")
+    column = reader(batch, "file")
+    assert column.weights is not None and column.weights.dtype == np.float32
+    assert column.values.tolist() == [v for r in ids for v in r[-most:]]
+    assert column.weights.tolist() == [w for r in weights for w in r[-most:]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[1.0], [1.0]], "row 1, column 'w': found 1 weights, expected as many as 's' has ids: 2"),
+        ([[1.0], [1.0, nan]], "row 1, column 'w': found nan, expected a finite weight"),
+        ([[1.0], [None, 1.0]], "row 1, column 'w': found nan, expected a finite weight"),
+    ],
+)
+def test_wrong_weights(weights: list[list[float]], message: str) -> None:
+    feature = IdListFeature(name="s", ids=Identity(num_ids=10), weights="w")
+    batch = pa.RecordBatch.from_pydict({"s": [[1], [2, 3]], "w": weights})
+    with pytest.raises(UserError, match=message):
+        FeatureReader(feature, ".")(batch, "file")
+
+
+def test_aligned_sequences_have_equal_lengths() -> None:
+    features = [
+        SequenceFeature(name=n, ids=Identity(num_ids=10), max_length=5, aligned="history") for n in ("item", "shop")
+    ] + [SequenceFeature(name="other", ids=Identity(num_ids=10), max_length=5)]
+
+    def batch(item: list[int | None], shop: list[int | None]) -> pa.RecordBatch:
+        lengths = {"item": item, "shop": shop, "other": [0, *range(len(item) - 1)]}
+        lists = {n: [None if n is None else [1] * n for n in x] for n, x in lengths.items()}
+        return pa.RecordBatch.from_pydict({n: pa.array(x, pa.list_(pa.int64())) for n, x in lists.items()})
+
+    check_aligned(features, batch([2, 1], [2, 1]), "file")
+    check_aligned(features, batch([0, None, 8], [None, 0, 8]), "file")
+    message = (
+        r"f, row 7: column 'item' has 1 elements and column 'shop' has 3, but both are aligned as 'history'; "
+        "make them equally long"
+    )
+    with pytest.raises(UserError, match=message):
+        check_aligned(features, batch([2, 1], [2, 3]), Origin("f", 6))
+    with pytest.raises(UserError, match=r"f, row 1: column 'item' has 8 elements and column 'shop' has 7"):
+        check_aligned(features, batch([2, 8], [2, 7]), "f")  # both keep 5, but not of the same events
+    with pytest.raises(UserError, match=r"f, row 2: column 'item' has 0 elements and column 'shop' has 2"):
+        check_aligned(features, batch([2, 8, None, 4], [2, 8, 2, 4]).slice(1), Origin("f", 1))
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.float32(), pa.float64(), pa.decimal128(9, 2)])
+def test_dense_takes_all_numbers(kind: pa.DataType) -> None:
+    column = read(DenseFeature(name="d"), pa.array([1, 0, 5], kind))
+    assert column.values.tolist() == [1, 0, 5]
+    assert column.values.dtype == np.float32
+
+
+def test_booleans_are_numbers() -> None:
+    feature = DenseFeature(name="d", missing=0.5)
+    assert read(feature, pa.array([True, None, False])).values.tolist() == [1, 0.5, 0]
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.float64()])
+def test_missing_dense_values(kind: pa.DataType) -> None:
+    array = pa.array([1, None, 3], kind)
+    refused(DenseFeature(name="d"), array, "row 101, column 'd': found null, .*`missing` in the schema")
+    assert read(DenseFeature(name="d", missing=-1.5), array).values.tolist() == [1, -1.5, 3]
+
+
+def test_nan_is_missing_and_infinity_is_an_error() -> None:
+    refused(DenseFeature(name="d"), pa.array([1.0, nan]), "row 101, column 'd': found nan")
+    assert read(DenseFeature(name="d", missing=0.0), pa.array([1.0, nan])).values.tolist() == [1, 0]
+    refused(DenseFeature(name="d", missing=0.0), pa.array([1.0, -np.inf]), "found -inf, expected a finite number$")
+    refused(DenseFeature(name="d"), pa.array([1.0, 1e300]), "found 1e[+]300, expected a finite number$")
+    clipped = DenseFeature(name="d", transforms=(Clip(high=5.0),))
+    assert read(clipped, pa.array([1.0, np.inf])).values.tolist() == [1, 5]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6) | st.none(), max_size=30))
+def test_transforms_apply_in_order_after_the_fill(values: list[float | None]) -> None:
+    steps = (Clip(low=-1000.0), Log(), Standardise(mean=0.5, deviation=2.0))
+    feature = DenseFeature(name="d", transforms=steps, missing=7.0)
+    expected = []
+    for v in values:
+        x = max(7.0 if v is None else v, -1000.0)
+        expected.append(((log1p(x) if x >= 0 else -log1p(-x)) - 0.5) / 2.0)
+    np.testing.assert_allclose(read(feature, pa.array(values, pa.float64())).values, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_standardise_is_exact_for_large_numbers() -> None:
+    feature = DenseFeature(name="t", transforms=(Standardise(mean=1.4e9, deviation=10.0),))
+    assert read(feature, pa.array([1_400_000_005, 1_400_000_010])).values.tolist() == [0.5, 1.0]
+
+
+def test_labels() -> None:
+    batch = pa.RecordBatch.from_pydict({"rating": pa.array([5, 3, 4], pa.int8())})
+    assert LabelReader(Label(column="rating"))(batch, "f").values.tolist() == [5, 3, 4]
+    assert LabelReader(Label(column="rating", threshold=4))(batch, "f").values.tolist() == [1, 0, 1]
+    holes = pa.RecordBatch.from_pydict({"label": [1.0, None, nan]})
+    for label in (Label(), Label(threshold=0.5)):
+        with pytest.raises(UserError, match="f, row 1, column 'label': found null"):
+            LabelReader(label)(holes, "f")
+    assert LabelReader(Label(missing=0.0))(holes, "f").values.tolist() == [1, 0, 0]
+    assert LabelReader(Label(missing=2.0, threshold=0.5))(holes, "f").values.tolist() == [1, 1, 1]
+
+
+def test_sample_weights_are_finite_and_not_negative() -> None:
+    def weights(*values: float | None) -> list[float]:
+        batch = pa.RecordBatch.from_pydict({"w": pa.array(values, pa.float64())})
+        return NumberReader("w")(batch, "f").values.tolist()
+
+    assert weights(0.0, 2.5) == [0, 2.5]
+    for value, found in ((-1.0, "-1"), (nan, "nan"), (np.inf, "inf"), (None, "null")):
+        with pytest.raises(UserError, match=f"f, row 1, column 'w': found {found}"):
+            weights(1.0, value)
+
+
+def test_groups_are_integers_or_hashed_strings() -> None:
+    reader = GroupReader("g")
+
+    def groups(array: pa.Array) -> list[int]:
+        batch = pa.RecordBatch.from_arrays([array], names=["g"])
+        reader.check(batch.schema, "f")
+        return reader(batch, "f").values.tolist()
+
+    assert groups(pa.array([3, -1], pa.int16())) == [3, -1]
+    assert groups(pa.array([3, 4, 3]).dictionary_encode()) == [3, 4, 3]
+    signed = [int(np.uint64(xxhash.xxh64_intdigest(v)).view(np.int64)) for v in (b"ann", b"bo", b"ann")]
+    for array in (pa.array(["ann", "bo", "ann"]), pa.array(["ann", "bo", "ann"]).dictionary_encode()):
+        assert groups(array) == signed
+    with pytest.raises(UserError, match="f, row 1, column 'g': found null"):
+        groups(pa.array(["a", None]))
+    with pytest.raises(UserError, match="f: column 'g' is double, but the group expects integers or strings"):
+        groups(pa.array([1.0]))
+
+
+# ---------------------------------------------------------------- checks of footers
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "message"),
+    [
+        (IdFeature(name="a", ids=Identity(num_ids=3)), pa.string(), "is string, .*expects integers"),
+        (IdFeature(name="a", ids=Identity(num_ids=3)), pa.list_(pa.int64()), "is list<.*expects integers"),
+        (IdFeature(name="a", ids=Hash(num_ids=3)), pa.float64(), "is double, .*expects integers or strings"),
+        (IdFeature(name="a", ids=Bucketize(boundaries=(1,))), pa.string(), "is string, .*expects numbers"),
+        (IdListFeature(name="a", ids=Hash(num_ids=3)), pa.string(), "is string, .*expects a list"),
+        (SequenceFeature(name="a", ids=Identity(num_ids=3), max_length=2), pa.list_(pa.string()), "expects integers"),
+        (DenseFeature(name="a"), pa.string(), "is string, .*expects numbers"),
+    ],
+)
+def test_wrong_types_are_found_in_the_footer(feature: Any, kind: pa.DataType, message: str) -> None:
+    with pytest.raises(UserError, match=f"^f.parquet: column 'a' .*{message}"):
+        FeatureReader(feature, ".").check(pa.schema([("a", kind)]), "f.parquet")
+
+
+def test_missing_and_repeated_columns() -> None:
+    reader = FeatureReader(IdFeature(name="user_id", ids=Identity(num_ids=3)), ".")
+    with pytest.raises(UserError, match="f: unknown column 'user_id'; did you mean 'userid'"):
+        reader.check(pa.schema([("userid", pa.int64())]), "f")
+    with pytest.raises(UserError, match="f: column 'user_id' is there 2 times"):
+        reader.check(pa.schema([("user_id", pa.int64())] * 2), "f")
+    for other in (LabelReader(Label(name="user_id")), NumberReader("user_id"), GroupReader("user_id")):
+        with pytest.raises(UserError, match="unknown column 'user_id'"):
+            other.check(pa.schema([("x", pa.int64())]), "f")
+
+
+def test_empty_batches() -> None:
+    for feature, kind in (
+        (IdFeature(name="a", ids=Identity(num_ids=3)), pa.int64()),
+        (IdFeature(name="a", ids=Hash(num_ids=3)), pa.string()),
+        (SequenceFeature(name="a", ids=Identity(num_ids=3), max_length=2), pa.list_(pa.int64())),
+        (DenseFeature(name="a"), pa.float32()),
+    ):
+        assert len(read(feature, pa.array([], kind)).values) == 0

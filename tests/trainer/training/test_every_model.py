@@ -1,0 +1,201 @@
+"""Every model trains sharded on two Ray workers exactly as in one process.
+
+One Ray job trains all models one after another, since starting Ray costs more than training them all. Rows are few and
+ids fewer, so that both ranks meet the same id in a batch, a bag holds it twice, and the last batch pads a rank.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Schema,
+    SequenceFeature,
+)
+from shardrec.models import MODELS, config_class
+from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.launch.backends import launch
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.hooks import Hook
+from tests.trainer.recorded import RecordingTrainer
+
+STEPS, BATCH = 20, 60
+ROWS = STEPS * BATCH - 9  # the last batch has 51 rows
+USERS, ITEMS, TAGS = 41, 23, 7
+
+CLICKS = Schema(
+    features=(
+        IdFeature(name="user", ids=Identity(num_ids=USERS), role="user"),
+        IdFeature(name="last_item", ids=Identity(num_ids=ITEMS), role="user", table="item"),
+        IdFeature(name="item", ids=Identity(num_ids=ITEMS), role="item"),
+        IdListFeature(name="tags", ids=Identity(num_ids=TAGS), role="item"),
+        IdListFeature(name="topics", ids=Identity(num_ids=TAGS), role="item", weights="topic_weights"),
+        DenseFeature(name="age", role="user"),
+        DenseFeature(name="price", role="item"),
+    )
+)
+RATINGS = Schema(
+    features=(
+        IdListFeature(name="rated", ids=Identity(num_ids=ITEMS), table="item", weights="rated_ratings"),
+        IdListFeature(
+            name="asked", ids=Identity(num_ids=ITEMS), table="item", weights="asked_ratings", weights_are="labels"
+        ),
+    ),
+    labels=(),
+)
+HISTORIES = Schema(
+    features=(
+        *(f for f in CLICKS.features if f.name in ("user", "item", "price")),
+        IdFeature(name="kind", ids=Identity(num_ids=TAGS), role="item"),
+        *(
+            SequenceFeature(name=f"{name}_history", ids=ids, table=table, max_length=5, aligned="history", role="user")
+            for name, table, ids in (
+                ("item", "item", Identity(num_ids=ITEMS)),
+                ("kind", "kind", Identity(num_ids=TAGS)),
+                ("negative_item", "item", Identity(num_ids=ITEMS)),
+            )
+        ),
+    )
+)
+RATES = ("autorec",)  # models of ratings
+READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
+# of models whose output grows fast with their rows: small steps
+STEEP = ("lr", "fm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
+SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": [8, 4], "activation": "tanh"}}  # where a model has these
+SETTINGS: dict[str, dict[str, Any]] = {
+    "afm": {"attention_size": 4},
+    "deep_crossing": {"units": [8, 4]},
+    "dcn_v2": {"low_rank": 2, "experts": 2},
+    "dlrm": {"bottom": {"hidden": [8]}},
+    "autoint": {"layers": 2, "head_dim": 4},
+    "two_tower": {"vector_dim": 4},
+    "autorec": {"hidden": 8},
+    "din": {"attention": {"hidden": [8], "activation": "dice"}},
+}
+
+
+def bags(draw: np.random.Generator, num_ids: int, fewest: int, most: int) -> tuple[pa.ListArray, pa.ListArray]:
+    """Ids, some of them twice in a bag, and a number beside each."""
+    lengths = draw.integers(fewest, most + 1, ROWS)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    ids, numbers = draw.integers(0, num_ids, lengths.sum()), draw.integers(1, 6, lengths.sum()).astype(np.float32)
+    return pa.ListArray.from_arrays(offsets, pa.array(ids)), pa.ListArray.from_arrays(offsets, pa.array(numbers))
+
+
+def write(folder: Path, schema: Schema, columns: dict[str, Any]) -> Path:
+    (folder / "train").mkdir(parents=True)
+    pq.write_table(pa.table(columns), folder / "train" / "0.parquet", row_group_size=300)
+    schema.save(folder / "schema.yaml")
+    return folder
+
+
+def clicks(folder: Path) -> Path:
+    draw = np.random.default_rng(0)
+    columns = {name: draw.integers(0, n, ROWS) for name, n in (("user", USERS), ("last_item", ITEMS), ("item", ITEMS))}
+    tags, _ = bags(draw, TAGS, 0, 3)
+    topics, numbers = bags(draw, TAGS, 0, 3)
+    columns |= {"tags": tags, "topics": topics, "topic_weights": numbers}
+    columns |= {name: draw.normal(size=ROWS).astype(np.float32) for name in ("age", "price")}
+    label = (draw.random(ROWS) < 0.2 + 0.6 * (columns["user"] % 2 == columns["item"] % 2)).astype(np.float32)
+    return write(folder, CLICKS, columns | {"label": label})
+
+
+def histories(folder: Path) -> Path:
+    """Of 0 to 5 events; a user is likelier to take an item that is in the history."""
+    draw = np.random.default_rng(0)
+    columns: dict[str, Any] = {name: draw.integers(0, n, ROWS) for name, n in (("user", USERS), ("item", ITEMS))}
+    columns |= {"kind": columns["item"] % TAGS, "price": draw.normal(size=ROWS).astype(np.float32)}
+    items, _ = bags(draw, ITEMS, 0, 5)
+    kinds = pa.ListArray.from_arrays(items.offsets, pa.array(items.values.to_numpy() % TAGS))
+    others = pa.ListArray.from_arrays(items.offsets, pa.array(draw.integers(0, ITEMS, len(items.values))))
+    columns |= {"item_history": items, "kind_history": kinds, "negative_item_history": others}
+    known = np.array([kind in row for kind, row in zip(columns["kind"], kinds.to_pylist(), strict=True)])
+    label = (draw.random(ROWS) < 0.2 + 0.6 * known).astype(np.float32)
+    return write(folder, HISTORIES, columns | {"label": label})
+
+
+def ratings(folder: Path) -> Path:
+    draw = np.random.default_rng(0)
+    (rated, known), (asked, wanted) = bags(draw, ITEMS, 0, 4), bags(draw, ITEMS, 0, 4)
+    return write(folder, RATINGS, {"rated": rated, "rated_ratings": known, "asked": asked, "asked_ratings": wanted})
+
+
+class BareTrainer(RecordingTrainer):
+    """Only trains: no evaluation, no checkpoints."""
+
+    @property
+    def hooks(self) -> list[Hook]:
+        return []
+
+
+def train_each(
+    config: RunConfig, folder: RunFolder, environment: Environment, run_files: dict[str, str]
+) -> dict[str, Any]:
+    """The losses of every step by run, the placements of its tables, and the ranks that trained it."""
+    found: dict[str, Any] = {}
+    for name, path in run_files.items():
+        trainer = BareTrainer(load(path), folder, environment)
+        trainer.record()
+        trainer.fit()
+        placements = sorted({t.placement for t in trainer.session.plan.tables.values()})
+        ranks = len(environment.gather(trainer.rows))
+        found[name] = {"losses": trainer.losses, "placements": placements, "ranks": ranks}
+    return found
+
+
+def train(folder: Path, run_files: dict[str, str], workers: int) -> dict[str, Any]:
+    config = load(next(iter(run_files.values())), (f"run={folder}", f"launch.workers={workers}"))
+    return launch(train_each, config, RunFolder.create(config, resume=False), run_files=run_files)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `train_each` returns in one process, and on two Ray workers."""
+    folder = tmp_path_factory.mktemp("every_model")
+    own = dict.fromkeys(RATES, ratings(folder / "ratings")) | dict.fromkeys(
+        READ_HISTORIES, histories(folder / "histories")
+    )
+    shared = clicks(folder / "clicks")
+    run_files = {}
+    for name, model in MODELS.items():
+        known = config_class(model).model_fields
+        content = {
+            "run": str(folder / "unused"),
+            "data": {"path": str(own.get(name, shared)), "global_batch_size": BATCH, "prefetch": 1},
+            "model": {"name": name} | {k: v for k, v in SMALL.items() if k in known} | SETTINGS.get(name, {}),
+            # rows of some size, so that what one step does to them shows in the next step's loss
+            "tables": {
+                ("encoder/*" if name in RATES else "*"): {"init": {"kind": "normal", "scale": 0.5}},
+                "*item": {"placement": "row_wise"},
+            }
+            | ({} if name in RATES else {"*user": {"placement": "data_parallel"}}),
+            "optimizer": {
+                "tables": {"name": "sgd", "learning_rate": 0.3 if name in STEEP else 3.0},
+                "tower": {"name": "sgd", "learning_rate": 0.1},
+            },
+            "trainer": {"matmul_precision": "highest", "tensorboard": False},
+            "launch": {"threads": 1},
+        }
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        run_files[name] = str(path)
+    return train(folder / "alone", run_files, 1), train(folder / "ray", run_files, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_ray_workers_train_as_one_process(name: str, trained: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    alone, ray = (found[name] for found in trained)
+    assert (alone["ranks"], ray["ranks"]) == (1, 2)
+    assert "row_wise" in ray["placements"]
+    assert len(alone["losses"]) == STEPS and max(alone["losses"]) - min(alone["losses"]) > 0.01
+    assert ray["losses"] == pytest.approx(alone["losses"], abs=1e-5)

@@ -1,0 +1,214 @@
+"""Killed by SIGKILL and resumed: as if nothing had happened, and shown to have resumed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.config.sections import load
+from shardrec.trainer.run_folder.folder import RunFolder
+from tests import ROOT
+from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
+from tests.trainer.small_run import run_file, write_data
+
+EVERY = 7
+SETTINGS = {
+    "trainer": {
+        "epochs": 3,
+        "checkpoint": {"every_steps": EVERY},
+        "evaluation": {"every_steps": 5},
+        "progressive_validation": True,
+        "log_every_steps": 3,
+    },
+    "tables": {
+        "item": {"dtype": "fp16"},  # rounded by draws that have to go on, too
+        "user": {"dynamic": {"rows": 120, "after": 2}},  # of 301 users
+    },
+}
+VOLATILE = ("time", "samples_per_second")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("resume") / "data", rows=2400)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[str, Any]]:
+    path = run_file(tmp_path_factory.mktemp("unbroken") / "run.yaml", data, **SETTINGS)
+    result = train(path)
+    return RunFolder.open(load(path).run), result
+
+
+def start(path: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "shardrec", "train", str(path), "--quiet", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def last_step(folder: Path) -> int:
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def records(folder: RunFolder) -> list[dict[str, Any]]:
+    kept = [r for r in folder.records() if r["kind"] != "start"]
+    return [{k: v for k, v in r.items() if k not in VOLATILE} for r in kept]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, unbroken: tuple) -> None:
+    expected, result = unbroken
+    path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
+    killed_after = random.Random(os.getpid()).randrange(EVERY, result["steps"] - 2)
+    process = start(path)
+    while last_step(tmp_path / "run") < killed_after and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    folder = RunFolder.open(tmp_path / "run")
+    done, kept = last_step(folder.path), folder.steps()[-1]
+    assert start(path, "--resume").wait() == 0
+    summary = json.loads(folder.summary_file.read_text())
+
+    assert summary["first_step"] == kept
+    assert done - kept <= EVERY
+    assert (summary["steps"], summary["rows"]) == (result["steps"], result["rows"])
+    assert summary["metrics"] == result["metrics"]
+    assert records(folder) == records(expected)
+    assert_same_checkpoint(folder.checkpoint(result["steps"]), expected.checkpoint(result["steps"]))
+    assert folder.best_step() == expected.best_step()
+
+
+def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Path) -> None:
+    """Stopped after a checkpoint and taken up by as many, and by more ranks."""
+    settings = {"trainer": SETTINGS["trainer"] | {"matmul_precision": "highest"}, "model": {"mlp": {"hidden": [16, 8]}}}
+    settings["tables"] = {"user": SETTINGS["tables"]["user"]}
+    path = run_file(tmp_path / "run.yaml", data, **settings)
+    whole, three = (f"run={tmp_path}/whole",), (f"run={tmp_path}/three",)
+    stopped = ("trainer.max_steps=14",)
+    expected, _, _, resumed = train_in_processes(2, path, whole, stopped, (*three, *stopped), resumed=((),))
+    assert resumed["first_step"] == 14
+    assert resumed["losses"] == expected["losses"][14:]
+    assert resumed["batches"] == expected["batches"][14:]
+    last = f"checkpoints/step-{expected['steps']}"
+    assert_same_checkpoint(tmp_path / "run" / last, tmp_path / "whole" / last)
+
+    (moved,) = train_in_processes(3, path, resumed=((*three, "tables.*={placement: row_wise}"),))
+    assert moved["batches"] == expected["batches"][14:]
+    assert moved["losses"] == pytest.approx(expected["losses"][14:], abs=1e-4)
+
+
+def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unbroken: tuple) -> None:
+    """What is resumed is the checkpoint's tensors, not something made anew."""
+    expected, result = unbroken
+    path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
+    train(path, ("trainer.max_steps=14",))
+    folder = RunFolder.open(tmp_path / "run")
+    file = folder.checkpoint(14) / checkpoint.TOWER_FILE
+    tensors = load_file(str(file))
+    tensors["tower/model.mlp.layers.0.weight"] += 1e-3
+    save_file(tensors, str(file))
+    with pytest.raises(UserError, match=r"tower\.safetensors: damaged"):
+        train(path, resume=True)
+    content = checkpoint.read_manifest(folder.checkpoint(14))
+    content["tower"] = checkpoint.file_entry(file)
+    checkpoint.write_manifest(folder.checkpoint(14) / "manifest.json", content)
+    resumed = train(path, resume=True)
+    assert resumed["losses"] != result["losses"][14:]
+    with pytest.raises(AssertionError):
+        assert_same_checkpoint(folder.checkpoint(result["steps"]), expected.checkpoint(result["steps"]))
+
+
+def test_evaluating_leaves_training_alone(data: Path, tmp_path: Path, unbroken: tuple) -> None:
+    _, result = unbroken
+    never = {"evaluation": {"every_epochs": None}, "progressive_validation": False}
+    path = run_file(tmp_path / "run.yaml", data, **(SETTINGS | {"trainer": SETTINGS["trainer"] | never}))
+    assert train(path)["losses"] == result["losses"]
+
+
+def test_a_damaged_manifest_is_named(data: Path, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2})
+    train(path)
+    manifest = tmp_path / "run/checkpoints/step-2/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": 2', '"step": 1'))
+    with pytest.raises(UserError, match=r"manifest.json: damaged .* delete .*step-2"):
+        train(path, resume=True)
+
+
+def test_other_data_are_refused_on_resume(data: Path, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2})
+    train(path)
+    other = write_data(tmp_path / "other", rows=1000)
+    with pytest.raises(UserError, match="not those of the checkpoint"):
+        train(path, (f"data.path={other}", "trainer.max_steps=4"), resume=True)
+    with pytest.raises(UserError, match=r"data.lanes is 8, but the checkpoint was made with 4"):
+        train(path, ("data.lanes=8", "trainer.max_steps=4"), resume=True)
+
+
+def test_a_worker_of_ray_that_is_killed_is_replaced(data: Path, tmp_path: Path) -> None:
+    settings = SETTINGS["trainer"] | {"epochs": 15, "evaluation": {"every_epochs": 5}}
+    path = run_file(tmp_path / "run.yaml", data, trainer=settings, launch={"workers": 2})
+    process = start(path)
+    while last_step(tmp_path / "run") < 30 and process.poll() is None:
+        time.sleep(0.01)
+    workers = ray_train_workers(process.pid)
+    workers[0].kill()
+    assert process.wait() == 0
+    folder = RunFolder.open(tmp_path / "run")
+    starts = [r for r in folder.records() if r["kind"] == "start"]
+    assert starts[-1]["resumed"] and starts[-1]["step"] > 0
+    assert json.loads(folder.summary_file.read_text())["rows"] == 15 * 2401
+
+
+def ray_train_workers(launcher: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if "RayTrainWorker" in title:
+            found.append(process)
+    return found
+
+
+def test_yesterdays_model_on_todays_data(data: Path, tmp_path: Path) -> None:
+    """`init_from` takes tables with their state, and the tower; tables may have grown."""
+    train(run_file(tmp_path / "yesterday.yaml", data, trainer={"max_steps": 5}))
+    schema = yaml.safe_load((data / "schema.yaml").read_text())
+    schema["features"][0]["ids"]["num_ids"] += 50
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
+    today = run_file(
+        tmp_path / "today.yaml", data, data={"schema": str(tmp_path / "schema.yaml")},
+        trainer={"max_steps": 1}, init_from=str(tmp_path / "yesterday"),
+        optimizer={"tables": {"learning_rate": 1e-30, "name": "adagrad"}, "tower": {"learning_rate": 1e-30}},
+    )  # fmt: skip
+    train(today)
+    before = whole_tables(tmp_path / "yesterday/checkpoints/step-5")
+    after = whole_tables(tmp_path / "today/checkpoints/step-1")
+    assert len(after["user"]["weight"]) == len(before["user"]["weight"]) + 50
+    for name, tensors in before.items():
+        rows = len(tensors["weight"])
+        assert torch.allclose(after[name]["weight"][:rows], tensors["weight"], atol=1e-7)
+        assert (after[name]["accumulator"][:rows] >= tensors["accumulator"]).all()
+        assert tensors["accumulator"].sum() > 0
+    assert torch.allclose(
+        tower(tmp_path / "today/checkpoints/step-1")["tower/model.mlp.layers.0.weight"],
+        tower(tmp_path / "yesterday/checkpoints/step-5")["tower/model.mlp.layers.0.weight"],
+    )

@@ -1,0 +1,246 @@
+"""`shardrec bench sharding`: lookup and update of tables over placements, worlds, sizes, batches, pooling and skew.
+
+Workers are launched once for each world size and measure all cases there, with the ceilings of their machine: rows that
+plain gathers read, bytes that plain exchanges move. A case's floor is the time that both would take for its rows and
+bytes; its share of the measured lookup says how much is left to gain.
+"""
+
+import csv
+import gc
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
+from shardrec.models.inputs import Placement
+from shardrec.trainer.benchmarks.sharded_tables import (
+    Case,
+    exchange_ceiling,
+    exchange_latency,
+    gather_ceiling,
+    measure_case,
+)
+from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.terminal import print_table
+
+PLACEMENTS: tuple[Placement, ...] = ("table_wise", "row_wise", "column_wise", "data_parallel")
+VARIED = ("placement", "world_size", "rows", "batch", "pooling", "skew")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything with everything."""
+
+    placements: tuple[Placement, ...]
+    world_sizes: tuple[int, ...]
+    rows: tuple[int, ...]
+    batches: tuple[int, ...]
+    pooling: tuple[int, ...]
+    skews: tuple[float, ...]
+
+    @classmethod
+    def read(cls, placements: str, workers: str, rows: str, batches: str, pooling: str, skews: str) -> "Sweep":
+        """From comma-separated lists. Raises UserError for an unknown placement and for what is no such number."""
+        names = [name.strip() for name in placements.split(",")]
+        for name in names:
+            if name not in PLACEMENTS:
+                raise UserError("--placements: " + unknown("placement", name, PLACEMENTS))
+        whole = [("workers", workers), ("rows", rows), ("batch-sizes", batches), ("pooling", pooling)]
+        world_sizes, tables, batch_sizes, ids = (_numbers(option, listed, int, 1) for option, listed in whole)
+        placed = tuple(p for p in PLACEMENTS if p in names)
+        return cls(placed, world_sizes, tables, batch_sizes, ids, _numbers("skews", skews, float, 0))
+
+    def cases(self, world_size: int, common: Mapping[str, Any]) -> list[Case]:
+        """common: the further fields of `Case`. For one worker all placements are the same, and the first is taken."""
+        placements = self.placements[:1] if world_size == 1 else self.placements
+        varied = product(self.rows, self.batches, self.pooling, self.skews, placements)
+        return [Case(placement=p, rows=r, batch=b, pooling=ids, skew=s, **common) for r, b, ids, s, p in varied]
+
+
+def _numbers(option: str, listed: str, kind: type, least: float) -> tuple[Any, ...]:
+    try:
+        found = tuple(kind(part) for part in listed.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < least:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{option}: found {listed!r}, expected {what} of {least} or more, such as 1,2")
+    return found
+
+
+def benchmark_sharding(
+    scratch: Path,
+    sweep: Sweep,
+    common: Mapping[str, Any],
+    steps: int,
+    overrides: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """One row of results a case and number of workers. Raises UserError as planning and launching do."""
+    for batch, world_size in product(sweep.batches, sweep.world_sizes):
+        if batch % world_size:
+            raise UserError(
+                f"--batch-sizes: {batch} rows are no equal shares for {world_size} workers; choose a multiple"
+            )
+    found: list[dict[str, Any]] = []
+    for world_size in sweep.world_sizes:
+        cases = sweep.cases(world_size, common)
+        progress(f"{world_size} worker(s): {len(cases)} cases")
+        config = run_without_data(scratch, world_size, overrides)
+        folder = RunFolder.create(config, resume=False)
+        result = supervised(sharding_worker, config, folder, cases=[asdict(c) for c in cases], steps=steps)
+        assert result is not None
+        found += result["cases"]
+    return found
+
+
+def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -> RunConfig:
+    """What the launchers ask for; its data are declared, and never read."""
+    PlantedLog((1,), 0).schema.save(scratch / "schema.yaml")
+    path = scratch / f"workers-{world_size}.yaml"
+    content = {
+        "run": str(path.with_suffix("")),
+        "data": {"path": str(scratch), "global_batch_size": world_size},
+        "model": "lr",
+        "launch": {"workers": world_size},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return load(path, overrides)
+
+
+def sharding_worker(
+    config: RunConfig, folder: RunFolder, environment: Environment, *, cases: list[dict[str, Any]], steps: int
+) -> dict[str, Any]:
+    """All cases, in turns with their ceilings."""
+    found = []
+    for described in cases:
+        case = Case(**described)
+        gather = gather_ceiling(case, environment.device, steps)
+        measured = measure_case(case, environment.device, steps)
+        exchange = exchange_ceiling(measured["exchanged_bytes_per_rank"], environment.device, steps)
+        latency = exchange_latency(environment.device, steps)
+        found.append(measured | _beside_ceilings(case, measured, gather, exchange) | {"latency_seconds": latency})
+        gc.collect()
+    return {"cases": found, "threads": torch.get_num_threads()}
+
+
+def _beside_ceilings(case: Case, measured: dict[str, Any], gather: float, exchange: float) -> dict[str, Any]:
+    """exchange: bytes/s a rank. `lookup_floor_milliseconds`: plain gathers and exchange of the lookup's half."""
+    ids = case.batch * case.tables * case.pooling
+    floor = ids / gather + measured["lookup_bytes_per_rank"] / exchange
+    return {
+        "gather_ceiling_rows_per_second": gather,
+        "exchange_ceiling_bytes_per_second": None if exchange == float("inf") else exchange,
+        "lookup_floor_milliseconds": 1e3 * floor,
+        "lookup_share_of_ceiling": 1e3 * floor / measured["lookup_milliseconds"],
+    }
+
+
+# ---------------------------------------------------------------- what planning takes from it
+
+
+def calibrated(found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Rates of a worker for `launch.rates`: medians over the cases.
+
+    row_bandwidth: bytes that the cost model has rows read and written for, over lookup and update of one worker, or
+    where there is no such case over what plain gathers take. local_bandwidth, latency: of plain exchanges; exchanges
+    below a megabyte tell the latter only.
+    """
+    alone = [row for row in found if row["world_size"] == 1]
+    together = [row for row in found if row["exchange_ceiling_bytes_per_second"] is not None]
+    if alone:
+        bandwidths = [
+            1e3 * row["row_bytes_per_rank"] / (row["lookup_milliseconds"] + row["update_milliseconds"]) for row in alone
+        ]
+    else:
+        width = [row["embedding_dim"] * (2 if row["dtype"] == "fp16" else 4) for row in found]
+        gathers = [row["gather_ceiling_rows_per_second"] / row["world_size"] for row in found]
+        bandwidths = [rows * size for rows, size in zip(gathers, width, strict=True)]
+    rates = {"row_bandwidth": median(bandwidths)}
+    large = [row["exchange_ceiling_bytes_per_second"] for row in together if row["exchanged_bytes_per_rank"] > 1e6]
+    if large:
+        rates["local_bandwidth"] = median(large)
+    if together:
+        rates["latency"] = median(row["latency_seconds"] for row in together)
+    return {name: float(f"{value:.3g}") for name, value in rates.items()}
+
+
+def write_rates(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """`launch: {rates: ...}`, the part of a run file that planning reads."""
+    write_atomically(path, yaml.safe_dump({"launch": {"rates": calibrated(found)}}))
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def write_results(found: Sequence[dict[str, Any]], out: Path) -> None:
+    """sharding.csv, sharding.json (a line a case) and sharding.png in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_atomically(out / "sharding.csv", text.getvalue())
+    write_atomically(out / "sharding.json", "".join(json.dumps(row) + "\n" for row in found))
+    _plot(found, out / "sharding.png")
+
+
+def print_results(found: Sequence[dict[str, Any]], console: Console) -> None:
+    """What varies, and the times beside their floor."""
+    varied = [name for name in VARIED if len({row[name] for row in found}) > 1] or ["placement"]
+    table = Table(title="lookup and update of tables, ms a step", box=None, header_style="bold")
+    shown = {"world_size": "workers", "exchanged_bytes_per_rank": "MB"}
+    for name in (*varied, "lookup", "floor", "share", "update", "samples/s", "exchanged_bytes_per_rank"):
+        table.add_column(shown.get(name, name), justify="left" if name == "placement" else "right", no_wrap=True)
+    for row in found:
+        table.add_row(
+            *(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in varied),
+            f"{row['lookup_milliseconds']:.1f}",
+            f"{row['lookup_floor_milliseconds']:.1f}",
+            f"{row['lookup_share_of_ceiling']:.0%}",
+            f"{row['update_milliseconds']:.1f}",
+            f"{row['samples_per_second']:,.0f}",
+            f"{row['exchanged_bytes_per_rank'] / 1e6:.1f}",
+        )
+    print_table(console, table)
+    console.print(
+        "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most"
+    )
+
+
+def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of lookup and update, a row a case, with the lookup's floor marked."""
+    varied = [name for name in VARIED if len({row[name] for row in found}) > 1] or ["placement"]
+    names = [
+        ", ".join(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in varied)
+        for row in found
+    ]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found)), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    places = range(len(found))
+    lookup = [row["lookup_milliseconds"] for row in found]
+    axes.barh(places, lookup, color="tab:blue", label="lookup")
+    axes.barh(places, [row["update_milliseconds"] for row in found], left=lookup, color="tab:orange", label="update")
+    axes.plot([row["lookup_floor_milliseconds"] for row in found], places, "k|", markersize=10, label="lookup's floor")
+    axes.set_yticks(places, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds a step")
+    axes.set_ylabel(", ".join(name.replace("_", " ") for name in varied))
+    axes.legend()
+    figure.savefig(path, format="png")

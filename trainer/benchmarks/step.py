@@ -1,0 +1,111 @@
+"""`shardrec bench step`: the training step alone, on batches in memory, and end to end from Parquet, in one run."""
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.trainer import Trainer
+
+BATCHES_IN_MEMORY = 16
+WARM_UP_STEPS = 5
+
+
+def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
+    """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank.
+
+    Samples for `decay: frequency` are counted over the batches in memory only: steps cost the same, and large data are
+    not read through.
+    """
+    trainer = Trainer(config, folder, environment)
+    trainer.session.distributed.module.train()
+    rows = config.data.global_batch_size
+    batches = _in_memory(trainer.loader, environment.device)
+    trainer.session.distributed.count_samples(batches)
+    _warm_up(trainer.train_step, batches)
+    environment.barrier()
+    step = statistics.median(_seconds(trainer.train_step, b) for b in islice(cycle(batches), steps))
+    lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
+    forward = statistics.median(_seconds(_forward, trainer, b) for b in islice(cycle(batches), steps))
+    end_to_end = _end_to_end(trainer.train_step, trainer.loader, environment.device, steps)
+    found = {
+        "step_samples_per_second": rows / max(environment.gather(step)),
+        "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
+        "step_milliseconds": 1e3 * step,
+        "lookup_milliseconds": 1e3 * lookup,
+        "tower_forward_milliseconds": 1e3 * max(0.0, forward - lookup),
+        "backward_and_update_milliseconds": 1e3 * max(0.0, step - forward),
+    }
+    return {
+        "model": config.model["name"],
+        "world_size": environment.world_size,
+        "threads": torch.get_num_threads(),
+        "global_batch_size": rows,
+        "precision": config.trainer.precision,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "table_optimizer": config.optimizer.tables.name,
+        **{name: round(value, 3) for name, value in found.items()},
+    }
+
+
+def steps_per_second(
+    train_step: Callable[[Batch], None],
+    loader: Loader,
+    device: torch.device,
+    steps: int,
+    prepare: Callable[[list[Batch]], None] | None = None,
+) -> tuple[float, float]:
+    """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one.
+
+    prepare: gets the batches in memory before the first step
+    """
+    batches = _in_memory(loader, device)
+    if prepare:
+        prepare(batches)
+    _warm_up(train_step, batches)
+    step = statistics.median(_seconds(train_step, b) for b in islice(cycle(batches), steps))
+    return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
+
+
+def _in_memory(loader: Loader, device: torch.device) -> list[Batch]:
+    return [batch.to(device) for batch in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
+
+
+def _warm_up(train_step: Callable[[Batch], None], batches: list[Batch]) -> None:
+    for batch in islice(cycle(batches), WARM_UP_STEPS):
+        train_step(batch)
+
+
+def _seconds(work: Any, *arguments: Any) -> float:
+    began = time.perf_counter()
+    work(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _lookup(trainer: Trainer, batch: Batch) -> None:
+    with torch.no_grad():
+        trainer.session.distributed.lookup(batch)
+
+
+def _forward(trainer: Trainer, batch: Batch) -> None:
+    trainer.session.distributed.module(batch)
+
+
+def _end_to_end(train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int) -> float:
+    """Seconds a step from Parquet to updated tables, after the first batch."""
+    made, began = 0, 0.0
+    for batch in islice(loader.epoch(1), steps + 1):
+        train_step(batch.to(device))
+        began = began or time.perf_counter()
+        made += 1
+    return (time.perf_counter() - began) / max(1, made - 1)

@@ -1,0 +1,249 @@
+"""Whole checkpoints: tables, tower, optimizers, generators and the place in the data; complete or absent.
+
+Every rank streams its shards of the tables into `.step-N.tmp/`; when all are on disk, rank 0 adds the tower and, last,
+`manifest.json` (which carries a checksum of itself and of every file), and renames the folder to `step-N`.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.checkpoints.frozen import read_frozen_tables
+from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
+from shardrec.sharding.checkpoints.tables import read_tables, sync_folder, write_tables
+from shardrec.sharding.distribution.distribute import Distributed
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.tower import MODEL, Tower
+
+FORMAT = 1
+TOWER_FILE = "tower.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a run has come: all that training needs beside tensors.
+
+    step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
+    last log line; best: the best evaluation so far; stale: evaluations since then.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    rows: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    stale: int = 0
+    stopped: bool = False
+
+
+def save(
+    folder: RunFolder,
+    environment: Environment,
+    position: Position,
+    distributed: Distributed,
+    tower: Tower,
+    order: Mapping[str, Any],
+) -> None:
+    """Writes `checkpoints/step-N`. A complete `step-N` is not written again."""
+    final = folder.checkpoint(position.step)
+    if environment.broadcast((final / "manifest.json").exists()):
+        return
+    temporary = folder.checkpoints / f".step-{position.step}.tmp"
+    if environment.leads:
+        remove_unfinished(folder)
+        temporary.mkdir(parents=True)
+    environment.barrier()
+    entries = environment.gather(write_tables(temporary, distributed.tables))
+    id_maps = environment.gather(write_id_maps(temporary, distributed.id_maps))
+    generators = environment.gather(_generator_state(environment.device))
+    if environment.leads:
+        content = {
+            "format": FORMAT,
+            "world_size": environment.world_size,
+            "device": environment.device.type,
+            "position": asdict(position),
+            "order": dict(order),
+            "tables": [entry for of_rank in entries for entry in of_rank],
+            "id_maps": merged_id_maps(id_maps),
+            "tower": _write_tower(temporary / TOWER_FILE, distributed, tower),
+            "generators": [base64.b64encode(state).decode() for state in generators],
+        }
+        write_manifest(temporary / "manifest.json", content)
+        sync_folder(temporary)
+        temporary.rename(final)
+        sync_folder(folder.checkpoints)
+    environment.barrier()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The checked content of a checkpoint's manifest. Raises UserError where it is missing or damaged."""
+    path = checkpoint / "manifest.json"
+    try:
+        document = json.loads(path.read_text())
+        content = document["content"]
+        damaged = zlib.crc32(_canonical(content)) != document["crc32"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {checkpoint.name} is not a complete checkpoint") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        damaged = True
+    if damaged:
+        raise UserError(f"{path}: damaged (its checksum differs); delete {checkpoint} to go on from an earlier one")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}")
+    return content
+
+
+def restore(
+    checkpoint: Path,
+    environment: Environment,
+    distributed: Distributed,
+    tower: Tower,
+    *,
+    seed: int,
+    grow: bool = False,
+) -> Position:
+    """Fills tables, tower and optimizers from any world size and plan; returns the position.
+
+    `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values.
+    """
+    content = read_manifest(checkpoint)
+    if any(live.table.frozen for live in distributed.tables.values()):
+        read_frozen_tables(checkpoint, content["tables"], distributed.tables)
+    else:
+        read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
+    read_id_maps(checkpoint, content.get("id_maps", {}), distributed.id_maps, leads=environment.leads)
+    _read_tower(checkpoint, saved_tower(checkpoint, content), distributed, tower)
+    position = Position(**content["position"])
+    if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
+        _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
+    else:
+        torch.manual_seed(generator_seed(seed, position.step, environment.rank))
+    return position
+
+
+def generator_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a rank's own generator (dropout) at a step."""
+    return zlib.crc32(f"generator {seed} {step} {rank}".encode())
+
+
+def prune(folder: RunFolder, keep: int, best: int | None) -> None:
+    """Deletes all but the last `keep` checkpoints and that of step `best`."""
+    for step in folder.steps()[:-keep]:
+        if step != best:
+            doomed = folder.checkpoints / f".step-{step}.old"
+            folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_unfinished(folder: RunFolder) -> None:
+    """Deletes what a killed run left half-written."""
+    for path in folder.checkpoints.iterdir():
+        if re.fullmatch(r"\.step-\d+\.(tmp|old)", path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the tower
+
+
+def _tower_tensors(distributed: Distributed, tower: Tower) -> dict[str, Tensor]:
+    """Live tensors by plan-independent names."""
+    named: dict[str, Tensor] = {f"tower/{k}": p.detach() for k, p in tower.parameters.items()}
+    named |= {f"tower_buffer/{k}": b for k, b in distributed.tower_buffers().items()}
+    for name, state in tower.state().items():
+        named |= {f"tower_optimizer/{name}/{key}": tensor for key, tensor in state.items()}
+    return named
+
+
+def _write_tower(path: Path, distributed: Distributed, tower: Tower) -> dict[str, Any]:
+    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in _tower_tensors(distributed, tower).items()}
+    save_file(tensors, str(path))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_entry(path)
+
+
+def file_entry(path: Path) -> dict[str, int]:
+    """What the manifest says of a file: its size and checksum."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
+def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tower of a checkpoint with its buffers and optimizer, by plan-independent names; `content`: its manifest's.
+
+    Raises UserError for a file that is missing or damaged.
+    """
+    path, entry = checkpoint / TOWER_FILE, content["tower"]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the checkpoint is damaged") from None
+    if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
+        raise UserError(f"{path}: damaged (size or checksum differ from the manifest's); delete {path.parent}")
+    return load_file(str(path))
+
+
+def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A saved tower's parameters and buffers by the names that its model gives them, without optimizer state."""
+    kinds = (f"tower/{MODEL}", f"tower_buffer/{MODEL}")
+    return {name.removeprefix(kind): t for kind in kinds for name, t in saved.items() if name.startswith(kind)}
+
+
+def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], distributed: Distributed, tower: Tower) -> None:
+    live = _tower_tensors(distributed, tower)
+    for name in sorted(set(saved) ^ set(live)):
+        side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
+        why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"
+        raise UserError(f"{checkpoint}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
+    for name, tensor in live.items():
+        if saved[name].shape != tensor.shape:
+            raise UserError(
+                f"{checkpoint}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
+                "is it a checkpoint of another model?"
+            )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Writes a manifest with its own checksum, synced to disk."""
+    document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
+    with path.open("w") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _generator_state(device: torch.device) -> bytes:
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return state.numpy().tobytes()
+
+
+def _set_generator_state(device: torch.device, state: bytes) -> None:
+    tensor = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensor, device)
+    else:
+        torch.set_rng_state(tensor)

@@ -1,0 +1,184 @@
+"""`shardrec checkpoint show`: what is in a checkpoint, read front to back in constant memory, every byte checked."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from shardrec.sharding.checkpoints.id_maps import SavedIdMap
+from shardrec.sharding.checkpoints.saved_tables import SavedTable
+from shardrec.trainer.checkpoints.checkpoint import saved_tower
+from shardrec.trainer.checkpoints.id_map_facts import READ, id_map_facts
+from shardrec.trainer.checkpoints.saved_model import SavedModel
+from shardrec.trainer.run_folder.terminal import print_whole
+from shardrec.trainer.session.tower import MODEL
+
+
+def checkpoint_contents(
+    path: Path, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """What `shardrec checkpoint show --json` prints: how far the run had come, `tables`, `id_maps` and `tower` by name.
+
+    values: read the rows of tables and id maps; without, only the sizes of files are checked. progress: is told which
+    one is read. Raises UserError for the first file that is missing, cut short or changed.
+    """
+    saved = SavedModel.open(path, step)
+    position = saved.content["position"]
+    tables = {}
+    for name, table in saved.tables.items():
+        if values:
+            progress(f"reading table {name}")
+        tables[name] = _table_facts(table, values)
+    id_maps = {}
+    for name, id_map in saved.id_maps.items():
+        if values:
+            progress(f"reading the id map of {name}")
+        id_maps[name] = _id_map_facts(id_map, position["step"], values)
+    return {
+        "checkpoint": str(saved.path),
+        **{key: position[key] for key in ("step", "epoch", "step_in_epoch", "rows")},
+        "world_size": saved.content["world_size"],
+        "device": saved.content["device"],
+        "tables": tables,
+        "id_maps": id_maps,
+        "tower": {name: _tower_facts(tensor) for name, tensor in tower_tensors(saved).items()},
+    }
+
+
+def tower_tensors(saved: SavedModel) -> dict[str, Tensor]:
+    """All of a checkpoint's tower file, by the names that its model gives them: parameters, moments (`buffer NAME`) and
+    optimizer state (`optimizer NAME/STATE`)."""
+    words = {"tower": "", "tower_buffer": "buffer ", "tower_optimizer": "optimizer "}
+    found = {}
+    for name, tensor in saved_tower(saved.path, saved.content).items():
+        kind, _, rest = name.partition("/")
+        found[words[kind] + rest.removeprefix(MODEL)] = tensor
+    return found
+
+
+def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
+    sizes = table.file_sizes()
+    state = {}
+    for name in table.tensors:
+        if name != "weight":
+            found = summarise(table, name) if values else {}
+            state[name] = {key: found[key] for key in ("norm", "zeros", "not_finite") if values}
+    return {
+        "rows": table.num_embeddings,
+        "dim": table.embedding_dim,
+        "dtype": table.dtype,
+        "optimizer": table.optimizer,
+        "dynamic": table.dynamic,
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        **(summarise(table, "weight") if values else {}),
+        "state": state,
+    }
+
+
+def _id_map_facts(id_map: SavedIdMap, step: int, values: bool) -> dict[str, Any]:
+    sizes = [size for part in id_map.parts for size in part.file_sizes().values()]
+    found: dict[str, Any] = {
+        "rows": id_map.rows.num_embeddings,
+        "candidate_rows": id_map.candidates.num_embeddings if id_map.candidates else 0,
+        "bytes": sum(sizes),
+        "files": len(sizes),
+        **asdict(id_map.counters),
+    }
+    if values:
+        facts = id_map_facts(id_map, step)
+        found |= {what: facts[what] for what in ("occupied", "candidates")}
+        for part in id_map.parts:
+            for column in part.tensors.keys() - READ:  # only to check their bytes
+                deque(part.blocks(column), maxlen=0)
+    return found
+
+
+def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
+    """What the values of a tensor are like, in one pass.
+
+    norm: Frobenius. mean_row_norm: of the rows' Euclidean norms. zeros, dead_rows: shares of values that are exactly 0
+    and of rows that hold nothing else. not_finite: values that are, which the norms leave out.
+    """
+    squares, norms = 0.0, 0.0
+    zeros = dead = not_finite = 0
+    for _, values in table.blocks(tensor):
+        rows = values if values.dim() == 2 else values.unsqueeze(1)
+        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        dead += int((norm == 0).sum())
+        zeros += values.numel() - int(torch.count_nonzero(values))
+        if not bool(norm.isfinite().all()):
+            not_finite += int((~rows.isfinite()).sum())
+            norm = torch.linalg.vector_norm(rows.nan_to_num(0.0, 0.0, 0.0), dim=1, dtype=torch.float64)
+        squares, norms = squares + float(norm @ norm), norms + float(norm.sum())
+    rows_in_all = table.num_embeddings
+    return {
+        "norm": math.sqrt(squares),
+        "mean_row_norm": norms / rows_in_all,
+        "zeros": zeros / math.prod(table.tensors[tensor]),
+        "dead_rows": dead / rows_in_all,
+        "not_finite": not_finite,
+    }
+
+
+def _tower_facts(tensor: Tensor) -> dict[str, Any]:
+    values = tensor.double()
+    finite = values.isfinite()
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "norm": float(values.where(finite, torch.zeros(())).norm()),
+        "not_finite": int((~finite).sum()),
+    }
+
+
+# ---------------------------------------------------------------- printing
+
+
+def print_contents(found: dict[str, Any]) -> None:
+    """For people: a line a table and a line a parameter of the tower, without its optimizer's state."""
+    place = f"step {found['step']}, epoch {found['epoch']}, {found['rows']:,} rows trained on"
+    print_whole(f"{found['checkpoint']}: {place}, written by {found['world_size']} worker(s)")
+    tables = Table(box=None, header_style="bold")
+    values = any("norm" in of_table for of_table in found["tables"].values())
+    left = ("table", "dtype", "optimizer", "state")
+    names = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
+    for name in names + ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"] * values:
+        tables.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    for name, t in found["tables"].items():
+        cells = [name, f"{t['rows']:,}", str(t["dim"]), t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
+        cells += [f"{t['bytes'] / 1e6:,.2f}", str(t["files"])]
+        if values:
+            not_finite = t["not_finite"] + sum(state["not_finite"] for state in t["state"].values())
+            cells += [f"{t['norm']:.4g}", f"{t['mean_row_norm']:.4g}"]
+            cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
+        tables.add_row(*cells)
+    print_whole(tables)
+    if found["id_maps"]:
+        print_whole(_id_maps(found["id_maps"]))
+    parameters = Table(box=None, header_style="bold")
+    for name in ("tower", "shape", "dtype", "norm", "not finite"):
+        parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
+    for name, p in found["tower"].items():
+        if not name.startswith("optimizer "):
+            shape = " x ".join(map(str, p["shape"])) or "number"
+            parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
+    if parameters.row_count:
+        print_whole(parameters)
+
+
+def _id_maps(found: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold")
+    names = ["id map", "rows", "occupied", "candidates", "MB", "files"]
+    for name in names:
+        table.add_column(name, justify="left" if name == "id map" else "right", no_wrap=True)
+    for name, m in found.items():
+        read = [f"{m[what]:,}" if what in m else "-" for what in ("occupied", "candidates")]
+        table.add_row(name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"]))
+    return table

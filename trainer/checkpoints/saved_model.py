@@ -1,0 +1,86 @@
+"""A checkpoint named on the command line, and what its run says of one of its tables."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import DenseFeatures, EmbeddingTable
+from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
+from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
+from shardrec.trainer.checkpoints.checkpoint import read_manifest
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.session import build_model
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A complete checkpoint. content: its manifest's. tables: by name. id_maps: of dynamic tables, by id space."""
+
+    path: Path
+    content: Mapping[str, Any]
+    tables: Mapping[str, SavedTable]
+    id_maps: Mapping[str, SavedIdMap]
+
+    @classmethod
+    def open(cls, path: Path, step: int | None = None) -> "SavedModel":
+        """The checkpoint in `path`, or that of a run folder: of the step asked for, else the best, else the last.
+
+        Raises UserError where there is none, or its manifest is damaged.
+        """
+        if (path / "manifest.json").exists() or (path / "tables").is_dir():
+            if step is not None:
+                raise UserError(f"{path}: a checkpoint, which --step cannot choose from; leave it out, or name the run")
+            return cls.read(path.resolve())
+        if not any((path / name).exists() for name in ("config.yaml", "stages.yaml")):
+            raise UserError(f"{path}: neither a run folder (no config.yaml in it) nor a checkpoint (no manifest.json)")
+        folder = RunFolder.open(path)
+        return cls.read(folder.checkpoint(folder.choose_step(step)))
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "SavedModel":
+        content = read_manifest(checkpoint)
+        id_maps = saved_id_maps(checkpoint, content.get("id_maps", {}))
+        return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]), id_maps)
+
+    def table(self, name: str) -> SavedTable:
+        """Raises UserError, with the nearest known name, for a table that is not there."""
+        if name not in self.tables:
+            raise UserError(f"{self.path}: {unknown('table', name, list(self.tables))}")
+        return self.tables[name]
+
+    def id_map(self, table: SavedTable) -> SavedIdMap | None:
+        """What gives rows of a table to ids; None for a fixed table, whose ids are rows."""
+        return None if table.dynamic is None else self.id_maps[table.dynamic]
+
+
+@dataclass(frozen=True)
+class DeclaredTable:
+    """A table as its run's model declares it. features: whose ids are its rows."""
+
+    table: EmbeddingTable
+    features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: RunFolder, name: str) -> "DeclaredTable":
+        """Raises UserError where the run's model has no such table."""
+        return cls.all(folder, [name])[name]
+
+    @classmethod
+    def all(cls, folder: RunFolder, names: Iterable[str]) -> dict[str, "DeclaredTable"]:
+        """Several tables, by name. Raises UserError where the run's model does not have one of them."""
+        config = folder.config()
+        model = build_model(config, folder.schema())
+        inputs = [given for given in model.inputs.values() if not isinstance(given, DenseFeatures)]
+        found = {}
+        for name in names:
+            if name not in model.tables:
+                other = f"{folder.config_file}: its model has another set of tables"
+                raise UserError(f"{other}; {unknown('table', name, list(model.tables))}")
+            table = model.tables[name]
+            features = (f for given in inputs for f, its in given.tables.items() if its.name == name)
+            table = replace(table, optimizer=table.optimizer or config.optimizer.tables)
+            found[name] = cls(table, tuple(dict.fromkeys(features)))
+        return found

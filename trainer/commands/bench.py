@@ -1,0 +1,243 @@
+"""`shardrec bench ...`: each command prints a table and, as its last line, one JSON object."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True)
+
+BENCHMARK_ROWS = 400_000
+BENCHMARK_FIELDS = 26
+BENCHMARK_DENSE = 13
+BENCHMARK_IDS = 1_000_000
+
+
+@app.command()
+def reader(
+    data: Annotated[Path | None, typer.Argument(help="prepared data; default: a made log of 40 columns")] = None,
+    lanes: Annotated[int, typer.Option(help="lanes of the shuffled reader")] = 16,
+    batch_size: Annotated[int, typer.Option(help="rows of a batch")] = 4096,
+    repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 5,
+) -> None:
+    """Rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
+    from shardrec.data_pipeline.features.schema import Schema
+    from shardrec.trainer.benchmarks.reader import benchmark_reader
+
+    given = (data / "train", Schema.load(data / "schema.yaml")) if data else (None, None)
+    found = benchmark_reader(*given, folder=data or ".", lanes=lanes, global_batch_size=batch_size, repeats=repeats)
+    _print("reader, one core", found)
+
+
+@app.command()
+def step(
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: a made log")] = None,
+    model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
+    ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
+    steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+) -> None:
+    """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
+    from shardrec.trainer.benchmarks.step import step_worker
+    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.launch.supervision import supervised
+    from shardrec.trainer.run_folder.folder import RunFolder
+    from shardrec.trainer.training.inspection import inspect_run
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        if run_file is None:
+            run_file = _made_run(Path(scratch), model, ids)
+        config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
+        inspect_run(config)
+        found = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
+    if found:
+        _print(f"training step, {found['model']}", found)
+
+
+@app.command()
+def histories(
+    data: Annotated[Path | None, typer.Argument(help="prepared histories; default: a made log, mean length 23")] = None,
+    models: Annotated[
+        str, typer.Option(metavar="A,B,C", help="of base, din, dien, dien_auxiliary, bst")
+    ] = "din,dien,dien_auxiliary",
+    precisions: Annotated[str, typer.Option(metavar="A,B", help="of fp32, bf16")] = "fp32,bf16",
+    rows: Annotated[int, typer.Option(min=1, help="training rows of the made log")] = 500_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows of a batch")] = 4096,
+    steps: Annotated[int, typer.Option(min=1, help="steps that are timed in each measurement")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements of each form, in turns; medians count")] = 3,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+) -> None:
+    """DIN, DIEN and kin end to end from Parquet, beside the same models written the usual padded way, in one run."""
+    from shardrec.trainer.benchmarks.histories import benchmark_histories
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_histories(
+            data,
+            Path(scratch),
+            models=_names(models),
+            precisions=_names(precisions),
+            rows=rows,
+            batch_size=batch_size,
+            steps=steps,
+            rounds=rounds,
+            overrides=overrides or (),
+            progress=Console(stderr=True, highlight=False).print,
+        )
+    _print_histories(found)
+
+
+@app.command()
+def sharding(
+    placements: Annotated[
+        str, typer.Option(metavar="A,B", help="of table_wise, row_wise, column_wise, data_parallel")
+    ] = "table_wise,row_wise,column_wise,data_parallel",
+    workers: Annotated[str, typer.Option(metavar="N,M", help="numbers of workers")] = "1,2",
+    rows: Annotated[str, typer.Option(metavar="N,M", help="rows of a table")] = "10000,1000000",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,M", help="rows of a batch, of all workers together")] = "4096",
+    pooling: Annotated[str, typer.Option(metavar="N,M", help="ids a row of the batch and table")] = "1,10",
+    skews: Annotated[str, typer.Option(metavar="X,Y", help="ids are as frequent as rank^-skew")] = "0,1.2",
+    tables: Annotated[int, typer.Option(min=1, help="equal tables")] = 8,
+    embedding_dim: Annotated[int, typer.Option(min=1)] = 16,
+    dtype: Annotated[str, typer.Option(help="fp32 or fp16")] = "fp32",
+    optimizer: Annotated[str, typer.Option(help="as in a run file's optimizer.tables.name")] = "adagrad",
+    steps: Annotated[int, typer.Option(min=1, help="steps that are timed in each case")] = 15,
+    out: Annotated[Path | None, typer.Option(help="folder for sharding.csv, sharding.json and sharding.png")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="write the measured rates, as a run file's launch.rates")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
+    ] = None,
+) -> None:
+    """Lookup and update under placements, workers, table sizes, batches, pooling and skew, beside what memory and
+    exchange reach."""
+    from shardrec.trainer.benchmarks.sharding import (
+        Sweep,
+        benchmark_sharding,
+        print_results,
+        write_rates,
+        write_results,
+    )
+
+    sweep = Sweep.read(placements, workers, rows, batch_sizes, pooling, skews)
+    common = {"tables": tables, "embedding_dim": embedding_dim, "dtype": dtype, "optimizer": optimizer}
+    said = Console(stderr=True, highlight=False).print
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_sharding(Path(scratch), sweep, common, steps, overrides or (), said)
+    console = Console(highlight=False)
+    print_results(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+    if out:
+        write_results(found, out)
+        console.print(f"written to {out}")
+    if calibrate:
+        write_rates(found, calibrate)
+        console.print(f"rates for planning are in {calibrate}: put its launch.rates into run files")
+
+
+@app.command()
+def checkpoint(
+    folder: Annotated[Path, typer.Option(help="where to write, on the disk that is measured")] = Path("."),
+    size: Annotated[str, typer.Option(help="of the table with its optimizer's state, such as 4GB")] = "4GB",
+    dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements of each kind, in turns")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="that write and read their parts at once")] = 1,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
+    ] = None,
+) -> None:
+    """GB/s at which checkpoints are written and read, beside plain writes and reads of as much, and memory."""
+    from shardrec.trainer.benchmarks.checkpoint import benchmark_checkpoint, print_checkpoint
+    from shardrec.trainer.planning.machines import parse_size
+
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        asked = parse_size("--size", size), dim, rounds, workers, overrides or ()
+        found = benchmark_checkpoint(Path(scratch), folder, *asked)
+    console = Console(highlight=False)
+    print_checkpoint(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+
+
+@app.command()
+def ids(
+    events: Annotated[int, typer.Option(min=1, help="ids of the stream")] = 50_000_000,
+    space: Annotated[int, typer.Option(min=1, help="ids that there may be")] = 50_000_000,
+    rows: Annotated[int, typer.Option(min=1, help="rows of the table")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="ids of a step, of all workers together")] = 100_000,
+    skew: Annotated[float, typer.Option(min=0, help="ids are as frequent as rank^-skew, 0: alike")] = 1.05,
+    after: Annotated[int, typer.Option(min=1, help="as in a run file's dynamic.after")] = 2,
+    evict: Annotated[str, typer.Option(help="lfu, lru or age, with --age")] = "lfu",
+    age: Annotated[int | None, typer.Option(min=1, help="as in a run file's dynamic.age")] = None,
+    candidates: Annotated[float, typer.Option(help="as in a run file's dynamic.candidates")] = 1.0,
+    dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.threads=1")
+    ] = None,
+) -> None:
+    """A stream of raw 64-bit ids through a dynamic table, beside exact counts of all of them: counters and speed."""
+    from shardrec.trainer.benchmarks.id_stream import Stream
+    from shardrec.trainer.benchmarks.ids import benchmark_ids, dynamic_config, print_ids
+
+    stream = Stream(events, space, batch_size, skew, seed)
+    said = {"rows": rows, "after": after, "evict": evict, "age": age, "candidates": candidates}
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        found = benchmark_ids(Path(scratch), stream, dynamic_config(said), dim, workers, overrides or ())
+    console = Console(highlight=False)
+    is_right = print_ids(found, console)
+    console.print(json.dumps(found), soft_wrap=True)
+    raise typer.Exit(0 if is_right else 1)
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _made_run(folder: Path, model: str, ids: int) -> Path:
+    """A run file for a synthetic log of the usual click-log shape."""
+    from shardrec.data_pipeline.prepare.generators.synthetic import synthetic
+
+    synthetic(
+        folder / "data",
+        rows=BENCHMARK_ROWS,
+        fields=BENCHMARK_FIELDS,
+        ids=ids // BENCHMARK_FIELDS,
+        dense=BENCHMARK_DENSE,
+    )
+    path = folder / "run.yaml"
+    path.write_text(f"run: {folder}/run\ndata: {{path: {folder}/data}}\nmodel: {model}\n")
+    return path
+
+
+def _print(title: str, found: dict[str, Any]) -> None:
+    table = Table(title=title, box=None, show_header=False, title_justify="left")
+    for name, value in found.items():
+        large = isinstance(value, float) and value >= 1000
+        shown = f"{value:,.0f}" if large else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(json.dumps(found), soft_wrap=True)
+
+
+def _print_histories(found: dict[str, Any]) -> None:
+    """One line a form; end to end is from Parquet to updated tables, a ratio is ours to the form of its line."""
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
+    table = Table(title="histories, samples/s", caption=said, box=None)
+    for column in ("model", "", "form", "end to end", "ratio", "step", "ratio", "MiB"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("model", "", "form") else "right")
+    for row in found["results"]:
+        for form, name in (("jagged", "ours"), ("padded", "padded"), ("tuned", "tuned")):
+            cells = [row["model"], row["precision"], name]
+            for what in ("end_to_end", "step"):
+                ratio = row.get(f"{what}_ratio_to_{form}")
+                cells += [f"{row[f'{form}_{what}_samples_per_second']:,.0f}", f"{ratio:.1f}" if ratio else ""]
+            table.add_row(*cells, f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(json.dumps(found), soft_wrap=True)

@@ -1,0 +1,197 @@
+"""`shardrec compare`: several models of one run file, each trained under several seeds on the same data.
+
+Every run is an ordinary one with its own folder, OUT/MODEL/seed-K, trained in a process apart, so that a crash costs
+one run. What is finished stays: the same command again goes on where it stopped.
+"""
+
+import gc
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
+from shardrec.trainer.config.differences import first_difference
+from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig, load, read
+from shardrec.trainer.config.stages import resolve_stages
+from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.run_folder.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a comparison."""
+
+    model: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.config.run))
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, seed {self.seed}"
+
+
+def compare_models(
+    run_file: Path, models: Sequence[str], seeds: int, overrides: Iterable[str], out: Path | None, quiet: bool = False
+) -> Scoreboard:
+    """Trains every model under every seed; `out` (default: the run file's `run`) gets the tables after each run.
+
+    models: variants of the file, or names of `MODELS` (none: all variants). Runs that fail are part of the result.
+    Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
+    """
+    models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
+    if not models:
+        raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
+    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else out.resolve()
+    entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
+    _check(entries)
+    leading = entries[0].config.trainer.selection_metric
+    board, console = Scoreboard(models, seeds, leading), Console(stderr=True, highlight=False)
+    with _Workplace() as workplace:
+        for number, entry in enumerate(entries, start=1):
+            outcome = _earlier(entry)
+            if outcome is None:
+                if not quiet:
+                    console.print(f"{entry.title} ({number} of {len(entries)})")
+                outcome = workplace.train(entry, quiet)
+            if outcome.failure is not None and not quiet:
+                console.print(f"failed: {outcome.failure}", soft_wrap=True, markup=False)
+            board.add(outcome)
+            board.write(out)
+    return board
+
+
+def _entry(run_file: Path, model: str, seed: int, overrides: Iterable[str], out: Path) -> Entry:
+    config = load(run_file, (*overrides, f"trainer.seed={seed}"), variant=model)
+    return Entry(model, seed, config.model_copy(update={"run": str(out / model / f"seed-{seed}")}))
+
+
+def _check(entries: Sequence[Entry]) -> None:
+    """Raises UserError where the runs would not be comparable with one another, or with those that are there."""
+    first, fingerprints = entries[0], _Fingerprints()
+    for entry in entries:
+        if choose_backend(entry.config.launch) == "torchrun":
+            raise UserError("compare launches its own workers; run it without torchrun, with --set launch.workers=N")
+        for split in SPLITS:
+            a, b = (e.config.data.split(split) for e in (first, entry))
+            if a != b:
+                raise UserError(
+                    f"models are compared on the same rows, but the {split} rows of {first.model!r} are {a} and "
+                    f"those of {entry.model!r} are {b}"
+                )
+        begun = _begun(entry.folder)
+        if begun is not None and (found := first_difference(load(begun), entry.config)):
+            raise UserError(
+                f"{entry.folder.path}: holds a run of other settings ({found.key} was {found.before}, "
+                f"now {found.now}); ask for the same, or name another --out"
+            )
+        fingerprints.check(entry)
+
+
+class _Fingerprints:
+    """Those of the splits as they are on disk, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Paths, str] = {}
+
+    def check(self, entry: Entry) -> None:
+        """Raises UserError where a run is finished whose rows have changed since; others find out when they go on."""
+        recorded = (entry.folder.summary() or {}).get("data")
+        if recorded is None:
+            return
+        data = [entry.config, *resolve_stages(entry.config).values()][-1].data
+        for split in SPLITS:
+            paths = data.split(split)
+            if paths is not None and paths not in self._known:
+                self._known[paths] = Source.open(paths).index.fingerprint
+            if recorded.get(split) != (paths and self._known[paths]):
+                raise UserError(
+                    f"{entry.folder.path}: its {split} rows have changed since it was finished; remove it, or name "
+                    "another --out"
+                )
+
+
+def _begun(folder: RunFolder) -> Path | None:
+    """The resolved run file of a run, or of a run of stages, that is there."""
+    return next((file for file in (folder.config_file, folder.stages_file) if file.exists()), None)
+
+
+def _earlier(entry: Entry) -> Outcome | None:
+    """What a finished run came to; None where the run is still to be made or to be ended."""
+    summary = entry.folder.summary()
+    return Outcome(entry.model, entry.seed, summary) if summary else None
+
+
+class _Workplace:
+    """A process apart in which runs are trained one after another; another one takes over when it has died."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Workplace":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def train(self, entry: Entry, quiet: bool) -> Outcome:
+        """Trains one run from its last checkpoint on, or from the start."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+        try:
+            self._pool.submit(_train, entry.config, quiet).result()
+        except UserError as error:
+            return Outcome(entry.model, entry.seed, failure=str(error))
+        except BrokenProcessPool:
+            self._leave()
+            return Outcome(entry.model, entry.seed, failure="its process died" + _told(entry))
+        except Exception as error:
+            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Outcome(entry.model, entry.seed, failure=line + _told(entry))
+        return Outcome(entry.model, entry.seed, entry.folder.summary())
+
+
+def _told(entry: Entry) -> str:
+    """Where a run that went down left its last words."""
+    logs = sorted(entry.folder.path.glob("**/logs/driver.log"), key=os.path.getmtime)
+    return f"; see {logs[-1]}" if logs else ""
+
+
+def _train(config: RunConfig, quiet: bool) -> None:
+    """In the process apart."""
+    from shardrec.trainer.training.train_run import train_run
+
+    try:
+        train_run(config, resume=_begun(RunFolder(Path(config.run))) is not None, quiet=quiet)
+    finally:
+        gc.collect()  # tables hang in cycles, and the next run needs the memory
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the comparison is gone: a killed one leaves nobody who trains on in its folders."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="parent", daemon=True).start()

@@ -1,0 +1,160 @@
+"""`shardrec contrast`: models of a comparison on the same test rows, each less the first, with bootstrap intervals."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
+from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.terminal import print_table
+from shardrec.trainer.scoring.predict import SCORE, predict_rows
+
+FILE = "contrast.csv"
+METRICS = ("auc", "gauc")
+LENGTHS = (1, 2, 3, 6, 11, 21)  # where buckets of history lengths begin
+
+
+def contrast_models(
+    comparison: Path,
+    models: Sequence[str],
+    *,
+    data: tuple[str, ...] = (),
+    by: str | None = None,
+    draws: int = 1000,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """One row per model after the first and subset of rows, also as contrast.csv in `comparison`.
+
+    comparison: folder of `shardrec compare`. models: none: all in it, by name. data: none: the test rows of the runs.
+    by: a list column, or a sequence feature; its length makes the subsets beside that of all rows. Rows without a group
+    are drawn one by one.
+    Raises UserError where runs are missing or not finished, for a `by` that is no list, and for rows without a label,
+    group or weight that the schema names.
+    """
+    runs = _finished(comparison, models)
+    names = list(runs)
+    if len(names) < 2:
+        raise UserError(f"{comparison}: a contrast is of two models or more, found {names}; train more, or name them")
+    first = runs[names[0]][0]
+    schema, config = first.schema(), first.config()
+    own = config.data.split("test")
+    if not data and own is None:
+        raise UserError(f"{first.path}: its data have no test rows; name files with --data")
+    paths = data or ((own,) if isinstance(own, str) else tuple(own or ()))
+    label = next((x for x in schema.labels if x.name == config.model.get("label")), schema.labels[0])
+    length = None if by is None else _column(schema, by)
+    keys = tuple(dict.fromkeys(filter(None, (label.columns[0], schema.group, schema.weight, length))))
+    scores: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
+        for name, folders in runs.items():
+            for seed, folder in enumerate(folders):
+                progress(f"scoring {folder.path}")
+                out = Path(scratch) / name / str(seed)
+                out.parent.mkdir(exist_ok=True)
+                predict_rows(folder.path, paths, out, keys, quiet=True)
+                rows = pq.read_table(out).sort_by("row")
+                scores.setdefault(name, []).append(rows[SCORE].to_numpy())
+    labels = _whole(rows, label.columns[0]).astype(np.float64)
+    if label.threshold is not None:
+        labels = labels >= label.threshold
+    weights = np.ones(len(rows)) if schema.weight is None else _whole(rows, schema.weight)
+    groups = np.arange(len(rows)) if schema.group is None else _whole(rows, schema.group)
+    found = []
+    for subset, chosen in _subsets(rows, length).items():
+        judged = Judged(labels[chosen], groups[chosen], weights[chosen])
+        base, *others = ([one[chosen] for one in scores[name]] for name in names)
+        for name, ours in zip(names[1:], others, strict=True):
+            progress(f"drawing users: {name}, {subset}")
+            facts = {"model": name, "to": names[0], "rows_of": subset, "rows": len(ours[0]), "groups": judged.groups}
+            found.append(facts | judged.differences(ours, base, draws=draws))
+    write_atomically(comparison / FILE, _csv(found))
+    return found
+
+
+def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFolder]]:
+    """model -> the folders of its finished runs, by seed."""
+    there = (
+        sorted(path.name for path in comparison.iterdir() if any(path.glob("seed-*"))) if comparison.is_dir() else []
+    )
+    if not there:
+        raise UserError(f"{comparison}: no runs of a comparison in it; name the folder of a `shardrec compare`")
+    for name in models:
+        if name not in there:
+            raise UserError(f"{comparison}: " + unknown("model", name, there))
+    found = {}
+    for name in models or there:
+        folders = sorted((comparison / name).glob("seed-*"), key=lambda path: int(path.name.split("-")[1]))
+        done = [folder for folder in folders if RunFolder(folder).summary() is not None]
+        if not done:
+            raise UserError(f"{comparison / name}: no finished run; finish the comparison, or leave {name} out")
+        found[name] = [RunFolder.open(folder) for folder in done]
+    return found
+
+
+def _column(schema: Schema, name: str) -> str:
+    return schema[name].columns[0] if name in {f.name for f in schema.features} else name
+
+
+def _whole(rows: pa.Table, name: str) -> Any:
+    """A column as NumPy. Raises UserError where rows have no value in it."""
+    if nulls := rows[name].null_count:
+        raise UserError(
+            f"column {name!r}: found {nulls:,} null(s), expected a value in every row; leave those rows out"
+        )
+    return rows[name].to_numpy()
+
+
+def _subsets(rows: pa.Table, length: str | None) -> dict[str, Any]:
+    """Name -> which rows: all, and those of each bucket of lengths that has any."""
+    found: dict[str, Any] = {"all": np.ones(len(rows), bool)}
+    if length is None:
+        return found
+    if not pa.types.is_list(rows[length].type) and not pa.types.is_large_list(rows[length].type):
+        raise UserError(f"--by {length}: expected a column of lists, found {rows[length].type}")
+    lengths = pc.fill_null(pc.list_value_length(rows[length]), 0).to_numpy()
+    for start, end in zip((0, *LENGTHS), (*LENGTHS, None), strict=True):
+        last = lengths.max(initial=0) if end is None else end - 1
+        chosen = (start <= lengths) & (lengths <= last)
+        if chosen.any():
+            found[f"{length} of {start}" + (f" to {last}" if last > start else "")] = chosen
+    return found
+
+
+def print_contrast(found: Sequence[dict[str, Any]]) -> None:
+    """A table; differences whose interval leaves 0 out are bold."""
+    table = Table(box=None, header_style="bold", title=f"less {found[0]['to']}: difference, 95 % of draws")
+    for name in ("model", "rows of", "rows", "groups", *METRICS):
+        table.add_column(name, justify="left" if name in ("model", "rows of") else "right", no_wrap=True)
+    for row in found:
+        cells = [_shown(row[metric]) if metric in row else "-" for metric in METRICS]
+        table.add_row(row["model"], row["rows_of"], f"{row['rows']:,}", f"{row['groups']:,}", *cells)
+    print_table(Console(highlight=False), table)
+
+
+def _shown(interval: Interval) -> str:
+    text = f"{interval.difference:+.4f}  {interval.low:+.4f} .. {interval.high:+.4f}"
+    return f"[bold]{text}[/bold]" if interval.clear else text
+
+
+def _csv(found: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    facts = [name for name in found[0] if name not in METRICS]
+    metrics = [name for name in METRICS if name in found[0]]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*facts, *(f"{m}{part}" for m in metrics for part in ("", "_low", "_high"))])
+    for row in found:
+        writer.writerow([*(row[name] for name in facts), *(x for m in metrics for x in row.get(m, ("", "", "")))])
+    return text.getvalue()

@@ -1,0 +1,223 @@
+"""What the runs of a comparison came to, one row a model: on the terminal, as CSV, as Markdown and as a plot.
+
+Metrics are of the test split, or of the validation split where the data have no other: mean and sample standard
+deviation over the seeds that finished. Speed is the median over them.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from shardrec.trainer.run_folder.folder import write_atomically
+from shardrec.trainer.run_folder.summaries import shown
+from shardrec.trainer.run_folder.terminal import print_table
+
+PANELS = 3  # metrics in the plot
+FACTS = ("samples/s", "table parameters", "tower parameters", "epochs to best", "seconds")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: the summary that it left, or the line that it failed with."""
+
+    model: str
+    seed: int
+    summary: dict[str, Any] | None = None
+    failure: str | None = None
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Those with a value: what the rows do not define is left out."""
+        found = self.summary["metrics"].get(split, {}) if self.summary else {}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass
+class Scoreboard:
+    """All runs of a comparison so far.
+
+    models: in the order of the rows; seeds: how many runs each model is to have; leading: the metric that comes first
+    """
+
+    models: Sequence[str]
+    seeds: int
+    leading: str | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.failure is not None]
+
+    @property
+    def split(self) -> str:
+        """Whose metrics are compared."""
+        return "test" if any(outcome.metrics("test") for outcome in self.outcomes) else "validation"
+
+    def runs(self, model: str) -> list[Outcome]:
+        """The finished runs of a model, by seed."""
+        return sorted((o for o in self.outcomes if o.model == model and o.summary), key=lambda o: o.seed)
+
+    def values(self, model: str, metric: str) -> list[float]:
+        """One value a seed."""
+        found = (outcome.metrics(self.split) for outcome in self.runs(model))
+        return [metrics[metric] for metrics in found if metric in metrics]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of any run, in the order in which tasks report them."""
+        return _names(outcome.metrics(self.split) for outcome in self.outcomes)
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that tables for people have, the leading one first."""
+        return sorted(shown(self.metrics), key=lambda name: name != self.leading)
+
+    def row(self, model: str) -> dict[str, Any]:
+        """All that is known of a model, by column of compare.csv; what is not known is left out."""
+        summaries = [outcome.summary for outcome in self.runs(model) if outcome.summary]
+        failed = sum(outcome.model == model for outcome in self.failures)
+        row: dict[str, Any] = {"model": model, "runs": len(summaries), "failed": failed}
+        for metric in self.metrics:
+            if values := self.values(model, metric):
+                row[metric] = fmean(values)
+                if len(values) > 1:
+                    row[f"{metric}_std"] = stdev(values)
+        if summaries:
+            parameters = summaries[0]["parameters"]
+            row |= {
+                "samples_per_second": median(s["samples_per_second"] for s in summaries),
+                "table_parameters": parameters["tables"],
+                "tower_parameters": parameters["tower"],
+                "epochs_to_best": fmean(s["epochs_to_best"] for s in summaries),
+            }
+            if whole := [seconds for s in summaries if (seconds := _seconds(s)) is not None]:
+                row["seconds"] = median(whole)
+        return row
+
+    # ------------------------------------------------------------ for people
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of the table for people; rows of models without a finished run say so."""
+        rows = [self._cells(self.row(model)) for model in self.models]
+        return ["model", *self.shown, *FACTS], rows
+
+    def _cells(self, row: dict[str, Any]) -> list[str]:
+        name, asked = row["model"], self.seeds
+        if row["failed"]:
+            name += f" ({row['failed']} of {asked} failed)"
+        elif row["runs"] < asked:
+            name += f" ({row['runs']} of {asked} done)"
+        shown = [_spread(row.get(metric), row.get(f"{metric}_std")) for metric in self.shown]
+        counts = ("samples_per_second", "table_parameters", "tower_parameters")
+        rest = [f"{row[key]:,.0f}" if key in row else "-" for key in counts]
+        rest += [f"{row['epochs_to_best']:.1f}" if "epochs_to_best" in row else "-"]
+        rest += [f"{row['seconds']:,.0f}" if "seconds" in row else "-"]
+        return [name, *shown, *rest]
+
+    def print(self, console: Console) -> None:
+        """The table; below it, why runs failed."""
+        header, rows = self.cells()
+        table = Table(box=None, header_style="bold", title=f"{self.split} split, {self.seeds} seed(s)")
+        for index, name in enumerate(header):
+            table.add_column(name.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        print_table(console, table)
+        for outcome in self.failures:
+            line = f"failed: {outcome.model}, seed {outcome.seed}: {outcome.failure}"
+            console.print(line, soft_wrap=True, markup=False)
+
+    # ------------------------------------------------------------ files
+
+    def write(self, folder: Path) -> None:
+        """compare.csv, runs.csv, compare.md and compare.png in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "compare.csv", _csv(self.row(model) for model in self.models))
+        write_atomically(folder / "runs.csv", _csv(map(_run_row, sorted(self.outcomes, key=self._place))))
+        write_atomically(folder / "compare.md", self.markdown())
+        if self.shown:
+            self._plot(folder / "compare.png")
+
+    def markdown(self) -> str:
+        header, rows = self.cells()
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def _place(self, outcome: Outcome) -> tuple[int, int]:
+        return self.models.index(outcome.model), outcome.seed
+
+    def _plot(self, path: Path) -> None:
+        """One panel a metric, one line a model: mean and standard deviation, the single seeds behind them."""
+        metrics = [name for name in self.shown if name != "normalized_entropy"][:PANELS]  # as log loss, scaled
+        done = [model for model in self.models if self.runs(model)]
+        figure = Figure(figsize=(1.5 + 3.2 * len(metrics), 1.2 + 0.32 * len(done)), layout="constrained", dpi=150)
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for place, model in enumerate(done):
+                values = self.values(model, metric)
+                if not values:
+                    continue
+                spread = stdev(values) if len(values) > 1 else None
+                axes.plot(values, [place] * len(values), "o", color="0.7", markersize=3)
+                axes.errorbar(fmean(values), place, xerr=spread, fmt="o", color="tab:blue", markersize=4, capsize=3)
+            axes.set_xlabel(f"{metric} ({self.split})")
+            axes.grid(axis="x", color="0.9")
+            axes.locator_params(axis="x", nbins=5)
+            axes.tick_params(axis="x", labelsize=8)
+        panels[0].set_yticks(range(len(done)), done)
+        panels[0].set_ylim(len(done) - 0.5, -0.5)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two comparisons may share a folder
+        figure.savefig(partial, format="png")
+        partial.replace(path)
+
+
+def _seconds(summary: dict[str, Any]) -> float | None:
+    """Time of a run, all of its stages; None for one that was resumed, since its summary is of the end alone."""
+    parts = list(summary.get("stages", {"": summary}).values())
+    return None if any(part["first_step"] for part in parts) else sum(part["wall_seconds"] for part in parts)
+
+
+def _run_row(outcome: Outcome) -> dict[str, Any]:
+    """One line of runs.csv: every metric of every split, and the summary's single values."""
+    row: dict[str, Any] = {"model": outcome.model, "seed": outcome.seed}
+    if outcome.summary is None:
+        return row | {"failure": outcome.failure}
+    for name, value in outcome.summary.items():
+        if name not in ("metrics", "parameters", "stages"):
+            row[name] = value
+    parameters = outcome.summary["parameters"]
+    row |= {"table_parameters": parameters["tables"], "tower_parameters": parameters["tower"]}
+    for split, metrics in outcome.summary["metrics"].items():
+        row |= {f"{split}/{name}": value for name, value in metrics.items()}
+    return row
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    """Columns in the order of their first appearance; numbers in full precision, nothing where nothing is known."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=_names(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _spread(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"

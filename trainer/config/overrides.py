@@ -1,0 +1,56 @@
+"""`--set a.b=c`: a value written into the document of a run file, before it is checked."""
+
+import re
+from typing import Any
+
+import yaml
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+
+OF_THE_WHOLE = ("run", "stages", "variants", "import_from")  # keys that stages have no own
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (`1e-3` is a number), which PyYAML reads as text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def apply_override(declared: dict[str, Any], override: str) -> None:
+    """Writes `a.b=c` into the document and into each of its stages; `stages.NAME.a.b=c` into one stage.
+
+    A `.` inside a quoted part (`tables."x.y".dtype`) does not split. Raises UserError for what has no such form.
+    """
+    target, equals, text = override.partition("=")
+    parts = [part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', target.strip())]
+    if not equals or not parts:
+        raise UserError(f"--set {override}: expected a.b=value")
+    try:
+        value = yaml.load(text, Loader)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
+    listed = declared.get("stages")
+    stages = {str(s.get("name")): s for s in listed if isinstance(s, dict)} if isinstance(listed, list) else {}
+    if stages and parts[0] == "stages" and len(parts) > 2:
+        if parts[1] not in stages:
+            raise UserError(f"--set {override}: " + unknown("stage", parts[1], list(stages)))
+        return _write(stages[parts[1]], parts[2:], value)
+    _write(declared, parts, value)
+    if parts[0] not in OF_THE_WHOLE:
+        for stage in stages.values():
+            _write(stage, parts, value)
+
+
+def _write(document: dict[str, Any], path: list[str], value: Any) -> None:
+    node = document
+    for part in path[:-1]:
+        child = node.get(part)
+        if part == "model" and isinstance(child, str):
+            child = {"name": child}
+        node[part] = child = child if isinstance(child, dict) else {}
+        node = child
+    node[path[-1]] = value

@@ -1,0 +1,396 @@
+"""The run file: one YAML document that says everything about a run, checked before anything starts.
+
+`load` reads it, applies `--set a.b=c` overrides and returns a `RunConfig`; an unknown key is an error that names the
+nearest known one. Paths are relative to the working directory.
+"""
+
+import os
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pyarrow as pa
+import yaml
+from pyarrow.fs import FileSystem, FileType
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shardrec.data_pipeline.declaration import first_problem, unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.crosses import CrossedFeatures
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.sampling.negatives import NegativeSampling
+from shardrec.models.inputs import TableOptimizer, TableSettings
+from shardrec.trainer.config.init_from import Source
+from shardrec.trainer.config.overrides import Loader, apply_override
+
+Paths = str | tuple[str, ...]
+SPLITS = ("train", "validation", "test")
+
+
+class Section(BaseModel):
+    """Base of the run file's sections: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class DataConfig(Section):
+    """Which rows, in which order. `path` is a folder made by `shardrec prepare`; the other paths override its parts."""
+
+    path: str | None = None
+    schema_path: str | None = Field(default=None, alias="schema", description="default: PATH/schema.yaml")
+    train: Paths | None = None
+    validation: Paths | None = None
+    test: Paths | None = None
+    features: tuple[str, ...] | None = Field(default=None, description="subset of the schema's features")
+    share: dict[str, tuple[str, ...]] = Field(default={}, description="table name -> features that share it")
+    crosses: tuple[CrossedFeatures, ...] = Field(default=(), description="combinations of features, as features")
+    global_batch_size: int = Field(default=4096, gt=0)
+    evaluation_batch_size: int | None = Field(default=None, gt=0)
+    order: Literal["shuffled", "time"] = "shuffled"
+    lanes: int | None = Field(default=None, gt=0)
+    window: int = Field(default=16384, gt=0)
+    memory: int = Field(default=1 << 30, gt=0, description="bytes of decoded rows that a rank keeps")
+    prefetch: int = Field(default=4, gt=0, description="batches made ahead")
+    class_weights: dict[float, float] | None = None
+    negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_bytes(value)
+
+    @field_validator("crosses")
+    @classmethod
+    def _of_different_names(cls, crosses: tuple[CrossedFeatures, ...]) -> tuple[CrossedFeatures, ...]:
+        names = [cross.feature_name for cross in crosses]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two crosses make a feature {twice[0]!r}; give one of them another `name`")
+        return crosses
+
+    @property
+    def schema_file(self) -> str:
+        """Path or URI of the schema. Raises UserError where none is given."""
+        if self.schema_path:
+            return self.schema_path
+        if self.path:
+            return f"{self.path.rstrip('/')}/schema.yaml"
+        raise UserError("data: neither `path` nor `schema` is given; name a folder made by `shardrec prepare`")
+
+    @property
+    def schema_folder(self) -> str:
+        """Where the schema's vocabularies are."""
+        return os.path.dirname(self.schema_file)
+
+    def split(self, name: str) -> Paths | None:
+        """The paths of a split, or None where the data set lacks it. Raises UserError where there is no train split."""
+        given: Paths | None = getattr(self, name)
+        if given is not None:
+            return given
+        folder = f"{(self.path or '').rstrip('/')}/{name}"
+        if self.path and _exists(folder):
+            return folder
+        if name == "train":
+            raise UserError(f"data: no training rows; expected {self.path or 'path'}/train or a `train` entry")
+        return None
+
+
+class TowerOptimizer(Section):
+    """How the tower is updated (torch.optim)."""
+
+    name: Literal["sgd", "adagrad", "rmsprop", "adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    momentum: float = Field(default=0.0, ge=0)
+    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={"*": 0.0}, description="L2 by parameter name pattern, later ones win; a number is for all parameters"
+    )
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether it keeps a moving sum of gradients; Adam's moments are its own."""
+        return self.name in ("sgd", "rmsprop") and self.momentum > 0
+
+    @field_validator("weight_decay", mode="before")
+    @classmethod
+    def _of_all(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping) else {"*": value}
+
+
+class Schedule(Section):
+    """A factor on both learning rates: linear warm-up from 0, then decay until the last step."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    decay: Literal["none", "linear", "cosine"] = "none"
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+
+
+class OptimizerConfig(Section):
+    tables: TableOptimizer = TableOptimizer()
+    tower: TowerOptimizer = TowerOptimizer()
+    schedule: Schedule = Schedule()
+
+
+class EvaluationConfig(Section):
+    """When the validation split is scored: every n steps, every n epochs, or both.
+
+    `at_start` scores it before the first step too, so that a run that starts from another one may find that nothing
+    beats what it was given. `test` scores the test split as often, for the record only: nothing is chosen by it.
+    """
+
+    every_steps: int | None = Field(default=None, gt=0)
+    every_epochs: int | None = Field(default=1, gt=0)
+    at_start: bool = False
+    test: bool = False
+
+
+class EarlyStopping(Section):
+    """Stops after `patience` evaluations without an improvement of more than `min_delta`."""
+
+    metric: str = "auc"
+    patience: int = Field(default=1, gt=0)
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class CheckpointConfig(Section):
+    """The last `keep` checkpoints stay, and the best. One is always written at the end of training."""
+
+    every_steps: int | None = Field(default=None, gt=0)
+    every_epochs: int | None = Field(default=1, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class TrainerConfig(Section):
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=1, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
+    matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    best_metric: str | None = Field(default=None, description="default: early stopping's, else the task's first")
+    early_stopping: EarlyStopping | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    progressive_validation: bool = Field(default=False, description="score each batch before training on it")
+    log_every_steps: int = Field(default=50, gt=0)
+    tensorboard: bool = True
+
+    @property
+    def selection_metric(self) -> str | None:
+        """The metric that decides what `best` is, where the run file names one."""
+        return self.early_stopping.metric if self.early_stopping else self.best_metric
+
+
+class Rates(Section):
+    """A worker's rates, bytes/s; None: those usual for its device."""
+
+    row_bandwidth: float | None = Field(default=None, gt=0, description="reading rows of tables")
+    local_bandwidth: float | None = Field(default=None, gt=0, description="to the workers of its machine")
+    host_bandwidth: float | None = Field(default=None, gt=0, description="to other machines")
+    latency: float | None = Field(default=None, gt=0, description="seconds that an exchange takes at least")
+    bus_bandwidth: float | None = Field(default=None, gt=0, description="of a GPU reading rows in host memory")
+
+
+class LaunchConfig(Section):
+    """Where a run's workers run. `workers: null` is one a GPU, or one process with all cores where there is none."""
+
+    workers: int | None = Field(default=None, gt=0)
+    backend: Literal["auto", "in_process", "ray"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, gt=0, description="of each worker; default: cores / workers of a machine")
+    address: str | None = Field(default=None, description="of a Ray cluster; default: RAY_ADDRESS, else a local Ray")
+    timeout: float = Field(default=120.0, gt=0, description="seconds that a collective may take")
+    retries: int = Field(default=2, ge=0, description="times that Ray restarts the workers from the last checkpoint")
+    memory: int | None = Field(default=None, gt=0, description="bytes for tables on one machine; default: measured")
+    rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_bytes(value)
+
+
+class RunConfig(Section):
+    """A whole run, or a chain of them. `model` is a name or `module:Class`, with its settings beside it."""
+
+    run: str = Field(description="the run folder")
+    data: DataConfig
+    model: dict[str, Any] = {}
+    tables: dict[str, TableSettings] = {}
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    launch: LaunchConfig = LaunchConfig()
+    init_from: tuple[Source, ...] = Field(default=(), description="tables and tower parameters to start from")
+    import_from: str | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
+    stages: tuple[dict[str, Any], ...] = Field(
+        default=(), description="runs in turn, each a partial run file with a `name`, merged over the rest"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default={}, exclude=True, description="name -> partial run file, merged over the rest where it is asked for"
+    )
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A run folder alone stands for all that it holds."""
+        value = {"run": value} if isinstance(value, str) else value
+        return [value] if isinstance(value, Mapping | Source) else value or ()
+
+    @model_validator(mode="after")
+    def _has_name(self) -> "RunConfig":
+        if not self.stages and not isinstance(self.model.get("name"), str):
+            raise ValueError("model: needs a `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> "RunConfig":
+        if len(self.init_from) > 1 and any(source.is_whole for source in self.init_from):
+            raise ValueError("init_from: an entry without `tables` and `parameters` takes all; it must be the only one")
+        return self
+
+    def load_schema(self) -> Schema:
+        """The schema of the features that this run uses, with the crosses that it makes and the tables that it shares.
+
+        A cross may be of features that are not used otherwise. Raises UserError for unknown features, for what cannot
+        be crossed, and for features of different ids that are to share a table.
+        """
+        schema = Schema.load(self.data.schema_file)
+        for cross in self.data.crosses:
+            schema = cross.added_to(schema)
+        if self.data.features is not None:
+            schema = schema.subset((*self.data.features, *(cross.feature_name for cross in self.data.crosses)))
+        for table, features in self.data.share.items():
+            schema = schema.sharing(table, features)
+        return schema
+
+    def dump(self) -> str:
+        """The resolved run file as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, width=120)
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None) -> RunConfig:
+    """Reads a run file; `variant` merges one of its variants over it, whose run folder is then RUN/VARIANT.
+
+    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
+    """
+    declared, path = read(path), Path(path)
+    declared.setdefault("import_from", str(path.resolve().parent))
+    if variant is not None:
+        from shardrec.trainer.config.variants import varied  # imports every model
+
+        declared = varied(declared, variant, str(path))
+    for override in overrides:
+        apply_override(declared, override)
+    config = parse(declared, str(path))
+    if variant is not None:
+        config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
+    return located(config)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
+    path = Path(path)
+    try:
+        declared = yaml.load(path.read_text(), Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(declared, dict):
+        raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
+    return declared
+
+
+def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
+    """Checks a run file's content. Raises UserError naming `where`, the key, and the nearest known key."""
+    try:
+        return RunConfig.model_validate(declared)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, RunConfig)}") from None
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """One line about the first problem; an unknown key is shown with the nearest known one."""
+    problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), None)
+    if problem is None:
+        return first_problem(error)
+    *parents, key = (str(part) for part in problem["loc"])
+    section = ".".join(parents)
+    return (f"in {section}: " if section else "") + unknown("key", key, _known_keys(root, parents))
+
+
+def parse_bytes(value: Any) -> Any:
+    """`512MB`, `1GiB`, `2e9` as bytes; what is not text passes through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([kKMGT]?)(i?)B?\s*", value)
+    if not match:
+        raise ValueError("expected a size such as 512MB or 1GiB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """The keys that the section at `path` knows."""
+    at: Any = model
+    for part in path:
+        at = _inner(at, part)
+    if not (isinstance(at, type) and issubclass(at, BaseModel)):
+        return []
+    return [field.alias or name for name, field in at.model_fields.items()]
+
+
+def _inner(annotation: Any, part: str) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        found = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
+        return _section_of(found[0]) if found else None
+    if get_origin(annotation) in (dict, tuple):
+        return _section_of(get_args(annotation)[get_origin(annotation) is dict])
+    return None
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section inside `Section | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((a for a in get_args(annotation) if a is not type(None)), None)
+    return annotation
+
+
+def located(config: RunConfig) -> RunConfig:
+    """With absolute paths: workers and later commands run in other folders."""
+    data = config.data
+    names = ("path", "schema_path", *SPLITS)
+    update = {name: _absolute(getattr(data, name)) for name in names}
+    if data.negatives:
+        update["negatives"] = data.negatives.model_copy(update={"items": _absolute(data.negatives.items)})
+    data = data.model_copy(update=update)
+    sources = tuple(source.model_copy(update={"run": _absolute(source.run)}) for source in config.init_from)
+    paths = {name: _absolute(getattr(config, name)) for name in ("run", "import_from")}
+    return config.model_copy(update=paths | {"data": data, "init_from": sources})
+
+
+def _exists(path: str) -> bool:
+    """Whether a local path or URI is there. Raises UserError for a URI that no file system knows."""
+    if "://" not in path:
+        return os.path.exists(path)
+    try:
+        system, place = FileSystem.from_uri(path)
+        return system.get_file_info(place).type != FileType.NotFound
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be reached: {str(error).splitlines()[0]}") from None
+
+
+def _absolute(paths: Paths | None) -> Any:
+    """Local paths made absolute; URIs pass through."""
+    if isinstance(paths, tuple):
+        return tuple(str(_absolute(path)) for path in paths)
+    return paths if paths is None or "://" in paths else os.path.abspath(os.path.expanduser(paths))

@@ -1,0 +1,96 @@
+"""`stages:` of a run file: runs in turn, each of which may start from the tables and towers of earlier ones.
+
+A stage is a partial run file with a `name`. Its whole configuration is the file's own sections with the stage's laid
+over them, its run folder RUN/NAME; what comes out are ordinary run configurations.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.overrides import OF_THE_WHOLE
+from shardrec.trainer.config.sections import RunConfig, located, parse
+
+
+def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
+    """Stage name -> its whole configuration, in order; {} where a run has no stages.
+
+    Sources that name a stage come out naming its run folder. Raises UserError for a stage without a name or of a taken
+    one, for keys that a stage cannot have, and for a source that is no earlier stage.
+    """
+    common = config.model_dump(exclude_unset=True, by_alias=True)
+    common = {key: value for key, value in common.items() if key not in ("stages", "variants")}
+    if config.stages and config.init_from:
+        raise UserError("init_from: in a run of stages it belongs into the stage that starts from it")
+    found: dict[str, RunConfig] = {}
+    for stage in config.stages:
+        name = _checked_name(stage, found)
+        own = {key: value for key, value in stage.items() if key != "name"}
+        if isinstance(own.get("model"), str):
+            own["model"] = {"name": own["model"]}
+        declared = laid_over(common, own) | {"run": f"{config.run}/{name}"}
+        resolved = parse(declared, f"stage {name!r}")
+        found[name] = located(_with_folders(resolved, name, found))
+    return found
+
+
+def planned_folders(stages: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
+    """Run folder -> the configuration of the stage that will make it."""
+    return {stage.run: stage for stage in stages.values()}
+
+
+def by_stage_names(config: RunConfig) -> RunConfig:
+    """A stage's configuration with names for the earlier stages that it starts from, wherever the chain's folder is."""
+    whole = Path(config.run).parent
+    sources = (
+        source.model_copy(update={"run": None, "stage": Path(source.run).name})
+        if source.run and Path(source.run).parent == whole
+        else source
+        for source in config.init_from
+    )
+    return config.model_copy(update={"init_from": tuple(sources)})
+
+
+def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`: mappings key by key, anything else replaced.
+
+    A mapping whose `name` is another one replaces all of it: a model or an optimizer does not take over the settings
+    of a different one.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        before = result.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            other = "name" in before and value.get("name", before["name"]) != before["name"]
+            result[key] = dict(value) if other else laid_over(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _checked_name(stage: Mapping[str, Any], earlier: Mapping[str, RunConfig]) -> str:
+    name = stage.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"stages: each needs a `name` that a folder can have (letters, digits, _ - .), found {name!r}")
+    if name in earlier:
+        raise UserError(f"stages: {name!r} is there twice")
+    for key in OF_THE_WHOLE:
+        if key in stage:
+            raise UserError(f"stages: {name!r} has a key {key!r}, which belongs to the whole run file")
+    return name
+
+
+def _with_folders(config: RunConfig, name: str, earlier: Mapping[str, RunConfig]) -> RunConfig:
+    """The configuration with run folders for the stages that it starts from."""
+    sources = []
+    for source in config.init_from:
+        if source.stage is not None:
+            if source.stage not in earlier:
+                near = unknown("earlier stage", source.stage, list(earlier)) if earlier else "it is the first one"
+                raise UserError(f"init_from: stage {name!r} starts from {source.stage!r}: {near}")
+            source = source.model_copy(update={"run": earlier[source.stage].run, "stage": None})
+        sources.append(source)
+    return config.model_copy(update={"init_from": tuple(sources)})

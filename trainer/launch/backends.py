@@ -1,0 +1,55 @@
+"""Runs one worker function on every worker: in this process, under torchrun, or on a Ray cluster by Ray Train."""
+
+import os
+import sys
+from typing import Any, Literal
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.launch.environment import Environment, default_workers, resolve_device
+from shardrec.trainer.launch.worker import Worker, run_worker
+from shardrec.trainer.run_folder.folder import RunFolder
+
+Backend = Literal["in_process", "torchrun", "ray"]
+
+
+def launch(worker: Worker, config: RunConfig, folder: RunFolder, **arguments: Any) -> dict[str, Any]:
+    """Runs `worker` on all workers of `config.launch`; returns rank 0's result.
+
+    Raises UserError as some worker raised it, or one that names the log where a worker died otherwise.
+    """
+    if choose_backend(config.launch) == "ray":
+        from shardrec.trainer.launch.on_ray import launch_on_ray  # a machine without Ray can still run in-process
+
+        return launch_on_ray(worker, config, folder, arguments)
+    try:
+        return run_worker(worker, config, folder, Environment.from_variables(config.launch.device), arguments)
+    except UserError:
+        raise
+    except Exception:
+        if failure := folder.failure():  # another rank's; this one only lost its connection
+            raise failure from None
+        raise
+
+
+def choose_backend(launch: LaunchConfig) -> Backend:
+    """torchrun where its variables are set, Ray for several workers or where a cluster is named, else this process.
+
+    Raises UserError for several workers in one process.
+    """
+    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
+        return "torchrun"
+    if launch.backend == "in_process" and (launch.workers or 1) > 1:
+        raise UserError(f"launch: in_process runs one worker, {launch.workers} are asked for; use backend: ray")
+    if launch.backend != "auto":
+        return launch.backend
+    cluster = launch.address or os.environ.get("RAY_ADDRESS")
+    workers = launch.workers or default_workers(resolve_device(launch.device))
+    return "ray" if cluster or workers > 1 else "in_process"
+
+
+def flush_and_exit(code: int) -> None:
+    """Ends this process at once: gloo threads that still hold tensors would abort an ordinary exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

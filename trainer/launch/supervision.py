@@ -1,0 +1,48 @@
+"""Around a launch, in the process that the user started: progress on the terminal, chatter in logs, peak memory."""
+
+import os
+import time
+from typing import Any
+
+from rich.console import Console
+
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.backends import flush_and_exit, launch
+from shardrec.trainer.launch.captured_output import captured_output
+from shardrec.trainer.launch.peak_memory import MemoryMonitor
+from shardrec.trainer.launch.worker import Worker
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.progress import ProgressView
+
+
+def leads() -> bool:
+    """Whether this is the process that writes and prints: the only one, but for torchrun's further ranks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _root() -> int:
+    """The process that all of a run's processes on this machine descend from: torchrun where it launched this one."""
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ and leads() else os.getpid()
+
+
+def supervised(
+    worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, stays: bool = False, **arguments: Any
+) -> dict[str, Any] | None:
+    """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
+
+    The other ranks of a torchrun end here, unless they are told to stay: then they get None. Raises UserError as
+    `launch` does.
+    """
+    began = time.monotonic()
+    if leads():
+        folder.error_file.unlink(missing_ok=True)  # an earlier command's
+    log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
+    with MemoryMonitor({_root()}) as memory, captured_output(log) as terminal:
+        console = Console(file=terminal, stderr=True)
+        with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
+            result = launch(worker, config, folder, **arguments)
+    if not leads():
+        if not stays:
+            flush_and_exit(0)
+        return None
+    return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}

@@ -1,0 +1,50 @@
+"""A chart of what a plan puts on each rank: a bar a rank, the largest tables and id maps stacked, and what there is."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.planning.plan import Plan, bytes_per_rank, readable
+
+LARGEST = 8  # tables with a colour of their own
+
+
+def memory_stacks(plan: Plan) -> list[tuple[str, NDArray[np.int64]]]:
+    """What the bars are made of, from below: (label, bytes on each rank [W]); the sum is all that a rank holds."""
+    by_size = sorted(plan.tables.values(), key=lambda t: -sum(t.bytes_by_rank.values()))
+    stacks = [(t.name, bytes_per_rank([t], plan.world_size)) for t in by_size[:LARGEST]]
+    if rest := by_size[LARGEST:]:
+        stacks.append((f"{len(rest)} more tables", bytes_per_rank(rest, plan.world_size)))
+    if plan.id_map_bytes:
+        stacks.append(("id maps", [plan.id_map_bytes] * plan.world_size))
+    return [(f"{name}, {readable(sum(held))}", np.array(held)) for name, held in stacks]
+
+
+def draw_memory(plan: Plan, path: Path) -> None:
+    """Writes a PNG. Raises UserError for a file of another kind, and for a folder that is not there."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--chart {path}: expected a file that ends in .png")
+    if not path.parent.is_dir():
+        raise UserError(f"--chart {path}: there is no folder {path.parent}")
+    ranks = np.arange(plan.world_size)
+    figure = Figure(figsize=(max(5.0, min(16.0, 2.5 + 0.11 * plan.world_size)), 4.0), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    bottom = np.zeros(plan.world_size)
+    for i, (label, held) in enumerate(memory_stacks(plan)):
+        axes.bar(ranks, held / 2**30, bottom=bottom, width=0.9, color=f"C{i}", label=label)
+        bottom += held / 2**30
+    axes.axhline(plan.memory_per_rank / 2**30, color="0.3", linestyle="--", linewidth=1)
+    there = f"{readable(plan.memory_per_rank)} for tables"
+    axes.annotate(there, (0, plan.memory_per_rank / 2**30), (2, 2), textcoords="offset points", fontsize=8, color="0.3")
+    axes.set_xlim(-0.6, plan.world_size - 0.4)
+    axes.set_ylim(0, 1.12 * max(bottom.max(), plan.memory_per_rank / 2**30))
+    axes.set_xlabel(f"rank ({plan.local_world_size} a host)")
+    axes.set_ylabel("GiB")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(partial, format="png")
+    partial.replace(path)

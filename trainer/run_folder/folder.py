@@ -1,0 +1,257 @@
+"""The run folder: everything that evaluate, predict, export and resume need, and the only checkpoint store.
+
+config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
+checkpoints/step-N/   complete or absent
+checkpoints/best      a file that names a step
+
+A run of stages has a folder of this kind for each of them, and `stages.yaml` and `summary.json` beside these.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow.fs import copy_files
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.trainer.config.sections import RunConfig, load
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def schema_file(self) -> Path:
+        return self.path / "schema.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def stages_file(self) -> Path:
+        """The resolved run file of a run of stages, instead of `config_file`."""
+        return self.path / "stages.yaml"
+
+    @property
+    def error_file(self) -> Path:
+        """What stopped the run on some worker, as one line: written by the worker, read by the launcher."""
+        return self.logs / "error.json"
+
+    # ------------------------------------------------------------ making and opening
+
+    @classmethod
+    def create(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
+        """Makes the folder of a new run, or takes up the one that is there with `resume`.
+
+        Raises UserError where the folder holds another run or other files.
+        """
+        folder = cls(Path(config.run))
+        if folder.config_file.exists():
+            if not resume:
+                raise UserError(f"{folder.path}: holds a run already; continue it with --resume, or name another `run`")
+            before = folder.config()
+            if before.model != config.model:
+                raise UserError(
+                    f"{folder.path}: holds a run of another model ({_shown(before.model)}), "
+                    f"this one is {_shown(config.model)}; name another `run`"
+                )
+        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise UserError(f"{folder.path}: not a run folder and not empty; name another `run`")
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        folder.checkpoints.mkdir(exist_ok=True)
+        folder.error_file.unlink(missing_ok=True)
+        if not folder.steps():
+            folder.describe(config)
+        return folder
+
+    def describe(self, config: RunConfig) -> None:
+        """Writes what later commands go by. On resume only once the checkpoint was found to fit the new settings."""
+        self._keep_schema(config)
+        self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
+        write_atomically(self.config_file, config.dump())
+
+    @classmethod
+    def awaited(cls, config: RunConfig) -> "RunFolder":
+        """The folder that another process is about to create, on the same machine or on shared storage."""
+        folder, deadline = cls(Path(config.run)), time.monotonic() + config.launch.timeout
+        while not folder.config_file.exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{folder.path}: rank 0 has not made this run folder within {config.launch.timeout:.0f} s"
+                )
+            time.sleep(0.1)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """A run folder that is there; of a run of stages that of the last one.
+
+        Raises UserError where there is none, and where the last stage is not finished.
+        """
+        folder = cls(Path(path).resolve())
+        if folder.stages_file.exists():
+            names = [stage["name"] for stage in yaml.safe_load(folder.stages_file.read_text())["stages"]]
+            finished = [name for name in names if cls(folder.path / name).summary() is not None]
+            if names[-1] not in finished:
+                remedy = f"resume the run, or name {folder.path / finished[-1]}" if finished else "resume the run"
+                raise UserError(f"{path}: stage {names[-1]} is not finished; {remedy}")
+            return cls(folder.path / names[-1])
+        if not folder.config_file.exists():
+            raise UserError(f"{path}: not a run folder (no config.yaml in it)")
+        return folder
+
+    def discard(self) -> None:
+        """Removes the folder of a run that failed before its first checkpoint: there is nothing in it to go on from."""
+        assert not self.steps()
+        shutil.rmtree(self.path)
+
+    def config(self, overrides: Iterable[str] = ()) -> RunConfig:
+        """The run's resolved configuration; run and schema are where the folder is now."""
+        config = load(self.config_file, overrides)
+        data = config.data.model_copy(update={"schema_path": str(self.schema_file)})
+        return config.model_copy(update={"run": str(self.path), "data": data})
+
+    def schema(self) -> Schema:
+        return Schema.load(self.schema_file)
+
+    def _keep_schema(self, config: RunConfig) -> None:
+        """Copies the schema and the vocabularies that it names, so that predictions need no other folder.
+
+        Those by which rows were prepared are kept where they are there: they tell what the ids mean.
+        """
+        schema = config.load_schema()
+        if config.data.schema_folder == str(self.path):
+            return
+        schema.save(self.schema_file)
+        needed = schema.vocabularies
+        for path in dict.fromkeys((*needed, *schema.raw().vocabularies)):
+            target = self.path / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                copy_files(f"{config.data.schema_folder}/{path}", str(target))
+            except FileNotFoundError:
+                if path in needed:
+                    raise
+
+    # ------------------------------------------------------------ checkpoints
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        if not self.checkpoints.exists():
+            return []
+        names = (re.fullmatch(r"step-(\d+)", p.name) for p in self.checkpoints.iterdir())
+        return sorted(int(m[1]) for m in names if m and (self.checkpoints / m[0] / "manifest.json").exists())
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step}"
+
+    def best_step(self) -> int | None:
+        """The step that `checkpoints/best` names, if its checkpoint is there."""
+        try:
+            step = int((self.checkpoints / "best").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return step if step in self.steps() else None
+
+    def choose_step(self, step: int | None = None) -> int:
+        """The step asked for, else the best, else the last. Raises UserError where there is no such checkpoint."""
+        steps = self.steps()
+        if step is None:
+            best = self.best_step()
+            step = max(steps, default=None) if best is None else best
+        if step not in steps:
+            found = ", ".join(map(str, steps)) or "none"
+            wanted = f" of step {step}" if step is not None else ""
+            raise UserError(f"{self.checkpoints}: no complete checkpoint{wanted}; there is: {found}")
+        return step
+
+    def mark_best(self, step: int) -> None:
+        write_atomically(self.checkpoints / "best", f"{step}\n")
+
+    # ------------------------------------------------------------ records
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that is over; its launcher adds the time last."""
+        try:
+            summary = json.loads(self.summary_file.read_text())
+        except FileNotFoundError:
+            return None
+        return summary if "wall_seconds" in summary else None
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl."""
+        line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
+        with self.metrics_file.open("a") as file:
+            file.write(line + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """All complete lines of metrics.jsonl."""
+        if not self.metrics_file.exists():
+            return []
+        found = []
+        for line in self.metrics_file.read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # a kill can cut the last line short
+        return found
+
+    def forget_records_after(self, step: int) -> None:
+        """Drops what was recorded after `step`: those steps are about to be done again."""
+        kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "end"]
+        write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def fail(self, error: UserError) -> None:
+        """Leaves the one line that the launcher prints. The first worker to fail is the one that counts."""
+        try:
+            with self.error_file.open("x") as file:
+                json.dump({"error": str(error)}, file)
+        except FileExistsError:
+            pass
+
+    def failure(self) -> UserError | None:
+        try:
+            return UserError(json.loads(self.error_file.read_text())["error"])
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of `text` or the old content, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _shown(model: dict[str, Any]) -> str:
+    settings = {k: v for k, v in model.items() if k != "name"}
+    return f"{model['name']} {settings}" if settings else str(model["name"])

@@ -1,0 +1,53 @@
+"""What a run leaves for people and programs: metrics.jsonl, TensorBoard, the progress file, summary.json."""
+
+import json
+import math
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.progress import ProgressFile
+
+
+class Reporter:
+    """Writes on the leading worker and does nothing on the others."""
+
+    def __init__(self, folder: RunFolder, *, leads: bool, tensorboard: bool) -> None:
+        self.folder, self.leads = folder, leads
+        self.progress = ProgressFile(folder.logs, enabled=leads)
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+
+    def start(self, step: int) -> None:
+        """Begins at `step`: what an earlier attempt recorded after it is dropped."""
+        if not self.leads:
+            return
+        self.folder.forget_records_after(step)
+        if self._tensorboard:
+            self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
+
+    def record(self, kind: str, step: int, values: dict[str, Any], prefix: str = "") -> None:
+        """One line in metrics.jsonl, and each number as the TensorBoard scalar `prefix/name`."""
+        if not self.leads:
+            return
+        self.folder.record(kind, step, finite(values))
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{prefix or kind}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    write_atomically(folder.summary_file, json.dumps(finite(summary), indent=2) + "\n")
+
+
+def finite(values: Any) -> Any:
+    """Numbers that JSON lacks (NaN, infinities) as null."""
+    if isinstance(values, dict):
+        return {key: finite(value) for key, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values

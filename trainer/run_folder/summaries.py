@@ -1,0 +1,77 @@
+"""What a finished command prints."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from shardrec.sharding.planning.plan import readable
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.run_folder.folder import RunFolder
+
+SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae")
+
+
+def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
+    """The summary of a training run: where it is, its metrics, its speed."""
+    console = Console(highlight=False)
+    _print_metrics(console, summary["metrics"], best_attainable(config))
+    facts = [
+        f"{summary['steps']} steps",
+        f"{summary['rows']:,} rows",
+        f"{summary['samples_per_second']:,.0f} samples/s on {summary['world_size']} worker(s)",
+        f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",
+        f"{summary['wall_seconds']:.0f} s in all",
+    ]
+    if "seconds_to_first_step" in summary:
+        facts.append(f"first step after {summary['seconds_to_first_step']:.1f} s")
+    if summary["stopped_early"]:
+        facts.insert(1, f"stopped early, best at {summary['best_step']}")
+    console.print(", ".join(facts), soft_wrap=True)
+    if zeros := summary.get("zero_weights"):
+        shares = (f"{table} {100 * share:.1f} %" for table, share in zeros.items())
+        console.print("zero weights: " + ", ".join(shares), soft_wrap=True)
+    console.print(f"run folder: {config.run}", soft_wrap=True)
+
+
+def print_metrics(folder: RunFolder, found: dict[str, Any]) -> None:
+    """The result of `shardrec evaluate`."""
+    console = Console(highlight=False)
+    _print_metrics(console, found["metrics"], {})
+    if held := found.get("table_bytes"):
+        console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in held.items()))
+    console.print(f"checkpoint step-{found['step']} of {folder.path}", soft_wrap=True)
+
+
+def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
+    """split -> metrics that no model can beat, where the data's maker knows them (`best.yaml` beside the data)."""
+    path = Path(config.data.path or "") / "best.yaml"
+    return yaml.safe_load(path.read_text()) if config.data.path and path.exists() else {}
+
+
+def shown(metrics: Iterable[str]) -> list[str]:
+    """Those of some metrics that tables for people have, in their order."""
+    found = list(metrics)
+    return [name for name in SHOWN if name in found] + [name for name in found if "@" in name]
+
+
+def _print_metrics(console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]) -> None:
+    names = shown(dict.fromkeys(name for of_split in metrics.values() for name in of_split))
+    if not names:
+        return
+    table = Table(box=None, header_style="bold")
+    table.add_column("split")
+    for name in names:
+        table.add_column(name, justify="right")
+    for split, of_split in metrics.items():
+        table.add_row(split, *(_number(of_split.get(n)) for n in names))
+        if split in best:
+            table.add_row("  best attainable", *(_number(best[split].get(n)) for n in names), style="dim")
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,159 @@
+"""Scores for every row of some files, beside their key columns, as Parquet: all of it or nothing."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from shardrec import models
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Explanation
+from shardrec.models.inputs import Jagged
+from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.config.import_path import append_to_path
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.supervision import leads, supervised
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.session.forward import ForwardStep
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.training.inspection import inspect_split
+
+SCORE = "prediction"
+WEIGHTS, NAMES = "weights", "weights_of"  # what `explain` adds
+
+
+def predict_rows(
+    run_folder: Path,
+    data: tuple[str, ...],
+    out: Path,
+    keys: tuple[str, ...] = (),
+    step: int | None = None,
+    overrides: tuple[str, ...] = (),
+    *,
+    explain: bool = False,
+    rows: RowKind | None = None,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
+    answers with lists), in file order per worker. With `explain` also two lists, equally long in a row: `weights` and
+    `weights_of`, the names of what each belongs to (as many in all rows), or the ids of a history's events in order.
+    `rows`: how tables are held, as `Session.build` takes it.
+
+    Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
+    left as it was.
+    """
+    folder = RunFolder.open(run_folder)
+    config = folder.config(overrides)
+    if explain:
+        _check_explains(config)
+    keys = keys or folder.schema().keys
+    inspect_split(config, folder, data, keys, labelled=False)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: not empty; name another --out")
+    if taken := {"row", SCORE, *((WEIGHTS, NAMES) if explain else ())} & set(keys):
+        raise UserError(f"--keys {min(taken)}: predictions have a column of that name already; leave it out")
+    launched = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex  # all ranks of torchrun write into one folder
+    temporary = out.resolve().parent / f".{out.name}.{launched}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        result = supervised(
+            predict_worker, config, folder, quiet=quiet,
+            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain, rows=rows,
+        )  # fmt: skip
+        if out.exists():
+            out.rmdir()
+        os.rename(temporary, out)
+    finally:
+        if leads():
+            shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def _check_explains(config: RunConfig) -> None:
+    append_to_path(config.import_from)
+    name = config.model["name"]
+    if models.resolve(name).explain is None:
+        raise UserError(
+            f"--explain: model {name} has no weights that would explain its scores; leave it out, or train one of: "
+            + ", ".join(models.explaining())
+        )
+
+
+def predict_worker(
+    config: RunConfig,
+    folder: RunFolder,
+    environment: Environment,
+    *,
+    data: tuple[str, ...],
+    out: str,
+    keys: tuple[str, ...],
+    step: int,
+    explain: bool,
+    rows: RowKind | None,
+) -> dict[str, Any]:
+    """One worker's share of the rows: streamed into a file of its own."""
+    progress = ProgressFile(folder.logs, enabled=environment.leads)
+    session = Session.build(config, folder.schema(), environment, rows=rows)
+    restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
+    session.distributed.module.eval()
+    forward = session.distributed.step_module
+    assert isinstance(forward, ForwardStep)
+    loader = session.loader(data, labelled=False, keys=keys)
+    done = progress.counter("scoring", loader.steps_per_epoch)
+    writer: pq.ParquetWriter | None = None
+    scored = 0
+    with torch.no_grad():
+        for index, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
+            session.model.task.check(batch)
+            there = batch.to(environment.device)
+            output, explanation = forward.explained(there) if explain else (forward(there), None)
+            found = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+            if explanation:
+                found |= explained(explanation, batch)
+            table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), **found})
+            writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
+            writer.write_table(table)
+            scored += table.num_rows
+            done(index)
+    if writer is not None:
+        writer.close()
+    return {"rows": sum(environment.gather(scored)), "step": step}
+
+
+def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
+    """Of the live rows: their numbers, or lists of numbers. Padding rows come last and have empty lists."""
+    if isinstance(prediction, Tensor):
+        numbers = prediction.float().cpu()[live].numpy()
+        if numbers.ndim == 1:
+            return pa.array(numbers)
+        rows, columns = numbers.shape
+        return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * columns, numbers.ravel())
+    offsets = prediction.offsets.cpu()[: int(live.sum()) + 1]
+    return pa.ListArray.from_arrays(offsets.int().numpy(), prediction.values.float().cpu().numpy())
+
+
+def explained(explanation: Explanation, batch: Batch) -> dict[str, pa.Array]:
+    """The weights of the live rows and, as long a list in each row, what they belong to."""
+    weights = _column(explanation.weights, batch.live)
+    if isinstance(explanation.weights, Jagged):
+        (sequence,) = explanation.names
+        values = pa.array(batch.ids[sequence].values().numpy())
+    else:
+        each = np.tile(np.arange(len(explanation.names)), len(weights))
+        values = pa.array(explanation.names).take(pa.array(each))
+    return {WEIGHTS: weights, NAMES: pa.ListArray.from_arrays(weights.offsets, values)}
+
+
+def _by_name(columns: pa.Table) -> dict[str, Any]:
+    return dict(zip(columns.column_names, columns.columns, strict=True))

@@ -1,0 +1,81 @@
+"""One forward pass: lookup -> tower. The unit that a plan distributes and that a pipeline may overlap."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.models.base import Explanation, Recommender
+from shardrec.models.layers.moments import live_rows
+from shardrec.models.tasks import Term
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
+
+Sums = Sequence[Sequence[float]]
+"""(total, count) of each loss term over all ranks."""
+
+
+class ForwardStep(nn.Module):
+    """A batch to the tower's output; the tower runs under bf16 autocast where `precision` says so.
+
+    Batch moments count the live rows of all ranks.
+    """
+
+    def __init__(self, lookup: EmbeddingLookup, model: Recommender, precision: str = "fp32") -> None:
+        super().__init__()
+        self.lookup = lookup
+        self.model = model
+        self.precision = precision
+
+    def forward(self, batch: Batch) -> Any:
+        inputs = self.lookup(batch)
+        with self._of(batch):
+            return self.model(**inputs)
+
+    def explained(self, batch: Batch) -> tuple[Any, Explanation]:
+        """The output and what the model says of it, from one lookup; for a model that explains. All ranks call it."""
+        assert self.model.explain is not None
+        inputs = self.lookup(batch)
+        with self._of(batch):
+            return self.model(**inputs), self.model.explain(**inputs)
+
+    @contextmanager
+    def _of(self, batch: Batch) -> Iterator[None]:
+        """What the tower computes in: the batch's live rows, the precision."""
+        device = batch.weights.device.type
+        with (
+            live_rows(batch.live, sum_over_ranks),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            yield
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Elementwise sum of all ranks' tensors; its backward sums their gradients."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    return all_reduce(tensor)
+
+
+def stack_terms(terms: dict[str, Term]) -> Tensor:
+    """[terms, 2] float64 totals and counts of this rank, ready to be summed over ranks."""
+    return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
+
+
+def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
+    """What a rank calls backward on: world_size * local total / global count, since gradients are averaged over ranks.
+
+    summed: global totals and counts. A term that counted nowhere adds nothing.
+    """
+    scales = [world_size / count if count else 0.0 for _, count in summed]
+    return torch.stack([term.total * scale for term, scale in zip(terms.values(), scales, strict=True)]).sum()
+
+
+def loss_values(terms: dict[str, Term], summed: Sums) -> dict[str, float]:
+    """The global mean of each term, and `loss`, their sum."""
+    means = {name: total / count if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
+    return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

@@ -1,0 +1,121 @@
+"""A table of a checkpoint as Parquet: `id` and `vector`, by blocks of rows; all of it or nothing.
+
+Vectors are float32, also those of fp16 tables: every reader of Parquet knows it, it holds fp16 exactly, and bytes of
+equal place are compressed together, so that what fp16 leaves empty takes no room.
+"""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.checkpoints.saved_tables import SavedTable
+from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.tables.ids import TableIds
+
+ID, VECTOR = "id", "vector"
+METADATA = b"shardrec"
+"""Key of the file metadata that says, as JSON, what the rows are of."""
+
+BLOCK_BYTES = 32 << 20
+"""Of float32 values that are converted and written at once: a row group."""
+
+PART_BYTES = 1 << 30
+"""Of float32 values in one file."""
+
+
+def export_table(
+    run_folder: Path, name: str, out: Path, step: int | None = None, *, state: bool = False, by_number: bool = False
+) -> dict[str, Any]:
+    """Writes `out/part-00000.parquet` and further ones: the table's rows that have an id, in the order of the rows.
+
+    With `state` also a column for each of the optimizer's state, a list as long as the vector or one number a row.
+    Returns what was written, in figures. Raises UserError where `out` is not empty, and where the checkpoint or the
+    table is missing or damaged; then `out` is left as it was.
+    """
+    folder = RunFolder.open(run_folder)
+    step = folder.choose_step(step)
+    saved = SavedModel.read(folder.checkpoint(step))
+    table, declared = saved.table(name), DeclaredTable.of(folder, name)
+    id_map, rows = saved.id_map(table), table.num_embeddings
+    ids = TableIds.of(folder, declared.features, rows, id_map=id_map, by_number=by_number)
+    check_out(out)
+    about = {
+        "table": name,
+        "ids": ids.kind,
+        "run": str(folder.path),
+        "step": step,
+        "num_embeddings": table.num_embeddings,
+        "embedding_dim": table.embedding_dim,
+        "dtype": table.dtype,
+        "optimizer": table.optimizer,
+    }
+    temporary = out.resolve().parent / f".{out.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        files, rows = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return about | {"rows": rows, "files": files, "why": ids.why, "nameless": ids.nameless}
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError unless `out` is not there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: not empty; name another --out")
+
+
+def _write_parts(
+    folder: Path, table: SavedTable, ids: TableIds, tensors: list[str], about: dict[str, Any]
+) -> tuple[int, int]:
+    """Returns the numbers of files and of rows in them."""
+    columns = {VECTOR if t == "weight" else t: table.tensors[t] for t in tensors}
+    kinds = {name: pa.float32() if len(s) == 1 else pa.list_(pa.float32(), s[1]) for name, s in columns.items()}
+    schema = pa.schema({ID: ids.value_type, **kinds})
+    schema = schema.with_metadata({METADATA: json.dumps(about)})
+    step = max(1, BLOCK_BYTES // (4 * max(math.prod(shape[1:]) for shape in columns.values())))
+    first, last = ids.rows.start, ids.rows.stop
+    blocks = zip(ids.blocks(step), *(table.blocks(t, step, first=first, last=last) for t in tensors), strict=True)
+    writer, parts, rows, room = None, 0, 0, 0
+    for (block_ids, named), *read in blocks:
+        values = [block if named is None else block[named] for _, block in read]
+        count = len(block_ids)
+        if writer is None or room < count:
+            if writer is not None:
+                writer.close()
+            writer = _writer(folder / f"part-{parts:05d}.parquet", schema)
+            parts, room = parts + 1, max(count, PART_BYTES * step // BLOCK_BYTES)
+        writer.write_table(pa.Table.from_arrays([block_ids, *map(_column, values)], schema=schema))
+        rows, room = rows + count, room - count
+    if writer is not None:
+        writer.close()
+    return parts, rows
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    leaves = [f.name if pa.types.is_floating(f.type) else f"{f.name}.list.element" for f in schema if f.name != ID]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=False,  # values hardly repeat
+        column_encoding=dict.fromkeys(leaves, "BYTE_STREAM_SPLIT"),
+        write_statistics=[ID],
+    )
+
+
+def _column(values: Tensor) -> pa.Array:
+    """[n] as numbers, [n, columns] as lists."""
+    numbers = pa.array(values.float().numpy().ravel())
+    return numbers if values.dim() == 1 else pa.FixedSizeListArray.from_arrays(numbers, values.shape[1])

@@ -1,0 +1,121 @@
+"""Finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.same_rows import check_same_rows
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import DenseFeatures
+from shardrec.trainer.config.init_from import Transfer, resolve
+from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.session import build_model, needed, plan_run
+from shardrec.trainer.session.tower import weight_decays
+from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
+
+
+def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> None:
+    """Raises UserError for the first problem of a run file, its data, its model or its plan.
+
+    planned: run folder -> configuration of runs that are to be made before this one, which may start from them.
+    """
+    if config.stages:
+        names = ", ".join(str(stage.get("name")) for stage in config.stages)
+        raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
+    schema = config.load_schema()
+    data = config.data
+    model = build_model(config, schema)
+    read = needed(config, schema, model)
+    for name in SPLITS:
+        paths = data.split(name)
+        if paths is None:
+            continue
+        training = name == "train"
+        batch_size = data.global_batch_size
+        if training and data.negatives:
+            batch_size = data.negatives.positives_of(batch_size, data.lanes)
+        Loader(
+            Source.open(paths),
+            read if training else read.without(model.training_features),
+            folder=data.schema_folder,
+            global_batch_size=batch_size,
+            lanes=data.lanes if training else None,
+            window=data.window,
+            memory=data.memory,
+            order=data.order if training else "file",
+        )
+    choose_backend(config.launch)
+    if data.negatives:
+        data.negatives.check(schema, model.features, data.schema_folder)
+    if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
+        _inspect_sources(config, schema, model, planned or {})
+    weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
+    if metric := config.trainer.selection_metric:
+        if data.split("validation") is None:
+            raise UserError(
+                f"trainer: {metric!r} decides what is best, but there are no validation rows; name data.validation"
+            )
+        model.task.metrics().larger_is_better(metric)
+    if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
+        plan_run(config, model)  # on a cluster the workers do this, with their own memory
+
+
+def inspect_split(
+    config: RunConfig, folder: RunFolder, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True
+) -> None:
+    """Raises UserError where a finished run cannot score files, or they lack a column of `keys`."""
+    schema = folder.schema()
+    model = build_model(config, schema)
+    schema = needed(config, schema, model).without(model.training_features)
+    Loader(
+        Source.open(paths),
+        schema if labelled else schema.unlabelled(),
+        folder=folder.path,
+        global_batch_size=1,
+        order="file",
+        extra_columns=keys,
+    )
+
+
+def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:
+    """Raises UserError for what a run cannot start from: names, shapes, and ids that would mean other rows."""
+    found, taken, target = [], [], model_contents(model, "this run")
+    for source in config.init_from:
+        if source.run is None:
+            raise UserError(f"init_from: stage {source.stage!r} in a run without stages; name a run folder by `run`")
+        earlier = planned.get(source.run)
+        if earlier is None:
+            folder = RunFolder.open(source.run)
+            folder.choose_step()
+            earlier, rows = folder.config(), folder.schema()
+        else:
+            rows = earlier.load_schema()
+        held = build_model(earlier, rows)
+        contents = model_contents(held, source.run)
+        if source.is_whole:
+            there, here = whole_contents(held, earlier.optimizer), whole_contents(model, config.optimizer)
+            check_whole(source.run, there, here)
+            check_id_maps(source.run, held, model)
+            source = source.model_copy(update={"tables": {"*": Transfer()}, "parameters": {"*": Transfer()}})
+            contents, target = (replace(c, dynamic=frozenset()) for c in (contents, target))  # id maps come along
+        taken.append((source, contents))
+        found.append((rows, earlier.data.schema_folder, held))
+    for (rows, kept, held), wanted in zip(found, resolve(taken, target), strict=True):
+        for copy in wanted.tables:
+            before = _readers(held, copy.source)
+            for feature in _readers(model, copy.target):
+                known = rows[feature if feature in before else before[0]]
+                check_same_rows(known, kept, schema[feature], config.data.schema_folder)
+
+
+def _readers(model: Recommender, table: str) -> list[str]:
+    """The features whose ids are rows of a table."""
+    inputs = (given for given in model.inputs.values() if not isinstance(given, DenseFeatures))
+    return [feature for given in inputs for feature, its in given.tables.items() if its.name == table]

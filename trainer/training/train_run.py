@@ -1,0 +1,142 @@
+"""A whole training run from its checked configuration: inspected, launched, summed up in its run folder."""
+
+import gc
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.differences import first_difference
+from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.stages import by_stage_names, planned_folders, resolve_stages
+from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.supervision import leads, supervised
+from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.reporting import write_summary
+from shardrec.trainer.training.inspection import inspect_run
+from shardrec.trainer.training.trainer import train_worker
+
+
+def train_run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any] | None:
+    """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
+
+    Stages run one after another, once all of them were found to be in order; the summary is the last one's, with those
+    of all under `stages`. Raises UserError for what is wrong with the run, before anything is written where that can be
+    known; a folder whose run failed before its first checkpoint is removed.
+    """
+    stages = resolve_stages(config)
+    if stages:
+        return _train_stages(config, stages, resume=resume, quiet=quiet)
+    inspect_run(config)
+    return _train(config, resume=resume, quiet=quiet)
+
+
+def _train(config: RunConfig, *, resume: bool, quiet: bool, stays: bool = False) -> dict[str, Any] | None:
+    began = time.time()
+    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
+    try:
+        summary = supervised(train_worker, config, folder, quiet=quiet, stays=stays)
+    except UserError:
+        if leads() and not resume and folder.failure() and not folder.steps():
+            folder.discard()
+        raise
+    if summary:
+        if (at := summary.pop("first_step_at")) is not None:
+            summary["seconds_to_first_step"] = round(at - began, 2)
+        write_summary(folder, summary)
+    return summary
+
+
+def _train_stages(
+    config: RunConfig, stages: Mapping[str, RunConfig], *, resume: bool, quiet: bool
+) -> dict[str, Any] | None:
+    """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
+    whole, last = RunFolder(Path(config.run)), list(stages)[-1]
+    _check_folder(whole, resume)
+    folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
+    finished = {n: s for n, f in folders.items() if resume and (s := f.summary()) is not None}
+    for name, stage in stages.items() if resume else ():
+        _check_stage(name, stage, finished, folders, is_last=name == last)
+    finished.pop(last, None)
+    left = {name: stage for name, stage in stages.items() if name not in finished}
+    for stage in left.values():
+        inspect_run(stage, planned_folders(left))
+    if leads():
+        whole.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(whole.stages_file, config.dump())
+        whole.summary_file.unlink(missing_ok=True)
+    summaries: dict[str, Any] = dict(finished)
+    try:
+        with kept_between(left.values(), whole.logs / "driver.log"):
+            for name, stage in left.items():
+                summaries[name] = _train(stage, resume=resume, quiet=quiet, stays=True)
+                gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
+    except UserError:
+        if leads() and not resume and not any(f.path.exists() for f in folders.values()):
+            whole.discard()
+        raise
+    if not leads():
+        flush_and_exit(0)
+    summary = summaries[last] | {"stages": {name: summaries[name] for name in stages}}
+    write_summary(whole, summary)
+    return summary
+
+
+def _check_stage(
+    name: str, stage: RunConfig, finished: Container[str], folders: Mapping[str, RunFolder], *, is_last: bool
+) -> None:
+    """Raises UserError for a finished stage of other settings, and for one begun before what it starts from is done."""
+    folder = folders[name]
+    if name in finished and not is_last:
+        before = load(folder.config_file)
+        if found := first_difference(by_stage_names(before), by_stage_names(stage), free=("launch",)):
+            raise UserError(
+                f"stage {name} is finished with {found.key} {found.before}, now {found.now}; name another run, or "
+                "remove its folder and those after it"
+            )
+    sources = {source.run for source in stage.init_from}
+    missing = [n for n, f in folders.items() if str(f.path) in sources and n not in finished]
+    if missing and folder.steps():
+        raise UserError(
+            f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; remove "
+            f"{folder.path}, or name another run"
+        )
+
+
+def _check_folder(whole: RunFolder, resume: bool) -> None:
+    """Raises UserError where the folder of a run of stages holds something else, or such a run already."""
+    if not leads() or not whole.path.exists():
+        return
+    if whole.config_file.exists():
+        raise UserError(f"{whole.path}: holds a run without stages; name another `run`")
+    if whole.stages_file.exists():
+        if not resume:
+            raise UserError(f"{whole.path}: holds a run already; continue it with --resume, or name another `run`")
+    elif not whole.path.is_dir() or any(whole.path.iterdir()):
+        raise UserError(f"{whole.path}: not a run folder and not empty; name another `run`")
+
+
+@contextmanager
+def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
+    """What stages share: under torchrun a process group, whose store would give a second one the first's addresses;
+    where several run on Ray, one Ray, which takes long to start. What that prints goes to `log`."""
+    launches = [stage.launch for stage in stages]
+    on_ray = [launch for launch in launches if choose_backend(launch) == "ray"]
+    if choose_backend(launches[0]) == "torchrun":
+        Environment.from_variables(launches[0].device).join(launches[0].timeout)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+    elif len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
+        from shardrec.trainer.launch.on_ray import kept_ray  # a machine without Ray can still run in-process
+
+        with kept_ray(on_ray, log):
+            yield
+    else:
+        yield

@@ -1,0 +1,134 @@
+"""What a run starts from: the tables and tower parameters of other runs, named by `init_from`.
+
+Names and shapes are matched twice, on what the models declare before anything starts, and on what the checkpoints
+hold when it is copied.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.base import Recommender
+from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
+from shardrec.sharding.checkpoints.id_maps import check_alike
+from shardrec.sharding.checkpoints.tables import kind_of_ids
+from shardrec.sharding.updates.choose import row_update
+from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.config.init_from import Contents, Copy, Source, resolve
+from shardrec.trainer.config.sections import OptimizerConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.session.tower import MODEL
+
+
+def model_contents(model: Recommender, where: str) -> Contents:
+    """What a model will hold: its tables, and its tower's parameters and persistent buffers."""
+    tables = {name: (t.num_embeddings, t.embedding_dim) for name, t in model.tables.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return Contents(where, tables, shapes, frozenset(name for name, t in model.tables.items() if t.dynamic))
+
+
+def check_id_maps(where: str, there: Recommender, here: Recommender) -> None:
+    """Raises UserError where the id maps of a run that is to be taken whole do not fit this run's tables."""
+    for name in there.tables.keys() & here.tables.keys():
+        known, ids = there.tables[name].dynamic, here.tables[name].dynamic
+        if (known and known.name) != (ids and ids.name):
+            said = [kind_of_ids(d.name if d else None) for d in (known, ids)]
+            raise UserError(
+                f"init_from: table {name!r} is {said[0]} in {where}, which is to be taken whole, and {said[1]} in this "
+                "run; declare it alike, or name `tables` and `parameters` without it"
+            )
+        if known and ids:
+            check_alike(f"init_from: {where}:", ids.name, known.config, ids.config)
+
+
+def check_whole(where: str, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raises UserError where a run that is to be taken whole differs from this one; both as `whole_contents` says."""
+    remedy = "name `tables` and `parameters` to take weights only"
+    for what in (*(w for w in here if w not in there), *(w for w in there if w not in here)):
+        side, other = ("this run", where) if what in here else (where, "this run")
+        raise UserError(f"init_from: {what} is in {side} but not in {other}, which is to be taken whole; {remedy}")
+    for what, found in there.items():
+        if found != here[what]:
+            raise UserError(
+                f"init_from: {what} is {found} in {where}, which is to be taken whole, and {here[what]} in this run; "
+                f"{remedy}"
+            )
+
+
+def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str, str]:
+    """What a checkpoint will hold, beside shapes, by what a run that takes it whole must have alike."""
+    found = {}
+    for name, table in model.tables.items():
+        table = replace(table, optimizer=table.optimizer or optimizers.tables)
+        assert table.optimizer is not None
+        state = ", ".join(row_update(table).state_shapes(1, 1)) or "no state"
+        found[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"
+    found |= {f"parameter {name!r}": "" for name in model.state_dict()}
+    if any(True for _ in model.parameters()):
+        found["optimizer.tower"] = optimizers.tower.name + (" with momentum" if optimizers.tower.has_momentum else "")
+    return found
+
+
+def start_from(sources: Sequence[Source], session: Session, environment: Environment) -> None:
+    """Fills tables and tower as `init_from` says; what it does not name keeps its fresh values. All ranks call it.
+
+    Raises UserError as `config.init_from.resolve` does, and for checkpoints that are missing or damaged.
+    """
+    seed = session.config.trainer.seed
+    opened = [_Opened.of(source, environment) for source in sources]
+    if sources[0].is_whole:
+        at = opened[0].folder
+        position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed, grow=True)
+        for id_map in session.distributed.id_maps.values():
+            id_map.start_over(position.step)
+    else:
+        target = model_contents(session.model, "this run")
+        copies = resolve([(s, o.contents) for s, o in zip(sources, opened, strict=True)], target)
+        for one, wanted in zip(opened, copies, strict=True):
+            names = {c.target: SourceColumns(c.source, c.start, c.scale) for c in wanted.tables}
+            copy_tables(one.folder, one.entries, session.distributed.tables, names)
+            _copy_parameters(session, one.tower, wanted.parameters)
+    torch.manual_seed(checkpoint.generator_seed(seed, 0, environment.rank))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The checkpoint that a source stands for: a run's best, else its last."""
+
+    folder: Path
+    entries: list[dict[str, Any]]
+    tower: dict[str, Tensor]
+    contents: Contents
+
+    @classmethod
+    def of(cls, source: Source, environment: Environment) -> "_Opened":
+        assert source.run is not None, "stages are resolved before a run starts"
+        folder = RunFolder.open(source.run)
+        at = folder.checkpoint(environment.broadcast(folder.choose_step() if environment.leads else None))
+        content = checkpoint.read_manifest(at)
+        entries = content["tables"]
+        tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
+        tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tower.items()}
+        dynamic = frozenset(e["table"] for e in entries if e.get("dynamic"))
+        return cls(at, entries, tower, Contents(source.run, tables, shapes, dynamic))
+
+
+@torch.no_grad()
+def _copy_parameters(session: Session, saved: dict[str, Tensor], copies: Sequence[Copy]) -> None:
+    """Batch norm's moments and other buffers are copied as they are, whatever the scale."""
+    parameters, buffers = session.distributed.tower_parameters(), session.distributed.tower_buffers()
+    for copy in copies:
+        values = saved[copy.source]
+        values = values[..., copy.start : copy.stop] if values.dim() else values
+        if (parameter := parameters.get(MODEL + copy.target)) is not None:
+            parameter.copy_(values * copy.scale)
+        else:
+            buffers[MODEL + copy.target].copy_(values)
