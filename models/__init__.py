@@ -1,6 +1,38 @@
-"""Models by the names that run files use, and how a run file's name becomes a class.
+"""The models, and what they are made of.
 
-`MODELS` is the table of contents. A model from elsewhere is named by import path, `my_package.my_module:MyModel`.
+- `afm.py`: Attentional factorization machine (Xiao et al., IJCAI 2017)
+- `autoint.py`: AutoInt and AutoInt+ (Song et al., CIKM 2019)
+- `autorec.py`: AutoRec (Sedhain et al., WWW 2015): an autoencoder of ratings
+- `base.py`: A recommender is inputs + tower + task: a plain dense module that knows no rank, device or file
+- `bst.py`: Behavior sequence transformer (Chen et al., DLP-KDD 2019): past events and the target attend to each other
+- `dcn.py`: Deep & Cross Network (Wang et al., ADKDD 2017)
+- `dcn_v2.py`: DCN-v2: a cross network with weight matrices, before or beside an MLP (Wang et al., WWW 2021)
+- `deep_crossing.py`: Deep Crossing: embeddings, stacking, residual units, scoring (Shan et al., KDD 2016)
+- `deepfm.py`: DeepFM (Guo et al., IJCAI 2017)
+- `dien.py`: Deep interest evolution network (Zhou et al., AAAI 2019): a GRU finds interests, a second follows some
+- `din.py`: Deep interest network (Zhou et al., KDD 2018): past events count by how much they bear on the target
+- `dlrm.py`: DLRM (Naumov et al., arXiv 1906.00091, 2019)
+- `dynamic_ids.py`: What is said of tables for unbounded ids: how many rows, which ids get one, which lose theirs
+- `embedding_mlp.py`: Embedding + MLP: the base model that deep click models are compared with
+- `fields.py`: The features that a model may use, and the tables that it declares for them
+- `fm.py`: Factorization machine (Rendle, ICDM 2010)
+- `fnn.py`: Factorization-machine supported neural network (Zhang, Du & Wang, ECIR 2016)
+- `histories.py`: What models of behaviour share: a history of events, the target that it is compared with, and the
+- `inputs.py`: What a model asks of the tables and the batch: its inputs, and the `Fields` from which it declares them
+- `layers/`: layers: one idea a file, with its paper and equation
+- `lr.py`: Logistic (or linear) regression: the baseline that every other model has to beat
+- `metrics/`: metrics that merge across ranks
+- `mf.py`: Matrix factorization with biases (Koren, Bell & Volinsky, IEEE Computer 2009, eq
+- `neural_cf.py`: Neural collaborative filtering (He et al., WWW 2017): GMF, MLP, NeuMF, and the variant on shared
+- `nfm.py`: Neural factorization machine (He & Chua, SIGIR 2017)
+- `pnn.py`: Product-based neural networks: IPNN, OPNN and PNN*, both of them (Qu et al., ICDM 2016)
+- `pooled_history.py`: The base model that DIN is measured against: events pooled alike, whatever the target
+- `table_settings.py`: What may be said of a table: its dtype, its optimizer, its first values, where its rows lie
+- `tables.py`: A table of embeddings, as a model declares it
+- `tasks.py`: What is learned from a tower's output: loss terms, predictions, metrics
+- `two_tower.py`: Two towers: vectors of users and of items that meet only in a dot product, so that each can be
+- `user_item.py`: The two features that models of user-item pairs read
+- `wide_deep.py`: Wide & Deep (Cheng et al., DLRS 2016)
 """
 
 import importlib

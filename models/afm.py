@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from shardrec.models.base import Explanation, PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
 from shardrec.models.layers.pair_attention import PairAttention
 

@@ -17,11 +17,13 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdListFeature
 from shardrec.models.base import ModelConfig, Recommender
-from shardrec.models.inputs import Fields, Jagged, PooledEmbeddings, SequenceEmbeddings, TableInit
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.activations import Activation, activation, input_width
 from shardrec.models.layers.jagged_product import jagged_product, row_of_position
 from shardrec.models.metrics import Errors, MetricSet, Predictions, Rows
 from shardrec.models.metrics.collective import Collective
+from shardrec.models.table_settings import TableInit
 from shardrec.models.tasks import Task, Term
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
 
 

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Explanation
+from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
-from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.inputs import Jagged
 from shardrec.models.layers.jagged_product import row_of_position
 from shardrec.models.layers.jagged_sum import jagged_sum
 from shardrec.models.layers.packing import regroup

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.cross import CrossExperts, CrossLayer, LowRankCross
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLP, MLPConfig

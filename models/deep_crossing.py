@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.residual import ResidualUnit
 from shardrec.models.tasks import MultiClass, Pointwise

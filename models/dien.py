@@ -11,8 +11,9 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Explanation
+from shardrec.models.fields import Fields
 from shardrec.models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
-from shardrec.models.inputs import Fields, Input, Jagged, SequenceEmbeddings
+from shardrec.models.inputs import Input, Jagged, SequenceEmbeddings
 from shardrec.models.layers.jagged_product import jagged_product, row_of_position
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.mlp import MLP, MLPConfig

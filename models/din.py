@@ -4,8 +4,9 @@ from pydantic import Field
 from torch import Tensor
 
 from shardrec.models.base import Explanation
+from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
-from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.inputs import Jagged
 from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
 from shardrec.models.layers.jagged_product import row_of_position
 from shardrec.models.layers.jagged_softmax import jagged_softmax

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.product import InnerProducts
 

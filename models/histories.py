@@ -15,7 +15,8 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, SequenceFeature
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, Input, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.tasks import Task
 

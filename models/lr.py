@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
 
 

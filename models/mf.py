@@ -5,7 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.user_item import UserItemConfig
 
 

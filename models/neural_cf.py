@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableInit
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.layers.activations import Activation, activation
 from shardrec.models.layers.glorot import glorot
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.table_settings import TableInit
+from shardrec.models.tables import EmbeddingTable
 from shardrec.models.user_item import UserItemConfig
 
 TABLE_INIT = TableInit(kind="normal", scale=0.01)  # section 4.1

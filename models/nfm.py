@@ -5,7 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
 from shardrec.models.layers.fm import fm_terms
 from shardrec.models.layers.mlp import MLP, MLPConfig

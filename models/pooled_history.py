@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
-from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.inputs import Jagged
 from shardrec.models.layers.jagged_product import row_of_position
 from shardrec.models.layers.jagged_sum import jagged_sum
 

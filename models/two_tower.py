@@ -13,7 +13,8 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import DenseFeatures, Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
 
 SIDES = ("user", "item")

@@ -6,7 +6,7 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Role
 from shardrec.models.base import PointwiseConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 
 
 class UserItemConfig(PointwiseConfig):

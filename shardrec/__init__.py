@@ -1,1 +1,4 @@
-"""Trains recommenders whose ID tables outgrow a machine: `shardrec train RUN.yaml`."""
+"""Trains recommenders whose ID tables outgrow a machine: `shardrec train RUN.yaml`.
+
+- `__main__.py`:
+"""

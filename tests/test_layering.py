@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("sampling",),
         ("reading",),
         ("features",),
-        ("batch", "declaration"),
+        ("batch", "declaration", "sizes"),
         ("errors",),
     ),
     "data_pipeline.prepare": (
@@ -56,7 +56,11 @@ FILES = sorted(
     for path in (ROOT / layer).rglob("*.py")
     if not any(parent.is_symlink() for parent in path.parents)
 )
-SHARED_BY_MODELS = {"base", "inputs", "tasks", "metrics", "layers", "user_item", "histories", "dynamic_ids"}
+SHARED_BY_MODELS = {"base", "fields", "inputs", "tables", "table_settings", "tasks", "metrics", "layers"} | {
+    "user_item",
+    "histories",
+    "dynamic_ids",
+}
 
 
 def module(path: Path) -> str:
@@ -121,3 +125,15 @@ def test_only_the_table_of_contents_knows_particular_models(path: Path) -> None:
     all_files = {f"models.{p.stem}" for p in (ROOT / "models").glob("*.py")}
     particular = all_files - {f"models.{name}" for name in SHARED_BY_MODELS}
     assert not {name for name in imported(path) if ".".join(name.split(".")[:2]) in particular}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=str)
+def test_every_folder_has_a_map(path: Path) -> None:
+    """An `__init__.py` names each file and each folder beside it, in one line each."""
+    lines = (ast.get_docstring(ast.parse((ROOT / path).read_text())) or "").splitlines()
+    there = {p.name for p in FILES if p.parent == path.parent and p.name != "__init__.py"}
+    there |= {
+        f"{p.parent.name}/" for p in FILES if p.name == "__init__.py" and p.parent.parent == path.parent != p.parent
+    }
+    for name in sorted(there):
+        assert any(line.startswith(f"- `{name}`") for line in lines), f"{path}: no line about {name}"

@@ -1,1 +1,16 @@
-"""."""
+"""A run: its file, its workers, its loop, its checkpoints, what it prints, the command line.
+
+- `benchmarks/`: all of `shardrec bench`
+- `checkpoints/`: a whole checkpoint: written, read, looked into, compared
+- `cli.py`: `shardrec ...`; `python -m shardrec` is the same
+- `commands/`: the bodies of the commands
+- `comparison/`: several runs beside each other
+- `config/`: what a run file says
+- `launch/`: where workers come from
+- `planning/`: what-if: machines that may not be here, and what a step would take there
+- `run_folder/`: what a run leaves on disk and on the screen
+- `scoring/`: scores of a trained model
+- `session/`: a model with its tables, ready to step
+- `tables/`: rows of tables in and out, and how tables are used
+- `training/`: the loop, and all that it calls
+"""

@@ -42,7 +42,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model as a run file says."""
-    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.config.load import load
     from shardrec.trainer.config.stages import resolve_stages
     from shardrec.trainer.run_folder.summaries import print_summary
     from shardrec.trainer.training.train_run import train_run
@@ -118,7 +118,7 @@ def evaluate(
     from shardrec.trainer.launch.supervision import supervised
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.run_folder.summaries import print_metrics
-    from shardrec.trainer.training.evaluation import evaluate_worker
+    from shardrec.trainer.scoring.evaluate import evaluate_worker
     from shardrec.trainer.training.inspection import inspect_split
 
     folder = RunFolder.open(run_folder)
@@ -179,7 +179,7 @@ def plan(
 
     Allocates no table. Machines that are not here get an estimate of the step, its bottleneck and what to change.
     """
-    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.config.load import load
     from shardrec.trainer.planning.machines import PlanRequest
     from shardrec.trainer.planning.report import print_plans
 

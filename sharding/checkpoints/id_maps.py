@@ -13,7 +13,7 @@ from urllib.parse import quote
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
-from shardrec.sharding.checkpoints.tables import Entry, Scratch, fill_rectangle, sync_folder, write_file
+from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, fill_rectangle, sync_folder, write_file
 from shardrec.sharding.dynamic.id_map import IdCounters, IdMap
 
 Saved = dict[str, dict[str, Any]]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
-from shardrec.sharding.checkpoints.tables import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
+from shardrec.sharding.checkpoints.shard_files import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
 from shardrec.sharding.updates.rules import SAMPLES, RowUpdate
 
 _BITS = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.sharding.checkpoints.tables import (
+from shardrec.sharding.checkpoints.shard_files import (
     REPLACE,
     SAVED_DTYPES,
     Entry,

@@ -18,15 +18,15 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.models.inputs import TableOptimizer
+from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
-from shardrec.sharding.distribution.row_kernels import (
+from shardrec.sharding.distribution.row_kernels import mark_table
+from shardrec.sharding.distribution.sharded import (
     BagSharder,
     SequenceSharder,
     ShardedBags,
     ShardedSequences,
     kernels,
-    mark_table,
     parameter_sharding,
 )
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables

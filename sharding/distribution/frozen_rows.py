@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input
+from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
 
 RowKind = Literal["int8"]

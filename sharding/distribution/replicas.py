@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.lookup.lookup import Group
 from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard, is_rounded, module_name, physical_dim
 from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key

@@ -18,19 +18,14 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, PoolingMode
 from torch import Tensor, nn
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
-from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
-from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
-from torchrec.distributed.types import ParameterSharding
 from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.frozen_rows import FrozenRows
-from shardrec.sharding.planning.row_memory import compute_kernel, memory_parameters
+from shardrec.sharding.planning.row_memory import memory_parameters
 from shardrec.sharding.tables.live import is_fused, is_rounded
 from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
@@ -56,30 +51,6 @@ def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str) -> N
         told |= memory_parameters(table)
     parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
     parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
-
-
-def parameter_sharding(
-    table: EmbeddingTable,
-    placement: str,
-    shards: list[tuple[int, int, int, int, int]],
-    device: str,
-    local_world_size: int,
-) -> ParameterSharding:
-    """TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
-    where = {"cpu": lambda r: "cpu", "cuda": lambda r: f"cuda:{r % local_world_size}"}[device]
-    return ParameterSharding(
-        sharding_type=placement,
-        compute_kernel=compute_kernel(table),
-        ranks=[rank for rank, *_ in shards],
-        sharding_spec=EnumerableShardingSpec(
-            [
-                ShardMetadata(
-                    shard_offsets=[row, column], shard_sizes=[rows, columns], placement=f"rank:{rank}/{where(rank)}"
-                )
-                for rank, row, column, rows, columns in shards
-            ]
-        ),
-    )
 
 
 # ---------------------------------------------------------------- kernels
@@ -247,7 +218,7 @@ class RowUpdateKernel(_OwnKernel):
             yield table.name, row, column, {"weight": self.rows.weights[i], **self.rows.states[i]}
 
 
-def _own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[FrozenKernel] | None:
+def own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[FrozenKernel] | None:
     """The kernel of ours that serves a group of tables; None: FBGEMM's does."""
     told = config.fused_params or {}
     return FrozenKernel if _FROZEN in told else RowUpdateKernel if _ROW_UPDATE in told else None
@@ -256,116 +227,4 @@ def _own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[
 # ---------------------------------------------------------------- lookups: groups of kernels
 
 
-class BagLookup(GroupedPooledEmbeddingsLookup):
-    def _create_embedding_kernel(
-        self, config: Any, device: Any, pg: Any, sharding_type: Any = None, env: Any = None
-    ) -> Any:
-        if own := _own_kernel(config):
-            return own(config, device, pooled=True)
-        return FusedBags(config, pg, device, sharding_type)
-
-
-class SequenceLookup(GroupedEmbeddingsLookup):
-    def __init__(self, grouped_configs: list[GroupedEmbeddingConfig], device: torch.device, **rest: Any) -> None:
-        split = [
-            replace(config, embedding_tables=tables, fused_params=dict(config.fused_params or {}))
-            for config in grouped_configs
-            for tables in self._kernel_tables(config, device)
-        ]
-        super().__init__(split, device=device, **rest)
-
-    @staticmethod
-    def _kernel_tables(config: GroupedEmbeddingConfig, device: torch.device) -> list[list[Any]]:
-        if device.type == "cpu" or _own_kernel(config):
-            return [[table] for table in config.embedding_tables]
-        return [config.embedding_tables]
-
-    def _create_embedding_kernel(self, config: Any, pg: Any, device: Any, env: Any = None) -> Any:
-        if own := _own_kernel(config):
-            return own(config, device, pooled=False)
-        return (OneIdBags if device.type == "cpu" else FusedSequences)(config, pg, device)
-
-
 # ---------------------------------------------------------------- sharded modules
-
-
-class ShardedBags(ShardedEmbeddingBagCollection):
-    def _create_lookups(self) -> None:
-        for sharding in self._embedding_shardings:
-            self._lookups.append(
-                BagLookup(sharding._grouped_embedding_configs, device=self._device, pg=sharding._pg, env=self._env)
-            )
-
-    def _initialize_torch_state(self, skip_registering: bool = False) -> None:
-        """No parameters of TorchRec's own: see the module's docstring."""
-
-    def feature_order(self) -> list[str]:
-        """Keys in the order that needs no permutation of the ids."""
-        return [f for sharding in self._embedding_shardings for f in sharding.feature_names()]
-
-
-class ShardedSequences(ShardedEmbeddingCollection):
-    def _create_lookups(self) -> None:
-        for sharding in self._sharding_type_to_sharding.values():
-            self._lookups.append(
-                SequenceLookup(sharding._grouped_embedding_configs, self._device, pg=sharding._pg, env=self._env)
-            )
-
-    def _initialize_torch_state(self, skip_registering: bool = False) -> None:
-        """No parameters of TorchRec's own: see the module's docstring."""
-
-    def feature_order(self) -> list[str]:
-        return [f for sharding in self._sharding_type_to_sharding.values() for f in sharding.feature_names()]
-
-
-def kernels(module: ShardedBags | ShardedSequences) -> list[Any]:
-    """All kernels of a sharded module on this rank."""
-    return [kernel for lookup in module._lookups for kernel in lookup._emb_modules]
-
-
-class BagSharder(EmbeddingBagCollectionSharder):
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return ["fused"]
-
-    def shard(
-        self,
-        module: Any,
-        params: Mapping[str, ParameterSharding],
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedBags:
-        return ShardedBags(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
-        )
-
-    @property
-    def sharded_module_type(self) -> type:
-        return ShardedBags
-
-
-class SequenceSharder(EmbeddingCollectionSharder):
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return ["fused"]
-
-    def shard(
-        self,
-        module: Any,
-        params: Mapping[str, ParameterSharding],
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedSequences:
-        return ShardedSequences(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
-        )
-
-    @property
-    def sharded_module_type(self) -> type:
-        return ShardedSequences

@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicIds
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.dynamic.set_cache import Geometry
 from shardrec.sharding.tables.first_values_by_id import draw_rows

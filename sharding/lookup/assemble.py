@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.lookup.columns import Block, Piece, assemble_columns
 
 

@@ -24,7 +24,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Jagged, SequenceEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route
 from shardrec.sharding.tables.first_values import initialize_tables

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, Placement, TableOptimizer
+from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.table_settings import Placement, TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.cost import LOOKUP, UPDATE, Estimate, Workload, estimate_step
 from shardrec.sharding.planning.placements import asked_placement
 from shardrec.sharding.planning.plan import Plan

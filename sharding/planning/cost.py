@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrec.models.dynamic_ids import DynamicIds
-from shardrec.models.inputs import EmbeddingTable, Input
+from shardrec.models.inputs import Input
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
 from shardrec.sharding.lookup.lookup import Kind, group_tables
 from shardrec.sharding.planning.plan import Plan, TablePlan

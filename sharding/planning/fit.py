@@ -10,16 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.data_pipeline.sizes import readable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
-from shardrec.sharding.planning.plan import (
-    TablePlan,
-    bytes_per_rank,
-    id_map_share,
-    readable,
-    replica_bytes,
-    table_bytes,
-)
+from shardrec.sharding.planning.plan import TablePlan, bytes_per_rank, id_map_share, replica_bytes, table_bytes
 from shardrec.sharding.planning.row_memory import described_memory, device_bytes, may_lie_on_host, whole_host_bytes
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import physical_dim

@@ -1,6 +1,7 @@
 """How a table is cut under each placement: plain constructors of `TablePlan`, and what a table is too small for."""
 
-from shardrec.models.inputs import EmbeddingTable, Placement
+from shardrec.models.table_settings import Placement
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.plan import ShardPlan, TablePlan
 from shardrec.sharding.tables.live import KERNEL_COLUMNS, physical_dim
 

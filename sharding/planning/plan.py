@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
-from shardrec.models.inputs import EmbeddingTable, Placement
+from shardrec.data_pipeline.sizes import readable
+from shardrec.models.table_settings import Placement
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.id_map import id_map_bytes
 from shardrec.sharding.planning.row_memory import described_memory, device_bytes, host_bytes
 from shardrec.sharding.tables.live import physical_dim
@@ -245,13 +247,3 @@ def _aligned(lines: Sequence[Sequence[str]], left: set[int]) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def readable(count: int) -> str:
-    """Bytes with a binary unit: `1.5 GiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable, Input, TableOptimizer
+from shardrec.models.inputs import Input
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import PlanError, check_host_memory, check_memory
 from shardrec.sharding.planning.placements import (
     asked_placement,

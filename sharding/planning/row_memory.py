@@ -22,7 +22,7 @@ from typing import Any
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import CacheAlgorithm
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import is_fused, physical_dim, row_bytes
 from shardrec.sharding.updates.choose import row_update

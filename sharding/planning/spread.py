@@ -7,7 +7,8 @@ weighs each shard of each table, though row-wise ones are all alike: 9 and 28 s.
 
 from collections.abc import Iterator, Mapping
 
-from shardrec.models.inputs import EmbeddingTable, Input
+from shardrec.models.inputs import Input
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.cost import Workload, estimate_step
 from shardrec.sharding.planning.placements import row_blocks, whole_table
 from shardrec.sharding.planning.plan import Plan, TablePlan, bytes_per_rank, table_bytes

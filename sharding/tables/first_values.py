@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import LiveTable, TableShard, starts_at_zero
 
 BLOCK_ROWS = 65_536

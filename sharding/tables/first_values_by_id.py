@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.draws import mixed, signed
 
 _STEP = signed(0x9E3779B97F4A7C15)  # between the counters of columns: 2^64 / the golden ratio, odd

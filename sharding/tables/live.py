@@ -13,7 +13,9 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Input, TableOptimizer
+from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -13,7 +13,7 @@ from typing import Any
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import LiveTable, physical_dim
 from shardrec.sharding.updates.ftrl import Ftrl
 from shardrec.sharding.updates.rules import AdaGrad, Adam, RmsProp, RowUpdate, RowwiseAdaGrad, Sgd

@@ -7,8 +7,9 @@ import torch
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.base import Recommender
+from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig
-from shardrec.models.inputs import Fields, Jagged
+from shardrec.models.inputs import Jagged
 from tests.models.cases import histories_batch, histories_schema, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

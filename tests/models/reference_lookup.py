@@ -12,7 +12,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.schema import IdListFeature, Schema
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, Jagged, PooledEmbeddings
+from shardrec.models.inputs import DenseFeatures, Jagged, PooledEmbeddings
+from shardrec.models.tables import EmbeddingTable
 
 
 def fresh_rows(table: EmbeddingTable, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from shardrec.models.afm import AFM, AFMConfig
+from shardrec.models.fields import Fields
 from shardrec.models.fm import FM, FMConfig
-from shardrec.models.inputs import Fields
 from tests.models.cases import linear, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.layers.test_pair_attention import by_loops
 from tests.models.reference_lookup import ReferenceLookup

@@ -6,7 +6,7 @@ import torch
 
 from shardrec.models import autoint
 from shardrec.models.autoint import AutoInt, AutoIntConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.layers.test_self_attention import attention_by_loops

@@ -12,7 +12,8 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, IdListFeature, Schema
 from shardrec.models.autorec import AutoRec, AutoRecConfig
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import randomise, ratings_batch, ratings_schema
 from tests.models.reference_lookup import ReferenceLookup, make_batch
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.bst import BST, BSTConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.transformer import TransformerLayer
 from tests.models.behaviour import SCHEMA, batch, build, check_rows_are_alone, permuted, scores
 

@@ -17,7 +17,8 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models import MODELS, config_class
 from shardrec.models.base import Recommender
 from shardrec.models.dien import Evolved
-from shardrec.models.inputs import Fields, Jagged, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import Jagged, PooledEmbeddings
 from shardrec.models.layers.moments import live_rows
 from shardrec.models.tasks import BinaryClassification
 from tests.models.cases import (

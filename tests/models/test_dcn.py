@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from shardrec.models.dcn import DCN, DCNConfig
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

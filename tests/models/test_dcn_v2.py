@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from shardrec.models.dcn_v2 import DCNv2, DCNv2Config
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.cross import CrossExperts, CrossLayer, LowRankCross
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

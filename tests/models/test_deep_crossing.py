@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.deep_crossing import DeepCrossing, DeepCrossingConfig
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
+from shardrec.models.table_settings import TableSettings
 from shardrec.models.tasks import MultiClass
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

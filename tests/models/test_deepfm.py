@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shardrec.models.deepfm import DeepFM, DeepFMConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, pairs_by_loops, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

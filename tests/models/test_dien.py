@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dien import DIEN, DIENConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.recurrent import GRU
 from tests.models.behaviour import SCHEMA, arrays, batch, build, check_rows_are_alone, permuted, scores
 from tests.models.cases import perceptron

@@ -6,7 +6,7 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dlrm import DLRM, DLRMConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from shardrec.models.embedding_mlp import EmbeddingMLP, EmbeddingMLPConfig
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -6,9 +6,10 @@ import torch
 from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.models.fields import Fields
 from shardrec.models.fm import FM, FMConfig
-from shardrec.models.inputs import Fields, TableSettings
 from shardrec.models.layers.fm import fm_terms
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import linear, mixed_batch, mixed_schema, pairs_by_loops, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

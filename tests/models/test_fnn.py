@@ -7,9 +7,9 @@ import torch
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
 from shardrec.models.base import Recommender
+from shardrec.models.fields import Fields
 from shardrec.models.fm import FM, FMConfig
 from shardrec.models.fnn import FNN, FNNConfig
-from shardrec.models.inputs import Fields
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup, make_batch
 

@@ -7,8 +7,9 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, SequenceFeature
 from shardrec.models.din import DIN, DINConfig
+from shardrec.models.fields import Fields
 from shardrec.models.histories import History, HistoryConfig
-from shardrec.models.inputs import Fields, PooledEmbeddings
+from shardrec.models.inputs import PooledEmbeddings
 from tests.models.cases import histories_schema, mixed_schema
 
 ITEM, KIND = Identity(num_ids=9), Identity(num_ids=4)

@@ -5,16 +5,10 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, Raw, Schema
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import (
-    DenseFeatures,
-    EmbeddingTable,
-    Fields,
-    PooledEmbeddings,
-    SequenceEmbeddings,
-    TableInit,
-    TableOptimizer,
-    TableSettings,
-)
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import DenseFeatures, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.table_settings import TableInit, TableOptimizer, TableSettings
+from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification
 from tests.models.cases import mixed_schema, ratings_schema
 

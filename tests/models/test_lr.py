@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
 from shardrec.models.lr import LR, LRConfig
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import linear, mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

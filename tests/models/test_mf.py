@@ -7,7 +7,7 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.mf import MF, MFConfig
 from shardrec.models.tasks import Regression
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise

@@ -9,7 +9,7 @@ from torch import nn
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.neural_cf import (
     GMF,
@@ -21,6 +21,7 @@ from shardrec.models.neural_cf import (
     NeuMF,
     NeuMFConfig,
 )
+from shardrec.models.table_settings import TableSettings
 from tests.models.cases import hidden_layers, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from shardrec.models.fields import Fields
 from shardrec.models.fm import FM, FMConfig
-from shardrec.models.inputs import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.nfm import NFM, NFMConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.pnn import IPNN, OPNN, PNN, IPNNConfig, OPNNConfig, PNNConfig, ProductNetwork
 from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.two_tower import TwoTower, TwoTowerConfig
 from tests.models.cases import mixed_batch, mixed_schema, perceptron, pooled_rows, randomise

@@ -7,8 +7,9 @@ import torch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Cross
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
-from shardrec.models.inputs import Fields, TableSettings
+from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.table_settings import TableSettings
 from shardrec.models.wide_deep import WideDeep, WideDeepConfig
 from tests.models.cases import linear, mixed_batch, mixed_schema, perceptron, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup

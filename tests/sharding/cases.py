@@ -10,17 +10,13 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.models.inputs import (
-    DenseFeatures,
-    EmbeddingTable,
-    Input,
-    Jagged,
-    PooledEmbeddings,
-    SequenceEmbeddings,
-    TableOptimizer,
-)
-from shardrec.sharding import Distributed, EmbeddingLookup, Topology, plan_tables
-from shardrec.sharding.distribution.distribute import distribute
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.distribution.distribute import Distributed, distribute
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import declared_tables
 
 GIB = 1 << 30

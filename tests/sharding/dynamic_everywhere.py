@@ -11,9 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable, TableOptimizer
-from shardrec.sharding import Distributed, read_tables, write_tables
+from shardrec.models.inputs import DenseFeatures
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.sharding.dynamic.set_cache import Geometry
 from shardrec.sharding.tables.first_values_by_id import draw_rows as first_values
 from tests.sharding.cases import SEED, Case, Rows, draw_rows, every_case, make, score, train, whole_tables

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.dynamic_ids import DynamicConfig
-from shardrec.models.inputs import PooledEmbeddings, TableOptimizer
-from shardrec.sharding import ProcessGroupCollective, plan_tables, read_tables, write_tables
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.benchmarks.id_stream import Stream, build_table, run_stream
 from tests.sharding.cases import (
     SEED,

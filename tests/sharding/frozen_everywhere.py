@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shardrec.models.inputs import TableOptimizer
-from shardrec.sharding import Distributed
+from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
+from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.sharding.distribution.frozen_rows import frozen_inputs
 from tests.sharding.cases import Case, Rows, draw_rows, every_case, make, score
 

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from shardrec.trainer.checkpoints.checkpoint import read_manifest
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -11,9 +11,11 @@ import torch
 
 from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import IdFeature
-from shardrec.models.inputs import Placement, TableOptimizer
-from shardrec.sharding import LiveTable, TableShard, Topology, plan_tables, read_tables, write_tables
-from shardrec.sharding.tables.live import DTYPES
+from shardrec.models.table_settings import Placement, TableOptimizer
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, read_manifest, write_manifest
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -24,7 +24,8 @@ from shardrec.data_pipeline.prepare.generators.planted import Histories
 from shardrec.data_pipeline.prepare.generators.synthetic import write_log
 from shardrec.trainer.benchmarks.padded_histories import PaddedTraining
 from shardrec.trainer.benchmarks.step import steps_per_second
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.peak_memory import pss_bytes
 from shardrec.trainer.launch.supervision import supervised

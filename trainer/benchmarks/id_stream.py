@@ -19,7 +19,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.lookup.lookup import EmbeddingLookup

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.models.inputs import Dtype, EmbeddingTable, Placement, PooledEmbeddings, TableOptimizer
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import Dtype, Placement, TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.cost import IDS, VECTORS, Estimate, Workload, estimate_step

@@ -25,7 +25,7 @@ from rich.table import Table
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
-from shardrec.models.inputs import Placement
+from shardrec.models.table_settings import Placement
 from shardrec.trainer.benchmarks.sharded_tables import (
     Case,
     exchange_ceiling,
@@ -33,7 +33,8 @@ from shardrec.trainer.benchmarks.sharded_tables import (
     gather_ceiling,
     measure_case,
 )
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.folder import RunFolder, write_atomically

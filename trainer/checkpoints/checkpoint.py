@@ -22,7 +22,8 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
-from shardrec.sharding.checkpoints.tables import read_tables, sync_folder, write_tables
+from shardrec.sharding.checkpoints.shard_files import sync_folder
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder

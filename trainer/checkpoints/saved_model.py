@@ -7,7 +7,8 @@ from typing import Any
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, EmbeddingTable
+from shardrec.models.inputs import DenseFeatures
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
 from shardrec.trainer.checkpoints.checkpoint import read_manifest

@@ -43,7 +43,7 @@ def step(
 ) -> None:
     """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
     from shardrec.trainer.benchmarks.step import step_worker
-    from shardrec.trainer.config.sections import load
+    from shardrec.trainer.config.load import load
     from shardrec.trainer.launch.supervision import supervised
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.training.inspection import inspect_run

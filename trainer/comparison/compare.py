@@ -20,7 +20,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.parquet import Source
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
-from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig, load, read
+from shardrec.trainer.config.load import load, read
+from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.run_folder.folder import RunFolder

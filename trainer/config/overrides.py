@@ -1,6 +1,7 @@
 """`--set a.b=c`: a value written into the document of a run file, before it is checked."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -54,3 +55,20 @@ def _write(document: dict[str, Any], path: list[str], value: Any) -> None:
         node[part] = child = child if isinstance(child, dict) else {}
         node = child
     node[path[-1]] = value
+
+
+def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`: mappings key by key, anything else replaced.
+
+    A mapping whose `name` is another one replaces all of it: a model or an optimizer does not take over the settings
+    of a different one.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        before = result.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            other = "name" in before and value.get("name", before["name"]) != before["name"]
+            result[key] = dict(value) if other else laid_over(before, value)
+        else:
+            result[key] = value
+    return result

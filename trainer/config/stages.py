@@ -11,8 +11,9 @@ from typing import Any
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.overrides import OF_THE_WHOLE
-from shardrec.trainer.config.sections import RunConfig, located, parse
+from shardrec.trainer.config.load import located, parse
+from shardrec.trainer.config.overrides import OF_THE_WHOLE, laid_over
+from shardrec.trainer.config.sections import RunConfig
 
 
 def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
@@ -52,23 +53,6 @@ def by_stage_names(config: RunConfig) -> RunConfig:
         for source in config.init_from
     )
     return config.model_copy(update={"init_from": tuple(sources)})
-
-
-def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`: mappings key by key, anything else replaced.
-
-    A mapping whose `name` is another one replaces all of it: a model or an optimizer does not take over the settings
-    of a different one.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        before = result.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            other = "name" in before and value.get("name", before["name"]) != before["name"]
-            result[key] = dict(value) if other else laid_over(before, value)
-        else:
-            result[key] = value
-    return result
 
 
 def _checked_name(stage: Mapping[str, Any], earlier: Mapping[str, RunConfig]) -> str:

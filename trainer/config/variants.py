@@ -13,7 +13,7 @@ from shardrec import models
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import append_to_path
-from shardrec.trainer.config.stages import laid_over
+from shardrec.trainer.config.overrides import laid_over
 
 
 def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:

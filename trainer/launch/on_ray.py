@@ -23,7 +23,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import append_to_path
-from shardrec.trainer.config.sections import LaunchConfig, RunConfig, parse
+from shardrec.trainer.config.load import parse
+from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.environment import Environment, cores, default_workers, resolve_device
 from shardrec.trainer.launch.worker import Worker, run_worker

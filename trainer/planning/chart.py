@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.sharding.planning.plan import Plan, bytes_per_rank, readable
+from shardrec.data_pipeline.sizes import readable
+from shardrec.sharding.planning.plan import Plan, bytes_per_rank
 
 LARGEST = 8  # tables with a colour of their own
 

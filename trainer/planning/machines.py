@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.sizes import parse_bytes, readable
 from shardrec.sharding.planning.fit import PlanError
-from shardrec.sharding.planning.plan import readable
 from shardrec.sharding.planning.topology import CPU_RESERVE, CUDA_RESERVE, DENSE_FLOPS, Topology
-from shardrec.trainer.config.sections import RunConfig, parse_bytes
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import resolve_device
 
 HOST_RESERVE = CPU_RESERVE

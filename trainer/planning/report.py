@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.sizes import readable
 from shardrec.models.base import Recommender
 from shardrec.sharding.planning.advice import Change, worthwhile_changes
 from shardrec.sharding.planning.cost import GROUPS, Estimate, PartEstimate, estimate_step
 from shardrec.sharding.planning.fit import fewest_hosts
-from shardrec.sharding.planning.plan import Plan, readable
+from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import RunConfig

@@ -22,7 +22,8 @@ from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from shardrec.sharding.planning.plan import readable
+from shardrec.data_pipeline.sizes import readable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 

@@ -15,14 +15,15 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.parquet import Source
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.planner import Plan, plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.import_path import append_to_path
-from shardrec.trainer.config.sections import Paths, RunConfig, explain
+from shardrec.trainer.config.load import explain
+from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.launch.environment import Environment, default_workers, resolve_device
 from shardrec.trainer.session.forward import ForwardStep

@@ -14,13 +14,13 @@ from shardrec.data_pipeline.reading.files import find_files
 from shardrec.sharding.checkpoints.id_maps import write_id_maps
 from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
 from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
-from shardrec.sharding.checkpoints.tables import Entry, sync_folder
+from shardrec.sharding.checkpoints.shard_files import Entry, sync_folder
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import DTYPES, starts_at_zero
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, Position, saved_tower, write_manifest
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
 from shardrec.trainer.tables.export import ID, VECTOR, check_out
 from shardrec.trainer.tables.ids import DynamicRowFinder, RowFinder, TableIds

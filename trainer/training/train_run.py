@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.differences import first_difference
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import by_stage_names, planned_folders, resolve_stages
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment

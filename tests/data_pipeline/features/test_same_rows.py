@@ -9,7 +9,7 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Cross, FeatureCross, Hash, Identity, IdFeature, Schema, Vocabulary
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import SCHEMA, run_file, write_data

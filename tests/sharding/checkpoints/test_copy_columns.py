@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable, TableOptimizer
-from shardrec.sharding import LiveTable, write_tables
-from shardrec.sharding.checkpoints import tables as checkpoint_module
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.checkpoints import shard_files as checkpoint_module
 from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
+from shardrec.sharding.checkpoints.tables import write_tables
+from shardrec.sharding.tables.live import LiveTable
 from shardrec.sharding.updates.choose import row_update
 from tests.sharding.checkpoints.test_tables import live, plan_for
 

@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable, TableOptimizer
-from shardrec.sharding import LiveTable, Plan, read_tables, write_tables
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints import saved_tables
-from shardrec.sharding.checkpoints import tables as checkpoint_module
+from shardrec.sharding.checkpoints import shard_files as checkpoint_module
 from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.tables.live import LiveTable
 from shardrec.sharding.updates.choose import row_update
 from tests.sharding.checkpoints.test_tables import live, plan_for, two_plans
 

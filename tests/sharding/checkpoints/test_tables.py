@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
-from shardrec.sharding import LiveTable, Plan, TableShard, Topology, plan_tables, read_tables, write_tables
-from shardrec.sharding.checkpoints import tables as checkpoint_module
-from shardrec.sharding.tables.live import DTYPES
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.checkpoints import shard_files as checkpoint_module
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard
 from shardrec.sharding.updates.choose import row_update
 from tests.sharding.everywhere import OPTIMIZERS, STATEFUL
 

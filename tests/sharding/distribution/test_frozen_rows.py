@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
-from shardrec.sharding import LiveTable, TableShard, Topology, plan_tables, read_tables, write_tables
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.frozen_rows import (
     FrozenRows,
     dequantise,
     frozen_inputs,
     quantise,
 )
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.tables.live import LiveTable, TableShard
 from tests.sharding.cases import table
 from tests.sharding.checkpoints.test_tables import live, plan_for
 from tests.sharding.everywhere import STATEFUL

@@ -10,10 +10,13 @@ import torch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.inputs import PooledEmbeddings
-from shardrec.sharding import EmbeddingLookup, Topology, plan_tables, read_tables, write_tables
 from shardrec.sharding.checkpoints.id_maps import read_id_maps, write_id_maps
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import CANDIDATE_BYTES, ROW_BYTES
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import DEFAULT, GIB, Case, Rows, draw_rows, make, share, table, train
 from tests.sharding.dynamic_everywhere import DynamicReference, dynamic_case, raw_batches, raw_id, unseen_batch
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, Jagged, PooledEmbeddings, SequenceEmbeddings, TableOptimizer
-from shardrec.sharding import EmbeddingLookup, Topology, plan_tables
+from shardrec.models.inputs import DenseFeatures, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import Case, Rows, Step, draw_rows, every_case, share, table
 from tests.sharding.everywhere import OPTIMIZERS
 from tests.sharding.reference import Reference

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import EmbeddingTable, Input, PooledEmbeddings, SequenceEmbeddings, TableOptimizer
-from shardrec.sharding import Topology, plan_tables
+from shardrec.models.inputs import Input, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.advice import worthwhile_changes
 from shardrec.sharding.planning.cost import (
     COPIES,
@@ -25,6 +26,8 @@ from shardrec.sharding.planning.cost import (
     estimate_step,
 )
 from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import table
 
 ROWWISE = TableOptimizer(name="rowwise_adagrad")

@@ -2,9 +2,12 @@
 
 import pytest
 
-from shardrec.models.inputs import PooledEmbeddings, TableOptimizer
-from shardrec.sharding import Plan, Topology, plan_tables
-from shardrec.sharding.planning.plan import in_runs, readable
+from shardrec.data_pipeline.sizes import readable
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.planning.plan import Plan, in_runs
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import table
 
 

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import EmbeddingTable, PooledEmbeddings, TableOptimizer
-from shardrec.sharding import Plan, PlanError, Topology, plan_tables
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import fewest_hosts, least_peak
 from shardrec.sharding.planning.placements import column_width
-from shardrec.sharding.planning.plan import id_map_share, table_bytes
+from shardrec.sharding.planning.plan import Plan, id_map_share, table_bytes
+from shardrec.sharding.planning.planner import PlanError, plan_tables
+from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import physical_dim
 from tests.sharding.cases import table
 

@@ -24,12 +24,18 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Label, Schema
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import EmbeddingTable, Fields, PooledEmbeddings, TableOptimizer, TableSettings
-from shardrec.sharding import EmbeddingLookup, Plan, PlanError, Topology, plan_tables, read_tables, write_tables
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer, TableSettings
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import distribute
 from shardrec.sharding.distribution.row_kernels import mark_table
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.cost import LOOKUP, Workload, estimate_step
 from shardrec.sharding.planning.fit import fewest_hosts
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.planner import PlanError, plan_tables
 from shardrec.sharding.planning.row_memory import (
     compute_kernel,
     device_bytes,
@@ -38,6 +44,7 @@ from shardrec.sharding.planning.row_memory import (
     shard_bytes,
     slowdown,
 )
+from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.first_values import initialize_tables
 from tests.processes import run_processes
 from tests.sharding.cases import table

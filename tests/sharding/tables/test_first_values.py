@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.models.inputs import TableInit, TableOptimizer
+from shardrec.models.table_settings import TableInit, TableOptimizer
 from shardrec.sharding.tables.first_values import BLOCK_BYTES, block_rows, draw_block, initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard
 from tests.sharding.cases import table

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.models.inputs import EmbeddingTable, TableInit
+from shardrec.models.table_settings import TableInit
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from tests.sharding.cases import table
 from tests.sharding.plain_id_map import WORD, plain_mixed

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.models.inputs import EmbeddingTable, TableOptimizer
-from shardrec.sharding import LiveTable, TableShard
-from shardrec.sharding.tables.live import physical_dim
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
 from shardrec.sharding.updates.choose import row_update, warm_start_tables
 from shardrec.sharding.updates.row_tables import RowTables
 from tests.sharding.cases import table

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shardrec.models.inputs import EmbeddingTable, TableOptimizer
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import physical_dim
 from shardrec.sharding.updates import rules as row_rules
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
@@ -269,7 +270,7 @@ def test_without_a_step_said_fp16_rows_round_to_nearest() -> None:
 
 def test_share_pads_ranks_to_equal_rows() -> None:
     """The helper that the placement tests rely on."""
-    from shardrec.sharding import EmbeddingLookup
+    from shardrec.sharding.lookup.lookup import EmbeddingLookup
 
     case = pooled_case()
     rows = draw_rows(case, 7, torch.Generator().manual_seed(0))

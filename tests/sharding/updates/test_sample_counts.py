@@ -7,9 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from shardrec.models.inputs import DenseFeatures, TableOptimizer
-from shardrec.sharding import Topology, plan_tables, read_tables, write_tables
+from shardrec.models.inputs import DenseFeatures
+from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.planning.plan import table_bytes
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.updates import sample_counts as frequency
 from shardrec.sharding.updates.rules import SAMPLES
 from tests.sharding.cases import (

@@ -8,7 +8,7 @@ import torch
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models import MODELS, config_class
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.trainer.benchmarks.padded_histories import FORMS, PaddedModel, padded_form
 from tests.models.cases import histories_batch, histories_schema, randomise
 from tests.models.reference_lookup import ReferenceLookup, make_batch

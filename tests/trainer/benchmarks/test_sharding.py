@@ -13,7 +13,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.benchmarks.sharded_tables import Case, draw_ids, made_batches
 from shardrec.trainer.benchmarks.sharding import Sweep, benchmark_sharding, calibrated, write_rates, write_results
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.session.session import run_topology
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import write_data
 from tests.trainer.stage_files import ALL_OF_AN_FM, FM, FNN, chain, written

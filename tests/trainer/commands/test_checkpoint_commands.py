@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.sharding import LiveTable, TableShard, write_tables
 from shardrec.sharding.checkpoints import saved_tables
-from shardrec.sharding.checkpoints import tables as checkpoint_module
+from shardrec.sharding.checkpoints import shard_files as checkpoint_module
+from shardrec.sharding.checkpoints.tables import write_tables
+from shardrec.sharding.tables.live import LiveTable, TableShard
 from shardrec.trainer.checkpoints.checkpoint import read_manifest, write_manifest
 from shardrec.trainer.checkpoints.contents import summarise
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_array
 from shardrec.models.dynamic_ids import DynamicIds
-from shardrec.models.inputs import EmbeddingTable
+from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints import saved_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, saved_ids, write_id_maps
 from shardrec.sharding.dynamic.id_map import IdMap
@@ -25,7 +25,8 @@ from shardrec.sharding.dynamic.set_cache import UNUSED
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.trainer.checkpoints.checkpoint import read_manifest, write_manifest
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -20,7 +20,7 @@ import yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.cli import main
 from shardrec.trainer.comparison.compare import compare_models
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.training.train_run import train_run
 from tests import ROOT
 from tests.trainer.small_run import run_file, write_data

@@ -27,9 +27,10 @@ from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.models import MODELS
 from shardrec.models.base import Recommender
 from shardrec.trainer.config.init_from import resolve
-from shardrec.trainer.config.overrides import Loader
-from shardrec.trainer.config.sections import RunConfig, load, read
-from shardrec.trainer.config.stages import laid_over, resolve_stages
+from shardrec.trainer.config.load import load, read
+from shardrec.trainer.config.overrides import Loader, laid_over
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.session.session import build_model, plan_run
 from shardrec.trainer.session.tower import weight_decays
 from shardrec.trainer.training.warm_start import model_contents

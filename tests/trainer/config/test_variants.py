@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.config.stages import resolve_stages
 
 BASE: dict[str, Any] = {

@@ -24,10 +24,12 @@ from shardrec.data_pipeline.features.schema import (
 )
 from shardrec.models import MODELS, config_class
 from shardrec.models.base import PointwiseConfig, Recommender
-from shardrec.models.inputs import Fields, PooledEmbeddings
+from shardrec.models.fields import Fields
+from shardrec.models.inputs import PooledEmbeddings
 from shardrec.sharding.planning.topology import CUDA_RESERVE, DENSE_FLOPS
 from shardrec.trainer.cli import main
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.planning.chart import memory_stacks
 from shardrec.trainer.planning.machines import (
     PlanRequest,

@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from shardrec.models.inputs import PooledEmbeddings, TableOptimizer
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.table_settings import TableOptimizer
 from shardrec.trainer.launch.peak_memory import pss_bytes
 from tests.processes import run_processes
 from tests.sharding.cases import DEFAULT, Case, draw_rows, make, table, train

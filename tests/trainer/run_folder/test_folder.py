@@ -7,7 +7,8 @@ import pytest
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
-from shardrec.trainer.config.sections import RunConfig, parse
+from shardrec.trainer.config.load import parse
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
 
 

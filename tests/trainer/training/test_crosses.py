@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from shardrec.data_pipeline.features.schema import FeatureCross, Schema
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.scoring.evaluate import evaluate_worker
 from shardrec.trainer.scoring.predict import predict_rows
-from shardrec.trainer.training.evaluation import evaluate_worker
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import run_file, write_data
 

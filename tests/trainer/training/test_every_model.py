@@ -22,7 +22,8 @@ from shardrec.data_pipeline.features.schema import (
     SequenceFeature,
 )
 from shardrec.models import MODELS, config_class
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -11,7 +11,7 @@ import yaml
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.inspection import inspect_run
 from tests.trainer.recorded import train

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints import checkpoint
-from shardrec.trainer.config.sections import load
+from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from tests import ROOT
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables

@@ -10,7 +10,8 @@ from sklearn import metrics as sk
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Label
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.scoring.predict import predict_rows
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import SCHEMA, run_file, write_data

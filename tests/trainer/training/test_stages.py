@@ -22,8 +22,10 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints.checkpoint import model_tensors
 from shardrec.trainer.config.differences import first_difference
-from shardrec.trainer.config.sections import RunConfig, load
-from shardrec.trainer.config.stages import by_stage_names, laid_over, resolve_stages
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.overrides import laid_over
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.stages import by_stage_names, resolve_stages
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.on_ray import running_ray

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from shardrec.trainer.config.sections import RunConfig, load
+from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.summaries import print_summary
-from shardrec.trainer.training.evaluation import evaluate_worker
+from shardrec.trainer.scoring.evaluate import evaluate_worker
 from tests.trainer.recorded import recording_worker, train
 from tests.trainer.small_run import run_file, write_data
 

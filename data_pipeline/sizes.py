@@ -1,0 +1,25 @@
+"""Sizes in bytes, as people read and write them."""
+
+import re
+from typing import Any
+
+
+def readable(count: int) -> str:
+    """Bytes with a binary unit: `1.5 GiB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def parse_bytes(value: Any) -> Any:
+    """`512MB`, `1GiB`, `2e9` as bytes; what is not text passes through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([kKMGT]?)(i?)B?\s*", value)
+    if not match:
+        raise ValueError("expected a size such as 512MB or 1GiB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))

@@ -1,0 +1,132 @@
+"""The features that a model may use, and the tables that it declares for them."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
+from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
+from shardrec.models.table_settings import (
+    TableInit,
+    TableSettings,
+)
+from shardrec.models.tables import EmbeddingTable
+
+
+class Fields:
+    """The features that a model may use, and the tables that their ids look up under a run file's settings.
+
+    A table is called after its id space (`Schema`'s `table`), with `group/` before it where a model keeps several sets
+    of tables (Wide&Deep's `wide/` and `deep/`). `settings` maps name patterns (`*`, `deep/C*`) to `TableSettings`;
+    later patterns win.
+    """
+
+    def __init__(self, schema: Schema, settings: Mapping[str, TableSettings] | None = None) -> None:
+        self.schema = schema
+        self.settings = dict(settings or {})
+        self._matched: set[str] = set()
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """Names of the id and id-list features, those that hold labels left out: the fields of an interaction model."""
+        return tuple(
+            f.name
+            for f in self.schema.features
+            if isinstance(f, IdFeature) or (isinstance(f, IdListFeature) and f.weights_are == "values")
+        )
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.schema.features if isinstance(f, SequenceFeature))
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.schema.dense)
+
+    def select(self, patterns: Iterable[str] | None) -> tuple[str, ...]:
+        """The pooled features that match any of the name patterns, in the schema's order (None: all).
+
+        Raises UserError for a pattern that matches none.
+        """
+        if patterns is None:
+            return self.pooled
+        patterns = tuple(patterns)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.pooled):
+                raise UserError("model: " + unknown("id or id_list feature", pattern, self.pooled))
+        return tuple(name for name in self.pooled if any(fnmatchcase(name, p) for p in patterns))
+
+    def table(
+        self, feature: str, *, embedding_dim: int, zero_columns: int = 0, group: str = "", **defaults: Any
+    ) -> EmbeddingTable:
+        """The table of one feature; `defaults` are further arguments of `EmbeddingTable`, which settings override.
+
+        Of `init` they override what they give, its `kind` or its `scale`.
+
+        A row has `zero_columns + embedding_dim` columns. A setting's `embedding_dim` counts the latter; rows of zero
+        columns only (embedding_dim=0: linear weights) have a width that settings cannot change. Raises UserError for a
+        dense or an unknown feature, and for a dim where there is none to set.
+        """
+        declared = self.schema[feature]
+        if not hasattr(declared, "table_name"):
+            raise UserError(f"feature {feature!r} is dense; a table needs an id, id_list or sequence feature")
+        name = f"{group}/{declared.table_name}" if group else declared.table_name
+        said: dict[str, Any] = {}
+        init = defaults.pop("init", TableInit())
+        for pattern, settings in self.settings.items():
+            if fnmatchcase(name, pattern):
+                self._matched.add(pattern)
+                given = {k: getattr(settings, k) for k in settings.model_fields_set}
+                said |= {k: v for k, v in given.items() if v is not None}
+                init = settings.init.over(init) if settings.init else init
+                if embedding_dim == 0 and "embedding_dim" in said:
+                    raise UserError(
+                        f"tables: {pattern!r} sets embedding_dim {said['embedding_dim']}, but table {name!r} holds "
+                        f"{zero_columns} linear weight(s) a row; name only tables whose width can be chosen"
+                    )
+        if "cache_share" in said and said.get("memory") != "cached":
+            raise UserError(
+                f"tables: {name!r} has cache_share {said['cache_share']:g}, but its memory is "
+                f"{said.get('memory', 'device')}; set memory: cached, or leave cache_share out"
+            )
+        dim = zero_columns + said.pop("embedding_dim", embedding_dim)
+        dynamic = _dynamic_ids(name, declared, said.pop("dynamic", None) or None)
+        return EmbeddingTable(
+            name=name,
+            num_embeddings=dynamic.num_embeddings if dynamic else declared.num_embeddings,
+            dynamic=dynamic,
+            embedding_dim=dim,
+            zero_columns=zero_columns,
+            **(defaults | said | {"init": init}),
+        )
+
+    def tables(
+        self, *, embedding_dim: int, features: Iterable[str] | None = None, group: str = "", **defaults: Any
+    ) -> dict[str, EmbeddingTable]:
+        """feature -> table, for `features` (default: all pooled ones). Raises UserError where there is no feature."""
+        names = self.pooled if features is None else tuple(features)
+        if not names:
+            raise UserError("the model needs at least one id or id_list feature; the schema (or its subset) has none")
+        return {f: self.table(f, embedding_dim=embedding_dim, group=group, **defaults) for f in names}
+
+    def check_all_settings_used(self, tables: Iterable[str]) -> None:
+        """Raises UserError for a pattern of the run file that matched no table of the model."""
+        for pattern in self.settings:
+            if pattern != "*" and pattern not in self._matched:
+                raise UserError("tables: " + unknown("table", pattern, sorted(set(tables))))
+
+
+def _dynamic_ids(table: str, declared: SparseFeature, config: DynamicConfig | None) -> DynamicIds | None:
+    is_raw = isinstance(declared.ids, Raw)
+    if is_raw and (config is None or config.rows is None):
+        pattern = f'"*/{declared.table_name}"' if "/" in table else table
+        raise UserError(
+            f"tables: the ids of feature {declared.name!r} are raw, any 64-bit number, but table {table!r} does not "
+            f"say how many of them have a row; set `tables: {{{pattern}: {{dynamic: {{rows: ...}}}}}}`, or hash the ids"
+        )
+    if config is None:
+        return None
+    rows = declared.num_embeddings if config.rows is None else config.rows
+    return DynamicIds(declared.table_name, config.model_copy(update={"rows": rows}))

@@ -1,0 +1,153 @@
+"""TorchRec's sharded modules with our kernels in them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
+from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
+from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.types import ParameterSharding
+
+from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.distribution.row_kernels import FusedBags, FusedSequences, OneIdBags, own_kernel
+from shardrec.sharding.planning.row_memory import compute_kernel
+
+
+def parameter_sharding(
+    table: EmbeddingTable,
+    placement: str,
+    shards: list[tuple[int, int, int, int, int]],
+    device: str,
+    local_world_size: int,
+) -> ParameterSharding:
+    """TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
+    where = {"cpu": lambda r: "cpu", "cuda": lambda r: f"cuda:{r % local_world_size}"}[device]
+    return ParameterSharding(
+        sharding_type=placement,
+        compute_kernel=compute_kernel(table),
+        ranks=[rank for rank, *_ in shards],
+        sharding_spec=EnumerableShardingSpec(
+            [
+                ShardMetadata(
+                    shard_offsets=[row, column], shard_sizes=[rows, columns], placement=f"rank:{rank}/{where(rank)}"
+                )
+                for rank, row, column, rows, columns in shards
+            ]
+        ),
+    )
+
+
+class BagLookup(GroupedPooledEmbeddingsLookup):
+    def _create_embedding_kernel(
+        self, config: Any, device: Any, pg: Any, sharding_type: Any = None, env: Any = None
+    ) -> Any:
+        if own := own_kernel(config):
+            return own(config, device, pooled=True)
+        return FusedBags(config, pg, device, sharding_type)
+
+
+class SequenceLookup(GroupedEmbeddingsLookup):
+    def __init__(self, grouped_configs: list[GroupedEmbeddingConfig], device: torch.device, **rest: Any) -> None:
+        split = [
+            replace(config, embedding_tables=tables, fused_params=dict(config.fused_params or {}))
+            for config in grouped_configs
+            for tables in self._kernel_tables(config, device)
+        ]
+        super().__init__(split, device=device, **rest)
+
+    @staticmethod
+    def _kernel_tables(config: GroupedEmbeddingConfig, device: torch.device) -> list[list[Any]]:
+        if device.type == "cpu" or own_kernel(config):
+            return [[table] for table in config.embedding_tables]
+        return [config.embedding_tables]
+
+    def _create_embedding_kernel(self, config: Any, pg: Any, device: Any, env: Any = None) -> Any:
+        if own := own_kernel(config):
+            return own(config, device, pooled=False)
+        return (OneIdBags if device.type == "cpu" else FusedSequences)(config, pg, device)
+
+
+class ShardedBags(ShardedEmbeddingBagCollection):
+    def _create_lookups(self) -> None:
+        for sharding in self._embedding_shardings:
+            self._lookups.append(
+                BagLookup(sharding._grouped_embedding_configs, device=self._device, pg=sharding._pg, env=self._env)
+            )
+
+    def _initialize_torch_state(self, skip_registering: bool = False) -> None:
+        """No parameters of TorchRec's own: see the module's docstring."""
+
+    def feature_order(self) -> list[str]:
+        """Keys in the order that needs no permutation of the ids."""
+        return [f for sharding in self._embedding_shardings for f in sharding.feature_names()]
+
+
+class ShardedSequences(ShardedEmbeddingCollection):
+    def _create_lookups(self) -> None:
+        for sharding in self._sharding_type_to_sharding.values():
+            self._lookups.append(
+                SequenceLookup(sharding._grouped_embedding_configs, self._device, pg=sharding._pg, env=self._env)
+            )
+
+    def _initialize_torch_state(self, skip_registering: bool = False) -> None:
+        """No parameters of TorchRec's own: see the module's docstring."""
+
+    def feature_order(self) -> list[str]:
+        return [f for sharding in self._sharding_type_to_sharding.values() for f in sharding.feature_names()]
+
+
+def kernels(module: ShardedBags | ShardedSequences) -> list[Any]:
+    """All kernels of a sharded module on this rank."""
+    return [kernel for lookup in module._lookups for kernel in lookup._emb_modules]
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return ["table_wise", "column_wise", "row_wise"]
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return ["fused"]
+
+    def shard(
+        self,
+        module: Any,
+        params: Mapping[str, ParameterSharding],
+        env: Any,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedBags:
+        return ShardedBags(
+            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
+        )
+
+    @property
+    def sharded_module_type(self) -> type:
+        return ShardedBags
+
+
+class SequenceSharder(EmbeddingCollectionSharder):
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return ["table_wise", "column_wise", "row_wise"]
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return ["fused"]
+
+    def shard(
+        self,
+        module: Any,
+        params: Mapping[str, ParameterSharding],
+        env: Any,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedSequences:
+        return ShardedSequences(
+            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
+        )
+
+    @property
+    def sharded_module_type(self) -> type:
+        return ShardedSequences

@@ -1,0 +1,114 @@
+"""Run files read: YAML, with overrides and a variant laid over it, checked before anything starts."""
+
+import os
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shardrec.data_pipeline.declaration import first_problem, unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.overrides import Loader, apply_override
+from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None) -> RunConfig:
+    """Reads a run file; `variant` merges one of its variants over it, whose run folder is then RUN/VARIANT.
+
+    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
+    """
+    declared, path = read(path), Path(path)
+    declared.setdefault("import_from", str(path.resolve().parent))
+    if variant is not None:
+        from shardrec.trainer.config.variants import varied  # imports every model
+
+        declared = varied(declared, variant, str(path))
+    for override in overrides:
+        apply_override(declared, override)
+    config = parse(declared, str(path))
+    if variant is not None:
+        config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
+    return located(config)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
+    path = Path(path)
+    try:
+        declared = yaml.load(path.read_text(), Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(declared, dict):
+        raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
+    return declared
+
+
+def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
+    """Checks a run file's content. Raises UserError naming `where`, the key, and the nearest known key."""
+    try:
+        return RunConfig.model_validate(declared)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, RunConfig)}") from None
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """One line about the first problem; an unknown key is shown with the nearest known one."""
+    problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), None)
+    if problem is None:
+        return first_problem(error)
+    *parents, key = (str(part) for part in problem["loc"])
+    section = ".".join(parents)
+    return (f"in {section}: " if section else "") + unknown("key", key, _known_keys(root, parents))
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """The keys that the section at `path` knows."""
+    at: Any = model
+    for part in path:
+        at = _inner(at, part)
+    if not (isinstance(at, type) and issubclass(at, BaseModel)):
+        return []
+    return [field.alias or name for name, field in at.model_fields.items()]
+
+
+def _inner(annotation: Any, part: str) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        found = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
+        return _section_of(found[0]) if found else None
+    if get_origin(annotation) in (dict, tuple):
+        return _section_of(get_args(annotation)[get_origin(annotation) is dict])
+    return None
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section inside `Section | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((a for a in get_args(annotation) if a is not type(None)), None)
+    return annotation
+
+
+def located(config: RunConfig) -> RunConfig:
+    """With absolute paths: workers and later commands run in other folders."""
+    data = config.data
+    names = ("path", "schema_path", *SPLITS)
+    update = {name: _absolute(getattr(data, name)) for name in names}
+    if data.negatives:
+        update["negatives"] = data.negatives.model_copy(update={"items": _absolute(data.negatives.items)})
+    data = data.model_copy(update=update)
+    sources = tuple(source.model_copy(update={"run": _absolute(source.run)}) for source in config.init_from)
+    paths = {name: _absolute(getattr(config, name)) for name in ("run", "import_from")}
+    return config.model_copy(update=paths | {"data": data, "init_from": sources})
+
+
+def _absolute(paths: Paths | None) -> Any:
+    """Local paths made absolute; URIs pass through."""
+    if isinstance(paths, tuple):
+        return tuple(str(_absolute(path)) for path in paths)
+    return paths if paths is None or "://" in paths else os.path.abspath(os.path.expanduser(paths))
