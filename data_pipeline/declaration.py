@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pyarrow.fs import FileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shardrec.data_pipeline.errors import UserError
@@ -28,6 +27,8 @@ def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
     """
     try:
         if "://" in str(path):
+            from pyarrow.fs import FileSystem  # slow to import, and most files are local
+
             system, place = FileSystem.from_uri(str(path))
             with system.open_input_stream(place) as stream:
                 text = stream.read().decode()

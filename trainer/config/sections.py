@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.sampling.negatives import NegativeSampling
+from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.data_pipeline.sizes import parse_bytes
 from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.init_from import Source

@@ -10,6 +10,7 @@ from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures
 from shardrec.trainer.config.init_from import Transfer, resolve
@@ -53,7 +54,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         )
     choose_backend(config.launch)
     if data.negatives:
-        data.negatives.check(schema, model.features, data.schema_folder)
+        check_negatives(data.negatives, schema, model.features, data.schema_folder)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
         _inspect_sources(config, schema, model, planned or {})
     weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)

@@ -12,7 +12,8 @@ from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.prepare.steps.source import Source
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
-from shardrec.data_pipeline.sampling.negatives import ATTEMPTS, PairSet
+from shardrec.data_pipeline.sampling.negatives import ATTEMPTS
+from shardrec.data_pipeline.sampling.pairs import PairSet
 
 
 class Values(NamedTuple):

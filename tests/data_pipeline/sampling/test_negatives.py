@@ -27,7 +27,9 @@ from shardrec.data_pipeline.features.schema import (
 )
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.parquet import Source
-from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler, NegativeSampling, PairSet
+from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler, check_negatives
+from shardrec.data_pipeline.sampling.pairs import PairSet
+from shardrec.data_pipeline.sampling.settings import NegativeSampling
 
 USERS, ITEMS = 9, 30
 SCHEMA = Schema(
@@ -253,7 +255,7 @@ def test_a_cross_of_the_item_with_others_would_give_labels_away(cross):
     with pytest.raises(
         UserError, match=r"feature 'x' is a cross of the item with others and would keep.*data\.crosses"
     ):
-        NegativeSampling().check(crossing(cross), ["x"], ".")
+        check_negatives(NegativeSampling(), crossing(cross), ["x"], ".")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_a_file_of_items_names_the_candidates_and_their_features(tmp_path):
         load(tmp_path / "train", sampling=sampling)
     pq.write_table(twice.drop_columns("brand"), tmp_path / "items.parquet")
     with pytest.raises(UserError, match=r"items\.parquet: unknown column 'brand'"):
-        sampling.check(SCHEMA, ["genres", "brand"], ".")
+        check_negatives(sampling, SCHEMA, ["genres", "brand"], ".")
 
 
 def test_a_resumed_run_must_draw_alike(tmp_path):
@@ -363,22 +365,22 @@ def test_what_cannot_be_drawn(tmp_path):
 
     names = [f.name for f in SCHEMA.features]
     with pytest.raises(UserError, match=r"data\.negatives\.user: unknown feature 'usr'; did you mean 'user'"):
-        NegativeSampling(user="usr").check(SCHEMA, names, ".")
+        check_negatives(NegativeSampling(user="usr"), SCHEMA, names, ".")
     with pytest.raises(UserError, match=r"data\.negatives\.item: feature 'genres' is of kind id_list"):
-        NegativeSampling(item="genres").check(SCHEMA, names, ".")
+        check_negatives(NegativeSampling(item="genres"), SCHEMA, names, ".")
     with pytest.raises(UserError, match=r"the share 0\.5 of their negatives"):
-        sampling.check(SCHEMA.model_copy(update={"negative_rate": 0.5}), names, ".")
+        check_negatives(sampling, SCHEMA.model_copy(update={"negative_rate": 0.5}), names, ".")
     no_role = having(hour=SCHEMA["hour"].model_copy(update={"role": None}))
     with pytest.raises(UserError, match=r"feature 'hour' has no role.*give it role"):
-        sampling.check(no_role, names, ".")
-    sampling.check(no_role, ["user", "item"], ".")
+        check_negatives(sampling, no_role, names, ".")
+    check_negatives(sampling, no_role, ["user", "item"], ".")
     aligned = {"max_length": 2, "aligned": "events", "ids": Identity(num_ids=2)}
     mixed = having(
         path=SequenceFeature(name="path", role="user", **aligned),
         brand=SequenceFeature(name="brand", role="item", **aligned),
     )
     with pytest.raises(UserError, match="aligned as 'events' have the roles user and item"):
-        sampling.check(mixed, names, ".")
+        check_negatives(sampling, mixed, names, ".")
     write(tmp_path, 20)
     with pytest.raises(UserError, match="class_weights and negatives exclude each other"):
         load(tmp_path, class_weights={0: 2.0})

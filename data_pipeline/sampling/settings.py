@@ -1,0 +1,137 @@
+"""`data.negatives` of a run file: what it declares, and which of a schema's features a drawn item brings along.
+
+A run file is read through this module, so it imports nothing heavy; `negatives.py` does the drawing.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from shardrec.data_pipeline.declaration import Declaration, unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    Feature,
+    FeatureCross,
+    IdFeature,
+    Schema,
+    SequenceFeature,
+)
+
+
+class NegativeSampling(Declaration):
+    """`data.negatives` of a run file: training rows are positives, and each gets `per_positive` negatives.
+
+    user, item: the features whose pairs are known from training and never drawn
+    items: a Parquet file with one row an item (its column and those of all features of role `item`), which are the
+        candidates; None: the items of the training rows, with the features of their first row
+    """
+
+    per_positive: int = Field(default=4, gt=0)
+    user: str = "user"
+    item: str = "item"
+    distribution: Literal["uniform"] = "uniform"
+    items: str | None = None
+
+    @property
+    def rows_per_positive(self) -> int:
+        return 1 + self.per_positive
+
+    def positives_of(self, global_batch_size: int, lanes: int | None) -> int:
+        """Positives of a global batch. Raises UserError unless they and their negatives fill it, in equal lanes."""
+        from shardrec.data_pipeline.reading.order import MOST_DEFAULT_LANES  # needs NumPy, which no run file does
+
+        each = self.rows_per_positive
+        parts = lanes or 1
+        if global_batch_size % (each * parts) == 0:
+            return global_batch_size // each
+        step = each * (lanes or MOST_DEFAULT_LANES)  # these multiples may have any default number of lanes
+        step = step if step <= global_batch_size else each * parts
+        below = global_batch_size // step * step
+        raise UserError(
+            f"data.global_batch_size {global_batch_size} counts negatives too and has to be a multiple of {each} "
+            f"(1 + negatives.per_positive)" + (f" x {lanes} lanes" if lanes else "") + "; the nearest that suit: "
+            f"{f'{below} or ' if below else ''}{below + step}"
+        )
+
+    def read_from(self, schema: Schema, features: Iterable[str]) -> Schema:
+        """Of the features that a model reads, and of the pair; crosses have a role that says where they go.
+
+        Raises UserError for a pair that a schema has not, and for a cross that goes neither with the item nor without.
+        """
+        names = [f.name for f in schema.features]
+        for key, name in (("user", self.user), ("item", self.item)):
+            if name not in names:
+                raise UserError(f"data.negatives.{key}: {unknown('feature', name, names)}")
+        read = []
+        for f in schema.subset((*features, self.user, self.item)).features:
+            if f.name not in (self.user, self.item) and not isinstance(f, DenseFeature) and f.cross is not None:
+                f = f.model_copy(update={"role": "item" if self._goes_with_item(f, schema) else "context"})
+            read.append(f)
+        return schema.model_copy(update={"features": tuple(read)})
+
+    def _goes_with_item(self, feature: Feature, schema: Schema) -> bool:
+        """Whether a drawn item brings a feature along. Raises UserError where that is not known, or true of a part."""
+        if feature.name in (self.user, self.item):
+            return feature.name == self.item
+        cross = None if isinstance(feature, DenseFeature) else feature.cross
+        if cross is None:
+            return self._role_of(feature) == "item"
+        if isinstance(cross, FeatureCross):
+            parts = {self._goes_with_item(source, schema) for source in cross.features}
+        else:
+            rows = schema if feature.columns == cross.columns else schema.raw()  # crossed at preparation: raw columns
+            parts = {self._column_goes_with_item(column, feature, rows) for column in cross.columns}
+        if len(parts) == 2:
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} is a cross of the item with others and would keep the "
+                "positive's id beside a drawn item, which gives the label away; leave it out of data.features or "
+                "data.crosses"
+            )
+        return parts.pop()
+
+    def _column_goes_with_item(self, column: str, cross: Feature, schema: Schema) -> bool:
+        """A column that no feature of a role reads goes where the role of its cross says."""
+        found = [f for f in schema.sparse if f.cross is None and column in f.columns]
+        known = [f for f in found if f.role is not None or f.name in (self.user, self.item)]
+        if not known:
+            return self._role_of(cross) == "item"
+        return any(f.name == self.item or (f.name != self.user and f.role == "item") for f in known)
+
+    def _role_of(self, feature: Feature) -> str:
+        if feature.role is None:
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} has no role, so it is not known whether it goes with a "
+                "drawn item; give it role: user, item or context in schema.yaml, or leave it out by data.features"
+            )
+        return feature.role
+
+    def item_features(self, schema: Schema) -> tuple[str, ...]:
+        """Those of the schema's features that a drawn item brings along, itself first.
+
+        schema: as `read_from` gives it
+
+        Raises UserError for a user or item that is not an id feature, for a feature without role, and for data that
+        were down-sampled.
+        """
+        if schema.negative_rate != 1:
+            raise UserError(
+                f"data.negatives: the data keep the share {schema.negative_rate:g} of their negatives (schema.yaml's "
+                "negative_rate), but others are drawn for rows that are all positives; prepare positives only"
+            )
+        for key, name in (("user", self.user), ("item", self.item)):
+            if not isinstance(schema[name], IdFeature):
+                raise UserError(
+                    f"data.negatives.{key}: feature {name!r} is of kind {schema[name].kind}; expected one id a row"
+                )
+        others = [f for f in schema.features if f.name not in (self.user, self.item)]
+        aligned: dict[str, str] = {}
+        for f in others:
+            role = self._role_of(f)
+            if isinstance(f, SequenceFeature) and f.aligned and aligned.setdefault(f.aligned, role) != role:
+                raise UserError(
+                    f"data.negatives: sequences aligned as {f.aligned!r} have the roles {aligned[f.aligned]} and "
+                    f"{f.role}; give them one role"
+                )
+        return (self.item, *(f.name for f in others if f.role == "item"))
