@@ -27,6 +27,7 @@
 - `nfm.py`: Neural factorization machine (He & Chua, SIGIR 2017)
 - `pnn.py`: Product-based neural networks: IPNN, OPNN and PNN*, both of them (Qu et al., ICDM 2016)
 - `pooled_history.py`: The base model that DIN is measured against: events pooled alike, whatever the target
+- `registry.py`: The models by name, each imported when it is asked for
 - `table_settings.py`: What may be said of a table: its dtype, its optimizer, its first values, where its rows lie
 - `tables.py`: A table of embeddings, as a model declares it
 - `tasks.py`: What is learned from a tower's output: loss terms, predictions, metrics
@@ -37,67 +38,50 @@
 
 import importlib
 import traceback
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.afm import AFM
-from shardrec.models.autoint import AutoInt
-from shardrec.models.autorec import AutoRec
-from shardrec.models.base import ModelConfig, Recommender
-from shardrec.models.bst import BST
-from shardrec.models.dcn import DCN
-from shardrec.models.dcn_v2 import DCNv2
-from shardrec.models.deep_crossing import DeepCrossing
-from shardrec.models.deepfm import DeepFM
-from shardrec.models.dien import DIEN
-from shardrec.models.din import DIN
-from shardrec.models.dlrm import DLRM
-from shardrec.models.embedding_mlp import EmbeddingMLP
-from shardrec.models.fm import FM
-from shardrec.models.fnn import FNN
-from shardrec.models.lr import LR
-from shardrec.models.mf import MF
-from shardrec.models.neural_cf import GMF, NCFMLP, NCFShared, NeuMF
-from shardrec.models.nfm import NFM
-from shardrec.models.pnn import IPNN, OPNN, PNN
-from shardrec.models.pooled_history import PooledHistory
-from shardrec.models.two_tower import TwoTower
-from shardrec.models.wide_deep import WideDeep
+from shardrec.models.registry import Registry
 
-MODELS: dict[str, type[Recommender]] = {
-    "lr": LR,
-    "mf": MF,
-    "fm": FM,
-    "deepfm": DeepFM,
-    "wide_deep": WideDeep,
-    "fnn": FNN,
-    "nfm": NFM,
-    "afm": AFM,
-    "ipnn": IPNN,
-    "opnn": OPNN,
-    "pnn": PNN,
-    "deep_crossing": DeepCrossing,
-    "dcn": DCN,
-    "dcn_v2": DCNv2,
-    "embedding_mlp": EmbeddingMLP,
-    "dlrm": DLRM,
-    "autoint": AutoInt,
-    "autorec": AutoRec,
-    "gmf": GMF,
-    "ncf_mlp": NCFMLP,
-    "neumf": NeuMF,
-    "ncf_shared": NCFShared,
-    "two_tower": TwoTower,
-    "pooled_history": PooledHistory,
-    "din": DIN,
-    "dien": DIEN,
-    "bst": BST,
-}
+if TYPE_CHECKING:
+    from shardrec.models.base import ModelConfig, Recommender
+
+MODELS = Registry(
+    {
+        "lr": "shardrec.models.lr:LR",
+        "mf": "shardrec.models.mf:MF",
+        "fm": "shardrec.models.fm:FM",
+        "deepfm": "shardrec.models.deepfm:DeepFM",
+        "wide_deep": "shardrec.models.wide_deep:WideDeep",
+        "fnn": "shardrec.models.fnn:FNN",
+        "nfm": "shardrec.models.nfm:NFM",
+        "afm": "shardrec.models.afm:AFM",
+        "ipnn": "shardrec.models.pnn:IPNN",
+        "opnn": "shardrec.models.pnn:OPNN",
+        "pnn": "shardrec.models.pnn:PNN",
+        "deep_crossing": "shardrec.models.deep_crossing:DeepCrossing",
+        "dcn": "shardrec.models.dcn:DCN",
+        "dcn_v2": "shardrec.models.dcn_v2:DCNv2",
+        "embedding_mlp": "shardrec.models.embedding_mlp:EmbeddingMLP",
+        "dlrm": "shardrec.models.dlrm:DLRM",
+        "autoint": "shardrec.models.autoint:AutoInt",
+        "autorec": "shardrec.models.autorec:AutoRec",
+        "gmf": "shardrec.models.neural_cf:GMF",
+        "ncf_mlp": "shardrec.models.neural_cf:NCFMLP",
+        "neumf": "shardrec.models.neural_cf:NeuMF",
+        "ncf_shared": "shardrec.models.neural_cf:NCFShared",
+        "two_tower": "shardrec.models.two_tower:TwoTower",
+        "pooled_history": "shardrec.models.pooled_history:PooledHistory",
+        "din": "shardrec.models.din:DIN",
+        "dien": "shardrec.models.dien:DIEN",
+        "bst": "shardrec.models.bst:BST",
+    }
+)
 
 
-def resolve(name: str) -> type[Recommender]:
-    """The class that a run file's `model` names: a key of `MODELS`, or `package.module:Class`.
+def resolve(name: str) -> "type[Recommender]":
+    """Returns the class that a run file's `model` names: a key of `MODELS`, or `package.module:Class`.
 
     Raises UserError for an unknown name, a module that cannot be imported, and a class that is no Recommender.
     """
@@ -105,44 +89,48 @@ def resolve(name: str) -> type[Recommender]:
         if name not in MODELS:
             raise UserError(unknown("model", name, list(MODELS)) + "; a model of your own is package.module:Class")
         return MODELS[name]
+    from shardrec.models.base import Recommender
+
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module raises while it is imported
         raise UserError(f"model {name!r}: importing {module_name!r} failed: {_one_line(error)}") from error
-    found = getattr(module, class_name, None)
-    if found is None:
+    model = getattr(module, class_name, None)
+    if model is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise UserError(f"model {name!r}: {unknown('class', class_name, classes)}")
-    if not (isinstance(found, type) and issubclass(found, Recommender)):
-        raise UserError(f"model {name!r}: {class_name} is not a subclass of models.base.Recommender")
-    return found
+    if not (isinstance(model, type) and issubclass(model, Recommender)):
+        raise UserError(f"model {name!r}: {class_name} is not a subclass of shardrec.models.base.Recommender")
+    return model
 
 
 def explaining() -> list[str]:
-    """Names of the models whose scores `shardrec predict --explain` can explain."""
+    """Returns the names of the models whose scores `shardrec predict --explain` can explain."""
     return [name for name, model in MODELS.items() if model.explain is not None]
 
 
-def config_class(model: type[Recommender]) -> type[ModelConfig]:
-    """The settings of a model: the annotation of its constructor's `config`.
+def config_class(model: "type[Recommender]") -> "type[ModelConfig]":
+    """Returns the class of a model's settings, which annotates its constructor's `config`.
 
     Raises UserError where that is missing or no subclass of ModelConfig.
     """
+    from shardrec.models.base import ModelConfig
+
     try:
-        found = get_type_hints(model.__init__).get("config")
+        annotation = get_type_hints(model.__init__).get("config")
     except NameError as error:
-        found = f"({error})"
-    if not (isinstance(found, type) and issubclass(found, ModelConfig)):
+        annotation = f"({error})"
+    if not (isinstance(annotation, type) and issubclass(annotation, ModelConfig)):
         raise UserError(
             f"model {model.__name__}: expected __init__(self, fields: Fields, config: ItsConfig) with ItsConfig a "
-            f"subclass of models.base.ModelConfig, found config: {found}"
+            f"subclass of shardrec.models.base.ModelConfig, found config: {annotation}"
         )
-    return found
+    return annotation
 
 
 def _one_line(error: Exception) -> str:
-    """What went wrong, and in which line of which file."""
+    """Says in one line what went wrong, and in which line of which file."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -15,7 +15,7 @@ from shardrec.models.fnn import FNNConfig
 OWN_MODEL = """
 from __future__ import annotations
 from shardrec.models.base import PointwiseConfig
-from shardrec.models.inputs import Fields
+from shardrec.models.fields import Fields
 from shardrec.models.lr import LR
 
 class MyConfig(PointwiseConfig):
@@ -49,6 +49,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_names_of_the_table_of_contents() -> None:
     assert resolve("deepfm") is DeepFM
+    assert "deepfm" in MODELS and "depfm" not in MODELS and len(list(MODELS)) == len(MODELS)
     assert config_class(DeepFM) is DeepFMConfig
     for model in MODELS.values():
         assert issubclass(config_class(model), ModelConfig)
