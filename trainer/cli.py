@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from shardrec.data_pipeline.comma_lists import names_in
+
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
 """Threads that wait for others sleep after so many turns (a fraction of a millisecond). Those that spin on take the
 core that the reader, or whoever else is on the machine, needs for the others to come; those that sleep at once wake
@@ -73,7 +75,7 @@ def compare(
 
     from shardrec.trainer.comparison.compare import compare_models
 
-    names = [name.strip() for name in (models or "").split(",") if name.strip()]
+    names = names_in(models or "")
     board = compare_models(run_file, names, seeds, overrides or (), out, quiet)
     board.print(Console(highlight=False))
     if board.failures:
@@ -97,7 +99,7 @@ def contrast(
 
     from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
 
-    names = [name.strip() for name in (models or "").split(",") if name.strip()]
+    names = names_in(models or "")
     said = Console(stderr=True, highlight=False).print
     print_contrast(contrast_models(comparison, names, data=tuple(data or ()), by=by, draws=draws, progress=said))
 

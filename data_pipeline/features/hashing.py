@@ -25,7 +25,7 @@ _P1, _P2, _P3, _P4, _P5 = (
 _MASK = (1 << 64) - 1
 _CHUNK = 16384  # values hashed at a time: the temporaries stay in the processor's cache
 
-Lane = Callable[[int], np.ndarray]  # byte offset within each value -> the little-endian word there, uint64
+WordReader = Callable[[int], np.ndarray]  # byte offset within each value -> the little-endian word there, uint64
 
 
 def hash_integers(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -139,14 +139,14 @@ def _string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return content, places
 
 
-def _columns(words: list[np.ndarray]) -> Lane:
+def _columns(words: list[np.ndarray]) -> WordReader:
     return lambda offset: words[offset // 8]
 
 
-def _bytes_at(data: np.ndarray, starts: np.ndarray) -> tuple[Lane, Lane, Lane]:
+def _bytes_at(data: np.ndarray, starts: np.ndarray) -> tuple[WordReader, WordReader, WordReader]:
     """Readers of the 8-, 4- and 1-byte words at an offset from each start, as uint64."""
 
-    def reader(dtype: str, width: int) -> Lane:
+    def reader(dtype: str, width: int) -> WordReader:
         # every byte position is the start of a word: overlapping, unaligned, no copy
         words = np.ndarray(len(data) - width + 1, dtype, data, strides=(1,))
         return lambda offset: words[starts + offset].astype(np.uint64, copy=False)
@@ -175,7 +175,7 @@ def _round(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _stripes(length: int, n: int, seed: int, word: Lane) -> np.ndarray:
+def _stripes(length: int, n: int, seed: int, word: WordReader) -> np.ndarray:
     """The state after all whole 32-byte stripes, which four accumulators take in turn."""
     starts = (seed + int(_P1) + int(_P2), seed + int(_P2), seed, seed - int(_P1))
     states = [np.full(n, s & _MASK, np.uint64) for s in starts]
@@ -192,7 +192,7 @@ def _stripes(length: int, n: int, seed: int, word: Lane) -> np.ndarray:
 
 
 def _xxh64(
-    length: int, n: int, seed: int, word: Lane, half: Lane | None = None, byte: Lane | None = None
+    length: int, n: int, seed: int, word: WordReader, half: WordReader | None = None, byte: WordReader | None = None
 ) -> np.ndarray:
     """XXH64 of n values of `length` bytes each."""
     short = (seed + int(_P5)) & _MASK

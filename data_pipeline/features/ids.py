@@ -62,7 +62,7 @@ def _bucket_ids(values: pa.Array, boundaries: np.ndarray) -> np.ndarray:
     return np.searchsorted(boundaries, floats(values), side="right").astype(np.int64, copy=False)
 
 
-class Ids:
+class IdReader:
     """Turns values into table rows.
 
     missing_row: the row of nulls (and NaN), or None where they are errors
@@ -78,7 +78,7 @@ class Ids:
         self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
         self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
         crossed = ids.features if isinstance(ids, FeatureCross) else ()
-        self._crossed = [(source.columns, Ids(source, folder)) for source in crossed]
+        self._crossed = [(source.columns, IdReader(source, folder)) for source in crossed]
 
     def check(self, kind: pa.DataType, file: str, column: str, reader: str) -> None:
         """Raises UserError unless values of type `kind` can be read so."""

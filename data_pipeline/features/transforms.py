@@ -24,7 +24,7 @@ from shardrec.data_pipeline.features.arrow_values import (
     plain_type,
 )
 from shardrec.data_pipeline.features.hashing import hash_array, is_string
-from shardrec.data_pipeline.features.ids import Ids
+from shardrec.data_pipeline.features.ids import IdReader
 from shardrec.data_pipeline.features.ragged import Ragged
 from shardrec.data_pipeline.features.schema import (
     Clip,
@@ -63,8 +63,10 @@ class FeatureReader:
         self.feature = feature
         self.columns: tuple[str, ...] = feature.columns
         self._name = f"feature {feature.name!r}"
-        self._ids = None if isinstance(feature, DenseFeature) else Ids(feature, folder)
-        self._number = _Number(feature.columns[0], self._name, feature) if isinstance(feature, DenseFeature) else None
+        self._ids = None if isinstance(feature, DenseFeature) else IdReader(feature, folder)
+        self._number = (
+            _NumberReader(feature.columns[0], self._name, feature) if isinstance(feature, DenseFeature) else None
+        )
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or a wrong type: file, column, found, expected. Needs only a footer."""
@@ -124,7 +126,7 @@ class FeatureReader:
         return Column(ids, kept.lengths, weights.astype(np.float32, copy=False))
 
 
-class _Number:
+class _NumberReader:
     """One finite float32 a row: a dense feature or a label."""
 
     def __init__(self, column: str, name: str, declared: DenseFeature | Label) -> None:
@@ -182,7 +184,7 @@ class LabelReader:
 
     def __init__(self, label: Label) -> None:
         self.columns: tuple[str, ...] = label.columns
-        self._number = _Number(label.columns[0], f"label {label.name!r}", label)
+        self._number = _NumberReader(label.columns[0], f"label {label.name!r}", label)
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is not of numbers."""
@@ -193,12 +195,12 @@ class LabelReader:
         return self._number(batch, Origin.of(where))
 
 
-class NumberReader:
+class WeightReader:
     """Reads sample weights: float32, finite and not negative."""
 
     def __init__(self, column: str) -> None:
         self.columns: tuple[str, ...] = (column,)
-        self._number = _Number(column, "the sample weight", Label(name=column))
+        self._number = _NumberReader(column, "the sample weight", Label(name=column))
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is not of numbers."""

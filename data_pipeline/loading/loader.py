@@ -22,7 +22,7 @@ from shardrec.data_pipeline.loading.prefetch import prefetched
 from shardrec.data_pipeline.reading.blocks import join_tables
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.order import Order, default_lanes
-from shardrec.data_pipeline.reading.parquet import RangeReader, Source
+from shardrec.data_pipeline.reading.parquet import DataSet, RangeReader
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
 
 RowOrder = Literal["shuffled", "time", "file"]
@@ -50,7 +50,7 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
+        source: DataSet,
         schema: Schema,
         *,
         folder: str | Path,

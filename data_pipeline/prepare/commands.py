@@ -21,7 +21,7 @@ from shardrec.data_pipeline.prepare.importers.ratings import ROW_GROUP_ROWS as R
 from shardrec.data_pipeline.prepare.importers.ratings import Axis, prepare_ratings
 from shardrec.data_pipeline.prepare.options import (
     FileRows,
-    Folder,
+    FolderPath,
     Fractions,
     HashIds,
     MinCount,
@@ -31,7 +31,7 @@ from shardrec.data_pipeline.prepare.options import (
     Overwrite,
     RowGroupRows,
     Seed,
-    Source,
+    SourcePath,
     Test,
     Validation,
     Workers,
@@ -55,7 +55,7 @@ app.add_typer(history_app)
 
 @app.command()
 def movielens(
-    source: Folder,
+    source: FolderPath,
     out: Out,
     fold: Annotated[int | None, typer.Option(min=1, max=5, help="Official fold (100K): u1 to u5.")] = None,
     by_time: Annotated[
@@ -82,7 +82,7 @@ def movielens(
 
 @app.command()
 def ratings(
-    source: Folder,
+    source: FolderPath,
     out: Out,
     rows: Annotated[
         Axis, typer.Option("--as", help="A row is an item with its ratings by users, or a user's.")
@@ -102,7 +102,7 @@ def ratings(
 
 @app.command()
 def ncf(
-    source: Folder,
+    source: FolderPath,
     out: Out,
     name: Annotated[str | None, typer.Option(help="Which data set, where the folder holds several.")] = None,
     no_validation: NoValidation = False,
@@ -118,7 +118,7 @@ def ncf(
 
 @app.command()
 def implicit(
-    source: Source,
+    source: SourcePath,
     out: Out,
     user: Annotated[str, typer.Option(help="Column of users.")] = "user",
     item: Annotated[str, typer.Option(help="Column of items.")] = "item",
@@ -149,7 +149,7 @@ def implicit(
 
 @app.command()
 def libfm(
-    source: Source,
+    source: SourcePath,
     out: Out,
     fields: Annotated[
         str | None, typer.Option(help="Field map, `user:0,item:957`, or a file with a name and a first id per line.")
@@ -175,7 +175,7 @@ def libfm(
 
 @app.command()
 def frappe(
-    source: Folder,
+    source: FolderPath,
     out: Out,
     raw: Annotated[
         bool, typer.Option("--raw", help="The raw log frappe.csv, with two sampled negatives a row.")
@@ -193,7 +193,7 @@ def frappe(
 
 @app.command("criteo")
 def criteo_command(
-    source: Source,
+    source: SourcePath,
     out: Out,
     min_count: MinCount = 10,
     hash_ids: HashIds = None,
@@ -220,7 +220,7 @@ def criteo_command(
 
 @app.command("avazu")
 def avazu_command(
-    source: Source,
+    source: SourcePath,
     out: Out,
     min_count: MinCount = 2,
     hash_ids: HashIds = None,
@@ -246,7 +246,7 @@ def avazu_command(
 
 @app.command()
 def delimited(
-    source: Source,
+    source: SourcePath,
     out: Out,
     recipe: Annotated[Path, typer.Option(help="YAML: what each column is (docs/data.md).")],
     validation: Validation = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, Sampling
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, Sampling
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories
 from shardrec.data_pipeline.prepare.generators.synthetic import write_log
@@ -14,11 +14,12 @@ from shardrec.data_pipeline.prepare.importers.movielens_histories import prepare
 from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
 from shardrec.data_pipeline.prepare.options import (
     FileRows,
-    Folder,
+    FolderPath,
     Fractions,
     Out,
     Overwrite,
     RowGroupRows,
+    SourcePath,
     progress,
     shares,
     show,
@@ -28,7 +29,6 @@ from shardrec.data_pipeline.prepare.steps.writer import FILE_ROWS, ROW_GROUP_ROW
 
 app = typer.Typer()
 
-Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
 MaxLength = Annotated[int, typer.Option(min=1, help="So many of a user's latest events are a row's history.")]
 MinHistory = Annotated[int, typer.Option(min=0, help="Leave out rows with fewer earlier events.")]
 Negatives = Annotated[int, typer.Option(min=1, help="Rows with another item for each positive.")]
@@ -47,7 +47,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of negatives and of the order of
 
 @app.command()
 def histories(
-    source: Source,
+    source: SourcePath,
     out: Out,
     attributes: Annotated[
         Path | None, typer.Option(help="JSON: item -> list of attributes, the first of which is its category.")
@@ -65,7 +65,9 @@ def histories(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """User histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
+    protocol = HistoryProtocol(
+        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
+    )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_user_histories(source, output, protocol, attributes, progress))
 
@@ -90,14 +92,16 @@ def amazon(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Amazon reviews as published, as histories: is this the user's next item? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
+    protocol = HistoryProtocol(
+        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
+    )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_amazon(reviews, output, protocol, metadata, progress))
 
 
 @app.command("movielens-histories")
 def movielens_histories(
-    source: Folder,
+    source: FolderPath,
     out: Out,
     max_length: MaxLength = 50,
     min_history: MinHistory = 1,
@@ -112,7 +116,9 @@ def movielens_histories(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """MovieLens 1M or 100K as histories: is this the next movie that the user rates? The last two are held out."""
-    protocol = Protocol(max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only)
+    protocol = HistoryProtocol(
+        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
+    )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_movielens_histories(source, output, protocol, progress))
 

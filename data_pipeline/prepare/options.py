@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from shardrec.data_pipeline.comma_lists import numbers_in
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.steps.preparation import Report
 from shardrec.data_pipeline.prepare.steps.writer import SPLITS, Split
 
-Source = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
-Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
+SourcePath = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
+FolderPath = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
 Out = Annotated[Path, typer.Argument(help="Folder to make: train/, validation/, test/, vocabularies/, schema.yaml.")]
 Validation = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the validation split.")]
 Test = Annotated[list[Path] | None, typer.Option(help="File, folder or glob that is the test split.")]
@@ -37,14 +38,14 @@ def shares(text: str | None) -> dict[Split, float] | None:
     if text is None:
         return None
     try:
-        found = [float(part) for part in text.split(",")]
+        fractions = numbers_in(text, float)
     except ValueError:
-        found = []
-    if len(found) != 3 or found[0] <= 0 or min(found) < 0 or abs(sum(found) - 1) > 1e-6:
+        fractions = []
+    if len(fractions) != 3 or fractions[0] <= 0 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(
             f"--fractions: found {text!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
         )
-    return dict(zip(SPLITS, found, strict=True))
+    return dict(zip(SPLITS, fractions, strict=True))
 
 
 def progress(line: str) -> None:

@@ -22,7 +22,7 @@ from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,
     LabelReader,
-    NumberReader,
+    WeightReader,
     check_aligned,
 )
 from shardrec.data_pipeline.reading.blocks import Block, Lists, offsets_of
@@ -147,7 +147,7 @@ class Layout:
         self.class_weights = dict(class_weights or {}) if schema.labels else {}
         self._readers = {f.name: FeatureReader(f, folder) for f in schema.features}
         self._labels = [LabelReader(label) for label in schema.labels]
-        self._weight = NumberReader(schema.weight) if schema.weight else None
+        self._weight = WeightReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
         self.dense_names = tuple(f.name for f in schema.dense)
         read = [name for name in order if name not in absent]
@@ -158,7 +158,7 @@ class Layout:
         self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
         most = max((f.num_embeddings for f in schema.sparse), default=0)
         self._id_type = np.int32 if most <= 2**31 else np.int64
-        self.checked: list[FeatureReader | LabelReader | NumberReader | GroupReader] = [
+        self.checked: list[FeatureReader | LabelReader | WeightReader | GroupReader] = [
             *self._readers.values(),
             *self._labels,
             *([self._weight] if self._weight else []),

@@ -135,14 +135,14 @@ class Index:
         return int(np.searchsorted(self.file_groups, group, side="right")) - 1
 
 
-class Source:
+class DataSet:
     """A data set of Parquet files."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
 
     @classmethod
-    def open(cls, paths: str | Path | Sequence[str | Path]) -> "Source":
+    def open(cls, paths: str | Path | Sequence[str | Path]) -> "DataSet":
         """Finds the files (`find_files`) and reads their footers.
 
         Raises UserError for nothing found, no rows, truncated or corrupt files, and files that differ in schema.
@@ -161,7 +161,7 @@ class Source:
         return cls(Index(files, file_groups, group_rows, first.schema, sample))
 
     @classmethod
-    def from_index(cls, index: Index) -> "Source":
+    def from_index(cls, index: Index) -> "DataSet":
         """The data set that another process opened; reads nothing."""
         return cls(index)
 

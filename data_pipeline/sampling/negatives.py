@@ -20,7 +20,7 @@ from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.parquet import Index, Source
+from shardrec.data_pipeline.reading.parquet import DataSet, Index
 from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, FirstRows, check_columns, chunks_of, items_of
 from shardrec.data_pipeline.sampling.pairs import PairSet
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
@@ -50,7 +50,7 @@ class Negatives:
     fingerprint: str | None = None
 
     @classmethod
-    def read(cls, settings: NegativeSampling, train: Source, schema: Schema, folder: str) -> "Negatives":
+    def read(cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str) -> "Negatives":
         """Reads the users and items of all training rows, and the catalogue.
 
         schema: of the features that the model reads, and of the user and the item; folder: of its vocabularies
@@ -79,7 +79,7 @@ class Negatives:
         if settings.items is None:
             found = cls(settings, pairs, item_rows, catalogue.block(), layout, names)
         else:
-            source, layout = Source.open(settings.items), Layout(_only(schema, names), folder)
+            source, layout = DataSet.open(settings.items), Layout(_only(schema, names), folder)
             block = items_of(source.index, layout, settings.item)
             found = cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
         found._check_something_is_left()
@@ -220,7 +220,7 @@ def check_negatives(sampling: NegativeSampling, schema: Schema, features: Iterab
     """
     names = sampling.item_features(sampling.read_from(schema, features))
     if sampling.items is not None:
-        check_columns(Source.open(sampling.items).index, Layout(_only(schema, names), folder))
+        check_columns(DataSet.open(sampling.items).index, Layout(_only(schema, names), folder))
 
 
 def _only(schema: Schema, names: Iterable[str]) -> Schema:

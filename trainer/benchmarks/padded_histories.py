@@ -22,7 +22,7 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Input
 from shardrec.models.layers.activations import Dice
@@ -255,7 +255,7 @@ class PaddedTraining:
         train = data.split("train")
         assert train is not None
         self.loader = Loader(
-            Source.open(train),
+            DataSet.open(train),
             schema.subset(model.features),
             folder=data.schema_folder,
             global_batch_size=data.global_batch_size,

@@ -17,7 +17,7 @@ import torch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 
 PLAIN_ROWS = 65_536
 """Rows of a record batch in the plain pyarrow loop."""
@@ -57,7 +57,7 @@ def benchmark_reader(
     if schema is None:
         raise UserError("bench reader: data paths need a schema; name a schema.yaml, or leave the paths out")
     loader = Loader(
-        Source.open(paths),
+        DataSet.open(paths),
         schema,
         folder=folder,
         global_batch_size=global_batch_size,

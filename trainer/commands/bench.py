@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shardrec.data_pipeline.comma_lists import names_in
+
 app = typer.Typer(no_args_is_help=True)
 
 BENCHMARK_ROWS = 400_000
@@ -78,8 +80,8 @@ def histories(
         found = benchmark_histories(
             data,
             Path(scratch),
-            models=_names(models),
-            precisions=_names(precisions),
+            models=names_in(models),
+            precisions=names_in(precisions),
             rows=rows,
             batch_size=batch_size,
             steps=steps,
@@ -192,10 +194,6 @@ def ids(
     is_right = print_ids(found, console)
     console.print(json.dumps(found), soft_wrap=True)
     raise typer.Exit(0 if is_right else 1)
-
-
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _made_run(folder: Path, model: str, ids: int) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load, read
@@ -116,7 +116,7 @@ class _Fingerprints:
         for split in SPLITS:
             paths = data.split(split)
             if paths is not None and paths not in self._known:
-                self._known[paths] = Source.open(paths).index.fingerprint
+                self._known[paths] = DataSet.open(paths).index.fingerprint
             if recorded.get(split) != (paths and self._known[paths]):
                 raise UserError(
                     f"{entry.folder.path}: its {split} rows have changed since it was finished; remove it, or name "

@@ -12,7 +12,7 @@ from shardrec import models
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdListFeature, Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
@@ -122,14 +122,14 @@ class Session:
         What is left out has keys, but no ids, so that lookups and exchanges are as in training.
         """
         data, environment = self.config.data, self.environment
-        index = environment.broadcast(Source.open(paths).index if environment.leads else None)
+        index = environment.broadcast(DataSet.open(paths).index if environment.leads else None)
         negatives = None
         if training and data.negatives:
-            negatives = environment.broadcast(self._negatives(Source.from_index(index)) if environment.leads else None)
+            negatives = environment.broadcast(self._negatives(DataSet.from_index(index)) if environment.leads else None)
         batch_size = data.global_batch_size if training else data.evaluation_batch_size or data.global_batch_size
         lookup = self.distributed.lookup
         return Loader(
-            Source.from_index(index),
+            DataSet.from_index(index),
             self.schema if labelled else self.schema.unlabelled(),
             folder=data.schema_folder,
             global_batch_size=batch_size,
@@ -148,7 +148,7 @@ class Session:
             negatives=negatives,
         )
 
-    def _negatives(self, train: Source) -> Negatives:
+    def _negatives(self, train: DataSet) -> Negatives:
         """What negatives are drawn from; reads the users and items of all training rows."""
         data = self.config.data
         assert data.negatives is not None

@@ -9,7 +9,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures
@@ -43,7 +43,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         if training and data.negatives:
             batch_size = data.negatives.positives_of(batch_size, data.lanes)
         Loader(
-            Source.open(paths),
+            DataSet.open(paths),
             read if training else read.without(model.training_features),
             folder=data.schema_folder,
             global_batch_size=batch_size,
@@ -76,7 +76,7 @@ def inspect_split(
     model = build_model(config, schema)
     schema = needed(config, schema, model).without(model.training_features)
     Loader(
-        Source.open(paths),
+        DataSet.open(paths),
         schema if labelled else schema.unlabelled(),
         folder=folder.path,
         global_batch_size=1,

@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
 from shardrec.data_pipeline.sampling.negatives import ATTEMPTS
 from shardrec.data_pipeline.sampling.pairs import PairSet
 
 
-class Values(NamedTuple):
+class CodeValues(NamedTuple):
     """What the codes 0, 1, ... of users and items stand for, and the names of their columns."""
 
     users: pa.Array
@@ -106,7 +106,7 @@ class Pool(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class CandidateRows(Source):
+class CandidateRows(RawSource):
     """Rows of users and items in memory: of a user's items the first has label 1, the others 0.
 
     users: [n] codes; items: [n, C] codes; where one repeats the first of its line, it is left out
@@ -114,7 +114,7 @@ class CandidateRows(Source):
 
     path: str
     split: Split | None
-    values: Values
+    values: CodeValues
     users: np.ndarray
     items: np.ndarray
 

@@ -33,7 +33,7 @@ CHUNK_ELEMENTS = 1 << 22  # of histories that are laid out at a time
 
 
 @dataclass(frozen=True)
-class Protocol:
+class HistoryProtocol:
     """How rows are made of events.
 
     max_length: so many of the latest events are a row's history; min_history: rows of fewer earlier events are left out
@@ -70,7 +70,7 @@ class HistoryRows:
     """The rows of events under a protocol."""
 
     events: Events
-    protocol: Protocol
+    protocol: HistoryProtocol
 
     @cached_property
     def training(self) -> np.ndarray:
@@ -141,7 +141,7 @@ class HistoryRows:
 
 
 def prepare_histories(
-    events: Events, protocol: Protocol, output: Output, progress: Callable[[str], None] = lambda line: None
+    events: Events, protocol: HistoryProtocol, output: Output, progress: Callable[[str], None] = lambda line: None
 ) -> Report:
     """Writes `train/`, `validation/`, `test/`, and the test rows with negatives of the other sampling beside them.
 

@@ -25,8 +25,8 @@ from shardrec.data_pipeline.prepare.generators.planted import (
     BLOCK_ROWS,
     PILOT,
     Array,
-    Block,
     Histories,
+    LogRows,
     PowerLaw,
     Stream,
     bias_for,
@@ -104,16 +104,16 @@ class InterestLog:
         return Schema(features=tuple(features), keys=("probability",))
 
     def calibrate(self) -> None:
-        """See `planted.Log`."""
+        """See `planted.ClickLog`."""
         self._calibration
 
-    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
-        """See `planted.Log`."""
+    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
+        """See `planted.ClickLog`."""
         stream = stream_of(self.seed, split, number)
         block = self._features(stream, rows)
         probability = sigmoid(self._logit(self.parts(block))).astype(np.float32)
         label = (stream("label").random(rows) < probability).astype(np.int8)
-        return Block(block.columns, block.lists, probability, label)
+        return LogRows(block.columns, block.lists, probability, label)
 
     # ------------------------------------------------------------ items
 
@@ -142,7 +142,7 @@ class InterestLog:
 
     # ------------------------------------------------------------ rows
 
-    def _features(self, stream: Stream, rows: int) -> Block:
+    def _features(self, stream: Stream, rows: int) -> LogRows:
         """Rows without probabilities and labels."""
         offsets = self.histories.offsets(stream, rows)
         lengths, total = np.diff(offsets), int(offsets[-1])
@@ -166,7 +166,7 @@ class InterestLog:
                 "negative_category_history": (self.category(others), offsets),
             }
         columns = {"item": target, "category": self.category(target)}
-        return Block(columns, lists, np.zeros(0, np.float32), np.zeros(0, np.int8))
+        return LogRows(columns, lists, np.zeros(0, np.float32), np.zeros(0, np.int8))
 
     def _other_items(self, stream: Stream, interests: Array, owner: Array) -> Array:
         """[T] items of categories that are none of the row's interests, drawn again until they are not."""
@@ -180,7 +180,7 @@ class InterestLog:
             attempt += 1
         return self._items(categories, stream("negative/item").random(len(owner)))
 
-    def parts(self, block: Block) -> _Parts:
+    def parts(self, block: LogRows) -> _Parts:
         """Of the logits of a block's rows."""
         items, offsets = block.lists["item_history"]
         same = block.lists["category_history"][0] == np.repeat(block.columns["category"], np.diff(offsets))

@@ -33,7 +33,7 @@ _TASTES = 10
 _FOCUS = 0.5  # so much of a history has the row's favourite taste; the rest is drawn from all items
 
 Array = NDArray[Any]
-Ragged = tuple[Array, Array]  # values [T], offsets [rows + 1]
+ListColumn = tuple[Array, Array]  # values [T], offsets [rows + 1]
 Centres = dict[str, Array]  # field -> [3]
 Stream = Callable[[str], np.random.Generator]
 
@@ -103,16 +103,16 @@ class PowerLaw:
 
 
 @dataclass(frozen=True)
-class Block:
+class LogRows:
     """Rows of a log, by column. lists: values [T] with offsets [rows + 1], by column. probability is the true one."""
 
     columns: dict[str, Array]
-    lists: dict[str, Ragged]
+    lists: dict[str, ListColumn]
     probability: Array
     label: Array
 
 
-class Log(Protocol):
+class ClickLog(Protocol):
     """Rows whose true click probabilities are known."""
 
     @property
@@ -122,7 +122,7 @@ class Log(Protocol):
     def calibrate(self) -> None:
         """Finds what depends on a pilot block now, so that copies of this object sent to other processes need not."""
 
-    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
+    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
         """The first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
 
 
@@ -182,23 +182,23 @@ class PlantedLog:
         features += [DenseFeature(name=f"dense_{i + 1}") for i in range(self.dense)]
         return Schema(features=tuple(features), keys=("probability",))
 
-    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> Block:
-        """See `Log`."""
+    def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
+        """See `ClickLog`."""
         stream = self._stream(split, number)
         columns, history = self._features(stream, rows)
         parts = self._parts(columns, history, self._calibration.centres)
         probability = sigmoid(self._logit(parts, self._calibration)).astype(np.float32)
         label = (stream("label").random(rows) < probability).astype(np.int8)
-        return Block(columns, {} if history is None else {"history": history}, probability, label)
+        return LogRows(columns, {} if history is None else {"history": history}, probability, label)
 
     def calibrate(self) -> None:
-        """See `Log`."""
+        """See `ClickLog`."""
         self._calibration
 
     def _stream(self, split: str, number: int) -> Stream:
         return stream_of(self.seed, split, number)
 
-    def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], Ragged | None]:
+    def _features(self, stream: Stream, rows: int) -> tuple[dict[str, Array], ListColumn | None]:
         columns: dict[str, Array] = {}
         for name, num_ids in self.fields.items():
             columns[name] = PowerLaw(num_ids, self.skew).ids(stream(name).random(rows))
@@ -206,7 +206,7 @@ class PlantedLog:
             columns[f"dense_{i + 1}"] = stream(f"dense_{i + 1}").standard_normal(rows, dtype=np.float32)
         return columns, self._history(stream, rows) if self.histories else None
 
-    def _history(self, stream: Stream, rows: int) -> Ragged:
+    def _history(self, stream: Stream, rows: int) -> ListColumn:
         h = self.histories
         assert h is not None
         offsets = h.offsets(stream, rows)
@@ -238,7 +238,7 @@ class PlantedLog:
             np.multiply(numbers, scale, out=plane)
         return hidden
 
-    def _parts(self, columns: dict[str, Array], history: Ragged | None, centres: Centres) -> dict[str, Array]:
+    def _parts(self, columns: dict[str, Array], history: ListColumn | None, centres: Centres) -> dict[str, Array]:
         """The parts of the logit before standardisation, [rows] each."""
         rows = len(next(iter(columns.values())))
         additive, interaction = np.empty(rows, np.float32), np.empty(rows, np.float32)

@@ -17,8 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from shardrec.data_pipeline.comma_lists import numbers_in
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.prepare.generators.planted import BLOCK_ROWS, Block, Histories, Log, PlantedLog, Strengths
+from shardrec.data_pipeline.prepare.generators.planted import (
+    BLOCK_ROWS,
+    ClickLog,
+    Histories,
+    LogRows,
+    PlantedLog,
+    Strengths,
+)
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
 from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS
@@ -78,7 +86,7 @@ def synthetic(
 
 
 def write_log(
-    log: Log,
+    log: ClickLog,
     out: str | Path,
     rows: int,
     fractions: Mapping[Split, float] | None = None,
@@ -108,7 +116,7 @@ def write_log(
 def parse_ids(text: str) -> tuple[int, ...]:
     """`1000,200` -> (1000, 200). Raises UserError for anything but whole numbers."""
     try:
-        return tuple(int(float(part)) for part in text.split(","))
+        return tuple(map(int, numbers_in(text, float)))
     except ValueError:
         raise UserError(
             f"--ids: found {text!r}, expected whole numbers separated by commas, such as 10000,200"
@@ -146,7 +154,7 @@ def _parts(split_rows: dict[Split, int]) -> list[_Part]:
     ]
 
 
-def _write(part: _Part, log: Log, folder: Path) -> "_Known":
+def _write(part: _Part, log: ClickLog, folder: Path) -> "_Known":
     known = _Known()
     ids = {f.name: f.num_embeddings for f in log.schema.sparse}
     first = log.block(part.split, 0, 0)
@@ -164,7 +172,7 @@ def _write(part: _Part, log: Log, folder: Path) -> "_Known":
     return known
 
 
-def _table(block: Block, ids: Mapping[str, int]) -> pa.Table:
+def _table(block: LogRows, ids: Mapping[str, int]) -> pa.Table:
     """ids: column -> how many ids it may have, of those that have ids."""
     columns: dict[str, Any] = {}
     for name, values in block.columns.items():
@@ -195,7 +203,7 @@ class _Known:
     counts: np.ndarray = field(default_factory=lambda: np.zeros((2, _BINS), np.int64))
     losses: list[float] = field(default_factory=list)
 
-    def add(self, block: Block) -> None:
+    def add(self, block: LogRows) -> None:
         bins = (block.probability.view(np.uint32) >> 13).astype(np.int64)
         for label in (0, 1):
             self.counts[label] += np.bincount(bins[block.label == label], minlength=_BINS)

@@ -17,7 +17,7 @@ import pyarrow.json
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
-from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.source import input_files
@@ -29,7 +29,7 @@ _REVIEW = pa.schema([(USER, pa.string()), (ITEM, pa.string()), (TIME, pa.int64()
 def prepare_amazon(
     reviews: str | Path,
     output: Output,
-    protocol: Protocol | None = None,
+    protocol: HistoryProtocol | None = None,
     metadata: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -50,7 +50,7 @@ def prepare_amazon(
     events = Events.of(files[0], Coded.of(of_users), Coded.of(of_items), seconds, categories)
     if metadata is None:
         progress("no --metadata: rows have items, but no category")
-    return prepare_histories(events, protocol or Protocol(), output, progress)
+    return prepare_histories(events, protocol or HistoryProtocol(), output, progress)
 
 
 def _reviews(lines: Lines, file: str) -> pa.RecordBatch:

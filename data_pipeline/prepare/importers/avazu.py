@@ -11,7 +11,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Hash, Identity, Label
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -26,7 +26,7 @@ PATTERNS = ("train", "train.csv", "train.gz", "train.csv.gz")
 
 
 @dataclass
-class AvazuFile(Source):
+class AvazuFile(RawSource):
     """A file of the log, with the columns hour_of_day and weekday (Monday 0) derived from `hour`."""
 
     file: TextFile
@@ -73,7 +73,7 @@ def prepare_avazu(
     types = {c: t for c, t in recipe.raw_columns().items() if c in COLUMNS} | {"hour": pa.int64()}
     unlabeled = tuple(c for c in COLUMNS if c != "click")
 
-    def make(path: str, split: Split | None) -> Source:
+    def make(path: str, split: Split | None) -> RawSource:
         fields = first_line(path).split(",")
         header = fields[0] == "id"
         labeled = "click" in fields if header else len(fields) == len(COLUMNS)

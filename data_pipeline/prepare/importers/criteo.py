@@ -20,7 +20,7 @@ from shardrec.data_pipeline.prepare.steps.recipe import (
     RecipeFeature,
     RecipeId,
 )
-from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -68,7 +68,7 @@ def prepare_criteo(
     assert columns is not None
     types = recipe.raw_columns()
 
-    def make(path: str, split: Split | None) -> Source:
+    def make(path: str, split: Split | None) -> RawSource:
         fields = first_line(path).count("\t") + 1
         if fields == len(columns):
             return TextFile(path, recipe.format, types, split=split)

@@ -7,7 +7,7 @@ from shardrec.data_pipeline.declaration import load_yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe
-from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.text import TextFile
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
@@ -31,7 +31,7 @@ def prepare_delimited(
     types, separators = recipe.raw_columns(), recipe.separators()
     labels = {c for label in recipe.labels for c in label.columns}
 
-    def make(path: str, split: Split | None) -> Source:
+    def make(path: str, split: Split | None) -> RawSource:
         file = TextFile(path, recipe.format, types, separators, split)
         if split == "test" and recipe.format.header and not labels & set(file.column_names()):
             file.types = {c: t for c, t in types.items() if c not in labels}

@@ -17,7 +17,7 @@ from shardrec.data_pipeline.features.schema import Label, Role
 from shardrec.data_pipeline.prepare.importers.libfm import prepare_libfm
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -30,7 +30,7 @@ _MOST_DRAWS = 1000
 
 
 @dataclass
-class FrappeLog(Source):
+class FrappeLog(RawSource):
     """The raw log with its negatives: rows of one log line follow each other, the positive first; labels 1 and -1."""
 
     path: str

@@ -13,15 +13,15 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.prepare.behaviour.candidates import (
     CandidateRows,
+    CodeValues,
     Pool,
     SampledRows,
-    Values,
     note_unknown,
     shuffled,
 )
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Source, input_files
+from shardrec.data_pipeline.prepare.steps.source import RawSource, input_files
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -82,7 +82,7 @@ def prepare_implicit(
     pool = Pool.of(users, items, len(values.items), items[train])
     name = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     rows = CandidateRows(path=name, split="train", values=values, users=users[mixed], items=items[mixed, None])
-    sources: list[Source] = [rows]
+    sources: list[RawSource] = [rows]
     splits: tuple[Split, ...] = ("test", "validation")
     trained, unknown = np.bincount(items[train], minlength=len(values.items)) > 0, {}
     for split, at in zip(splits[:held], (last, last - 1), strict=False):
@@ -111,7 +111,7 @@ def _recipe(columns: LogColumns) -> Recipe:
 
 def _read(
     files: list[str], columns: LogColumns, form: TextFormat
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Values]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, CodeValues]:
     """[n] codes of users and of items and [n] times (None: there are none) of all lines, and what the codes are of."""
     parts = []
     for file in files:
@@ -130,7 +130,7 @@ def _read(
     times = None
     if columns.time is not None:
         times = pc.rank(table.column(columns.time).combine_chunks(), tiebreaker="dense").to_numpy()
-    return codes[0], codes[1], times, Values(values[0], values[1], (columns.user, columns.item))
+    return codes[0], codes[1], times, CodeValues(values[0], values[1], (columns.user, columns.item))
 
 
 def _no_null(batch: pa.RecordBatch, name: str, origin: Origin) -> None:

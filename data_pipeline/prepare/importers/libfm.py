@@ -19,7 +19,7 @@ from shardrec.data_pipeline.features.schema import Identity, Label, Role
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeFeature, RecipeId, RecipeIdList
-from shardrec.data_pipeline.prepare.steps.source import Inputs, Source
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, converted, open_bytes
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -38,7 +38,7 @@ class Entries(NamedTuple):
     values: np.ndarray
 
 
-class Field(NamedTuple):
+class LibfmField(NamedTuple):
     """One feature: ids of [start, stop), or with `position` the ids at that place of every line.
 
     single: at most one id a line; complete: at least one; weighted: with values other than 1
@@ -118,12 +118,12 @@ def _both(combine: np.ufunc, a: np.ndarray | None, b: np.ndarray | None) -> np.n
 
 
 @dataclass
-class LibfmFile(Source):
+class LibfmFile(RawSource):
     """A file with one column per field, `label` and, where lines have `qid:`, `query`."""
 
     path: str
     starts: np.ndarray
-    fields: tuple[Field, ...] = ()
+    fields: tuple[LibfmField, ...] = ()
     split: Split | None = None
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
@@ -191,7 +191,7 @@ def _parsed(lines: pa.Array, origin: Origin) -> Entries:
     return Entries(labels.to_numpy(), queries, rows, ids, values)
 
 
-def _columns(entries: Entries, f: Field) -> dict[str, pa.Array]:
+def _columns(entries: Entries, f: LibfmField) -> dict[str, pa.Array]:
     """The field's columns: ids from 0 (or lists of them), and its values where it is weighted."""
     n = len(entries.labels)
     if f.position is not None:
@@ -209,25 +209,25 @@ def _columns(entries: Entries, f: Field) -> dict[str, pa.Array]:
     return result
 
 
-def fields_of(shape: Shape, field_map: dict[str, int] | None) -> tuple[Field, ...]:
+def fields_of(shape: Shape, field_map: dict[str, int] | None) -> tuple[LibfmField, ...]:
     """The features that files of this shape have."""
     stop = shape.largest + 1
     if field_map is not None:
         assert shape.field_fewest is not None and shape.field_most is not None and shape.field_weighted is not None
         stops = [*list(field_map.values())[1:], max(stop, list(field_map.values())[-1] + 1)]
         return tuple(
-            Field(name, start, end, None, most <= 1, fewest >= 1, bool(weighted))
+            LibfmField(name, start, end, None, most <= 1, fewest >= 1, bool(weighted))
             for (name, start), end, fewest, most, weighted in zip(
                 field_map.items(), stops, shape.field_fewest, shape.field_most, shape.field_weighted, strict=True
             )
         )
     weighted = shape.field_weighted is None or bool(shape.field_weighted.any())
     if shape.fewest != shape.most or not shape.most or weighted or shape.lows is None or shape.highs is None:
-        return (Field("features", 0, stop, single=False, weighted=weighted),)
+        return (LibfmField("features", 0, stop, single=False, weighted=weighted),)
     if (shape.highs[:-1] < shape.lows[1:]).all():
         spans = zip(shape.lows.tolist(), shape.highs.tolist(), strict=True)
-        return tuple(Field(f"field_{i}", low, high + 1) for i, (low, high) in enumerate(spans, 1))
-    return tuple(Field(f"field_{i + 1}", 0, stop, position=i) for i in range(shape.most))
+        return tuple(LibfmField(f"field_{i}", low, high + 1) for i, (low, high) in enumerate(spans, 1))
+    return tuple(LibfmField(f"field_{i + 1}", 0, stop, position=i) for i in range(shape.most))
 
 
 def parse_field_map(text: str) -> dict[str, int]:
@@ -249,7 +249,7 @@ def parse_field_map(text: str) -> dict[str, int]:
 
 
 def recipe(
-    fields: Sequence[Field],
+    fields: Sequence[LibfmField],
     shape: Shape,
     split: SplitRule,
     negative_rate: float = 1.0,

@@ -18,7 +18,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_t
 from shardrec.data_pipeline.features.schema import Bucketize, Label
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
-from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
@@ -41,7 +41,7 @@ _RATING_TYPES = dict.fromkeys(("user_id", "movie_id", "rating", "timestamp"), IN
 
 
 @dataclass
-class RatingsParquet(Source):
+class RatingsParquet(RawSource):
     """Ratings from a Parquet file with integer columns user_id, movie_id, rating and perhaps timestamp."""
 
     path: str
@@ -75,10 +75,10 @@ class RatingsParquet(Source):
 
 
 @dataclass
-class Joined(Source):
+class Joined(RawSource):
     """Ratings with their user's and movie's columns; `users` and `movies` have their ids in the first column."""
 
-    ratings: Source
+    ratings: RawSource
     users: pa.Table
     movies: pa.Table
 
@@ -173,7 +173,7 @@ def _file(folder: Path, name: str) -> str:
     return found
 
 
-def rating_sources(folder: Path, fold: int | None = None) -> list[Source]:
+def rating_sources(folder: Path, fold: int | None = None) -> list[RawSource]:
     """The ratings of a folder: integer columns user_id, movie_id, rating (and perhaps timestamp).
 
     Raises UserError where there are none.

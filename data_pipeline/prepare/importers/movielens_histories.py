@@ -11,7 +11,7 @@ import numpy as np
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Place
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
-from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.importers.movielens import movies_of, rating_sources
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 
@@ -21,7 +21,7 @@ _USER, _MOVIE, _TIME = "user_id", "movie_id", "timestamp"
 def prepare_movielens_histories(
     folder: str | Path,
     output: Output,
-    protocol: Protocol | None = None,
+    protocol: HistoryProtocol | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds. Ratings of equal times keep their order.
@@ -46,7 +46,7 @@ def prepare_movielens_histories(
     users, movies = (Coded.of([batch.column(name) for batch in batches]) for name in (_USER, _MOVIE))
     seconds = np.concatenate([batch.column(_TIME).to_numpy() for batch in batches])
     events = Events.of(source.path, users, movies, seconds, _first_genres(folder))
-    return prepare_histories(events, protocol or Protocol(), output, progress)
+    return prepare_histories(events, protocol or HistoryProtocol(), output, progress)
 
 
 def _first_genres(folder: Path) -> dict[object, str]:

@@ -18,15 +18,15 @@ from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Identity
 from shardrec.data_pipeline.prepare.behaviour.candidates import (
     CandidateRows,
+    CodeValues,
     Pool,
     SampledRows,
-    Values,
     note_unknown,
     shuffled,
 )
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -72,11 +72,11 @@ def prepare_ncf(
     test_users, candidates = _candidates(negative, _pairs(test), test)
     num_users = 1 + int(max(users.max(), test_users.max()))
     num_items = 1 + int(max(items.max(), candidates.max()))
-    values = Values(pa.array(np.arange(num_users)), pa.array(np.arange(num_items)))
+    values = CodeValues(pa.array(np.arange(num_users)), pa.array(np.arange(num_items)))
     known = np.concatenate([users, test_users]), np.concatenate([items, candidates[:, 0]])
     pool = Pool.of(*known, num_items, items)
     order = shuffled(users, items, seed)
-    sources: list[Source] = []
+    sources: list[RawSource] = []
     held_out: dict[Split, np.ndarray] = {"test": candidates[:, 0]}
     if validation:
         held = _one_a_user(users, items, seed)

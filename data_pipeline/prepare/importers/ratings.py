@@ -20,8 +20,8 @@ from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
-from shardrec.data_pipeline.prepare.steps.source import Source
-from shardrec.data_pipeline.prepare.steps.splits import HashSplit, Rows
+from shardrec.data_pipeline.prepare.steps.source import RawSource
+from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
 
 Axis = Literal["item", "user"]
@@ -127,13 +127,13 @@ def prepare_ratings(
     return Report(Path(output.folder), schema, tally)
 
 
-def _read(sources: Iterable[Source], split: HashSplit, axis: Axis) -> _Ratings:
+def _read(sources: Iterable[RawSource], split: HashSplit, axis: Axis) -> _Ratings:
     other: Axis = "user" if axis == "item" else "item"
     parts = []
     for part, source in enumerate(sources):
         first = 0
         for batch, origin in source.batches():
-            codes = split.codes(batch, Rows(part, first, batch.num_rows), origin)
+            codes = split.codes(batch, RowNumbers(part, first, batch.num_rows), origin)
             first += batch.num_rows
             row_ids, ids = (batch.column(_COLUMNS[a]).to_numpy().astype(np.int64) for a in (axis, other))
             parts.append(_Ratings(row_ids, ids, batch.column("rating").to_numpy().astype(np.float32), codes))

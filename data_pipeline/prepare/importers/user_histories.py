@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
-from shardrec.data_pipeline.prepare.behaviour.histories import Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.source import input_files
@@ -24,7 +24,7 @@ from shardrec.data_pipeline.prepare.steps.text import open_bytes
 def prepare_user_histories(
     path: str | Path,
     output: Output,
-    protocol: Protocol | None = None,
+    protocol: HistoryProtocol | None = None,
     attributes: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -45,7 +45,7 @@ def prepare_user_histories(
         raise UserError(f"{files[0]}: has no rows")
     categories = None if attributes is None else _first_attributes(attributes)
     events = Events.of(files[0], Coded.of(users), Coded.of(items), categories=categories)
-    return prepare_histories(events, protocol or Protocol(), output, progress)
+    return prepare_histories(events, protocol or HistoryProtocol(), output, progress)
 
 
 def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:

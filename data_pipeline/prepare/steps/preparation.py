@@ -20,7 +20,7 @@ from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
 from shardrec.data_pipeline.prepare.steps.rewriter import Rewriter
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
-from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import LEFT_OUT, TimeSplit
 from shardrec.data_pipeline.prepare.steps.writer import (
     FILE_ROWS,
@@ -100,7 +100,7 @@ class Report:
 
 
 def prepare(
-    sources: Sequence[Source], recipe: Recipe, output: Output, progress: Callable[[str], None] = lambda line: None
+    sources: Sequence[RawSource], recipe: Recipe, output: Output, progress: Callable[[str], None] = lambda line: None
 ) -> Report:
     """Writes `train/`, `validation/`, `test/` (those with rows), `vocabularies/` and `schema.yaml` as one.
 

@@ -11,7 +11,7 @@ from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,
     LabelReader,
-    NumberReader,
+    WeightReader,
     check_aligned,
 )
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe, weights_name
@@ -26,7 +26,7 @@ class Rewriter:
         self._schema = recipe.schema_of(fitted)
         self._readers = [FeatureReader(f, folder) for f in self._schema.features]
         self._labels = {label.name: LabelReader(label) for label in recipe.labels}
-        self._weight = NumberReader(recipe.weight) if recipe.weight else None
+        self._weight = WeightReader(recipe.weight) if recipe.weight else None
         self._group = GroupReader(recipe.group) if recipe.group else None
 
     def __call__(

@@ -9,8 +9,8 @@ import pyarrow as pa
 from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.features.transforms import LabelReader
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe
-from shardrec.data_pipeline.prepare.steps.source import Source
-from shardrec.data_pipeline.prepare.steps.splits import LEFT_OUT, HashSplit, Rows, draw
+from shardrec.data_pipeline.prepare.steps.source import RawSource
+from shardrec.data_pipeline.prepare.steps.splits import LEFT_OUT, HashSplit, RowNumbers, draw
 from shardrec.data_pipeline.prepare.steps.writer import SPLITS
 
 
@@ -18,7 +18,7 @@ class Numbered(NamedTuple):
     """A source and its place among the input files."""
 
     part: int
-    source: Source
+    source: RawSource
 
 
 class Selection:
@@ -28,7 +28,7 @@ class Selection:
         self._recipe = recipe
         self._label = LabelReader(recipe.labels[0]) if recipe.negative_rate < 1 else None
 
-    def columns(self, source: Source) -> tuple[str, ...]:
+    def columns(self, source: RawSource) -> tuple[str, ...]:
         """Raw columns that the decision needs."""
         split = self._recipe.split
         label = self._label.columns if self._label is not None and source.labeled else ()
@@ -44,11 +44,11 @@ class Selection:
         """(batch, [n] int8: places in SPLITS or LEFT_OUT, where it comes from) for all of a file's rows."""
         first = 0
         for batch, origin in numbered.source.batches(columns):
-            rows = Rows(numbered.part, first, batch.num_rows)
+            rows = RowNumbers(numbered.part, first, batch.num_rows)
             first += batch.num_rows
             yield batch, self._codes(batch, numbered.source, rows, origin), origin
 
-    def _codes(self, batch: pa.RecordBatch, source: Source, rows: Rows, origin: Origin) -> np.ndarray:
+    def _codes(self, batch: pa.RecordBatch, source: RawSource, rows: RowNumbers, origin: Origin) -> np.ndarray:
         recipe = self._recipe
         if source.split is not None:
             codes = np.full(batch.num_rows, SPLITS.index(source.split), np.int8)

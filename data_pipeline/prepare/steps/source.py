@@ -14,7 +14,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 
-class Source(ABC):
+class RawSource(ABC):
     """One input file. Sources are pickled to workers and read more than once, each time with the same rows in order.
 
     path: the file
@@ -34,7 +34,7 @@ class Source(ABC):
         """
 
 
-Made = TypeVar("Made", bound=Source)
+Made = TypeVar("Made", bound=RawSource)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def draw(purpose: str, seed: int, words: list[np.ndarray]) -> np.ndarray:
     return (hash_words([named, *words], seed) >> np.uint64(11)) * 2.0**-53
 
 
-class Rows:
+class RowNumbers:
     """Numbers of a batch's rows that do not depend on batches or workers: (input file's place, row within it)."""
 
     def __init__(self, part: int, first: int, n: int) -> None:
@@ -56,7 +56,7 @@ class HashSplit(_Fractions):
     columns: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**64)
 
-    def codes(self, batch: pa.RecordBatch, rows: Rows, origin: Origin) -> np.ndarray:
+    def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
         """[n] int8 places in SPLITS. A null is a value like others."""
         words = rows.words
         if self.columns:
@@ -92,7 +92,7 @@ class TimeSplit(_Fractions):
             raise ValueError("cuts must ascend")
         return self
 
-    def codes(self, batch: pa.RecordBatch, rows: Rows, origin: Origin) -> np.ndarray:
+    def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
         """[n] int8 places in SPLITS. Raises UserError for a null."""
         times = batch.column(self.column)
         _no_null(times, self.column, origin, "a time")
@@ -127,7 +127,7 @@ class ColumnSplit(Declaration):
     column: str
     values: dict[str, Split] = Field(default={"train": "train", "validation": "validation", "test": "test"})
 
-    def codes(self, batch: pa.RecordBatch, rows: Rows, origin: Origin) -> np.ndarray:
+    def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
         """[n] int8 places in SPLITS. Raises UserError for a value that is not in `values`."""
         found = batch.column(self.column).cast(pa.string())
         _no_null(found, self.column, origin, "the name of a split")

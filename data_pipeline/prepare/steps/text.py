@@ -17,7 +17,7 @@ from pydantic import Field
 from shardrec.data_pipeline.declaration import Declaration, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
-from shardrec.data_pipeline.prepare.steps.source import Source
+from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 BLOCK_BYTES = 8 << 20
@@ -36,7 +36,7 @@ class TextFormat(Declaration):
 
 
 @dataclass
-class TextFile(Source):
+class TextFile(RawSource):
     """A delimited file.
 
     types: the columns to read, and as what: string, int64, float64, or a list of one of these

@@ -35,7 +35,7 @@ from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,
     LabelReader,
-    NumberReader,
+    WeightReader,
     check_aligned,
 )
 from shardrec.data_pipeline.features.vocabulary import Lookup
@@ -389,7 +389,7 @@ def test_labels() -> None:
 def test_sample_weights_are_finite_and_not_negative() -> None:
     def weights(*values: float | None) -> list[float]:
         batch = pa.RecordBatch.from_pydict({"w": pa.array(values, pa.float64())})
-        return NumberReader("w")(batch, "f").values.tolist()
+        return WeightReader("w")(batch, "f").values.tolist()
 
     assert weights(0.0, 2.5) == [0, 2.5]
     for value, found in ((-1.0, "-1"), (nan, "nan"), (np.inf, "inf"), (None, "null")):
@@ -442,7 +442,7 @@ def test_missing_and_repeated_columns() -> None:
         reader.check(pa.schema([("userid", pa.int64())]), "f")
     with pytest.raises(UserError, match="f: column 'user_id' is there 2 times"):
         reader.check(pa.schema([("user_id", pa.int64())] * 2), "f")
-    for other in (LabelReader(Label(name="user_id")), NumberReader("user_id"), GroupReader("user_id")):
+    for other in (LabelReader(Label(name="user_id")), WeightReader("user_id"), GroupReader("user_id")):
         with pytest.raises(UserError, match="unknown column 'user_id'"):
             other.check(pa.schema([("x", pa.int64())]), "f")
 

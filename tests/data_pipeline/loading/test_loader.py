@@ -26,7 +26,7 @@ from shardrec.data_pipeline.features.schema import (
 from shardrec.data_pipeline.loading import footprint as footprint_module
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading import order as order_module
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 
 MANY = Identity(num_ids=1 << 30)
 SCHEMA = Schema(
@@ -84,7 +84,7 @@ def write(folder, files: list[list[int]]) -> int:
 
 def load(folder, **options) -> Loader:
     settings = {"folder": ".", "global_batch_size": 16, "memory": 1 << 30, **options}
-    return Loader(Source.open(folder), SCHEMA, **settings)
+    return Loader(DataSet.open(folder), SCHEMA, **settings)
 
 
 def check_content(batch) -> list[int]:
@@ -238,7 +238,7 @@ def test_memory_stays_within_its_limit(tmp_path, monkeypatch, files, groups, lan
         pq.write_table(data, tmp_path / f"{file}.parquet", max(groups))
     schema = Schema(features=tuple(IdFeature(name=n, ids=MANY) for n in names))
     loader = Loader(
-        Source.open(tmp_path), schema, folder=".", global_batch_size=1024, lanes=lanes, window=2048, memory=memory
+        DataSet.open(tmp_path), schema, folder=".", global_batch_size=1024, lanes=lanes, window=2048, memory=memory
     )
     arrow: list[int] = []
     counted = loader._count_decoded
@@ -365,6 +365,6 @@ def test_class_weights_and_lists_of_many_kinds(tmp_path):
         live = batch.live
         assert torch.equal(batch.weights[live], 1 + 2 * batch.labels["label"][live])
     schema = Schema(features=(IdListFeature(name="path", ids=MANY, max_length=2),), labels=(Label(),))
-    loader = Loader(Source.open(tmp_path), schema, folder=".", global_batch_size=16)
+    loader = Loader(DataSet.open(tmp_path), schema, folder=".", global_batch_size=16)
     for batch in loader.epoch(0):
         assert batch.ids.lengths().tolist() == [min(r % 4, 2) if r >= 0 else 0 for r in batch.rows.tolist()]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.parquet import Index, RangeReader, Sample, Source
+from shardrec.data_pipeline.reading.parquet import DataSet, Index, RangeReader, Sample
 
 
 def write(path: Path, groups: list[int], start: int = 0, columns: dict[str, pa.DataType] | None = None) -> int:
@@ -37,7 +37,7 @@ def reader(index: Index, on_decoded, chunk_rows: int = 7, whole_rows: int = 10**
     )
 
 
-def read(source: Source, start: int, stop: int, chunk_rows: int = 7) -> tuple[list[int], int]:
+def read(source: DataSet, start: int, stop: int, chunk_rows: int = 7) -> tuple[list[int], int]:
     """The values of column x in a range, and how many rows were decoded."""
     decoded: list[int] = []
     values: list[int] = []
@@ -58,7 +58,7 @@ def test_any_range_of_rows(tmp_path_factory, files):
     total = 0
     for i, groups in enumerate(files):
         total = write(folder / f"{i}.parquet", groups, total)
-    source = Source.open(folder)
+    source = DataSet.open(folder)
     assert source.index.num_rows == total
     for start in range(0, total, 3):
         for stop in range(start, total + 1, 5):
@@ -83,7 +83,7 @@ def test_runs_cut_a_range_where_row_groups_end(groups, rows, data):
 
 def test_only_row_groups_of_the_range_are_decoded(tmp_path):
     write(tmp_path / "a.parquet", [100, 100, 100])
-    source = Source.open(tmp_path)
+    source = DataSet.open(tmp_path)
     assert read(source, 100, 200, chunk_rows=50) == (list(range(100, 200)), 100)
     assert read(source, 150, 200, chunk_rows=50)[1] == 100  # decoded from the group's start
     assert read(source, 100, 120, chunk_rows=50)[1] == 50  # and no further than needed
@@ -97,7 +97,7 @@ def test_paths_are_folders_globs_uris_and_lists(tmp_path):
     (tmp_path / "schema.yaml").write_text("")
 
     def names(paths):
-        return [Path(f.path).relative_to(tmp_path).as_posix() for f in Source.open(paths).index.files]
+        return [Path(f.path).relative_to(tmp_path).as_posix() for f in DataSet.open(paths).index.files]
 
     assert names(tmp_path) == ["a.parquet", "b.parquet", "deep/c.parquet"]
     assert names(str(tmp_path)) == names(tmp_path) == names(tmp_path.as_uri()) == names(f"{tmp_path}/**")
@@ -112,13 +112,13 @@ def test_paths_are_folders_globs_uris_and_lists(tmp_path):
 def test_relative_paths(tmp_path, monkeypatch):
     write(tmp_path / "data" / "a.parquet", [3])
     monkeypatch.chdir(tmp_path)
-    assert Source.open("data").index.num_rows == Source.open("data/*.parquet").index.num_rows == 3
+    assert DataSet.open("data").index.num_rows == DataSet.open("data/*.parquet").index.num_rows == 3
 
 
 def test_the_index_is_all_that_another_process_needs(tmp_path):
     write(tmp_path / "b.parquet", [2, 3], write(tmp_path / "a.parquet", [4]))
-    index = pickle.loads(pickle.dumps(Source.open(tmp_path).index))
-    assert read(Source.from_index(index), 0, 9)[0] == list(range(9))
+    index = pickle.loads(pickle.dumps(DataSet.open(tmp_path).index))
+    assert read(DataSet.from_index(index), 0, 9)[0] == list(range(9))
     assert index.values_per_row == {"x": 1, "y": 1}
     assert (index.group_of(4), index.file_of(index.group_of(4)), index.group_bounds(2)) == (1, 1, (6, 9))
 
@@ -126,16 +126,16 @@ def test_the_index_is_all_that_another_process_needs(tmp_path):
 def test_the_fingerprint_is_that_of_the_data_not_of_its_folder(tmp_path):
     write(tmp_path / "one" / "a.parquet", [4, 4])
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    prints = [Source.open(tmp_path / f).index.fingerprint for f in ("one", "two")]
+    prints = [DataSet.open(tmp_path / f).index.fingerprint for f in ("one", "two")]
     write(tmp_path / "two" / "a.parquet", [4, 3])
     write(tmp_path / "three" / "b.parquet", [4, 4])
-    prints += [Source.open(tmp_path / f).index.fingerprint for f in ("two", "three")]
+    prints += [DataSet.open(tmp_path / f).index.fingerprint for f in ("two", "three")]
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
 def test_lists_are_counted_by_their_values(tmp_path):
     pq.write_table(pa.table({"l": [[1, 2, 3], [4, 5, 6]], "x": [0, 1]}), tmp_path / "a.parquet")
-    assert Source.open(tmp_path).index.values_per_row == {"l": 3, "x": 1}
+    assert DataSet.open(tmp_path).index.values_per_row == {"l": 3, "x": 1}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_cannot_be_data(tmp_path, path, message):
     write(tmp_path / "no_rows" / "a.parquet", [])
     write(tmp_path / "no_rows" / "b.parquet", [0])
     with pytest.raises(UserError, match=message) as caught:
-        Source.open(path if not path or "://" in path else tmp_path / path)
+        DataSet.open(path if not path or "://" in path else tmp_path / path)
     assert "\n" not in str(caught.value)
 
 
@@ -165,7 +165,7 @@ def test_a_truncated_file_is_named(tmp_path):
     write(tmp_path / "b.parquet", [100])
     os.truncate(tmp_path / "b.parquet", 300)
     with pytest.raises(UserError, match=r"b\.parquet: not a readable Parquet file.*truncated"):
-        Source.open(tmp_path)
+        DataSet.open(tmp_path)
 
 
 def test_corrupt_pages_are_named(tmp_path):
@@ -173,14 +173,14 @@ def test_corrupt_pages_are_named(tmp_path):
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     data[4:2000] = b"\xff" * 1996
     (tmp_path / "a.parquet").write_bytes(data)
-    source = Source.open(tmp_path)  # the footer is fine
+    source = DataSet.open(tmp_path)  # the footer is fine
     with pytest.raises(UserError, match=r"a\.parquet: row groups 0 to 0 cannot be decoded .* corrupt"):
         read(source, 0, 5000, chunk_rows=1000)
 
 
 def test_a_file_that_changed_or_vanished_since_it_was_indexed(tmp_path):
     write(tmp_path / "a.parquet", [5])
-    source = Source.open(tmp_path)
+    source = DataSet.open(tmp_path)
     write(tmp_path / "a.parquet", [4])
     with pytest.raises(UserError, match=r"a\.parquet.* changed"):
         read(source, 0, 5)
@@ -201,19 +201,19 @@ def test_files_that_disagree_in_schema(tmp_path, columns, message):
     write(tmp_path / "a.parquet", [5])
     write(tmp_path / "b.parquet", [5], columns=columns)
     with pytest.raises(UserError, match=message):
-        Source.open(tmp_path)
+        DataSet.open(tmp_path)
 
 
 def test_the_order_of_columns_may_differ(tmp_path):
     end = write(tmp_path / "a.parquet", [5])
     write(tmp_path / "b.parquet", [5], end, columns={"y": pa.float32(), "x": pa.int64()})
-    assert read(Source.open(tmp_path), 0, 10)[0] == list(range(10))
+    assert read(DataSet.open(tmp_path), 0, 10)[0] == list(range(10))
 
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_large_row_groups_are_read_piece_by_piece(tmp_path, remote):
     total = write(tmp_path / "b.parquet", [200_000], write(tmp_path / "a.parquet", [200_000]))
-    index = Source.open(tmp_path).index
+    index = DataSet.open(tmp_path).index
     if remote:  # anything but the plain local file system
         files = [f._replace(filesystem=pafs.SubTreeFileSystem("/", f.filesystem)) for f in index.files]
         index = dataclasses.replace(index, files=tuple(files))
@@ -235,7 +235,7 @@ def test_only_so_many_footers_stay_open(tmp_path):
     start = 0
     for i in range(6):
         start = write(tmp_path / f"{i}.parquet", [1] * 50, start)
-    index = Source.open(tmp_path).index
+    index = DataSet.open(tmp_path).index
     one = index.footer_bytes(0)
     for memory, most in ((0, 1), (3 * one, 3), (100 * one, 6)):
         found = RangeReader(

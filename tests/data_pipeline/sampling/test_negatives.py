@@ -26,7 +26,7 @@ from shardrec.data_pipeline.features.schema import (
     SequenceFeature,
 )
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler, check_negatives
 from shardrec.data_pipeline.sampling.pairs import PairSet
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
@@ -81,7 +81,7 @@ def write(folder: Path, rows: int, seed: int = 0, group_rows: int = 16) -> list[
 
 
 def load(folder: Path, per_positive: int = 3, sampling: NegativeSampling | None = None, **options) -> Loader:
-    source = Source.open(folder)
+    source = DataSet.open(folder)
     sampling = sampling or NegativeSampling(per_positive=per_positive)
     negatives = pickle.loads(pickle.dumps(Negatives.read(sampling, source, SCHEMA, ".")))  # as other ranks get it
     given = {"folder": ".", "global_batch_size": 4 * (1 + per_positive), "window": 32, "prefetch": 0, **options}
@@ -174,7 +174,7 @@ def of_log(tmp_path: Path, known: dict[int, list[int]], **settings) -> Negatives
     users, items = (np.array(column) for column in zip(*pairs, strict=True))
     schema = SCHEMA.subset(["user", "item"]).unlabelled()
     pq.write_table(pa.table({"user": users, "item": items}), tmp_path / "0.parquet")
-    return Negatives.read(NegativeSampling(**settings), Source.open(tmp_path / "0.parquet"), schema, ".")
+    return Negatives.read(NegativeSampling(**settings), DataSet.open(tmp_path / "0.parquet"), schema, ".")
 
 
 def sampler(tmp_path: Path, known: dict[int, list[int]]) -> tuple[NegativeSampler, np.ndarray]:
@@ -225,7 +225,7 @@ def test_a_training_row_that_is_no_positive(tmp_path):
     load(tmp_path)
     strict = SCHEMA.model_copy(update={"labels": (Label(threshold=3), Label(name="rating"))})
     with pytest.raises(UserError, match=r"0\.parquet, row 0: label 'label' is 0, but data\.negatives takes every"):
-        Negatives.read(NegativeSampling(), Source.open(tmp_path), strict, ".")
+        Negatives.read(NegativeSampling(), DataSet.open(tmp_path), strict, ".")
     labels[41] = -1
     spoilt = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
     pq.write_table(spoilt, tmp_path / "0.parquet", row_group_size=16)
@@ -277,7 +277,7 @@ def test_other_crosses_go_with_what_they_are_of(cross, brought):
 
 def test_a_drawn_items_crosses_come_with_it(tmp_path):
     write(tmp_path, 40)
-    source = Source.open(tmp_path)
+    source = DataSet.open(tmp_path)
     of_item = IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["item"], SCHEMA["brand"]), num_ids=10**9))
     of_user = IdFeature(name="y", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["hour"]), num_ids=10**9))
     schema = NegativeSampling().read_from(crossing(of_item, of_user), ["item", "x", "y"])
@@ -295,7 +295,7 @@ def test_a_drawn_items_crosses_come_with_it(tmp_path):
 
 def test_known_pairs_are_part_of_the_memory(tmp_path):
     write(tmp_path, 60)
-    negatives = Negatives.read(NegativeSampling(per_positive=3), Source.open(tmp_path), SCHEMA, ".")
+    negatives = Negatives.read(NegativeSampling(per_positive=3), DataSet.open(tmp_path), SCHEMA, ".")
     known = negatives.known
     assert negatives.nbytes == 8 * len(known.keys) + len(known._bits) + negatives.catalogue.nbytes
     with pytest.raises(UserError, match=r"data\.memory of 0 MiB is too small: data\.negatives takes .* known pairs"):
@@ -341,7 +341,7 @@ def test_a_resumed_run_must_draw_alike(tmp_path):
     load(tmp_path).check_state(saved)
     with pytest.raises(UserError, match=r"data\.(global_batch_size|negatives)"):
         load(tmp_path, per_positive=1).check_state(saved)
-    plain = Loader(Source.open(tmp_path), SCHEMA, folder=".", global_batch_size=16, window=32, lanes=4)
+    plain = Loader(DataSet.open(tmp_path), SCHEMA, folder=".", global_batch_size=16, window=32, lanes=4)
     with pytest.raises(UserError, match=r"data\.negatives is None, but the checkpoint was made with .*per_positive"):
         plain.check_state(saved)
 
@@ -388,7 +388,7 @@ def test_what_cannot_be_drawn(tmp_path):
 
 def test_a_model_need_not_read_the_user(tmp_path):
     pairs = write(tmp_path, 40)
-    source = Source.open(tmp_path)
+    source = DataSet.open(tmp_path)
     schema = NegativeSampling().read_from(SCHEMA, ["brand", "price"])
     assert [f.name for f in schema.features] == ["item", "user", "brand", "price"]
     negatives = Negatives.read(NegativeSampling(per_positive=1), source, schema, ".")

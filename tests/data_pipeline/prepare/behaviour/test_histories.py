@@ -14,7 +14,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events, hour_of_week
-from shardrec.data_pipeline.prepare.behaviour.histories import HistoryRows, Protocol, prepare_histories
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, HistoryRows, prepare_histories
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk
@@ -50,7 +50,7 @@ def events_of(found: Log, times: bool = True, categories: bool = True) -> Events
     )
 
 
-def prepared(out: Path, found: Log, protocol: Protocol, **parts: bool) -> Report:
+def prepared(out: Path, found: Log, protocol: HistoryProtocol, **parts: bool) -> Report:
     return prepare_histories(events_of(found, **parts), protocol, Output(out, row_group_rows=16))
 
 
@@ -84,7 +84,7 @@ class Named:
         return [names[v] for v in value] if isinstance(value, list) else names[value]
 
 
-def expected_positives(found: Log, split: str, protocol: Protocol) -> dict[tuple[str, int], dict[str, Any]]:
+def expected_positives(found: Log, split: str, protocol: HistoryProtocol) -> dict[tuple[str, int], dict[str, Any]]:
     """(user, place in the user's events) -> row."""
     rows = {}
     for user, of_user in by_user(found).items():
@@ -118,9 +118,13 @@ def in_order(rows: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize(
     "protocol",
-    [Protocol(), Protocol(max_length=3, negatives=2, seed=4), Protocol(min_history=4, sampling="popular")],
+    [
+        HistoryProtocol(),
+        HistoryProtocol(max_length=3, negatives=2, seed=4),
+        HistoryProtocol(min_history=4, sampling="popular"),
+    ],
 )
-def test_rows_are_those_of_the_loops(tmp_path: Path, protocol: Protocol) -> None:
+def test_rows_are_those_of_the_loops(tmp_path: Path, protocol: HistoryProtocol) -> None:
     found = log()
     prepared(tmp_path / "out", found, protocol)
     named, items = Named(tmp_path / "out"), {u: {i for _, i, _ in e} for u, e in by_user(found).items()}
@@ -148,11 +152,11 @@ def test_repeated_items_are_told_and_left_out_where_asked(tmp_path: Path) -> Non
         first.setdefault(event[:2], event)
     repeats = len(found) - len(first)
     said = "events with an item that their user had before: "
-    kept = prepared(tmp_path / "kept", found, Protocol())
+    kept = prepared(tmp_path / "kept", found, HistoryProtocol())
     assert f"{said}{repeats}, kept, but no negative is a repeat (--first-only leaves them out)" in str(kept)
-    left = prepared(tmp_path / "left", found, Protocol(first_only=True, history_negatives=True))
+    left = prepared(tmp_path / "left", found, HistoryProtocol(first_only=True, history_negatives=True))
     assert f"{said}{repeats}, left out" in str(left)
-    same = prepared(tmp_path / "same", list(first.values()), Protocol(history_negatives=True))
+    same = prepared(tmp_path / "same", list(first.values()), HistoryProtocol(history_negatives=True))
     assert said not in str(same)
     for split in ("train", "validation", "test"):
         left_rows, same_rows = (Named(tmp_path / out).rows(split)[::2] for out in ("left", "same"))
@@ -167,7 +171,7 @@ def test_repeated_items_are_told_and_left_out_where_asked(tmp_path: Path) -> Non
 def test_the_other_negatives_lie_beside_the_test_rows(tmp_path: Path) -> None:
     found = log()
     for sampling, other in (("uniform", "popular"), ("popular", "uniform")):
-        report = prepared(tmp_path / sampling, found, Protocol(sampling=sampling))  # type: ignore[arg-type]
+        report = prepared(tmp_path / sampling, found, HistoryProtocol(sampling=sampling))  # type: ignore[arg-type]
         assert f"test_{other}: the positives of test beside negatives drawn otherwise" in str(report)
     a, b = Named(tmp_path / "uniform"), Named(tmp_path / "popular")
     assert a.rows("test") == b.rows("test_uniform") and b.rows("test") == a.rows("test_popular")
@@ -177,8 +181,8 @@ def test_the_other_negatives_lie_beside_the_test_rows(tmp_path: Path) -> None:
 
 def test_events_of_histories_have_items_beside_them_that_the_user_never_had(tmp_path: Path) -> None:
     found = log()
-    prepared(tmp_path / "with", found, Protocol(history_negatives=True, negatives=2))
-    prepared(tmp_path / "without", found, Protocol(negatives=2))
+    prepared(tmp_path / "with", found, HistoryProtocol(history_negatives=True, negatives=2))
+    prepared(tmp_path / "without", found, HistoryProtocol(negatives=2))
     items = {u: {i for _, i, _ in e} for u, e in by_user(found).items()}
     drawn = set()
     for split in ("train", "test"):
@@ -194,7 +198,7 @@ def test_events_of_histories_have_items_beside_them_that_the_user_never_had(tmp_
 
 def test_the_schema_says_what_goes_with_what(tmp_path: Path) -> None:
     found = log()
-    prepared(tmp_path / "out", found, Protocol(history_negatives=True, max_length=7))
+    prepared(tmp_path / "out", found, HistoryProtocol(history_negatives=True, max_length=7))
     schema = Schema.load(tmp_path / "out" / "schema.yaml")
     assert [(f.name, f.table_name, f.role) for f in schema.sparse] == [
         ("user", "user", "user"),
@@ -213,14 +217,14 @@ def test_the_schema_says_what_goes_with_what(tmp_path: Path) -> None:
     chunk = Chunk(table.to_batches()[0], "train", 0, 0)
     lists = Layout(schema, tmp_path / "out").block(chunk).lists
     assert [len(together.values) for together in lists] == [5]  # all aligned
-    prepared(tmp_path / "bare", found, Protocol(), times=False, categories=False)
+    prepared(tmp_path / "bare", found, HistoryProtocol(), times=False, categories=False)
     bare = Schema.load(tmp_path / "bare" / "schema.yaml")
     assert [f.name for f in bare.features] == ["user", "item", "item_history"]
 
 
 def test_vocabularies_are_those_of_training_events(tmp_path: Path) -> None:
     found = log()
-    prepared(tmp_path / "out", found, Protocol())
+    prepared(tmp_path / "out", found, HistoryProtocol())
     kept = [e for of_user in by_user(found).values() for e in (of_user[:-2] if len(of_user) > 2 else of_user)]
     for table, values in (("user", [e[0] for e in kept]), ("item", [e[1] for e in kept])):
         counts = sorted(((values.count(v), v) for v in set(values)), key=lambda c: (-c[0], c[1]))
@@ -231,39 +235,39 @@ def test_vocabularies_are_those_of_training_events(tmp_path: Path) -> None:
 def test_held_out_items_that_training_lacks(tmp_path: Path) -> None:
     found = [(u, i, t) for u in "abc" for t, i in enumerate(("x", "y", "z", "w"))] + [("d", "v", 0)]
     found += [("e", i, t) for t, i in enumerate(("x", "y", "new", "newer"))]
-    report = str(prepared(tmp_path / "out", found, Protocol(keep_unknown=True), categories=False))
+    report = str(prepared(tmp_path / "out", found, HistoryProtocol(keep_unknown=True), categories=False))
     assert "held-out items that no training row has: 4 of 4 in validation, 4 of 4 in test; kept, as row 0" in report
     assert "users of fewer than 3 events, in train only: 1" in report
     assert [r["item"] for r in Named(tmp_path / "out").rows("test")[::2]] == ["?"] * 4
-    report = str(prepared(tmp_path / "left", found, Protocol(), categories=False))
+    report = str(prepared(tmp_path / "left", found, HistoryProtocol(), categories=False))
     assert "4 of 4 in validation, 4 of 4 in test; their rows are left out (--keep-unknown keeps them)" in report
     assert not (tmp_path / "left" / "test").exists() and not (tmp_path / "left" / "test_popular").exists()
 
 
 def test_nothing_to_learn_from_and_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^log: no training rows: no user has more than 1 events beside the two held"):
-        prepared(tmp_path / "out", [("a", "i1", 0), ("a", "i2", 1), ("a", "i3", 2)], Protocol())
+        prepared(tmp_path / "out", [("a", "i1", 0), ("a", "i2", 1), ("a", "i3", 2)], HistoryProtocol())
     with pytest.raises(UserError, match=r"^log: user 'a' has all items that occur in training, so that no negative"):
-        prepared(tmp_path / "out", [("a", f"i{t}", t) for t in range(4)], Protocol())
+        prepared(tmp_path / "out", [("a", f"i{t}", t) for t in range(4)], HistoryProtocol())
     assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_history_is_a_row_where_it_is_asked_for(tmp_path: Path) -> None:
     found = log()
-    prepared(tmp_path / "out", found, Protocol(min_history=0))
+    prepared(tmp_path / "out", found, HistoryProtocol(min_history=0))
     rows = Named(tmp_path / "out").rows("train")
     first = [r for r in rows if not r["item_history"] and r["label"]]
     assert sorted(r["user"] for r in first) == sorted(by_user(found))
 
 
 def test_the_same_seed_gives_the_same_rows_whatever_the_chunks(tmp_path: Path, monkeypatch: Any) -> None:
-    found, protocol = log(), Protocol(history_negatives=True)
+    found, protocol = log(), HistoryProtocol(history_negatives=True)
     prepared(tmp_path / "a", found, protocol)
     monkeypatch.setattr(
         "shardrec.data_pipeline.prepare.behaviour.histories.CHUNK_ELEMENTS", 150
     )  # 3 rows at a time: one positive
     prepared(tmp_path / "b", found, protocol)
-    prepared(tmp_path / "c", found, Protocol(history_negatives=True, seed=1))
+    prepared(tmp_path / "c", found, HistoryProtocol(history_negatives=True, seed=1))
     a, b, c = (pq.read_table(tmp_path / x / "train") for x in "abc")
     assert a.equals(b) and not a.equals(c)
     same = [{r["user"]: (r["item"], r["item_history"]) for r in Named(tmp_path / x).rows("test")[::2]} for x in "ac"]
@@ -274,7 +278,7 @@ def test_the_same_seed_gives_the_same_rows_whatever_the_chunks(tmp_path: Path, m
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=60), st.integers(1, 8))
 def test_histories_are_the_events_before(pairs: list[tuple[int, int]], most: int) -> None:
     found = [(str(u), f"i{i}", 0) for u, i in pairs]
-    rows = HistoryRows(events_of(found, times=False, categories=False), Protocol(max_length=most))
+    rows = HistoryRows(events_of(found, times=False, categories=False), HistoryProtocol(max_length=most))
     events = rows.events
     past, offsets = rows.ranges(np.arange(len(events)))
     seen: dict[int, list[int]] = {}

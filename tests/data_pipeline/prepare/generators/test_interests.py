@@ -15,7 +15,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.commands import app
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
-from shardrec.data_pipeline.prepare.generators.planted import Block, Histories
+from shardrec.data_pipeline.prepare.generators.planted import Histories, LogRows
 
 LOG = InterestLog(Histories(items=20_000, mean_length=23, max_length=50), negatives=True)
 ORDERED = replace(LOG, order=True)
@@ -23,11 +23,11 @@ ROWS = 20_000
 
 
 @pytest.fixture(scope="module")
-def block() -> Block:
+def block() -> LogRows:
     return LOG.block("train", 0, ROWS)
 
 
-def said(log: InterestLog, block: Block, row: int) -> float:
+def said(log: InterestLog, block: LogRows, row: int) -> float:
     """The sum of the opinions of a row's events of the target's category, fading where the order counts."""
     (items, offsets), (categories, _) = block.lists["item_history"], block.lists["category_history"]
     total = 0.0
@@ -52,7 +52,7 @@ def test_clicks_follow_the_events_of_the_targets_category(log: InterestLog) -> N
     assert block.label.mean() == pytest.approx(0.5, abs=0.02) == pytest.approx(block.probability.mean(), abs=0.02)
 
 
-def test_histories_mix_interests_in_runs(block: Block) -> None:
+def test_histories_mix_interests_in_runs(block: LogRows) -> None:
     items, offsets = block.lists["item_history"]
     categories, _ = block.lists["category_history"]
     np.testing.assert_array_equal(categories, LOG.category(items))
@@ -65,7 +65,7 @@ def test_histories_mix_interests_in_runs(block: Block) -> None:
     assert again.sum() / (len(items) - ROWS) == pytest.approx(0.5 + 0.5 / LOG.interests, abs=0.01)
 
 
-def test_negatives_are_of_categories_that_the_history_has_not(block: Block) -> None:
+def test_negatives_are_of_categories_that_the_history_has_not(block: LogRows) -> None:
     (items, offsets), (categories, _) = block.lists["negative_item_history"], block.lists["negative_category_history"]
     np.testing.assert_array_equal(categories, LOG.category(items))
     owner = np.repeat(np.arange(ROWS), np.diff(offsets))
@@ -75,7 +75,7 @@ def test_negatives_are_of_categories_that_the_history_has_not(block: Block) -> N
     assert np.bincount(categories, minlength=100).min() > 0.85 * len(items) / 100
 
 
-def test_a_row_does_not_depend_on_how_many_are_drawn(block: Block) -> None:
+def test_a_row_does_not_depend_on_how_many_are_drawn(block: LogRows) -> None:
     few = replace(LOG).block("train", 0, 100)
     np.testing.assert_array_equal(few.probability, block.probability[:100])
     np.testing.assert_array_equal(few.label, block.label[:100])
@@ -86,7 +86,7 @@ def test_a_row_does_not_depend_on_how_many_are_drawn(block: Block) -> None:
 
 
 @pytest.mark.parametrize("dim", [8, 16])
-def test_pooled_histories_hide_it(block: Block, dim: int) -> None:
+def test_pooled_histories_hide_it(block: LogRows, dim: int) -> None:
     """A pool of `dim` numbers that knows all opinions: each is written along its category's direction, and the
     target's direction reads them. The best such reader, with the quality beside it, is well below what can be reached.
     """

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import (
     BLOCK_ROWS,
-    Block,
     Histories,
+    LogRows,
     PlantedLog,
     PowerLaw,
     Strengths,
@@ -61,7 +61,7 @@ def test_a_billion_ids_reach_the_tail() -> None:
 # ---------------------------------------------------------------- rows
 
 
-def equal(a: Block, b: Block, rows: int) -> None:
+def equal(a: LogRows, b: LogRows, rows: int) -> None:
     for name, values in a.columns.items():
         np.testing.assert_array_equal(values[:rows], b.columns[name][:rows])
     np.testing.assert_array_equal(a.probability[:rows], b.probability[:rows])
@@ -108,7 +108,7 @@ def test_the_click_rate_is_as_asked(rate: float) -> None:
 # ---------------------------------------------------------------- the planted logit
 
 
-def loops(log: PlantedLog, block: Block, row: int) -> tuple[float, float, list[float]]:
+def loops(log: PlantedLog, block: LogRows, row: int) -> tuple[float, float, list[float]]:
     """(sum of weights, sum of dot products of all pairs, share of same taste) of a row, before centring."""
     hidden = [log.hidden(name, block.columns[name][row : row + 1])[:, 0].astype(np.float64) for name in log.fields]
     centres = [
@@ -153,7 +153,7 @@ def test_the_effect_of_an_id_fades_with_its_rank() -> None:
     assert np.abs(np.corrcoef(hidden) - np.eye(3)).max() < 0.1
 
 
-def one_hot(log: PlantedLog, block: Block) -> csr_matrix:
+def one_hot(log: PlantedLog, block: LogRows) -> csr_matrix:
     """Ids one-hot beside the dense columns."""
     sizes = list(log.fields.values())
     starts = np.cumsum([0, *sizes])

@@ -18,8 +18,8 @@ from shardrec.data_pipeline.prepare.commands import app
 from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
 from shardrec.data_pipeline.prepare.importers.ratings import FRACTIONS, Axis, prepare_ratings
 from shardrec.data_pipeline.prepare.steps.preparation import Output
-from shardrec.data_pipeline.prepare.steps.splits import HashSplit, Rows
-from shardrec.data_pipeline.reading.parquet import Source
+from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
+from shardrec.data_pipeline.reading.parquet import DataSet
 
 USERS, MOVIES = 30, 12
 Single = dict[str, set[tuple[int, int, float]]]  # split -> (user, movie, rating)
@@ -99,7 +99,7 @@ def test_ids_and_rows_that_training_lacks(tmp_path: Path) -> None:
     pairs = [(u, m) for u in range(9) for m in range(9)]
     split = HashSplit(columns=("user_id", "movie_id"), fractions={"train": 0.9, "test": 0.1})
     table = pa.table({"user_id": [u for u, _ in pairs], "movie_id": [m for _, m in pairs]})
-    held_out = split.codes(table.to_batches()[0], Rows(0, 0, len(table)), Origin("source")) == 2
+    held_out = split.codes(table.to_batches()[0], RowNumbers(0, 0, len(table)), Origin("source")) == 2
     lonely = pairs[int(held_out.argmax())]  # only its held-out rating is kept of this user
     kept = [p for p in pairs if p[0] != lonely[0] or p == lonely]
     columns = {c: [p[i] for p in kept] for i, c in enumerate(("user_id", "movie_id"))}
@@ -124,7 +124,7 @@ def test_a_loader_reads_them_with_and_without_labels(folder: Path, tmp_path: Pat
     pq.write_table(pq.read_table(out / "test").drop_columns(["asked_ratings"]), blind)
     for path, used in ((out / "test", schema), (blind, schema.unlabelled())):
         options: dict[str, Any] = {"folder": out, "global_batch_size": 64, "order": "file", "prefetch": 0}
-        (batch,) = Loader(Source.open(str(path)), used, **options).epoch(0)
+        (batch,) = Loader(DataSet.open(str(path)), used, **options).epoch(0)
         assert batch.weighted_ids.keys() == ["rated", "asked"] and not batch.labels
         asked = batch.weighted_ids["asked"]
         assert asked.lengths().tolist() == [len(r["asked"]) for r in rows]

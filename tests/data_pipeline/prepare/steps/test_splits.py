@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, Rows, TimeSplit, draw
+from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, RowNumbers, TimeSplit, draw
 
 ORIGIN = Origin("f", 2, "line")
 
@@ -17,7 +17,7 @@ ORIGIN = Origin("f", 2, "line")
 def codes(
     split: HashSplit | TimeSplit | ColumnSplit, batch: pa.RecordBatch, part: int = 0, first: int = 0
 ) -> list[int]:
-    return split.codes(batch, Rows(part, first, batch.num_rows), ORIGIN).tolist()
+    return split.codes(batch, RowNumbers(part, first, batch.num_rows), ORIGIN).tolist()
 
 
 def batch_of(**columns: object) -> pa.RecordBatch:
@@ -25,11 +25,15 @@ def batch_of(**columns: object) -> pa.RecordBatch:
 
 
 def test_draws_are_uniform_and_independent_by_purpose_and_seed() -> None:
-    words = Rows(3, 100, 100_000).words
+    words = RowNumbers(3, 100, 100_000).words
     drawn = draw("split", 0, words)
     assert drawn.min() >= 0 and drawn.max() < 1
     assert np.abs(np.histogram(drawn, 10, (0, 1))[0] - 10_000).max() < 400
-    for other in (draw("negative", 0, words), draw("split", 1, words), draw("split", 0, Rows(4, 100, 100_000).words)):
+    for other in (
+        draw("negative", 0, words),
+        draw("split", 1, words),
+        draw("split", 0, RowNumbers(4, 100, 100_000).words),
+    ):
         assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.015
 
 
