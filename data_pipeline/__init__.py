@@ -10,4 +10,5 @@
 - `reading/`: row ranges of Parquet files, in a pure order, as arrays
 - `sampling/`: negatives drawn for training rows
 - `sizes.py`: sizes in bytes, as people read and write them
+- `whole_files.py`: files and folders that appear complete or not at all
 """

@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("sampling",),
         ("reading",),
         ("features",),
-        ("batch", "comma_lists", "declaration", "sizes"),
+        ("batch", "comma_lists", "declaration", "sizes", "whole_files"),
         ("errors",),
     ),
     "data_pipeline.prepare": (

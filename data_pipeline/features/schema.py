@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from shardrec.data_pipeline.declaration import Declaration, first_problem, load_yaml, plain, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+from shardrec.data_pipeline.whole_files import whole_file
 
 # ---------------------------------------------------------------- how a column becomes table rows
 
@@ -304,7 +305,9 @@ class Schema(Declaration):
 
     def save(self, path: str | Path) -> None:
         """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""
-        Path(path).write_text(yaml.safe_dump(plain(self), sort_keys=False, width=120, default_flow_style=None))
+        text = yaml.safe_dump(plain(self), sort_keys=False, width=120, default_flow_style=None)
+        with whole_file(path) as temporary:
+            temporary.write_text(text)
 
 
 def _raw(f: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.whole_files import sync
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
-from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, fill_rectangle, sync_folder, write_file
+from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, fill_rectangle, write_file
 from shardrec.sharding.dynamic.id_map import IdCounters, IdMap
 
 Saved = dict[str, dict[str, Any]]
@@ -30,7 +31,7 @@ def write_id_maps(folder: Path, maps: Mapping[str, IdMap]) -> Saved:
     inside = folder / _FOLDER
     inside.mkdir(parents=True, exist_ok=True)
     found = {name: _write_map(inside, name, held) for name, held in maps.items()}
-    sync_folder(inside)
+    sync(inside)
     return found
 
 

@@ -47,15 +47,6 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     return described
 
 
-def sync_folder(path: Path) -> None:
-    """Puts a folder's list of files on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
     """Streams a tensor's rows; returns the rows of a chunk and each chunk's CRC32, taken while the chunk is written."""
     step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))

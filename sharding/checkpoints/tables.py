@@ -15,12 +15,12 @@ from urllib.parse import quote
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.shard_files import (
     Entry,
     Scratch,
     entries_by_table,
     fill_rectangle,
-    sync_folder,
     write_file,
 )
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
@@ -49,7 +49,7 @@ def write_tables(
                 shard = _share(shard, rank, ranks)
             if len(shard.weight):
                 entries.append(_write_shard(inside, table, shard))
-    sync_folder(inside)
+    sync(inside)
     return entries
 
 

@@ -5,9 +5,7 @@ plain gathers read, bytes that plain exchanges move. A case's floor is the time 
 bytes; its share of the measured lookup says how much is left to gain.
 """
 
-import csv
 import gc
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +35,8 @@ from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import print_table
 
 PLACEMENTS: tuple[Placement, ...] = ("table_wise", "row_wise", "column_wise", "data_parallel")
@@ -193,11 +192,7 @@ def write_rates(found: Sequence[dict[str, Any]], path: Path) -> None:
 def write_results(found: Sequence[dict[str, Any]], out: Path) -> None:
     """sharding.csv, sharding.json (a line a case) and sharding.png in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write_atomically(out / "sharding.csv", text.getvalue())
+    write_csv(out / "sharding.csv", found)
     write_atomically(out / "sharding.json", "".join(json.dumps(row) + "\n" for row in found))
     _plot(found, out / "sharding.png")
 
@@ -244,4 +239,4 @@ def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("milliseconds a step")
     axes.set_ylabel(", ".join(name.replace("_", " ") for name in varied))
     axes.legend()
-    figure.savefig(path, format="png")
+    write_picture(path, figure)

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
-from shardrec.sharding.checkpoints.shard_files import sync_folder
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.trainer.launch.environment import Environment
@@ -84,9 +84,9 @@ def save(
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
         write_manifest(temporary / "manifest.json", content)
-        sync_folder(temporary)
+        sync(temporary)
         temporary.rename(final)
-        sync_folder(folder.checkpoints)
+        sync(folder.checkpoints)
     environment.barrier()
 
 

@@ -1,9 +1,7 @@
 """`shardrec contrast`: models of a comparison on the same test rows, each less the first, with bootstrap intervals."""
 
-import csv
-import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_csv
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import print_table
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
@@ -80,7 +79,7 @@ def contrast_models(
             progress(f"drawing users: {name}, {subset}")
             facts = {"model": name, "to": names[0], "rows_of": subset, "rows": len(ours[0]), "groups": judged.groups}
             found.append(facts | judged.differences(ours, base, draws=draws))
-    write_atomically(comparison / FILE, _csv(found))
+    write_csv(comparison / FILE, map(_flat, found))
     return found
 
 
@@ -149,12 +148,11 @@ def _shown(interval: Interval) -> str:
     return f"[bold]{text}[/bold]" if interval.clear else text
 
 
-def _csv(found: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    facts = [name for name in found[0] if name not in METRICS]
-    metrics = [name for name in METRICS if name in found[0]]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*facts, *(f"{m}{part}" for m in metrics for part in ("", "_low", "_high"))])
-    for row in found:
-        writer.writerow([*(row[name] for name in facts), *(x for m in metrics for x in row.get(m, ("", "", "")))])
-    return text.getvalue()
+def _flat(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives each number of an interval a column of its own: `auc`, `auc_low`, `auc_high`."""
+    flat: dict[str, Any] = {}
+    for name, value in line.items():
+        flat |= (
+            dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True)) if name in METRICS else {name: value}
+        )
+    return flat

@@ -4,9 +4,6 @@ Metrics are of the test split, or of the validation split where the data have no
 deviation over the seeds that finished. Speed is the median over them.
 """
 
-import csv
-import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from shardrec.trainer.run_folder.folder import write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.summaries import shown
 from shardrec.trainer.run_folder.terminal import print_table
 
@@ -143,8 +140,8 @@ class Scoreboard:
     def write(self, folder: Path) -> None:
         """compare.csv, runs.csv, compare.md and compare.png in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "compare.csv", _csv(self.row(model) for model in self.models))
-        write_atomically(folder / "runs.csv", _csv(map(_run_row, sorted(self.outcomes, key=self._place))))
+        write_csv(folder / "compare.csv", map(self.row, self.models))
+        write_csv(folder / "runs.csv", map(_run_row, sorted(self.outcomes, key=self._place)))
         write_atomically(folder / "compare.md", self.markdown())
         if self.shown:
             self._plot(folder / "compare.png")
@@ -177,9 +174,7 @@ class Scoreboard:
             axes.tick_params(axis="x", labelsize=8)
         panels[0].set_yticks(range(len(done)), done)
         panels[0].set_ylim(len(done) - 0.5, -0.5)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two comparisons may share a folder
-        figure.savefig(partial, format="png")
-        partial.replace(path)
+        write_picture(path, figure)
 
 
 def _seconds(summary: dict[str, Any]) -> float | None:
@@ -201,16 +196,6 @@ def _run_row(outcome: Outcome) -> dict[str, Any]:
     for split, metrics in outcome.summary["metrics"].items():
         row |= {f"{split}/{name}": value for name, value in metrics.items()}
     return row
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Columns in the order of their first appearance; numbers in full precision, nothing where nothing is known."""
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=_names(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:

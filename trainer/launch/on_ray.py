@@ -28,7 +28,8 @@ from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.environment import Environment, cores, default_workers, resolve_device
 from shardrec.trainer.launch.worker import Worker, run_worker
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 
 OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
 INHERITED = ("GOMP_SPINCOUNT", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")  # what a cluster's workers are told

@@ -1,6 +1,5 @@
 """A chart of what a plan puts on each rank: a bar a rank, the largest tables and id maps stacked, and what there is."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.sizes import readable
 from shardrec.sharding.planning.plan import Plan, bytes_per_rank
+from shardrec.trainer.run_folder.atomic import write_picture
 
 LARGEST = 8  # tables with a colour of their own
 
@@ -46,6 +46,4 @@ def draw_memory(plan: Plan, path: Path) -> None:
     axes.set_xlabel(f"rank ({plan.local_world_size} a host)")
     axes.set_ylabel("GiB")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    write_picture(path, figure)

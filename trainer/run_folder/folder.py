@@ -8,7 +8,6 @@ A run of stages has a folder of this kind for each of them, and `stages.yaml` an
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -22,8 +21,10 @@ from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.whole_files import whole_file
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.run_folder.atomic import write_atomically
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class RunFolder:
             target = self.path / path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                copy_files(f"{config.data.schema_folder}/{path}", str(target))
+                with whole_file(target) as temporary:
+                    copy_files(f"{config.data.schema_folder}/{path}", str(temporary))
             except FileNotFoundError:
                 if path in needed:
                     raise
@@ -241,16 +243,6 @@ class RunFolder:
             return UserError(json.loads(self.error_file.read_text())["error"])
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """All of `text` or the old content, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _shown(model: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from shardrec.data_pipeline.whole_files import whole_file
+
 _FILE = "progress.json"
 _WRITE_SECONDS = 0.2
 _POLL_SECONDS = 0.25
@@ -90,10 +92,9 @@ class ProgressFile:
             return
         self._phase = event.phase
         self._next = time.monotonic() + _WRITE_SECONDS
-        partial = self._path.with_suffix(".tmp")
         try:
-            partial.write_text(json.dumps(asdict(event)))
-            partial.replace(self._path)
+            with whole_file(self._path, synced=False) as temporary:
+                temporary.write_text(json.dumps(asdict(event)))
         except OSError:
             pass  # a full disk or a slow share shall stop checkpoints, not this
 

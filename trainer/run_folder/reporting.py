@@ -6,7 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
 
 

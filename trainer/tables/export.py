@@ -6,8 +6,6 @@ equal place are compressed together, so that what fp16 leaves empty takes no roo
 
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
+from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables.ids import TableIds
 
@@ -47,7 +45,6 @@ def export_table(
     table, declared = saved.table(name), DeclaredTable.of(folder, name)
     id_map, rows = saved.id_map(table), table.num_embeddings
     ids = TableIds.of(folder, declared.features, rows, id_map=id_map, by_number=by_number)
-    check_out(out)
     about = {
         "table": name,
         "ids": ids.kind,
@@ -58,22 +55,9 @@ def export_table(
         "dtype": table.dtype,
         "optimizer": table.optimizer,
     }
-    temporary = out.resolve().parent / f".{out.name}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(out) as temporary:
         files, rows = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return about | {"rows": rows, "files": files, "why": ids.why, "nameless": ids.nameless}
-
-
-def check_out(out: Path) -> None:
-    """Raises UserError unless `out` is not there, or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty; name another --out")
 
 
 def _write_parts(

@@ -14,15 +14,16 @@ from shardrec.data_pipeline.reading.files import find_files
 from shardrec.sharding.checkpoints.id_maps import write_id_maps
 from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
 from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
-from shardrec.sharding.checkpoints.shard_files import Entry, sync_folder
+from shardrec.sharding.checkpoints.shard_files import Entry
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import DTYPES, starts_at_zero
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, Position, saved_tower, write_manifest
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
 from shardrec.trainer.config.load import load
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
-from shardrec.trainer.tables.export import ID, VECTOR, check_out
+from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.tables.export import ID, VECTOR
 from shardrec.trainer.tables.ids import DynamicRowFinder, RowFinder, TableIds
 from shardrec.trainer.tables.incoming_rows import IncomingRows
 
@@ -61,17 +62,12 @@ def import_table(
     incoming = IncomingRows(find_files(data), table, ids.kind, finder, columns)
     found = incoming.check_ids(skip_unknown=skip_unknown)
     copied = _Copied(saved, declared, name, incoming, finder, folder.config().trainer.seed)
-    temporary = RunFolder(out.resolve().parent / f".{out.name}.{os.getpid()}.tmp")
-    try:
-        _copy_run(folder, temporary, out.resolve())
-        copied.write(temporary.checkpoint(step))
-        facts = {"table": name, "rows": found.rows, "of": table.num_embeddings, "from": str(folder.path)}
-        temporary.record("import", step, facts)
-        if out.exists():
-            out.rmdir()
-        temporary.path.rename(out)
-    finally:
-        shutil.rmtree(temporary.path, ignore_errors=True)
+    facts = {"table": name, "rows": found.rows, "of": table.num_embeddings, "from": str(folder.path)}
+    with new_folder(out) as temporary:
+        made = RunFolder(temporary)
+        _copy_run(folder, made, out.resolve())
+        copied.write(made.checkpoint(step))
+        made.record("import", step, facts)
     done = {"step": step, "ids": ids.kind, "why": ids.why, "new": len(copied.fresh)}
     return facts | done | asdict(found)
 
@@ -142,8 +138,6 @@ class _Copied:
             "position": asdict(Position(**{k: saved.content["position"][k] for k in _KEPT})),
         }
         write_manifest(made / "manifest.json", content)
-        for folder in (*(f for f in made.iterdir() if f.is_dir()), made):
-            sync_folder(folder)
 
     def _replaced(self, name: str, made: Path) -> list[Entry]:
         """Copies a table with its new rows; returns the entries of the copy."""
@@ -178,5 +172,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())

@@ -17,7 +17,8 @@ from shardrec.trainer.config.stages import by_stage_names, planned_folders, reso
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.trainer import train_worker

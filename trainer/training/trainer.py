@@ -16,7 +16,8 @@ from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.checkpoint import Position
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter, write_summary
 from shardrec.trainer.session.forward import loss_values, objective, stack_terms
 from shardrec.trainer.session.session import Session

@@ -1,22 +1,16 @@
 """Writing prepared data: folders that appear complete or not at all, and Parquet files of bounded size."""
 
-import errno
-import os
-import shutil
-import signal
-import socket
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.whole_files import whole_folder
 
 SCHEMA_FILE = "schema.yaml"
 Split = Literal["train", "validation", "test"]
@@ -25,49 +19,12 @@ ROW_GROUP_ROWS = 65_536
 FILE_ROWS = 16 * ROW_GROUP_ROWS
 
 
-@contextmanager
-def staged(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder beside `out` to be filled: it becomes `out` at the end, or is removed if anything is raised.
+def staged(out: str | Path, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """Yields a folder to be filled, which then becomes `out`; it is removed if anything is raised.
 
     Raises UserError where `out` holds anything, unless `overwrite` is given and `out` is prepared data (schema.yaml).
     """
-    out = Path(out).absolute()
-    _check_vacant(out, overwrite)
-    prefix = f".{out.name}.preparing-{socket.gethostname()}-"
-    _remove_abandoned(out.parent, prefix)
-    folder = out.parent / f"{prefix}{os.getpid()}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
-    terminate = _exit_on_termination()
-    try:
-        yield folder
-        _check_vacant(out, overwrite)
-        if out.exists():
-            old = folder.with_name(folder.name + "-old")
-            out.rename(old)
-            folder.rename(out)
-            shutil.rmtree(old)
-        else:
-            folder.rename(out)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(f"{out}: no space left on the device; nothing was kept") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if terminate is not None:
-            signal.signal(signal.SIGTERM, terminate)
-
-
-def _exit_on_termination() -> Any:
-    """Makes SIGTERM raise SystemExit, so that nothing is left behind; returns the handler to put back, if any."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return before
+    return whole_folder(Path(out).absolute(), partial(_check_vacant, overwrite=overwrite), overwrite=overwrite)
 
 
 def _check_vacant(out: Path, overwrite: bool) -> None:
@@ -83,24 +40,6 @@ def _check_vacant(out: Path, overwrite: bool) -> None:
         raise UserError(
             f"{out}: not overwritten, since it holds no {SCHEMA_FILE} and so is not prepared data; remove it"
         )
-
-
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Removes what killed preparations of the same folder on this host left behind."""
-    for left in parent.glob(prefix.replace("[", "[[]") + "*"):
-        process = left.name.removeprefix(prefix).removesuffix("-old")
-        if process.isdigit() and not _alive(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class RowsWriter:

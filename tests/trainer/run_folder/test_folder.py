@@ -9,7 +9,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.run_folder.folder import RunFolder, write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 
 
 @pytest.fixture
@@ -79,10 +79,3 @@ def test_the_first_failure_counts(config: RunConfig) -> None:
     folder.fail(UserError("the cause"))
     folder.fail(UserError("a consequence"))
     assert str(folder.failure()) == "the cause"
-
-
-def test_atomic_writes_leave_no_other_file(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "x", "1")
-    write_atomically(tmp_path / "x", "2")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_text() == "2"

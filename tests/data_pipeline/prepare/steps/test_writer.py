@@ -1,10 +1,5 @@
 """Prepared folders are complete or absent; files and row groups have the sizes asked for."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,14 +49,6 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert [f.name for f in out.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("error", [UserError("wrong"), KeyboardInterrupt(), OSError("gone")])
-def test_nothing_is_left_when_anything_is_raised(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), staged(tmp_path / "out") as folder:
-        (folder / "x").write_text("1")
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -83,29 +70,3 @@ def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
     with pytest.raises(UserError, match="is a file"), staged(out / "new"):
         pass
-
-
-def test_terminated_and_killed_preparations_leave_nothing_for_good(tmp_path: Path) -> None:
-    script = (
-        "import sys, time\nfrom shardrec.data_pipeline.prepare.steps.writer import staged\n"
-        "with staged(sys.argv[1]) as f:\n    (f / 'x').write_text('1'); print('in', flush=True); time.sleep(60)\n"
-    )
-    for how, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
-        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "out")], stdout=subprocess.PIPE, env=environment
-        )
-        assert process.stdout is not None
-        with process, process.stdout:
-            assert process.stdout.readline() == b"in\n"
-            process.send_signal(how)
-            assert process.wait(20) != 0
-        for _ in range(50):
-            if len(list(tmp_path.iterdir())) == left:
-                break
-            time.sleep(0.1)
-        assert len(list(tmp_path.iterdir())) == left
-        assert not (tmp_path / "out").exists()
-    with staged(tmp_path / "out") as folder:  # the next one removes what the killed one could not
-        (folder / "x").write_text("1")
-    assert [f.name for f in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,153 @@
+"""Files and folders that appear complete or not at all, whatever happens to the process or the machine.
+
+They are made under another name beside their place (a leading dot, then host, process and a count, so that no two
+writers meet), put on disk, and only then renamed.
+"""
+
+import errno
+import itertools
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shardrec.data_pipeline.errors import UserError
+
+_count = itertools.count()
+_UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say whose folders cannot be synced
+
+
+@contextmanager
+def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
+    """Yields the path of a file to be written, which then replaces `path`; that stays as it was if anything is raised.
+
+    synced: a crash of the machine loses neither the old content nor the new one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
+    try:
+        yield temporary
+        if synced:
+            sync(temporary)
+        temporary.replace(path)
+        if synced:
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(
+    out: Path,
+    check: Callable[[Path], None],
+    *,
+    overwrite: bool = False,
+    launch: str | None = None,
+    leads: bool = True,
+) -> Iterator[Path]:
+    """Yields a folder to be filled, which then becomes `out`; if anything is raised, it is removed and `out` as it was.
+
+    check: raises UserError for an `out` that must not be replaced; asked at the start and at the end. What is in `out`
+    is replaced only with `overwrite`; else `out` must be empty then, or not there. launch: what the processes have in
+    common that fill one folder together, None: there is one process; the one that leads puts it in its place.
+
+    Raises UserError for a place that cannot be written to, and for a full disk.
+    """
+    check(out)
+    place = out.resolve()
+    beginning = f".{place.name}.partial-{socket.gethostname()}-"
+    if launch is None:
+        _remove_abandoned(place.parent, beginning)
+    folder = place.with_name(f".{place.name}.partial-{launch or _writer()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=launch is not None)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
+    terminate = _exit_on_termination() if launch is None else None  # torchrun's ranks may be inside a collective
+    try:
+        yield folder
+        if leads:
+            _sync_all(folder)
+            check(out)
+            _put(folder, place, overwrite)
+            sync(place.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"{out}: no space left on the device; nothing was kept") from error
+    finally:
+        if leads:
+            shutil.rmtree(folder, ignore_errors=True)
+        if terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def sync(path: Path) -> None:
+    """Puts a file, or a folder's list of files, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSYNCED or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    for inside, _, files in os.walk(folder):
+        for file in files:
+            sync(Path(inside, file))
+        sync(Path(inside))
+
+
+def _put(folder: Path, place: Path, overwrite: bool) -> None:
+    """Renames `folder` to `place`; without `overwrite` the system itself refuses where a file has come in meanwhile."""
+    if not (overwrite and place.exists()):
+        folder.rename(place)
+        return
+    old = folder.with_name(f"{folder.name}-old")
+    place.rename(old)
+    try:
+        folder.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
+    shutil.rmtree(old)
+
+
+def _writer() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{next(_count)}"
+
+
+def _exit_on_termination() -> Any:
+    """Makes SIGTERM raise SystemExit, so that nothing is left behind; returns the handler to put back, if any."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return before
+
+
+def _remove_abandoned(parent: Path, beginning: str) -> None:
+    """Removes what killed processes of this host left behind of the same folder."""
+    for left in parent.glob(beginning.replace("[", "[[]") + "*"):
+        process = left.name.removeprefix(beginning).split("-")[0]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

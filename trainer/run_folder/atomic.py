@@ -1,0 +1,49 @@
+"""What commands write appears complete or not at all: text, CSV, pictures and folders."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.whole_files import whole_file, whole_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes all of `text` in place of what `path` held, or leaves that, whatever happens."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table: columns in the order of first appearance, numbers in full, nothing where a row lacks one."""
+    rows = list(rows)
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_picture(path: Path, figure: "Figure") -> None:
+    """Writes a figure as PNG."""
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def check_out(out: Path) -> None:
+    """Raises UserError unless `out` is not there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: not empty; name another --out")
+
+
+def new_folder(out: Path, *, launch: str | None = None, leads: bool = True) -> AbstractContextManager[Path]:
+    """Yields a folder to be filled, which then becomes `out`, which must be empty or not there; else UserError.
+
+    launch, leads: where the ranks of one launch fill it together, as in `whole_folder`.
+    """
+    return whole_folder(out, check_out, launch=launch, leads=leads)
