@@ -1,5 +1,7 @@
 """Applies a plan to a training step: tables by TorchRec's DistributedModelParallel, the tower in replicas.
 
+A step is `begin(context)`, forward, backward, `step()`.
+
 Gradients: TorchRec, DistributedDataParallel and `Replicas` all average over ranks, so that a loss of
 `world_size * local_total / global_count` on each rank gives every table and the tower the gradient that one process
 would give them. Sharded tables are updated inside backward; `step` updates the data-parallel ones.
@@ -35,6 +37,7 @@ from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, merged, module_name
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.sample_counts import SampleCounts
 
 
@@ -53,7 +56,6 @@ class Distributed:
     replicas: Replicas
     _kernels: list[Any] = field(repr=False)
     _process_group: dist.ProcessGroup = field(repr=False)
-    _seed: int = 0
 
     def tower_parameters(self) -> dict[str, nn.Parameter]:
         """The step's parameters without tables, by names that depend on no plan."""
@@ -65,28 +67,13 @@ class Distributed:
         saved = self.step_module.state_dict(keep_vars=True)
         return {n: b for n, b in self.step_module.named_buffers() if n in saved and not n.startswith(inside)}
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Scales all tables' learning rates, from now on."""
+    def begin(self, context: UpdateContext) -> None:
+        """Starts a step, before its forward pass; data-parallel gradients that no `step` has used are forgotten."""
         for kernel in self._kernels:
-            kernel.set_learning_rate(factor)
-        self.replicas.set_learning_rate(factor)
-
-    def set_loss_weight(self, total: float) -> None:
-        """Says what the next backward's mean loss is divided by: FTRL's gradients are multiplied by it (else by 1).
-
-        total: the same on all ranks, e.g. the sample weights of the global batch, summed.
-        """
-        for kernel in self._kernels:
-            kernel.set_loss_weight(total)
-        self.replicas.set_loss_weight(total)
-
-    def set_step(self, step: int) -> None:
-        """Says which step comes next, before its forward pass: ids are counted in it, fp16 rows rounded by it."""
-        for kernel in self._kernels:
-            kernel.set_step(self._seed, step)
-        self.replicas.set_step(self._seed, step)
+            kernel.begin(context)
+        self.replicas.begin(context)
         if self.lookup.dynamic is not None:
-            self.lookup.dynamic.step = step
+            self.lookup.dynamic.begin(context.step)
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
@@ -108,10 +95,6 @@ class Distributed:
             return
         features = {t.name: names for group in self.lookup.groups for t, names in group.features.items()}
         SampleCounts([self.tables[n] for n in self.counted_tables], features, self._process_group).count(batches)
-
-    def zero_grad(self) -> None:
-        """Forgets data-parallel tables' gradients that no `step` has used."""
-        self.replicas.zero_grad()
 
     def step(self) -> None:
         """Updates the data-parallel tables; the others were updated inside backward. All ranks call it alike."""
@@ -158,7 +141,7 @@ def distribute(
     assert resolved == asked, "the plan was made with other optimizers"
     lookup.resolve({name: planned.table for name, planned in plan.tables.items()})
 
-    replicated = _use_plan(lookup, plan, device)
+    replicated = _use_plan(lookup, plan, device, seed)
     module = DistributedModelParallel(
         step,
         env=ShardingEnv.from_process_group(process_group),
@@ -180,12 +163,14 @@ def distribute(
     lookup.use_dynamic(
         DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
     )
-    distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group, seed)
-    distributed.set_step(0)
+    distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group)
+    distributed.begin(UpdateContext(0))
     return distributed
 
 
-def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list[ReplicatedBags | ReplicatedSequences]:
+def _use_plan(
+    lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int
+) -> list[ReplicatedBags | ReplicatedSequences]:
     """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; gives the latter."""
     everywhere = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
     collections: list[tuple[Group, nn.Module]] = []
@@ -197,11 +182,11 @@ def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device) -> list
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:
-                mark_table(named[module_name(table.name)], table, device.type)
+                mark_table(named[module_name(table.name)], table, device.type, seed)
             collections.append((sharded, collection))
         if copied.tables:
             make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
-            replicated.append(make(copied, device))
+            replicated.append(make(copied, device, seed))
             collections.append((copied, replicated[-1]))
     lookup.use(collections)
     return replicated

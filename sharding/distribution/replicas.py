@@ -14,29 +14,31 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.lookup.lookup import Group
 from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard, is_rounded, module_name, physical_dim
-from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key
+from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.choose import row_update
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 
 
-def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device) -> RowTables:
+def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device, seed: int) -> RowTables:
     shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
     updates = [row_update(t) for t in tables]
     dtypes = [DTYPES[t.dtype] for t in tables]
-    return RowTables(shapes, features, updates, dtypes=dtypes, device=device, deferred=True)
+    roundings = [ShardRounding(seed, module_name(t.name)) if is_rounded(t) else None for t in tables]
+    return RowTables(shapes, features, updates, dtypes=dtypes, device=device, roundings=roundings, deferred=True)
 
 
 class ReplicatedBags(nn.Module):
     """KeyedJaggedTensor -> KeyedTensor of sums, as an EmbeddingBagCollection gives them."""
 
-    def __init__(self, group: Group, device: torch.device) -> None:
+    def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
         self.group = group
         self._features = [f for features in group.features.values() for f in features]
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
         self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
-        self.rows = [_rows(group.tables, tables, device)]
+        self.rows = [_rows(group.tables, tables, device, seed)]
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
         keys = ids.keys()
@@ -53,10 +55,10 @@ class ReplicatedBags(nn.Module):
 class ReplicatedSequences(nn.Module):
     """KeyedJaggedTensor -> {key: JaggedTensor}, as an EmbeddingCollection gives them. Rows are bags of one id."""
 
-    def __init__(self, group: Group, device: torch.device) -> None:
+    def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
         self.group = group
-        self.rows = [_rows([table], [0], device) for table in group.tables]
+        self.rows = [_rows([table], [0], device, seed) for table in group.tables]
 
     def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         found = {}
@@ -79,6 +81,7 @@ class Replicas:
     def __init__(
         self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
     ) -> None:
+        self._rows = [rows for module in modules for rows in module.rows]
         self._live = [entry for module in modules for entry in module.live()]
         self._group = group
         self._shapes = [(rows.weights[i].shape[0], rows.weights[i].shape[1] + 1) for rows, i, _ in self._live]
@@ -91,23 +94,10 @@ class Replicas:
             found[table.name] = LiveTable(table, (shard,), replicated=True)
         return found
 
-    def set_learning_rate(self, factor: float) -> None:
-        for rows, _, _ in self._live:
-            rows.learning_rate_factor = factor
-
-    def set_loss_weight(self, total: float) -> None:
-        for rows, _, _ in self._live:
-            rows.loss_weight = total
-
-    def set_step(self, seed: int, step: int) -> None:
-        for rows, i, table in self._live:
-            if is_rounded(table):
-                rows.roundings[i] = StochasticRounding(rounding_key(seed, module_name(table.name), step))
-
-    def zero_grad(self) -> None:
-        """Forgets gradients that no `step` has used."""
-        for rows, _, _ in self._live:
-            rows.forget_gradients()
+    def begin(self, context: UpdateContext) -> None:
+        """Starts a step; gradients that no `step` has used are forgotten."""
+        for rows in self._rows:
+            rows.begin(context)
 
     def step(self) -> None:
         """Averages the ranks' gradients, as TorchRec does for sharded tables, and updates all replicas alike."""
@@ -124,4 +114,5 @@ class Replicas:
         self._sum /= dist.get_world_size(self._group)
         for (rows, i, _), buffer in zip(self._live, buffers, strict=True):
             rows.update(i, buffer)
-        self.zero_grad()
+        for rows in self._rows:
+            rows.forget_gradients()

@@ -27,23 +27,28 @@ from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.frozen_rows import FrozenRows
 from shardrec.sharding.planning.row_memory import memory_parameters
 from shardrec.sharding.tables.live import is_fused, is_rounded
-from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key
+from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 
-_ROW_UPDATE, _ROUNDED, _FROZEN = "row_update", "rounded", "frozen"  # our keys among a table's fused parameters
+_ROW_UPDATE, _ROUNDING_SEED, _FROZEN = (
+    "row_update",
+    "rounding_seed",
+    "frozen",
+)  # our keys among a table's fused parameters
 
 # ---------------------------------------------------------------- what a table is told
 
 
-def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str) -> None:
+def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str, seed: int) -> None:
     """Tells TorchRec, through a table's parameter on the meta device, how the table is updated.
 
-    On CPUs FBGEMM rounds to nearest, whatever it is told.
+    seed: of the draws by which our own kernel rounds. On CPUs FBGEMM rounds to nearest, whatever it is told.
     """
     assert table.optimizer is not None
     rounded = is_rounded(table)
-    told: dict[str, Any] = {_ROW_UPDATE: row_update(table), _ROUNDED: rounded}
+    told: dict[str, Any] = {_ROW_UPDATE: row_update(table), _ROUNDING_SEED: seed if rounded else None}
     if table.frozen:
         told = {_FROZEN: table.dtype}
     elif is_fused(table.optimizer) and not (rounded and device == "cpu"):
@@ -65,15 +70,10 @@ class _FusedRows:
     def init_parameters(self) -> None:
         """Rows are filled in place by `initialize.py` or a checkpoint."""
 
-    def set_learning_rate(self, factor: float) -> None:
+    def begin(self, context: UpdateContext) -> None:
+        """Sets the learning rate: no fused rule is of a summed loss, and FBGEMM rounds by draws of its own."""
         base = (self._config.fused_params or {})["learning_rate"]
-        self._emb_module.set_learning_rate(base * factor)
-
-    def set_loss_weight(self, total: float) -> None:
-        """No fused rule is of a summed loss."""
-
-    def set_step(self, seed: int, step: int) -> None:
-        """FBGEMM rounds by draws of its own."""
+        self._emb_module.set_learning_rate(base * context.learning_rate_factor)
 
     def shards(self) -> Iterator[tuple[str, int, int, Mapping[str, Tensor]]]:
         """(table, row, column, live tensors) of every shard in this kernel."""
@@ -169,14 +169,8 @@ class FrozenKernel(_OwnKernel):
         dtypes = [(config.fused_params or {})[_FROZEN]] * len(self.shapes)
         self.rows = FrozenRows(self.shapes, self.feature_tables, dtypes=dtypes, device=device)
 
-    def set_learning_rate(self, factor: float) -> None:
-        """There is no update."""
-
-    def set_loss_weight(self, total: float) -> None:
-        """There is no update."""
-
-    def set_step(self, seed: int, step: int) -> None:
-        """There is no update."""
+    def begin(self, context: UpdateContext) -> None:
+        """Does nothing: there is no update."""
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         for table, weight in zip(self.config.embedding_tables, self.rows.weights, strict=True):
@@ -191,26 +185,23 @@ class RowUpdateKernel(_OwnKernel):
 
     def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
         super().__init__(config, pooled=pooled)
+        parameters = config.fused_params or {}
+        seed = parameters[_ROUNDING_SEED]
         self.rows = RowTables(
             self.shapes,
             self.feature_tables,
-            [(config.fused_params or {})[_ROW_UPDATE]] * len(self.shapes),
+            [parameters[_ROW_UPDATE]] * len(self.shapes),
             dtypes=[data_type_to_dtype(config.data_type)] * len(self.shapes),
             device=device,
+            roundings=[
+                None if seed is None else ShardRounding(seed, table.name, *table.local_metadata.shard_offsets)
+                for table in config.embedding_tables
+            ],
         )
 
-    def set_learning_rate(self, factor: float) -> None:
-        self.rows.learning_rate_factor = factor
-
-    def set_loss_weight(self, total: float) -> None:
-        self.rows.loss_weight = total
-
-    def set_step(self, seed: int, step: int) -> None:
-        if (self.config.fused_params or {})[_ROUNDED]:
-            self.rows.roundings = [
-                StochasticRounding(rounding_key(seed, table.name, step), *table.local_metadata.shard_offsets)
-                for table in self.config.embedding_tables
-            ]
+    def begin(self, context: UpdateContext) -> None:
+        """Starts a step of its tables."""
+        self.rows.begin(context)
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         for i, table in enumerate(self.config.embedding_tables):

@@ -82,7 +82,7 @@ class DynamicTables:
         for table in tables:
             if table.table.dynamic:
                 self._tables[table.table.dynamic.name].append(table)
-        self.step = 0
+        self._step = 0
         self.maps: dict[str, IdMap] = {}
         self._owners: dict[str, Tensor] = {}
         for name, ids in self._spaces.items():
@@ -93,11 +93,15 @@ class DynamicTables:
             sizes = torch.tensor(cuts).diff()
             self._owners[name] = torch.arange(self._ranks).repeat_interleave(sizes).to(device)
 
+    def begin(self, step: int) -> None:
+        """Starts a step: ids are counted and admitted as of `step` from now on."""
+        self._step = step
+
     @torch.no_grad()
     def rows(self, batch: Batch, *, training: bool) -> Batch:
         """The batch with rows in place of raw ids; an id without a row of its own has the default row.
 
-        In training, ids are counted and admitted, and fresh rows filled, as of `step`. All ranks call it alike.
+        In training, ids are counted and admitted, and fresh rows filled. All ranks call it alike.
         """
         asked = {name: self._distinct(batch, features) for name, features in self._features.items()}
         answers = self._answered(asked, training)
@@ -169,7 +173,7 @@ class DynamicTables:
             return ids, nothing
         if not training:
             return held.find(ids), nothing
-        observed = held.observe(ids, counts, self.step)
+        observed = held.observe(ids, counts, self._step)
         return observed.rows, torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
 
     def _exchange(self, packed: Tensor, received: list[int], sent: list[int]) -> Tensor:

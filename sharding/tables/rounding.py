@@ -18,8 +18,22 @@ _COLUMNS = 4  # of one 64-bit draw
 
 
 @dataclass(frozen=True)
+class ShardRounding:
+    """One shard's roundings in all steps. row, column: where in its table the shard starts."""
+
+    seed: int
+    table: str
+    row: int = 0
+    column: int = 0
+
+    def at_step(self, step: int) -> "StochasticRounding":
+        """Returns the rounding of one step."""
+        return StochasticRounding(rounding_key(self.seed, self.table, step), self.row, self.column)
+
+
+@dataclass(frozen=True)
 class StochasticRounding:
-    """Of one shard in one step. key: says which draws, from `rounding_key`; row, column: where the shard starts."""
+    """One shard's rounding in one step. key: says which draws, from `rounding_key`; row, column: as `ShardRounding`."""
 
     key: int
     row: int = 0
@@ -46,6 +60,6 @@ class StochasticRounding:
 
 
 def rounding_key(seed: int, table: str, step: int) -> int:
-    """64 bits of (seed, table, step)."""
+    """Returns 64 bits of (seed, table, step)."""
     digest = hashlib.blake2b(f"rounding {seed} {table} {step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardrec.sharding.tables.rounding import StochasticRounding
+from shardrec.sharding.tables.rounding import ShardRounding
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.rules import RowUpdate
 
 
 class RowTables(nn.Module):
     """Several tables [rows, columns] with their state, looked up and updated together.
 
-    feature_tables: for each feature of the input the index of its table. With `deferred`, backward only keeps the
-    gradients, for `take_gradients`; otherwise it updates the rows at once.
+    feature_tables: for each feature of the input the index of its table. roundings: of each table; None, for one or for
+    all, rounds to nearest. With `deferred`, backward only keeps the gradients, for `add_gradients`; otherwise it
+    updates the rows at once.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RowTables(nn.Module):
         *,
         dtypes: Sequence[torch.dtype],
         device: torch.device,
+        roundings: Sequence[ShardRounding | None] | None = None,
         deferred: bool = False,
     ) -> None:
         super().__init__()
@@ -39,11 +42,16 @@ class RowTables(nn.Module):
         self.weights = [torch.zeros(s, dtype=d, device=device) for s, d in zip(shapes, dtypes, strict=True)]
         self.states = [u.state(w) for u, w in zip(self.updates, self.weights, strict=True)]
         self.deferred = deferred
-        self.learning_rate_factor = 1.0
-        self.loss_weight = 1.0
-        self.roundings: list[StochasticRounding | None] = [None] * len(shapes)
+        self._shard_roundings = tuple(roundings or [None] * len(shapes))
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
         self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
+        self.begin(UpdateContext(0))
+
+    def begin(self, context: UpdateContext) -> None:
+        """Starts a step: the next updates are those of `context`, and gradients that are still kept are forgotten."""
+        self._context = context
+        self._roundings = [None if r is None else r.at_step(context.step) for r in self._shard_roundings]
+        self.forget_gradients()
 
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Summed rows of B bags of F features: ids [T], offsets [F B + 1] -> [B, sum of the features' columns]."""
@@ -104,10 +112,12 @@ class RowTables(nn.Module):
         self._change_rows(table, rows, summed)
 
     def _change_rows(self, table: int, rows: Tensor | None, gradient: Tensor) -> None:
-        weight, state, rounding = self.weights[table], self.states[table], self.roundings[table]
-        self.updates[table].apply(weight, state, rows, gradient, self.learning_rate_factor, self.loss_weight, rounding)
+        weight, state, rounding = self.weights[table], self.states[table], self._roundings[table]
+        factor, loss_weight = self._context.learning_rate_factor, self._context.loss_weight
+        self.updates[table].apply(weight, state, rows, gradient, factor, loss_weight, rounding)
 
     def forget_gradients(self) -> None:
+        """Drops the gradients that are kept."""
         for kept in self._kept:
             kept.clear()
 

@@ -18,6 +18,7 @@ from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import declared_tables
+from shardrec.sharding.updates.context import UpdateContext
 
 GIB = 1 << 30
 SEED = 7
@@ -195,22 +196,27 @@ def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB) -> 
 
 
 def train(
-    case: Case, distributed: Distributed, batches: list[Rows], tower_rate: float = 0.1, first_step: int = 0
+    case: Case,
+    distributed: Distributed,
+    batches: list[Rows],
+    tower_rate: float = 0.1,
+    first_step: int = 0,
+    factor: float = 1.0,
 ) -> list[float]:
-    """Trains on the global batches as the trainer does; the global losses."""
+    """Trains on the global batches as the trainer does, at `factor` of the tables' rates; the global losses."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     tower = torch.optim.SGD(distributed.tower_parameters().values(), lr=tower_rate)
     losses = []
     for step, rows in enumerate(batches, first_step):
         batch = share(case, rows, rank, world_size, distributed.lookup)
-        distributed.set_step(step)
+        weight = batch.weights.sum()
+        dist.all_reduce(weight)
+        distributed.begin(UpdateContext(step, factor, float(weight)))
         total, count = distributed.module(batch)
         sums = torch.stack([total.detach(), count])
         dist.all_reduce(sums)
         losses.append(float(sums[0] / sums[1]))
         tower.zero_grad()
-        distributed.zero_grad()
-        distributed.set_loss_weight(float(sums[1]))
         (world_size * total / sums[1]).backward()
         tower.step()
         distributed.step()

@@ -185,8 +185,7 @@ def change_learning_rate() -> dict[str, dict[str, Tensor]]:
         case = every_case().rotated(ANY).changed_optimizer(OPTIMIZERS["sgd"])
         distributed = make(case)
         before = whole_tables(distributed)
-        distributed.set_learning_rate(factor)
-        train(case, distributed, training_batches()[:1])
+        train(case, distributed, training_batches()[:1], factor=factor)
         after = whole_tables(distributed)
         found[factor] = {n: after[n]["weight"] - before[n]["weight"] for n in after}
     return found

@@ -29,6 +29,7 @@ from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.sharding.tables.draws import mixed
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.benchmarks.sharded_tables import PooledStep, draw_ranks
 
 NAME = "ids"
@@ -98,7 +99,7 @@ def run_stream(
         batch = _batch(id_of(numbers[rank::ranks]), -(-len(numbers) // ranks)).to(device)
         dist.barrier()
         began = time.perf_counter()
-        made.set_step(step)
+        made.begin(UpdateContext(step))
         looked_up = made.module(batch)
         looked_up.backward(torch.full_like(looked_up, 1e-3))
         made.step()

@@ -25,6 +25,7 @@ from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.draws import mixed
+from shardrec.sharding.updates.context import UpdateContext
 
 BATCHES = 4  # that steps take turns with
 WARM_UP_STEPS = 2
@@ -117,13 +118,13 @@ def measure_case(case: Case, device: torch.device, steps: int) -> dict[str, Any]
     batches = made_batches(case, distributed.lookup.id_names, device, world_size, rank)
     forward, backward = [], []
     for step in range(WARM_UP_STEPS + steps):
+        distributed.begin(UpdateContext(step))
         dist.barrier()
         began = _now(device)
         looked_up = distributed.module(batches[step % BATCHES])
         between = _now(device)
         looked_up.backward(torch.full_like(looked_up, 1e-6))
         distributed.step()
-        distributed.zero_grad()
         forward.append(between - began)
         backward.append(_now(device) - between)
     estimate = _estimate(case, distributed.plan, topology)

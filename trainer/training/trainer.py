@@ -12,6 +12,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
 from shardrec.sharding.tables.collective import ProcessGroupCollective
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.checkpoint import Position
 from shardrec.trainer.config.sections import RunConfig
@@ -209,29 +210,30 @@ class Trainer:
                 if position.step_in_epoch == self.loader.steps_per_epoch:
                     position.epoch, position.step_in_epoch = position.epoch + 1, 0
                 self.session.model.task.check(batch)
-                yield batch.to(self.environment.device)
+                yield batch
                 if self.is_finished:
                     return
 
     def train_step(self, batch: Batch) -> None:
+        """Trains on a batch, which is still on the host: what tables are to know of it is summed there."""
         session, position = self.session, self.position
+        summed = torch.stack([batch.live.double().sum(), torch.where(batch.live, batch.weights, 0).double().sum()])
+        dist.all_reduce(summed)
+        live, weight = summed.tolist()
+        self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
+        batch = batch.to(self.environment.device)
         if self.config.trainer.progressive_validation:
             self._score(batch)
-        session.distributed.set_step(position.step)
+        session.distributed.begin(UpdateContext(position.step, self.last_factor, weight))
         output = session.distributed.module(batch)
         terms = session.model.task.loss(output, batch)
-        here = torch.stack([batch.live.double().sum(), torch.where(batch.live, batch.weights, 0).double().sum()])
-        summed = torch.cat([stack_terms(terms), here[None]])
+        summed = stack_terms(terms)
         dist.all_reduce(summed)
-        *sums, (live, weight) = summed.tolist()  # the one place where a GPU is waited for
+        sums = summed.tolist()  # the one place where a GPU is waited for
         losses = loss_values(terms, sums)
         if not math.isfinite(losses["loss"]):
             self._refuse(output, batch)
         session.tower.zero_grad()
-        session.distributed.zero_grad()
-        self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
-        session.distributed.set_learning_rate(self.last_factor)
-        session.distributed.set_loss_weight(weight)
         objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(self.last_factor)
         session.distributed.step()

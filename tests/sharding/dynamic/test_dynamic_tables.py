@@ -76,6 +76,15 @@ def test_counters_go_on_over_a_reload_and_add_up_over_ranks(everywhere: dict[int
     assert sum(of["refused"] for of in sums[0].values()) > 0
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_stream_ends_with_the_same_counts_on_any_number_of_ranks(
+    everywhere: dict[int, list[dict[str, Any]]], world_size: int
+) -> None:
+    """Batches that do not divide by the ranks, the last one shorter."""
+    for result in everywhere[world_size]:
+        assert result["stream"] == everywhere[1][0]["stream"]
+
+
 def dynamic(name: str, **said: Any) -> DynamicIds:
     return DynamicIds(name, DynamicConfig(**{"rows": 16, **said}))
 
@@ -191,11 +200,11 @@ def test_maps_have_the_rows_that_tables_have(rows: int) -> None:
 def test_a_gpu_gives_ids_the_same_rows() -> None:
     case = one_table(dynamic("t", rows=24, after=2))
     lookups = {d: EmbeddingLookup(case.inputs, (), device=d, seed=7) for d in ("cpu", "cuda")}
-    for rows in raw_rows(5):
+    for step, rows in enumerate(raw_rows(5), start=1):
         found = {}
         for device, lookup in lookups.items():
             assert lookup.dynamic is not None
-            lookup.dynamic.step += 1
+            lookup.dynamic.begin(step)
             batch = share(case, rows, 0, 1, lookup).to(torch.device(device))
             found[device] = lookup(batch)["x"].detach().cpu()
         torch.testing.assert_close(found["cpu"], found["cuda"], atol=1e-7, rtol=1e-6)

@@ -220,7 +220,7 @@ def test_what_torchrec_makes_of_it() -> None:
     for name, memory in memories.items():
         given = table(name, 100, 8, optimizer=SGD, memory=memory, cache_share=shares.get(name, 0.2))
         parameter = nn.Parameter(torch.empty(100, 8, device="meta"))
-        mark_table(parameter, given, "cuda")
+        mark_table(parameter, given, "cuda", seed=0)
         (told,) = parameter._optimizer_kwargs  # type: ignore[attr-defined]
         assert told.items() >= memory_parameters(given).items()
         kernel = EmbeddingComputeKernel(compute_kernel(given))

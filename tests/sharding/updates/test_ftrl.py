@@ -10,6 +10,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
 from shardrec.sharding.updates.choose import row_update, warm_start_tables
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 from tests.sharding.cases import table
 
@@ -91,7 +92,7 @@ def test_gradients_of_a_mean_loss_count_as_those_of_its_sum() -> None:
     r = np.random.default_rng(7)
     for rows in (4096, 512, 4096):
         ids, upstream = r.integers(0, ROWS, 20), r.normal(size=(20, 3)).astype(np.float32)
-        kernel.loss_weight = float(rows)
+        kernel.begin(UpdateContext(0, loss_weight=rows))
         kernel(torch.from_numpy(ids), torch.arange(21)).backward(torch.from_numpy(upstream) / rows)
         gradient = np.zeros((ROWS, 3))
         np.add.at(gradient, ids, upstream)
@@ -100,7 +101,7 @@ def test_gradients_of_a_mean_loss_count_as_those_of_its_sum() -> None:
     assert 0 < (paper.w == 0).sum() < ROWS * 3 / 2
 
     sgd = build(replace(spec, optimizer=TableOptimizer(name="sgd", learning_rate=1.0)))
-    sgd.loss_weight = 4096.0
+    sgd.begin(UpdateContext(0, loss_weight=4096.0))
     sgd(torch.tensor([1]), torch.tensor([0, 1])).sum().backward()
     assert sgd.weights[0][1, 0] == -1
 
@@ -111,7 +112,8 @@ def test_a_schedule_does_not_rescale_weights() -> None:
     kernel, paper = build(spec), Paper(spec)
     r = np.random.default_rng(5)
     for step in range(30):
-        kernel.learning_rate_factor = factor = 1.0 if step < 10 else 1.0 - (step - 9) / 25
+        factor = 1.0 if step < 10 else 1.0 - (step - 9) / 25
+        kernel.begin(UpdateContext(step, factor))
         ids, upstream = r.integers(0, ROWS, 6), r.normal(size=(6, 3)).astype(np.float32)
         before = kernel.weights[0].clone()
         kernel(torch.from_numpy(ids), torch.arange(7)).backward(torch.from_numpy(upstream))
@@ -119,7 +121,7 @@ def test_a_schedule_does_not_rescale_weights() -> None:
         np.add.at(gradient, ids, upstream)
         paper.step(set(ids.tolist()), gradient, factor)
         np.testing.assert_allclose(kernel.weights[0], paper.w, atol=2e-6)
-    kernel.learning_rate_factor = 0.0
+    kernel.begin(UpdateContext(30, 0.0))
     before = kernel.weights[0].clone()
     kernel(torch.arange(ROWS), torch.arange(ROWS + 1)).sum().backward()
     assert torch.equal(kernel.weights[0], before) and before.any()

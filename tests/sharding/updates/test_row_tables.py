@@ -259,7 +259,7 @@ def test_no_ids_at_all() -> None:
     assert out.shape == (3, 4) and not out.any()
 
 
-def test_without_a_step_said_fp16_rows_round_to_nearest() -> None:
+def test_without_draws_fp16_rows_round_to_nearest() -> None:
     """As tables with `rounding: nearest` do: a change of it is noticed."""
     spec = replace(optimized("sgd", 4), dtype="fp16", optimizer=TableOptimizer(name="sgd", learning_rate=1e-5))
     kernel = build([spec], [0])

@@ -14,6 +14,7 @@ from shardrec.sharding.planning.plan import table_bytes
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.updates import sample_counts as frequency
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.rules import SAMPLES
 from tests.sharding.cases import (
     SEED,
@@ -69,7 +70,7 @@ def test_a_step_shrinks_the_rows_of_the_batch_only(batches: list[Rows]) -> None:
     distributed = make(case)
     count_samples(case, distributed, batches)
     before, expected = whole_tables(distributed), counted(case, batches)
-    distributed.set_learning_rate(0.5)
+    distributed.begin(UpdateContext(0, learning_rate_factor=0.5))
     total, _ = distributed.module(share(case, batches[0], 0, 1, distributed.lookup))
     (total * 0).backward()
     distributed.step()

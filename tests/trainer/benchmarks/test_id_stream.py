@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -51,15 +50,6 @@ def test_the_census_equals_a_plain_count() -> None:
     assert report(held, occurred)["rows_of_others"] == 1
     held.counters.admissions += 1
     assert report(held, occurred)["balance"] == 1
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_any_number_of_ranks_ends_with_the_same_counts(
-    everywhere: dict[int, list[dict[str, Any]]], world_size: int
-) -> None:
-    """Batches that do not divide by the ranks, the last one shorter."""
-    for result in everywhere[world_size]:
-        assert result["stream"] == everywhere[1][0]["stream"]
 
 
 def test_seeds_draw_different_streams() -> None:
