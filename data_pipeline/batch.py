@@ -1,4 +1,4 @@
-"""A batch on its way from the loader to the tower: tensors only, one object that moves between devices."""
+"""A batch carries rows from the loader to the tower: it holds tensors only and moves between devices as one object."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,7 +11,7 @@ from torchrec.streamable import Pipelineable
 
 @dataclass(eq=False)
 class Batch(Pipelineable):
-    """B rows of one rank. Padding rows have no ids, weight 0 and row -1, and count nowhere.
+    """A batch holds B rows of one rank. Padding rows have no ids, weight 0 and row -1, and count nowhere.
 
     dense: [B, N] float32, columns in the order of the loader's `dense_names`
     ids: the features without weights; int64 values, int64 lengths; keys in the loader's `id_names` order
@@ -32,12 +32,12 @@ class Batch(Pipelineable):
 
     @property
     def size(self) -> int:
-        """B, padding included."""
+        """Returns B, padding included."""
         return self.weights.numel()
 
     @property
     def live(self) -> Tensor:
-        """[B] bool: rows that are not padding."""
+        """Returns [B] bool: which rows are not padding."""
         return self.rows >= 0
 
     def _map(self, move: Any) -> "Batch":
@@ -52,12 +52,15 @@ class Batch(Pipelineable):
         return replace(self, **moved)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """Returns the batch on `device`."""
         return self._map(lambda t: t.to(device=device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
+        """Returns the batch in page-locked memory, from which copies to a GPU need not wait."""
         return self._map(lambda t: t.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
+        """Keeps the tensors' memory from being used again before `stream` has come this far."""
         for f in fields(self):
             value = getattr(self, f.name)
             for t in value.values() if isinstance(value, dict) else (value,):

@@ -1,4 +1,4 @@
-"""What users write in YAML: how it is read, and what is said, in one line, of what cannot be."""
+"""Declarations are what users write in YAML: how they are read, and the one line that says what is wrong with them."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ D = TypeVar("D", bound="Declaration")
 
 
 class Declaration(BaseModel):
-    """Base of everything that a user may write in `schema.yaml`: immutable, unknown keys are errors."""
+    """A declaration is what users may write in `schema.yaml`: it is immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
 
 
 def plain(declaration: Declaration) -> dict[str, Any]:
-    """As YAML writes it: `kind` and `name` first, and without what equals its default (but never `kind`)."""
+    """Returns what YAML is to hold: `kind` and `name` first, without what equals its default (but never `kind`)."""
     result: dict[str, Any] = {}
     fields = type(declaration).model_fields
     for key in sorted(fields, key=lambda k: (k != "kind", k != "name")):  # stable: the others keep their order
@@ -64,22 +64,22 @@ def plain(declaration: Declaration) -> dict[str, Any]:
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """One line about a misspelt name, with the nearest known one."""
+    """Returns one line about a misspelt name, with the nearest known one."""
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return f"unknown {what} {name!r}; {hint}"
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as one line: where, what was found, what was expected."""
+    """Returns the first thing that pydantic found wrong as one line: where, what was found, what was expected."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"]) or "the top level"
-    found = problem.get("input")
-    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) or found is None else ""
+    value = problem.get("input")
+    shown = f" (found {value!r})" if isinstance(value, str | int | float | bool) or value is None else ""
     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "literal_error" and isinstance(found, str):
-        near = get_close_matches(found, re.findall("'([^']*)'", message), n=1, cutoff=0.5)
+    if problem["type"] == "literal_error" and isinstance(value, str):
+        near = get_close_matches(value, re.findall("'([^']*)'", message), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        message, shown = f"unknown {problem['loc'][-1]} {found!r}; {hint}{message}", ""
+        message, shown = f"unknown {problem['loc'][-1]} {value!r}; {hint}{message}", ""
     return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

@@ -1,11 +1,11 @@
-"""Sizes in bytes, as people read and write them."""
+"""Sizes in bytes are written and read as people write them."""
 
 import re
 from typing import Any
 
 
 def readable(count: int) -> str:
-    """Bytes with a binary unit: `1.5 GiB`."""
+    """Returns a number of bytes with a binary unit: `1.5 GiB`."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
@@ -15,7 +15,7 @@ def readable(count: int) -> str:
 
 
 def parse_bytes(value: Any) -> Any:
-    """`512MB`, `1GiB`, `2e9` as bytes; what is not text passes through."""
+    """Returns the bytes of `512MB`, `1GiB` or `2e9`; a value that is not text passes through."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([kKMGT]?)(i?)B?\s*", value)

@@ -1,4 +1,4 @@
-"""What readers know of Arrow arrays: their types, NumPy views of them, what is missing, where a value came from."""
+"""Arrow arrays as readers see them: their types, NumPy views of them, what is missing, where a value came from."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,12 @@ from shardrec.data_pipeline.errors import UserError
 
 
 class Origin(NamedTuple):
-    """A batch's place in its file, for error lines: `file` (and row group), its first row's number, what is counted."""
+    """An origin says where a batch lies in its file, for error lines.
+
+    file: the file, and its row group where that is known
+    first: the number of the batch's first row
+    unit: what is counted
+    """
 
     file: str
     first: int = 0
@@ -19,46 +24,46 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, where: "str | Origin") -> "Origin":
-        """A plain string counts rows from the batch's start."""
+        """Returns an origin as it is; a plain string counts rows from the batch's start."""
         return cls(where) if isinstance(where, str) else where
 
     def row(self, at: int | np.integer) -> str:
-        """`file, row 17` for the batch's row `at`."""
+        """Returns `file, row 17` for the batch's row `at`."""
         return f"{self.file}, {self.unit} {self.first + int(at)}"
 
 
 class Place(NamedTuple):
-    """Where a column's values came from. `rows` maps a value's place to its row in the batch (None: the same)."""
+    """A place says which file and column a value came from. `rows` maps its index to its row (None: they are equal)."""
 
     origin: Origin
     column: str
     rows: Callable[[int], int] | None = None
 
     def error(self, at: int | np.integer, found: object, expected: str) -> UserError:
-        """The line for the value at place `at`."""
+        """Returns the error about the value at index `at`: its row and column, what was found and was expected."""
         row = self.rows(int(at)) if self.rows else int(at)
         return UserError(f"{self.origin.row(row)}, column {self.column!r}: found {found}, expected {expected}")
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a dictionary's values, else the type itself."""
+    """Returns the type of a dictionary's values, else the type itself."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Lists of any kind: 32- or 64-bit offsets, or fixed size."""
+    """Tells whether a type is a list of any kind: with 32- or 64-bit offsets, or of fixed size."""
     types = pa.types
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """What `floats` reads."""
+    """Tells whether `floats` reads arrays of this type."""
     types = pa.types
     return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
 
 
 def column_type(schema: pa.Schema, file: str, column: str, reader: str) -> pa.DataType:
-    """The type of `column`. Raises UserError where there is none, or several."""
+    """Returns the type of `column`. Raises UserError where there is none, or several."""
     places = schema.get_all_field_indices(column)
     if len(places) == 1:
         return schema.field(places[0]).type
@@ -74,14 +79,14 @@ def expect_type(right: bool, file: str, column: str, found: pa.DataType, expecte
 
 
 def integers(values: pa.Array) -> np.ndarray:
-    """Integer array -> NumPy, a view where nothing is null; null becomes 0."""
+    """Returns an integer array as NumPy, a view where nothing is null; null becomes 0."""
     if values.null_count:
         values = values.fill_null(0)
     return values.to_numpy()
 
 
 def floats(values: pa.Array) -> np.ndarray:
-    """float32 arrays as they are, others as float64; null becomes NaN."""
+    """Returns a float32 array as it is and others as float64; null becomes NaN."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         values, kind = values.dictionary_decode(), kind.value_type
@@ -94,7 +99,7 @@ def floats(values: pa.Array) -> np.ndarray:
 
 
 def missing_values(values: pa.Array) -> np.ndarray | None:
-    """[n] bool: null or NaN; None where nothing is."""
+    """Returns [n] bool: which values are null or NaN; None where none is."""
     missing = None
     if values.null_count or (pa.types.is_dictionary(values.type) and values.dictionary.null_count):
         missing = values.is_null().to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Cross-product transformations that a run declares: features whose ids are combinations of other features' ids."""
+"""A run may declare crosses: features whose ids are combinations of other features' ids."""
 
 from pydantic import Field, field_validator
 
@@ -8,7 +8,7 @@ from shardrec.data_pipeline.features.schema import Cross, FeatureCross, IdFeatur
 
 
 class CrossedFeatures(Declaration):
-    """phi(x) = prod_i x_i over the ids of `features` (Cheng et al., DLRS 2016, eq. 1), hashed into `num_ids` rows.
+    """A cross is phi(x) = prod_i x_i over `features`' ids (Cheng et al., DLRS 2016, eq. 1), hashed to `num_ids` rows.
 
     What is combined are the table rows that the features have, whatever their `ids`: all numbers of a bucket are one.
 
@@ -30,10 +30,11 @@ class CrossedFeatures(Declaration):
 
     @property
     def feature_name(self) -> str:
+        """Returns the name of the feature that the cross makes."""
         return self.name or "_x_".join(self.features)
 
     def added_to(self, schema: Schema) -> Schema:
-        """The schema with this cross as one more id feature, or as it is where it has that cross already.
+        """Returns the schema with this cross as one more id feature, or as it is where it has that cross already.
 
         The cross is of the role that all its features have, if they agree. Raises UserError for an unknown feature, for
         one that has not exactly one id a row, and where a feature that is not this cross is called so.
@@ -57,7 +58,7 @@ class CrossedFeatures(Declaration):
         return schema.model_copy(update={"features": (*schema.features, cross)})
 
     def _is(self, known: IdFeature, schema: Schema) -> bool:
-        """Whether a schema's feature is this cross: one that a run folder keeps, or one of the columns called so."""
+        """Tells whether a schema's feature is this cross: one that a run folder keeps, or one of columns called so."""
         cross = known.cross
         if cross is None or cross.num_ids != self.num_ids:
             return False

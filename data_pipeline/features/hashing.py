@@ -1,4 +1,4 @@
-"""XXH64 of Arrow strings and integers, vectorised in NumPy.
+"""Arrow strings and integers are hashed by XXH64, vectorised in NumPy.
 
 The algorithm is that of https://github.com/Cyan4973/xxHash (doc/xxhash_spec.md), bit for bit, so that any XXH64 library
 reproduces the ids. Strings are grouped by length, since equal lengths take equal steps; no Python runs per value.
@@ -29,7 +29,7 @@ WordReader = Callable[[int], np.ndarray]  # byte offset within each value -> the
 
 
 def hash_integers(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """XXH64 of each integer's 8 little-endian bytes (two's complement). [n] any integer dtype -> [n] uint64.
+    """Returns the XXH64 of each integer's 8 little-endian bytes (two's complement): [n] of any width -> [n] uint64.
 
     Equal integers hash equally whatever their width.
     """
@@ -38,7 +38,7 @@ def hash_integers(values: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def hash_words(columns: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """XXH64 of the 8 k bytes of k words per row: k arrays [n] uint64 -> [n] uint64. This is how crosses are hashed."""
+    """Returns the XXH64 of the 8 k bytes of k words a row, as crosses are hashed: k arrays [n] uint64 -> [n] uint64."""
 
     def part(a: int, b: int) -> np.ndarray:
         return _xxh64(8 * len(columns), b - a, seed, _columns([c[a:b] for c in columns]))
@@ -47,7 +47,7 @@ def hash_words(columns: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 
 
 def hash_strings(array: pa.Array, seed: int = 0) -> np.ndarray:
-    """XXH64 of each value's bytes (UTF-8 for strings): [n] string, large_string or binary -> [n] uint64.
+    """Returns the XXH64 of each value's bytes (UTF-8 for strings): [n] string, large_string or binary -> [n] uint64.
 
     A null hashes to an unspecified value: mask it.
     """
@@ -72,9 +72,9 @@ def hash_strings(array: pa.Array, seed: int = 0) -> np.ndarray:
 
 
 def hash_array(array: pa.Array, seed: int = 0) -> np.ndarray:
-    """XXH64 of each value of an integer, boolean, string, binary or dictionary array; only distinct strings are hashed.
+    """Returns the XXH64 of each value of an integer, boolean, string, binary or dictionary array: [n] -> [n] uint64.
 
-    [n] -> [n] uint64. A null hashes to an unspecified value: mask it. Raises UserError for other types.
+    Only distinct strings are hashed. A null hashes to an unspecified value: mask it. Raises UserError for other types.
     """
     kind = array.type
     if pa.types.is_dictionary(kind):
@@ -89,7 +89,7 @@ def hash_array(array: pa.Array, seed: int = 0) -> np.ndarray:
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Whether values of this type are hashed by their bytes."""
+    """Tells whether values of this type are hashed by their bytes."""
     types = pa.types
     return (
         types.is_string(kind)
@@ -120,7 +120,7 @@ def _hash_distinct(values: pa.Array, seed: int) -> np.ndarray:
 
 
 def _string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes with at least 8 readable after any start, offsets [n + 1] int64)."""
+    """Returns the bytes, of which 8 can be read after any start, and the offsets [n + 1] int64."""
     kind = array.type
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         array = pc.cast(array, pa.large_binary())
@@ -144,7 +144,7 @@ def _columns(words: list[np.ndarray]) -> WordReader:
 
 
 def _bytes_at(data: np.ndarray, starts: np.ndarray) -> tuple[WordReader, WordReader, WordReader]:
-    """Readers of the 8-, 4- and 1-byte words at an offset from each start, as uint64."""
+    """Returns readers of the 8-, 4- and 1-byte words at an offset from each start, as uint64."""
 
     def reader(dtype: str, width: int) -> WordReader:
         # every byte position is the start of a word: overlapping, unaligned, no copy
@@ -176,7 +176,7 @@ def _round(state: np.ndarray, word: np.ndarray) -> np.ndarray:
 
 
 def _stripes(length: int, n: int, seed: int, word: WordReader) -> np.ndarray:
-    """The state after all whole 32-byte stripes, which four accumulators take in turn."""
+    """Returns the state after all whole 32-byte stripes, which four accumulators take in turn."""
     starts = (seed + int(_P1) + int(_P2), seed + int(_P2), seed, seed - int(_P1))
     states = [np.full(n, s & _MASK, np.uint64) for s in starts]
     for stripe in range(0, length - 31, 32):
@@ -194,7 +194,7 @@ def _stripes(length: int, n: int, seed: int, word: WordReader) -> np.ndarray:
 def _xxh64(
     length: int, n: int, seed: int, word: WordReader, half: WordReader | None = None, byte: WordReader | None = None
 ) -> np.ndarray:
-    """XXH64 of n values of `length` bytes each."""
+    """Returns the XXH64 of n values of `length` bytes each."""
     short = (seed + int(_P5)) & _MASK
     state = _stripes(length, n, seed, word) if length >= 32 else np.full(n, short, np.uint64)
     state += np.uint64(length)

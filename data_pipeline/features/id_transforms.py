@@ -1,4 +1,4 @@
-"""How a column's values become table rows: what a feature's `ids` declares. `ids.py` applies it.
+"""A feature's `ids` declares how its column's values become table rows; `ids.py` does it.
 
 Crosses of features, which are made of such declarations, are in `schema.py`.
 """
@@ -12,7 +12,7 @@ from shardrec.data_pipeline.declaration import Declaration
 
 
 class Hash(Declaration):
-    """XXH64 (with `seed`) of a string's UTF-8 bytes, or of an integer's 8 little-endian bytes, modulo `num_ids`."""
+    """A hash gives row XXH64 modulo `num_ids`, of a string's UTF-8 bytes or of an integer's 8 little-endian bytes."""
 
     kind: Literal["hash"] = "hash"
     num_ids: int = Field(gt=0, lt=2**63)
@@ -20,11 +20,12 @@ class Hash(Declaration):
 
     @property
     def num_rows(self) -> int:
+        """Returns how many rows there may be."""
         return self.num_ids
 
 
 class Raw(Declaration):
-    """The value itself: an integer (unsigned ones by their bits), or a string's XXH64 (seed 0) as a signed integer.
+    """Raw ids are the values: integers (unsigned ones by their bits), or a string's XXH64 (seed 0) as a signed integer.
 
     For tables with `dynamic`, which give rows to any 64-bit ids. A missing value is the id `MISSING`. Prepared rows
     hold integers; `prepared_column` is then the column that raw rows have.
@@ -35,7 +36,7 @@ class Raw(Declaration):
 
     @property
     def num_rows(self) -> int:
-        """How many ids there may be."""
+        """Returns how many ids there may be."""
         return 2**64
 
 
@@ -43,7 +44,7 @@ MISSING = -(2**63)
 
 
 class Vocabulary(Declaration):
-    """A file of known values: row 0 is for values outside it, the i-th value (from 0) has row i + 1.
+    """A vocabulary is a file of known values: the i-th (from 0) has row i + 1, and a value outside it row 0.
 
     `path` names a Parquet file with one column `value`, relative to the folder of the schema.
     """
@@ -54,11 +55,12 @@ class Vocabulary(Declaration):
 
     @property
     def num_rows(self) -> int:
+        """Returns how many rows there are, that of unknown values included."""
         return self.size + 1
 
 
 class Bucketize(Declaration):
-    """Row i for values in [boundaries[i - 1], boundaries[i]): len(boundaries) + 1 rows."""
+    """Buckets give row i to values in [boundaries[i - 1], boundaries[i]), which makes len(boundaries) + 1 rows."""
 
     kind: Literal["bucketize"] = "bucketize"
     boundaries: tuple[float, ...] = Field(min_length=1)
@@ -73,11 +75,12 @@ class Bucketize(Declaration):
 
     @property
     def num_rows(self) -> int:
+        """Returns the number of buckets."""
         return len(self.boundaries) + 1
 
 
 class Cross(Declaration):
-    """XXH64 (with `seed`) over the 8-byte XXH64 (seed 0) of several columns' values, modulo `num_ids`.
+    """A cross gives row XXH64 (with `seed`) over the 8-byte XXH64 (seed 0) of several columns, modulo `num_ids`.
 
     A cross-product transformation; each column is hashed as by `Hash`, the digests lie little-endian in their order.
     """
@@ -89,6 +92,7 @@ class Cross(Declaration):
 
     @property
     def num_rows(self) -> int:
+        """Returns how many rows there may be."""
         return self.num_ids
 
 
@@ -96,7 +100,7 @@ PreparedBy = Annotated[Hash | Vocabulary | Bucketize | Cross, Field(discriminato
 
 
 class Identity(Declaration):
-    """The column already holds table rows, integers in [0, num_ids); anything else is an error.
+    """The column holds table rows already, integers in [0, num_ids); anything else is an error.
 
     `Schema.raw` needs both to serve raw rows. One row more than `prepared` makes is that of missing values, the last.
     """
@@ -114,4 +118,5 @@ class Identity(Declaration):
 
     @property
     def num_rows(self) -> int:
+        """Returns how many rows there are."""
         return self.num_ids

@@ -1,4 +1,4 @@
-"""Values of a column (strings, integers, numbers) -> rows of an embedding table, as a schema's `ids` declares."""
+"""Values of a column (strings, integers, numbers) become rows of an embedding table, as a schema's `ids` declares."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def _bucket_ids(values: pa.Array, boundaries: np.ndarray) -> np.ndarray:
 
 
 class IdReader:
-    """Turns values into table rows.
+    """An id reader turns the values of one feature's columns into table rows.
 
     missing_row: the row of nulls (and NaN), or None where they are errors
     """
@@ -81,7 +81,7 @@ class IdReader:
         self._crossed = [(source.columns, IdReader(source, folder)) for source in crossed]
 
     def check(self, kind: pa.DataType, file: str, column: str, reader: str) -> None:
-        """Raises UserError unless values of type `kind` can be read so."""
+        """Raises UserError unless values of type `kind` can become rows as declared."""
         if self._crossed:
             for columns, source in self._crossed:
                 if column in columns:
@@ -103,7 +103,7 @@ class IdReader:
         expect_type(right, file, column, kind, expected, reader)
 
     def __call__(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
-        """k arrays of n values (k > 1 for crosses only) -> [n] int64. Raises UserError for what is not allowed."""
+        """Returns table rows: k arrays of n values (k > 1 for crosses only) -> [n] int64."""
         if self._crossed:
             return self._crossed_rows(columns, places)
         rows = self._rows(columns, places[0])

@@ -1,4 +1,4 @@
-"""Rows of an Arrow list array: where each row's elements lie among the flat values."""
+"""An Arrow list array's rows are found by where each one's elements lie among the flat values."""
 
 from typing import NamedTuple
 
@@ -7,14 +7,14 @@ import pyarrow as pa
 
 
 class Ragged(NamedTuple):
-    """Which elements of a list array's flat values belong to each row: [n] int64 starts and lengths."""
+    """Ragged rows are [n] int64 starts and lengths: which of a list array's flat values belong to each row."""
 
     starts: np.ndarray
     lengths: np.ndarray
 
     @classmethod
     def of(cls, lists: pa.Array) -> "Ragged":
-        """The rows of a list, large_list or fixed_size_list array, sliced or not; null is the empty list."""
+        """Returns the rows of a list, large_list or fixed_size_list array, sliced or not; null is the empty list."""
         if pa.types.is_fixed_size_list(lists.type):
             size = lists.type.list_size
             starts = (lists.offset + np.arange(len(lists), dtype=np.int64)) * size
@@ -27,14 +27,14 @@ class Ragged(NamedTuple):
         return cls(starts, lengths)
 
     def last(self, most: int | None) -> "Ragged":
-        """The last `most` elements of each row."""
+        """Returns the last `most` elements of each row."""
         if most is None or not len(self.lengths) or int(self.lengths.max()) <= most:
             return self
         kept = np.minimum(self.lengths, most)
         return Ragged(self.starts + self.lengths - kept, kept)
 
     def flat(self, values: pa.Array) -> pa.Array:
-        """The elements of all rows, one row after another."""
+        """Returns the elements of all rows, one row after another."""
         total = int(self.lengths.sum())
         if total == 0:
             return values.slice(0, 0)
@@ -46,5 +46,5 @@ class Ragged(NamedTuple):
         return values.take(pa.array(np.arange(total) + np.repeat(shift, self.lengths)))
 
     def row_of(self, at: int) -> int:
-        """The row that owns an element of `flat`."""
+        """Returns the row that owns the element at index `at` of `flat`."""
         return int(np.searchsorted(np.cumsum(self.lengths), at, side="right"))

@@ -1,4 +1,4 @@
-"""Whether ids of one run mean the rows of another run's table: by how they are made, not by how many there are."""
+"""A run that takes over another run's table needs ids that mean the same rows: made alike, not only as many."""
 
 from typing import Literal
 
@@ -45,7 +45,7 @@ def _relation(known: SparseFeature, known_folder: str, feature: SparseFeature, f
 
 
 def _of_vocabularies(before: Vocabulary, known_folder: str, after: Vocabulary, folder: str) -> Relation:
-    """By the values in the files; by what is declared of them where one is not there."""
+    """Compares the values in the files, or what is declared of them where a file is not there."""
     if (known_folder, before.path) == (folder, after.path):
         return "same" if before == after else "other"
     old, new = kept_values(known_folder, before.path), kept_values(folder, after.path)
@@ -57,7 +57,7 @@ def _of_vocabularies(before: Vocabulary, known_folder: str, after: Vocabulary, f
 
 
 def made_by(feature: SparseFeature) -> IdTransform:
-    """What makes a feature's ids, when rows are read or at preparation."""
+    """Returns what makes a feature's ids, when rows are read or at preparation."""
     ids = feature.ids
     if isinstance(ids, Raw):
         return Raw()

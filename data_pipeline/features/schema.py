@@ -1,4 +1,4 @@
-"""What a row is: its features, labels, sample weight and group, and how each is read from Parquet columns.
+"""A schema says what a row is: its features, labels, weight and group, and how they are read from Parquet columns.
 
 `schema.yaml` lies beside prepared data and is this module's `Schema` written as YAML. A feature says which column it
 reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
@@ -20,7 +20,7 @@ from shardrec.data_pipeline.whole_files import whole_file
 
 
 class FeatureCross(Declaration):
-    """XXH64 over the 8-byte XXH64 (seed 0) of several id features' table rows, modulo `num_ids`.
+    """A feature cross gives row XXH64 over the 8-byte XXH64 (seed 0) of several features' table rows, modulo `num_ids`.
 
     That is what `Cross` makes of columns that hold the rows. A missing value combines as the row that stands for it.
     """
@@ -31,10 +31,12 @@ class FeatureCross(Declaration):
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Returns the Parquet columns that the crossed features read."""
         return tuple(column for feature in self.features for column in feature.columns)
 
     @property
     def num_rows(self) -> int:
+        """Returns how many rows there may be."""
         return self.num_ids
 
 
@@ -46,13 +48,13 @@ IdTransform = Annotated[
 
 
 class Log(Declaration):
-    """sign(x) ln(1 + |x|)."""
+    """Logs turn x into sign(x) ln(1 + |x|)."""
 
     kind: Literal["log"] = "log"
 
 
 class Standardise(Declaration):
-    """(x - mean) / deviation, both fitted on training rows at preparation."""
+    """Standardising turns x into (x - mean) / deviation, both fitted on training rows at preparation."""
 
     kind: Literal["standardise"] = "standardise"
     mean: float = Field(allow_inf_nan=False)
@@ -60,7 +62,7 @@ class Standardise(Declaration):
 
 
 class Clip(Declaration):
-    """min(max(x, low), high)."""
+    """Clipping turns x into min(max(x, low), high)."""
 
     kind: Literal["clip"] = "clip"
     low: float | None = None
@@ -80,7 +82,10 @@ takes another item's item features and keeps the others.
 
 
 class _Sparse(Declaration):
-    """A feature of ids. `table` names the id space: features of equal `table` share one table per group of a model."""
+    """A sparse feature has ids.
+
+    `table` names their space: features of one `table` share one table per group of a model.
+    """
 
     name: str
     column: str | None = None
@@ -101,33 +106,37 @@ class _Sparse(Declaration):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The Parquet columns that this feature reads."""
+        """Returns the Parquet columns that this feature reads."""
         return self.ids.columns if isinstance(self.ids, Cross | FeatureCross) else (self.column or self.name,)
 
     @property
     def cross(self) -> Cross | FeatureCross | None:
-        """What crosses several columns to make its ids, when rows are read or at preparation; None: nothing does."""
+        """Returns what crosses columns to make its ids; None where nothing does.
+
+        A cross is made when rows are read or was made at preparation.
+        """
         made_by = self.ids.prepared if isinstance(self.ids, Identity) else self.ids
         return made_by if isinstance(made_by, Cross | FeatureCross) else None
 
     @property
     def num_embeddings(self) -> int:
-        """Rows that a table needs for this feature; with `missing: row` the last one stands for nulls."""
+        """Returns the rows that a table needs for this feature; with `missing: row` the last one stands for nulls."""
         return self.ids.num_rows + (self.missing == "row" and not isinstance(self.ids, Raw))
 
     @property
     def table_name(self) -> str:
+        """Returns the name of the table that its ids are rows of."""
         return self.table or self.name
 
 
 class IdFeature(_Sparse):
-    """One id a row."""
+    """An id feature has one id a row."""
 
     kind: Literal["id"] = "id"
 
 
 class IdListFeature(_Sparse):
-    """Any number of ids a row (an Arrow list; null is the empty list), pooled.
+    """An id list has any number of ids a row (an Arrow list; null is the empty list), whose embeddings are pooled.
 
     `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all).
     With `weights_are: labels` they are what is predicted (a rating of every id): rows to be scored need none, and no
@@ -147,16 +156,17 @@ class IdListFeature(_Sparse):
 
     @property
     def weighted(self) -> bool:
-        """Whether its ids come with weights; those of `Schema.unlabelled` that stand for labels are NaN."""
+        """Tells whether its ids come with weights; those of `Schema.unlabelled` that stand for labels are NaN."""
         return self.weights is not None or self.weights_are == "labels"
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Returns the Parquet columns that this feature reads."""
         return super().columns + ((self.weights,) if self.weights else ())
 
 
 class SequenceFeature(_Sparse):
-    """An ordered list of ids a row, oldest first; the most recent `max_length` are kept.
+    """A sequence has an ordered list of ids a row, oldest first; the most recent `max_length` are kept.
 
     Sequences of one `aligned` name are checked to be equally long in every row.
     """
@@ -167,7 +177,7 @@ class SequenceFeature(_Sparse):
 
 
 class DenseFeature(Declaration):
-    """One number a row. Null and NaN are errors unless `missing` gives the number that stands for them."""
+    """A dense feature has one number a row; null and NaN are errors unless `missing` gives a number for them."""
 
     kind: Literal["dense"] = "dense"
     name: str
@@ -178,6 +188,7 @@ class DenseFeature(Declaration):
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Returns the one Parquet column that this feature reads."""
         return (self.column or self.name,)
 
 
@@ -186,7 +197,7 @@ SparseFeature = IdFeature | IdListFeature | SequenceFeature
 
 
 class Label(Declaration):
-    """What is predicted. With `threshold`, values >= threshold become 1 and the others 0."""
+    """A label is what is predicted. With `threshold`, values >= threshold become 1 and the others 0."""
 
     name: str = "label"
     column: str | None = None
@@ -195,11 +206,12 @@ class Label(Declaration):
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Returns the one Parquet column that this label reads."""
         return (self.column or self.name,)
 
 
 class Schema(Declaration):
-    """All that is known of a data set's rows.
+    """A schema is all that is known of a data set's rows.
 
     `weight` is a column of sample weights, `group` one of integers or strings that grouped metrics (GAUC) go by,
     `keys` are columns that predictions carry along. `negative_rate` is the share of negatives that training data keeps
@@ -215,45 +227,47 @@ class Schema(Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
-        for what, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
+        for kind, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
-                raise ValueError(f"{what} {twice[0]!r} is declared twice")
-        sizes: dict[str, SparseFeature] = {}
-        aligned: dict[str, SequenceFeature] = {}
+                raise ValueError(f"{kind} {twice[0]!r} is declared twice")
+        first_of_table: dict[str, SparseFeature] = {}
+        first_aligned: dict[str, SequenceFeature] = {}
         for f in self.sparse:
             if isinstance(f, SequenceFeature) and f.aligned is not None:
-                beside = aligned.setdefault(f.aligned, f)
-                if beside.max_length != f.max_length:
+                companion = first_aligned.setdefault(f.aligned, f)
+                if companion.max_length != f.max_length:
                     raise ValueError(
-                        f"sequences {beside.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
-                        f"{beside.max_length} and {f.max_length} elements; give them one max_length"
+                        f"sequences {companion.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
+                        f"{companion.max_length} and {f.max_length} elements; give them one max_length"
                     )
-            other = sizes.setdefault(f.table_name, f)
-            if other.num_embeddings != f.num_embeddings:
+            earlier = first_of_table.setdefault(f.table_name, f)
+            if earlier.num_embeddings != f.num_embeddings:
                 raise ValueError(
-                    f"features {other.name!r} and {f.name!r} share table {f.table_name!r} but need "
-                    f"{other.num_embeddings} and {f.num_embeddings} rows; give them the same ids or other tables"
+                    f"features {earlier.name!r} and {f.name!r} share table {f.table_name!r} but need "
+                    f"{earlier.num_embeddings} and {f.num_embeddings} rows; give them the same ids or other tables"
                 )
         return self
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
+        """Returns the features of ids."""
         return tuple(f for f in self.features if not isinstance(f, DenseFeature))
 
     @property
     def dense(self) -> tuple[DenseFeature, ...]:
+        """Returns the features of numbers."""
         return tuple(f for f in self.features if isinstance(f, DenseFeature))
 
     def __getitem__(self, name: str) -> Any:
-        """The feature called `name`. Raises UserError naming the nearest known one."""
+        """Returns the feature called `name`. Raises UserError naming the nearest known one."""
         for f in self.features:
             if f.name == name:
                 return f
         raise UserError(unknown("feature", name, [f.name for f in self.features]))
 
     def sharing(self, table: str, names: Iterable[str]) -> "Schema":
-        """The schema with these features on one table. Raises UserError where they cannot share one."""
+        """Returns the schema with these features on one table. Raises UserError where they cannot share one."""
         wanted = {self[name].name for name in names}
         for name in sorted(wanted):
             if isinstance(self[name], DenseFeature):
@@ -265,7 +279,7 @@ class Schema(Declaration):
             raise UserError(first_problem(error)) from None
 
     def unlabelled(self) -> "Schema":
-        """The schema of rows that are to be scored: their labels, weight and group are not known."""
+        """Returns the schema of rows that are to be scored: their labels, weight and group are not known."""
         features = tuple(
             f.model_copy(update={"weights": None}) if isinstance(f, IdListFeature) and f.weights_are == "labels" else f
             for f in self.features
@@ -273,7 +287,7 @@ class Schema(Declaration):
         return self.model_copy(update={"features": features, "labels": (), "weight": None, "group": None})
 
     def subset(self, names: Iterable[str] | None) -> "Schema":
-        """The schema with these features only, in the schema's order (None: all)."""
+        """Returns the schema with these features only, in the schema's order (None: all)."""
         if names is None:
             return self
         wanted = set(names)
@@ -282,12 +296,12 @@ class Schema(Declaration):
         return self.model_copy(update={"features": tuple(f for f in self.features if f.name in wanted)})
 
     def without(self, names: Iterable[str]) -> "Schema":
-        """The schema with its other features."""
+        """Returns the schema with its other features."""
         left_out = set(names)
         return self.model_copy(update={"features": tuple(f for f in self.features if f.name not in left_out)})
 
     def raw(self) -> "Schema":
-        """The schema of raw rows, as they were before preparation: what a server of single requests reads.
+        """Returns the schema of raw rows, as they were before preparation: what a server of single requests reads.
 
         Features that preparation turned into rows get the transform that it used. The result is for reading only.
         """
@@ -295,7 +309,7 @@ class Schema(Declaration):
 
     @property
     def vocabularies(self) -> tuple[str, ...]:
-        """The files that reading rows takes, relative to the schema's folder."""
+        """Returns the files that reading rows takes, relative to the schema's folder."""
         return tuple(dict.fromkeys(path for f in self.sparse for path in _vocabularies(f)))
 
     @classmethod
@@ -311,7 +325,7 @@ class Schema(Declaration):
 
 
 def _raw(f: Any) -> Any:
-    """One feature as `Schema.raw` has it."""
+    """Returns one feature as `Schema.raw` has it."""
     ids = None if isinstance(f, DenseFeature) else f.ids
     if isinstance(ids, FeatureCross):
         return f.model_copy(update={"ids": ids.model_copy(update={"features": tuple(map(_raw, ids.features))})})

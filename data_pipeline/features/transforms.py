@@ -1,4 +1,4 @@
-"""Arrow record batches -> NumPy columns of table rows and numbers, as the schema declares; no Python per row.
+"""Arrow record batches become NumPy columns of table rows and numbers, as the schema declares, without Python per row.
 
 A reader is built once per feature and called per record batch. Values that the declaration does not allow (null, NaN,
 out of range) are errors that name file, column, row and value; nothing is repaired silently.
@@ -40,7 +40,7 @@ from shardrec.data_pipeline.features.schema import (
 
 
 class Column(NamedTuple):
-    """One feature, label or weight of n rows. The arrays may be read-only views of Arrow memory.
+    """A column is one feature, label or weight of n rows. The arrays may be read-only views of Arrow memory.
 
     values: int64 table rows, or float32 numbers for dense features, labels and weights; length n, or sum(lengths)
     lengths: int64 [n] for id lists and sequences; None: exactly one value per row
@@ -53,13 +53,13 @@ class Column(NamedTuple):
 
 
 class FeatureReader:
-    """Reads one feature from record batches.
+    """A feature reader reads one feature from record batches.
 
     columns: the Parquet columns it needs
     """
 
     def __init__(self, feature: SparseFeature | DenseFeature, folder: str | Path) -> None:
-        """`folder` is the schema's: vocabulary files lie under it. Raises UserError for a missing or damaged one."""
+        """Opens vocabularies under `folder`, the schema's. Raises UserError for a missing or damaged one."""
         self.feature = feature
         self.columns: tuple[str, ...] = feature.columns
         self._name = f"feature {feature.name!r}"
@@ -77,17 +77,19 @@ class FeatureReader:
         weights = getattr(self.feature, "weights", None)
         many = isinstance(self.feature, IdListFeature | SequenceFeature)
         for column in self.columns:
-            found = column_type(schema, file, column, self._name)
+            kind = column_type(schema, file, column, self._name)
             if many:
-                expect_type(is_list(found), file, column, found, "a list", f"{self._name} ({self.feature.kind})")
-            inner = found.value_type if many else found
+                expect_type(is_list(kind), file, column, kind, "a list", f"{self._name} ({self.feature.kind})")
+            inner = kind.value_type if many else kind
             if column == weights:
-                expect_type(is_number(inner), file, column, found, "a list of numbers", f"{self._name} (as weights)")
+                expect_type(is_number(inner), file, column, kind, "a list of numbers", f"{self._name} (as weights)")
             else:
                 self._ids.check(inner, file, column, self._name)
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
-        """`where` goes into error lines: a file and row group, or an `Origin`, which numbers the batch's first row too.
+        """Reads the feature of a batch's rows.
+
+        where: a file and row group for error lines, or an `Origin`, which numbers the batch's first row too
 
         Raises UserError for the first value that the declaration does not allow.
         """
@@ -111,14 +113,14 @@ class FeatureReader:
             return Column(ids, kept.lengths, np.full(len(ids), np.nan, np.float32) if labels else None)
         beside = batch.column(self.columns[1])
         place = Place(where, self.columns[1])
-        other = Ragged.of(beside)
-        differ = np.flatnonzero(other.lengths != rows.lengths)
+        weight_rows = Ragged.of(beside)
+        differ = np.flatnonzero(weight_rows.lengths != rows.lengths)
         if len(differ):
             at = differ[0]
             raise place.error(
-                at, f"{other.lengths[at]} weights", f"as many as {self.columns[0]!r} has ids: {rows.lengths[at]}"
+                at, f"{weight_rows.lengths[at]} weights", f"as many as {self.columns[0]!r} has ids: {rows.lengths[at]}"
             )
-        kept = other.last(most)
+        kept = weight_rows.last(most)
         weights = floats(kept.flat(beside.values))
         wrong = np.flatnonzero(~np.isfinite(weights))
         if len(wrong):
@@ -127,7 +129,7 @@ class FeatureReader:
 
 
 class _NumberReader:
-    """One finite float32 a row: a dense feature or a label."""
+    """A number reader reads one finite float32 a row: a dense feature, a label or a weight."""
 
     def __init__(self, column: str, name: str, declared: DenseFeature | Label) -> None:
         self.column = column
@@ -137,8 +139,9 @@ class _NumberReader:
         self._threshold = declared.threshold if isinstance(declared, Label) else None
 
     def check(self, schema: pa.Schema, file: str) -> None:
-        found = column_type(schema, file, self.column, self._name)
-        expect_type(is_number(plain_type(found)), file, self.column, found, "numbers", self._name)
+        """Raises UserError for a missing column or one that is not of numbers."""
+        kind = column_type(schema, file, self.column, self._name)
+        expect_type(is_number(plain_type(kind)), file, self.column, kind, "numbers", self._name)
 
     def __call__(self, batch: pa.RecordBatch, where: Origin) -> Column:
         array = batch.column(self.column)
@@ -166,7 +169,7 @@ class _NumberReader:
 
 
 def transformed(numbers: np.ndarray, steps: Iterable[DenseTransform]) -> np.ndarray:
-    """Dense transforms applied in order: [n] float64 -> [n] float64. NaN stays NaN."""
+    """Returns numbers after dense transforms in their order: [n] float64 -> [n] float64. NaN stays NaN."""
     for step in steps:
         if isinstance(step, Log):
             numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
@@ -180,7 +183,7 @@ def transformed(numbers: np.ndarray, steps: Iterable[DenseTransform]) -> np.ndar
 
 
 class LabelReader:
-    """Reads a label as float32, thresholded and filled as declared."""
+    """A label reader reads a label as float32, thresholded and filled as declared."""
 
     def __init__(self, label: Label) -> None:
         self.columns: tuple[str, ...] = label.columns
@@ -191,12 +194,12 @@ class LabelReader:
         self._number.check(schema, file)
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
-        """Raises UserError for a null, NaN or infinite label (unless `missing` fills it)."""
+        """Reads a batch's labels. Raises UserError for a null, NaN or infinite one (unless `missing` fills it)."""
         return self._number(batch, Origin.of(where))
 
 
 class WeightReader:
-    """Reads sample weights: float32, finite and not negative."""
+    """A weight reader reads sample weights: float32, finite and not negative."""
 
     def __init__(self, column: str) -> None:
         self.columns: tuple[str, ...] = (column,)
@@ -207,7 +210,7 @@ class WeightReader:
         self._number.check(schema, file)
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
-        """Raises UserError for a null, NaN, infinite or negative weight."""
+        """Reads a batch's weights. Raises UserError for a null, NaN, infinite or negative one."""
         column = self._number(batch, Origin.of(where))
         if len(column.values) and column.values.min() < 0:
             at = int(column.values.argmin())
@@ -216,20 +219,20 @@ class WeightReader:
 
 
 class GroupReader:
-    """Reads the group that grouped metrics go by as int64: integers as they are, strings as their XXH64."""
+    """A group reader reads what grouped metrics go by as int64: integers as they are, strings as their XXH64."""
 
     def __init__(self, column: str) -> None:
         self.columns: tuple[str, ...] = (column,)
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is neither of integers nor of strings."""
-        found = column_type(schema, file, self.columns[0], "the group")
-        plain = plain_type(found)
+        kind = column_type(schema, file, self.columns[0], "the group")
+        plain = plain_type(kind)
         right = pa.types.is_integer(plain) or is_string(plain)
-        expect_type(right, file, self.columns[0], found, "integers or strings", "the group")
+        expect_type(right, file, self.columns[0], kind, "integers or strings", "the group")
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
-        """Raises UserError for a null."""
+        """Reads the groups of a batch's rows. Raises UserError for a null."""
         array = batch.column(self.columns[0])
         missing = missing_values(array)
         if missing is not None:
@@ -246,16 +249,16 @@ def check_aligned(features: Iterable[SparseFeature | DenseFeature], batch: pa.Re
 
     What counts are the lengths in the data: where only the most recent are kept, longer ones would hide a shift.
     """
-    first: dict[str, tuple[SequenceFeature, np.ndarray]] = {}
+    first_of: dict[str, tuple[SequenceFeature, np.ndarray]] = {}
     for f in features:
         if not isinstance(f, SequenceFeature) or f.aligned is None:
             continue
-        b = Ragged.of(batch.column(f.columns[0])).lengths
-        other, a = first.setdefault(f.aligned, (f, b))
-        differ = np.flatnonzero(a != b)
+        lengths = Ragged.of(batch.column(f.columns[0])).lengths
+        earlier, expected = first_of.setdefault(f.aligned, (f, lengths))
+        differ = np.flatnonzero(expected != lengths)
         if len(differ):
             at = differ[0]
             raise UserError(
-                f"{Origin.of(where).row(at)}: column {other.columns[0]!r} has {a[at]} elements and column "
-                f"{f.columns[0]!r} has {b[at]}, but both are aligned as {f.aligned!r}; make them equally long"
+                f"{Origin.of(where).row(at)}: column {earlier.columns[0]!r} has {expected[at]} elements and column "
+                f"{f.columns[0]!r} has {lengths[at]}, but both are aligned as {f.aligned!r}; make them equally long"
             )

@@ -1,4 +1,4 @@
-"""A vocabulary file opened for lookups: value -> table row.
+"""A vocabulary file is opened for lookups: it gives a value its table row.
 
 Distinct values are looked up by binary search over sorted 64-bit keys (the integer itself, or a string's XXH64), and
 strings are compared afterwards, so that a lookup is exact and costs nothing per repetition of a value.
@@ -18,7 +18,10 @@ VALUE = "value"  # the one column of a vocabulary file
 
 
 def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
-    """The values of a vocabulary file in the order of their rows, strings as large ones; None where it is not there."""
+    """Returns a vocabulary file's values in the order of their rows; None where there is no such file.
+
+    Strings are large ones, whatever the file has.
+    """
     try:
         values = pq.read_table(f"{str(folder).rstrip('/')}/{path}", columns=[VALUE]).column(VALUE)
     except (OSError, pa.ArrowInvalid, KeyError):
@@ -27,10 +30,16 @@ def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
 
 
 class Lookup:
-    """Values in the order of their rows: the i-th has row i + 1, anything else row 0."""
+    """A lookup holds values in the order of their rows: the i-th has row i + 1, anything else row 0."""
 
     def __init__(self, values: pa.Array, source: str = "vocabulary") -> None:
-        """`values`: integers or strings, not null. Raises UserError, naming `source`, for a value that is repeated."""
+        """Sorts the values' keys.
+
+        values: integers or strings, not null
+        source: names them in errors
+
+        Raises UserError for a value that is repeated.
+        """
         self.strings = is_string(values.type)
         self._values = values.cast(pa.large_binary()) if self.strings else None
         keys = self._keys(values)
@@ -66,7 +75,10 @@ class Lookup:
         return cls(values, source)
 
     def rows(self, distinct: pa.Array) -> np.ndarray:
-        """Table rows of distinct values (strings if the vocabulary's are): [n] -> [n] int64; unspecified for nulls."""
+        """Returns the table rows of distinct values, [n] -> [n] int64; that of a null may be any.
+
+        distinct: strings if the vocabulary's values are
+        """
         if len(self) == 0:
             return np.zeros(len(distinct), np.int64)
         keys = self._keys(distinct)

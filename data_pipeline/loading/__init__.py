@@ -1,7 +1,7 @@
-"""Batches, made ahead of the step that takes them.
+"""Batches are made ahead of the step that takes them.
 
-- `footprint.py`: How much memory decoding takes: what decides how many lanes fit, and what is decoded at once
-- `lanes.py`: One rank's lanes of one epoch: row ranges -> blocks -> shuffled windows
-- `loader.py`: Parquet -> one rank's batches: order, decoding, collation and a thread that runs ahead
-- `prefetch.py`: An iterator that runs ahead in a background thread
+- `footprint.py`: how much memory decoding takes, and so what is decoded at once
+- `lanes.py`: one rank's lanes of one epoch: ranges of rows become blocks, and blocks shuffled windows
+- `loader.py`: Parquet becomes one rank's batches
+- `prefetch.py`: an iterator that runs ahead in a background thread
 """

@@ -1,4 +1,4 @@
-"""How much memory decoding takes: what decides how many lanes fit, and what is decoded at once.
+"""The memory that decoding takes decides how many lanes fit, and what is decoded at once.
 
 Row groups that are small as blocks (or runs of smaller ones) are decoded whole, one after another, which keeps one
 decoder open instead of one per lane and is about twice as fast; of larger ones some chunks are decoded at a time.
@@ -28,7 +28,7 @@ FOOTER_SHARE = 8
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of one data set under one layout.
+    """A footprint is the sizes of one data set under one layout.
 
     row_bytes: of a row in a block (estimated for lists)
     decoder_bytes: of an open decoder of the columns read, for the largest row group
@@ -49,7 +49,11 @@ class Footprint:
 
     @classmethod
     def of(cls, layout: Layout, index: Index, *, memory: int, window: int, batch_rows: int) -> "Footprint":
-        """memory: bytes for all of reading; batch_rows: rows of a rank's batches, those made ahead included."""
+        """Estimates the sizes.
+
+        memory: bytes for all of reading
+        batch_rows: rows of a rank's batches, those made ahead included
+        """
         row_bytes = layout.row_bytes(index.values_per_row)
         whole_rows, largest = int(RUN_BYTES // row_bytes), int(index.group_rows.max())
         footers = [index.footer_bytes(file) for file in range(len(index.files))]
@@ -67,23 +71,24 @@ class Footprint:
 
     @property
     def run_rows(self) -> int:
-        """Rows of a run of small row groups, at most."""
+        """Returns the rows of a run of small row groups, at most."""
         return min(RUN_ROWS, self.whole_rows)
 
     @property
     def chunks_ahead(self) -> int:
-        """Chunks of a larger row group that are decoded in one go."""
+        """Returns how many chunks of a larger row group are decoded in one go."""
         return max(self.run_rows // self.chunk_rows, 1)
 
     @property
     def _decoded_rows(self) -> int:
-        """Rows that are decoded at once, at most."""
+        """Returns the rows that are decoded at once, at most."""
         return max(self.run_rows, self.largest if self.largest <= self.whole_rows else self.chunk_rows)
 
     def lane_bytes(self, window: int) -> int:
-        """Of an open lane: a window, decoded rows that wait for their turn, and for large row groups an open decoder.
+        """Returns the bytes of an open lane.
 
-        A chunk is taken to be twice as wide in Arrow as in a block.
+        It holds a window, decoded rows that wait for their turn, and for large row groups an open decoder. A chunk is
+        taken to be twice as wide in Arrow as in a block.
         """
         if self.all_kept:
             return int(window * self.row_bytes)
@@ -91,6 +96,6 @@ class Footprint:
         return int(decoder + (self._decoded_rows + window) * self.row_bytes)
 
     def reader_bytes(self, lanes: int, window: int, batch_rows: int) -> int:
-        """Of so many open lanes, one of which is decoding, and of batches (three times as wide as blocks)."""
+        """Returns the bytes of so many lanes, one of them decoding, and of batches (three times as wide as blocks)."""
         decoding = self.decoder_bytes + (self._decoded_rows + 3 * self.chunk_rows + 2 * window) * self.row_bytes
         return int(lanes * self.lane_bytes(window) + decoding + batch_rows * 3 * self.row_bytes + self.footer_bytes)

@@ -1,4 +1,4 @@
-"""One rank's lanes of one epoch: row ranges -> blocks -> shuffled windows.
+"""One rank's lanes of one epoch turn ranges of rows into blocks, and blocks into shuffled windows.
 
 A row group that several ranges of this rank touch (a slice boundary or a huge group) is decoded once and the chunks
 still needed are kept, while they fit the memory given; else each range decodes it again from the group's start.
@@ -18,7 +18,10 @@ from shardrec.data_pipeline.reading.parquet import Chunk, Index, RangeReader
 
 
 class _SharedGroup:
-    """A row group that several ranges need, decoded once; a chunk stays until its last range is done."""
+    """A shared group is a row group that several ranges need, decoded once.
+
+    A chunk of it stays until its last range is done.
+    """
 
     def __init__(self, chunks: Iterator[Chunk], layout: Layout, ranges: list[tuple[int, int]]) -> None:
         self._kept: list[tuple[int, int, Block]] = []  # first row, how many ranges still need it, rows
@@ -29,7 +32,7 @@ class _SharedGroup:
                 self._kept.append((first, needed, layout.block(chunk)))
 
     def read(self, start: int, stop: int) -> Iterator[Block]:
-        """Rows start .. stop, one of the ranges; each range is read once."""
+        """Yields rows start .. stop, one of the ranges; each range is read once."""
         while start < stop:
             place = next(i for i, (first, _, block) in enumerate(self._kept) if start < first + block.rows)
             first, needed, block = self._kept.pop(place)
@@ -41,7 +44,7 @@ class _SharedGroup:
 
 
 class LaneReader:
-    """The rows of a rank's lanes in one epoch, from one step on."""
+    """A lane reader gives the rows of a rank's lanes in one epoch, from one step on."""
 
     def __init__(
         self,
@@ -55,7 +58,10 @@ class LaneReader:
         footprint: Footprint,
         memory: int,
     ) -> None:
-        """memory: bytes for chunks of row groups that several ranges touch."""
+        """Finds the lanes' places at `start_step`.
+
+        memory: bytes for chunks of row groups that several ranges touch
+        """
         self._index = reader.index
         self._layout = layout
         self._reader = reader
@@ -72,7 +78,7 @@ class LaneReader:
         self._lanes = [_Lane(order, epoch, share, position, self._blocks(r)) for share, position, r in lanes]
 
     def take(self, step: int) -> list[Block]:
-        """This rank's rows of global batch `step`; steps are taken in order."""
+        """Returns this rank's rows of global batch `step`; steps are taken in order."""
         return [block for lane in self._lanes for block in lane.take(step)]
 
     def _blocks(self, ranges: np.ndarray) -> Iterator[Block]:
@@ -111,7 +117,7 @@ class LaneReader:
 
 
 class _Lane:
-    """One lane's rows, window by window."""
+    """A lane gives its rows window by window."""
 
     def __init__(self, order: Order, epoch: int, share: Share, position: int, blocks: Iterator[Block]) -> None:
         self._order = order
@@ -123,6 +129,7 @@ class _Lane:
         self._start = self._stop = position  # of the current window
 
     def take(self, step: int) -> Iterator[Block]:
+        """Yields this share of the lane's rows of global batch `step`."""
         position, stop = self._share.of(*self._order.batch_bounds(self._share.lane, step))
         while position < stop:
             while position >= self._stop:
@@ -142,7 +149,7 @@ class _Lane:
         self._start, self._stop = start, stop
 
     def _pull(self, rows: int) -> Iterator[Block]:
-        """The lane's next rows in unshuffled order."""
+        """Yields the lane's next rows in unshuffled order."""
         while rows:
             block = next(self._blocks) if self._rest is None else self._rest
             self._rest = block.slice(rows, block.rows) if block.rows > rows else None
@@ -152,7 +159,7 @@ class _Lane:
 
 
 def shared_groups(index: Index, ranges: Sequence[np.ndarray]) -> dict[int, list[tuple[int, int]]]:
-    """Row groups of which several ranges ([n, 2] each) need a part -> those parts, as ranges of rows."""
+    """Returns the row groups of which several ranges ([n, 2] each) need a part, with those parts as ranges of rows."""
     starts, stops = np.concatenate(ranges).T
     first, last = (np.searchsorted(index.group_starts, row, side="right") - 1 for row in (starts, stops - 1))
     inner = last != first
@@ -163,13 +170,16 @@ def shared_groups(index: Index, ranges: Sequence[np.ndarray]) -> dict[int, list[
     parts: dict[int, list[tuple[int, int]]] = {}
     for i in np.flatnonzero((starts > begins) | (stops < ends)):
         parts.setdefault(int(groups[i]), []).append((int(starts[i]), int(stops[i])))
-    return {group: found for group, found in parts.items() if len(found) > 1}
+    return {group: needed for group, needed in parts.items() if len(needed) > 1}
 
 
 def _segments(
     index: Index, shared: dict[int, list[tuple[int, int]]], start: int, stop: int
 ) -> Iterator[tuple[int | None, int, int]]:
-    """Cuts a range where a shared row group starts or ends: (its number or None, first row, row after the last)."""
+    """Cuts a range where a shared row group starts or ends.
+
+    Yields the group's number (None: it is not shared), the first row and the one after the last.
+    """
     for group in sorted({index.group_of(start), index.group_of(stop - 1)} & shared.keys()):
         begin, end = index.group_bounds(group)
         begin, end = max(begin, start), min(end, stop)
@@ -182,7 +192,7 @@ def _segments(
 
 
 def _from(ranges: np.ndarray, position: int) -> np.ndarray:
-    """Ranges without their first `position` rows."""
+    """Returns the ranges without their first `position` rows."""
     stops = np.cumsum(ranges[:, 1] - ranges[:, 0])
     rest = ranges[np.searchsorted(stops, position, side="right") :].copy()
     if len(rest):

@@ -1,4 +1,4 @@
-"""Parquet -> one rank's batches: order, decoding, collation and a thread that runs ahead.
+"""A loader turns Parquet into one rank's batches: order, decoding, collation and a thread that runs ahead.
 
 A loader has no state but its arguments: `epoch(e, start_step=k)` gives what `epoch(e)` gives after k batches, without
 decoding the row groups that those were made of.
@@ -29,7 +29,7 @@ RowOrder = Literal["shuffled", "time", "file"]
 
 
 class Loader:
-    """Batches of one rank, for training or evaluation.
+    """A loader makes the batches of one rank, for training or evaluation.
 
     order: "shuffled", for training; "time", global batch s holds rows [s G, (s + 1) G) of the files (for daily
         training; one lane, so every rank decodes all rows); "file", for evaluation and prediction: the rows as they lie
@@ -69,7 +69,7 @@ class Loader:
         absent: Sequence[str] = (),
         negatives: Negatives | None = None,
     ) -> None:
-        """`folder` is the schema's (vocabularies).
+        """Reads no rows yet; `folder` is the schema's (vocabularies).
 
         Raises UserError for columns that are missing or of a wrong type, for lanes or negatives that do not divide the
         batch, for negatives with class weights, and where `memory` is too small.
@@ -107,7 +107,7 @@ class Loader:
         self.rows_decoded = 0
 
     def _cut(self, lanes: int | None, global_batch_size: int, window: int, memory: int) -> tuple[int, int]:
-        """The lanes and rows of a global batch that the order of rows asks for."""
+        """Returns the lanes and rows of a global batch that the order of rows asks for."""
         if self._kind == "file":
             return self._world_size, max(global_batch_size // self._world_size, 1) * self._world_size
         if self._kind == "time":
@@ -129,7 +129,7 @@ class Loader:
         self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
 
     def _taken_by(self, negatives: Negatives | None, memory: int) -> int:
-        """Bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
+        """Returns the bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
         taken = negatives.nbytes if negatives else 0
         if taken >= memory:
             assert negatives is not None
@@ -141,7 +141,7 @@ class Loader:
         return taken
 
     def _memory_left(self, memory: int) -> int:
-        """Bytes for kept row groups, of those beside `_taken`. Raises UserError where lanes and batches do not fit."""
+        """Returns the bytes left for kept row groups. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
         batch_rows = self.order.padded_rows(0, self._world_size) * self._each * (self._prefetch + 1)
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
@@ -159,35 +159,41 @@ class Loader:
 
     @property
     def dense_names(self) -> tuple[str, ...]:
+        """Returns what the columns of `Batch.dense` are."""
         return self._layout.dense_names
 
     @property
     def id_names(self) -> tuple[str, ...]:
+        """Returns the keys of `Batch.ids`."""
         return self._layout.id_names
 
     @property
     def weighted_id_names(self) -> tuple[str, ...]:
+        """Returns the keys of `Batch.weighted_ids`."""
         return self._layout.weighted_id_names
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The Parquet columns that are read."""
+        """Returns the Parquet columns that are read."""
         return self._layout.columns
 
     @property
     def lanes(self) -> int:
+        """Returns the number of lanes."""
         return self.order.lanes
 
     @property
     def num_rows(self) -> int:
+        """Returns the number of rows of an epoch, over all ranks."""
         return self.order.num_rows
 
     @property
     def steps_per_epoch(self) -> int:
+        """Returns how many batches an epoch has."""
         return self.order.steps_per_epoch
 
     def order_state(self) -> dict[str, Any]:
-        """All that decides which rows make which batch, for a checkpoint."""
+        """Returns all that decides which rows make which batch, for a checkpoint."""
         return {
             "order": self._kind,
             "lanes": self.order.lanes,
@@ -217,14 +223,14 @@ class Loader:
     # ------------------------------------------------------------ batches
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """This rank's batches start_step, start_step + 1 ... of an epoch; as many, and as large, on every rank.
+        """Yields this rank's batches start_step, start_step + 1 ... of an epoch; as many, and as large, on every rank.
 
         Raises UserError where rows cannot be decoded or hold what the schema does not allow.
         """
         return self._run(epoch, start_step, with_columns=False)
 
     def epoch_with_columns(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Batch, pa.Table]]:
-        """Batches, each with the `extra_columns` of its live rows (padding rows come after them)."""
+        """Yields batches, each with the `extra_columns` of its live rows (padding rows come after them)."""
         return self._run(epoch, start_step, with_columns=True)
 
     def _run(self, epoch: int, start_step: int, *, with_columns: bool) -> Iterator[Any]:
@@ -240,7 +246,7 @@ class Loader:
                 yield item
 
     def _made(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
-        """What is handed out, and how many live rows it has. Runs in the background thread."""
+        """Yields what is handed out, and how many live rows it has. Runs in the background thread."""
         order, layout, footprint = self.order, self._layout, self._footprint
         lanes = LaneReader(
             order,

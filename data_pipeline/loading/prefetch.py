@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a background thread."""
+"""An iterator is made to run ahead in a background thread."""
 
 import threading
 from collections import deque
@@ -29,7 +29,7 @@ def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
 
 
 class _Ahead(Generic[T]):
-    """What the two threads share; every change is made and announced under `_changed`."""
+    """This is what the two threads share; every change is made and announced under `_changed`."""
 
     def __init__(self, items: Iterable[T], depth: int) -> None:
         self._items = items
@@ -40,7 +40,7 @@ class _Ahead(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """The background thread's work."""
+        """Does the background thread's work."""
         try:
             for item in self._items:
                 with self._changed:
@@ -58,7 +58,7 @@ class _Ahead(Generic[T]):
                 self._changed.notify_all()
 
     def next(self) -> tuple[T] | None:
-        """The next item, or None at the end. Raises what the thread raised."""
+        """Returns the next item, or None at the end. Raises what the thread raised."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._done)
             if self._ready:

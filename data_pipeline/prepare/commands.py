@@ -1,4 +1,4 @@
-"""`shardrec prepare ...`: one command per data set, and one for any delimited file."""
+"""`shardrec prepare` has one command per data set, and one for any delimited file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +70,7 @@ def movielens(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """MovieLens 1M or 100K."""
+    """Prepares MovieLens 1M or 100K."""
     split: SplitRule | None = None
     if by_time:
         split = TimeSplit(column="timestamp", fractions=shares(fractions) or FRACTIONS)
@@ -95,7 +95,7 @@ def ratings(
     row_group_rows: RowGroupRows = RATINGS_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """MovieLens' ratings as lists, for AutoRec; single ratings of the same split: prepare movielens --fractions."""
+    """Prepares MovieLens' ratings as lists, for AutoRec; the same split as single ratings: movielens --fractions."""
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ratings(source, output, rows, shares(fractions), seed, progress))
 
@@ -111,7 +111,7 @@ def ncf(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
+    """Prepares the leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ncf(source, output, name, not no_validation, seed, progress=progress))
 
@@ -136,7 +136,7 @@ def implicit(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """A delimited log of users and items: the last item of each user is for test, the second last for validation."""
+    """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
     form = TextFormat(
         delimiter=delimiter.replace("\\t", "\t"),
         header=columns is None,
@@ -165,7 +165,7 @@ def libfm(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """libfm or svmlight files: `label id:value id:value ...`."""
+    """Prepares libfm or svmlight files: `label id:value id:value ...`."""
     inputs = _inputs(source, validation, test, fractions, LIBFM_PATTERNS)
     field_map = parse_field_map(fields) if fields else None
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
@@ -186,7 +186,7 @@ def frappe(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Frappe: the libfm files as they are split, or the raw log."""
+    """Prepares Frappe: the libfm files as they are split, or the raw log."""
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_frappe(source, output, raw, seed, progress=progress))
 
@@ -210,7 +210,7 @@ def criteo_command(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
+    """Prepares Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
     inputs = _inputs(source, validation, test, fractions, criteo.PATTERNS)
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
     recipe = criteo.recipe(min_count, hash_ids, numbers, split, _rate(negative_rate), seed)
@@ -235,7 +235,7 @@ def avazu_command(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Avazu's CSV, with or without header line."""
+    """Prepares Avazu's CSV, with or without header line."""
     inputs = _inputs(source, validation, test, fractions, avazu.PATTERNS)
     parts = shares(fractions) or FRACTIONS
     split = TimeSplit(column="hour", fractions=parts) if by_time else HashSplit(seed=seed, fractions=parts)
@@ -257,7 +257,7 @@ def delimited(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Any CSV or TSV whose columns a recipe declares."""
+    """Prepares any CSV or TSV whose columns a recipe declares."""
     inputs = _inputs(source, validation, test, fractions)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_delimited(inputs, recipe, output, shares(fractions), progress))
@@ -282,7 +282,7 @@ def synthetic_command(
     workers: Annotated[int, typer.Option(min=1, help="Files written at a time, by a local Ray if more than 1.")] = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """A click log with a planted model, whose best attainable scores are written beside it (best.yaml)."""
+    """Makes a click log with a planted model; the best attainable scores are written beside it (best.yaml)."""
     histories = Histories(history_items, history_length, history_max) if history_items else None
     made = synthetic(
         out,

@@ -1,4 +1,4 @@
-"""`shardrec prepare histories | amazon | movielens-histories | synthetic-histories`: rows with behaviour sequences."""
+"""These commands of `shardrec prepare` make rows with behaviour sequences."""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +64,7 @@ def histories(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """User histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
+    """Prepares user histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -91,7 +91,7 @@ def amazon(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """Amazon reviews as published, as histories: is this the user's next item? The last two are held out."""
+    """Prepares Amazon reviews as histories: is this the user's next item? The last two are held out."""
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -115,7 +115,7 @@ def movielens_histories(
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
-    """MovieLens 1M or 100K as histories: is this the next movie that the user rates? The last two are held out."""
+    """Prepares MovieLens as histories: is this the next movie that the user rates? The last two are held out."""
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -141,7 +141,7 @@ def synthetic_histories(
     workers: Annotated[int, typer.Option(min=1, help="Files written at a time, by a local Ray if more than 1.")] = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """A click log with planted interests that pooled histories hide; the best attainable scores are in best.yaml."""
+    """Makes a click log with planted interests that pooled histories hide; best.yaml has the best scores."""
     log = InterestLog(
         Histories(items, mean_length, max_length),
         categories,

@@ -1,4 +1,4 @@
-"""What the commands of `shardrec prepare` share: their options, how shares are written, what is printed."""
+"""The commands of `shardrec prepare` share their options, how shares are written, and what is printed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file."
 
 
 def shares(text: str | None) -> dict[Split, float] | None:
-    """`0.8,0.1,0.1` -> split -> share. Raises UserError for anything else."""
+    """Returns split -> share for `0.8,0.1,0.1`. Raises UserError for anything else."""
     if text is None:
         return None
     try:
@@ -49,10 +49,10 @@ def shares(text: str | None) -> dict[Split, float] | None:
 
 
 def progress(line: str) -> None:
-    """Says how far a preparation is."""
+    """Prints how far a preparation is."""
     typer.echo(line, err=True)
 
 
 def show(report: Report) -> None:
-    """Prints the summary of a finished one."""
+    """Prints the summary of a finished preparation."""
     typer.echo(str(report))

@@ -1,8 +1,8 @@
-"""Row ranges of Parquet files, in a pure order, as arrays.
+"""Row ranges of Parquet files are read in a pure order, as arrays.
 
-- `blocks.py`: A block: some rows of a data set as a few NumPy arrays, cheap to slice, to permute and to join
-- `collate.py`: Arrow record batches -> blocks -> batches, without Python per row
-- `files.py`: Data files: finding them by path, folder, glob or URI, and opening them in the way that suits what is
-- `order.py`: Which rows come when: arithmetic on row-group sizes, without I/O, state or a generator that could be lost
-- `parquet.py`: Parquet files as one numbered list of rows: what is there (`Index`), and record batches of any range
+- `blocks.py`: some rows of a data set as a few NumPy arrays
+- `collate.py`: record batches become blocks, and blocks become batches
+- `files.py`: data files found by path, folder, glob or URI, and opened
+- `order.py`: which rows come when
+- `parquet.py`: Parquet files as one numbered list of rows, any range of which can be read
 """

@@ -1,4 +1,4 @@
-"""A block: some rows of a data set as a few NumPy arrays, cheap to slice, to permute and to join.
+"""A block holds some rows of a data set as a few NumPy arrays, cheap to slice, to permute and to join.
 
 One-valued features of all tables share one [F, n] array and all numbers one [n, C] array, so that shuffling a window
 or making a batch is a handful of NumPy calls, whatever the number of features. Features of equal lengths (aligned
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 
 class Lists(NamedTuple):
-    """K features with equally many ids in each of n rows.
+    """Lists hold K features with equally many ids in each of n rows.
 
     values: [K, T]; offsets: [n + 1] int64, row i owns values[:, offsets[i] : offsets[i + 1]] (the first offset may be
     over 0); weights: [T] float32 or None
@@ -25,27 +25,27 @@ class Lists(NamedTuple):
 
     @property
     def lengths(self) -> np.ndarray:
-        """[n] int64."""
+        """Returns [n] int64: how many ids each row has."""
         return np.diff(self.offsets)
 
     @property
     def total(self) -> int:
-        """Ids of all rows, in one feature."""
+        """Returns how many ids all rows have in one feature."""
         return int(self.offsets[-1] - self.offsets[0])
 
     @property
     def owned(self) -> np.ndarray:
-        """[K, total]: the values of the rows, one row after another."""
+        """Returns [K, total]: the values of the rows, one row after another."""
         return self.values[:, self.offsets[0] : self.offsets[-1]]
 
     @property
     def owned_weights(self) -> np.ndarray:
-        """[total] float32: the weights beside `owned`, for features that have some."""
+        """Returns [total] float32: the weights beside `owned`, for features that have some."""
         assert self.weights is not None
         return self.weights[self.offsets[0] : self.offsets[-1]]
 
     def take(self, rows: np.ndarray) -> "Lists":
-        """The given rows, in the given order."""
+        """Returns the given rows, in the given order."""
         starts = self.offsets[:-1]
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
@@ -59,7 +59,7 @@ class Lists(NamedTuple):
 
     @classmethod
     def join(cls, parts: "Sequence[Lists]") -> "Lists":
-        """The rows of all parts, one part after another."""
+        """Returns the rows of all parts, one part after another."""
         return cls(
             np.concatenate([p.owned for p in parts], axis=1),
             offsets_of(np.concatenate([p.lengths for p in parts])),
@@ -68,7 +68,7 @@ class Lists(NamedTuple):
 
 
 class Block(NamedTuple):
-    """n rows.
+    """A block has n rows.
 
     ids: [F, n] int32 or int64, the features of one id a row
     lists: the features of many ids a row
@@ -85,11 +85,12 @@ class Block(NamedTuple):
 
     @property
     def rows(self) -> int:
+        """Returns n."""
         return len(self.numbers)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays (of what they are views of, if they are the only views)."""
+        """Returns the memory of the arrays (of what they are views of, if they are the only views)."""
         total = self.ids.nbytes + self.numbers.nbytes + self.places.nbytes
         for lists in self.lists:
             total += lists.values.nbytes + lists.offsets.nbytes
@@ -97,7 +98,7 @@ class Block(NamedTuple):
         return total + self.extra.nbytes
 
     def slice(self, start: int, stop: int) -> "Block":
-        """Rows start .. stop, as views."""
+        """Returns rows start .. stop, as views."""
         return Block(
             self.ids[:, start:stop],
             tuple(x._replace(offsets=x.offsets[start : stop + 1]) for x in self.lists),
@@ -107,7 +108,7 @@ class Block(NamedTuple):
         )
 
     def take(self, rows: np.ndarray) -> "Block":
-        """The given rows, in the given order, as copies."""
+        """Returns the given rows, in the given order, as copies."""
         return Block(
             np.take(self.ids, rows, axis=1),
             tuple(x.take(rows) for x in self.lists),
@@ -118,7 +119,7 @@ class Block(NamedTuple):
 
     @classmethod
     def join(cls, parts: "Sequence[Block]") -> "Block":
-        """The rows of all parts, one part after another (a single part is returned as it is)."""
+        """Returns the rows of all parts, one part after another (a single part as it is)."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -131,12 +132,12 @@ class Block(NamedTuple):
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """[n] lengths -> [n + 1] int64 offsets."""
+    """Returns the [n + 1] int64 offsets of [n] lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def join_tables(parts: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all parts, one part after another; files may differ in whether a column can be null."""
+    """Returns the rows of all parts, one part after another; files may differ in whether a column can be null."""
     return pa.concat_tables(parts, promote_options="default")

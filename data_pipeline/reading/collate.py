@@ -1,4 +1,4 @@
-"""Arrow record batches -> blocks -> batches, without Python per row.
+"""Arrow record batches become blocks, and blocks become batches, without Python per row.
 
 Every feature is read and checked once, when its rows are decoded; after that a batch is a few concatenations. Ids are
 held as 32-bit integers where all tables allow it and widened as they enter a batch.
@@ -30,41 +30,47 @@ from shardrec.data_pipeline.reading.parquet import Chunk
 
 
 class _Run(NamedTuple):
-    """Keys that lie side by side in a block: rows first .. last of its `ids` (lists is None) or of `lists[lists]`."""
+    """A run is keys that lie side by side in a block.
+
+    They are rows first .. last of its `ids` (where `lists` is None) or of `lists[lists]`.
+    """
 
     lists: int | None
     first: int
     last: int
 
     def values(self, block: Block) -> np.ndarray:
-        """[keys, values of one key]"""
+        """Returns [keys, values of one key]."""
         return (block.ids if self.lists is None else block.lists[self.lists].owned)[self.first : self.last]
 
     def lengths(self, block: Block) -> np.ndarray:
-        """[rows] int64, the same for each of the keys"""
+        """Returns [rows] int64, the same for each of the keys."""
         return np.ones(block.rows, np.int64) if self.lists is None else block.lists[self.lists].lengths
 
     def weights(self, block: Block) -> np.ndarray:
-        """[values of one key] float32"""
+        """Returns [values of one key] float32."""
         assert self.lists is not None
         return block.lists[self.lists].owned_weights
 
 
 class _Absent(_Run):
-    """One key without ids."""
+    """An absent key has no ids in any row."""
 
     def values(self, block: Block) -> np.ndarray:
+        """Returns no values."""
         return np.empty((1, 0), np.int64)
 
     def lengths(self, block: Block) -> np.ndarray:
+        """Returns a length of 0 for each row."""
         return np.zeros(block.rows, np.int64)
 
     def weights(self, block: Block) -> np.ndarray:
+        """Returns no weights."""
         return np.empty(0, np.float32)
 
 
 class _Keys:
-    """The keys of one KeyedJaggedTensor."""
+    """These keys make one KeyedJaggedTensor."""
 
     def __init__(self, names: Sequence[str], runs: Sequence[_Run], *, weighted: bool) -> None:
         self.names = tuple(names)
@@ -73,13 +79,13 @@ class _Keys:
         self._ones: dict[int, Tensor] = {}
 
     def collate(self, parts: Sequence[Block], size: int) -> KeyedJaggedTensor:
-        """The ids of all parts' rows, then rows without ids up to `size`."""
-        found = [[run.values(p) for p in parts] for run in self._runs]
-        per_key = [sum(v.shape[1] for v in values) for values in found]
+        """Returns the ids of all parts' rows, then rows without ids up to `size`."""
+        values_by_run = [[run.values(p) for p in parts] for run in self._runs]
+        per_key = [sum(v.shape[1] for v in values) for values in values_by_run]
         keys = [run.last - run.first for run in self._runs]
         values = np.empty(sum(n * k for n, k in zip(per_key, keys, strict=True)), np.int64)
         at = 0
-        for run_values, count, of_run in zip(found, per_key, keys, strict=True):
+        for run_values, count, of_run in zip(values_by_run, per_key, keys, strict=True):
             stop = at + count * of_run
             if parts:
                 np.concatenate(run_values, axis=1, out=values[at:stop].reshape(of_run, count))
@@ -94,8 +100,8 @@ class _Keys:
         )
 
     def _weights(self, parts: Sequence[Block]) -> np.ndarray:
-        found = [run.weights(p) for run in self._runs for p in parts]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        weights = [run.weights(p) for run in self._runs for p in parts]
+        return np.concatenate(weights) if weights else np.zeros(0, np.float32)
 
     def _lengths(self, parts: Sequence[Block], size: int) -> Tensor:
         live = sum(p.rows for p in parts)
@@ -113,7 +119,7 @@ class _Keys:
 
 
 class Layout:
-    """How the rows of a schema lie in blocks and batches.
+    """A layout says how the rows of a schema lie in blocks and batches.
 
     columns: the Parquet columns that are read
     dense_names, id_names, weighted_id_names: the columns of `Batch.dense`, and the keys of its ids, in their order
@@ -130,7 +136,7 @@ class Layout:
         carried: Sequence[str] = (),
         absent: Sequence[str] = (),
     ) -> None:
-        """`folder` is the schema's (vocabularies).
+        """Opens the readers of the schema's columns; `folder` is the schema's (vocabularies).
 
         id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
         carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
@@ -168,7 +174,7 @@ class Layout:
         self.columns = tuple(dict.fromkeys([*columns, *self.extra_columns]))
 
     def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
-        """Keys in this order, joined to runs where they lie side by side in blocks."""
+        """Returns keys in this order, joined to runs where they lie side by side in blocks."""
         runs: list[_Run] = []
         for name in names:
             lists = next((i for i, together in enumerate(self._lists) if name in together), None)
@@ -185,7 +191,10 @@ class Layout:
     # ------------------------------------------------------------ sizes
 
     def row_bytes(self, values_per_row: Mapping[str, float]) -> float:
-        """Estimated bytes of a row in a block; `values_per_row`: mean number of values in the files' list columns."""
+        """Returns the estimated bytes of a row in a block.
+
+        values_per_row: the mean number of values in the files' list columns
+        """
         id_bytes = np.dtype(self._id_type).itemsize
         total = id_bytes * len(self._single) + 4.0 * self._num_numbers + 8 * (2 if self._group else 1)
         for names in self._lists:
@@ -204,7 +213,7 @@ class Layout:
     # ------------------------------------------------------------ Arrow -> block
 
     def block(self, chunk: Chunk) -> Block:
-        """Reads rows. Raises UserError for values that the schema does not allow."""
+        """Reads a chunk's rows. Raises UserError for values that the schema does not allow."""
         batch, where, first_row, place = chunk
         origin = Origin(where, first_row)
         columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
@@ -240,11 +249,11 @@ class Layout:
     # ------------------------------------------------------------ block -> block
 
     def id_row(self, name: str) -> int:
-        """The row of a block's `ids` that holds this feature of one id a row."""
+        """Returns the row of a block's `ids` that holds this feature of one id a row."""
         return self._single.index(name)
 
     def with_features(self, block: Block, names: Sequence[str], layout: "Layout", others: Block) -> Block:
-        """A block's rows with labels of 0 and with the features `names` of `others`, a block of another layout.
+        """Returns a block's rows with labels of 0 and with the features `names` of `others`, a block of another layout.
 
         Those of the named features that this layout has not are passed over.
         """
@@ -258,15 +267,15 @@ class Layout:
                 numbers[:, self.dense_names.index(name)] = others.numbers[:, layout.dense_names.index(name)]
         for i, together in enumerate(self._lists):
             if together[0] in names:
-                place = next(j for j, found in enumerate(layout._lists) if together[0] in found)
-                rows = [layout._lists[place].index(name) for name in together]
-                lists[i] = others.lists[place]._replace(values=others.lists[place].values[rows])
+                place = next(j for j, names_together in enumerate(layout._lists) if together[0] in names_together)
+                key_rows = [layout._lists[place].index(name) for name in together]
+                lists[i] = others.lists[place]._replace(values=others.lists[place].values[key_rows])
         return block._replace(ids=ids, numbers=numbers, lists=tuple(lists))
 
     # ------------------------------------------------------------ blocks -> batch
 
     def collate(self, parts: Sequence[Block], size: int) -> Batch:
-        """One batch of `size` rows: those of all parts, then padding."""
+        """Returns one batch of `size` rows: those of all parts, then padding."""
         live, dense = sum(p.rows for p in parts), len(self.dense_names)
         numbers = np.zeros((size, dense), np.float32)
         targets = np.zeros((self._num_numbers - dense, size), np.float32)
@@ -293,7 +302,7 @@ def _weighted(feature: SparseFeature) -> bool:
 
 
 def _equal_lengths(features: Sequence[SparseFeature]) -> list[tuple[str, ...]]:
-    """Names of the list features, those together that are as long as each other in every row."""
+    """Returns the names of the list features, in groups that are as long as each other in every row."""
     together: dict[str, list[str]] = {}
     for f in features:
         aligned = f.aligned if isinstance(f, SequenceFeature) else None

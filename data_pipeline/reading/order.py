@@ -1,4 +1,4 @@
-"""Which rows come when: arithmetic on row-group sizes, without I/O, state or a generator that could be lost.
+"""The order says which rows come when: arithmetic on row-group sizes, without I/O, state or a generator to be lost.
 
 Rows are numbered as they lie in the data set (files in order, rows in order). A *unit* is a run of consecutive row
 groups of at least 64k rows, or a slice of a huge one. An epoch's order is its units, permuted by the seed, one after
@@ -32,21 +32,21 @@ _UNITS, _WINDOWS = 1, 2  # purposes of random numbers
 
 
 class Share(NamedTuple):
-    """Part `part` of `parts` of one lane's rows of every batch."""
+    """A share is part `part` of `parts` of one lane's rows of every batch."""
 
     lane: int
     part: int
     parts: int
 
     def of(self, start: int, stop: int) -> tuple[int, int]:
-        """This share of the lane's rows start .. stop."""
+        """Returns this share of the lane's rows start .. stop."""
         rows = stop - start
         return start + rows * self.part // self.parts, start + rows * (self.part + 1) // self.parts
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The row order of all epochs of one data set.
+    """An order is that of the rows in all epochs of one data set.
 
     group_rows: [groups] int64, rows of each row group, files in order; empty ones may be among them
     shuffle: False keeps the order of the files (units and windows are then not permuted)
@@ -77,22 +77,25 @@ class Order:
 
     @cached_property
     def num_rows(self) -> int:
+        """Returns the number of rows of the data set."""
         return int(self.group_rows.sum())
 
     @property
     def lane_batch(self) -> int:
-        """Rows that one lane gives to a global batch."""
+        """Returns how many rows one lane gives to a global batch."""
         return self.global_batch_size // self.lanes
 
     @property
     def steps_per_epoch(self) -> int:
+        """Returns how many global batches an epoch has."""
         return -(-self.lane_rows(self.lanes - 1) // self.lane_batch)  # no lane is longer than the last one
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
-        """Where a lane starts and stops in the epoch's order."""
+        """Returns where a lane starts and stops in the epoch's order."""
         return self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
 
     def lane_rows(self, lane: int) -> int:
+        """Returns how many rows a lane has."""
         start, stop = self.lane_bounds(lane)
         return stop - start
 
@@ -100,7 +103,7 @@ class Order:
 
     @cached_property
     def units(self) -> np.ndarray:
-        """[units + 1] int64: unit i is rows units[i] .. units[i + 1].
+        """Returns [units + 1] int64: unit i is rows units[i] .. units[i + 1].
 
         A unit of over a quarter of all rows (a huge row group) is cut into slices of at least `UNIT_ROWS` and about
         1/32 of all rows: permuting fewer than four units would shuffle next to nothing.
@@ -119,7 +122,7 @@ class Order:
         return np.array(bounds if bounds[-1] else [0, rows], np.int64)
 
     def lane_ranges(self, epoch: int, lane: int) -> np.ndarray:
-        """[ranges, 2] int64: the rows (start, stop) of a lane, one range after another, before windows shuffle them."""
+        """Returns [ranges, 2] int64: the rows (start, stop) of a lane, range by range, before windows shuffle them."""
         if not self.shuffle:
             return np.array([self.lane_bounds(lane)], np.int64)[: self.lane_rows(lane)]
         units = permutation(len(self.units) - 1, self.seed, _UNITS, epoch)
@@ -141,7 +144,7 @@ class Order:
     # ------------------------------------------------------------ windows
 
     def window_bounds(self, lane: int, position: int) -> tuple[int, int]:
-        """The lane's positions (start, stop) of the window that holds `position`.
+        """Returns the lane's positions (start, stop) of the window that holds `position`.
 
         Each lane's windows start a little earlier than those of the lane before it, so that lanes do not all reach a
         new window, with its decoding, at the same step.
@@ -151,7 +154,10 @@ class Order:
         return max(start, 0), min(start + self.window, self.lane_rows(lane))
 
     def window_permutation(self, epoch: int, lane: int, start: int, stop: int) -> np.ndarray | None:
-        """[stop - start] int64: the k-th row of the window start .. stop is its row permutation[k]. None: in order."""
+        """Returns [stop - start] int64: row k of the window start .. stop is its row permutation[k].
+
+        None: rows stay in order.
+        """
         if not self.shuffle:
             return None
         return permutation(stop - start, self.seed, _WINDOWS, epoch, lane, start)
@@ -159,12 +165,12 @@ class Order:
     # ------------------------------------------------------------ ranks
 
     def batch_bounds(self, lane: int, step: int) -> tuple[int, int]:
-        """The lane's positions (start, stop) that belong to global batch `step`; none past the lane's end."""
+        """Returns the lane's positions (start, stop) that belong to global batch `step`; none past the lane's end."""
         rows = self.lane_rows(lane)
         return min(step * self.lane_batch, rows), min((step + 1) * self.lane_batch, rows)
 
     def shares(self, rank: int, world_size: int) -> list[Share]:
-        """What a rank reads: whole lanes, dealt as evenly as possible, or a contiguous part of one."""
+        """Returns what a rank reads: whole lanes, dealt as evenly as possible, or a contiguous part of one."""
         if world_size <= self.lanes:
             first, last = self.lanes * rank // world_size, self.lanes * (rank + 1) // world_size
             return [Share(lane, 0, 1) for lane in range(first, last)]
@@ -173,7 +179,7 @@ class Order:
         return [Share(lane, rank - first, next_first - first)]
 
     def rank_rows(self, step: int, rank: int, world_size: int) -> int:
-        """How many rows of global batch `step` a rank has."""
+        """Returns how many rows of global batch `step` a rank has."""
         total = 0
         for share in self.shares(rank, world_size):
             start, stop = share.of(*self.batch_bounds(share.lane, step))
@@ -181,7 +187,7 @@ class Order:
         return total
 
     def padded_rows(self, step: int, world_size: int) -> int:
-        """Rows of every rank's batch at `step`: as many as the fullest rank has."""
+        """Returns the rows of every rank's batch at `step`: as many as the fullest rank has."""
         ranks = np.arange(world_size, dtype=np.int64)
         lanes = np.arange(self.lanes + 1, dtype=np.int64)
         bounds = np.array([self.num_rows * lane // self.lanes for lane in range(self.lanes + 1)], np.int64)
@@ -193,7 +199,7 @@ class Order:
 
 
 def permutation(count: int, seed: int, purpose: int, epoch: int, lane: int = 0, index: int = 0) -> np.ndarray:
-    """[count] int64: a permutation of 0 .. count - 1 that is a pure function of the arguments.
+    """Returns [count] int64: a permutation of 0 .. count - 1 that is a pure function of the arguments.
 
     Places are sorted by random numbers whose lowest bits hold the place itself, so that no two are equal.
     """
@@ -205,7 +211,7 @@ def permutation(count: int, seed: int, purpose: int, epoch: int, lane: int = 0, 
 
 
 def default_lanes(global_batch_size: int, lane_bytes: int, memory: int) -> int:
-    """The largest power of two, up to 16, that divides `global_batch_size` and whose lanes fit `memory` bytes."""
+    """Returns the largest power of two, up to 16, that divides the global batch and whose lanes fit `memory` bytes."""
     lanes = MOST_DEFAULT_LANES
     while lanes > 1 and (global_batch_size % lanes or lanes * lane_bytes > memory):
         lanes //= 2

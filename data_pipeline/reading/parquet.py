@@ -1,4 +1,4 @@
-"""Parquet files as one numbered list of rows: what is there (`Index`), and record batches of any range of them.
+"""Parquet files are read as one numbered list of rows: `Index` says what is there, `RangeReader` reads any range.
 
 Footers are read once, by one process; the index is small and picklable, so other ranks get it instead of reading.
 pyarrow decodes a row group only from its start: what a range skips is decoded too, and counted.
@@ -35,7 +35,7 @@ FOOTER_BYTES = 900
 
 
 class _Footer(NamedTuple):
-    """What an index keeps of a file's footer."""
+    """A footer is what an index keeps of a file's."""
 
     group_rows: np.ndarray
     schema: pa.Schema
@@ -43,7 +43,7 @@ class _Footer(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A row group's rows and, by column, its values (elements, for lists) and the bytes that decoding it takes."""
+    """A sample is a row group's rows and, by column, its values (elements, for lists) and bytes of decoding."""
 
     rows: int
     values: dict[str, int]
@@ -51,7 +51,10 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, group: pq.RowGroupMetaData | None, remote: bool) -> "Sample":
-        """From a footer. Dictionaries are taken to compress to a quarter; remote bytes are held as fetched."""
+        """Reads a row group's sizes from a footer.
+
+        Dictionaries are taken to compress to a quarter; remote bytes are held as fetched.
+        """
         sample = cls(group.num_rows if group else 0, {}, {})
         for chunk in (group.column(c) for c in range(group.num_columns)) if group else ():
             column = chunk.path_in_schema.split(".")[0]
@@ -66,7 +69,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """All that is known of a data set without reading its rows.
+    """An index is all that is known of a data set without reading its rows.
 
     files: in order
     file_groups: [files + 1] int64, file f has row groups file_groups[f] .. file_groups[f + 1]
@@ -83,23 +86,24 @@ class Index:
 
     @cached_property
     def group_starts(self) -> np.ndarray:
-        """[groups + 1] int64: the first row of each row group, and the number of all rows."""
+        """Returns [groups + 1] int64: the first row of each row group, and the number of all rows."""
         starts = np.zeros(len(self.group_rows) + 1, np.int64)
         np.cumsum(self.group_rows, out=starts[1:])
         return starts
 
     @property
     def num_rows(self) -> int:
+        """Returns the number of rows of all files."""
         return int(self.group_starts[-1])
 
     @property
     def values_per_row(self) -> dict[str, float]:
-        """Mean number of values a row, by column (other than 1 for lists only)."""
+        """Returns the mean number of values a row, by column (other than 1 for lists only)."""
         return {column: count / self.sample.rows for column, count in self.sample.values.items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the files' names, sizes and row groups: equal for a copy in another folder, other for other data."""
+        """Returns a hash of the files' names, sizes and row groups: a copy elsewhere has the same one."""
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
             digest.update(f"{posixpath.basename(file.path)}\0{file.size}\0".encode())
@@ -108,15 +112,15 @@ class Index:
         return digest.hexdigest()
 
     def group_of(self, row: int) -> int:
-        """The row group that holds a row."""
+        """Returns the row group that holds a row."""
         return int(np.searchsorted(self.group_starts, row, side="right")) - 1
 
     def group_bounds(self, group: int) -> tuple[int, int]:
-        """The first row of a row group, and the one after its last."""
+        """Returns the first row of a row group, and the one after its last."""
         return int(self.group_starts[group]), int(self.group_starts[group + 1])
 
     def runs(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
-        """Rows start .. stop, cut where row groups end: runs of at most `rows` rows, or of one row group."""
+        """Yields rows start .. stop, cut where row groups end: runs of at most `rows` rows, or of one row group."""
         while start < stop:
             end = stop
             if stop - start > rows:
@@ -126,17 +130,17 @@ class Index:
             start = end
 
     def footer_bytes(self, file: int) -> int:
-        """Estimated memory of an open file's footer."""
+        """Returns the estimated memory of an open file's footer."""
         groups = int(self.file_groups[file + 1] - self.file_groups[file])
         return groups * len(self.sample.decoder_bytes) * FOOTER_BYTES
 
     def file_of(self, group: int) -> int:
-        """The file that holds a row group."""
+        """Returns the file that holds a row group."""
         return int(np.searchsorted(self.file_groups, group, side="right")) - 1
 
 
 class DataSet:
-    """A data set of Parquet files."""
+    """A data set is the rows of some Parquet files, in order."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -162,12 +166,12 @@ class DataSet:
 
     @classmethod
     def from_index(cls, index: Index) -> "DataSet":
-        """The data set that another process opened; reads nothing."""
+        """Returns the data set that another process opened; reads nothing."""
         return cls(index)
 
 
 class Chunk(NamedTuple):
-    """Consecutive rows of one file.
+    """A chunk is consecutive rows of one file.
 
     where, first_row: the file's path and the row's number in it, for error lines; place: its number in the data set
     """
@@ -179,7 +183,7 @@ class Chunk(NamedTuple):
 
 
 class RangeReader:
-    """Reads ranges of rows of one data set, in one thread; keeps the files open that it used last."""
+    """A range reader reads ranges of rows of one data set, in one thread; it keeps open the files that it used last."""
 
     def __init__(
         self,
@@ -191,10 +195,12 @@ class RangeReader:
         footer_memory: int,
         on_decoded: Callable[[int], None],
     ) -> None:
-        """chunk_rows: rows of a chunk, at most. whole_rows: so many may be fetched at once, larger row groups may not.
+        """Opens no file yet.
 
+        chunk_rows: rows of a chunk, at most
+        whole_rows: so many may be fetched at once, larger row groups may not
         footer_memory: bytes for the footers of files that stay open for their next use
-        on_decoded: told how many rows were decoded, the skipped ones too
+        on_decoded: is told how many rows were decoded, the skipped ones too
         """
         self.index = index
         self._columns = list(columns)
@@ -205,7 +211,7 @@ class RangeReader:
         self._open: OrderedDict[tuple[int, bool], pq.ParquetFile] = OrderedDict()
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
-        """Rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
+        """Yields rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
         index = self.index
         while start < stop:
             group = index.group_of(start)
@@ -229,10 +235,10 @@ class RangeReader:
                 rows = batch.num_rows
                 self._on_decoded(rows)
                 begin, end = max(start - at, 0), min(stop - at, rows)
-                held = [Chunk(batch.slice(begin, end - begin), path, at + begin - file_start, at + begin)]
+                handed_over = [Chunk(batch.slice(begin, end - begin), path, at + begin - file_start, at + begin)]
                 del batch
                 if begin < end:
-                    yield held.pop()  # so that a lane that waits for its turn holds no chunk
+                    yield handed_over.pop()  # so that a lane that waits for its turn holds no chunk
                 at += rows
                 if at >= stop:
                     return
@@ -250,10 +256,10 @@ class RangeReader:
             opened = file.open(piecewise=piecewise)
             first, last = index.file_groups[number : number + 2]
             expected = int(last - first), int(index.group_starts[last] - index.group_starts[first])
-            found = opened.metadata.num_row_groups, opened.metadata.num_rows
-            if found != expected:
+            actual = opened.metadata.num_row_groups, opened.metadata.num_rows
+            if actual != expected:
                 raise UserError(
-                    f"{file.path}: {found[0]} row groups of {found[1]} rows found, expected {expected[0]} of "
+                    f"{file.path}: {actual[0]} row groups of {actual[1]} rows found, expected {expected[0]} of "
                     f"{expected[1]}; the file was changed after the start: start again"
                 )
         self._open[number, piecewise] = opened
@@ -275,19 +281,19 @@ def _read_footer(file: File) -> _Footer:
         return _Footer(rows, opened.schema_arrow.remove_metadata(), Sample.of(largest, file.remote))
 
 
-def _check_equal(expected: pa.Schema, found: pa.Schema, first: str, path: str) -> None:
+def _check_equal(expected: pa.Schema, actual: pa.Schema, first: str, path: str) -> None:
     """Raises UserError where a file's columns differ from the first file's (their order may)."""
-    if found.equals(expected):
+    if actual.equals(expected):
         return
     remedy = "all files of a data set need the same columns and types: write one of them again"
     for field in expected:
-        if field.name not in found.names:
+        if field.name not in actual.names:
             raise UserError(f"{path}: no column {field.name!r}, expected {field.type} as in {first}; {remedy}")
-        kinds = [found.field(i).type for i in found.get_all_field_indices(field.name)]
+        kinds = [actual.field(i).type for i in actual.get_all_field_indices(field.name)]
         if field.type not in kinds:
             raise UserError(
                 f"{path}: column {field.name!r} is {kinds[0]}, expected {field.type} as in {first}; {remedy}"
             )
-    for name in found.names:
+    for name in actual.names:
         if name not in expected.names:
             raise UserError(f"{path}: column {name!r} is not in {first}; {remedy}")

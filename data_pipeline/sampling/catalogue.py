@@ -1,4 +1,4 @@
-"""Whole data sets read once, in order, and the catalogue made of them: one row an item, by ascending item."""
+"""A catalogue has one row an item, by ascending item; it is made of a whole data set, read once and in order."""
 
 from collections.abc import Iterator
 
@@ -14,15 +14,16 @@ READ_ROWS, READ_FOOTER_BYTES = 65_536, 64 << 20
 
 
 class FirstRows:
-    """The first row of each item. Memory grows with the items."""
+    """These are the first rows of each item seen so far. Memory grows with the items."""
 
     def __init__(self, item: int) -> None:
-        """item: its row among a block's `ids`."""
+        """Starts without items; `item` is their feature's row among a block's `ids`."""
         self._item = item
         self._parts: list[Block] = []
         self._rows = self._limit = 0
 
     def add(self, block: Block) -> None:
+        """Adds the rows of the items that a block is the first to have."""
         _, first = np.unique(block.ids[self._item], return_index=True)
         self._parts.append(block.take(first))
         self._rows += len(first)
@@ -32,14 +33,14 @@ class FirstRows:
             self._limit = 2 * max(self._rows, READ_ROWS)
 
     def block(self) -> Block:
-        """One row an item, by ascending item."""
+        """Returns one row an item, by ascending item."""
         joined = Block.join(self._parts)
         _, first = np.unique(joined.ids[self._item], return_index=True)
         return joined.take(first)
 
 
 def items_of(index: Index, layout: Layout, item: str) -> Block:
-    """A file of items as a catalogue. Raises UserError for an item that it has twice."""
+    """Reads a file of items as a catalogue. Raises UserError for an item that it has twice."""
     block = Block.join([layout.block(chunk) for chunk in chunks_of(index, layout)])
     items = block.ids[layout.id_row(item)]
     order = np.argsort(items, kind="stable")
@@ -54,7 +55,7 @@ def items_of(index: Index, layout: Layout, item: str) -> Block:
 
 
 def chunks_of(index: Index, layout: Layout) -> Iterator[Chunk]:
-    """All rows of a data set in order, with the columns of `layout`. Raises UserError as `check_columns` does."""
+    """Yields all rows of a data set in order, with the columns of `layout`. Raises as `check_columns` does."""
     check_columns(index, layout)
     reader = RangeReader(
         index,

@@ -1,4 +1,4 @@
-"""Negatives: for every training row, rows of the same user and context with items that the user has not in training.
+"""Negatives are rows of a training row's user and context, with items that the user has not in training.
 
 A draw is the XXH64 of (seed, epoch, attempt, the row's place in the data set, which of the row's negatives), so that it
 does not depend on lanes, workers or other rows and needs no generator that a resumed run would have to restore. A draw
@@ -33,7 +33,7 @@ _PURPOSE = int.from_bytes(b"negative", "little")  # of these random numbers, amo
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """All that drawing needs: read once, by one process, and given to the others.
+    """These are all that drawing needs: read once, by one process, and given to the others.
 
     known: keys user x `item_rows` + item of the training rows
     catalogue: the candidates, a row each, as `layout` reads them, by ascending item
@@ -77,22 +77,22 @@ class Negatives:
         known.sort()
         pairs = PairSet(known[np.concatenate([[True], known[1:] != known[:-1]])])
         if settings.items is None:
-            found = cls(settings, pairs, item_rows, catalogue.block(), layout, names)
+            negatives = cls(settings, pairs, item_rows, catalogue.block(), layout, names)
         else:
             source, layout = DataSet.open(settings.items), Layout(_only(schema, names), folder)
             block = items_of(source.index, layout, settings.item)
-            found = cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
-        found._check_something_is_left()
-        return found
+            negatives = cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
+        negatives._check_something_is_left()
+        return negatives
 
     @property
     def candidates(self) -> np.ndarray:
-        """[C] int64, ascending: the items that may be drawn."""
+        """Returns [C] int64, ascending: the items that may be drawn."""
         return self.catalogue.ids[self.layout.id_row(self.settings.item)].astype(np.int64)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the known pairs and the catalogue."""
+        """Returns the memory of the known pairs and the catalogue."""
         return self.known.nbytes + self.catalogue.nbytes
 
     def _check_something_is_left(self) -> None:
@@ -125,10 +125,10 @@ class Negatives:
 
 
 class NegativeSampler:
-    """Adds negatives to the blocks of a loader."""
+    """A sampler adds negatives to the blocks of a loader."""
 
     def __init__(self, negatives: Negatives, layout: Layout, seed: int) -> None:
-        """layout: of the loader's blocks, which have the user and the item."""
+        """Draws for blocks of this layout, which has the user and the item."""
         settings = negatives.settings
         self._negatives, self._seed = negatives, seed
         self._layout = layout
@@ -136,11 +136,11 @@ class NegativeSampler:
         self._candidates = negatives.candidates
 
     def state(self) -> dict[str, Any]:
-        """What decides the draws beside the order and its seed, for a checkpoint."""
+        """Returns what decides the draws beside the order and its seed, for a checkpoint."""
         return self._negatives.settings.model_dump() | {"items": self._negatives.fingerprint}
 
     def with_negatives(self, parts: list[Block], epoch: int) -> list[Block]:
-        """The rows of all parts, then the first negative of each, then the second of each, and so on.
+        """Returns the rows of all parts, then the first negative of each, then the second of each, and so on.
 
         A negative has the place, weight, group and features of its row, but for the item's, and label 0.
         """
@@ -158,10 +158,15 @@ class NegativeSampler:
         ]
 
     def draw(self, users: np.ndarray, places: np.ndarray, epoch: int) -> np.ndarray:
-        """[n] users and places of rows in the data set -> [per_positive, n] int64 rows of the catalogue."""
-        each, rows, known = self._negatives.settings.per_positive, len(users), self._negatives.known
-        counters = (places * each + np.arange(each)[:, None]).ravel().view(np.uint64)
-        owners = np.tile(users.astype(np.int64) * self._negatives.item_rows, each)
+        """Draws an item for each negative of some rows.
+
+        users, places: [n] of rows, the latter in the data set
+
+        Returns [per_positive, n] int64 rows of the catalogue.
+        """
+        per_positive, row_count, known = self._negatives.settings.per_positive, len(users), self._negatives.known
+        counters = (places * per_positive + np.arange(per_positive)[:, None]).ravel().view(np.uint64)
+        owners = np.tile(users.astype(np.int64) * self._negatives.item_rows, per_positive)
         chosen = np.empty(len(owners), np.int64)
         waiting = np.arange(len(owners))
         for first, after in pairwise(ATTEMPTS):
@@ -177,28 +182,28 @@ class NegativeSampler:
             left = self._left(int(owner))
             last = self._uniform(counters[mine], epoch, ATTEMPTS[-1], ATTEMPTS[-1] + 1, len(left))
             chosen[mine] = left[last[0]]
-        return chosen.reshape(each, rows)
+        return chosen.reshape(per_positive, row_count)
 
     def _uniform(self, counters: np.ndarray, epoch: int, first: int, after: int, most: int) -> np.ndarray:
-        """[n] uint64 counters -> [after - first, n] int64 in [0, most): attempts first .. after."""
+        """Returns [after - first, n] int64 in [0, most), attempts first .. after of [n] uint64 counters."""
         attempts = np.repeat(np.arange(first, after, dtype=np.uint64), len(counters))
         random = hash_words([np.tile(counters, after - first), attempts], _stream(self._seed, epoch)) >> np.uint64(11)
         return (random.view(np.int64) * (2.0**-53 * most)).astype(np.int64).reshape(after - first, len(counters))
 
     def _left(self, owner: int) -> np.ndarray:
-        """The rows of the catalogue that a user has not; there are some (`Negatives.read`)."""
+        """Returns the rows of the catalogue that a user has not; there are some (`Negatives.read`)."""
         known = self._negatives.known.between(owner, owner + self._negatives.item_rows) - owner
         return np.flatnonzero(~np.isin(self._candidates, known, assume_unique=True))
 
 
 @lru_cache(maxsize=8)
 def _stream(seed: int, epoch: int) -> int:
-    """The seed of an epoch's draws."""
+    """Returns the seed of an epoch's draws."""
     return int(hash_words([np.array([word % 2**64], np.uint64) for word in (_PURPOSE, seed, epoch)])[0])
 
 
 def _positives(index: Index, layout: Layout) -> Iterator[Block]:
-    """All training rows in order. Raises UserError for one whose label, if it has one, is not over 0."""
+    """Yields all training rows in order. Raises UserError for one whose label, if it has one, is not over 0."""
     for chunk in chunks_of(index, layout):
         block = layout.block(chunk)
         for label in layout.schema.labels:

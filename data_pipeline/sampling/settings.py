@@ -1,4 +1,4 @@
-"""`data.negatives` of a run file: what it declares, and which of a schema's features a drawn item brings along.
+"""`data.negatives` of a run file says how negatives are drawn, and so which features a drawn item brings along.
 
 A run file is read through this module, so it imports nothing heavy; `negatives.py` does the drawing.
 """
@@ -21,7 +21,7 @@ from shardrec.data_pipeline.features.schema import (
 
 
 class NegativeSampling(Declaration):
-    """`data.negatives` of a run file: training rows are positives, and each gets `per_positive` negatives.
+    """`data.negatives` takes training rows as positives and gives each of them `per_positive` negatives.
 
     user, item: the features whose pairs are known from training and never drawn
     items: a Parquet file with one row an item (its column and those of all features of role `item`), which are the
@@ -36,11 +36,17 @@ class NegativeSampling(Declaration):
 
     @property
     def rows_per_positive(self) -> int:
+        """Returns how many rows a positive makes, itself included."""
         return 1 + self.per_positive
 
     def positives_of(self, global_batch_size: int, lanes: int | None) -> int:
-        """Positives of a global batch. Raises UserError unless they and their negatives fill it, in equal lanes."""
-        from shardrec.data_pipeline.reading.order import MOST_DEFAULT_LANES  # needs NumPy, which no run file does
+        """Returns the positives of a global batch.
+
+        Raises UserError unless they and their negatives fill it, in equal lanes.
+        """
+        from shardrec.data_pipeline.reading.order import (
+            MOST_DEFAULT_LANES,
+        )  # order.py needs NumPy, and a run file is read without
 
         each = self.rows_per_positive
         parts = lanes or 1
@@ -56,7 +62,7 @@ class NegativeSampling(Declaration):
         )
 
     def read_from(self, schema: Schema, features: Iterable[str]) -> Schema:
-        """Of the features that a model reads, and of the pair; crosses have a role that says where they go.
+        """Returns the schema of what a model reads and of the pair; crosses in it have a role that says where they go.
 
         Raises UserError for a pair that a schema has not, and for a cross that goes neither with the item nor without.
         """
@@ -72,7 +78,10 @@ class NegativeSampling(Declaration):
         return schema.model_copy(update={"features": tuple(read)})
 
     def _goes_with_item(self, feature: Feature, schema: Schema) -> bool:
-        """Whether a drawn item brings a feature along. Raises UserError where that is not known, or true of a part."""
+        """Tells whether a drawn item brings a feature along.
+
+        Raises UserError where that is not known, or true of a part.
+        """
         if feature.name in (self.user, self.item):
             return feature.name == self.item
         cross = None if isinstance(feature, DenseFeature) else feature.cross
@@ -92,12 +101,12 @@ class NegativeSampling(Declaration):
         return parts.pop()
 
     def _column_goes_with_item(self, column: str, cross: Feature, schema: Schema) -> bool:
-        """A column that no feature of a role reads goes where the role of its cross says."""
-        found = [f for f in schema.sparse if f.cross is None and column in f.columns]
-        known = [f for f in found if f.role is not None or f.name in (self.user, self.item)]
-        if not known:
+        """Tells it of one column; one that no feature of a role reads goes where the role of its cross says."""
+        readers = [f for f in schema.sparse if f.cross is None and column in f.columns]
+        with_role = [f for f in readers if f.role is not None or f.name in (self.user, self.item)]
+        if not with_role:
             return self._role_of(cross) == "item"
-        return any(f.name == self.item or (f.name != self.user and f.role == "item") for f in known)
+        return any(f.name == self.item or (f.name != self.user and f.role == "item") for f in with_role)
 
     def _role_of(self, feature: Feature) -> str:
         if feature.role is None:
@@ -108,7 +117,7 @@ class NegativeSampling(Declaration):
         return feature.role
 
     def item_features(self, schema: Schema) -> tuple[str, ...]:
-        """Those of the schema's features that a drawn item brings along, itself first.
+        """Returns those of the schema's features that a drawn item brings along, itself first.
 
         schema: as `read_from` gives it
 

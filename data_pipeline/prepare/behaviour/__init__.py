@@ -1,6 +1,6 @@
-"""Histories of events, and candidates beside them.
+"""Events become histories, and held-out items are ranked among candidates.
 
-- `candidates.py`: Leave-one-out evaluation: a user's held-out item among candidates that the user never had
-- `events.py`: Who did something with which item, in which order: what rows with histories are made of
-- `histories.py`: Events -> rows that ask whether the next item of a user is this one, given what the user had before
+- `candidates.py`: leave-one-out evaluation: a user's held-out item among others that the user never had
+- `events.py`: who did something with which item, in which order
+- `histories.py`: events become rows that ask whether a user's next item is this one
 """

@@ -1,4 +1,4 @@
-"""Leave-one-out evaluation: a user's held-out item among candidates that the user never had."""
+"""Leave-one-out evaluation ranks a user's held-out item among candidates that the user never had."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shardrec.data_pipeline.sampling.pairs import PairSet
 
 
 class CodeValues(NamedTuple):
-    """What the codes 0, 1, ... of users and items stand for, and the names of their columns."""
+    """These are what the codes 0, 1, ... of users and items stand for, and the names of their columns."""
 
     users: pa.Array
     items: pa.Array
@@ -25,9 +25,10 @@ class CodeValues(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What negatives are drawn from: `items` [K], without the `known` pairs, which have keys user x `num_items` + item.
+    """A pool is what negatives are drawn from. Users and items are codes.
 
-    Users and items are codes.
+    known: the pairs that are not drawn, with keys user x `num_items` + item
+    items: [K] what may be drawn
     """
 
     known: PairSet
@@ -36,40 +37,43 @@ class Pool(NamedTuple):
 
     @classmethod
     def of(cls, users: np.ndarray, items: np.ndarray, num_items: int, candidates: np.ndarray) -> "Pool":
-        """users, items: [n] the known pairs."""
+        """Returns the pool of `candidates` without the known pairs, [n] users and items."""
         return cls(PairSet(np.unique(users.astype(np.int64) * num_items + items)), num_items, np.unique(candidates))
 
     def draw(self, users: np.ndarray, count: int, purpose: str, seed: int) -> np.ndarray:
-        """[n] distinct users -> [n, count] items that each has not, uniform and without repetition.
+        """Draws `count` items for each of [n] distinct users: uniform, without repetition, none that the user has.
 
-        What a user gets depends on the seed and the user only. Raises ValueError(place) for a user with too few left.
+        Returns [n, count]. What a user gets depends on the seed and the user only. Raises ValueError(index) for a user
+        with too few left.
         """
         owners = np.repeat(users.astype(np.int64) * self.num_items, count)
         slots = np.tile(np.arange(count, dtype=np.uint64), len(users))
-        who = np.repeat(users.astype(np.uint64), count)
+        user_words = np.repeat(users.astype(np.uint64), count)
         chosen = np.zeros(len(owners), np.int64)
-        again = np.arange(len(owners))
+        refused_at = np.arange(len(owners))
         for attempt in range(ATTEMPTS[-1]):
-            words = [who[again], slots[again], np.full(len(again), attempt, np.uint64)]
-            chosen[again] = self.items[(draw(purpose, seed, words) * len(self.items)).astype(np.int64)]
+            words = [user_words[refused_at], slots[refused_at], np.full(len(refused_at), attempt, np.uint64)]
+            chosen[refused_at] = self.items[(draw(purpose, seed, words) * len(self.items)).astype(np.int64)]
             keys = owners + chosen
             order = np.argsort(keys, kind="stable")
             refused = np.zeros(len(keys), bool)
             refused[order[1:][keys[order][1:] == keys[order][:-1]]] = True
             refused[self.known.places_of(keys)] = True
-            again = np.flatnonzero(refused)
-            if not len(again):
+            refused_at = np.flatnonzero(refused)
+            if not len(refused_at):
                 break
         drawn = chosen.reshape(len(users), count)
-        for place in np.unique(again // count):
-            drawn[place] = self._of_the_rest(int(users[place]), count, purpose, seed, int(place))
+        for index in np.unique(refused_at // count):
+            drawn[index] = self._of_the_rest(int(users[index]), count, purpose, seed, int(index))
         return drawn
 
     def draw_each(self, users: np.ndarray, words: list[np.ndarray], purpose: str, seed: int) -> np.ndarray:
-        """[n] users, one as often as it likes -> [n] items that they have not, each draw on its own.
+        """Draws an item that the user has not for each of [n] users, who may repeat; every draw is on its own.
 
-        words: k arrays [n] that tell draws apart. Items are as likely as they are frequent in `items`, which may repeat
-        them. Raises ValueError(place) for a user who has them all.
+        words: k arrays [n] that tell draws apart
+
+        Items are as likely as they are frequent in `items`, which may repeat them. Raises ValueError(index) for a user
+        who has them all.
         """
         owners = users.astype(np.int64) * self.num_items
         counters = [word.astype(np.uint64) for word in words]
@@ -107,9 +111,10 @@ class Pool(NamedTuple):
 
 @dataclass(kw_only=True)
 class CandidateRows(RawSource):
-    """Rows of users and items in memory: of a user's items the first has label 1, the others 0.
+    """Candidate rows are those of users and items in memory: a user's first item has label 1, the others 0.
 
-    users: [n] codes; items: [n, C] codes; where one repeats the first of its line, it is left out
+    users: [n] codes
+    items: [n, C] codes; where one repeats the first of its line, it is left out
     """
 
     path: str
@@ -119,31 +124,35 @@ class CandidateRows(RawSource):
     items: np.ndarray
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the rows of users one after another."""
         each = self.items_each
         step = max(ROW_GROUP_ROWS // each, 1)
         for start in range(0, len(self.users), step):
             users, items = self.users[start : start + step], self.candidates(start, start + step)
             labels = np.zeros(items.shape, np.int8)
             labels[:, 0] = 1
-            taken = (self.values.users.take(pa.array(np.repeat(users, each))), self.values.items.take(items.ravel()))
+            taken_columns = (
+                self.values.users.take(pa.array(np.repeat(users, each))),
+                self.values.items.take(items.ravel()),
+            )
             names = [*self.values.columns, "label"]
-            rows = pa.RecordBatch.from_arrays([*taken, pa.array(labels.ravel())], names=names)
-            again = (items == items[:, :1]) & (labels == 0)
-            yield rows.filter(pa.array(~again.ravel())) if again.any() else rows, Origin(self.path, start * each)
+            rows = pa.RecordBatch.from_arrays([*taken_columns, pa.array(labels.ravel())], names=names)
+            repeats = (items == items[:, :1]) & (labels == 0)
+            yield rows.filter(pa.array(~repeats.ravel())) if repeats.any() else rows, Origin(self.path, start * each)
 
     @property
     def items_each(self) -> int:
-        """C."""
+        """Returns C, the items of each user."""
         return self.items.shape[1]
 
     def candidates(self, start: int, stop: int) -> np.ndarray:
-        """[stop - start, C]: the items of these users."""
+        """Returns [stop - start, C]: the items of users start .. stop."""
         return self.items[start:stop]
 
 
 @dataclass(kw_only=True)
 class SampledRows(CandidateRows):
-    """Positives, `items` [n, 1], each with `negatives` items drawn from a pool."""
+    """Sampled rows are positives, `items` [n, 1], each with `negatives` items drawn from a pool."""
 
     pool: Pool
     negatives: int
@@ -151,10 +160,11 @@ class SampledRows(CandidateRows):
 
     @property
     def items_each(self) -> int:
+        """Returns how many items each user has, the positive included."""
         return 1 + self.negatives
 
     def candidates(self, start: int, stop: int) -> np.ndarray:
-        """Raises UserError for a user who has nearly all items."""
+        """Returns the positives and what is drawn for them. Raises UserError for a user who has nearly all items."""
         users = self.users[start:stop]
         try:
             drawn = self.pool.draw(users, self.negatives, str(self.split), self.seed)
@@ -167,15 +177,15 @@ class SampledRows(CandidateRows):
         return np.concatenate([self.items[start:stop], drawn], axis=1)
 
 
-def note_unknown(counts: Mapping[Split, tuple[int, int]], what: str) -> tuple[str, ...]:
-    """The report's line on positives whose item no training row has; none where there are none.
+def note_unknown(counts: Mapping[Split, tuple[int, int]], fate: str) -> tuple[str, ...]:
+    """Returns the report's line on positives whose item no training row has; none where there are none.
 
     counts: split -> how many, and of how many
     """
-    found = ", ".join(f"{some:,} of {every:,} in {split}" for split, (some, every) in counts.items() if some)
-    return (f"held-out items that no training row has: {found}; {what}",) if found else ()
+    shares = ", ".join(f"{some:,} of {every:,} in {split}" for split, (some, every) in counts.items() if some)
+    return (f"held-out items that no training row has: {shares}; {fate}",) if shares else ()
 
 
 def shuffled(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
-    """[n] codes -> [n] an order of the rows, uniform by the seed: logs come sorted by user."""
+    """Returns an order of [n] rows, uniform by the seed: logs come sorted by user."""
     return np.argsort(draw("order", seed, [users.astype(np.uint64), items.astype(np.uint64)]), kind="stable")

@@ -1,4 +1,4 @@
-"""Who did something with which item, in which order: what rows with histories are made of."""
+"""Events say who did something with which item, in which order: rows with histories are made of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +13,18 @@ _THURSDAY = 3  # 1970-01-01, counted from Monday
 
 
 class Coded(NamedTuple):
-    """Values by their codes 0, 1, ...: `codes` [n] int32, -1 for what is missing; `values`: what each stands for."""
+    """Coded values are stored by their codes 0, 1, ...
+
+    codes: [n] int32, -1 for what is missing
+    values: what each code stands for
+    """
 
     codes: np.ndarray
     values: pa.Array
 
     @classmethod
     def of(cls, chunks: Sequence[pa.Array]) -> "Coded":
-        """Codes in the order in which values first come; chunks of integers or strings, dictionary-encoded or not."""
+        """Codes values in the order in which they first come; chunks hold integers or strings, or dictionaries."""
         encoded = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in chunks]
         whole = pa.chunked_array(encoded).unify_dictionaries().combine_chunks()
         codes = whole.indices.fill_null(-1) if whole.indices.null_count else whole.indices
@@ -29,7 +33,7 @@ class Coded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Events sorted by user, and those of a user from the oldest to the latest.
+    """Events are sorted by user, and those of a user from the oldest to the latest.
 
     source: what they were read from, for error lines
     users, items: of each event; categories: of each *item* (by its code), None: items have none
@@ -70,24 +74,24 @@ class Events:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """[users] int64: how many events each user has."""
+        """Returns [users] int64: how many events each user has."""
         return np.bincount(self.users.codes, minlength=len(self.users.values))
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """[users] int64: the first event of each."""
+        """Returns [users] int64: the first event of each."""
         return np.cumsum(self.counts) - self.counts
 
     @cached_property
     def repeated(self) -> np.ndarray:
-        """[events] bool: those with an item that their user had before."""
+        """Returns [events] bool: which have an item that their user had before."""
         pairs = self.users.codes.astype(np.int64) * len(self.items.values) + self.items.codes
         repeated = np.ones(len(self), bool)
         repeated[np.unique(pairs, return_index=True)[1]] = False
         return repeated
 
     def first_only(self) -> "Events":
-        """The events that are not `repeated`."""
+        """Returns the events that are not `repeated`."""
         kept = ~self.repeated
         users, items = (coded._replace(codes=coded.codes[kept]) for coded in (self.users, self.items))
         hours = None if self.hours is None else self.hours[kept]
@@ -105,10 +109,10 @@ def _texts(values: Sequence[str | None]) -> pa.Array:
 
 
 def _whole(text: str) -> str:
-    """Text with its surrogates joined, and U+FFFD for those that stand alone."""
+    """Returns text with its surrogates joined, and U+FFFD for those that stand alone."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def hour_of_week(seconds: np.ndarray) -> np.ndarray:
-    """[n] seconds since 1970-01-01 UTC -> [n] int32 hours since the last Monday 0:00 UTC, 0 .. 167."""
+    """Returns [n] int32 hours since the last Monday 0:00 UTC, 0 .. 167, of [n] seconds since 1970-01-01 UTC."""
     return ((seconds // 3600 + 24 * _THURSDAY) % HOURS).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Events -> rows that ask whether the next item of a user is this one, given what the user had before.
+"""Rows with histories ask whether a user's next item is this one, given the user's events before.
 
 A row's positive is an event; its history are the user's earlier events, its negatives other items for the same history.
 The last event of each user makes the test rows, the second last the validation rows, all from the second one on the
@@ -34,7 +34,7 @@ CHUNK_ELEMENTS = 1 << 22  # of histories that are laid out at a time
 
 @dataclass(frozen=True)
 class HistoryProtocol:
-    """How rows are made of events.
+    """A protocol says how rows are made of events.
 
     max_length: so many of the latest events are a row's history; min_history: rows of fewer earlier events are left out
     negatives: rows of label 0 for each positive; sampling: all items alike, or as often as they occur in training
@@ -54,11 +54,12 @@ class HistoryProtocol:
 
     @property
     def other_sampling(self) -> Sampling:
+        """Returns the sampling that the test rows are written with a second time."""
         return SAMPLINGS[1 - SAMPLINGS.index(self.sampling)]
 
 
 class _Positives(NamedTuple):
-    """Events that are the positives of one folder of rows, in the order in which they are written."""
+    """These events are the positives of one folder of rows, in the order in which they are written."""
 
     folder: str
     events: np.ndarray
@@ -67,14 +68,14 @@ class _Positives(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class HistoryRows:
-    """The rows of events under a protocol."""
+    """History rows are those that a protocol makes of events."""
 
     events: Events
     protocol: HistoryProtocol
 
     @cached_property
     def training(self) -> np.ndarray:
-        """[events] bool: those that are not held out. Users of fewer than three events have none held out."""
+        """Returns [events] bool: which are not held out. Users of fewer than three events have none held out."""
         events = self.events
         ends = (events.starts + events.counts)[events.counts > len(HELD_OUT)]
         kept = np.ones(len(events), bool)
@@ -84,40 +85,44 @@ class HistoryRows:
 
     @cached_property
     def history_lengths(self) -> np.ndarray:
-        """[events] int64: how many earlier events the user of each has."""
+        """Returns [events] int64: how many earlier events the user of each has."""
         return np.arange(len(self.events)) - self.events.starts[self.events.users.codes]
 
     @cached_property
     def pools(self) -> dict[Sampling, Pool]:
-        """What negatives are drawn from: the items of training events, each once, or as often as they occur."""
+        """Returns what negatives are drawn from: training events' items, each once, or as often as they occur."""
         users, items = self.events.users.codes, self.events.items.codes
         pool = Pool.of(users, items, len(self.events.items.values), items[self.training])
         return {"uniform": pool, "popular": pool._replace(items=items[self.training])}
 
     def positives(self, split: Split) -> tuple[np.ndarray, int]:
-        """Events that are a split's positives, by user (training: at random), and how many of unknown items there were.
+        """Returns the events that are a split's positives, and how many of unknown items there were.
 
-        Those of unknown items, which no training event has, are left out unless the protocol keeps them.
+        They are in the order of users, in training at random. Those of unknown items, which no training event has, are
+        left out unless the protocol keeps them.
         """
         long_enough = self.history_lengths >= self.protocol.min_history
         if split == "train":
-            found = np.flatnonzero(self.training & long_enough)
-            random = draw("order", self.protocol.seed, [found.astype(np.uint64)])
-            return found[np.argsort(random, kind="stable")], 0
+            events = np.flatnonzero(self.training & long_enough)
+            random = draw("order", self.protocol.seed, [events.astype(np.uint64)])
+            return events[np.argsort(random, kind="stable")], 0
         ends = (self.events.starts + self.events.counts)[self.events.counts > len(HELD_OUT)]
-        found = ends - HELD_OUT[split]
-        found = found[long_enough[found]]
-        known = np.isin(self.events.items.codes[found], self.pools["uniform"].items)
-        return found if self.protocol.keep_unknown else found[known], int((~known).sum())
+        events = ends - HELD_OUT[split]
+        events = events[long_enough[events]]
+        known = np.isin(self.events.items.codes[events], self.pools["uniform"].items)
+        return events if self.protocol.keep_unknown else events[known], int((~known).sum())
 
     def negatives(self, positives: np.ndarray, sampling: Sampling) -> np.ndarray:
-        """[n] events -> [n, negatives] item codes. Raises UserError for a user who has all items of training events."""
+        """Returns [n, negatives] item codes for [n] events. Raises UserError for a user who has all training items."""
         each = self.protocol.negatives
         slots = np.tile(np.arange(each), len(positives))
         return self._draw(np.repeat(positives, each), slots, sampling, sampling).reshape(len(positives), each)
 
     def history_negatives(self, positives: np.ndarray, history: np.ndarray) -> np.ndarray:
-        """[T] item codes for [T] events of histories, each of the history of a positive [T]. Raises as `negatives`."""
+        """Returns [T] item codes for [T] events of histories, each of the history of a positive [T].
+
+        Raises as `negatives`.
+        """
         return self._draw(positives, history, "history", "uniform")
 
     def _draw(self, positives: np.ndarray, words: np.ndarray, purpose: str, sampling: Sampling) -> np.ndarray:
@@ -134,7 +139,7 @@ class HistoryRows:
             ) from None
 
     def ranges(self, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The histories of [n] events, one after another: ([T] events, [n + 1] offsets)."""
+        """Returns the histories of [n] events, one after another: [T] events and [n + 1] offsets."""
         lengths = np.minimum(self.history_lengths[positives], self.protocol.max_length)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return np.arange(offsets[-1]) + np.repeat(positives - lengths - offsets[:-1], lengths), offsets
@@ -153,22 +158,22 @@ def prepare_histories(
         events = events.first_only()
         progress(f"kept the first of each user and item: {events}")
     rows = HistoryRows(events, protocol)
-    found, unknown = {}, {}
+    positives_of, unknown = {}, {}
     for split in SPLITS:
-        found[split], missing = rows.positives(split)
-        unknown[split] = (missing, len(found[split]) + (0 if protocol.keep_unknown else missing))
-    if not len(found["train"]):
+        positives_of[split], missing = rows.positives(split)
+        unknown[split] = (missing, len(positives_of[split]) + (0 if protocol.keep_unknown else missing))
+    if not len(positives_of["train"]):
         raise UserError(
             f"{events.source}: no training rows: no user has more than {protocol.min_history} events beside the two "
             "held-out ones; check the input and --min-history"
         )
-    other = f"test_{protocol.other_sampling}"
-    sets = [_Positives(split, found[split], protocol.sampling) for split in SPLITS]
-    sets.append(_Positives(other, found["test"], protocol.other_sampling))
+    other_folder = f"test_{protocol.other_sampling}"
+    folders = [_Positives(split, positives_of[split], protocol.sampling) for split in SPLITS]
+    folders.append(_Positives(other_folder, positives_of["test"], protocol.other_sampling))
     tally = Tally()
     with staged(output.folder, output.overwrite) as folder:
         tables = _tables(rows, folder)
-        for positives in sets:
+        for positives in folders:
             written = _write(rows, positives, tables, folder, output)
             progress(f"wrote {written:,} rows of {positives.folder}")
             if positives.folder in SPLITS and written:
@@ -176,15 +181,17 @@ def prepare_histories(
                 tally.add_label("label", positives.folder, len(positives.events), written)
         schema = _schema(tables, rows)
         schema.save(folder / SCHEMA_FILE)
-    what = "kept, as row 0" if protocol.keep_unknown else "their rows are left out (--keep-unknown keeps them)"
-    notes = [*note_unknown(unknown, what), *_notes(rows, other, len(found["test"]))]
+    fate = "kept, as row 0" if protocol.keep_unknown else "their rows are left out (--keep-unknown keeps them)"
+    notes = [*note_unknown(unknown, fate), *_notes(rows, other_folder, len(positives_of["test"]))]
     if repeated:
-        told = "left out" if protocol.first_only else "kept, but no negative is a repeat (--first-only leaves them out)"
-        notes.append(f"events with an item that their user had before: {repeated:,}, {told}")
+        fate_of_repeats = (
+            "left out" if protocol.first_only else "kept, but no negative is a repeat (--first-only leaves them out)"
+        )
+        notes.append(f"events with an item that their user had before: {repeated:,}, {fate_of_repeats}")
     return Report(Path(output.folder), schema, tally, notes=tuple(notes))
 
 
-def _notes(rows: HistoryRows, other: str, tested: int) -> list[str]:
+def _notes(rows: HistoryRows, other_folder: str, tested: int) -> list[str]:
     events, notes = rows.events, []
     whole = int((events.counts <= len(HELD_OUT)).sum())
     if whole:
@@ -195,26 +202,26 @@ def _notes(rows: HistoryRows, other: str, tested: int) -> list[str]:
             notes.append(f"items without a category, the table's last row: {without:,} of {len(events.items.values):,}")
     if tested:
         notes.append(
-            f"{other}: the positives of test beside negatives drawn otherwise ({rows.protocol.other_sampling})"
+            f"{other_folder}: the positives of test beside negatives drawn otherwise ({rows.protocol.other_sampling})"
         )
     return notes
 
 
 def _tables(rows: HistoryRows, folder: Path) -> dict[str, TableRows]:
-    """Writes the vocabularies of user, item and category. Table name -> rows of codes."""
+    """Writes the vocabularies of user, item and category, and returns each table's rows of codes."""
     events, training = rows.events, rows.training
-    found = {
+    tables = {
         "user": TableRows.fit("user", folder, events.users.values, events.users.codes[training]),
         "item": TableRows.fit("item", folder, events.items.values, events.items.codes[training]),
     }
     if events.categories is not None:
         of_events = events.categories.codes[events.items.codes[training]]
-        found["category"] = TableRows.fit("category", folder, events.categories.values, of_events, missing=True)
-    return found
+        tables["category"] = TableRows.fit("category", folder, events.categories.values, of_events, missing=True)
+    return tables
 
 
 def _write(rows: HistoryRows, positives: _Positives, tables: dict[str, TableRows], folder: Path, output: Output) -> int:
-    """The rows of one folder: each positive and then its negatives. Returns their number."""
+    """Writes the rows of one folder, each positive and then its negatives, and returns their number."""
     each = 1 + rows.protocol.negatives
     most = min(output.row_group_rows, max(CHUNK_ELEMENTS // rows.protocol.max_length, 1))
     step = max(most // each, 1)
@@ -254,7 +261,7 @@ def _chunk(rows: HistoryRows, positives: np.ndarray, sampling: Sampling, tables:
 
 
 def _schema(tables: dict[str, TableRows], rows: HistoryRows) -> Schema:
-    ids = {table: found.ids for table, found in tables.items()}
+    ids = {table: table_rows.ids for table, table_rows in tables.items()}
     roles: dict[str, Role] = {"user": "user", "item": "item", "category": "item", "hour": "context"}
     if rows.events.hours is not None:
         ids["hour"] = Identity(num_ids=HOURS)

@@ -1,6 +1,6 @@
-"""Made-up data whose best scores are known.
+"""Made-up data has best scores that are known.
 
-- `interests.py`: A click log whose signal is in histories: several interests each, and clicks for what the target's
-- `planted.py`: A click log whose true click probabilities are known: power-law ids, a planted logit, labels drawn
-- `synthetic.py`: `shardrec prepare synthetic`: a planted click log as Parquet, and beside it the best scores that any
+- `interests.py`: a click log whose signal is in histories of several interests
+- `planted.py`: a click log of power-law ids whose true click probabilities are known
+- `synthetic.py`: a planted log written as Parquet, with the best scores that any model can reach
 """

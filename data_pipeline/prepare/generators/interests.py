@@ -1,4 +1,4 @@
-"""A click log whose signal is in histories: several interests each, and clicks for what the target's interest says.
+"""A log of planted interests has its signal in histories: clicks follow what the target's category says.
 
 Items have a category and a hidden opinion, +1 or -1 (times reach / (reach + rank), so that rare items, which cannot
 be learned, matter little). A row's history mixes events of several categories, its interests, in short runs. With z(.)
@@ -43,7 +43,7 @@ _FADE = 0.25  # of what came before, each later event of the category leaves so 
 
 
 class _Parts(NamedTuple):
-    """The two parts of the logit before standardisation, [rows] each."""
+    """These are the two parts of the logit before standardisation, [rows] each."""
 
     quality: Array
     interest: Array
@@ -51,7 +51,7 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class InterestLog:
-    """Settings of a log, and its rows. Raises UserError for sizes that make no sense.
+    """An interest log is settings, and the rows that follow from them. Raises UserError for sizes that make no sense.
 
     interests: categories of one history; order: whether the latest events count most
     negatives: an item beside each event, of a category that its history has not
@@ -86,7 +86,7 @@ class InterestLog:
 
     @property
     def schema(self) -> Schema:
-        """What the columns mean. The true `probability` is a key: it is carried along with predictions."""
+        """Returns what the columns mean. The true `probability` is a key: it is carried along with predictions."""
         ids = {"item": Identity(num_ids=self.histories.items), "category": Identity(num_ids=self.categories)}
         features: list[Feature] = [IdFeature(name=name, role="item", ids=of) for name, of in ids.items()]
         for prefix in ("", "negative_") if self.negatives else ("",):
@@ -104,11 +104,11 @@ class InterestLog:
         return Schema(features=tuple(features), keys=("probability",))
 
     def calibrate(self) -> None:
-        """See `planted.ClickLog`."""
+        """Finds what depends on a pilot block now; see `planted.ClickLog`."""
         self._calibration
 
     def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
-        """See `planted.ClickLog`."""
+        """Returns rows of one block; see `planted.ClickLog`."""
         stream = stream_of(self.seed, split, number)
         block = self._features(stream, rows)
         probability = sigmoid(self._logit(self.parts(block))).astype(np.float32)
@@ -118,11 +118,11 @@ class InterestLog:
     # ------------------------------------------------------------ items
 
     def category(self, items: Array) -> Array:
-        """[n] ids -> categories: a run of `categories` consecutive ids has each once, beginning at a hashed one."""
+        """Returns [n] categories of [n] ids: a run of `categories` ids has each once, beginning at a hashed one."""
         return (items + self._rotation(items // self.categories)) % self.categories
 
     def _items(self, categories: Array, uniform: Array) -> Array:
-        """[n] categories, and numbers in [0, 1) -> ids of those categories, by the power law of their ranks."""
+        """Returns [n] ids of [n] categories, by the power law of their ranks; `uniform` numbers are in [0, 1)."""
         ranks = PowerLaw(self.histories.items // self.categories, self.skew).ids(uniform)
         return ranks * self.categories + (categories - self._rotation(ranks)) % self.categories
 
@@ -130,7 +130,7 @@ class InterestLog:
         return (mixed(runs, salt_of(self.seed, "category")) >> np.uint64(33)).astype(np.int64)
 
     def opinion(self, items: Array) -> Array:
-        """[n] ids -> hidden opinions: a sign, less for rare ones."""
+        """Returns [n] hidden opinions of [n] ids: a sign, less for rare ones."""
         return np.where(mixed(items, salt_of(self.seed, "opinion")) >> np.uint64(63), 1.0, -1.0) * self._weight(items)
 
     def _quality(self, items: Array) -> Array:
@@ -143,7 +143,7 @@ class InterestLog:
     # ------------------------------------------------------------ rows
 
     def _features(self, stream: Stream, rows: int) -> LogRows:
-        """Rows without probabilities and labels."""
+        """Returns rows without probabilities and labels."""
         offsets = self.histories.offsets(stream, rows)
         lengths, total = np.diff(offsets), int(offsets[-1])
         owner = np.repeat(np.arange(rows), lengths)
@@ -151,12 +151,12 @@ class InterestLog:
         fresh = stream("history/stay").random(total) >= _STAY
         fresh[offsets[:-1]] = True
         began = np.maximum.accumulate(np.where(fresh, np.arange(total), 0))  # the first event of each one's run
-        which = stream("history/interest").integers(self.interests, size=total)[began]
-        history = self._items(interests[owner, which], stream("history/item").random(total))
+        interest_of_event = stream("history/interest").integers(self.interests, size=total)[began]
+        history = self._items(interests[owner, interest_of_event], stream("history/item").random(total))
         any_event = offsets[:-1] + (stream("target/event").random(rows) * lengths).astype(np.int64)
         related = stream("target/related").random(rows) < _RELATED
         elsewhere = stream("target/category").integers(self.categories, size=rows)
-        asked = np.where(related, interests[np.arange(rows), which[any_event]], elsewhere)
+        asked = np.where(related, interests[np.arange(rows), interest_of_event[any_event]], elsewhere)
         target = self._items(asked, stream("target/item").random(rows))
         lists = {"item_history": (history, offsets), "category_history": (self.category(history), offsets)}
         if self.negatives:
@@ -169,7 +169,7 @@ class InterestLog:
         return LogRows(columns, lists, np.zeros(0, np.float32), np.zeros(0, np.int8))
 
     def _other_items(self, stream: Stream, interests: Array, owner: Array) -> Array:
-        """[T] items of categories that are none of the row's interests, drawn again until they are not."""
+        """Returns [T] items of categories that are none of the row's interests, drawn again until they are not."""
         categories = np.zeros(len(owner), np.int64)
         waiting = np.ones(len(owner), bool)
         attempt = 0
@@ -181,19 +181,19 @@ class InterestLog:
         return self._items(categories, stream("negative/item").random(len(owner)))
 
     def parts(self, block: LogRows) -> _Parts:
-        """Of the logits of a block's rows."""
+        """Returns the parts of the logits of a block's rows."""
         items, offsets = block.lists["item_history"]
         same = block.lists["category_history"][0] == np.repeat(block.columns["category"], np.diff(offsets))
-        said = np.where(same, self.opinion(items), 0.0)
+        opinions = np.where(same, self.opinion(items), 0.0)
         if self.order:
             seen = np.cumsum(same)
             later = np.repeat(seen[offsets[1:] - 1], np.diff(offsets)) - seen
-            said *= _FADE**later
-        return _Parts(self._quality(block.columns["item"]), np.add.reduceat(said, offsets[:-1]))
+            opinions *= _FADE**later
+        return _Parts(self._quality(block.columns["item"]), np.add.reduceat(opinions, offsets[:-1]))
 
     @cached_property
     def _calibration(self) -> tuple[_Parts, _Parts, float]:
-        """Means and factors of the parts, and the bias, of a pilot block."""
+        """Returns means and factors of the parts, and the bias, of a pilot block."""
         bare = replace(self, negatives=False)
         pilot = self.parts(bare._features(stream_of(self.seed, PILOT, 0), BLOCK_ROWS))
         means = _Parts(*(part.mean() for part in pilot))

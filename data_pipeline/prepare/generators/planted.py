@@ -1,4 +1,4 @@
-"""A click log whose true click probabilities are known: power-law ids, a planted logit, labels drawn from it.
+"""A planted log has known click probabilities: power-law ids, a planted logit, labels drawn from it.
 
 Every id of every field has a hidden weight w and hidden factors v in R^2, hashes of (seed, field, id), so that no table
 is needed for a billion ids. With z(.) for "standardised over the log's rows", the logit of a row is
@@ -40,7 +40,10 @@ Stream = Callable[[str], np.random.Generator]
 
 @dataclass(frozen=True)
 class Histories:
-    """A target `item` and a `history` of items of the same table; lengths in [1, max_length] with the given mean."""
+    """Histories give a row a target `item` and a `history` of items of the same table.
+
+    Lengths are in [1, max_length] with the given mean.
+    """
 
     items: int
     mean_length: float
@@ -52,7 +55,7 @@ class Histories:
             raise UserError(f"synthetic: {self}, expected items >= 1 and 1 <= mean_length <= max_length")
 
     def offsets(self, stream: Stream, rows: int) -> Array:
-        """[rows + 1] int64: where the history of each row begins and ends."""
+        """Returns [rows + 1] int64: where the history of each row begins and ends."""
         spread, fraction = stream("history/length").random(rows), stream("history/rounding").random(rows)
         room = self.max_length - 1
         power = room / (self.mean_length - 1) - 1 if self.mean_length > 1 else np.inf  # the mean of u^a is 1 / (a + 1)
@@ -62,7 +65,7 @@ class Histories:
 
 @dataclass(frozen=True)
 class Strengths:
-    """Standard deviations of the four parts of the logit, and the mean click rate."""
+    """Strengths are the standard deviations of the four parts of the logit, and the mean click rate."""
 
     additive: float = 1.2
     interaction: float = 0.7
@@ -73,7 +76,7 @@ class Strengths:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Ids 0 .. num_ids - 1 with probability falling as rank^-skew (Zipf), made continuous so that it can be inverted.
+    """A power law makes ids 0 .. num_ids - 1 as frequent as rank^-skew (Zipf); it is continuous, to be inverted.
 
     P(id < k) = G(k) / G(num_ids), where G(k) is the integral of x^-skew from 1 to 1 + k.
     """
@@ -82,11 +85,11 @@ class PowerLaw:
     skew: float
 
     def below(self, ids: Array | int) -> Array:
-        """P(id < ids), elementwise."""
+        """Returns P(id < ids), elementwise."""
         return self._integral(np.asarray(ids, np.float64)) / self._integral(np.float64(self.num_ids))
 
     def ids(self, uniform: Array) -> Array:
-        """Inverse transform of numbers in [0, 1) -> int64."""
+        """Returns int64 ids by the inverse transform of numbers in [0, 1)."""
         area = uniform * self._integral(np.float64(self.num_ids))
         power = 1.0 - self.skew
         if power == 0:
@@ -104,7 +107,11 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class LogRows:
-    """Rows of a log, by column. lists: values [T] with offsets [rows + 1], by column. probability is the true one."""
+    """Log rows are held by column.
+
+    lists: values [T] with offsets [rows + 1]
+    probability: the true one
+    """
 
     columns: dict[str, Array]
     lists: dict[str, ListColumn]
@@ -113,22 +120,22 @@ class LogRows:
 
 
 class ClickLog(Protocol):
-    """Rows whose true click probabilities are known."""
+    """A click log has rows whose true click probabilities are known."""
 
     @property
     def schema(self) -> Schema:
-        """What the columns mean."""
+        """Returns what the columns mean."""
 
     def calibrate(self) -> None:
-        """Finds what depends on a pilot block now, so that copies of this object sent to other processes need not."""
+        """Finds what depends on a pilot block now, so that copies sent to other processes need not."""
 
     def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
-        """The first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
+        """Returns the first `rows` rows of block `number` of a split: `train`, `validation` or `test`."""
 
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What the pilot block tells: centres of hidden numbers by field, mean and factor of each part, the bias."""
+    """A calibration is what the pilot block tells: centres by field, mean and factor of each part, the bias."""
 
     centres: Centres
     means: dict[str, float]
@@ -138,7 +145,7 @@ class _Calibration:
 
 @dataclass(frozen=True)
 class PlantedLog:
-    """Settings of a log, and its rows. Raises UserError for sizes that make no sense.
+    """A planted log is settings, and the rows that follow from them. Raises UserError for sizes that make no sense.
 
     ids: number of ids of each field; reach: rank at which an id's hidden numbers are halved
     """
@@ -168,13 +175,13 @@ class PlantedLog:
 
     @property
     def fields(self) -> dict[str, int]:
-        """Name -> number of ids, for every column of single ids."""
+        """Returns the number of ids, by name, of every column of single ids."""
         names = {f"id_{i + 1}": n for i, n in enumerate(self.ids)}
         return names | ({"item": self.histories.items} if self.histories else {})
 
     @property
     def schema(self) -> Schema:
-        """What the columns mean. The true `probability` is a key: it is carried along with predictions."""
+        """Returns what the columns mean. The true `probability` is a key: it is carried along with predictions."""
         features: list[Feature] = [IdFeature(name=name, ids=Identity(num_ids=n)) for name, n in self.fields.items()]
         if h := self.histories:
             items = Identity(num_ids=h.items)
@@ -183,7 +190,7 @@ class PlantedLog:
         return Schema(features=tuple(features), keys=("probability",))
 
     def block(self, split: str, number: int, rows: int = BLOCK_ROWS) -> LogRows:
-        """See `ClickLog`."""
+        """Returns rows of one block; see `ClickLog`."""
         stream = self._stream(split, number)
         columns, history = self._features(stream, rows)
         parts = self._parts(columns, history, self._calibration.centres)
@@ -192,7 +199,7 @@ class PlantedLog:
         return LogRows(columns, {} if history is None else {"history": history}, probability, label)
 
     def calibrate(self) -> None:
-        """See `ClickLog`."""
+        """Finds what depends on a pilot block now; see `ClickLog`."""
         self._calibration
 
     def _stream(self, split: str, number: int) -> Stream:
@@ -217,20 +224,20 @@ class PlantedLog:
         return np.where(focused, self._with_taste(items, favourite, h.items), items), offsets
 
     def taste(self, items: Array) -> Array:
-        """[n] ids -> tastes: a run of `_TASTES` ids has all tastes once, in order, beginning at a hashed one."""
+        """Returns [n] tastes of [n] ids: a run of `_TASTES` ids has each once, in order, beginning at a hashed one."""
         return (items + self._rotation(items)) % _TASTES
 
     def _with_taste(self, items: Array, tastes: Array, num_items: int) -> Array:
-        """The ids of those tastes among the `_TASTES` consecutive ones that hold `items`, where they exist."""
+        """Returns the ids of those tastes among the `_TASTES` ones that hold `items`, where they exist."""
         wanted = items - items % _TASTES + (tastes - self._rotation(items)) % _TASTES
         return np.where(wanted < num_items, wanted, items)
 
     def _rotation(self, items: Array) -> Array:
-        """[n] ids -> a hash of their run of `_TASTES` consecutive ids."""
+        """Returns a hash of the run of `_TASTES` consecutive ids that each of [n] ids is in."""
         return (mixed(items // _TASTES, salt_of(self.seed, "taste")) >> np.uint64(33)).astype(np.int64)
 
     def hidden(self, name: str, ids: Array) -> Array:
-        """[n] ids -> [3, n] in [-1, 1): weights and two factors."""
+        """Returns the [3, n] hidden numbers of [n] ids, in [-1, 1): weights and two factors."""
         bits = mixed(ids, salt_of(self.seed, name)).astype("<u8", copy=False).view("<i2").reshape(-1, 4)
         scale = np.float32(self.reach / 32_768) / (ids.astype(np.float32) + np.float32(self.reach))
         hidden = np.empty((_HIDDEN, len(ids)), np.float32)
@@ -239,7 +246,7 @@ class PlantedLog:
         return hidden
 
     def _parts(self, columns: dict[str, Array], history: ListColumn | None, centres: Centres) -> dict[str, Array]:
-        """The parts of the logit before standardisation, [rows] each."""
+        """Returns the parts of the logit before standardisation, [rows] each."""
         rows = len(next(iter(columns.values())))
         additive, interaction = np.empty(rows, np.float32), np.empty(rows, np.float32)
         for start in range(0, rows, _CACHED_ROWS):
@@ -283,19 +290,19 @@ class PlantedLog:
 
 
 def stream_of(seed: int, split: str, number: int) -> Stream:
-    """Column name -> its generator in a block of a split."""
+    """Returns what gives each column its generator in a block of a split."""
     return lambda column: _generator(seed, number, f"{split}/{column}")
 
 
 def check_all(checks: Iterable[tuple[bool, str]]) -> None:
-    """Raises UserError for the first setting, described, that does not hold."""
-    for holds, found in checks:
+    """Raises UserError for the first check that does not hold, with its description."""
+    for holds, complaint in checks:
         if not holds:
-            raise UserError(f"synthetic: {found}")
+            raise UserError(f"synthetic: {complaint}")
 
 
 def bias_for(signal: Array, click_rate: float) -> float:
-    """What is to be added to the logits [n] so that their mean probability is the click rate."""
+    """Returns what is to be added to the logits [n] so that their mean probability is the click rate."""
     low, high = -50.0, 50.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -304,7 +311,7 @@ def bias_for(signal: Array, click_rate: float) -> float:
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x)."""
+    """Returns 1 / (1 + e^-x)."""
     return 1.0 / (1.0 + np.exp(-x))
 
 
@@ -314,12 +321,12 @@ def _generator(seed: int, number: int, name: str) -> np.random.Generator:
 
 @lru_cache
 def salt_of(seed: int, name: str) -> np.uint64:
-    """Of the hashes that are called so."""
+    """Returns the salt of the hashes that are called `name`."""
     return np.random.SeedSequence(seed, spawn_key=tuple(name.encode())).generate_state(1, np.uint64)[0]
 
 
 def mixed(ids: Array, salt: np.uint64) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014) of the salted ids."""
+    """Returns SplitMix64's output (Steele, Lea, Flood, OOPSLA 2014) of the salted ids."""
     z = ids.astype(np.uint64)
     z *= np.uint64(0x9E3779B97F4A7C15)
     z += salt

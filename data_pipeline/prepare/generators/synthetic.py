@@ -1,4 +1,4 @@
-"""`shardrec prepare synthetic`: a planted click log as Parquet, and beside it the best scores that any model can reach.
+"""`shardrec prepare synthetic` writes a planted click log, and beside it the best scores that any model can reach.
 
 `best.yaml` holds, for each split, the scores of the true click probability on that split's very rows: AUC, log loss,
 normalized entropy. A model may beat them by chance only. Files are written block by block in bounded memory, and are
@@ -40,15 +40,18 @@ _PART_BLOCKS = 8  # blocks in a file, which is what a worker writes at a time
 
 @dataclass(frozen=True)
 class SyntheticReport(Report):
-    """best: split -> name of a metric -> what the true probabilities reach."""
+    """A synthetic report says what was written, and what can be reached on it.
+
+    best: split -> name of a metric -> what the true probabilities reach
+    """
 
     best: Mapping[Split, dict[str, float]]
 
     def __str__(self) -> str:
         lines = [
-            f"best attainable on {split}: AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f}"
-            for split, found in self.best.items()
-            if "auc" in found
+            f"best attainable on {split}: AUC {scores['auc']:.4f}, log loss {scores['log_loss']:.4f}"
+            for split, scores in self.best.items()
+            if "auc" in scores
         ]
         return "\n".join([*lines, super().__str__()])
 
@@ -94,27 +97,27 @@ def write_log(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> SyntheticReport:
-    """Writes so many rows of a log, and `schema.yaml` and `best.yaml`, as one. Raises as `synthetic`."""
+    """Writes so many rows of a log, with `schema.yaml` and `best.yaml`, as one. Raises as `synthetic`."""
     parts = _parts(_split_rows(rows, fractions or FRACTIONS))
     with staged(out, overwrite) as folder, Workers(workers) as pool:
-        tally, known = Tally(), {split: _Known() for split in SPLITS}
+        tally, sums = Tally(), {split: _Known() for split in SPLITS}
         log.calibrate()
         written = pool.map(partial(_write, log=log, folder=folder), parts)
-        for done, (part, found) in enumerate(zip(parts, written, strict=True), 1):
-            known[part.split].merge(found)
+        for done, (part, part_sums) in enumerate(zip(parts, written, strict=True), 1):
+            sums[part.split].merge(part_sums)
             progress(f"wrote {done} of {len(parts)} files")
-        for split, found in known.items():
-            if found.rows:
-                tally.rows[split] = found.rows
-                tally.add_label("label", split, found.clicks, found.rows)
-        best = {split: found.best() for split, found in known.items() if found.rows}
+        for split, part_sums in sums.items():
+            if part_sums.rows:
+                tally.rows[split] = part_sums.rows
+                tally.add_label("label", split, part_sums.clicks, part_sums.rows)
+        best = {split: part_sums.best() for split, part_sums in sums.items() if part_sums.rows}
         (folder / BEST_FILE).write_text(yaml.safe_dump(best, sort_keys=False))
         log.schema.save(folder / SCHEMA_FILE)
     return SyntheticReport(Path(out), log.schema, tally, best)
 
 
 def parse_ids(text: str) -> tuple[int, ...]:
-    """`1000,200` -> (1000, 200). Raises UserError for anything but whole numbers."""
+    """Returns (1000, 200) for `1000,200`. Raises UserError for anything but whole numbers."""
     try:
         return tuple(map(int, numbers_in(text, float)))
     except ValueError:
@@ -138,7 +141,7 @@ def _split_rows(rows: int, fractions: Mapping[Split, float]) -> dict[Split, int]
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows [first_block * BLOCK_ROWS, ... + rows) of a split, which are one file."""
+    """A part is rows [number * part rows, ... + rows) of a split, which are one file."""
 
     split: Split
     number: int
@@ -155,7 +158,7 @@ def _parts(split_rows: dict[Split, int]) -> list[_Part]:
 
 
 def _write(part: _Part, log: ClickLog, folder: Path) -> "_Known":
-    known = _Known()
+    sums = _Known()
     ids = {f.name: f.num_embeddings for f in log.schema.sparse}
     first = log.block(part.split, 0, 0)
     few = [name for name in first.columns if ids.get(name, math.inf) <= _DICTIONARY_IDS] + ["label"]
@@ -168,12 +171,15 @@ def _write(part: _Part, log: ClickLog, folder: Path) -> "_Known":
             rows = min(BLOCK_ROWS, part.rows - index * BLOCK_ROWS)
             block = log.block(part.split, part.number * _PART_BLOCKS + index, rows)
             writer.write_table(_table(block, ids), row_group_size=BLOCK_ROWS)
-            known.add(block)
-    return known
+            sums.add(block)
+    return sums
 
 
 def _table(block: LogRows, ids: Mapping[str, int]) -> pa.Table:
-    """ids: column -> how many ids it may have, of those that have ids."""
+    """Returns a block as Arrow.
+
+    ids: column -> how many ids it may have, of those that have ids
+    """
     columns: dict[str, Any] = {}
     for name, values in block.columns.items():
         columns[name] = pa.array(values, _id_type(ids[name]) if name in ids else None)
@@ -195,7 +201,7 @@ _BINS = (0x3F800000 >> 13) + 1  # the float32 1.0, down to 10 bits of mantissa: 
 
 @dataclass
 class _Known:
-    """Sums over rows from which the scores of their true probabilities follow.
+    """These sums over rows give the scores of their true probabilities.
 
     counts: [2, bins] rows by label and by probability, in bins 0.1 % wide
     """
@@ -204,6 +210,7 @@ class _Known:
     losses: list[float] = field(default_factory=list)
 
     def add(self, block: LogRows) -> None:
+        """Adds a block's rows."""
         bins = (block.probability.view(np.uint32) >> 13).astype(np.int64)
         for label in (0, 1):
             self.counts[label] += np.bincount(bins[block.label == label], minlength=_BINS)
@@ -212,25 +219,31 @@ class _Known:
         self.losses.append(-float(np.log(of_label).sum()))
 
     def merge(self, other: "_Known") -> None:
+        """Adds what another one holds."""
         self.counts += other.counts
         self.losses += other.losses
 
     @property
     def rows(self) -> int:
+        """Returns the number of rows."""
         return int(self.counts.sum())
 
     @property
     def clicks(self) -> int:
+        """Returns the number of clicks."""
         return int(self.counts[1].sum())
 
     def best(self) -> dict[str, float]:
-        """Log loss and, where both labels occur, AUC and normalized entropy (log loss over that of the click rate)."""
+        """Returns the log loss and, where both labels occur, AUC and normalized entropy.
+
+        The latter is the log loss over that of the click rate.
+        """
         negatives, positives = self.counts.astype(np.float64)
         below = np.cumsum(negatives) - negatives
         rate, loss = self.clicks / self.rows, math.fsum(self.losses) / self.rows
-        found = {}
+        scores = {}
         if 0 < rate < 1:
-            found["auc"] = float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
-            found["normalized_entropy"] = loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
-        found |= {"log_loss": loss, "click_rate": rate}
-        return {name: round(value, 7) for name, value in found.items()}
+            scores["auc"] = float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
+            scores["normalized_entropy"] = loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+        scores |= {"log_loss": loss, "click_rate": rate}
+        return {name: round(value, 7) for name, value in scores.items()}

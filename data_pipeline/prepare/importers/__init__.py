@@ -1,15 +1,15 @@
-"""One file a public data set or format: add yours here.
+"""Every public data set or format has one file here: add yours.
 
-- `amazon.py`: Amazon reviews as published (McAuley et al., SIGIR 2015; 2018's files too): raw JSON lines, plain or
-- `avazu.py`: Avazu's click log (Kaggle): CSV with or without its header line; `hour` (YYMMDDHH) becomes hour and
-- `criteo.py`: Criteo's display advertising logs: Kaggle's `train.txt`, `test.txt` and the Terabyte's `day_*`
-- `delimited.py`: Any CSV or TSV whose columns a recipe (YAML) declares
-- `frappe.py`: Frappe (Baltrunas et al
-- `implicit.py`: Any delimited log of users and items -> leave-one-out: training positives, and held-out items among
-- `libfm.py`: libfm and svmlight files, `label id:value id:value ...`, with one id feature per field where fields can
-- `movielens.py`: MovieLens 1M and 100K as published (plain or gzip), joined: a rating's row has its user's and
-- `movielens_histories.py`: MovieLens 1M and 100K as histories: the movies that a user rated, whatever the rating, in
-- `ncf.py`: Files as published with neural collaborative filtering (He et al., WWW 2017), plain or gzip
-- `ratings.py`: Single ratings -> one row of an item (or user) with the ratings that are known of it and those that
-- `user_histories.py`: Text files of user histories, `user item item ...`, oldest first, and JSON of items' attributes
+- `amazon.py`: Amazon reviews and metadata as published, as histories
+- `avazu.py`: Avazu's click log (Kaggle)
+- `criteo.py`: Criteo's click logs: Kaggle's files and the Terabyte's
+- `delimited.py`: any CSV or TSV whose columns a recipe declares
+- `frappe.py`: Frappe, app use in context: the published libfm files or the raw log
+- `implicit.py`: any delimited log of users and items, with held-out items among candidates
+- `libfm.py`: libfm and svmlight files
+- `movielens.py`: MovieLens 1M and 100K, each rating with its user's and movie's features
+- `movielens_histories.py`: MovieLens 1M and 100K as histories
+- `ncf.py`: the files published with neural collaborative filtering
+- `ratings.py`: MovieLens' ratings as rows of items or users, for AutoRec
+- `user_histories.py`: text files of user histories
 """

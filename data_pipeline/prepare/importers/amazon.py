@@ -1,4 +1,4 @@
-"""Amazon reviews as published (McAuley et al., SIGIR 2015; 2018's files too): raw JSON lines, plain or gzip.
+"""Amazon reviews are read as published (McAuley et al., SIGIR 2015; 2018's too): raw JSON lines, plain or gzip.
 
 A review is an event of `reviewerID` with `asin` at `unixReviewTime`. Review files are JSON; metadata files are JSON
 or, the older ones, Python literals. Metadata give categories: `categories` (paths) or `category` (one path); the last
@@ -54,7 +54,7 @@ def prepare_amazon(
 
 
 def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
-    """User, item and time of these lines' reviews. Raises UserError for the first line that lacks one.
+    """Returns user, item and time of these lines' reviews. Raises UserError for the first line that lacks one.
 
     Blocks that Arrow refuses are read line by line: what it refuses may be in a field that is not needed.
     """
@@ -75,7 +75,7 @@ def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
 
 
 def _each_review(lines: Lines, file: str) -> pa.RecordBatch:
-    """As `_reviews`, line by line."""
+    """Does what `_reviews` does, line by line."""
     columns: dict[str, list[str | int]] = {name: [] for name in _REVIEW.names}
     for number, line in lines.numbered(file):
         try:
@@ -83,26 +83,26 @@ def _each_review(lines: Lines, file: str) -> pa.RecordBatch:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{file}, line {number}: not JSON: {error}") from None
         for key, values in columns.items():
-            found: Any = review.get(key) if isinstance(review, dict) else None
-            if not (_is_seconds(found) if key == TIME else _is_text(found)):
+            value: Any = review.get(key) if isinstance(review, dict) else None
+            if not (_is_seconds(value) if key == TIME else _is_text(value)):
                 expected = "whole seconds" if key == TIME else "a string of whole characters"
-                raise UserError(f"{file}, line {number}: found {key} = {found!r}, expected {expected}")
-            values.append(found)
+                raise UserError(f"{file}, line {number}: found {key} = {value!r}, expected {expected}")
+            values.append(value)
     return pa.RecordBatch.from_pydict(columns, _REVIEW)
 
 
-def _is_seconds(found: object) -> bool:
-    return isinstance(found, int) and not isinstance(found, bool) and -(2**63) <= found < 2**63
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
-def _is_text(found: object) -> bool:
-    """Whether it is a string without surrogates, of which JSON may escape one alone."""
-    return isinstance(found, str) and not any("\ud800" <= character <= "\udfff" for character in found)
+def _is_text(value: object) -> bool:
+    """Tells whether a value is a string without surrogates, of which JSON may escape one alone."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _categories(path: str | Path) -> dict[object, str]:
-    """Item -> its category, of those that have one. Raises UserError (file, line) for what is no metadata."""
-    found: dict[object, str] = {}
+    """Returns the category of each item that has one. Raises UserError (file, line) for what is no metadata."""
+    category_of: dict[object, str] = {}
     for file in input_files([path]):
         for number, line in (numbered for lines in line_blocks(file) for numbered in lines.numbered(file)):
             item = _literal(line)
@@ -112,12 +112,12 @@ def _categories(path: str | Path) -> dict[object, str]:
                 )
             category = _category(item)
             if category:
-                found.setdefault(item[ITEM], category)
-    return found
+                category_of.setdefault(item[ITEM], category)
+    return category_of
 
 
 def _literal(line: str) -> Any:
-    """A line of JSON, or of Python; None for neither."""
+    """Returns the value of a line of JSON, or of Python; None where it is neither."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(line)
@@ -127,7 +127,7 @@ def _literal(line: str) -> Any:
 
 
 def _category(item: dict[str, Any]) -> str | None:
-    found = item.get("categories") or item.get("category")
-    while isinstance(found, list):
-        found = found[-1] if found else None
-    return found if isinstance(found, str) else None
+    entry = item.get("categories") or item.get("category")
+    while isinstance(entry, list):
+        entry = entry[-1] if entry else None
+    return entry if isinstance(entry, str) else None

@@ -1,4 +1,4 @@
-"""Avazu's click log (Kaggle): CSV with or without its header line; `hour` (YYMMDDHH) becomes hour and weekday."""
+"""Avazu's click log (Kaggle) is CSV with or without header line; `hour` (YYMMDDHH) becomes hour and weekday."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ PATTERNS = ("train", "train.csv", "train.gz", "train.csv.gz")
 
 @dataclass
 class AvazuFile(RawSource):
-    """A file of the log, with the columns hour_of_day and weekday (Monday 0) derived from `hour`."""
+    """An Avazu file has the log's columns, and hour_of_day and weekday (Monday 0), which are derived from `hour`."""
 
     file: TextFile
 
@@ -35,7 +35,7 @@ class AvazuFile(RawSource):
         self.path, self.split, self.labeled = self.file.path, self.file.split, self.file.labeled
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
-        """As the file's, with the derived columns always."""
+        """Yields the file's batches, with the derived columns always."""
         wanted = None if columns is None else ({*columns} - {"hour_of_day", "weekday"}) | {"hour"}
         for batch, origin in self.file.batches(wanted):
             hour = batch.column("hour")
@@ -50,7 +50,7 @@ class AvazuFile(RawSource):
 def recipe(
     split: SplitRule, min_count: int = 2, num_ids: int | None = None, negative_rate: float = 1.0, seed: int = 0
 ) -> Recipe:
-    """All fields as ids, by vocabulary or with `num_ids` by hash; the ad's `id` is kept as key."""
+    """Returns the recipe: all fields as ids, by vocabulary or with `num_ids` by hash; the ad's `id` is kept as key."""
     ids = FitVocabulary(min_count=min_count) if num_ids is None else Hash(num_ids=num_ids)
     return Recipe(
         features=(

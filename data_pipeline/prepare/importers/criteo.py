@@ -1,4 +1,4 @@
-"""Criteo's display advertising logs: Kaggle's `train.txt`, `test.txt` and the Terabyte's `day_*`, tab-separated.
+"""Criteo's click logs are tab-separated: Kaggle's `train.txt` and `test.txt`, and the Terabyte's `day_*`.
 
 A line is a label, 13 integers, 26 hexadecimal strings; without the label in Kaggle's test file.
 """
@@ -42,7 +42,10 @@ def recipe(
     negative_rate: float = 1.0,
     seed: int = 0,
 ) -> Recipe:
-    """Categories by vocabulary, or with `num_ids` by hash; integers as log and standardised numbers, or as buckets."""
+    """Returns the recipe: categories by vocabulary, or with `num_ids` by hash.
+
+    numbers: integers as log and standardised numbers, or as ids of buckets
+    """
     integers: list[RecipeFeature] = []
     for name in INTEGERS:
         if numbers == "dense":

@@ -1,4 +1,4 @@
-"""Any CSV or TSV whose columns a recipe (YAML) declares."""
+"""Any CSV or TSV can be prepared whose columns a recipe (YAML) declares."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Frappe (Baltrunas et al. 2015): app use in context, as the published libfm files or from the raw log.
+"""Frappe (Baltrunas et al. 2015) is app use in context, as the published libfm files or from the raw log.
 
 The raw log has positives only; each gets two negatives of the same user and context, whose app is drawn uniformly among
 those that the user never used, as in the published libfm files.
@@ -31,13 +31,17 @@ _MOST_DRAWS = 1000
 
 @dataclass
 class FrappeLog(RawSource):
-    """The raw log with its negatives: rows of one log line follow each other, the positive first; labels 1 and -1."""
+    """The raw log is read with negatives drawn for its rows.
+
+    Rows of one log line follow each other, the positive first; labels are 1 and -1.
+    """
 
     path: str
     negatives: int = 2
     seed: int = 0
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the log's rows with their negatives. Raises UserError for a log without rows."""
         types = {"user": pa.int64(), "item": pa.int64(), **dict.fromkeys(CONTEXT, pa.string())}
         file = TextFile(self.path, TextFormat(delimiter="\t", quote=None), types)
         parts = [batch for batch, _ in file.batches()]  # the log has 96,203 lines, and drawing needs all of them
@@ -58,7 +62,7 @@ class FrappeLog(RawSource):
             first += len(batch)
 
     def _drawn(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[lines] users and items -> [lines, negatives] items that the line's user never used."""
+        """Returns [lines, negatives] items that the user of each of [lines] users and items never used."""
         catalogue = np.unique(items)
         used = np.unique(users * (catalogue[-1] + 1) + items)
         lines, draws = np.divmod(np.arange(len(users) * self.negatives, dtype=np.uint64), np.uint64(self.negatives))
@@ -77,7 +81,7 @@ class FrappeLog(RawSource):
 
 
 def recipe(split: SplitRule, negative_rate: float = 1.0) -> Recipe:
-    """User, app and eight contexts by vocabulary; labels both as 0/1 (`label`) and -1/1 (`target`)."""
+    """Returns the recipe: user, app and contexts by vocabulary; labels as 0/1 (`label`) and as -1/1 (`target`)."""
     ids = FitVocabulary()
     return Recipe(
         features=(
@@ -111,7 +115,7 @@ def prepare_frappe(
         return prepare([FrappeLog(str(log), seed=seed)], recipe(split), output, progress)
     names = [str(f) for f in sorted(folder.glob("*.libfm*"))]
     files = {part: [f for f in names if part in Path(f).name] for part in ("train", "validation", "test")}
-    missing = [part for part, found in files.items() if not found]
+    missing = [part for part, paths in files.items() if not paths]
     if missing:
         raise UserError(
             f"{folder}: no *{missing[0]}*.libfm file in this folder; for the raw log (frappe.csv) give --raw"

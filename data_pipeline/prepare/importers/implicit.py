@@ -1,4 +1,4 @@
-"""Any delimited log of users and items -> leave-one-out: training positives, and held-out items among candidates."""
+"""Any delimited log of users and items becomes training positives, and held-out items among candidates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ _TIME_TYPES = {"integer": pa.int64(), "number": pa.float64(), "string": pa.strin
 
 @dataclass(frozen=True)
 class LogColumns:
-    """Columns of a log; `time` is compared as a number, or as a string (ISO 8601 sorts so)."""
+    """These name the columns of a log; `time` is compared as a number, or as a string (ISO 8601 sorts so)."""
 
     user: str
     item: str
@@ -41,6 +41,7 @@ class LogColumns:
 
     @property
     def types(self) -> dict[str, pa.DataType]:
+        """Returns the types that the columns are read as."""
         types = {self.user: pa.string(), self.item: pa.string()}
         return types if self.time is None else types | {self.time: _TIME_TYPES[self.time_type]}
 
@@ -73,29 +74,31 @@ def prepare_implicit(
     by_user = _ordered(users, items, times, len(values.items), seed)
     users, items = users[by_user], items[by_user]
     _, first, counts = np.unique(users, return_index=True, return_counts=True)
-    held = 2 if validation else 1
-    last = (first + counts - 1)[counts > held]
+    held_out_count = 2 if validation else 1
+    last = (first + counts - 1)[counts > held_out_count]
     train = np.ones(len(users), bool)
-    for back in range(held):
+    for back in range(held_out_count):
         train[last - back] = False
-    mixed = np.flatnonzero(train)[shuffled(users[train], items[train], seed)]
+    train_order = np.flatnonzero(train)[shuffled(users[train], items[train], seed)]
     pool = Pool.of(users, items, len(values.items), items[train])
     name = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    rows = CandidateRows(path=name, split="train", values=values, users=users[mixed], items=items[mixed, None])
+    rows = CandidateRows(
+        path=name, split="train", values=values, users=users[train_order], items=items[train_order, None]
+    )
     sources: list[RawSource] = [rows]
     splits: tuple[Split, ...] = ("test", "validation")
     trained, unknown = np.bincount(items[train], minlength=len(values.items)) > 0, {}
-    for split, at in zip(splits[:held], (last, last - 1), strict=False):
-        known = trained[items[at]]
-        unknown[split] = (int((~known).sum()), len(at))
-        at = at if keep_unknown else at[known]
-        held_out = {"users": users[at], "items": items[at, None]}
+    for split, positives in zip(splits[:held_out_count], (last, last - 1), strict=False):
+        known = trained[items[positives]]
+        unknown[split] = (int((~known).sum()), len(positives))
+        positives = positives if keep_unknown else positives[known]
+        held_out = {"users": users[positives], "items": items[positives, None]}
         sources.append(
             SampledRows(path=name, split=split, values=values, **held_out, pool=pool, negatives=negatives, seed=seed)
         )
     progress(f"read {name}: {len(users):,} pairs of {len(first):,} users and {len(values.items):,} items")
-    what = "kept, as row 0" if keep_unknown else "their groups are left out (--keep-unknown keeps them)"
-    return replace(prepare(sources, _recipe(columns), output, progress), notes=note_unknown(unknown, what))
+    fate = "kept, as row 0" if keep_unknown else "their groups are left out (--keep-unknown keeps them)"
+    return replace(prepare(sources, _recipe(columns), output, progress), notes=note_unknown(unknown, fate))
 
 
 def _recipe(columns: LogColumns) -> Recipe:
@@ -112,7 +115,10 @@ def _recipe(columns: LogColumns) -> Recipe:
 def _read(
     files: list[str], columns: LogColumns, form: TextFormat
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, CodeValues]:
-    """[n] codes of users and of items and [n] times (None: there are none) of all lines, and what the codes are of."""
+    """Reads all lines.
+
+    Returns [n] codes of users and of items, [n] times (None: there are none), and what the codes stand for.
+    """
     parts = []
     for file in files:
         for batch, origin in TextFile(file, form, columns.types).batches():
@@ -141,7 +147,7 @@ def _no_null(batch: pa.RecordBatch, name: str, origin: Origin) -> None:
 
 
 def _ordered(users: np.ndarray, items: np.ndarray, times: np.ndarray | None, num_items: int, seed: int) -> np.ndarray:
-    """Rows by user, then time: the first one of each pair."""
+    """Returns the rows by user, then time: the first one of each pair."""
     if times is None:
         times = draw("order", seed + 1, [users.astype(np.uint64), items.astype(np.uint64)])
     order = np.lexsort((times, users))  # stable: lines of equal times stay in order

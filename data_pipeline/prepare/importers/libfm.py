@@ -1,4 +1,4 @@
-"""libfm and svmlight files, `label id:value id:value ...`, with one id feature per field where fields can be told.
+"""libfm and svmlight files, `label id:value id:value ...`, become one id feature per field where fields can be told.
 
 Fields are told by a field map (name and first id of each), else by position where every line has equally many ids of
 value 1. What is neither becomes one weighted id list. A first pass over all files finds the shape.
@@ -29,7 +29,11 @@ PATTERNS = ("*.libfm", "*.libfm.gz", "*.svm", "*.svm.gz", "*.libsvm", "*.libsvm.
 
 
 class Entries(NamedTuple):
-    """Parsed lines: labels [n] float64, query ids [n] int64 or None, and for each id: row, id [m] int64, value [m]."""
+    """Entries are parsed lines.
+
+    labels: [n] float64; queries: [n] int64 query ids, or None
+    rows, ids, values: [m] for each id its line, itself and its value
+    """
 
     labels: np.ndarray
     queries: np.ndarray | None
@@ -39,7 +43,7 @@ class Entries(NamedTuple):
 
 
 class LibfmField(NamedTuple):
-    """One feature: ids of [start, stop), or with `position` the ids at that place of every line.
+    """A field is one feature: ids of [start, stop), or with `position` the ids at that place of every line.
 
     single: at most one id a line; complete: at least one; weighted: with values other than 1
     """
@@ -55,7 +59,7 @@ class LibfmField(NamedTuple):
 
 @dataclass
 class Shape:
-    """What a first pass finds in one file or all of them.
+    """A shape is what a first pass finds in one file or all of them.
 
     fewest, most: ids a line. lows, highs: smallest and largest id at each position, while `fewest` equals `most`.
     field_fewest, field_most: ids of each mapped field a line; field_weighted: whether it has values other than 1
@@ -73,7 +77,7 @@ class Shape:
     queries: bool = False
 
     def merge(self, other: "Shape") -> "Shape":
-        """The shape of both together."""
+        """Returns the shape of both together."""
         if self.fewest is None or other.fewest is None:
             return other if self.fewest is None else self
         return Shape(
@@ -91,7 +95,7 @@ class Shape:
 
     @classmethod
     def of(cls, entries: Entries, starts: np.ndarray) -> "Shape":
-        """Of some lines, under a field map."""
+        """Returns the shape of some lines, under a field map."""
         n, fields = len(entries.labels), len(starts)
         lengths = np.bincount(entries.rows, minlength=n)
         constant = bool(lengths[0] > 0 and (lengths == lengths[0]).all())
@@ -119,7 +123,7 @@ def _both(combine: np.ufunc, a: np.ndarray | None, b: np.ndarray | None) -> np.n
 
 @dataclass
 class LibfmFile(RawSource):
-    """A file with one column per field, `label` and, where lines have `qid:`, `query`."""
+    """A libfm file has one column per field, `label` and, where lines have `qid:`, `query`."""
 
     path: str
     starts: np.ndarray
@@ -127,6 +131,7 @@ class LibfmFile(RawSource):
     split: Split | None = None
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the lines with a column per field."""
         for entries, origin in self.entries():
             arrays: dict[str, pa.Array] = {"label": pa.array(entries.labels)}
             if entries.queries is not None:
@@ -136,7 +141,7 @@ class LibfmFile(RawSource):
             yield pa.RecordBatch.from_pydict(arrays), origin
 
     def entries(self) -> Iterator[tuple[Entries, Origin]]:
-        """The file's lines, parsed. Raises UserError (file, line) for what is not `label id:value ...`."""
+        """Yields the file's lines, parsed. Raises UserError (file, line) for what is not `label id:value ...`."""
         for batch, origin in TextFile(self.path, _LINE, {"line": pa.string()}).batches():
             parsed = _parsed(batch.column(0), origin)
             low = np.flatnonzero(parsed.ids < self.starts[0])
@@ -147,11 +152,11 @@ class LibfmFile(RawSource):
             yield parsed, origin
 
     def shape(self) -> Shape:
-        """What a pass over the file finds."""
-        found = Shape()
+        """Returns what a pass over the file finds."""
+        shape = Shape()
         for entries, _ in self.entries():
-            found = found.merge(Shape.of(entries, self.starts))
-        return found
+            shape = shape.merge(Shape.of(entries, self.starts))
+        return shape
 
 
 def _parsed(lines: pa.Array, origin: Origin) -> Entries:
@@ -192,17 +197,17 @@ def _parsed(lines: pa.Array, origin: Origin) -> Entries:
 
 
 def _columns(entries: Entries, f: LibfmField) -> dict[str, pa.Array]:
-    """The field's columns: ids from 0 (or lists of them), and its values where it is weighted."""
-    n = len(entries.labels)
+    """Returns the field's columns: ids from 0 (or lists of them), and its values where it is weighted."""
+    line_count = len(entries.labels)
     if f.position is not None:
-        return {f.name: pa.array(entries.ids.reshape(n, -1)[:, f.position])}
+        return {f.name: pa.array(entries.ids.reshape(line_count, -1)[:, f.position])}
     mine = (entries.ids >= f.start) & (entries.ids < f.stop)
     rows, ids = entries.rows[mine], entries.ids[mine] - f.start
     if f.single and not f.weighted:
-        found = np.full(n, -1, np.int64)
-        found[rows] = ids
-        return {f.name: pa.array(found, mask=found < 0)}
-    offsets = pa.array(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]), pa.int32())
+        id_or_none = np.full(line_count, -1, np.int64)
+        id_or_none[rows] = ids
+        return {f.name: pa.array(id_or_none, mask=id_or_none < 0)}
+    offsets = pa.array(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=line_count))]), pa.int32())
     result = {f.name: pa.ListArray.from_arrays(offsets, pa.array(ids))}
     if f.weighted:
         result[f"{f.name}_values"] = pa.ListArray.from_arrays(offsets, pa.array(entries.values[mine]))
@@ -210,7 +215,7 @@ def _columns(entries: Entries, f: LibfmField) -> dict[str, pa.Array]:
 
 
 def fields_of(shape: Shape, field_map: dict[str, int] | None) -> tuple[LibfmField, ...]:
-    """The features that files of this shape have."""
+    """Returns the features that files of this shape have."""
     stop = shape.largest + 1
     if field_map is not None:
         assert shape.field_fewest is not None and shape.field_most is not None and shape.field_weighted is not None
@@ -231,7 +236,12 @@ def fields_of(shape: Shape, field_map: dict[str, int] | None) -> tuple[LibfmFiel
 
 
 def parse_field_map(text: str) -> dict[str, int]:
-    """`user:0,item:957`, or a file with a name and a first id per line. Raises UserError where it is neither."""
+    """Returns the first id of each field, by name.
+
+    text: `user:0,item:957`, or a file with a name and a first id per line
+
+    Raises UserError where it is neither.
+    """
     entries = [e.rsplit(":", 1) for e in text.split(",")]
     where = "--fields"
     if ":" not in text or Path(text).is_file():
@@ -239,13 +249,13 @@ def parse_field_map(text: str) -> dict[str, int]:
         with open_bytes(text) as file:
             entries = [line.replace(",", " ").split() for line in file.read().decode().splitlines() if line.strip()]
     try:
-        found = {name.strip(): int(start) for name, start in entries}
+        first_ids = {name.strip(): int(start) for name, start in entries}
     except ValueError:
         raise UserError(f"{where}: expected a name and the first id of each field, such as user:0,item:957") from None
-    starts = list(found.values())
-    if starts != sorted(set(starts)) or len(found) != len(entries) or starts[0] < 0:
-        raise UserError(f"{where}: fields must have names of their own and ascending first ids, found {found}")
-    return found
+    starts = list(first_ids.values())
+    if starts != sorted(set(starts)) or len(first_ids) != len(entries) or starts[0] < 0:
+        raise UserError(f"{where}: fields must have names of their own and ascending first ids, found {first_ids}")
+    return first_ids
 
 
 def recipe(
@@ -257,7 +267,7 @@ def recipe(
     group: str | None = None,
     roles: Mapping[str, Role] | None = None,
 ) -> Recipe:
-    """Ids as they are; labels of -1, 0 and 1 both as 0/1 (`label`) and as they are (`target`)."""
+    """Returns the recipe: ids as they are; labels of -1, 0 and 1 as 0/1 (`label`) and as they are (`target`)."""
     features: list[RecipeFeature] = []
     for f in fields:
         role = (roles or {}).get(f.name)
@@ -296,8 +306,8 @@ def prepare_libfm(
     files = inputs.sources(lambda path, part: LibfmFile(path, starts, split=part))
     shape = Shape()
     with Workers(output.workers) as workers:
-        for found in workers.map(LibfmFile.shape, files):
-            shape = shape.merge(found)
+        for shape_of_file in workers.map(LibfmFile.shape, files):
+            shape = shape.merge(shape_of_file)
     if shape.fewest is None:
         raise UserError(f"{files[0].path}: has no rows")
     fields = fields_of(shape, field_map)

@@ -1,4 +1,4 @@
-"""MovieLens 1M and 100K as published (plain or gzip), joined: a rating's row has its user's and movie's features.
+"""MovieLens 1M and 100K are read as published and joined: a rating's row has its user's and movie's features.
 
 1M: `ratings.dat` (or `ratings.parquet` with user_id, movie_id, rating), `users.dat`, `movies.dat`. 100K: `u.data` or an
 official fold `uN.base`, `uN.test`; `u.user`, `u.item`.
@@ -42,12 +42,13 @@ _RATING_TYPES = dict.fromkeys(("user_id", "movie_id", "rating", "timestamp"), IN
 
 @dataclass
 class RatingsParquet(RawSource):
-    """Ratings from a Parquet file with integer columns user_id, movie_id, rating and perhaps timestamp."""
+    """Ratings may come from a Parquet file with integer columns user_id, movie_id, rating and perhaps timestamp."""
 
     path: str
     split: Split | None = None
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the file's rows in order."""
         names = self.column_names()
         first = 0
         try:
@@ -59,15 +60,15 @@ class RatingsParquet(RawSource):
             raise self._damaged(error) from None
 
     def column_names(self) -> list[str]:
-        """Those of the known columns that the file has. Raises UserError for a missing one, or one not of integers."""
+        """Returns the known columns that the file has. Raises UserError for a missing one, or one not of integers."""
         try:
             schema = pq.read_schema(self.path)
         except (OSError, pa.ArrowInvalid) as error:
             raise self._damaged(error) from None
         names = [c for c in _RATING_TYPES if c != "timestamp" or c in schema.names]
         for name in names:
-            found = column_type(schema, self.path, name, "movielens")
-            expect_type(pa.types.is_integer(found), self.path, name, found, "integers", "movielens")
+            kind = column_type(schema, self.path, name, "movielens")
+            expect_type(pa.types.is_integer(kind), self.path, name, kind, "integers", "movielens")
         return names
 
     def _damaged(self, error: Exception) -> UserError:
@@ -76,7 +77,7 @@ class RatingsParquet(RawSource):
 
 @dataclass
 class Joined(RawSource):
-    """Ratings with their user's and movie's columns; `users` and `movies` have their ids in the first column."""
+    """Joined ratings have their user's and movie's columns; `users` and `movies` have their ids in the first column."""
 
     ratings: RawSource
     users: pa.Table
@@ -86,28 +87,32 @@ class Joined(RawSource):
         self.path, self.split = self.ratings.path, self.ratings.split
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the ratings with the columns of both. Raises UserError for an id that a table lacks."""
         for batch, origin in self.ratings.batches():
-            for other in (self.users, self.movies):
-                batch = _join(batch, other, origin)
+            for table in (self.users, self.movies):
+                batch = _join(batch, table, origin)
             yield batch, origin
 
 
-def _join(batch: pa.RecordBatch, other: pa.Table, origin: Origin) -> pa.RecordBatch:
-    key = other.column_names[0]
+def _join(batch: pa.RecordBatch, table: pa.Table, origin: Origin) -> pa.RecordBatch:
+    key = table.column_names[0]
     ids = batch.column(key).cast(INTEGER)
-    rows = pc.index_in(ids, other.column(key))
+    rows = pc.index_in(ids, table.column(key))
     if rows.null_count:
         at = int(rows.is_null().to_numpy(zero_copy_only=False).argmax())
         raise Place(origin, key).error(at, ids[at].as_py(), "an id of the users' or movies' file")
-    for name in other.column_names[1:]:
-        batch = batch.append_column(name, other.column(name).combine_chunks().take(rows))
+    for name in table.column_names[1:]:
+        batch = batch.append_column(name, table.column(name).combine_chunks().take(rows))
     return batch
 
 
 def recipe(
     split: SplitRule, threshold: float = 4.0, timestamps: bool = True, negative_rate: float = 1.0, seed: int = 0
 ) -> Recipe:
-    """Labels: `label` (rating >= threshold) and `rating` itself. Keys: the raw ids; they are the group, too."""
+    """Returns the recipe of joined ratings.
+
+    Labels are `label` (rating >= threshold) and `rating` itself. Keys are the raw ids; they are the group, too.
+    """
     value = FitVocabulary()
     return Recipe(
         features=(
@@ -158,8 +163,8 @@ def prepare_movielens(
     timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
         raise UserError(f"{ratings[0].path}: has no column timestamp; leave out --by-time")
-    made = recipe(split or by_pair, threshold, timestamps, negative_rate, seed)
-    return prepare([Joined(r, users, movies) for r in ratings], made, output, progress)
+    joined_recipe = recipe(split or by_pair, threshold, timestamps, negative_rate, seed)
+    return prepare([Joined(r, users, movies) for r in ratings], joined_recipe, output, progress)
 
 
 def _exists(folder: Path, name: str) -> str | None:
@@ -167,14 +172,16 @@ def _exists(folder: Path, name: str) -> str | None:
 
 
 def _file(folder: Path, name: str) -> str:
-    found = _exists(folder, name)
-    if found is None:
+    path = _exists(folder, name)
+    if path is None:
         raise UserError(f"{folder}: no {name} or {name}.gz in this folder")
-    return found
+    return path
 
 
 def rating_sources(folder: Path, fold: int | None = None) -> list[RawSource]:
-    """The ratings of a folder: integer columns user_id, movie_id, rating (and perhaps timestamp).
+    """Returns the ratings of a folder: integer columns user_id, movie_id, rating (and perhaps timestamp).
+
+    fold: the official fold (100K), whose test split is given whole
 
     Raises UserError where there are none.
     """
@@ -215,7 +222,7 @@ def _users_100k(folder: Path) -> pa.Table:
 
 
 def movies_of(folder: Path) -> pa.Table:
-    """The movies of a folder: movie_id, genres (a list of strings), year. Raises UserError where there are none."""
+    """Returns the movies of a folder: movie_id, genres (a list of strings), year. Raises UserError without any."""
     return _movies_1m(folder) if _exists(folder, "movies.dat") else _movies_100k(folder)
 
 

@@ -1,4 +1,4 @@
-"""MovieLens 1M and 100K as histories: the movies that a user rated, whatever the rating, in the order of time.
+"""MovieLens as histories: what a user rated, whatever the rating, in the order of time.
 
 A movie's first genre is its category. All of a user's ratings are positives; negatives are drawn.
 """
@@ -24,9 +24,10 @@ def prepare_movielens_histories(
     protocol: HistoryProtocol | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds. Ratings of equal times keep their order.
+    """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds.
 
-    Raises UserError for files that cannot be read, and for ratings without timestamps.
+    Ratings of equal times keep their order. Raises UserError for files that cannot be read, and for ratings without
+    timestamps.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Files as published with neural collaborative filtering (He et al., WWW 2017), plain or gzip.
+"""The files of neural collaborative filtering (He et al., WWW 2017) are read as published, plain or gzip.
 
 `NAME.train.rating` and `NAME.test.rating` (user, item, rating, timestamp) and `NAME.test.negative` (`(user,item)` and
 the items that it is ranked among). Every training pair is a positive. Ids are table rows already.
@@ -38,7 +38,7 @@ _PAIR = r"^\((?P<user>\d{1,9}),\s*(?P<item>\d{1,9})\)$"
 
 
 def recipe(num_users: int, num_items: int) -> Recipe:
-    """User and item; a user's rows are a group."""
+    """Returns the recipe: user and item as they are; a user's rows are a group."""
     return Recipe(
         features=(
             RecipeId(name="user", role="user", ids=Identity(num_ids=num_users)),
@@ -79,16 +79,16 @@ def prepare_ncf(
     sources: list[RawSource] = []
     held_out: dict[Split, np.ndarray] = {"test": candidates[:, 0]}
     if validation:
-        held = _one_a_user(users, items, seed)
-        order = order[~np.isin(order, held)]
-        held_out["validation"] = items[held]
+        validation_rows = _one_a_user(users, items, seed)
+        order = order[~np.isin(order, validation_rows)]
+        held_out["validation"] = items[validation_rows]
         sources.append(
             SampledRows(
                 path=train,
                 split="validation",
                 values=values,
-                users=users[held],
-                items=items[held, None],
+                users=users[validation_rows],
+                items=items[validation_rows, None],
                 pool=pool,
                 negatives=VALIDATION_NEGATIVES,
                 seed=seed,
@@ -100,13 +100,16 @@ def prepare_ncf(
         progress(f"{negative}: left out {repeated} negatives that are their user's own test item")
     test_rows = CandidateRows(path=negative, split="test", values=values, users=test_users, items=candidates)
     sources = [rows, *sources, test_rows]
-    unknown = {split: (int((~np.isin(of, items[order])).sum()), len(of)) for split, of in held_out.items()}
+    unknown = {
+        split: (int((~np.isin(held_out_items, items[order])).sum()), len(held_out_items))
+        for split, held_out_items in held_out.items()
+    }
     report = prepare(sources, recipe(num_users, num_items), output, progress)
     return replace(report, notes=note_unknown(unknown, "kept, untrained"))
 
 
 def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
-    """The three files of one data set."""
+    """Returns the three files of one data set."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the one that holds NAME.{TRAIN}, NAME.{TEST}, NAME.{NEGATIVE}")
     names = sorted({f.name.removesuffix(".gz").removesuffix(f".{TRAIN}") for f in folder.glob(f"*.{TRAIN}*")})
@@ -139,7 +142,7 @@ def _read(path: str, columns: tuple[str, ...], types: dict[str, pa.DataType]) ->
 
 
 def _pairs(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """[lines] int64 users and items of a file of ratings. Raises UserError for what is no id."""
+    """Returns [lines] int64 users and items of a file of ratings. Raises UserError for what is no id."""
     table = _read(path, _RATINGS, {"user": pa.int64(), "item": pa.int64()})
     return _ids(table, "user", path), _ids(table, "item", path)
 
@@ -149,36 +152,36 @@ def _ids(table: pa.Table, column: str, path: str) -> np.ndarray:
     ids = values.fill_null(-1).to_numpy()
     wrong = np.flatnonzero((ids < 0) | (ids >= 2**31))
     if len(wrong):
-        found = values[int(wrong[0])].as_py()
-        raise Place(Origin(path, 1, "line"), column).error(wrong[0], found, "an id from 0 to 2^31 - 1")
+        value = values[int(wrong[0])].as_py()
+        raise Place(Origin(path, 1, "line"), column).error(wrong[0], value, "an id from 0 to 2^31 - 1")
     return ids
 
 
 def _candidates(path: str, test: tuple[np.ndarray, np.ndarray], test_path: str) -> tuple[np.ndarray, np.ndarray]:
-    """[lines] users and [lines, C] items, the positive first. Raises UserError where the two files differ."""
+    """Returns [lines] users and [lines, C] items, the positive first. Raises UserError where the two files differ."""
     negatives = tuple(f"negative {i}" for i in range(1, len(first_line(path).split("\t"))))
     if not negatives:
         raise UserError(f"{path}, line 1: found no negatives, expected `(user,item)` and items, separated by tabs")
     table = _read(path, ("pair", *negatives), {"pair": pa.string(), **dict.fromkeys(negatives, pa.int64())})
-    given = table.column("pair").combine_chunks()
-    found = pc.extract_regex(given, _PAIR)
-    if found.null_count:
-        at = int(found.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise Place(Origin(path, 1, "line"), "pair").error(at, repr(given[at].as_py()), "`(user,item)`")
-    pair = [pc.struct_field(found, part).cast(pa.int64()).to_numpy() for part in ("user", "item")]
+    pairs = table.column("pair").combine_chunks()
+    matched = pc.extract_regex(pairs, _PAIR)
+    if matched.null_count:
+        at = int(matched.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise Place(Origin(path, 1, "line"), "pair").error(at, repr(pairs[at].as_py()), "`(user,item)`")
+    pair = [pc.struct_field(matched, part).cast(pa.int64()).to_numpy() for part in ("user", "item")]
     if len(pair[0]) != len(test[0]):
         raise UserError(f"{path}: found {len(pair[0])} lines, expected {len(test[0])} as in {test_path}")
     differ = np.flatnonzero((pair[0] != test[0]) | (pair[1] != test[1]))
     if len(differ):
         at = int(differ[0])
         raise Place(Origin(path, 1, "line"), "pair").error(
-            at, given[at].as_py(), f"({test[0][at]},{test[1][at]}) as in {test_path}"
+            at, pairs[at].as_py(), f"({test[0][at]},{test[1][at]}) as in {test_path}"
         )
     return pair[0], np.stack([pair[1], *(_ids(table, column, path) for column in negatives)], axis=1)
 
 
 def _one_a_user(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
-    """One row of each user with more than one, by the seed; by ascending user."""
+    """Returns one row of each user with more than one, by the seed; by ascending user."""
     random = draw("validate", seed, [users.astype(np.uint64), items.astype(np.uint64)])
     order = np.lexsort((random, users))
     _, first, counts = np.unique(users[order], return_index=True, return_counts=True)

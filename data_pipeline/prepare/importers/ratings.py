@@ -1,4 +1,4 @@
-"""Single ratings -> one row of an item (or user) with the ratings that are known of it and those that are asked for.
+"""Single ratings become rows of an item (or user): the ratings known of it, and those that are asked for.
 
 In `train/` both are the training ratings; in `validation/` and `test/` the known ones are the training ratings and the
 asked ones those held out. Ratings are sent to splits as `prepare movielens` sends its rows, so that with equal
@@ -31,7 +31,7 @@ _COLUMNS = {"user": "user_id", "item": "movie_id"}
 
 
 class _Ratings(NamedTuple):
-    """[n] each: raw ids int64, rating float32, place in SPLITS int8."""
+    """Ratings are [n] each: raw ids int64, rating float32, place in SPLITS int8."""
 
     row_ids: np.ndarray
     ids: np.ndarray
@@ -39,12 +39,13 @@ class _Ratings(NamedTuple):
     codes: np.ndarray
 
     def of(self, code: int) -> "_Ratings":
+        """Returns the ratings of one split."""
         mine = self.codes == code
         return _Ratings._make(values[mine] for values in self)
 
 
 class _Lists(NamedTuple):
-    """Ratings grouped by row: row r of `row_ids` (ascending) owns [offsets[r], offsets[r + 1])."""
+    """Lists are ratings grouped by row: row r of `row_ids` (ascending) owns [offsets[r], offsets[r + 1])."""
 
     row_ids: np.ndarray
     offsets: np.ndarray
@@ -52,12 +53,12 @@ class _Lists(NamedTuple):
     ratings: np.ndarray
 
     def of(self, row_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
-        """Lists of ids and ratings, one for each of these rows; empty where a row has none."""
+        """Returns lists of ids and ratings, one for each of these rows; empty where a row has none."""
         place = np.searchsorted(self.row_ids, row_ids)
-        found = np.flatnonzero(place < len(self.row_ids))
-        found = found[self.row_ids[place[found]] == row_ids[found]]
+        in_table = np.flatnonzero(place < len(self.row_ids))
+        in_table = in_table[self.row_ids[place[in_table]] == row_ids[in_table]]
         lengths = np.zeros(len(row_ids), np.int64)
-        lengths[found] = np.diff(self.offsets)[place[found]]
+        lengths[in_table] = np.diff(self.offsets)[place[in_table]]
         offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int32())
         taken = np.isin(self.row_ids, row_ids).repeat(np.diff(self.offsets))
         ids, ratings = pa.array(self.ids[taken]), pa.array(self.ratings[taken])
@@ -65,7 +66,10 @@ class _Lists(NamedTuple):
 
 
 class _Frequent(NamedTuple):
-    """The ids of the training ratings, ascending, how often each occurs, and its place by frequency, then by id."""
+    """These are the ids of the training ratings, ascending.
+
+    counts: how often each occurs; places: its place by frequency, then by id
+    """
 
     values: np.ndarray
     counts: np.ndarray
@@ -73,13 +77,14 @@ class _Frequent(NamedTuple):
 
     @classmethod
     def of(cls, ids: np.ndarray) -> "_Frequent":
+        """Counts ids."""
         values, counts = np.unique(ids, return_counts=True)
         return cls(values, counts, np.argsort(np.lexsort((values, -counts))))
 
     def table_rows(self, ids: np.ndarray) -> np.ndarray:
-        """[n] int32: place + 1, and 0 for other ids."""
-        found = np.minimum(np.searchsorted(self.values, ids), len(self.values) - 1)
-        return np.where(self.values[found] == ids, self.places[found] + 1, 0).astype(np.int32)
+        """Returns [n] int32 table rows of ids: place + 1, and 0 for ids that training lacks."""
+        place = np.minimum(np.searchsorted(self.values, ids), len(self.values) - 1)
+        return np.where(self.values[place] == ids, self.places[place] + 1, 0).astype(np.int32)
 
     def write(self, folder: Path, path: str) -> Vocabulary:
         """Writes the vocabulary file `path` under `folder`."""
@@ -111,11 +116,11 @@ def prepare_ratings(
     of_splits = {name: ratings.of(code) for code, name in enumerate(SPLITS)}
     if not len(of_splits["train"].ids):
         raise UserError(f"{folder}: no training ratings; check the input and the split")
-    named = {name: f"{len(found.ids):,} ratings" for name, found in of_splits.items()}
+    named = {name: f"{len(split_ratings.ids):,} ratings" for name, split_ratings in of_splits.items()}
     progress(", ".join(f"{name} {count}" for name, count in named.items()))
     with staged(output.folder, output.overwrite) as staging:
         frequent = _Frequent.of(of_splits["train"].ids)
-        lists = {name: _grouped(found, frequent) for name, found in of_splits.items()}
+        lists = {name: _grouped(split_ratings, frequent) for name, split_ratings in of_splits.items()}
         tally = Tally()
         for name in SPLITS:
             asked = lists[name]
@@ -128,14 +133,14 @@ def prepare_ratings(
 
 
 def _read(sources: Iterable[RawSource], split: HashSplit, axis: Axis) -> _Ratings:
-    other: Axis = "user" if axis == "item" else "item"
+    listed: Axis = "user" if axis == "item" else "item"
     parts = []
     for part, source in enumerate(sources):
         first = 0
         for batch, origin in source.batches():
             codes = split.codes(batch, RowNumbers(part, first, batch.num_rows), origin)
             first += batch.num_rows
-            row_ids, ids = (batch.column(_COLUMNS[a]).to_numpy().astype(np.int64) for a in (axis, other))
+            row_ids, ids = (batch.column(_COLUMNS[a]).to_numpy().astype(np.int64) for a in (axis, listed))
             parts.append(_Ratings(row_ids, ids, batch.column("rating").to_numpy().astype(np.float32), codes))
     return _Ratings._make(np.concatenate(values) for values in zip(*parts, strict=True))
 
@@ -153,7 +158,7 @@ def _check_single(ratings: _Ratings, axis: Axis, folder: Path) -> None:
 
 
 def _grouped(ratings: _Ratings, frequent: _Frequent) -> _Lists:
-    """By row, ids as table rows."""
+    """Returns ratings by row, with ids as table rows."""
     order = np.lexsort((ratings.ids, ratings.row_ids))
     row_ids, counts = np.unique(ratings.row_ids, return_counts=True)
     offsets = np.concatenate([[0], counts.cumsum()])
@@ -161,7 +166,7 @@ def _grouped(ratings: _Ratings, frequent: _Frequent) -> _Lists:
 
 
 def _write(folder: Path, axis: Axis, known: _Lists, asked: _Lists, output: Output) -> int:
-    """One split's rows: those that something is asked of. Returns their number."""
+    """Writes one split's rows, which are those that something is asked of, and returns their number."""
     with RowsWriter(folder, 0, output.row_group_rows, output.file_rows) as writer:
         for start in range(0, len(asked.row_ids), output.row_group_rows):
             row_ids = asked.row_ids[start : start + output.row_group_rows]
@@ -173,12 +178,12 @@ def _write(folder: Path, axis: Axis, known: _Lists, asked: _Lists, output: Outpu
 
 
 def _id_space(axis: Axis) -> str:
-    """What the lists of such rows hold, as `prepare movielens` calls it."""
+    """Returns what the lists of such rows hold, as `prepare movielens` calls it."""
     return "user" if axis == "item" else "movie"
 
 
 def schema_of(axis: Axis, vocabulary: Vocabulary) -> Schema:
-    """Of rows of `axis`; the vocabulary is that of what their lists hold."""
+    """Returns the schema of rows of `axis`; the vocabulary is that of what their lists hold."""
     ids = Identity(num_ids=vocabulary.num_rows, prepared=vocabulary)
     rated = IdListFeature(name="rated", ids=ids, table=_id_space(axis), weights="rated_ratings")
     asked = IdListFeature(name="asked", ids=ids, table=_id_space(axis), weights="asked_ratings", weights_are="labels")

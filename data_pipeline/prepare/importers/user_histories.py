@@ -1,4 +1,4 @@
-"""Text files of user histories, `user item item ...`, oldest first, and JSON of items' attributes.
+"""User histories are text, `user item item ...`, oldest first, and JSON of items' attributes beside it.
 
 The format of S3-Rec's data (Zhou et al., CIKM 2020). A user's lines are joined in their order, so that a file with one
 `user item` a line, in the order of time, is read as well. Users and items are any words; there are no times.
@@ -28,7 +28,7 @@ def prepare_user_histories(
     attributes: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Prepares histories.
+    """Prepares the histories in text files.
 
     attributes: JSON, `{"item": [attribute, ...], ...}`; an item's first attribute is its category
 
@@ -49,15 +49,15 @@ def prepare_user_histories(
 
 
 def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
-    """The users and the items of all events of these lines. Raises UserError for a user without items."""
-    read = pc.utf8_trim_whitespace(pc.split_pattern(pa.array([lines.text(file)]), "\n").flatten())
-    words = pc.utf8_split_whitespace(read)
+    """Returns the users and the items of all events of these lines. Raises UserError for a user without items."""
+    stripped = pc.utf8_trim_whitespace(pc.split_pattern(pa.array([lines.text(file)]), "\n").flatten())
+    words = pc.utf8_split_whitespace(stripped)
     counts = pc.list_value_length(words).to_numpy()
-    blank = pc.equal(read, "").to_numpy(zero_copy_only=False)
+    blank = pc.equal(stripped, "").to_numpy(zero_copy_only=False)
     alone = np.flatnonzero((counts == 1) & ~blank)
     if len(alone):
-        found = read[int(alone[0])].as_py()
-        raise UserError(f"{file}, line {lines.first + alone[0]}: found {found!r} alone, expected `user item item ...`")
+        user = stripped[int(alone[0])].as_py()
+        raise UserError(f"{file}, line {lines.first + alone[0]}: found {user!r} alone, expected `user item item ...`")
     flat, starts = words.flatten(), words.offsets.to_numpy()[:-1]
     keep = np.ones(len(flat), bool)
     keep[starts] = False
@@ -66,18 +66,18 @@ def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
 
 
 def _first_attributes(path: str | Path) -> dict[object, str]:
-    """Item -> its first attribute. Raises UserError for what is not such JSON."""
+    """Returns the first attribute of each item. Raises UserError for what is not such JSON."""
     try:
         with open_bytes(str(path)) as stream:
-            found = json.loads(stream.read())
+            attributes_of = json.loads(stream.read())
     except OSError as error:
         raise UserError(f"{path}: damaged: {error}; fetch or write it again") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: not JSON: {error}; expected {{"item": [attribute, ...], ...}}') from None
-    if not isinstance(found, dict):
-        raise UserError(f'{path}: found a {type(found).__name__}, expected {{"item": [attribute, ...], ...}}')
+    if not isinstance(attributes_of, dict):
+        raise UserError(f'{path}: found a {type(attributes_of).__name__}, expected {{"item": [attribute, ...], ...}}')
     first: dict[object, str] = {}
-    for item, attributes in found.items():
+    for item, attributes in attributes_of.items():
         one = attributes[0] if isinstance(attributes, list) and attributes else attributes
         if isinstance(one, dict | bool | float) or (isinstance(one, list) and one):
             raise UserError(f"{path}: item {item!r} has {attributes!r}, expected a list of words or whole numbers")

@@ -1,4 +1,4 @@
-"""The first pass: vocabularies, means and deviations of the training rows that will be written."""
+"""The first pass fits vocabularies, means and deviations on the training rows that will be written."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -25,7 +25,7 @@ _COMPACT_ROWS = 1 << 20
 
 
 class ValueCounts:
-    """How often each value occurs; memory grows with the distinct values."""
+    """Value counts say how often each value occurs; memory grows with the distinct values."""
 
     def __init__(self) -> None:
         self._tables: list[pa.Table] = []
@@ -41,8 +41,8 @@ class ValueCounts:
         kind = values.type
         if is_string(kind) or pa.types.is_integer(kind):
             kind = pa.large_string() if is_string(kind) else pa.int64()
-        found = values.drop_null().value_counts()
-        self.merge(pa.table({VALUE: found.field(0).cast(kind), COUNT: found.field(1)}))
+        counts = values.drop_null().value_counts()
+        self.merge(pa.table({VALUE: counts.field(0).cast(kind), COUNT: counts.field(1)}))
 
     def merge(self, counts: pa.Table) -> None:
         """Adds what another one counted (its `table`)."""
@@ -56,7 +56,7 @@ class ValueCounts:
             self._limit = max(_COMPACT_ROWS, 2 * len(kept))
 
     def table(self) -> pa.Table:
-        """Columns value and count, each value once, in no particular order."""
+        """Returns columns value and count, each value once, in no particular order."""
         if not self._tables:
             return pa.table({VALUE: pa.array([], pa.large_string()), COUNT: pa.array([], pa.int64())})
         grouped = pa.concat_tables(self._tables).group_by(VALUE, use_threads=False).aggregate([(COUNT, "sum")])
@@ -64,7 +64,7 @@ class ValueCounts:
 
 
 class Moments(NamedTuple):
-    """Number, mean and sum of squared deviations of numbers seen so far."""
+    """Moments are the number, mean and sum of squared deviations of the numbers seen so far."""
 
     rows: int = 0
     mean: float = 0.0
@@ -72,14 +72,14 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, numbers: np.ndarray) -> "Moments":
-        """Of [n] float64 without NaN."""
+        """Returns the moments of [n] float64 without NaN."""
         if not len(numbers):
             return cls()
         mean = float(numbers.mean())
         return cls(len(numbers), mean, float(((numbers - mean) ** 2).sum()))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both together (Chan, Golub and LeVeque 1979)."""
+        """Returns the moments of both together (Chan, Golub and LeVeque 1979)."""
         if not self.rows or not other.rows:
             return self if self.rows else other
         n = self.rows + other.rows
@@ -89,7 +89,7 @@ class Moments(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Population standard deviation; 1 where all numbers are equal, so that it divides."""
+        """Returns the population standard deviation; 1 where all numbers are equal, so that it divides."""
         return (self.squares / self.rows) ** 0.5 if self.squares > 0 else 1.0
 
 
@@ -100,8 +100,8 @@ def fit(sources: Iterable[Numbered], recipe: Recipe, folder: Path, workers: Work
     scratch.mkdir()
     moments: dict[str, Moments] = {}
     items = [s for s in sources if s.source.split in (None, "train")]
-    for found in workers.map(partial(_fit_part, recipe=recipe, tables=tables, scratch=scratch), items):
-        for name, m in found.items():
+    for part_moments in workers.map(partial(_fit_part, recipe=recipe, tables=tables, scratch=scratch), items):
+        for name, m in part_moments.items():
             moments[name] = moments.get(name, Moments()).merge(m)
     sizes = {table: _write_vocabulary(recipe, table, i, items, folder, scratch) for i, table in enumerate(tables)}
     scratch.rmdir()
@@ -109,7 +109,7 @@ def fit(sources: Iterable[Numbered], recipe: Recipe, folder: Path, workers: Work
 
 
 def find_cuts(sources: Iterable[Numbered], split: TimeSplit, workers: Workers) -> TimeSplit:
-    """The split with cuts that give its fractions of all rows. Reads the time column once."""
+    """Returns the split with cuts that give its fractions of all rows. Reads the time column once."""
     counts = ValueCounts()
     for table in workers.map(partial(_count_times, column=split.column), list(sources)):
         counts.merge(table)
@@ -124,7 +124,7 @@ def _count_times(numbered: Numbered, column: str) -> pa.Table:
 
 
 def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Path) -> dict[str, Moments]:
-    """One input file: writes its value counts to `scratch`, returns its moments."""
+    """Writes one input file's value counts to `scratch` and returns its moments."""
     counts = {table: ValueCounts() for table in tables}
     counted = [(f.columns[0], f.table_name) for f in recipe.sparse if isinstance(f.ids, FitVocabulary)]
     measured: dict[str, tuple[str, tuple[Log | Clip, ...]]] = {}
@@ -150,7 +150,10 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
 
 
 def _write_vocabulary(recipe: Recipe, table: str, i: int, items: list[Numbered], folder: Path, scratch: Path) -> int:
-    """Merges the files' counts of one table into its vocabulary: most frequent first, then by value; its size."""
+    """Merges the files' counts of one table into its vocabulary, and returns its size.
+
+    Values are the most frequent first, then by value.
+    """
     declared = next(f.ids for f in recipe.sparse if f.table_name == table)
     assert isinstance(declared, FitVocabulary)
     counts = ValueCounts()

@@ -1,4 +1,4 @@
-"""Text files read as blocks of whole lines, plain or gzip, in bounded memory."""
+"""Text files are read as blocks of whole lines, plain or gzip, in bounded memory."""
 
 import io
 from collections.abc import Iterator
@@ -11,31 +11,31 @@ BLOCK_BYTES = 8 << 20
 
 
 class Lines(NamedTuple):
-    """Consecutive lines of a file: their bytes, line ends included, and the number of the first one (from 1)."""
+    """Lines are consecutive ones of a file: their bytes, line ends included, and the first one's number (from 1)."""
 
     data: bytes
     first: int
 
     def line_of(self, at: int) -> int:
-        """The number of the line that the byte at place `at` is in."""
+        """Returns the number of the line that the byte at index `at` is in."""
         return self.first + self.data.count(b"\n", 0, at)
 
     def text(self, path: str) -> str:
-        """Decoded, without a byte order mark. Raises UserError (file, line) for what is not UTF-8."""
+        """Returns the lines decoded, without byte order mark. Raises UserError (file, line) for what is not UTF-8."""
         try:
             return self.data.decode().removeprefix("\ufeff" if self.first == 1 else "")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {self.line_of(error.start)}: not utf-8: {error.reason}") from None
 
     def numbered(self, path: str) -> Iterator[tuple[int, str]]:
-        """(number, line) of each that is not blank."""
+        """Yields (number, line) of each that is not blank."""
         for number, line in enumerate(self.text(path).split("\n"), self.first):
             if line.strip():
                 yield number, line
 
 
 def line_blocks(path: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
-    """A file's lines in order. Raises UserError for one that cannot be read or decompressed."""
+    """Yields a file's lines in order. Raises UserError for one that cannot be read or decompressed."""
     first = 1
     with open_bytes(path) as stream:
         try:

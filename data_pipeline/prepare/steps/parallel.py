@@ -1,4 +1,4 @@
-"""The same function over several input files: in this process, or on local Ray workers with the same results."""
+"""One function is applied to several input files: in this process, or on local Ray workers with the same results."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ _OBJECT_STORE_BYTES = 100 << 20
 
 
 class Workers:
-    """`number` workers for as long as the context lasts.
+    """Workers are `number` processes for as long as the context lasts.
 
     One is this process. More are a Ray of our own on this machine (or the one that this process is connected to).
     """
@@ -33,7 +33,7 @@ class Workers:
             self._started = False
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """function(item) for all items, results in the items' order. What the function raises is raised here."""
+        """Yields function(item) for all items, in their order. What the function raises is raised here."""
         if min(self._number, len(items)) <= 1:
             yield from map(function, items)
         else:

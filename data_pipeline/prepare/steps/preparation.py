@@ -1,4 +1,4 @@
-"""Raw files -> prepared data in two passes: fit on training rows, then write every row as table rows and numbers.
+"""Raw files are prepared in two passes: fit on training rows, then write every row as table rows and numbers.
 
 Both passes stream, file by file, on as many workers as asked for. What a row becomes depends on its file and its place
 there only, so that the output is the same, byte for byte, for any number of workers.
@@ -34,7 +34,7 @@ from shardrec.data_pipeline.prepare.steps.writer import (
 
 @dataclass(frozen=True)
 class Output:
-    """Where and how prepared data is written."""
+    """An output says where and how prepared data is written."""
 
     folder: str | Path
     overwrite: bool = False
@@ -45,7 +45,7 @@ class Output:
 
 @dataclass
 class Tally:
-    """What was written.
+    """A tally counts what was written.
 
     rows: split -> rows; labels: label -> split -> (sum, how many); dropped: negatives left out of training
     """
@@ -60,7 +60,7 @@ class Tally:
         self.labels[name][split] = (before[0] + total, before[1] + count)
 
     def merge(self, other: "Tally") -> None:
-        """Adds another file's."""
+        """Adds another file's tally."""
         for split, rows in other.rows.items():
             self.rows[split] = self.rows.get(split, 0) + rows
         for name, sums in other.labels.items():
@@ -71,7 +71,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished preparation; as text, the short summary that commands print. `notes` are further lines of it."""
+    """A report says what a finished preparation wrote; as text it is the summary that commands print.
+
+    notes: further lines of it
+    """
 
     folder: Path
     schema: Schema
@@ -131,7 +134,7 @@ def prepare(
 
 
 def _write_part(numbered: Numbered, recipe: Recipe, fitted: Fitted, folder: Path, output: Output) -> Tally:
-    """One input file of the second pass."""
+    """Writes one input file in the second pass."""
     rewrite = Rewriter(recipe, fitted, folder)
     tally = Tally()
     with ExitStack() as stack:

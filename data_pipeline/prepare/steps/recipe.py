@@ -1,4 +1,4 @@
-"""What preparation makes of raw columns: a schema whose vocabularies, means and deviations are still to be fitted."""
+"""A recipe says what raw columns become: a schema whose vocabularies, means and deviations are still to be fitted."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -33,9 +33,9 @@ from shardrec.data_pipeline.prepare.steps.text import TextFormat
 
 
 class FitVocabulary(Declaration):
-    """Values that training rows hold at least `min_count` times, the most frequent first; others get row 0.
+    """A vocabulary is to be fitted: values that training rows hold at least `min_count` times, others get row 0.
 
-    At most `max_size` of them are kept (None: all).
+    The most frequent come first, and at most `max_size` of them are kept (None: all).
     """
 
     kind: Literal["vocabulary"] = "vocabulary"
@@ -44,7 +44,10 @@ class FitVocabulary(Declaration):
 
 
 class FitStandardise(Declaration):
-    """(x - mean) / deviation of what training rows hold at this place among the transforms, missing values left out."""
+    """Mean and deviation are to be fitted: (x - mean) / deviation.
+
+    They are those of what training rows hold at this place among the transforms, missing values left out.
+    """
 
     kind: Literal["standardise"] = "standardise"
 
@@ -54,7 +57,10 @@ RecipeTransform = Annotated[Log | FitStandardise | Clip, Field(discriminator="ki
 
 
 class _Ids(Declaration):
-    """`type` of the raw values: by default integer for identity, number for bucketize, string for everything else."""
+    """A recipe's feature of ids also says what raw values are read as.
+
+    type: by default integer for identity, number for bucketize, string for everything else
+    """
 
     name: str
     column: str | None = None
@@ -66,27 +72,29 @@ class _Ids(Declaration):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The raw columns that it reads."""
+        """Returns the raw columns that the feature reads."""
         return self.ids.columns if isinstance(self.ids, Cross) else (self.column or self.name,)
 
     @property
     def table_name(self) -> str:
+        """Returns the name of the table that its ids are rows of."""
         return self.table or self.name
 
     @property
     def raw_type(self) -> pa.DataType:
+        """Returns what the raw values are read as."""
         by_default = {"identity": "integer", "bucketize": "number"}.get(self.ids.kind, "string")
         return _TYPES[self.type or by_default]
 
 
 class RecipeId(_Ids):
-    """One id a row."""
+    """An id feature has one id a row."""
 
     kind: Literal["id"] = "id"
 
 
 class RecipeIdList(_Ids):
-    """Ids between `separator`s in one field, pooled; `weights` names a field of as many numbers."""
+    """An id list has ids between `separator`s in one field, pooled; `weights` names a field of as many numbers."""
 
     kind: Literal["id_list"] = "id_list"
     separator: str = Field(default="|", min_length=1)
@@ -95,7 +103,7 @@ class RecipeIdList(_Ids):
 
 
 class RecipeSequence(_Ids):
-    """Ids between `separator`s in one field, oldest first."""
+    """A sequence has ids between `separator`s in one field, oldest first."""
 
     kind: Literal["sequence"] = "sequence"
     separator: str = Field(default="|", min_length=1)
@@ -104,7 +112,7 @@ class RecipeSequence(_Ids):
 
 
 class RecipeDense(Declaration):
-    """One number a row; `missing` stands for an empty field, before the transforms."""
+    """A dense feature has one number a row; `missing` stands for an empty field, before the transforms."""
 
     kind: Literal["dense"] = "dense"
     name: str
@@ -125,14 +133,18 @@ _TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
 
 class Fitted(Declaration):
-    """What the first pass finds. vocabularies: table -> size; moments: dense feature -> (mean, deviation)."""
+    """Fitted values are what the first pass finds.
+
+    vocabularies: table -> size
+    moments: dense feature -> (mean, deviation)
+    """
 
     vocabularies: dict[str, int] = Field(default={})
     moments: dict[str, tuple[float, float]] = Field(default={})
 
 
 class Recipe(Declaration):
-    """Raw columns -> features, labels and splits.
+    """A recipe makes features, labels and splits of raw columns.
 
     `negative_rate`: the share of negatives (first label <= 0) that training keeps. `weight`, `group` and `keys` are raw
     columns that are kept as they are. `format` is for delimited files only.
@@ -162,20 +174,22 @@ class Recipe(Declaration):
 
     @property
     def sparse(self) -> tuple[RecipeId | RecipeIdList | RecipeSequence, ...]:
+        """Returns the features of ids."""
         return tuple(f for f in self.features if not isinstance(f, RecipeDense))
 
     @property
     def dense(self) -> tuple[RecipeDense, ...]:
+        """Returns the features of numbers."""
         return tuple(f for f in self.features if isinstance(f, RecipeDense))
 
     @property
     def needs_fit(self) -> bool:
-        """Whether a first pass over training rows is needed."""
+        """Tells whether a first pass over training rows is needed."""
         standardised = any(isinstance(t, FitStandardise) for f in self.dense for t in f.transforms)
         return standardised or any(isinstance(f.ids, FitVocabulary) for f in self.sparse)
 
     def raw_columns(self) -> dict[str, pa.DataType]:
-        """Raw column -> type. Raises ValueError where it is read as two types."""
+        """Returns the raw columns and their types. Raises ValueError where one is read as two types."""
         types: dict[str, pa.DataType] = {}
         for name, kind, reader in self._reads():
             if types.setdefault(name, kind) != kind:
@@ -183,9 +197,9 @@ class Recipe(Declaration):
                     f"column {name!r} is read as {types[name]} and, by {reader}, as {kind}; declare one type"
                 )
         others = (*self.keys, self.group, *(self.split.columns if isinstance(self.split, HashSplit) else ()))
-        for other in others:
-            if other is not None:
-                types.setdefault(other, pa.string())
+        for column in others:
+            if column is not None:
+                types.setdefault(column, pa.string())
         if isinstance(self.split, ColumnSplit):
             types.setdefault(self.split.column, pa.string())
         if isinstance(self.split, TimeSplit):
@@ -207,7 +221,7 @@ class Recipe(Declaration):
             yield self.weight, pa.float64(), "weight"
 
     def separators(self) -> dict[str, str]:
-        """List column -> what separates its elements."""
+        """Returns what separates the elements of each list column."""
         result: dict[str, str] = {}
         for f in self.sparse:
             if isinstance(f, RecipeIdList | RecipeSequence):
@@ -217,7 +231,7 @@ class Recipe(Declaration):
         return result
 
     def written_name(self, column: str) -> str:
-        """What a raw column that is kept is called in the output, where features of ids take their own names.
+        """Returns the output's name of a raw column that is kept, where features of ids take their own names.
 
         A feature whose raw ids are table rows already is its raw column.
         """
@@ -225,7 +239,7 @@ class Recipe(Declaration):
         return f"{column}_raw" if column in taken else column
 
     def schema_of(self, fitted: Fitted) -> Schema:
-        """The schema that reads raw rows; what `fitted` lacks counts as empty."""
+        """Returns the schema that reads raw rows; what `fitted` lacks counts as empty."""
         features: list[Feature] = []
         for f in self.features:
             features.append(_dense(f, fitted) if isinstance(f, RecipeDense) else _sparse(f, fitted))
@@ -239,7 +253,7 @@ class Recipe(Declaration):
         )
 
     def written_schema(self, fitted: Fitted) -> Schema:
-        """The schema of prepared rows: ids are table rows already."""
+        """Returns the schema of prepared rows: ids are table rows already."""
         features: list[Feature] = []
         for f in self.schema_of(fitted).features:
             if isinstance(f, DenseFeature):
@@ -262,17 +276,17 @@ class Recipe(Declaration):
 
 
 def weights_name(feature: str) -> str:
-    """The output column of an id list's weights."""
+    """Returns the output column of an id list's weights."""
     return f"{feature}_weights"
 
 
 def vocabulary_path(table: str) -> str:
-    """Where a table's vocabulary lies, relative to the schema."""
+    """Returns where a table's vocabulary lies, relative to the schema."""
     return "vocabularies/" + table.replace("/", "%2F") + ".parquet"
 
 
 def _written_ids(f: SparseFeature) -> Identity | Raw:
-    """What reads a feature's prepared column."""
+    """Returns what reads a feature's prepared column."""
     if isinstance(f.ids, Raw):
         return Raw(prepared_column=_unless(f.name, f.columns[0]))
     prepared = None if isinstance(f.ids, Identity | FeatureCross) else f.ids

@@ -1,4 +1,4 @@
-"""Raw record batches -> prepared ones: ids become table rows, everything else is checked and kept."""
+"""Raw record batches are rewritten: ids become table rows, everything else is checked and kept."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe, weights_
 
 
 class Rewriter:
-    """Rewrites batches of raw columns as a recipe says, once it is fitted. Every value is checked on the way."""
+    """A rewriter rewrites batches of raw columns as a fitted recipe says, and checks every value on the way."""
 
     def __init__(self, recipe: Recipe, fitted: Fitted, folder: Path) -> None:
-        """`folder` holds the fitted vocabularies. Raises UserError where one cannot be read."""
+        """Opens the fitted vocabularies in `folder`. Raises UserError where one cannot be read."""
         self._recipe = recipe
         self._schema = recipe.schema_of(fitted)
         self._readers = [FeatureReader(f, folder) for f in self._schema.features]
@@ -32,7 +32,9 @@ class Rewriter:
     def __call__(
         self, batch: pa.RecordBatch, origin: Origin, labeled: bool = True
     ) -> tuple[pa.RecordBatch, dict[str, np.ndarray]]:
-        """The prepared rows, and label name -> [n] float32 (empty if not labeled: the label columns are null then).
+        """Returns the prepared rows, and [n] float32 of each label.
+
+        labeled: whether the rows have labels; if not, none are returned and the label columns are null
 
         Raises UserError for a value that the recipe does not allow.
         """
@@ -64,7 +66,10 @@ class Rewriter:
         return pa.RecordBatch.from_pydict(columns), labels
 
     def _keep(self, columns: dict[str, pa.Array], batch: pa.RecordBatch, column: str, single: bool = False) -> None:
-        """Keeps a raw column as it is, `single`: in single precision, which is what a dense feature is read as."""
+        """Keeps a raw column as it is.
+
+        single: in single precision, which is what a dense feature is read as
+        """
         name = self._recipe.written_name(column)
         values = batch.column(column)
         if single and pa.types.is_float64(values.type):

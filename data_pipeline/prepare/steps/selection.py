@@ -1,4 +1,4 @@
-"""Which of a file's rows are written, and to which split: the same in both passes, for any number of workers."""
+"""A selection says which of a file's rows are written, and to which split: the same in both passes."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -15,21 +15,21 @@ from shardrec.data_pipeline.prepare.steps.writer import SPLITS
 
 
 class Numbered(NamedTuple):
-    """A source and its place among the input files."""
+    """A numbered source has its place among the input files."""
 
     part: int
     source: RawSource
 
 
 class Selection:
-    """Sends rows to splits and drops a share of the training negatives, as a recipe says."""
+    """A selection sends rows to splits and drops a share of the training negatives, as a recipe says."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._label = LabelReader(recipe.labels[0]) if recipe.negative_rate < 1 else None
 
     def columns(self, source: RawSource) -> tuple[str, ...]:
-        """Raw columns that the decision needs."""
+        """Returns the raw columns that the decision needs."""
         split = self._recipe.split
         label = self._label.columns if self._label is not None and source.labeled else ()
         if source.split is not None:
@@ -41,7 +41,10 @@ class Selection:
     def batches(
         self, numbered: Numbered, columns: Iterable[str] | None = None
     ) -> Iterator[tuple[pa.RecordBatch, np.ndarray, Origin]]:
-        """(batch, [n] int8: places in SPLITS or LEFT_OUT, where it comes from) for all of a file's rows."""
+        """Yields all of a file's rows as batches, with their splits and origin.
+
+        Splits are [n] int8: places in SPLITS, or LEFT_OUT.
+        """
         first = 0
         for batch, origin in numbered.source.batches(columns):
             rows = RowNumbers(numbered.part, first, batch.num_rows)

@@ -1,4 +1,4 @@
-"""What preparation reads: one input file as a stream of record batches."""
+"""A raw source is what preparation reads: one input file as a stream of record batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,9 @@ from shardrec.data_pipeline.prepare.steps.writer import Split
 
 
 class RawSource(ABC):
-    """One input file. Sources are pickled to workers and read more than once, each time with the same rows in order.
+    """A raw source is one input file.
+
+    Sources are pickled to workers and read more than once, each time with the same rows in order.
 
     path: the file
     split: where all of its rows go, or None: where the recipe's split sends each
@@ -28,7 +30,7 @@ class RawSource(ABC):
 
     @abstractmethod
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
-        """The file's rows in order, at least in these columns (None: all), and where each batch comes from.
+        """Yields the rows in order, at least in these columns (None: all), and where each batch comes from.
 
         Raises UserError (file, line) for what cannot be parsed.
         """
@@ -39,7 +41,7 @@ Made = TypeVar("Made", bound=RawSource)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Input paths (files, folders, globs). Given validation or test files go there whole.
+    """Inputs are paths (files, folders, globs). Given validation or test files go there whole.
 
     divided: whether the recipe splits what `train` names; None: unless validation or test files are given
     """
@@ -51,7 +53,7 @@ class Inputs:
     patterns: tuple[str, ...] = ("*",)
 
     def sources(self, make: Callable[[str, Split | None], Made]) -> list[Made]:
-        """make(file, split) for every input file, training files first. Raises UserError where nothing is found."""
+        """Returns make(file, split) for every input file, training files first. Raises UserError without any file."""
         divided = self.divided if self.divided is not None else not (self.validation or self.test)
         whole: Split | None = None if divided else "train"
         made = [make(f, whole) for f in input_files(self.train, self.patterns)]
@@ -60,13 +62,14 @@ class Inputs:
 
 
 def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -> list[str]:
-    """Files named by `paths`: files, globs, or folders (there: what matches `patterns`), numbers in names counted.
+    """Returns the files named by `paths`: files, globs, or folders (there: what matches `patterns`).
 
-    `day_10` comes after `day_9`; otherwise the order is that of `paths`. Raises UserError where nothing is found.
+    Numbers in names are counted, so that `day_10` comes after `day_9`; otherwise the order is that of `paths`. Raises
+    UserError where nothing is found.
     """
-    found: list[str] = []
-    for given in paths:
-        path = Path(given)
+    files: list[str] = []
+    for named in paths:
+        path = Path(named)
         if path.is_dir():
             matches = {f for p in patterns for f in path.glob(p) if f.is_file() and not f.name.startswith(".")}
             if not matches:
@@ -79,8 +82,8 @@ def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -
             matches = {path}
         else:
             raise UserError(f"{path}: no such file")
-        found += [str(f) for f in sorted(matches, key=_natural)]
-    return found
+        files += [str(f) for f in sorted(matches, key=_natural)]
+    return files
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

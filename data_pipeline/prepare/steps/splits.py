@@ -1,4 +1,4 @@
-"""Which split a row goes to: by hash, by time, by a column, or as its file says. Independent of workers and batches."""
+"""A row goes to a split by hash, by time, by a column, or as its file says, whatever the workers and batches."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,13 +17,16 @@ LEFT_OUT = -1  # the code of rows that are not written; other codes are places i
 
 
 def draw(purpose: str, seed: int, words: list[np.ndarray]) -> np.ndarray:
-    """Uniform numbers in [0, 1), a pure function of (purpose, seed, words): k arrays [n] uint64 -> [n] float64."""
+    """Returns [n] float64, uniform in [0, 1): a pure function of (purpose, seed, words), k arrays [n] uint64."""
     named = np.full(len(words[0]), int.from_bytes(purpose.encode()[:8].ljust(8), "little"), np.uint64)
     return (hash_words([named, *words], seed) >> np.uint64(11)) * 2.0**-53
 
 
 class RowNumbers:
-    """Numbers of a batch's rows that do not depend on batches or workers: (input file's place, row within it)."""
+    """Row numbers are those of a batch's rows that do not depend on batches or workers.
+
+    words: the input file's place and the row's number in it, [n] uint64 each
+    """
 
     def __init__(self, part: int, first: int, n: int) -> None:
         self.words = [np.full(n, part, np.uint64), np.arange(first, first + n, dtype=np.uint64)]
@@ -43,21 +46,21 @@ class _Fractions(Declaration):
         return self
 
     def ends(self) -> np.ndarray:
-        """[2] float64: where train and validation end, in [0, 1]."""
+        """Returns [2] float64: where train and validation end, in [0, 1]."""
         shares = [self.fractions.get(name, 0.0) for name in SPLITS]
         total = np.cumsum(shares)[:2]
         return np.where(np.cumsum(shares)[:2] > 1 - 1e-9, 1.0, total)
 
 
 class HashSplit(_Fractions):
-    """By XXH64 of the values of `columns` (none: of the row's number): rows of equal values stay together."""
+    """A hash split goes by XXH64 of the values of `columns` (none: of the row's number): equal values stay together."""
 
     by: Literal["hash"] = "hash"
     columns: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**64)
 
     def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
-        """[n] int8 places in SPLITS. A null is a value like others."""
+        """Returns [n] int8 places in SPLITS. A null is a value like others."""
         words = rows.words
         if self.columns:
             words = []
@@ -70,7 +73,7 @@ class HashSplit(_Fractions):
 
 
 class TimeSplit(_Fractions):
-    """Train before `cuts[0]`, validation before `cuts[1]`, test from there on.
+    """A time split sends rows to train before `cuts[0]`, to validation before `cuts[1]`, to test from there on.
 
     One cut leaves out validation, `[cut, null]` test.
 
@@ -93,7 +96,7 @@ class TimeSplit(_Fractions):
         return self
 
     def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
-        """[n] int8 places in SPLITS. Raises UserError for a null."""
+        """Returns [n] int8 places in SPLITS. Raises UserError for a null."""
         times = batch.column(self.column)
         _no_null(times, self.column, origin, "a time")
         codes = np.zeros(len(times), np.int8)
@@ -103,7 +106,10 @@ class TimeSplit(_Fractions):
         return codes
 
     def cut(self, counts: pa.Table) -> "TimeSplit":
-        """With cuts that give the fractions: `counts` has the columns value (times, ascending) and count."""
+        """Returns the split with cuts that give its fractions.
+
+        counts: columns value (times, ascending) and count
+        """
         below = np.cumsum(counts.column("count").to_numpy())  # rows up to and with each time
         times = counts.column("value").to_pylist()
         cuts: list[int | float | str | None] = []
@@ -121,21 +127,21 @@ class TimeSplit(_Fractions):
 
 
 class ColumnSplit(Declaration):
-    """By the value of a column: `values` maps it to a split."""
+    """A column split goes by the value of a column, which `values` maps to a split."""
 
     by: Literal["column"] = "column"
     column: str
     values: dict[str, Split] = Field(default={"train": "train", "validation": "validation", "test": "test"})
 
     def codes(self, batch: pa.RecordBatch, rows: RowNumbers, origin: Origin) -> np.ndarray:
-        """[n] int8 places in SPLITS. Raises UserError for a value that is not in `values`."""
-        found = batch.column(self.column).cast(pa.string())
-        _no_null(found, self.column, origin, "the name of a split")
+        """Returns [n] int8 places in SPLITS. Raises UserError for a value that is not in `values`."""
+        values = batch.column(self.column).cast(pa.string())
+        _no_null(values, self.column, origin, "the name of a split")
         names = list(self.values)
-        place = pc.index_in(found, pa.array(names, pa.string()))
+        place = pc.index_in(values, pa.array(names, pa.string()))
         if place.null_count:
             at = int(place.is_null().to_numpy(zero_copy_only=False).argmax())
-            raise Place(origin, self.column).error(at, repr(found[at].as_py()), f"one of {', '.join(names)}")
+            raise Place(origin, self.column).error(at, repr(values[at].as_py()), f"one of {', '.join(names)}")
         codes = np.array([SPLITS.index(self.values[name]) for name in names], np.int8)
         return codes[place.to_numpy()]
 

@@ -1,4 +1,4 @@
-"""Codes of values -> rows of a table: the vocabulary of a feature whose values are in memory."""
+"""Codes of values in memory become rows of a table, whose vocabulary is written on the way."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Rows by code, and how the schema declares them. Called with codes [n] it gives their rows [n] int32."""
+    """Table rows are held by code, with how the schema declares them; called with codes [n] they give [n] int32."""
 
     rows: np.ndarray
     ids: Identity
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """The code -1, a missing value, is the last row."""
+        """Returns the rows of codes; the code -1, a missing value, has the last row."""
         return self.rows[codes]
 
     @classmethod
@@ -34,13 +34,15 @@ class TableRows:
         `missing`, the last
         """
         counts = np.bincount(training[training >= 0], minlength=len(values))
-        found = pa.table({VALUE: values, COUNT: counts, "code": np.arange(len(values))}).filter(pa.array(counts > 0))
-        found = found.sort_by([(COUNT, "descending"), (VALUE, "ascending")])
+        vocabulary = pa.table({VALUE: values, COUNT: counts, "code": np.arange(len(values))}).filter(
+            pa.array(counts > 0)
+        )
+        vocabulary = vocabulary.sort_by([(COUNT, "descending"), (VALUE, "ascending")])
         rows = np.zeros(len(values) + 1, np.int32)  # the last one answers -1
-        rows[found.column("code").to_numpy()] = np.arange(1, len(found) + 1)
-        rows[-1] = len(found) + 1
+        rows[vocabulary.column("code").to_numpy()] = np.arange(1, len(vocabulary) + 1)
+        rows[-1] = len(vocabulary) + 1
         path = vocabulary_path(table)
         (folder / path).parent.mkdir(exist_ok=True)
-        pq.write_table(found.select([VALUE, COUNT]), folder / path, compression="zstd")
-        declared = Vocabulary(path=path, size=len(found))
+        pq.write_table(vocabulary.select([VALUE, COUNT]), folder / path, compression="zstd")
+        declared = Vocabulary(path=path, size=len(vocabulary))
         return cls(rows, Identity(num_ids=declared.num_rows + missing, prepared=declared))

@@ -1,4 +1,4 @@
-"""Delimited text, plain or gzip, as typed record batches: parsed by pyarrow's CSV reader, streamed, errors by line.
+"""Delimited text, plain or gzip, is read as typed record batches: by pyarrow's CSV reader, streamed, errors by line.
 
 Fields are read as strings and converted afterwards, so that a field that cannot be converted is named by its line.
 """
@@ -25,7 +25,7 @@ _EXPECTED = {pa.int64(): "an integer", pa.float64(): "a number"}
 
 
 class TextFormat(Declaration):
-    """How a delimited file is written. `columns` names the fields where there is no header line."""
+    """A text format says how a delimited file is written; `columns` names the fields where no header line does."""
 
     delimiter: str = Field(default=",", min_length=1)
     header: bool = True
@@ -37,7 +37,7 @@ class TextFormat(Declaration):
 
 @dataclass
 class TextFile(RawSource):
-    """A delimited file.
+    """A text file is a delimited one.
 
     types: the columns to read, and as what: string, int64, float64, or a list of one of these
     separators: what separates the elements of the list columns
@@ -53,6 +53,7 @@ class TextFile(RawSource):
     optional: frozenset[str] = frozenset()
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+        """Yields the rows in order. Raises UserError (file, line) for a column that is not there."""
         names = self.column_names()
         wanted = [c for c in (self.types if columns is None else columns) if c in names or c not in self.optional]
         for c in wanted:
@@ -65,16 +66,16 @@ class TextFile(RawSource):
             yield self._typed(batch, origin), origin
 
     def column_names(self) -> list[str]:
-        """Names of the file's fields. Raises UserError for an empty file, or fewer or more fields than `columns`."""
+        """Returns the names of the file's fields. Raises UserError for an empty file, or another number of fields."""
         first = first_line(self.path, self.format.encoding)
-        found = [f.strip(self.format.quote or "") for f in first.split(self.format.delimiter)]
+        names = [f.strip(self.format.quote or "") for f in first.split(self.format.delimiter)]
         declared = self.format.columns
         if self.format.header and declared is None:
-            return found
+            return names
         if declared is None:
             raise UserError(f"{self.path}: no header line and no column names; declare `columns` in the format")
-        if len(found) != len(declared):
-            raise UserError(f"{self.path}, line 1: found {len(found)} fields, expected {len(declared)}")
+        if len(names) != len(declared):
+            raise UserError(f"{self.path}, line 1: found {len(names)} fields, expected {len(declared)}")
         return list(declared)
 
     def _parsed(self, names: list[str], wanted: list[str]) -> Iterator[pa.RecordBatch]:
@@ -134,7 +135,7 @@ def _row_of(lists: pa.ListArray) -> Any:
 
 
 def converted(values: pa.Array, kind: pa.DataType, place: Place) -> pa.Array:
-    """Strings -> `kind`. Raises UserError for the first one that is not of that kind."""
+    """Returns strings as `kind`. Raises UserError for the first one that is not of that kind."""
     if values.type == kind:
         return values
     try:
@@ -152,7 +153,7 @@ def converted(values: pa.Array, kind: pa.DataType, place: Place) -> pa.Array:
 
 
 def open_bytes(path: str) -> Any:
-    """A file's bytes, decompressed if it is gzip (told by its first bytes, not by its name)."""
+    """Opens a file's bytes, decompressed if it is gzip (told by its first bytes, not by its name)."""
     try:
         with open(path, "rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
@@ -162,7 +163,7 @@ def open_bytes(path: str) -> Any:
 
 
 def first_line(path: str, encoding: str = "utf-8") -> str:
-    """The first line without its end. Raises UserError for an empty or unreadable file."""
+    """Returns the first line without its end. Raises UserError for an empty or unreadable file."""
     with open_bytes(path) as stream:
         try:
             line = io.BufferedReader(stream).readline().decode(encoding)
@@ -176,11 +177,11 @@ def first_line(path: str, encoding: str = "utf-8") -> str:
 
 
 def _explained(problem: str) -> str:
-    """pyarrow's message -> `, line 3: found 1 fields, expected 2`."""
+    """Returns pyarrow's message as `, line 3: found 1 fields, expected 2`."""
     counted = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", problem)
     if counted:
-        line, expected, found = counted.groups()
-        return f", line {line}: found {found} fields, expected {expected}"
+        line, expected, actual = counted.groups()
+        return f", line {line}: found {actual} fields, expected {expected}"
     placed = re.search(r"Row #(\d+): (.*)", problem, re.DOTALL)
     if placed:
         return f", line {placed[1]}: {' '.join(placed[2].split())}"
@@ -188,7 +189,7 @@ def _explained(problem: str) -> str:
 
 
 class _Translated(io.RawIOBase):
-    """A byte stream with one byte in place of each longer delimiter, which pyarrow's reader does not know."""
+    """A translated stream has one byte in place of each longer delimiter, which pyarrow's reader does not know."""
 
     def __init__(self, stream: Any, delimiter: bytes, byte: bytes) -> None:
         self._stream, self._delimiter, self._byte = stream, delimiter, byte
@@ -196,9 +197,11 @@ class _Translated(io.RawIOBase):
         self._ready = b""
 
     def readable(self) -> bool:
+        """Tells that the stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fills `buffer` with translated bytes and returns how many there are."""
         while not self._ready:
             block = self._stream.read(max(len(buffer), 1 << 16))
             data = self._held + block

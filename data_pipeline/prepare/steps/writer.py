@@ -1,4 +1,4 @@
-"""Writing prepared data: folders that appear complete or not at all, and Parquet files of bounded size."""
+"""Prepared data is written to folders that appear complete or not at all, in Parquet files of bounded size."""
 
 from contextlib import AbstractContextManager
 from functools import partial
@@ -43,12 +43,13 @@ def _check_vacant(out: Path, overwrite: bool) -> None:
 
 
 class RowsWriter:
-    """Rows -> `folder/part-<part>-<n>.parquet`: zstd, row groups of exactly `row_group_rows` but for a file's last one.
+    """A rows writer makes `folder/part-<part>-<n>.parquet` of rows.
+
+    Files are compressed by zstd and have row groups of exactly `row_group_rows`, but for a file's last one. Nothing is
+    created before the first row comes.
 
     part: place of the input in the order of inputs, so that the files' names sort in row order
     rows: rows written so far
-
-    Nothing is created before the first row comes.
     """
 
     def __init__(
