@@ -15,7 +15,7 @@ import yaml
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema, Vocabulary
-from shardrec.data_pipeline.prepare.behaviour.histories import Protocol
+from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories, PlantedLog
 from shardrec.data_pipeline.prepare.generators.synthetic import FIELD_IDS
@@ -24,6 +24,7 @@ from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user
 from shardrec.data_pipeline.prepare.steps.preparation import Output
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit
+from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models import MODELS
 from shardrec.models.base import Recommender
 from shardrec.trainer.config.init_from import resolve
@@ -82,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         schema.save(root / path / "schema.yaml")
     (root / "histories.txt").write_text("ann x y z w\nbob w x z y\ncyd p q r\ndee r q p\n")
     (root / "attributes.json").write_text('{"x": [1], "y": [2]}')
-    protocol = Protocol(history_negatives=True)
+    protocol = HistoryProtocol(history_negatives=True)
     prepare_user_histories(root / "histories.txt", Output(root / "data/beauty"), protocol, root / "attributes.json")
     return root
 
@@ -97,7 +98,7 @@ def built(config: RunConfig) -> Recommender:
     schema = config.load_schema()
     model = build_model(config, schema)
     if config.data.negatives:
-        config.data.negatives.check(schema, model.features, config.data.schema_folder)
+        check_negatives(config.data.negatives, schema, model.features, config.data.schema_folder)
     weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
     if metric := config.trainer.selection_metric:
         model.task.metrics().larger_is_better(metric)
