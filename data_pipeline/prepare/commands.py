@@ -248,7 +248,7 @@ def avazu_command(
 def delimited(
     source: SourcePath,
     out: Out,
-    recipe: Annotated[Path, typer.Option(help="YAML: what each column is (docs/data.md).")],
+    recipe: Annotated[Path, typer.Option(help="YAML: what each column is (docs/prepare.md).")],
     validation: Validation = None,
     test: Test = None,
     fractions: Fractions = None,

@@ -16,7 +16,7 @@ import xxhash
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.schema import IdFeature, Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
 from shardrec.data_pipeline.prepare.steps.fitting import Moments, ValueCounts
@@ -371,9 +371,16 @@ def test_no_training_rows(tmp_path: Path) -> None:
 
 
 def test_the_documented_examples_are_valid() -> None:
-    text = (ROOT / "docs" / "data.md").read_text()
-    schema, *_, recipe = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    schema, ids, recipe = (
+        example
+        for page in ("data.md", "prepare.md")
+        for example in re.findall(
+            r"```(?:yaml)?\n(features.*?|format.*?|\{kind.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL
+        )
+    )
     assert len(Schema.model_validate(yaml.safe_load(schema)).features) == 5
+    for line in ids.splitlines():
+        IdFeature.model_validate({"name": "x", "ids": yaml.safe_load(line)})
     assert len(Recipe.model_validate(yaml.safe_load(recipe)).features) == 6
 
 
