@@ -66,8 +66,8 @@ def hash_strings(array: pa.Array, seed: int = 0) -> np.ndarray:
     for group in np.split(order, bounds):
         length = int(lengths[group[0]])
         for a in range(0, len(group), _CHUNK):
-            rows = group[a : a + _CHUNK]
-            result[rows] = _xxh64(length, len(rows), seed, *_bytes_at(data, starts[rows]))
+            indices = group[a : a + _CHUNK]
+            result[indices] = _xxh64(length, len(indices), seed, *_bytes_at(data, starts[indices]))
     return result
 
 

@@ -104,8 +104,8 @@ class FeatureReader:
     def _lists(self, batch: pa.RecordBatch, most: int | None, where: Origin) -> Column:
         assert self._ids is not None
         lists = batch.column(self.columns[0])
-        rows = Ragged.of(lists)
-        kept = rows.last(most)
+        id_rows = Ragged.of(lists)
+        kept = id_rows.last(most)
         place = Place(where, self.columns[0], kept.row_of)
         ids = self._ids([kept.flat(lists.values)], [place])
         if len(self.columns) == 1:
@@ -114,11 +114,13 @@ class FeatureReader:
         beside = batch.column(self.columns[1])
         place = Place(where, self.columns[1])
         weight_rows = Ragged.of(beside)
-        differ = np.flatnonzero(weight_rows.lengths != rows.lengths)
+        differ = np.flatnonzero(weight_rows.lengths != id_rows.lengths)
         if len(differ):
             at = differ[0]
             raise place.error(
-                at, f"{weight_rows.lengths[at]} weights", f"as many as {self.columns[0]!r} has ids: {rows.lengths[at]}"
+                at,
+                f"{weight_rows.lengths[at]} weights",
+                f"as many as {self.columns[0]!r} has ids: {id_rows.lengths[at]}",
             )
         kept = weight_rows.last(most)
         weights = floats(kept.flat(beside.values))

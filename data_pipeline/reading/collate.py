@@ -218,11 +218,11 @@ class Layout:
         origin = Origin(where, first_row)
         columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
         check_aligned(self.schema.features, batch, origin)
-        rows = batch.num_rows
-        ids = np.empty((len(self._single), rows), self._id_type)
+        row_count = batch.num_rows
+        ids = np.empty((len(self._single), row_count), self._id_type)
         for i, name in enumerate(self._single):
             ids[i] = columns[name].values
-        numbers = np.empty((rows, self._num_numbers), np.float32)
+        numbers = np.empty((row_count, self._num_numbers), np.float32)
         for i, name in enumerate(self.dense_names):
             numbers[:, i] = columns[name].values
         for i, label in enumerate(self._labels, start=len(self.dense_names)):
@@ -230,8 +230,8 @@ class Layout:
         numbers[:, -1] = 1 if self._weight is None else self._weight(batch, origin).values
         for label_value, weight in self.class_weights.items():
             numbers[numbers[:, len(self.dense_names)] == np.float32(label_value), -1] *= weight
-        places = np.empty((2 if self._group else 1, rows), np.int64)
-        places[0] = np.arange(place, place + rows)
+        places = np.empty((2 if self._group else 1, row_count), np.int64)
+        places[0] = np.arange(place, place + row_count)
         if self._group is not None:
             places[1] = self._group(batch, origin).values
         extra = pa.Table.from_batches([batch]).select(self.extra_columns)

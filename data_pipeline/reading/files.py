@@ -49,12 +49,12 @@ class File(NamedTuple):
             return pq.ParquetFile(file, pre_buffer=self.remote)
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"{self.path}: not a readable Parquet file ({first_line(error)}); it may be truncated or corrupt: "
+                f"{self.path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
                 "write it again, or leave it out"
             ) from error
 
 
-def first_line(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """Returns the first line of a library's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
@@ -80,7 +80,7 @@ def _find(named: str) -> list[File]:
             filesystem, path = pafs.LocalFileSystem(), Path(named).expanduser().absolute().as_posix()
         infos = [i for i in _matches(filesystem, path) if i.is_file]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{named}: cannot be read as a data path ({first_line(error)})") from error
+        raise UserError(f"{named}: cannot be read as a data path ({short_message(error)})") from error
     if not infos:
         raise UserError(f"{named}: no such Parquet file, and no *.parquet files in such a folder; check the data paths")
     return [File(filesystem, i.path, i.size) for i in sorted(infos, key=lambda i: i.path)]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.files import File, find_files, first_line
+from shardrec.data_pipeline.reading.files import File, find_files, short_message
 
 FOOTER_THREADS = 16
 """Footers read at once: they wait for the file system, not for a core."""
@@ -232,19 +232,19 @@ class RangeReader:
                 self._chunk_rows, row_groups=list(groups), columns=self._columns, use_threads=False
             )
             for batch in batches:
-                rows = batch.num_rows
-                self._on_decoded(rows)
-                begin, end = max(start - at, 0), min(stop - at, rows)
+                row_count = batch.num_rows
+                self._on_decoded(row_count)
+                begin, end = max(start - at, 0), min(stop - at, row_count)
                 handed_over = [Chunk(batch.slice(begin, end - begin), path, at + begin - file_start, at + begin)]
                 del batch
                 if begin < end:
                     yield handed_over.pop()  # so that a lane that waits for its turn holds no chunk
-                at += rows
+                at += row_count
                 if at >= stop:
                     return
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"{path}: row groups {groups[0]} to {groups[-1]} cannot be decoded ({first_line(error)}); "
+                f"{path}: row groups {groups[0]} to {groups[-1]} cannot be decoded ({short_message(error)}); "
                 "the file is corrupt: write it again, or leave it out"
             ) from error
         raise UserError(f"{path}: {at - file_start} rows found where its footer promised more; write the file again")
@@ -276,9 +276,9 @@ def _read_footer(file: File) -> _Footer:
     with file.open(piecewise=False) as opened:
         metadata = opened.metadata
         groups = range(metadata.num_row_groups)
-        rows = np.fromiter((metadata.row_group(g).num_rows for g in groups), np.int64, len(groups))
-        largest = metadata.row_group(int(rows.argmax())) if rows.any() else None
-        return _Footer(rows, opened.schema_arrow.remove_metadata(), Sample.of(largest, file.remote))
+        group_rows = np.fromiter((metadata.row_group(g).num_rows for g in groups), np.int64, len(groups))
+        largest = metadata.row_group(int(group_rows.argmax())) if group_rows.any() else None
+        return _Footer(group_rows, opened.schema_arrow.remove_metadata(), Sample.of(largest, file.remote))
 
 
 def _check_equal(expected: pa.Schema, actual: pa.Schema, first: str, path: str) -> None:

@@ -90,8 +90,10 @@ class NegativeSampling(Declaration):
         if isinstance(cross, FeatureCross):
             parts = {self._goes_with_item(source, schema) for source in cross.features}
         else:
-            rows = schema if feature.columns == cross.columns else schema.raw()  # crossed at preparation: raw columns
-            parts = {self._column_goes_with_item(column, feature, rows) for column in cross.columns}
+            crossed_schema = (
+                schema if feature.columns == cross.columns else schema.raw()
+            )  # crossed at preparation: raw columns
+            parts = {self._column_goes_with_item(column, feature, crossed_schema) for column in cross.columns}
         if len(parts) == 2:
             raise UserError(
                 f"data.negatives: feature {feature.name!r} is a cross of the item with others and would keep the "

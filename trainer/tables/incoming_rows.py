@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, column_type, expect_type, is_list, is_number
-from shardrec.data_pipeline.reading.files import File, first_line
+from shardrec.data_pipeline.reading.files import File, short_message
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.live import DTYPES
 from shardrec.trainer.tables.export import ID, METADATA, VECTOR
@@ -127,7 +127,7 @@ class IncomingRows:
                     yield Origin(file.path, first), batch.select(columns)
                     first += len(batch)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{file.path}: cannot be read ({first_line(error)}); write it again") from error
+                raise UserError(f"{file.path}: cannot be read ({short_message(error)}); write it again") from error
 
     def _rows(self, ids: pa.Array, origin: Origin) -> np.ndarray:
         if ids.null_count:

@@ -8,7 +8,6 @@ and never touch anything that the user has in any split.
 Memory is that of the events and of one chunk of rows: a history is a range of its user's events until it is written.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from shardrec.data_pipeline.features.schema import Identity, IdFeature, Role, Sc
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool, note_unknown
 from shardrec.data_pipeline.prepare.behaviour.events import HOURS, Events
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.table_rows import TableRows
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
@@ -145,9 +145,7 @@ class HistoryRows:
         return np.arange(offsets[-1]) + np.repeat(positives - lengths - offsets[:-1], lengths), offsets
 
 
-def prepare_histories(
-    events: Events, protocol: HistoryProtocol, output: Output, progress: Callable[[str], None] = lambda line: None
-) -> Report:
+def prepare_histories(events: Events, protocol: HistoryProtocol, output: Output, progress: Progress = silent) -> Report:
     """Writes `train/`, `validation/`, `test/`, and the test rows with negatives of the other sampling beside them.
 
     Vocabularies are those of training events. Raises UserError where nothing is left to train on.

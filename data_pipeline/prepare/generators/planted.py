@@ -247,9 +247,9 @@ class PlantedLog:
 
     def _parts(self, columns: dict[str, Array], history: ListColumn | None, centres: Centres) -> dict[str, Array]:
         """Returns the parts of the logit before standardisation, [rows] each."""
-        rows = len(next(iter(columns.values())))
-        additive, interaction = np.empty(rows, np.float32), np.empty(rows, np.float32)
-        for start in range(0, rows, _CACHED_ROWS):
+        row_count = len(next(iter(columns.values())))
+        additive, interaction = np.empty(row_count, np.float32), np.empty(row_count, np.float32)
+        for start in range(0, row_count, _CACHED_ROWS):
             some = slice(start, start + _CACHED_ROWS)
             total: Any = np.float32(0)
             squares: Any = np.float32(0)
@@ -262,7 +262,7 @@ class PlantedLog:
             additive[some] = total[0]
             interaction[some] = (total[1:] ** 2 - squares[1:]).sum(0)
         slopes = _generator(self.seed, 0, "slopes").standard_normal(self.dense)
-        dense = sum((slope * columns[f"dense_{i + 1}"] for i, slope in enumerate(slopes)), np.zeros(rows))
+        dense = sum((slope * columns[f"dense_{i + 1}"] for i, slope in enumerate(slopes)), np.zeros(row_count))
         parts = {"additive": additive, "interaction": interaction, "dense": dense}
         if history is not None:
             items, offsets = history

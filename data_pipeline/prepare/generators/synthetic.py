@@ -6,7 +6,7 @@ the same, byte for byte, for any number of workers.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from shardrec.data_pipeline.prepare.generators.planted import (
 )
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, Split, staged
 
@@ -71,7 +72,7 @@ def synthetic(
     seed: int = 0,
     workers: int = 1,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> SyntheticReport:
     """Writes `train/`, `validation/`, `test/`, `schema.yaml` and `best.yaml` as one.
 
@@ -95,7 +96,7 @@ def write_log(
     fractions: Mapping[Split, float] | None = None,
     workers: int = 1,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> SyntheticReport:
     """Writes so many rows of a log, with `schema.yaml` and `best.yaml`, as one. Raises as `synthetic`."""
     parts = _parts(_split_rows(rows, fractions or FRACTIONS))
@@ -168,8 +169,8 @@ def _write(part: _Part, log: ClickLog, folder: Path) -> "_Known":
     path.parent.mkdir(exist_ok=True)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few) as writer:
         for index in range(math.ceil(part.rows / BLOCK_ROWS)):
-            rows = min(BLOCK_ROWS, part.rows - index * BLOCK_ROWS)
-            block = log.block(part.split, part.number * _PART_BLOCKS + index, rows)
+            row_count = min(BLOCK_ROWS, part.rows - index * BLOCK_ROWS)
+            block = log.block(part.split, part.number * _PART_BLOCKS + index, row_count)
             writer.write_table(_table(block, ids), row_group_size=BLOCK_ROWS)
             sums.add(block)
     return sums

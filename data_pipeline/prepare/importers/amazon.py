@@ -8,7 +8,6 @@ alone) stops nothing in a text or a category, but is an error in an id.
 
 import ast
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import input_files
 
 USER, ITEM, TIME = "reviewerID", "asin", "unixReviewTime"
@@ -31,7 +31,7 @@ def prepare_amazon(
     output: Output,
     protocol: HistoryProtocol | None = None,
     metadata: str | Path | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares reviews, with the categories of metadata; without those, rows have no category.
 

@@ -1,6 +1,6 @@
 """Avazu's click log (Kaggle) is CSV with or without header line; `hour` (YYMMDDHH) becomes hour and weekday."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Hash, Identity, Label
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
@@ -66,9 +67,7 @@ def recipe(
     )
 
 
-def prepare_avazu(
-    inputs: Inputs, recipe: Recipe, output: Output, progress: Callable[[str], None] = lambda line: None
-) -> Report:
+def prepare_avazu(inputs: Inputs, recipe: Recipe, output: Output, progress: Progress = silent) -> Report:
     """Prepares files of Avazu's format by `recipe`. Raises UserError for other columns, with the line."""
     types = {c: t for c, t in recipe.raw_columns().items() if c in COLUMNS} | {"hour": pa.int64()}
     unlabeled = tuple(c for c in COLUMNS if c != "click")

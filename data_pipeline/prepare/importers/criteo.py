@@ -3,7 +3,6 @@
 A line is a label, 13 integers, 26 hexadecimal strings; without the label in Kaggle's test file.
 """
 
-from collections.abc import Callable
 from math import exp, sqrt
 from typing import Literal
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Bucketize, Hash, Log
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import (
     FitStandardise,
     FitVocabulary,
@@ -63,9 +63,7 @@ def recipe(
     )
 
 
-def prepare_criteo(
-    inputs: Inputs, recipe: Recipe, output: Output, progress: Callable[[str], None] = lambda line: None
-) -> Report:
+def prepare_criteo(inputs: Inputs, recipe: Recipe, output: Output, progress: Progress = silent) -> Report:
     """Prepares files of Criteo's format by `recipe`. Raises UserError for other numbers of fields, with the line."""
     columns = recipe.format.columns
     assert columns is not None

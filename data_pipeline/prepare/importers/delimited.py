@@ -1,11 +1,11 @@
 """Any CSV or TSV can be prepared whose columns a recipe (YAML) declares."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from shardrec.data_pipeline.declaration import load_yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.text import TextFile
@@ -17,7 +17,7 @@ def prepare_delimited(
     recipe_file: str | Path,
     output: Output,
     fractions: dict[Split, float] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares delimited files by the recipe in `recipe_file`. A test file may lack the label columns.
 

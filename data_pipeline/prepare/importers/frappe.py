@@ -4,7 +4,7 @@ The raw log has positives only; each gets two negatives of the same user and con
 those that the user never used, as in the published libfm files.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.features.schema import Label, Role
 from shardrec.data_pipeline.prepare.importers.libfm import prepare_libfm
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, draw
@@ -101,7 +102,7 @@ def prepare_frappe(
     output: Output,
     raw: bool = False,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares the libfm files in `folder` as they are split, or the raw log (`frappe.csv`) split 70/20/10 by hash."""
     folder = Path(folder)

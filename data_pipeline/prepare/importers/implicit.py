@@ -1,6 +1,6 @@
 """Any delimited log of users and items becomes training positives, and held-out items among candidates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
     shuffled,
 )
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import RawSource, input_files
 from shardrec.data_pipeline.prepare.steps.splits import draw
@@ -55,7 +56,7 @@ def prepare_implicit(
     validation: bool = True,
     seed: int = 0,
     keep_unknown: bool = False,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares a log: a user's last item is for test, the second last for validation, the others for training.
 
@@ -82,10 +83,10 @@ def prepare_implicit(
     train_order = np.flatnonzero(train)[shuffled(users[train], items[train], seed)]
     pool = Pool.of(users, items, len(values.items), items[train])
     name = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    rows = CandidateRows(
+    train_rows = CandidateRows(
         path=name, split="train", values=values, users=users[train_order], items=items[train_order, None]
     )
-    sources: list[RawSource] = [rows]
+    sources: list[RawSource] = [train_rows]
     splits: tuple[Split, ...] = ("test", "validation")
     trained, unknown = np.bincount(items[train], minlength=len(values.items)) > 0, {}
     for split, positives in zip(splits[:held_out_count], (last, last - 1), strict=False):

@@ -4,7 +4,7 @@ Fields are told by a field map (name and first id of each), else by position whe
 value 1. What is neither becomes one weighted id list. A first pass over all files finds the shape.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +18,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Identity, Label, Role
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeFeature, RecipeId, RecipeIdList
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
@@ -147,8 +148,9 @@ class LibfmFile(RawSource):
             low = np.flatnonzero(parsed.ids < self.starts[0])
             if len(low):
                 row = int(parsed.rows[low[0]])
-                found = f"id {parsed.ids[low[0]]}"
-                raise UserError(f"{origin.row(row)}: found {found}, expected ids from {self.starts[0]} on")
+                raise UserError(
+                    f"{origin.row(row)}: found id {parsed.ids[low[0]]}, expected ids from {self.starts[0]} on"
+                )
             yield parsed, origin
 
     def shape(self) -> Shape:
@@ -299,7 +301,7 @@ def prepare_libfm(
     seed: int = 0,
     group: str | None = None,
     roles: Mapping[str, Role] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares libfm or svmlight files. Raises UserError (file, line) for lines that cannot be parsed."""
     starts = np.array(list(field_map.values()) if field_map else [0], np.int64)

@@ -4,7 +4,7 @@
 official fold `uN.base`, `uN.test`; `u.user`, `u.item`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
 from shardrec.data_pipeline.features.schema import Bucketize, Label
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
@@ -97,12 +98,12 @@ class Joined(RawSource):
 def _join(batch: pa.RecordBatch, table: pa.Table, origin: Origin) -> pa.RecordBatch:
     key = table.column_names[0]
     ids = batch.column(key).cast(INTEGER)
-    rows = pc.index_in(ids, table.column(key))
-    if rows.null_count:
-        at = int(rows.is_null().to_numpy(zero_copy_only=False).argmax())
+    row_indices = pc.index_in(ids, table.column(key))
+    if row_indices.null_count:
+        at = int(row_indices.is_null().to_numpy(zero_copy_only=False).argmax())
         raise Place(origin, key).error(at, ids[at].as_py(), "an id of the users' or movies' file")
     for name in table.column_names[1:]:
-        batch = batch.append_column(name, table.column(name).combine_chunks().take(rows))
+        batch = batch.append_column(name, table.column(name).combine_chunks().take(row_indices))
     return batch
 
 
@@ -142,7 +143,7 @@ def prepare_movielens(
     threshold: float = 4.0,
     negative_rate: float = 1.0,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares MovieLens 1M or 100K, whichever `folder` holds.
 

@@ -3,7 +3,6 @@
 A movie's first genre is its category. All of a user's ratings are positives; negatives are drawn.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.importers.movielens import movies_of, rating_sources
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 
 _USER, _MOVIE, _TIME = "user_id", "movie_id", "timestamp"
 
@@ -22,7 +22,7 @@ def prepare_movielens_histories(
     folder: str | Path,
     output: Output,
     protocol: HistoryProtocol | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds.
 

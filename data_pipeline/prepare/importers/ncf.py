@@ -4,7 +4,6 @@
 the items that it is ranked among). Every training pair is a positive. Ids are table rows already.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
     shuffled,
 )
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import draw
@@ -54,7 +54,7 @@ def prepare_ncf(
     name: str | None = None,
     validation: bool = True,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares `NAME.*` in `folder`: train (positives only, shuffled), validation, and test as it is given.
 
@@ -94,12 +94,12 @@ def prepare_ncf(
                 seed=seed,
             )
         )
-    rows = CandidateRows(path=train, split="train", values=values, users=users[order], items=items[order, None])
+    train_rows = CandidateRows(path=train, split="train", values=values, users=users[order], items=items[order, None])
     repeated = int((candidates[:, 1:] == candidates[:, :1]).sum())
     if repeated:
         progress(f"{negative}: left out {repeated} negatives that are their user's own test item")
     test_rows = CandidateRows(path=negative, split="test", values=values, users=test_users, items=candidates)
-    sources = [rows, *sources, test_rows]
+    sources = [train_rows, *sources, test_rows]
     unknown = {
         split: (int((~np.isin(held_out_items, items[order])).sum()), len(held_out_items))
         for split, held_out_items in held_out.items()

@@ -5,7 +5,7 @@ asked ones those held out. Ratings are sent to splits as `prepare movielens` sen
 fractions and seed models of single ratings are compared on the same ones. All are held in memory (100 bytes each).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
@@ -101,7 +102,7 @@ def prepare_ratings(
     axis: Axis = "item",
     fractions: dict[Split, float] | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares the ratings of MovieLens 1M or 100K, whichever `folder` holds, as rows of items or of users.
 

@@ -5,7 +5,6 @@ The format of S3-Rec's data (Zhou et al., CIKM 2020). A user's lines are joined 
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import input_files
 from shardrec.data_pipeline.prepare.steps.text import open_bytes
 
@@ -26,7 +26,7 @@ def prepare_user_histories(
     output: Output,
     protocol: HistoryProtocol | None = None,
     attributes: str | Path | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Report:
     """Prepares the histories in text files.
 

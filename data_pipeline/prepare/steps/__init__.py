@@ -4,6 +4,7 @@
 - `lines.py`: text files read as blocks of whole lines
 - `parallel.py`: one function over several input files, in this process or on local Ray workers
 - `preparation.py`: the two passes: fit on training rows, then write every row
+- `progress.py`: how far a preparation is, told one line at a time
 - `recipe.py`: what raw columns become, with vocabularies and means still to be fitted
 - `rewriter.py`: raw record batches become prepared ones
 - `selection.py`: which of a file's rows are written, and to which split

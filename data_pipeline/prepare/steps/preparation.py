@@ -4,7 +4,7 @@ Both passes stream, file by file, on as many workers as asked for. What a row be
 there only, so that the output is the same, byte for byte, for any number of workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Raw, Schema
 from shardrec.data_pipeline.prepare.steps.fitting import find_cuts, fit
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
+from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
 from shardrec.data_pipeline.prepare.steps.rewriter import Rewriter
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
@@ -102,9 +103,7 @@ class Report:
         return "\n".join(lines)
 
 
-def prepare(
-    sources: Sequence[RawSource], recipe: Recipe, output: Output, progress: Callable[[str], None] = lambda line: None
-) -> Report:
+def prepare(sources: Sequence[RawSource], recipe: Recipe, output: Output, progress: Progress = silent) -> Report:
     """Writes `train/`, `validation/`, `test/` (those with rows), `vocabularies/` and `schema.yaml` as one.
 
     `progress` gets a line after each input file.

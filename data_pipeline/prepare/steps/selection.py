@@ -47,18 +47,18 @@ class Selection:
         """
         first = 0
         for batch, origin in numbered.source.batches(columns):
-            rows = RowNumbers(numbered.part, first, batch.num_rows)
+            row_numbers = RowNumbers(numbered.part, first, batch.num_rows)
             first += batch.num_rows
-            yield batch, self._codes(batch, numbered.source, rows, origin), origin
+            yield batch, self._codes(batch, numbered.source, row_numbers, origin), origin
 
-    def _codes(self, batch: pa.RecordBatch, source: RawSource, rows: RowNumbers, origin: Origin) -> np.ndarray:
+    def _codes(self, batch: pa.RecordBatch, source: RawSource, row_numbers: RowNumbers, origin: Origin) -> np.ndarray:
         recipe = self._recipe
         if source.split is not None:
             codes = np.full(batch.num_rows, SPLITS.index(source.split), np.int8)
         else:
-            codes = recipe.split.codes(batch, rows, origin)
+            codes = recipe.split.codes(batch, row_numbers, origin)
         if self._label is not None and source.labeled:
             negative = self._label(batch, origin).values <= 0
-            dropped = draw("negative", recipe.seed, rows.words) >= recipe.negative_rate
+            dropped = draw("negative", recipe.seed, row_numbers.words) >= recipe.negative_rate
             codes[(codes == SPLITS.index("train")) & negative & dropped] = LEFT_OUT
         return codes
