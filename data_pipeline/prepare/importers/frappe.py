@@ -18,7 +18,7 @@ from shardrec.data_pipeline.prepare.importers.libfm import prepare_libfm
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, existing_folder, the_file
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -105,15 +105,10 @@ def prepare_frappe(
     progress: Progress = silent,
 ) -> Report:
     """Prepares the libfm files in `folder` as they are split, or the raw log (`frappe.csv`) split 70/20/10 by hash."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that holds Frappe's files")
+    folder = existing_folder(folder, "Frappe's files")
     split = HashSplit(fractions=FRACTIONS, seed=seed)
     if raw:
-        log = next((f for f in (folder / "frappe.csv", folder / "frappe.csv.gz") if f.is_file()), None)
-        if log is None:
-            raise UserError(f"{folder}: no frappe.csv or frappe.csv.gz in this folder")
-        return prepare([FrappeLog(str(log), seed=seed)], recipe(split), output, progress)
+        return prepare([FrappeLog(the_file(folder, "frappe.csv"), seed=seed)], recipe(split), output, progress)
     names = [str(f) for f in sorted(folder.glob("*.libfm*"))]
     files = {part: [f for f in names if part in Path(f).name] for part in ("train", "validation", "test")}
     missing = [part for part, paths in files.items() if not paths]

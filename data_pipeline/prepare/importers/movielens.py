@@ -19,7 +19,7 @@ from shardrec.data_pipeline.features.schema import Bucketize, Label
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
-from shardrec.data_pipeline.prepare.steps.source import RawSource
+from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_gzip, the_file
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
@@ -150,33 +150,20 @@ def prepare_movielens(
     split: by default 80/10/10 by hash of user and movie. fold: 1 to 5, 100K only: `uN.test` is the test split, and a
     tenth of `uN.base` (by hash of user and movie) the validation split.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    folder = existing_folder(folder, "MovieLens' files")
     by_pair = HashSplit(columns=("user_id", "movie_id"), seed=seed)
     if fold is not None:
         if split is not None:
             raise UserError("--fold is a split of its own; leave out --by-time and --fractions")
         split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
     ratings = rating_sources(folder, fold)
-    users = _users_1m(folder) if _exists(folder, "movies.dat") else _users_100k(folder)
+    users = _users_1m(folder) if plain_or_gzip(folder, "movies.dat") else _users_100k(folder)
     movies = movies_of(folder)
     timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
         raise UserError(f"{ratings[0].path}: has no column timestamp; leave out --by-time")
     joined_recipe = recipe(split or by_pair, threshold, timestamps, negative_rate, seed)
     return prepare([Joined(r, users, movies) for r in ratings], joined_recipe, output, progress)
-
-
-def _exists(folder: Path, name: str) -> str | None:
-    return next((str(f) for f in (folder / name, folder / f"{name}.gz") if f.is_file()), None)
-
-
-def _file(folder: Path, name: str) -> str:
-    path = _exists(folder, name)
-    if path is None:
-        raise UserError(f"{folder}: no {name} or {name}.gz in this folder")
-    return path
 
 
 def rating_sources(folder: Path, fold: int | None = None) -> list[RawSource]:
@@ -187,13 +174,13 @@ def rating_sources(folder: Path, fold: int | None = None) -> list[RawSource]:
     Raises UserError where there are none.
     """
     if fold is not None:
-        base, test = _file(folder, f"u{fold}.base"), _file(folder, f"u{fold}.test")
+        base, test = the_file(folder, f"u{fold}.base"), the_file(folder, f"u{fold}.test")
         return [
             TextFile(base, RATINGS_100K, _RATING_TYPES),
             TextFile(test, RATINGS_100K, _RATING_TYPES, split="test"),
         ]
     for name, form in (("ratings.dat", RATINGS_1M), ("u.data", RATINGS_100K)):
-        path = _exists(folder, name)
+        path = plain_or_gzip(folder, name)
         if path:
             return [TextFile(path, form, _RATING_TYPES)]
     if (folder / "ratings.parquet").is_file():
@@ -215,21 +202,21 @@ def _users(path: str, form: TextFormat) -> pa.Table:
 
 
 def _users_1m(folder: Path) -> pa.Table:
-    return _users(_file(folder, "users.dat"), _format("::", "user_id", "gender", "age", "occupation", "zip"))
+    return _users(the_file(folder, "users.dat"), _format("::", "user_id", "gender", "age", "occupation", "zip"))
 
 
 def _users_100k(folder: Path) -> pa.Table:
-    return _users(_file(folder, "u.user"), _format("|", "user_id", "age", "gender", "occupation", "zip"))
+    return _users(the_file(folder, "u.user"), _format("|", "user_id", "age", "gender", "occupation", "zip"))
 
 
 def movies_of(folder: Path) -> pa.Table:
     """Returns the movies of a folder: movie_id, genres (a list of strings), year. Raises UserError without any."""
-    return _movies_1m(folder) if _exists(folder, "movies.dat") else _movies_100k(folder)
+    return _movies_1m(folder) if plain_or_gzip(folder, "movies.dat") else _movies_100k(folder)
 
 
 def _movies_1m(folder: Path) -> pa.Table:
     movies = _table(
-        _file(folder, "movies.dat"),
+        the_file(folder, "movies.dat"),
         _format("::", "movie_id", "title", "genres"),
         {"movie_id": INTEGER, "title": STRING, "genres": pa.list_(STRING)},
         {"genres": "|"},
@@ -241,7 +228,7 @@ def _movies_1m(folder: Path) -> pa.Table:
 def _movies_100k(folder: Path) -> pa.Table:
     flags = tuple(f"genre_{i}" for i in range(len(GENRES_100K)))
     movies = _table(
-        _file(folder, "u.item"),
+        the_file(folder, "u.item"),
         _format("|", "movie_id", "title", "released", "on_video", "url", *flags),
         {"movie_id": INTEGER, "released": STRING, **dict.fromkeys(flags, INTEGER)},
         {},

@@ -14,6 +14,7 @@ from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, 
 from shardrec.data_pipeline.prepare.importers.movielens import movies_of, rating_sources
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
+from shardrec.data_pipeline.prepare.steps.source import existing_folder
 
 _USER, _MOVIE, _TIME = "user_id", "movie_id", "timestamp"
 
@@ -29,9 +30,7 @@ def prepare_movielens_histories(
     Ratings of equal times keep their order. Raises UserError for files that cannot be read, and for ratings without
     timestamps.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    folder = existing_folder(folder, "MovieLens' files")
     (source,) = rating_sources(folder)
     batches = []
     for batch, origin in source.batches():

@@ -26,7 +26,7 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import RawSource
+from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_gzip
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
 from shardrec.data_pipeline.prepare.steps.writer import Split
@@ -110,8 +110,7 @@ def prepare_ncf(
 
 def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
     """Returns the three files of one data set."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that holds NAME.{TRAIN}, NAME.{TEST}, NAME.{NEGATIVE}")
+    existing_folder(folder, f"NAME.{TRAIN}, NAME.{TEST}, NAME.{NEGATIVE}")
     names = sorted({f.name.removesuffix(".gz").removesuffix(f".{TRAIN}") for f in folder.glob(f"*.{TRAIN}*")})
     if not names:
         raise UserError(f"{folder}: no NAME.{TRAIN} (plain or .gz) in this folder")
@@ -127,10 +126,10 @@ def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
 
 
 def _file(folder: Path, name: str) -> str:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return str(path)
-    raise UserError(f"{folder}: no {name} (plain or .gz) in this folder")
+    path = plain_or_gzip(folder, name)
+    if path is None:
+        raise UserError(f"{folder}: no {name} (plain or .gz) in this folder")
+    return path
 
 
 def _read(path: str, columns: tuple[str, ...], types: dict[str, pa.DataType]) -> pa.Table:

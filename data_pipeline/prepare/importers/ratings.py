@@ -21,7 +21,7 @@ from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
-from shardrec.data_pipeline.prepare.steps.source import RawSource
+from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
 
@@ -108,9 +108,7 @@ def prepare_ratings(
 
     Raises UserError for files that cannot be read, a rating given twice, and a split without training ratings.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that holds MovieLens' files")
+    folder = existing_folder(folder, "MovieLens' files")
     split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=fractions or FRACTIONS)
     ratings = _read(rating_sources(folder), split, axis)
     _check_single(ratings, axis, folder)

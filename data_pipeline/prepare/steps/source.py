@@ -86,5 +86,26 @@ def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -
     return files
 
 
+def existing_folder(folder: str | Path, held: str) -> Path:
+    """Returns the folder that holds a data set's files. Raises UserError, saying what it should hold, without one."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that holds {held}")
+    return folder
+
+
+def plain_or_gzip(folder: Path, name: str) -> str | None:
+    """Returns the path of a file called `name` or `name`.gz; None where there is neither."""
+    return next((str(path) for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def the_file(folder: Path, name: str) -> str:
+    """Returns the path of a file called `name` or `name`.gz. Raises UserError where there is neither."""
+    path = plain_or_gzip(folder, name)
+    if path is None:
+        raise UserError(f"{folder}: no {name} or {name}.gz in this folder")
+    return path
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in split_pattern(r"(\d+)", str(path))]
