@@ -2,6 +2,7 @@
 
 - `benchmarks/`: all of `shardrec bench`
 - `checkpoints/`: a whole checkpoint: written, read, looked into, compared
+- `api/`: what `import shardrec` offers
 - `cli.py`: `shardrec ...`; `python -m shardrec` is the same
 - `commands/`: the bodies of the commands
 - `comparison/`: several runs beside each other

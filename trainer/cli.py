@@ -116,25 +116,13 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a trained model on its validation and test rows, or on other data."""
-    from shardrec.data_pipeline.errors import UserError
-    from shardrec.trainer.launch.supervision import supervised
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.run_folder.summaries import print_metrics
-    from shardrec.trainer.scoring.evaluate import evaluate_worker
-    from shardrec.trainer.training.inspection import inspect_split
+    from shardrec.trainer.scoring.evaluate import evaluate_run
 
-    folder = RunFolder.open(run_folder)
-    config = folder.config(overrides or ())
-    own = {name: config.data.split(name) for name in ("validation", "test")}
-    splits = {"data": tuple(data)} if data else {name: paths for name, paths in own.items() if paths is not None}
-    if not splits:
-        raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
-    for paths in splits.values():
-        inspect_split(config, folder, paths)
-    chosen = folder.choose_step(step)
-    found = supervised(evaluate_worker, config, folder, splits=splits, step=chosen, rows=rows, quiet=quiet)
+    found = evaluate_run(run_folder, tuple(data or ()), step, tuple(overrides or ()), rows=rows, quiet=quiet)
     if found:
-        print_metrics(folder, found)
+        print_metrics(RunFolder.open(run_folder), found)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.order import Order, default_lanes
 from shardrec.data_pipeline.reading.parquet import DataSet, RangeReader
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
+from shardrec.data_pipeline.sampling.settings import NegativeSampling
 
 RowOrder = Literal["shuffled", "time", "file"]
 
@@ -42,7 +43,8 @@ class Loader:
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
     absent: sparse features that are not read, and have no ids in any row of a batch
-    negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's
+    negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's.
+        With settings alone the loader tells what it would do, but makes no batch
 
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
     rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
@@ -67,7 +69,7 @@ class Loader:
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
         absent: Sequence[str] = (),
-        negatives: Negatives | None = None,
+        negatives: Negatives | NegativeSampling | None = None,
     ) -> None:
         """Reads no rows yet; `folder` is the schema's (vocabularies).
 
@@ -75,27 +77,29 @@ class Loader:
         batch, for negatives with class weights, and where `memory` is too small.
         """
         self.index = source.index
+        settings = negatives.settings if isinstance(negatives, Negatives) else negatives
         self._layout = Layout(
             schema,
             folder,
             id_order=id_order,
             class_weights=class_weights,
             extra_columns=extra_columns,
-            carried=negatives.pair if negatives else (),
+            carried=settings.pair if settings else (),
             absent=absent,
         )
         self._check_columns()
         self._sampler: NegativeSampler | None = None
         self._each = 1  # rows handed out for a row of the files
-        if negatives is not None:
+        if settings is not None:
             if class_weights:
                 raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
+            self._each = settings.rows_per_positive
+            global_batch_size = settings.positives_of(global_batch_size, lanes)
+        if isinstance(negatives, Negatives):
             self._sampler = NegativeSampler(negatives, self._layout, seed)
-            self._each = negatives.settings.rows_per_positive
-            global_batch_size = negatives.settings.positives_of(global_batch_size, lanes)
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
-        self._taken = self._taken_by(negatives, memory)
+        self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Negatives) else 0
         memory -= self._taken
         batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
@@ -128,11 +132,10 @@ class Loader:
                 raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
         self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
 
-    def _taken_by(self, negatives: Negatives | None, memory: int) -> int:
+    def _taken_by(self, negatives: Negatives, memory: int) -> int:
         """Returns the bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
-        taken = negatives.nbytes if negatives else 0
+        taken = negatives.nbytes
         if taken >= memory:
-            assert negatives is not None
             raise UserError(
                 f"data.memory of {memory / 2**20:.0f} MiB is too small: data.negatives takes {taken / 2**20:.0f} MiB "
                 f"of every worker for {len(negatives.known.keys)} known pairs and {len(negatives.candidates)} items; "
@@ -248,6 +251,7 @@ class Loader:
     def _made(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
         """Yields what is handed out, and how many live rows it has. Runs in the background thread."""
         order, layout, footprint = self.order, self._layout, self._footprint
+        assert self._sampler is not None or self._each == 1, "negatives were declared but not read"
         lanes = LaneReader(
             order,
             layout,

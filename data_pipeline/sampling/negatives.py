@@ -118,11 +118,6 @@ class Negatives:
                 )
             last, has = int(owners[-1]), int(counts[-1])
 
-    @property
-    def pair(self) -> tuple[str, str]:
-        """The user and the item feature."""
-        return self.settings.user, self.settings.item
-
 
 class NegativeSampler:
     """A sampler adds negatives to the blocks of a loader."""

@@ -35,6 +35,11 @@ class NegativeSampling(Declaration):
     items: str | None = None
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """The user and the item feature."""
+        return self.user, self.item
+
+    @property
     def rows_per_positive(self) -> int:
         """Returns how many rows a positive makes, itself included."""
         return 1 + self.per_positive

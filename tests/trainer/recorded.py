@@ -14,6 +14,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.trainer import Trainer
 from tests.processes import run_processes
 
@@ -28,12 +29,14 @@ class RecordingTrainer(Trainer):
     def train_step(self, batch: Any) -> None:
         super().train_step(batch)
         self.rows.append(batch.rows[batch.live].tolist())
-        self.losses.append(self.last_loss)
+        self.losses.append(self.state.loss)
 
 
-def recording_worker(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+def recording_worker(
+    config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Blueprint | None = None
+) -> dict[str, Any]:
     """Trains; returns the summary with `losses` and `batches`, the sorted row ids of every global batch."""
-    trainer = RecordingTrainer(config, folder, environment)
+    trainer = RecordingTrainer(config, folder, environment, blueprint)
     trainer.record()
     trainer.restore()
     trainer.fit()

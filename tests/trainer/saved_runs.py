@@ -19,7 +19,7 @@ from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, read_manifest, write_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.session import build_model
+from shardrec.trainer.session.blueprint import build_model
 from tests.trainer.recorded import train
 from tests.trainer.small_run import SCHEMA, run_file, write_data
 

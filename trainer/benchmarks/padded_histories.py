@@ -29,7 +29,7 @@ from shardrec.models.layers.activations import Dice
 from shardrec.models.layers.moments import live_rows
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.session.session import build_model
+from shardrec.trainer.session.blueprint import build_model
 
 
 class Output(NamedTuple):

@@ -24,10 +24,9 @@ from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
-from shardrec.sharding.distribution.distribute import Distributed
-from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.tower import MODEL, Tower
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.session.tower import MODEL
 
 FORMAT = 1
 TOWER_FILE = "tower.safetensors"
@@ -51,15 +50,12 @@ class Position:
     stopped: bool = False
 
 
-def save(
-    folder: RunFolder,
-    environment: Environment,
-    position: Position,
-    distributed: Distributed,
-    tower: Tower,
-    order: Mapping[str, Any],
-) -> None:
-    """Writes `checkpoints/step-N`. A complete `step-N` is not written again."""
+def save(folder: RunFolder, session: Session, position: Position, order: Mapping[str, Any]) -> None:
+    """Writes `checkpoints/step-N`. A complete `step-N` is not written again. All workers call it alike.
+
+    order: what decides which rows make which batch (`Loader.order_state`).
+    """
+    environment, distributed = session.environment, session.distributed
     final = folder.checkpoint(position.step)
     if environment.broadcast((final / "manifest.json").exists()):
         return
@@ -80,7 +76,7 @@ def save(
             "order": dict(order),
             "tables": [entry for of_rank in entries for entry in of_rank],
             "id_maps": merged_id_maps(id_maps),
-            "tower": _write_tower(temporary / TOWER_FILE, distributed, tower),
+            "tower": _write_tower(temporary / TOWER_FILE, session),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
         write_manifest(temporary / "manifest.json", content)
@@ -88,6 +84,28 @@ def save(
         temporary.rename(final)
         sync(folder.checkpoints)
     environment.barrier()
+
+
+def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Position:
+    """Fills a session's tables, tower and optimizers from any world size and plan; returns the position.
+
+    `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values. Raises UserError where
+    the checkpoint is damaged, or another model's.
+    """
+    content = read_manifest(checkpoint)
+    environment, distributed = session.environment, session.distributed
+    if any(live.table.frozen for live in distributed.tables.values()):
+        read_frozen_tables(checkpoint, content["tables"], distributed.tables)
+    else:
+        read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
+    read_id_maps(checkpoint, content.get("id_maps", {}), distributed.id_maps, leads=environment.leads)
+    _read_tower(checkpoint, saved_tower(checkpoint, content), session)
+    position = Position(**content["position"])
+    if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
+        _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
+    else:
+        torch.manual_seed(generator_seed(session.config.trainer.seed, position.step, environment.rank))
+    return position
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
@@ -106,34 +124,6 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}")
     return content
-
-
-def restore(
-    checkpoint: Path,
-    environment: Environment,
-    distributed: Distributed,
-    tower: Tower,
-    *,
-    seed: int,
-    grow: bool = False,
-) -> Position:
-    """Fills tables, tower and optimizers from any world size and plan; returns the position.
-
-    `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values.
-    """
-    content = read_manifest(checkpoint)
-    if any(live.table.frozen for live in distributed.tables.values()):
-        read_frozen_tables(checkpoint, content["tables"], distributed.tables)
-    else:
-        read_tables(checkpoint, content["tables"], distributed.tables, grow=grow)
-    read_id_maps(checkpoint, content.get("id_maps", {}), distributed.id_maps, leads=environment.leads)
-    _read_tower(checkpoint, saved_tower(checkpoint, content), distributed, tower)
-    position = Position(**content["position"])
-    if (content["world_size"], content["device"]) == (environment.world_size, environment.device.type):
-        _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
-    else:
-        torch.manual_seed(generator_seed(seed, position.step, environment.rank))
-    return position
 
 
 def generator_seed(seed: int, step: int, rank: int) -> int:
@@ -160,8 +150,9 @@ def remove_unfinished(folder: RunFolder) -> None:
 # ---------------------------------------------------------------- the tower
 
 
-def _tower_tensors(distributed: Distributed, tower: Tower) -> dict[str, Tensor]:
+def _tower_tensors(session: Session) -> dict[str, Tensor]:
     """Live tensors by plan-independent names."""
+    distributed, tower = session.distributed, session.tower
     named: dict[str, Tensor] = {f"tower/{k}": p.detach() for k, p in tower.parameters.items()}
     named |= {f"tower_buffer/{k}": b for k, b in distributed.tower_buffers().items()}
     for name, state in tower.state().items():
@@ -169,8 +160,8 @@ def _tower_tensors(distributed: Distributed, tower: Tower) -> dict[str, Tensor]:
     return named
 
 
-def _write_tower(path: Path, distributed: Distributed, tower: Tower) -> dict[str, Any]:
-    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in _tower_tensors(distributed, tower).items()}
+def _write_tower(path: Path, session: Session) -> dict[str, Any]:
+    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in _tower_tensors(session).items()}
     save_file(tensors, str(path))
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -204,8 +195,8 @@ def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(kind): t for kind in kinds for name, t in saved.items() if name.startswith(kind)}
 
 
-def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], distributed: Distributed, tower: Tower) -> None:
-    live = _tower_tensors(distributed, tower)
+def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Session) -> None:
+    live = _tower_tensors(session)
     for name in sorted(set(saved) ^ set(live)):
         side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
         why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"

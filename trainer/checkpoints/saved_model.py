@@ -13,7 +13,7 @@ from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
 from shardrec.trainer.checkpoints.checkpoint import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.session import build_model
+from shardrec.trainer.session.blueprint import build_model
 
 
 @dataclass(frozen=True)

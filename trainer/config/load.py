@@ -20,15 +20,24 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None
 
     Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
     """
-    declared, path = read(path), Path(path)
-    declared.setdefault("import_from", str(path.resolve().parent))
+    return checked(read(path), str(path), Path(path).resolve().parent, overrides, variant=variant)
+
+
+def checked(
+    declared: dict[str, Any], where: str, home: Path, overrides: Iterable[str] = (), *, variant: str | None = None
+) -> RunConfig:
+    """Makes a configuration of a run file's content, as `load` does.
+
+    where: what error lines call it. home: the folder that models of one's own are imported from, where it names none.
+    """
+    declared.setdefault("import_from", str(home))
     if variant is not None:
         from shardrec.trainer.config.variants import varied  # imports every model
 
-        declared = varied(declared, variant, str(path))
+        declared = varied(declared, variant, where)
     for override in overrides:
         apply_override(declared, override)
-    config = parse(declared, str(path))
+    config = parse(declared, where)
     if variant is not None:
         config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
     return located(config)

@@ -29,6 +29,7 @@ class Environment:
     local_world_size: int
     device: torch.device
     _patient: dist.ProcessGroup | None = field(default=None, repr=False)
+    _host: dist.ProcessGroup | None = field(default=None, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -53,12 +54,20 @@ class Environment:
             self._make_group(timeout)
         if self.world_size > 1:
             self._patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
+            if self.device.type == "cuda":
+                self._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
     def _make_group(self, timeout: float) -> None:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         store = dist.HashStore() if self.world_size == 1 else None
         rank, size = (self.rank, self.world_size) if store else (-1, -1)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+
+    def summed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums a tensor on the CPU over all ranks, in place, within the time that a step's collectives may take."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, group=self._host)  # None: the default group, which is gloo for CPU workers
+        return tensor
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -6,6 +6,7 @@ folder's newest complete checkpoint, never Ray's own notion of one (which lags b
 
 import json
 import os
+import pickle
 import pkgutil
 import shutil
 import traceback
@@ -47,7 +48,7 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
             "config": config.model_dump(mode="json", by_alias=True),
             "folder": str(folder.path),
             "probe": str(probe),
-            "arguments": dict(arguments),
+            "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
         }
         try:
             _trainer(config.launch, workers, storage, job).fit()
@@ -165,7 +166,8 @@ def _work(job: dict[str, Any]) -> None:
     append_to_path(config.import_from)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
-            result = run_worker(pkgutil.resolve_name(job["worker"]), config, folder, environment, job["arguments"])
+            worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])
+            result = run_worker(worker, config, folder, environment, arguments)
         except Exception:
             traceback.print_exc()
             raise

@@ -1,7 +1,9 @@
 """Around a launch, in the process that the user started: progress on the terminal, chatter in logs, peak memory."""
 
 import os
+import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -26,23 +28,31 @@ def _root() -> int:
 
 
 def supervised(
-    worker: Worker, config: RunConfig, folder: RunFolder, *, quiet: bool = False, stays: bool = False, **arguments: Any
+    worker: Worker,
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    quiet: bool = False,
+    stays: bool = False,
+    embedded: bool = False,
+    **arguments: Any,
 ) -> dict[str, Any] | None:
     """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
 
-    The other ranks of a torchrun end here, unless they are told to stay: then they get None. Raises UserError as
-    `launch` does.
+    The other ranks of a torchrun end here, unless they are told to stay: then they get None. embedded: in a process
+    that is not the command's own, whose output stays where it is. Raises UserError as `launch` does.
     """
     began = time.monotonic()
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
-    with MemoryMonitor({_root()}) as memory, captured_output(log) as terminal:
+    captured = nullcontext(sys.stderr) if embedded else captured_output(log)
+    with MemoryMonitor({_root()}) as memory, captured as terminal:
         console = Console(file=terminal, stderr=True)
         with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)
     if not leads():
-        if not stays:
+        if not (stays or embedded):
             flush_and_exit(0)
         return None
     return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}

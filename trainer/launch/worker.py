@@ -23,13 +23,11 @@ def run_worker(
     worker: Worker, config: RunConfig, folder: RunFolder, environment: Environment, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Calls `worker` in its environment. A UserError is also left in the run folder, where the launcher finds it."""
-    torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
     keep_freed_memory()
     own_group = not dist.is_initialized()
     try:
         environment.join(config.launch.timeout)
-        wanted = config.trainer.matmul_precision
-        with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
+        with computing(config, environment):
             return worker(config, folder, environment, **arguments)
     except UserError as error:
         folder.fail(error)
@@ -37,6 +35,18 @@ def run_worker(
     finally:
         if own_group and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
+    """The threads and the precision of matrix products that a run computes with; afterwards they are as they were."""
+    threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
+    torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
+    try:
+        with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.planning.chart import draw_memory
 from shardrec.trainer.planning.machines import PlanRequest, dense_flops, faster_products, products
 from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
-from shardrec.trainer.session.session import build_model, run_topology
+from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.session.workers import run_topology
 
 _CHANGES = 3  # that are printed
 
@@ -63,6 +64,9 @@ class PlannedRun:
         if not self.elsewhere:
             return self.plan.report()
         return "\n".join([self.plan.report(), *_step_lines(self)])
+
+    def __str__(self) -> str:
+        return self.report()
 
     def record(self) -> dict[str, Any]:
         """All numbers, for a line of JSON. Times are milliseconds, sizes bytes."""

@@ -12,7 +12,7 @@ from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings
 from shardrec.sharding.planning.cost import Workload
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.session.session import needed
+from shardrec.trainer.session.blueprint import needed
 
 LIST_LENGTH = 10.0
 """Ids a row of a list of any length, where nobody says more."""

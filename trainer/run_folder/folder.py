@@ -200,12 +200,12 @@ class RunFolder:
     # ------------------------------------------------------------ records
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that is over; its launcher adds the time last."""
+        """The summary of a run that is over, by its own word; None while it is not."""
         try:
             summary = json.loads(self.summary_file.read_text())
         except FileNotFoundError:
             return None
-        return summary if "wall_seconds" in summary else None
+        return summary if summary.get("finished", True) else None  # a summary that does not say is an older one's
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from shardrec import models
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
@@ -25,11 +27,11 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.session.forward import ForwardStep
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_split
 
-SCORE = "prediction"
+ROW, SCORE = "row", "prediction"
 WEIGHTS, NAMES = "weights", "weights_of"  # what `explain` adds
 
 
@@ -48,28 +50,26 @@ def predict_rows(
     """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
     answers with lists), in file order per worker. With `explain` also two lists, equally long in a row: `weights` and
     `weights_of`, the names of what each belongs to (as many in all rows), or the ids of a history's events in order.
-    `rows`: how tables are held, as `Session.build` takes it.
+    `rows`: how tables are held, as `Blueprint` takes it.
 
     Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
     left as it was.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if explain:
-        _check_explains(config)
-    keys = keys or folder.schema().keys
-    inspect_split(config, folder, data, keys, labelled=False)
+    blueprint = Blueprint(config, folder.schema(), rows=rows)
+    keys = keys or blueprint.schema.keys
+    check_predictions(blueprint, data, keys, explain=explain)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
-    if taken := {"row", SCORE, *((WEIGHTS, NAMES) if explain else ())} & set(keys):
-        raise UserError(f"--keys {min(taken)}: predictions have a column of that name already; leave it out")
     launched = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex  # all ranks of torchrun write into one folder
     temporary = out.resolve().parent / f".{out.name}.{launched}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     try:
         result = supervised(
             predict_worker, config, folder, quiet=quiet,
-            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain, rows=rows,
+            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain,
+            blueprint=blueprint,
         )  # fmt: skip
         if out.exists():
             out.rmdir()
@@ -78,6 +78,15 @@ def predict_rows(
         if leads():
             shutil.rmtree(temporary, ignore_errors=True)
     return result
+
+
+def check_predictions(blueprint: Blueprint, data: tuple[str, ...], keys: tuple[str, ...], *, explain: bool) -> None:
+    """Raises UserError where a model explains nothing, data or keys cannot be read, or a key takes a result's name."""
+    if explain:
+        _check_explains(blueprint.config)
+    inspect_split(blueprint, data, keys, labelled=False)
+    if taken := {ROW, SCORE, *((WEIGHTS, NAMES) if explain else ())} & set(keys):
+        raise UserError(f"--keys {min(taken)}: predictions have a column of that name already; leave it out")
 
 
 def _check_explains(config: RunConfig) -> None:
@@ -100,35 +109,48 @@ def predict_worker(
     keys: tuple[str, ...],
     step: int,
     explain: bool,
-    rows: RowKind | None,
+    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """One worker's share of the rows: streamed into a file of its own."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(config, folder.schema(), environment, rows=rows)
-    restore(folder.checkpoint(step), environment, session.distributed, session.tower, seed=config.trainer.seed)
-    session.distributed.module.eval()
-    forward = session.distributed.step_module
-    assert isinstance(forward, ForwardStep)
+    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
+    restore(folder.checkpoint(step), session)
     loader = session.loader(data, labelled=False, keys=keys)
-    done = progress.counter("scoring", loader.steps_per_epoch)
+    on_batch = progress.counter("scoring", loader.steps_per_epoch)
     writer: pq.ParquetWriter | None = None
-    scored = 0
-    with torch.no_grad():
-        for index, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
-            session.model.task.check(batch)
-            there = batch.to(environment.device)
-            output, explanation = forward.explained(there) if explain else (forward(there), None)
-            found = {SCORE: _column(session.model.task.prediction(output), batch.live)}
-            if explanation:
-                found |= explained(explanation, batch)
-            table = pa.table({"row": batch.rows[batch.live].numpy(), **_by_name(columns), **found})
-            writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", table.schema)
-            writer.write_table(table)
-            scored += table.num_rows
-            done(index)
+    row_count = 0
+    for scores in scored_batches(session, loader, explain=explain, on_batch=on_batch):
+        writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", scores.schema)
+        writer.write_table(scores)
+        row_count += scores.num_rows
     if writer is not None:
         writer.close()
-    return {"rows": sum(environment.gather(scored)), "step": step}
+    return {"rows": sum(environment.gather(row_count)), "step": step}
+
+
+def scored_batches(
+    session: Session,
+    loader: Loader,
+    *,
+    explain: bool = False,
+    on_batch: Callable[[int], None] = lambda step: None,
+) -> Iterator[pa.Table]:
+    """Scores this worker's rows batch by batch: tables of `row`, the loader's extra columns, and `prediction`.
+
+    With `explain` they have `weights` and `weights_of` too. `on_batch` hears of each finished step.
+    """
+    forward = session.forward
+    session.distributed.module.eval()
+    with torch.no_grad():
+        for step, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
+            session.model.task.check(batch)
+            on_device = batch.to(session.environment.device)
+            output, explanation = forward.explained(on_device) if explain else (forward(on_device), None)
+            scores = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+            if explanation:
+                scores |= explained(explanation, batch)
+            yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})
+            on_batch(step)
 
 
 def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:

@@ -1,27 +1,58 @@
-"""Scores a split with the tables as they are; training goes on afterwards as if nothing had happened."""
+"""Scores rows with the tables as they are; training goes on afterwards as if nothing had happened."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.models.metrics import MetricSet
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.session.session import Session
 
 
 def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> dict[str, float]:
     """The task's metrics over all rows of `loader`, the same on every rank. `on_batch` hears of each finished step."""
-    module = session.distributed.module
     metrics = session.model.task.metrics(ProcessGroupCollective())
+    with _scoring(session):
+        for step, batch in enumerate(loader.epoch(0), start=1):
+            session.model.task.check(batch)
+            batch = batch.to(session.environment.device)
+            metrics.update(session.distributed.module(batch), batch)
+            on_batch(step)
+    return metrics.compute()
+
+
+class ProgressiveValidation:
+    """Scores each batch before it is trained on: what the model makes of rows that it has not seen."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._metrics: MetricSet | None = None
+
+    def score(self, batch: Batch) -> None:
+        """Takes a batch, on the session's device, into account. All ranks call it alike."""
+        if self._metrics is None:
+            self._metrics = self._session.model.task.metrics(ProcessGroupCollective(), down_sampled=True)
+        with _scoring(self._session):
+            self._metrics.update(self._session.distributed.module(batch), batch)
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of the rows scored since the last call. All ranks call it alike."""
+        assert self._metrics is not None
+        found, self._metrics = self._metrics.compute(), None
+        return found
+
+
+@contextmanager
+def _scoring(session: Session) -> Iterator[None]:
+    """Evaluation mode without gradients, and back."""
+    module = session.distributed.module
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            for step, batch in enumerate(loader.epoch(0), start=1):
-                session.model.task.check(batch)
-                batch = batch.to(session.environment.device)
-                metrics.update(module(batch), batch)
-                on_batch(step)
+            yield
     finally:
         module.train(was_training)
-    return metrics.compute()

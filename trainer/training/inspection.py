@@ -8,55 +8,35 @@ from pathlib import Path
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures
 from shardrec.trainer.config.init_from import Transfer, resolve
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
-from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.session import build_model, needed, plan_run
+from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.session.tower import weight_decays
 from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
 
 
-def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> None:
-    """Raises UserError for the first problem of a run file, its data, its model or its plan.
+def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> Blueprint:
+    """Raises UserError for the first problem of a run file, its data, its model or its plan; returns what it made.
 
-    planned: run folder -> configuration of runs that are to be made before this one, which may start from them.
+    What is inspected is what runs: training takes over the blueprint, or makes the same one. planned: run folder ->
+    configuration of runs that are to be made before this one, which may start from them.
     """
     if config.stages:
         names = ", ".join(str(stage.get("name")) for stage in config.stages)
         raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
-    schema = config.load_schema()
-    data = config.data
-    model = build_model(config, schema)
-    read = needed(config, schema, model)
+    blueprint = Blueprint(config)
+    model, data = blueprint.model, config.data
     for name in SPLITS:
-        paths = data.split(name)
-        if paths is None:
-            continue
-        training = name == "train"
-        batch_size = data.global_batch_size
-        if training and data.negatives:
-            batch_size = data.negatives.positives_of(batch_size, data.lanes)
-        Loader(
-            DataSet.open(paths),
-            read if training else read.without(model.training_features),
-            folder=data.schema_folder,
-            global_batch_size=batch_size,
-            lanes=data.lanes if training else None,
-            window=data.window,
-            memory=data.memory,
-            order=data.order if training else "file",
-        )
-    choose_backend(config.launch)
+        if (paths := data.split(name)) is not None:
+            blueprint.loader(paths, training=name == "train")
     if data.negatives:
-        check_negatives(data.negatives, schema, model.features, data.schema_folder)
+        check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
-        _inspect_sources(config, schema, model, planned or {})
+        _inspect_sources(config, blueprint.schema, model, planned or {})
     weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
     if metric := config.trainer.selection_metric:
         if data.split("validation") is None:
@@ -65,24 +45,13 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
             )
         model.task.metrics().larger_is_better(metric)
     if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
-        plan_run(config, model)  # on a cluster the workers do this, with their own memory
+        blueprint.plan()  # on a cluster the workers do this, with their own memory
+    return blueprint
 
 
-def inspect_split(
-    config: RunConfig, folder: RunFolder, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True
-) -> None:
+def inspect_split(blueprint: Blueprint, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True) -> None:
     """Raises UserError where a finished run cannot score files, or they lack a column of `keys`."""
-    schema = folder.schema()
-    model = build_model(config, schema)
-    schema = needed(config, schema, model).without(model.training_features)
-    Loader(
-        DataSet.open(paths),
-        schema if labelled else schema.unlabelled(),
-        folder=folder.path,
-        global_batch_size=1,
-        order="file",
-        extra_columns=keys,
-    )
+    blueprint.loader(paths, labelled=labelled, keys=keys)
 
 
 def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:

@@ -20,12 +20,17 @@ from shardrec.trainer.launch.supervision import leads, supervised
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import write_summary
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.trainer import train_worker
 
 
-def train_run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any] | None:
+def train_run(
+    config: RunConfig, *, resume: bool = False, quiet: bool = False, embedded: bool = False
+) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
+
+    embedded: in a process that is not the command's own: its output is left alone, and no rank is ended.
 
     Stages run one after another, once all of them were found to be in order; the summary is the last one's, with those
     of all under `stages`. Raises UserError for what is wrong with the run, before anything is written where that can be
@@ -33,16 +38,20 @@ def train_run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -
     """
     stages = resolve_stages(config)
     if stages:
-        return _train_stages(config, stages, resume=resume, quiet=quiet)
-    inspect_run(config)
-    return _train(config, resume=resume, quiet=quiet)
+        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded)
+    return _train(inspect_run(config), resume=resume, quiet=quiet, embedded=embedded)
 
 
-def _train(config: RunConfig, *, resume: bool, quiet: bool, stays: bool = False) -> dict[str, Any] | None:
+def _train(
+    blueprint: Blueprint, *, resume: bool, quiet: bool, stays: bool = False, embedded: bool = False
+) -> dict[str, Any] | None:
+    config = blueprint.config
     began = time.time()
     folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
     try:
-        summary = supervised(train_worker, config, folder, quiet=quiet, stays=stays)
+        summary = supervised(
+            train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint
+        )
     except UserError:
         if leads() and not resume and folder.failure() and not folder.steps():
             folder.discard()
@@ -50,12 +59,13 @@ def _train(config: RunConfig, *, resume: bool, quiet: bool, stays: bool = False)
     if summary:
         if (at := summary.pop("first_step_at")) is not None:
             summary["seconds_to_first_step"] = round(at - began, 2)
+        summary["finished"] = True
         write_summary(folder, summary)
     return summary
 
 
 def _train_stages(
-    config: RunConfig, stages: Mapping[str, RunConfig], *, resume: bool, quiet: bool
+    config: RunConfig, stages: Mapping[str, RunConfig], *, resume: bool, quiet: bool, embedded: bool
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
     whole, last = RunFolder(Path(config.run)), list(stages)[-1]
@@ -66,8 +76,7 @@ def _train_stages(
         _check_stage(name, stage, finished, folders, is_last=name == last)
     finished.pop(last, None)
     left = {name: stage for name, stage in stages.items() if name not in finished}
-    for stage in left.values():
-        inspect_run(stage, planned_folders(left))
+    blueprints = {name: inspect_run(stage, planned_folders(left)) for name, stage in left.items()}
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
@@ -75,15 +84,19 @@ def _train_stages(
     summaries: dict[str, Any] = dict(finished)
     try:
         with kept_between(left.values(), whole.logs / "driver.log"):
-            for name, stage in left.items():
-                summaries[name] = _train(stage, resume=resume, quiet=quiet, stays=True)
+            for name in left:
+                summaries[name] = _train(
+                    blueprints.pop(name), resume=resume, quiet=quiet, stays=True, embedded=embedded
+                )
                 gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
     except UserError:
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
             whole.discard()
         raise
     if not leads():
-        flush_and_exit(0)
+        if not embedded:
+            flush_and_exit(0)
+        return None
     summary = summaries[last] | {"stages": {name: summaries[name] for name in stages}}
     write_summary(whole, summary)
     return summary

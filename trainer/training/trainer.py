@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,42 +11,55 @@ import torch.distributed as dist
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.models.metrics import MetricSet
-from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
-from shardrec.trainer.checkpoints.checkpoint import Position
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.reporting import Reporter, write_summary
+from shardrec.trainer.run_folder.reporting import Reporter
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import loss_values, objective, stack_terms
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
 from shardrec.trainer.training.clock import Clock
-from shardrec.trainer.training.evaluation import evaluate
-from shardrec.trainer.training.hooks import Checkpoints, Evaluation, Hook, Logging, ProgressiveValidation
+from shardrec.trainer.training.evaluation import ProgressiveValidation, evaluate
+from shardrec.trainer.training.hooks import (
+    Hook,
+    checkpoint_is_due,
+    evaluation_is_due,
+    log_is_due,
+    progressive_is_due,
+)
+from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.warm_start import start_from
 
 NAMED_ROWS = 5  # rows that an error line names
 
 
-def train_worker(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
-    """`shardrec train` on one worker: trains from the newest complete checkpoint of the folder, or from the start."""
-    trainer = Trainer(config, folder, environment)
+def train_worker(
+    config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Blueprint | None = None
+) -> dict[str, Any]:
+    """Trains on one worker, from the newest complete checkpoint of the folder or from the start.
+
+    blueprint: what inspection made of the run; None makes it anew.
+    """
+    trainer = Trainer(config, folder, environment, blueprint)
     trainer.restore()
     trainer.fit()
     return trainer.finish()
 
 
 class Trainer:
-    def __init__(self, config: RunConfig, folder: RunFolder, environment: Environment) -> None:
+    """One worker's training loop. It acts; `state` says where the run stands, and hooks when something is due."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, environment: Environment, blueprint: Blueprint | None = None
+    ) -> None:
         self.config, self.folder, self.environment = config, folder, environment
         self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
         self.reporter.progress.phase("building tables")
-        schema = config.load_schema()
-        self.session = Session.build(config, schema, environment)
+        self.session = Session.build(blueprint or Blueprint(config), environment)
         if environment.leads:
             write_atomically(folder.path / "plan.txt", self.session.plan.report() + "\n")
         train = config.data.split("train")
@@ -53,105 +67,99 @@ class Trainer:
         self.loader = self.session.loader(train, training=True)
         self.validation = self._split("validation")
         self.test = self._split("test") if config.trainer.evaluation.test else None
-        self.position = Position()
+        self.state = TrainingState(self._total_steps())
         self.clock = Clock()
-        self.wants_checkpoint = False
-        self.last_loss, self.last_factor = math.nan, 1.0
-        self._progressive: MetricSet | None = None
+        self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         torch.manual_seed(checkpoint.generator_seed(config.trainer.seed, 0, environment.rank))
 
-    @property
-    def hooks(self) -> list[Hook]:
-        every = self.config.trainer.log_every_steps
-        progressive = [ProgressiveValidation(every)] if self.config.trainer.progressive_validation else []
-        return [Logging(every), Evaluation(), *progressive, Checkpoints()]
-
-    @property
-    def total_steps(self) -> int:
+    def _total_steps(self) -> int:
         settings = self.config.trainer
         steps = settings.epochs * self.loader.steps_per_epoch
         return min(steps, settings.max_steps) if settings.max_steps else steps
 
     @property
-    def is_finished(self) -> bool:
-        return self.position.step >= self.total_steps or self.position.stopped
+    def hooks(self) -> list[Hook]:
+        """What happens between steps, in this order: a checkpoint holds what the evaluation of its step found."""
+        settings = self.config.trainer
+        every = settings.log_every_steps
+        hooks = [
+            Hook(partial(log_is_due, every_steps=every), self.log),
+            Hook(partial(evaluation_is_due, config=settings.evaluation), self.evaluate),
+        ]
+        if self.progressive is not None:
+            due = partial(progressive_is_due, every_steps=every, config=settings.checkpoint)
+            hooks.append(Hook(due, self.log_progressive))
+        return [*hooks, Hook(partial(checkpoint_is_due, config=settings.checkpoint), self.save_checkpoint)]
 
     @property
     def best_metric(self) -> str:
+        """The metric that decides which step is the best."""
         return self.config.trainer.selection_metric or next(iter(self.session.model.task.metrics().directions))
 
     # ------------------------------------------------------------ the run
 
     def restore(self) -> None:
         """Takes up the newest complete checkpoint; else starts from what `init_from` names, or fresh."""
-        environment, seed = self.environment, self.config.trainer.seed
+        environment, session = self.environment, self.session
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
-        session = self.session
         if steps:
             at = self.folder.checkpoint(steps[-1])
-            order = checkpoint.read_manifest(at)["order"]
-            self.loader.check_state(order)
-            self.position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed)
-            self._take_up()
+            self.loader.check_state(checkpoint.read_manifest(at)["order"])
+            self._take_up(checkpoint.restore(at, session), steps)
         elif self.config.init_from:
-            start_from(self.config.init_from, session, environment)
+            start_from(self.config.init_from, session)
         if not steps:
             self._count_samples()
-        self._first_step = self.position.step
-        self.reporter.start(self.position.step)
+        self._first_step = self.state.position.step
+        self.reporter.start(self._first_step)
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
-        self.reporter.record("start", self.position.step, facts)
+        self.reporter.record("start", self._first_step, facts)
+
+    def _take_up(self, position: checkpoint.Position, steps: list[int]) -> None:
+        """Puts a restored position in line with what is on disk and with today's settings."""
+        self.state.take_up(position, steps, self.config.trainer.early_stopping)
+        if self.environment.leads:
+            self._mark_best()
+            self.folder.describe(self.config)
 
     def _count_samples(self) -> None:
         """Counts, over the rows of the first epoch, what tables with `decay: frequency` divide by."""
         if self.session.distributed.counted_tables:
-            counted = self.reporter.progress.counter("counting samples", self.loader.steps_per_epoch)
-            self.session.distributed.count_samples(self._first_epoch(counted))
+            on_batch = self.reporter.progress.counter("counting samples", self.loader.steps_per_epoch)
+            self.session.distributed.count_samples(self._first_epoch(on_batch))
 
     def _first_epoch(self, on_batch: Callable[[int], None]) -> Iterator[Batch]:
         for step, batch in enumerate(self.loader.epoch(0), start=1):
             yield batch.to(self.environment.device)
             on_batch(step)
 
-    def _take_up(self) -> None:
-        """Puts a restored position in line with what is on disk and with today's settings."""
-        position, stopping = self.position, self.config.trainer.early_stopping
-        if position.best and position.best["step"] not in self.environment.broadcast(self.folder.steps()):
-            position.best, position.stale = None, 0
-        position.stopped = bool(stopping and position.stale >= stopping.patience)
-        if self.environment.leads:
-            self.mark_best()
-            self.folder.describe(self.config)
-
-    def mark_best(self) -> None:
-        """Names the best step in the run folder, once its checkpoint is there."""
-        best = self.position.best
-        if best and best["step"] in self.folder.steps() and best["step"] != self.folder.best_step():
-            self.folder.mark_best(best["step"])
-
     def fit(self) -> None:
         """Trains until the last epoch or step, or until early stopping."""
+        state, progress = self.state, self.reporter.progress
         self.session.distributed.module.train()
         hooks = self.hooks
-        if self.config.trainer.evaluation.at_start and self.position.step == 0 and self.position.best is None:
-            Evaluation().evaluate(self)
-            Checkpoints().after_step(self)
+        if self.config.trainer.evaluation.at_start and state.position.step == 0 and state.position.best is None:
+            self.evaluate()
+            if checkpoint_is_due(state, self.config.trainer.checkpoint):
+                self.save_checkpoint()
         for batch in self._batches():
             self.train_step(batch)
+            progress.step("training", state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
             for hook in hooks:
-                hook.after_step(self)
+                if hook.due(state):
+                    hook.act()
 
     def finish(self) -> dict[str, Any]:
-        """Scores the best checkpoint on every other split; writes and returns the summary.
+        """Scores the best checkpoint on every other split and returns the summary.
 
         `zero_weights` is the share of exact zeros in each table with an L1, of the best checkpoint too; `data` tells
         the files of each split from others.
         """
         test = self._split("test") if self.test is None else self.test
         metrics = self._final_metrics(test)
-        position = self.position
-        best_step = position.best["step"] if position.best else position.step
+        position = self.state.position
+        best_step = position.step if self.state.best_step is None else self.state.best_step
         summary = {
             "metrics": metrics,
             "parameters": self.session.parameters,
@@ -171,60 +179,119 @@ class Trainer:
             summary["zero_weights"] = zeros
         self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
         self.reporter.close()
-        if self.environment.leads:
-            write_summary(self.folder, summary)
         self.environment.barrier()
         return summary
 
-    def save_checkpoint(self) -> None:
-        self.reporter.progress.phase("saving checkpoint")
-        broken = [n for n, p in self.session.tower.parameters.items() if not bool(torch.isfinite(p).all())]
-        if broken:
-            raise UserError(
-                f"step {self.position.step}: {broken[0]} is not finite, so no checkpoint is written and the last one "
-                "stays; lower the learning rates or set optimizer.tower.clip_norm"
-            )
-        checkpoint.save(
-            self.folder,
-            self.environment,
-            self.position,
-            self.session.distributed,
-            self.session.tower,
-            self.loader.order_state(),
-        )
+    def _final_metrics(self, test: Loader | None) -> dict[str, dict[str, float]]:
+        position = self.state.position
+        metrics: dict[str, dict[str, float]] = {}
+        if position.best is not None:
+            metrics["validation"] = position.best["metrics"]
+            if position.best["step"] != position.step:
+                checkpoint.restore(self.folder.checkpoint(position.best["step"]), self.session)
+        if test is not None:
+            metrics["test"] = self._scored("test", test)
+        return metrics
 
-    def progressive_metrics(self) -> dict[str, float]:
-        """The metrics of the rows that were scored since the last call, before they were trained on."""
-        assert self._progressive is not None
-        found, self._progressive = self._progressive.compute(), None
-        return found
+    def _split(self, name: str) -> Loader | None:
+        paths = self.config.data.split(name)
+        return self.session.loader(paths) if paths is not None else None
+
+    # ------------------------------------------------------------ between steps
+
+    def log(self) -> None:
+        """Records the mean loss since the last line, samples/s and the learning rates."""
+        state = self.state
+        values = {
+            **state.mean_losses(),
+            "learning_rate_factor": state.learning_rate_factor,
+            "rows": state.position.rows,
+        }
+        if self.clock.rate:
+            values["samples_per_second"] = round(self.clock.rate, 1)
+        self.reporter.record("train", state.position.step, values)
+
+    def evaluate(self) -> None:
+        """Scores the validation split; keeps the best step and stops when it has not improved for long enough.
+
+        Where the run file asks for it, the test split is scored beside it, and where tables have an L1 the share of
+        their weights that are exactly 0 is counted, for the record only.
+        """
+        step = self.state.position.step
+        if self.test is not None:
+            self.reporter.record("test", step, self._scored("test", self.test))
+        if self.validation is not None:
+            metrics, name = self._scored("validation", self.validation), self.best_metric
+            self.reporter.record("validation", step, metrics)
+            larger = self.session.model.task.metrics().larger_is_better(name)
+            stopping = self.config.trainer.early_stopping
+            self.state.judge(metrics, name, larger_is_better=larger, stopping=stopping)
+        with self.clock.paused():
+            zeros = self.session.distributed.zero_shares()
+        if zeros:
+            self.reporter.record("zero_weights", step, {f"table/{t}": s for t, s in zeros.items()})
+
+    def _scored(self, split: str, loader: Loader) -> dict[str, float]:
+        on_batch = self.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
+        with self.clock.paused():
+            return evaluate(self.session, loader, on_batch)
+
+    def log_progressive(self) -> None:
+        """Records the metrics of the rows since the last line, each scored before it was trained on."""
+        assert self.progressive is not None
+        self.reporter.record("progressive", self.state.position.step, self.progressive.metrics())
+
+    def save_checkpoint(self) -> None:
+        """Writes a checkpoint, marks the best, prunes.
+
+        Raises UserError, and writes none, where the tower is not finite.
+        """
+        step, settings = self.state.position.step, self.config.trainer.checkpoint
+        self.state.improved = False
+        with self.clock.paused():
+            self.reporter.progress.phase("saving checkpoint")
+            broken = [n for n, p in self.session.tower.parameters.items() if not bool(torch.isfinite(p).all())]
+            if broken:
+                raise UserError(
+                    f"step {step}: {broken[0]} is not finite, so no checkpoint is written and the last one "
+                    "stays; lower the learning rates or set optimizer.tower.clip_norm"
+                )
+            checkpoint.save(self.folder, self.session, self.state.position, self.loader.order_state())
+        if self.environment.leads:
+            self._mark_best()
+            checkpoint.prune(self.folder, settings.keep, self.state.best_step)
+
+    def _mark_best(self) -> None:
+        """Names the best step in the run folder, once its checkpoint is there."""
+        best = self.state.best_step
+        if best is not None and best in self.folder.steps() and best != self.folder.best_step():
+            self.folder.mark_best(best)
 
     # ------------------------------------------------------------ one step
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from the position on; moves the position behind a batch before it is trained on."""
-        position = self.position
-        while not self.is_finished:
-            for batch in self.loader.epoch(position.epoch, position.step_in_epoch):
-                position.step_in_epoch += 1
-                if position.step_in_epoch == self.loader.steps_per_epoch:
-                    position.epoch, position.step_in_epoch = position.epoch + 1, 0
+        state = self.state
+        while not state.is_finished:
+            for batch in self.loader.epoch(state.position.epoch, state.position.step_in_epoch):
+                state.moved_to_next_batch(self.loader.steps_per_epoch)
                 self.session.model.task.check(batch)
                 yield batch
-                if self.is_finished:
+                if state.is_finished:
                     return
 
     def train_step(self, batch: Batch) -> None:
-        """Trains on a batch, which is still on the host: what tables are to know of it is summed there."""
-        session, position = self.session, self.position
-        summed = torch.stack([batch.live.double().sum(), torch.where(batch.live, batch.weights, 0).double().sum()])
-        dist.all_reduce(summed)
-        live, weight = summed.tolist()
-        self.last_factor = learning_rate_factor(self.config.optimizer.schedule, position.step, self.total_steps)
+        """Updates tables and tower by one global batch, of which `batch` is this worker's part.
+
+        Raises UserError on all workers, with nothing updated, where the loss is not finite.
+        """
+        session, state = self.session, self.state
+        rows, weight = self._summed_over_workers(batch)
         batch = batch.to(self.environment.device)
-        if self.config.trainer.progressive_validation:
-            self._score(batch)
-        session.distributed.begin(UpdateContext(position.step, self.last_factor, weight))
+        if self.progressive is not None:
+            self.progressive.score(batch)
+        factor = learning_rate_factor(self.config.optimizer.schedule, state.position.step, state.total_steps)
+        session.distributed.begin(UpdateContext(state.position.step, factor, weight))
         output = session.distributed.module(batch)
         terms = session.model.task.loss(output, batch)
         summed = stack_terms(terms)
@@ -235,55 +302,30 @@ class Trainer:
             self._refuse(output, batch)
         session.tower.zero_grad()
         objective(terms, sums, self.environment.world_size).backward()
-        session.tower.step(self.last_factor)
+        session.tower.step(factor)
         session.distributed.step()
         session.model.after_step()
-        position.step, position.rows = position.step + 1, position.rows + int(live)
-        for name, value in {**losses, "count": 1}.items():
-            position.losses[name] = position.losses.get(name, 0) + value
-        self.last_loss = losses["loss"]
-        self.clock.step(int(live))
+        state.learning_rate_factor = factor
+        state.stepped(losses, rows)
+        self.clock.step(rows)
 
-    def _score(self, batch: Batch) -> None:
-        module = self.session.distributed.module
-        if self._progressive is None:
-            self._progressive = self.session.model.task.metrics(ProcessGroupCollective(), down_sampled=True)
-        module.eval()
-        with torch.no_grad():
-            self._progressive.update(module(batch), batch)
-        module.train()
+    def _summed_over_workers(self, batch: Batch) -> tuple[int, float]:
+        """Live rows and their weights of the global batch: of the data alone, so known before any of it is computed."""
+        weights = torch.where(batch.live, batch.weights, 0).double().sum()
+        sums = self.environment.summed(torch.stack([batch.live.double().sum(), weights]))
+        rows, weight = sums.tolist()
+        return int(rows), weight
 
     def _refuse(self, output: Any, batch: Batch) -> None:
         """All ranks stop here together, before any row or parameter is updated. Raises UserError."""
         broken = batch.rows[self.session.model.task.broken_rows(output, batch)].tolist()
         parts = self.environment.gather((broken, batch.rows[batch.live].tolist()))
-        found = {r for part, _ in parts for r in part}
-        of_all = sorted(found or {r for _, live in parts for r in live})  # else none alone: their sum, say
+        blamed = {r for part, _ in parts for r in part}
+        of_all = sorted(blamed or {r for _, live in parts for r in live})  # else none alone: their sum, say
         named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
         last = max(self.folder.steps(), default=None)
         kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"
         raise UserError(
-            f"step {self.position.step + 1}: the loss is not finite, from {len(of_all)} rows ({named}) of the training "
-            f"data; nothing was updated and {kept}; lower the learning rates, clip, or look at those rows"
+            f"step {self.state.position.step + 1}: the loss is not finite, from {len(of_all)} rows ({named}) of the "
+            f"training data; nothing was updated and {kept}; lower the learning rates, clip, or look at those rows"
         )
-
-    # ------------------------------------------------------------ the end
-
-    def _final_metrics(self, test: Loader | None) -> dict[str, dict[str, float]]:
-        position, session = self.position, self.session
-        found: dict[str, dict[str, float]] = {}
-        if position.best is not None:
-            found["validation"] = position.best["metrics"]
-            if position.best["step"] != position.step:
-                at = self.folder.checkpoint(position.best["step"])
-                checkpoint.restore(
-                    at, self.environment, session.distributed, session.tower, seed=self.config.trainer.seed
-                )
-        if test is not None:
-            on_batch = self.reporter.progress.counter("evaluating test", test.steps_per_epoch)
-            found["test"] = evaluate(session, test, on_batch)
-        return found
-
-    def _split(self, name: str) -> Loader | None:
-        paths = self.config.data.split(name)
-        return self.session.loader(paths) if paths is not None else None

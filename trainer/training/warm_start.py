@@ -76,16 +76,15 @@ def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str,
     return found
 
 
-def start_from(sources: Sequence[Source], session: Session, environment: Environment) -> None:
+def start_from(sources: Sequence[Source], session: Session) -> None:
     """Fills tables and tower as `init_from` says; what it does not name keeps its fresh values. All ranks call it.
 
     Raises UserError as `config.init_from.resolve` does, and for checkpoints that are missing or damaged.
     """
-    seed = session.config.trainer.seed
+    environment = session.environment
     opened = [_Opened.of(source, environment) for source in sources]
     if sources[0].is_whole:
-        at = opened[0].folder
-        position = checkpoint.restore(at, environment, session.distributed, session.tower, seed=seed, grow=True)
+        position = checkpoint.restore(opened[0].folder, session, grow=True)
         for id_map in session.distributed.id_maps.values():
             id_map.start_over(position.step)
     else:
@@ -95,7 +94,7 @@ def start_from(sources: Sequence[Source], session: Session, environment: Environ
             names = {c.target: SourceColumns(c.source, c.start, c.scale) for c in wanted.tables}
             copy_tables(one.folder, one.entries, session.distributed.tables, names)
             _copy_parameters(session, one.tower, wanted.parameters)
-    torch.manual_seed(checkpoint.generator_seed(seed, 0, environment.rank))
+    torch.manual_seed(checkpoint.generator_seed(session.config.trainer.seed, 0, environment.rank))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from shardrec.trainer.checkpoints.checkpoint import model_tensors, read_manifest
 from shardrec.trainer.cli import main
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.session import build_model
+from shardrec.trainer.session.blueprint import build_model
 from tests import ROOT
 from tests.trainer.recorded import tower, whole_tables
 from tests.trainer.small_run import run_file, write_data

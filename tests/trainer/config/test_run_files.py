@@ -32,7 +32,7 @@ from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.overrides import Loader, laid_over
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
-from shardrec.trainer.session.session import build_model, plan_run
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.tower import weight_decays
 from shardrec.trainer.training.warm_start import model_contents
 from tests import ROOT
@@ -95,14 +95,14 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(config: RunConfig) -> Recommender:
     """The model, after all checks of a run that need no rows. Raises UserError for the first that fails."""
-    schema = config.load_schema()
-    model = build_model(config, schema)
+    blueprint = Blueprint(config)
+    schema, model = blueprint.schema, blueprint.model
     if config.data.negatives:
         check_negatives(config.data.negatives, schema, model.features, config.data.schema_folder)
     weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
     if metric := config.trainer.selection_metric:
         model.task.metrics().larger_is_better(metric)
-    plan_run(config, model)
+    blueprint.plan()
     return model
 
 

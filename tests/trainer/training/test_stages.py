@@ -30,7 +30,7 @@ from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.on_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.session import build_model
+from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.training.train_run import kept_between, train_run
 from shardrec.trainer.training.trainer import Trainer, train_worker
 from tests import ROOT

@@ -1,0 +1,8 @@
+"""What `import shardrec` offers: each name of the door has its body here.
+
+- `load.py`: run files and dictionaries as checked configurations
+- `plan.py`: where tables would live, and what a step would take
+- `summary.py`: what a finished training run says of itself
+- `train.py`: training, on the workers that a run names
+- `trained_model.py`: a trained model that scores rows and shows its tables
+"""

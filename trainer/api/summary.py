@@ -1,0 +1,41 @@
+"""What a finished training run says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run: where it is, how good it is, how long it took.
+
+    run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint. steps, rows: trained on.
+    best_step: whose checkpoint is the best; epochs_to_best: until then. world_size: workers. samples_per_second: over
+    all workers, without evaluation. seconds_to_first_step, wall_seconds: from the start of the call. parameters:
+    weights of tables and of the tower. zero_weights: table -> share of exact zeros, where there is an L1. stages: of a
+    run of stages, by name; all else is then the last one's.
+    """
+
+    run_folder: Path
+    metrics: dict[str, dict[str, float]]
+    steps: int
+    rows: int
+    best_step: int
+    epochs_to_best: float
+    stopped_early: bool
+    world_size: int
+    samples_per_second: float
+    peak_memory_bytes: int
+    wall_seconds: float
+    parameters: dict[str, int]
+    seconds_to_first_step: float | None = None
+    zero_weights: dict[str, float] = field(default_factory=dict)
+    stages: "dict[str, Summary]" = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run_folder: Path, values: Mapping[str, Any]) -> "Summary":
+        """The summary that a run folder's summary.json holds as `values`."""
+        stages = {name: cls.of(run_folder / name, stage) for name, stage in values.get("stages", {}).items()}
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**{**known, "run_folder": run_folder, "stages": stages})

@@ -1,0 +1,32 @@
+"""Training from Python: the command's run, with nothing taken from the process that asks for it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardrec.trainer.api.load import load
+from shardrec.trainer.api.summary import Summary
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.training.train_run import train_run
+
+
+def train(
+    config: RunConfig | str | Path | Mapping[str, Any], *, resume: bool = False, quiet: bool = False
+) -> Summary | None:
+    """Trains as a configuration says, on the workers that it names, and returns what came of it.
+
+    config: as `load` gives it, or what `load` takes. resume: goes on from the newest complete checkpoint of the run
+    folder. quiet: shows no progress. Progress goes to stderr, in a notebook too. The generators and the number of
+    threads of this process are afterwards as they were. On the further ranks of a torchrun the result is None.
+
+    Raises UserError for what is wrong with the run, before anything is written where that can be known.
+
+        summary = shardrec.train("run.yaml")
+        print(summary.metrics["test"]["auc"])
+    """
+    config = config if isinstance(config, RunConfig) else load(config)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        values = train_run(config, resume=resume, quiet=quiet, embedded=True)
+    return None if values is None else Summary.of(Path(config.run), values)

@@ -1,0 +1,150 @@
+"""A blueprint is a run before its tables exist: its schema, model, plan and footers, each made once.
+
+Inspection makes it and training takes it over. It travels to workers in other processes as its run file and footers;
+they make the rest again, the same from the same seed.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+
+from shardrec import models
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.reading.parquet import DataSet, Index
+from shardrec.data_pipeline.sampling.negatives import Negatives
+from shardrec.data_pipeline.sampling.settings import NegativeSampling
+from shardrec.models.base import Recommender
+from shardrec.models.fields import Fields
+from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.planner import plan_tables
+from shardrec.trainer.config.import_path import append_to_path
+from shardrec.trainer.config.load import explain
+from shardrec.trainer.config.sections import Paths, RunConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.session.loaders import loader_for
+from shardrec.trainer.session.workers import expected_environment, run_topology
+
+
+def build_model(config: RunConfig, schema: Schema) -> Recommender:
+    """Builds the model with its tower initialised from the run's seed.
+
+    Raises UserError for unknown models and settings.
+    """
+    append_to_path(config.import_from)
+    model_class: Any = models.resolve(config.model["name"])
+    config_class = models.config_class(model_class)
+    try:
+        settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
+    except ValidationError as error:
+        raise UserError(f"model {config.model['name']}: {explain(error, config_class)}") from None
+    fields = Fields(schema, config.tables)
+    torch.manual_seed(config.trainer.seed)
+    model = model_class(fields, settings)
+    fields.check_all_settings_used(model.tables)
+    return model
+
+
+def needed(config: RunConfig, schema: Schema, model: Recommender) -> Schema:
+    """Returns what of the schema a run reads: the model's features, and what its negatives are drawn from."""
+    sampling = config.data.negatives
+    return sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
+
+
+class Blueprint:
+    """What a run file stands for, made on first use and kept.
+
+    schema: of the features that the run may use; None reads it from where the run file says.
+    rows: how tables are held that are only read; None: as they are trained, with their optimizer state.
+    """
+
+    def __init__(self, config: RunConfig, schema: Schema | None = None, *, rows: RowKind | None = None) -> None:
+        self.config = config
+        self.rows = rows
+        self._schema = schema
+        self._footers: dict[Paths, Index] = {}
+        self._plan: Plan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the model and the plan behind: another process has its own device and memory."""
+        return {**{k: v for k, v in vars(self).items() if k.startswith("_") or k in ("config", "rows")}, "_plan": None}
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The features that the run may use. Raises UserError as `RunConfig.load_schema` does."""
+        return self.config.load_schema() if self._schema is None else self._schema
+
+    @cached_property
+    def model(self) -> Recommender:
+        """The model, its tower initialised from the run's seed. Raises UserError for unknown models and settings."""
+        model = build_model(self.config, self.schema)
+        if self.rows is not None:
+            model.inputs = frozen_inputs(model.inputs)
+        return model
+
+    @cached_property
+    def read(self) -> Schema:
+        """What of the schema is read: the model's features, and what its negatives are drawn from."""
+        return needed(self.config, self.schema, self.model)
+
+    def data_set(self, paths: Paths) -> DataSet:
+        """Some files' rows; their footers are read once. Raises UserError for files that are missing or differ."""
+        if paths not in self._footers:
+            self._footers[paths] = DataSet.open(paths).index
+        return DataSet.from_index(self._footers[paths])
+
+    def share_footers(self, paths: Paths, environment: Environment) -> None:
+        """Gives all workers the leading one's view of some files. All workers call it alike."""
+        index = self.data_set(paths).index if environment.leads else None
+        self._footers[paths] = environment.broadcast(index)
+
+    def plan(self, environment: Environment | None = None) -> Plan:
+        """Places the model's tables on the run's workers. Raises PlanError where they do not fit.
+
+        Several workers that have met agree on the least memory that any of them has; before, and for one, the plan is
+        made once.
+        """
+        if self._plan is None or (dist.is_initialized() and dist.get_world_size() > 1):
+            topology = run_topology(self.config, environment)
+            self._plan = plan_tables(self.model.inputs, self.config.optimizer.tables, topology)
+        return self._plan
+
+    def loader(
+        self,
+        paths: Paths,
+        environment: Environment | None = None,
+        *,
+        training: bool = False,
+        labelled: bool = True,
+        keys: Sequence[str] = (),
+        id_order: Sequence[str] | None = None,
+        negatives: Negatives | NegativeSampling | None = None,
+    ) -> Loader:
+        """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`."""
+        if id_order is None:
+            id_order = [feature.name for feature in self.read.sparse if feature.name in self.model.features]
+        return loader_for(
+            self.config,
+            self.read,
+            self.data_set(paths),
+            environment or expected_environment(self.config.launch),
+            training=training,
+            labelled=labelled,
+            keys=keys,
+            absent=self.model.training_features,
+            id_order=id_order,
+            negatives=self.config.data.negatives if negatives is None else negatives,
+        )
+
+    def negatives(self) -> Negatives | None:
+        """Reads what negatives are drawn from, the users and items of all training rows; None where none are drawn."""
+        data, train = self.config.data, self.config.data.split("train")
+        if data.negatives is None or train is None:
+            return None
+        return Negatives.read(data.negatives, self.data_set(train), self.read, data.schema_folder)

@@ -1,0 +1,32 @@
+"""The workers that a run is to have: how many there will be, and what memory and rates they have for tables."""
+
+from dataclasses import replace
+
+import torch.distributed as dist
+
+from shardrec.sharding.planning.topology import Topology
+from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.environment import Environment, default_workers, resolve_device
+
+
+def expected_environment(launch: LaunchConfig) -> Environment:
+    """The place of this process among a run's workers; where they are still to be started, that of the first one."""
+    if choose_backend(launch) == "torchrun":
+        return Environment.from_variables(launch.device)
+    device = resolve_device(launch.device)
+    world_size = launch.workers or default_workers(device)
+    return Environment(0, world_size, 0, world_size, device)
+
+
+def run_topology(config: RunConfig, environment: Environment | None = None) -> Topology:
+    """A run's workers, with the memory and the rates that the run file says or that are found here."""
+    environment = environment or expected_environment(config.launch)
+    local = environment.local_world_size
+    topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
+    if config.launch.memory is not None:
+        topology = replace(topology, memory_per_rank=config.launch.memory // local)
+    if topology.host_memory is not None:
+        topology = replace(topology, host_memory=max(0, topology.host_memory - local * config.data.memory))
+    topology = replace(topology, **config.launch.rates.model_dump(exclude_none=True))
+    return topology.agreed() if dist.is_initialized() else topology

@@ -1,0 +1,91 @@
+"""Where a training run stands, apart from the loop that moves it: what hooks decide by and checkpoints keep."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from shardrec.trainer.checkpoints.checkpoint import Position
+from shardrec.trainer.config.sections import EarlyStopping
+
+
+@dataclass
+class TrainingState:
+    """A run's position, and what only the process that trains it knows.
+
+    total_steps: after which training ends. loss: of the last step. learning_rate_factor: of the last step.
+    improved: the last evaluation was the best so far, and has no checkpoint yet.
+    """
+
+    total_steps: int
+    position: Position = field(default_factory=Position)
+    loss: float = math.nan
+    learning_rate_factor: float = 1.0
+    improved: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has reached its last step or was stopped early."""
+        return self.position.step >= self.total_steps or self.position.stopped
+
+    def moved_to_next_batch(self, steps_per_epoch: int) -> None:
+        """Stands behind the next batch of the data."""
+        position = self.position
+        position.step_in_epoch += 1
+        if position.step_in_epoch == steps_per_epoch:
+            position.epoch, position.step_in_epoch = position.epoch + 1, 0
+
+    def stepped(self, losses: dict[str, float], rows: int) -> None:
+        """Counts an update. losses: the step's mean terms; rows: live ones of the global batch."""
+        position = self.position
+        position.step, position.rows = position.step + 1, position.rows + rows
+        for name, value in {**losses, "count": 1}.items():
+            position.losses[name] = position.losses.get(name, 0) + value
+        self.loss = losses["loss"]
+
+    def mean_losses(self) -> dict[str, float]:
+        """Returns the loss terms' means over the steps since the last call, and forgets them."""
+        losses = self.position.losses
+        count = losses.pop("count")
+        means = {name: total / count for name, total in losses.items()}
+        losses.clear()
+        return means
+
+    def judge(
+        self, metrics: dict[str, float], name: str, *, larger_is_better: bool, stopping: EarlyStopping | None
+    ) -> None:
+        """Takes an evaluation into account: the best so far is kept; too many that are not better stop the run.
+
+        A NaN (the AUC of rows of one class) is never better. What a run starts from, before its first step, counts as
+        no failure to improve.
+        """
+        position, value = self.position, metrics[name]
+        sign = 1 if larger_is_better else -1
+        margin = stopping.min_delta if stopping else 0.0
+        better = position.best is None or sign * (value - position.best["value"]) > margin
+        if better and not math.isnan(value):
+            position.best = {"metric": name, "value": value, "step": position.step, "metrics": metrics}
+            position.stale = 0
+            self.improved = True
+        elif position.step:
+            position.stale += 1
+            self.stop_if_stale(stopping)
+
+    def stop_if_stale(self, stopping: EarlyStopping | None) -> None:
+        """Stops a run that has not improved for as long as early stopping allows."""
+        self.position.stopped = bool(stopping and self.position.stale >= stopping.patience)
+
+    def take_up(self, position: Position, steps: list[int], stopping: EarlyStopping | None) -> None:
+        """Stands where a checkpoint was made, under today's settings.
+
+        steps: of the checkpoints that are there; a best step that is not among them is forgotten.
+        """
+        self.position = position
+        if position.best and position.best["step"] not in steps:
+            position.best, position.stale = None, 0
+        self.stop_if_stale(stopping)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation so far."""
+        best: dict[str, Any] | None = self.position.best
+        return best["step"] if best else None
