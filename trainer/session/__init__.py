@@ -1,6 +1,9 @@
 """A model with its tables, ready to step.
 
-- `forward.py`: One forward pass: lookup -> tower
-- `session.py`: What training, evaluation and prediction share, built from a run file: data, model and distributed
-- `tower.py`: The tower's optimizer and the learning-rate schedule that tables and tower share
+- `blueprint.py`: a run before its tables exist: schema, model, plan and footers, each made once
+- `forward.py`: one forward pass: lookup, then tower; what its loss is over all ranks
+- `loaders.py`: how a run's files become batches
+- `session.py`: one worker's share of a run: tables, tower, batches
+- `tower.py`: the tower's optimizer, and the learning-rate schedule that tables share with it
+- `workers.py`: the workers that a run is to have, and their memory and rates
 """

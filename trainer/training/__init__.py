@@ -1,10 +1,11 @@
 """The loop, and all that it calls.
 
-- `clock.py`: Training speed, without the time that evaluations, checkpoints and the first steps take
-- `evaluation.py`: Scores a split with the tables as they are; training goes on afterwards as if nothing had happened
-- `hooks.py`: What happens between steps: logging, evaluation, checkpoints
-- `inspection.py`: Finds what is wrong with a run before anything is started or written: files, columns, model, memory
-- `train_run.py`: A whole training run from its checked configuration: inspected, launched, summed up in its run folder
-- `trainer.py`: Training: build, restore, then one step after another until the epochs are over or nothing improves
-- `warm_start.py`: What a run starts from: the tables and tower parameters of other runs, named by `init_from`
+- `clock.py`: training speed, without the time that evaluations, checkpoints and the first steps take
+- `evaluation.py`: scores rows with the tables as they are, between steps and before them
+- `hooks.py`: what happens between steps, and when it is due
+- `inspection.py`: finds what is wrong with a run before anything is started or written
+- `state.py`: where a run stands: what hooks decide by and checkpoints keep
+- `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
+- `trainer.py`: the loop: build, restore, step after step, finish; a run resumes in `Trainer.restore`
+- `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`
 """
