@@ -37,7 +37,20 @@ setup(
         "cpu": pinned("fbgemm-gpu-cpu") + TORCHREC_NEEDS,
         "cuda": pinned("torchrec", "fbgemm-gpu"),
         "dev": pinned(
-            *("pytest", "pytest-timeout", "hypothesis", "scikit-learn", "xxhash", "ruff", "mypy", "types-PyYAML")
+            *(
+                "pytest",
+                "pytest-timeout",
+                "hypothesis",
+                "scikit-learn",
+                "xxhash",
+                "nbclient",
+                "nbformat",
+                "ipykernel",
+                "pandas",
+                "ruff",
+                "mypy",
+                "types-PyYAML",
+            )
         ),
     },
     entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},

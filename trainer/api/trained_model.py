@@ -28,7 +28,7 @@ from shardrec.trainer.session.session import Session
 from shardrec.trainer.tables.export import export_table
 from shardrec.trainer.training.evaluation import evaluate
 
-Data: TypeAlias = "str | Path | Sequence[str | Path] | Any"
+Data: TypeAlias = Any
 """Files, folders, globs or URIs; or rows in memory: a pyarrow.Table or a pandas.DataFrame."""
 
 

@@ -48,7 +48,7 @@ def supervised(
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
     with MemoryMonitor({_root()}) as memory, captured as terminal:
-        console = Console(file=terminal, stderr=True)
+        console = Console(file=terminal, stderr=True, force_jupyter=False)
         with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)
     if not leads():

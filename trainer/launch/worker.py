@@ -1,5 +1,6 @@
 """One worker's whole life, however it was launched: threads, process group, precision, work, and a line if it fails."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ def run_worker(
 def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
     """The threads and the precision of matrix products that a run computes with; afterwards they are as they were."""
     threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # or it warns of how TorchRec asks it
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
     try:
         with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):

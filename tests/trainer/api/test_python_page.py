@@ -1,0 +1,46 @@
+"""docs/python.md is a session that runs, as a script and in a real Jupyter kernel."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from tests import ROOT
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+
+
+def test_as_a_script(tmp_path: Path) -> None:
+    (tmp_path / "session.py").write_text("\n".join(BLOCKS))
+    ended = subprocess.run(
+        [sys.executable, "session.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    *_, auc, of_own = re.findall(r"^(0\.\d+)", ended.stdout, re.MULTILINE)
+    assert float(auc) > 0.7 and float(of_own) > 0.7
+    assert "training" in ended.stderr  # the progress
+    assert {p.name for p in tmp_path.iterdir()} == {"session.py", "clicks", "runs"}
+
+
+def test_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(block) for block in BLOCKS])
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    printed = {i: "".join(o.get("text", "") for o in cell.outputs) for i, cell in enumerate(notebook.cells)}
+    trained = next(i for i, block in enumerate(BLOCKS) if "summary = shardrec.train" in block)
+    streams = {o["name"] for o in notebook.cells[trained].outputs if o["output_type"] == "stream"}
+    assert streams == {"stdout", "stderr"}, "progress and the result are both in the cell"
+    assert "training" in printed[trained] and "runs/clicks" in printed[trained]
+    assert (tmp_path / "runs/clicks/summary.json").exists()
