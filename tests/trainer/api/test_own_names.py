@@ -1,4 +1,4 @@
-"""In a folder that has files and folders called as our layers are, a run on Ray takes ours, and a user's model theirs."""
+"""In a folder with files called as our layers are, a run on Ray imports ours, and a model of the user's own theirs."""
 
 import os
 import subprocess
