@@ -5,6 +5,7 @@ know each other.
 """
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,24 @@ def test_every_folder_has_a_map(path: Path) -> None:
     }
     for name in sorted(there):
         assert any(line.startswith(f"- `{name}`") for line in lines), f"{path}: no line about {name}"
+
+
+def test_no_import_circles() -> None:
+    modules = {module(path) for path in FILES}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for path in FILES:
+        for name in imported(path):
+            parts = name.split(".")
+            of_ours = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            graph[module(path)] |= {next((m for m in of_ours if m in modules), "")} - {"", module(path)}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_two_folders_import_each_other() -> None:
+    pairs = {
+        (path.parent, Path(*name.split(".")).parent)
+        for path in FILES
+        for name in imported(path)
+        if (ROOT / Path(*name.split("."))).with_suffix(".py").exists()
+    }
+    assert not {(one, other) for one, other in pairs if one != other and (other, one) in pairs}

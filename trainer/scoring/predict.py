@@ -141,20 +141,20 @@ def scored_batches(
     """
     forward = session.forward
     session.distributed.module.eval()
-    with torch.no_grad():
-        for step, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
-            session.model.task.check(batch)
-            on_device = batch.to(session.environment.device)
+    for step, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
+        session.model.task.check(batch)
+        on_device = batch.to(session.environment.device)
+        with torch.no_grad():
             output, explanation = forward.explained(on_device) if explain else (forward(on_device), None)
-            scores = {SCORE: _column(session.model.task.prediction(output), batch.live)}
-            if explanation:
-                scores |= explained(explanation, batch)
-            yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})
-            on_batch(step)
+        scores = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+        if explanation:
+            scores |= explained(explanation, batch)
+        yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})
+        on_batch(step)
 
 
 def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
-    """Of the live rows: their numbers, or lists of numbers. Padding rows come last and have empty lists."""
+    """Returns the live rows' numbers, or lists of numbers. Padding rows come last and have empty lists."""
     if isinstance(prediction, Tensor):
         numbers = prediction.float().cpu()[live].numpy()
         if numbers.ndim == 1:
@@ -166,7 +166,7 @@ def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
 
 
 def explained(explanation: Explanation, batch: Batch) -> dict[str, pa.Array]:
-    """The weights of the live rows and, as long a list in each row, what they belong to."""
+    """Returns the weights of the live rows and, as long a list in each row, what they belong to."""
     weights = _column(explanation.weights, batch.live)
     if isinstance(explanation.weights, Jagged):
         (sequence,) = explanation.names

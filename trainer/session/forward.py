@@ -1,4 +1,4 @@
-"""One forward pass: lookup -> tower. The unit that a plan distributes and that a pipeline may overlap."""
+"""A forward step is one lookup and one pass of the tower: the unit that a plan distributes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Sums = Sequence[Sequence[float]]
 
 
 class ForwardStep(nn.Module):
-    """A batch to the tower's output; the tower runs under bf16 autocast where `precision` says so.
+    """Turns a batch into the tower's output; the tower runs under bf16 autocast where `precision` says so.
 
     Batch moments count the live rows of all ranks.
     """
@@ -37,7 +37,7 @@ class ForwardStep(nn.Module):
             return self.model(**inputs)
 
     def explained(self, batch: Batch) -> tuple[Any, Explanation]:
-        """The output and what the model says of it, from one lookup; for a model that explains. All ranks call it."""
+        """Returns the output of a model that explains, and its explanation, from one lookup. All ranks call it."""
         assert self.model.explain is not None
         inputs = self.lookup(batch)
         with self._of(batch):
@@ -45,7 +45,7 @@ class ForwardStep(nn.Module):
 
     @contextmanager
     def _of(self, batch: Batch) -> Iterator[None]:
-        """What the tower computes in: the batch's live rows, the precision."""
+        """Tells the tower's layers which rows are live, and sets its precision."""
         device = batch.weights.device.type
         with (
             live_rows(batch.live, sum_over_ranks),
@@ -55,19 +55,19 @@ class ForwardStep(nn.Module):
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Elementwise sum of all ranks' tensors; its backward sums their gradients."""
+    """Sums a tensor over all ranks, element by element; its backward sums their gradients."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
     return all_reduce(tensor)
 
 
 def stack_terms(terms: dict[str, Term]) -> Tensor:
-    """[terms, 2] float64 totals and counts of this rank, ready to be summed over ranks."""
+    """Stacks this rank's totals and counts, [terms, 2] float64, ready to be summed over ranks."""
     return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
 
 
 def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
-    """What a rank calls backward on: world_size * local total / global count, since gradients are averaged over ranks.
+    """Returns what a rank calls backward on: world_size * local total / global count, as gradients are averaged.
 
     summed: global totals and counts. A term that counted nowhere adds nothing.
     """
@@ -76,6 +76,6 @@ def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
 
 
 def loss_values(terms: dict[str, Term], summed: Sums) -> dict[str, float]:
-    """The global mean of each term, and `loss`, their sum."""
+    """Returns the global mean of each term, and `loss`, their sum."""
     means = {name: total / count if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
     return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

@@ -20,7 +20,7 @@ MODEL = "model."
 
 
 def learning_rate_factor(schedule: Schedule, step: int, total_steps: int) -> float:
-    """The factor on every learning rate for the update that follows `step` updates."""
+    """Returns the factor on every learning rate for the update that follows `step` updates."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
     if schedule.decay == "none":
@@ -31,7 +31,7 @@ def learning_rate_factor(schedule: Schedule, step: int, total_steps: int) -> flo
 
 
 def weight_decays(names: Iterable[str], patterns: Mapping[str, float]) -> dict[str, float]:
-    """parameter name -> L2 factor; later patterns win, and what none matches has 0. Names are as the model has them.
+    """Returns the L2 factor of each parameter; later patterns win, and what none matches has 0.
 
     Raises UserError for a pattern that matches no parameter.
     """
@@ -60,7 +60,7 @@ class Tower:
             parameter.grad = None
 
     def step(self, factor: float) -> None:
-        """One update at `factor` times the configured learning rate, its gradient's norm clipped as configured."""
+        """Makes one update at `factor` times the learning rate, the gradient's norm clipped as configured."""
         if self.optimizer is None:
             return
         if self.config.clip_norm is not None:
@@ -70,7 +70,7 @@ class Tower:
         self.optimizer.step()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """{parameter name: {state name: live tensor}}."""
+        """Returns {parameter name: {state name: live tensor}}."""
         if self.optimizer is None:
             return {}
         return {name: self.optimizer.state[p] for name, p in self.parameters.items() if self.optimizer.state.get(p)}

@@ -1,4 +1,4 @@
-"""Training speed, without the time that evaluations, checkpoints and the first steps take."""
+"""A clock measures training speed, without the time that evaluations, checkpoints and the first steps take."""
 
 import time
 from collections.abc import Iterator

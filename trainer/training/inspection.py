@@ -56,7 +56,7 @@ def inspect_split(blueprint: Blueprint, paths: Paths, keys: tuple[str, ...] = ()
 
 def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, planned: Mapping[str, RunConfig]) -> None:
     """Raises UserError for what a run cannot start from: names, shapes, and ids that would mean other rows."""
-    found, taken, target = [], [], model_contents(model, "this run")
+    earlier_runs, wanted, target = [], [], model_contents(model, "this run")
     for source in config.init_from:
         if source.run is None:
             raise UserError(f"init_from: stage {source.stage!r} in a run without stages; name a run folder by `run`")
@@ -64,28 +64,28 @@ def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, plan
         if earlier is None:
             folder = RunFolder.open(source.run)
             folder.choose_step()
-            earlier, rows = folder.config(), folder.schema()
+            earlier, its_schema = folder.config(), folder.schema()
         else:
-            rows = earlier.load_schema()
-        held = build_model(earlier, rows)
-        contents = model_contents(held, source.run)
+            its_schema = earlier.load_schema()
+        its_model = build_model(earlier, its_schema)
+        contents = model_contents(its_model, source.run)
         if source.is_whole:
-            there, here = whole_contents(held, earlier.optimizer), whole_contents(model, config.optimizer)
+            there, here = whole_contents(its_model, earlier.optimizer), whole_contents(model, config.optimizer)
             check_whole(source.run, there, here)
-            check_id_maps(source.run, held, model)
+            check_id_maps(source.run, its_model, model)
             source = source.model_copy(update={"tables": {"*": Transfer()}, "parameters": {"*": Transfer()}})
             contents, target = (replace(c, dynamic=frozenset()) for c in (contents, target))  # id maps come along
-        taken.append((source, contents))
-        found.append((rows, earlier.data.schema_folder, held))
-    for (rows, kept, held), wanted in zip(found, resolve(taken, target), strict=True):
-        for copy in wanted.tables:
-            before = _readers(held, copy.source)
+        wanted.append((source, contents))
+        earlier_runs.append((its_schema, earlier.data.schema_folder, its_model))
+    for (its_schema, its_folder, its_model), copies in zip(earlier_runs, resolve(wanted, target), strict=True):
+        for copy in copies.tables:
+            readers_there = _readers(its_model, copy.source)
             for feature in _readers(model, copy.target):
-                known = rows[feature if feature in before else before[0]]
-                check_same_rows(known, kept, schema[feature], config.data.schema_folder)
+                known = its_schema[feature if feature in readers_there else readers_there[0]]
+                check_same_rows(known, its_folder, schema[feature], config.data.schema_folder)
 
 
 def _readers(model: Recommender, table: str) -> list[str]:
-    """The features whose ids are rows of a table."""
-    inputs = (given for given in model.inputs.values() if not isinstance(given, DenseFeatures))
-    return [feature for given in inputs for feature, its in given.tables.items() if its.name == table]
+    """Returns the features whose ids are rows of a table."""
+    inputs = (each for each in model.inputs.values() if not isinstance(each, DenseFeatures))
+    return [feature for each in inputs for feature, its_table in each.tables.items() if its_table.name == table]

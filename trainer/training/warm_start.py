@@ -1,4 +1,4 @@
-"""What a run starts from: the tables and tower parameters of other runs, named by `init_from`.
+"""A run may start from the tables and tower parameters of other runs, named by `init_from`.
 
 Names and shapes are matched twice, on what the models declare before anything starts, and on what the checkpoints
 hold when it is copied.
@@ -28,7 +28,7 @@ from shardrec.trainer.session.tower import MODEL
 
 
 def model_contents(model: Recommender, where: str) -> Contents:
-    """What a model will hold: its tables, and its tower's parameters and persistent buffers."""
+    """Returns what a model will hold: its tables, and its tower's parameters and persistent buffers."""
     tables = {name: (t.num_embeddings, t.embedding_dim) for name, t in model.tables.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return Contents(where, tables, shapes, frozenset(name for name, t in model.tables.items() if t.dynamic))
@@ -39,10 +39,10 @@ def check_id_maps(where: str, there: Recommender, here: Recommender) -> None:
     for name in there.tables.keys() & here.tables.keys():
         known, ids = there.tables[name].dynamic, here.tables[name].dynamic
         if (known and known.name) != (ids and ids.name):
-            said = [kind_of_ids(d.name if d else None) for d in (known, ids)]
+            kinds = [kind_of_ids(d.name if d else None) for d in (known, ids)]
             raise UserError(
-                f"init_from: table {name!r} is {said[0]} in {where}, which is to be taken whole, and {said[1]} in this "
-                "run; declare it alike, or name `tables` and `parameters` without it"
+                f"init_from: table {name!r} is {kinds[0]} in {where}, which is to be taken whole, and {kinds[1]} in "
+                "this run; declare it alike, or name `tables` and `parameters` without it"
             )
         if known and ids:
             check_alike(f"init_from: {where}:", ids.name, known.config, ids.config)
@@ -63,17 +63,19 @@ def check_whole(where: str, there: Mapping[str, str], here: Mapping[str, str]) -
 
 
 def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str, str]:
-    """What a checkpoint will hold, beside shapes, by what a run that takes it whole must have alike."""
-    found = {}
+    """Returns what a checkpoint will hold beside shapes, all of which a run that takes it whole must have alike."""
+    contents = {}
     for name, table in model.tables.items():
         table = replace(table, optimizer=table.optimizer or optimizers.tables)
         assert table.optimizer is not None
         state = ", ".join(row_update(table).state_shapes(1, 1)) or "no state"
-        found[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"
-    found |= {f"parameter {name!r}": "" for name in model.state_dict()}
+        contents[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"
+    contents |= {f"parameter {name!r}": "" for name in model.state_dict()}
     if any(True for _ in model.parameters()):
-        found["optimizer.tower"] = optimizers.tower.name + (" with momentum" if optimizers.tower.has_momentum else "")
-    return found
+        contents["optimizer.tower"] = optimizers.tower.name + (
+            " with momentum" if optimizers.tower.has_momentum else ""
+        )
+    return contents
 
 
 def start_from(sources: Sequence[Source], session: Session) -> None:
@@ -99,7 +101,7 @@ def start_from(sources: Sequence[Source], session: Session) -> None:
 
 @dataclass(frozen=True)
 class _Opened:
-    """The checkpoint that a source stands for: a run's best, else its last."""
+    """A source's checkpoint: the best of a run, else its last."""
 
     folder: Path
     entries: list[dict[str, Any]]
