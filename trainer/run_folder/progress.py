@@ -173,6 +173,8 @@ class _Bar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            redirect_stdout=False,  # what others print goes where it went before: to a log, past this terminal
+            redirect_stderr=False,
         )
         self._phase: str | None = None
         self._task: TaskID | None = None

@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -115,3 +116,12 @@ def test_an_error_inside_ends_the_bar_and_passes_on(tmp_path: Path) -> None:
     time.sleep(0.4)
     assert output.getvalue() == ended
     assert ended.rfind("\x1b[?25h") > ended.rfind("\x1b[?25l")  # the cursor is visible again
+
+
+def test_a_bar_leaves_the_output_of_others_alone(tmp_path: Path) -> None:
+    """It would send to the terminal what libraries print into a log."""
+    before = sys.stdout, sys.stderr
+    shown, output = view(tmp_path, terminal=True)
+    with shown:
+        wait_for("starting workers", output)
+        assert (sys.stdout, sys.stderr) == before
