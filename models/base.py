@@ -1,7 +1,7 @@
 """A recommender is inputs + tower + task: a plain dense module that knows no rank, device or file."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,25 +16,34 @@ from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, T
 
 
 class ModelConfig(BaseModel):
-    """Base of every model's settings in a run file; unknown keys are errors."""
+    """A model's settings in a run file: a subclass declares one field each, and unknown keys are errors.
+
+    The class is found by the annotation of the model's `__init__`, `config: MyConfig`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _nested_settings_begin_with_the_models_own(cls, given: Any) -> Any:
-        """What a run file leaves out of DIN's `attention` is as DIN has it, not as any other MLP."""
-        if not isinstance(given, Mapping):
-            return given
-        filled = dict(given)
+    def _nested_settings_begin_with_the_models_own(cls, settings: Any) -> Any:
+        """Fills nested settings: what a run file leaves out of DIN's `attention` is DIN's own, not any MLP's."""
+        if not isinstance(settings, Mapping):
+            return settings
+        filled = dict(settings)
         for name, field in cls.model_fields.items():
-            if isinstance(field.default, BaseModel) and isinstance(given.get(name), Mapping):
-                filled[name] = field.default.model_dump(exclude_unset=True) | dict(given[name])
+            if isinstance(field.default, BaseModel) and isinstance(settings.get(name), Mapping):
+                filled[name] = field.default.model_dump(exclude_unset=True) | dict(settings[name])
         return filled
 
 
 class PointwiseConfig(ModelConfig):
-    """Settings of every model that scores single rows."""
+    """Every model that scores single rows has these settings: what is predicted, and how it is measured.
+
+    Add the model's own as pydantic fields, and get its task by `build_task`:
+
+        class MyConfig(PointwiseConfig):
+            embedding_dim: int = Field(default=16, gt=0)
+    """
 
     task: Literal["binary", "regression"] = "binary"
     label: str | None = Field(default=None, description="name of the label; None: the schema's first")
@@ -58,11 +67,11 @@ class PointwiseConfig(ModelConfig):
 
     @property
     def start(self) -> float:
-        """What a model with a global bias of its own starts it at: the middle of `clip`, 0 without one."""
+        """Returns the value at which a model starts its global bias: the middle of `clip`, 0 without one."""
         return sum(self.clip) / 2 if self.clip else 0.0
 
     def build_task(self, schema: Schema) -> Pointwise:
-        """The task on the schema's label. Raises UserError for a label or a group that it does not have."""
+        """Returns the task on the schema's label. Raises UserError for a label or a group that it does not have."""
         labels = [label.name for label in schema.labels]
         if not labels:
             raise UserError("the schema declares no label; training needs one")
@@ -80,7 +89,7 @@ class PointwiseConfig(ModelConfig):
 
 
 class Explanation(NamedTuple):
-    """Why rows score as they do: weights [B, P], and the P names of what each weight belongs to.
+    """An explanation says why rows score as they do: weights [B, P], and the P names of what each weight belongs to.
 
     Or `Jagged` weights of [T], one for each event of a history, and the name of a sequence whose ids the events have.
     """
@@ -90,59 +99,70 @@ class Explanation(NamedTuple):
 
 
 class Recommender(nn.Module):
-    """Base of all models. `forward`'s parameter names are the names of `inputs`; the signature documents the data flow.
-
-    A parameter with a default may be left out of the inputs: what only some schemas or settings have, or training.
+    """A recommender is inputs, a tower and a task; the parameters of `forward` are the inputs' names.
 
     A model's constructor is `__init__(self, fields: Fields, config: ItsConfig)`. It calls this one first, then makes
-    its layers. Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
+    its layers:
+
+        class DotProduct(Recommender):
+            def __init__(self, fields: Fields, config: DotProductConfig) -> None:
+                pair = PooledEmbeddings(fields.tables(embedding_dim=config.embedding_dim, features=("user", "item")))
+                super().__init__(inputs={"pair": pair}, task=config.build_task(fields.schema))
+                self.bias = nn.Parameter(torch.zeros(1))
+
+            def forward(self, pair: Tensor) -> Tensor:  # [B, 2, D] -> [B]
+                return (pair[:, 0] * pair[:, 1]).sum(1) + self.bias
+
+    A parameter with a default may be left out of the inputs: what only some schemas or settings have, or training.
+    Raises TypeError where inputs and `forward` disagree, ValueError where two tables of one name do.
     """
 
     explain: ClassVar[Callable[..., Explanation] | None] = None
-    """For `shardrec predict --explain`: a method of `forward`'s parameters. None: the model has no such weights."""
+    """A method of `forward`'s parameters for `shardrec predict --explain`. None: the model has no such weights."""
 
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
         super().__init__()
         parameters = inspect.signature(self.forward).parameters
-        asked = tuple(parameters)
         needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-        if not needed <= set(inputs) <= set(asked):
-            raise TypeError(f"{type(self).__name__}.forward takes {asked} but inputs declares {tuple(inputs)}")
+        if not needed <= set(inputs) <= set(parameters):
+            raise TypeError(
+                f"{type(self).__name__}.forward takes {tuple(parameters)} but inputs declares {tuple(inputs)}"
+            )
         for name in needed:
             if _training_only(inputs[name]):
                 raise TypeError(f"{type(self).__name__}.forward needs a default for {name!r}, which is training_only")
         self.inputs = dict(inputs)
         self.task = task
-        self.tables
+        self.tables  # raises for two of one name
 
     @property
     def tables(self) -> dict[str, EmbeddingTable]:
-        """All tables by name. Raises ValueError where two of one name differ."""
-        found: dict[str, EmbeddingTable] = {}
-        for given in self.inputs.values():
-            for table in () if isinstance(given, DenseFeatures) else given.tables.values():
-                if found.setdefault(table.name, table) != table:
-                    raise ValueError(f"two tables are called {table.name!r}: {found[table.name]} and {table}")
-        return found
+        """Returns all tables by name. Raises ValueError where two of one name differ."""
+        tables: dict[str, EmbeddingTable] = {}
+        for source in self.inputs.values():
+            for table in () if isinstance(source, DenseFeatures) else source.tables.values():
+                if tables.setdefault(table.name, table) != table:
+                    raise ValueError(f"two tables are called {table.name!r}: {tables[table.name]} and {table}")
+        return tables
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features that the inputs read, each once."""
-        names: dict[str, None] = {}
-        for given in self.inputs.values():
-            names |= dict.fromkeys(given.features if isinstance(given, DenseFeatures) else given.tables)
-        return tuple(names)
+        """Returns the names of the features that the inputs read, each once."""
+        return tuple(dict.fromkeys(name for source in self.inputs.values() for name in _features(source)))
 
     @property
     def training_features(self) -> tuple[str, ...]:
-        """Of `features` those that only `training_only` inputs read."""
-        inputs = [given for given in self.inputs.values() if not _training_only(given)]
-        always = {f for given in inputs for f in (given.features if isinstance(given, DenseFeatures) else given.tables)}
+        """Returns the names of those `features` that only `training_only` inputs read."""
+        always = {name for source in self.inputs.values() if not _training_only(source) for name in _features(source)}
         return tuple(name for name in self.features if name not in always)
 
     def after_step(self) -> None:
-        """Called after every optimizer step (DRN's target network)."""
+        """Is called after every optimizer step; does nothing unless a model overrides it (a target network's copy)."""
 
 
-def _training_only(given: Input) -> bool:
-    return isinstance(given, SequenceEmbeddings) and given.training_only
+def _features(source: Input) -> Iterable[str]:
+    return source.features if isinstance(source, DenseFeatures) else source.tables
+
+
+def _training_only(source: Input) -> bool:
+    return isinstance(source, SequenceEmbeddings) and source.training_only

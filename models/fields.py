@@ -1,4 +1,4 @@
-"""The features that a model may use, and the tables that it declares for them."""
+"""Fields are the features that a model may use, and make the tables that it declares for them."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -8,15 +8,17 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.table_settings import (
-    TableInit,
-    TableSettings,
-)
+from shardrec.models.table_settings import TableInit, TableSettings
 from shardrec.models.tables import EmbeddingTable
 
 
 class Fields:
-    """The features that a model may use, and the tables that their ids look up under a run file's settings.
+    """Fields name the features that a model may use, and make tables for their ids under a run file's settings.
+
+    A model asks them for what it wants, by default for all that there is:
+
+        field = PooledEmbeddings(fields.tables(embedding_dim=16))  # each id and id-list feature with a table
+        dense = DenseFeatures(fields.dense)  # every dense feature
 
     A table is called after its id space (`Schema`'s `table`), with `group/` before it where a model keeps several sets
     of tables (Wide&Deep's `wide/` and `deep/`). `settings` maps name patterns (`*`, `deep/C*`) to `TableSettings`;
@@ -30,7 +32,7 @@ class Fields:
 
     @property
     def pooled(self) -> tuple[str, ...]:
-        """Names of the id and id-list features, those that hold labels left out: the fields of an interaction model."""
+        """Returns the names of the id and id-list features, labels left out: the fields of an interaction model."""
         return tuple(
             f.name
             for f in self.schema.features
@@ -39,14 +41,16 @@ class Fields:
 
     @property
     def sequences(self) -> tuple[str, ...]:
+        """Returns the names of the sequence features."""
         return tuple(f.name for f in self.schema.features if isinstance(f, SequenceFeature))
 
     @property
     def dense(self) -> tuple[str, ...]:
+        """Returns the names of the dense features."""
         return tuple(f.name for f in self.schema.dense)
 
     def select(self, patterns: Iterable[str] | None) -> tuple[str, ...]:
-        """The pooled features that match any of the name patterns, in the schema's order (None: all).
+        """Returns the pooled features that match any of the name patterns, in the schema's order (None: all).
 
         Raises UserError for a pattern that matches none.
         """
@@ -61,9 +65,9 @@ class Fields:
     def table(
         self, feature: str, *, embedding_dim: int, zero_columns: int = 0, group: str = "", **defaults: Any
     ) -> EmbeddingTable:
-        """The table of one feature; `defaults` are further arguments of `EmbeddingTable`, which settings override.
+        """Returns the table of one feature; `defaults` are further arguments of `EmbeddingTable`.
 
-        Of `init` they override what they give, its `kind` or its `scale`.
+        The run file's settings override them; of `init` only what they give, its `kind` or its `scale`.
 
         A row has `zero_columns + embedding_dim` columns. A setting's `embedding_dim` counts the latter; rows of zero
         columns only (embedding_dim=0: linear weights) have a width that settings cannot change. Raises UserError for a
@@ -73,39 +77,42 @@ class Fields:
         if not hasattr(declared, "table_name"):
             raise UserError(f"feature {feature!r} is dense; a table needs an id, id_list or sequence feature")
         name = f"{group}/{declared.table_name}" if group else declared.table_name
-        said: dict[str, Any] = {}
+        overrides: dict[str, Any] = {}
         init = defaults.pop("init", TableInit())
         for pattern, settings in self.settings.items():
             if fnmatchcase(name, pattern):
                 self._matched.add(pattern)
-                given = {k: getattr(settings, k) for k in settings.model_fields_set}
-                said |= {k: v for k, v in given.items() if v is not None}
+                overrides |= {k: v for k in settings.model_fields_set if (v := getattr(settings, k)) is not None}
                 init = settings.init.over(init) if settings.init else init
-                if embedding_dim == 0 and "embedding_dim" in said:
+                if embedding_dim == 0 and "embedding_dim" in overrides:
                     raise UserError(
-                        f"tables: {pattern!r} sets embedding_dim {said['embedding_dim']}, but table {name!r} holds "
-                        f"{zero_columns} linear weight(s) a row; name only tables whose width can be chosen"
+                        f"tables: {pattern!r} sets embedding_dim {overrides['embedding_dim']}, but table {name!r} "
+                        f"holds {zero_columns} linear weight(s) a row; name only tables whose width can be chosen"
                     )
-        if "cache_share" in said and said.get("memory") != "cached":
+        if "cache_share" in overrides and overrides.get("memory") != "cached":
             raise UserError(
-                f"tables: {name!r} has cache_share {said['cache_share']:g}, but its memory is "
-                f"{said.get('memory', 'device')}; set memory: cached, or leave cache_share out"
+                f"tables: {name!r} has cache_share {overrides['cache_share']:g}, but its memory is "
+                f"{overrides.get('memory', 'device')}; set memory: cached, or leave cache_share out"
             )
-        dim = zero_columns + said.pop("embedding_dim", embedding_dim)
-        dynamic = _dynamic_ids(name, declared, said.pop("dynamic", None) or None)
+        dim = zero_columns + overrides.pop("embedding_dim", embedding_dim)
+        dynamic = _dynamic_ids(name, declared, overrides.pop("dynamic", None) or None)
         return EmbeddingTable(
             name=name,
             num_embeddings=dynamic.num_embeddings if dynamic else declared.num_embeddings,
             dynamic=dynamic,
             embedding_dim=dim,
             zero_columns=zero_columns,
-            **(defaults | said | {"init": init}),
+            **(defaults | overrides | {"init": init}),
         )
 
     def tables(
         self, *, embedding_dim: int, features: Iterable[str] | None = None, group: str = "", **defaults: Any
     ) -> dict[str, EmbeddingTable]:
-        """feature -> table, for `features` (default: all pooled ones). Raises UserError where there is no feature."""
+        """Returns a table for each of `features` (default: all pooled ones), by the feature's name.
+
+        Features of one id space get equal tables, and so share one. Raises UserError where there is no feature, and
+        as `table` does.
+        """
         names = self.pooled if features is None else tuple(features)
         if not names:
             raise UserError("the model needs at least one id or id_list feature; the schema (or its subset) has none")

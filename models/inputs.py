@@ -1,4 +1,4 @@
-"""What a model asks of the tables and the batch: its inputs, and the `Fields` from which it declares them."""
+"""An input says what a model asks of the tables and the batch, and in which form its tower gets it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from shardrec.models.tables import EmbeddingTable
 
 @dataclass(frozen=True)
 class PooledEmbeddings:
-    """feature -> table; the tower gets [B, F, D], or with `concat` [B, sum of D] (dims may then differ).
+    """Pooled embeddings give the tower a vector for each row and feature: [B, F, D], or with `concat` [B, sum of D].
 
-    Raises UserError where the tower gets [B, F, D] and two features' dims differ.
+    `tables` maps features to their tables, in the order in which the tower sees them. A feature of several ids has the
+    (weighted) sum or mean of their rows, as its table's `pooling` says; one of no ids has zeros. With `concat` dims may
+    differ. Raises UserError where the tower gets [B, F, D] and two features' dims do.
     """
 
     tables: Mapping[str, EmbeddingTable]
@@ -23,25 +25,27 @@ class PooledEmbeddings:
     def __post_init__(self) -> None:
         if self.concat:
             return
-        (first, one), *others = self.tables.items()
-        for feature, other in others:
-            if other.embedding_dim != one.embedding_dim:
+        (first, first_table), *others = self.tables.items()
+        for feature, table in others:
+            if table.embedding_dim != first_table.embedding_dim:
                 raise UserError(
                     f"tables: this model needs one embedding_dim for all its features, but the rows of {first!r} "
-                    f"(table {one.name!r}) have {one.embedding_dim} columns and those of {feature!r} "
-                    f"(table {other.name!r}) {other.embedding_dim}; set one embedding_dim for both"
+                    f"(table {first_table.name!r}) have {first_table.embedding_dim} columns and those of {feature!r} "
+                    f"(table {table.name!r}) {table.embedding_dim}; set one embedding_dim for both"
                 )
 
     @property
     def width(self) -> int:
-        """Sum of the features' dims: the columns that a tower sees once fields are laid side by side."""
+        """Returns the sum of the features' dims: the columns that a tower sees once fields are laid side by side."""
         return sum(table.embedding_dim for table in self.tables.values())
 
 
 @dataclass(frozen=True)
 class SequenceEmbeddings:
-    """aligned features -> table; the tower gets `Jagged`.
+    """Sequence embeddings give the tower a vector for each id of each row, without padding: `Jagged`, values [T, F, D].
 
+    `tables` maps features, aligned with each other, to their tables of one dim: position t of all F features is one
+    event.
     training_only: evaluation and prediction neither read nor look up its features, and leave the tower's parameter at
     its default.
     """
@@ -52,15 +56,16 @@ class SequenceEmbeddings:
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """dense features; the tower gets [B, N], which is [B, 0] where a schema has none."""
+    """Dense features give the tower their N numbers for each row: [B, N], which is [B, 0] without any."""
 
     features: tuple[str, ...]
 
 
 class Jagged(NamedTuple):
-    """Sequences of B rows without padding; row b owns positions offsets[b] .. offsets[b + 1].
+    """A jagged batch holds the sequences of B rows without padding: row b owns positions offsets[b] .. offsets[b + 1].
 
-    values: [T, F, D], F aligned features; lengths: [B] int64; offsets: [B + 1] int64; weights: [T] or None
+    values: [T, F, D], for T positions in all and F aligned features; lengths: [B] int64; offsets: [B + 1] int64, from 0
+    to T; weights: [T] or None. Rows of 2, 0 and 3 events have lengths [2, 0, 3], offsets [0, 2, 2, 5] and T = 5.
     """
 
     values: Tensor

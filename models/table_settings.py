@@ -1,4 +1,4 @@
-"""What may be said of a table: its dtype, its optimizer, its first values, where its rows lie."""
+"""Settings say of tables what a run file may: their dtype, optimizer and first values, and where their rows lie."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +14,7 @@ Memory = Literal["device", "managed", "host", "cached"]
 
 
 class TableOptimizer(BaseModel):
-    """How a table's rows are updated. The rules are in `sharding/updates/rules.py` and `sharding/updates/ftrl.py`."""
+    """A table's optimizer updates its rows, by a rule of `sharding/updates/rules.py` or `sharding/updates/ftrl.py`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,7 +64,7 @@ _OPTIMIZERS_WITH = {
 
 
 class TableInit(BaseModel):
-    """Distribution of fresh rows; it never depends on the number of rows or on the plan."""
+    """Fresh rows are drawn from this distribution, which never depends on the number of rows or on the plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,7 +73,7 @@ class TableInit(BaseModel):
 
 
 class InitSettings(BaseModel):
-    """What a run file may say of fresh rows. None: as the model declares."""
+    """A run file may say this of fresh rows. None: as the model declares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,11 +81,12 @@ class InitSettings(BaseModel):
     scale: float | None = Field(default=None, ge=0)
 
     def over(self, declared: TableInit) -> TableInit:
+        """Returns `declared` with what these settings give in its place."""
         return declared.model_copy(update={key: value for key, value in self if value is not None})
 
 
 class TableSettings(BaseModel):
-    """What a run file may say of tables, by name pattern. None: as the model declares, else the run's default."""
+    """A run file may say this of tables, by name pattern. None: as the model declares, else the run's default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

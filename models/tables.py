@@ -1,4 +1,4 @@
-"""A table of embeddings, as a model declares it."""
+"""A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from shardrec.models.table_settings import Dtype, Memory, Placement, Pooling, Ro
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTable:
-    """[num_embeddings, embedding_dim] weights. Two inputs share a table by using an equal object of the same name.
+    """A table of [num_embeddings, embedding_dim] weights; two inputs share it by using equal objects of one name.
 
     embedding_dim: all columns, the zero ones included.
     zero_columns: so many leading columns start at 0 (an FM's first-order weight beside its factors).
