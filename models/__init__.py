@@ -1,39 +1,39 @@
-"""The models, and what they are made of.
+"""A model is one file, made of the shared pieces beside it; this is the list of both.
 
-- `afm.py`: Attentional factorization machine (Xiao et al., IJCAI 2017)
-- `autoint.py`: AutoInt and AutoInt+ (Song et al., CIKM 2019)
-- `autorec.py`: AutoRec (Sedhain et al., WWW 2015): an autoencoder of ratings
+- `afm.py`: AFM weights the pairs of a factorization machine by attention (Xiao et al., IJCAI 2017)
+- `autoint.py`: AutoInt lets fields attend to each other, AutoInt+ beside an MLP (Song et al., CIKM 2019)
+- `autorec.py`: AutoRec is an autoencoder of an item's or of a user's ratings (Sedhain et al., WWW 2015)
 - `base.py`: A recommender is inputs + tower + task: a plain dense module that knows no rank, device or file
-- `bst.py`: Behavior sequence transformer (Chen et al., DLP-KDD 2019): past events and the target attend to each other
-- `dcn.py`: Deep & Cross Network (Wang et al., ADKDD 2017)
-- `dcn_v2.py`: DCN-v2: a cross network with weight matrices, before or beside an MLP (Wang et al., WWW 2021)
-- `deep_crossing.py`: Deep Crossing: embeddings, stacking, residual units, scoring (Shan et al., KDD 2016)
-- `deepfm.py`: DeepFM (Guo et al., IJCAI 2017)
-- `dien.py`: Deep interest evolution network (Zhou et al., AAAI 2019): a GRU finds interests, a second follows some
-- `din.py`: Deep interest network (Zhou et al., KDD 2018): past events count by how much they bear on the target
-- `dlrm.py`: DLRM (Naumov et al., arXiv 1906.00091, 2019)
+- `bst.py`: BST, a transformer, lets past events and the target attend to each other (Chen et al., DLP-KDD 2019)
+- `dcn.py`: DCN crosses fields explicitly, beside an MLP (Deep & Cross Network, Wang et al., ADKDD 2017)
+- `dcn_v2.py`: DCN-v2 crosses fields by weight matrices, before or beside an MLP (Wang et al., WWW 2021)
+- `deep_crossing.py`: Deep Crossing stacks all fields and puts them through residual units (Shan et al., KDD 2016)
+- `deepfm.py`: DeepFM adds a factorization machine and an MLP over the same embeddings (Guo et al., IJCAI 2017)
+- `dien.py`: DIEN finds interests by one GRU and follows those of the target by another (Zhou et al., AAAI 2019)
+- `din.py`: DIN weights past events by how much they bear on the target (Zhou et al., KDD 2018)
+- `dlrm.py`: DLRM puts the dot products of all pairs of vectors through an MLP (Naumov et al., arXiv 1906.00091, 2019)
 - `dynamic_ids.py`: What is said of tables for unbounded ids: how many rows, which ids get one, which lose theirs
-- `embedding_mlp.py`: Embedding + MLP: the base model that deep click models are compared with
-- `fields.py`: The features that a model may use, and the tables that it declares for them
-- `fm.py`: Factorization machine (Rendle, ICDM 2010)
-- `fnn.py`: Factorization-machine supported neural network (Zhang, Du & Wang, ECIR 2016)
-- `histories.py`: What models of behaviour share: a history of events, the target that it is compared with, and the
-- `inputs.py`: What a model asks of the tables and the batch: its inputs, and the `Fields` from which it declares them
-- `layers/`: layers: one idea a file, with its paper and equation
-- `lr.py`: Logistic (or linear) regression: the baseline that every other model has to beat
-- `metrics/`: metrics that merge across ranks
-- `mf.py`: Matrix factorization with biases (Koren, Bell & Volinsky, IEEE Computer 2009, eq
-- `neural_cf.py`: Neural collaborative filtering (He et al., WWW 2017): GMF, MLP, NeuMF, and the variant on shared
-- `nfm.py`: Neural factorization machine (He & Chua, SIGIR 2017)
-- `pnn.py`: Product-based neural networks: IPNN, OPNN and PNN*, both of them (Qu et al., ICDM 2016)
-- `pooled_history.py`: The base model that DIN is measured against: events pooled alike, whatever the target
-- `registry.py`: The models by name, each imported when it is asked for
-- `table_settings.py`: What may be said of a table: its dtype, its optimizer, its first values, where its rows lie
-- `tables.py`: A table of embeddings, as a model declares it
-- `tasks.py`: What is learned from a tower's output: loss terms, predictions, metrics
-- `two_tower.py`: Two towers: vectors of users and of items that meet only in a dot product, so that each can be
-- `user_item.py`: The two features that models of user-item pairs read
-- `wide_deep.py`: Wide & Deep (Cheng et al., DLRS 2016)
+- `embedding_mlp.py`: Embedding + MLP is the base model that deep click models are compared with
+- `fields.py`: Fields are the features that a model may use, and make the tables that it declares for them
+- `fm.py`: A factorization machine adds up the dot products of all pairs of fields (Rendle, ICDM 2010)
+- `fnn.py`: FNN is an MLP over all that a factorization machine has of a row (Zhang, Du & Wang, ECIR 2016)
+- `histories.py`: Models of behaviour share a history of events, the target it is compared with, and an MLP over both
+- `inputs.py`: An input says what a model asks of the tables and the batch, and in which form its tower gets it
+- `layers/`: A layer is one idea in one file, with its paper and equation
+- `lr.py`: Logistic (or linear) regression is the baseline that every other model has to beat
+- `metrics/`: Metrics measure predictions, and merge across ranks
+- `mf.py`: Matrix factorization adds biases to a dot product (Koren, Bell & Volinsky, IEEE Computer 2009, eq. 4)
+- `neural_cf.py`: Neural collaborative filtering has four forms, among them GMF and NeuMF (He et al., WWW 2017)
+- `nfm.py`: NFM puts the sum of all pairs' products through an MLP (He & Chua, SIGIR 2017)
+- `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
+- `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
+- `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
+- `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
+- `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere
+- `tasks.py`: A task says what is learned from a tower's output: loss terms, predictions, metrics
+- `two_tower.py`: Two towers make vectors of users and of items, each computed alone, that meet in a dot product
+- `user_item.py`: Models of user-item pairs read two features, one of the user and one of the item
+- `wide_deep.py`: Wide & Deep trains a linear part and an MLP jointly (Cheng et al., DLRS 2016)
 """
 
 import importlib

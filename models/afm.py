@@ -1,4 +1,4 @@
-"""Attentional factorization machine (Xiao et al., IJCAI 2017)."""
+"""AFM weights the pairs of a factorization machine by attention (Xiao et al., IJCAI 2017)."""
 
 from itertools import combinations
 
@@ -14,6 +14,8 @@ from shardrec.models.layers.pair_attention import PairAttention
 
 
 class AFMConfig(PointwiseConfig):
+    """`afm` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
     attention_size: int = Field(default=16, gt=0, description="hidden units of the attention network")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the pooled pairs")
@@ -44,10 +46,10 @@ class AFM(Recommender):
         return self.linear(dense) + field[:, :, 0].sum(1) + (pooled * self.output).sum(1)
 
     def crossings(self, field: Tensor) -> tuple[Tensor, tuple[tuple[str, str], ...]]:
-        """Which crossings matter for each row: attention [B, P] with rows of sum 1, and the P pairs of features."""
+        """Tells which crossings matter for each row: attention [B, P], rows of sum 1, and the P pairs of features."""
         return self.attention.weights(field[:, :, 1:]), self.pairs
 
     def explain(self, field: Tensor, dense: Tensor) -> Explanation:
-        """`crossings`, each named as a cross of its two features would be: `user_x_item`."""
+        """Returns `crossings`, each named as a cross of its two features would be: `user_x_item`."""
         weights, pairs = self.crossings(field)
         return Explanation(weights, tuple(f"{one}_x_{other}" for one, other in pairs))

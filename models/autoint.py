@@ -1,4 +1,4 @@
-"""AutoInt and AutoInt+ (Song et al., CIKM 2019)."""
+"""AutoInt lets fields attend to each other, AutoInt+ beside an MLP (Song et al., CIKM 2019)."""
 
 import torch
 from pydantic import Field
@@ -9,12 +9,15 @@ from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.layers.pieces import row_blocks
 from shardrec.models.layers.self_attention import FieldAttention
 
 _NUMBERS_AT_ONCE = 1 << 19  # on CPUs, of [b, M, width]: 2 MiB in fp32 stay in cache, off the page-fault path
 
 
 class AutoIntConfig(PointwiseConfig):
+    """`autoint` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0)
     layers: int = Field(default=3, gt=0, description="of attention over fields")
     heads: int = Field(default=2, gt=0)
@@ -46,18 +49,15 @@ class AutoInt(Recommender):
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, D], [B, N] -> [B]."""
-        every = field
+        all_fields = field
         if self.dense_fields is not None:
-            every = torch.cat([field, dense[:, :, None] * self.dense_fields], 1)
-        logit = self._attend(every)
+            all_fields = torch.cat([field, dense[:, :, None] * self.dense_fields], 1)
+        logit = self._attend(all_fields)
         if self.mlp is not None:
             logit = logit + self.mlp(torch.cat([field.flatten(1), dense], 1)).squeeze(1)
         return logit
 
     def _attend(self, field: Tensor) -> Tensor:
         """[B, M, D] -> [B]; a CPU takes some rows at a time."""
-        rows = max(1, len(field))
-        if field.device.type == "cpu":
-            rows = max(1, _NUMBERS_AT_ONCE // self.output.in_features)
-        parts = [self.output(self.attention(some).flatten(1)) for some in field.split(rows)]
-        return torch.cat(parts).squeeze(1)
+        blocks = row_blocks(field, self.output.in_features, _NUMBERS_AT_ONCE)
+        return torch.cat([self.output(self.attention(block).flatten(1)) for block in blocks]).squeeze(1)

@@ -1,7 +1,8 @@
-"""AutoRec (Sedhain et al., WWW 2015): an autoencoder of ratings. I-AutoRec reads rows of items, U-AutoRec of users.
+"""AutoRec is an autoencoder of an item's or of a user's ratings (Sedhain et al., WWW 2015).
 
-No vector of all ratings is ever made: V r is a bag of the ids that rated, weighted by their ratings, and only the rows
-of W and b that are asked for are looked up. In training the asked ids are the rated ones, in evaluation held-out ones.
+I-AutoRec reads rows of items, U-AutoRec rows of users; the data decide. No vector of all ratings is ever made: V r is a
+bag of the ids that rated, weighted by their ratings, and only the rows of W and b that are asked for are looked up. In
+training the asked ids are the rated ones, in evaluation held-out ones.
 
 Given up: the penalty of whole-table L2 is on b as well, whose value lies in the same row of the table as W's.
 """
@@ -20,14 +21,16 @@ from shardrec.models.base import ModelConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.activations import Activation, activation, input_width
-from shardrec.models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.layers.jagged_product import jagged_product
 from shardrec.models.metrics import Errors, MetricSet, Predictions, Rows
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.table_settings import TableInit
-from shardrec.models.tasks import Task, Term
+from shardrec.models.tasks import Task, Term, at_least_fp32
 
 
 class AutoRecConfig(ModelConfig):
+    """`autorec` has these settings of its own, and none of the pointwise models'."""
+
     hidden: int = Field(default=500, gt=0, description="hidden units")
     activation: Activation = Field(default="sigmoid", description="g, of the hidden units")
     output: Literal["identity", "sigmoid"] = Field(default="identity", description="f; sigmoid spans the rating range")
@@ -52,6 +55,7 @@ class AutoRecConfig(ModelConfig):
 
     @property
     def default_rating(self) -> float:
+        """Returns what is predicted where nothing is known."""
         return sum(self.rating_range) / 2 if self.default is None else self.default
 
 
@@ -101,13 +105,13 @@ class AutoRec(Recommender):
         pooled = encode.squeeze(1)
         hidden = self.dropout(self.activation(pooled + self.mu))
         known = (pooled != 0).any(1)
-        row = row_of_position(decode.lengths, len(decode.values))
+        row = decode.row_of_position()
         vectors = torch.cat([hidden.new_ones(len(hidden), 1), hidden], 1)
         score = jagged_product(decode.values.squeeze(1), vectors, row, decode.offsets)
         return decode._replace(values=torch.where(known[row], self._rating(score), self.config.default_rating))
 
     def _rating(self, score: Tensor) -> Tensor:
-        """f, moved so that a score of 0 is the default."""
+        """Returns f of scores, moved so that a score of 0 is the default."""
         low, high = self.config.rating_range
         default = self.config.default_rating
         if self.config.output == "identity":
@@ -126,18 +130,16 @@ class RatingsOfAsked(Task):
         self.rating_range = rating_range
 
     def loss(self, output: Jagged, batch: Batch) -> dict[str, Term]:
-        """Sum of weight x squared error, and of weights, over the asked ids."""
-        label, weight = _labels(output), _weights(output, batch)
-        values = output.values.to(torch.promote_types(output.values.dtype, torch.float32))
+        """Returns the sum of weight x squared error, and of weights, over the asked ids."""
+        label, weight, values = _labels(output), _weights(output, batch), at_least_fp32(output.values)
         return {"squared_error": Term((weight * (values - label).square()).sum(), weight.sum())}
 
     def prediction(self, output: Jagged) -> Jagged:
-        """Clipped ratings, in the order of the asked ids."""
-        values = output.values.to(torch.promote_types(output.values.dtype, torch.float32))
-        return output._replace(values=values.clamp(*self.rating_range))
+        """Returns clipped ratings, in the order of the asked ids."""
+        return output._replace(values=at_least_fp32(output.values).clamp(*self.rating_range))
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """rmse, mae and means over the asked ids; `rows` counts these."""
+        """Makes rmse, mae and means over the asked ids; `rows` counts these."""
 
         def read(output: Jagged, batch: Batch) -> Predictions:
             score = output.values.double()
@@ -152,19 +154,20 @@ class RatingsOfAsked(Task):
         low, high = self.rating_range
         for feature in self.features:
             ids = batch.weighted_ids[feature]
-            right = (ids.weights() >= low) & (ids.weights() <= high)
+            is_right = (ids.weights() >= low) & (ids.weights() <= high)
             if feature == self.features[1]:  # of rows that are to be scored
-                right |= ids.weights().isnan()
-            if not bool(right.all()):
-                at = int((~right).nonzero()[0])
-                row = int(batch.rows[int((ids.offsets() <= at).sum()) - 1])
+                is_right |= ids.weights().isnan()
+            if not bool(is_right.all()):
+                position = int((~is_right).nonzero()[0])
+                row = int(batch.rows[int((ids.offsets() <= position).sum()) - 1])
                 raise UserError(
-                    f"feature {feature!r}: found the rating {float(ids.weights()[at]):g} in row {row}, expected "
+                    f"feature {feature!r}: found the rating {float(ids.weights()[position]):g} in row {row}, expected "
                     f"{low:g} to {high:g}; correct the data or set the model's rating_range"
                 )
 
     def broken_rows(self, output: Jagged, batch: Batch) -> Tensor:
-        row = row_of_position(output.lengths, len(output.values))
+        """Returns [B] bool: the rows that have an asked rating which is not finite."""
+        row = output.row_of_position()
         return torch.zeros_like(batch.live).index_fill_(0, row[~output.values.isfinite()], True)
 
 
@@ -174,5 +177,5 @@ def _labels(output: Jagged) -> Tensor:
 
 
 def _weights(output: Jagged, batch: Batch) -> Tensor:
-    """[T] each asked id's sample weight."""
+    """Returns each asked id's sample weight, [T]."""
     return batch.weights.repeat_interleave(output.lengths, output_size=len(output.values))

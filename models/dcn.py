@@ -1,4 +1,4 @@
-"""Deep & Cross Network (Wang et al., ADKDD 2017)."""
+"""DCN crosses fields explicitly, beside an MLP (Deep & Cross Network, Wang et al., ADKDD 2017)."""
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class DCNConfig(PointwiseConfig):
-    """`mlp: {hidden: []}` leaves the deep part off."""
+    """`dcn` has these settings of its own; `mlp: {hidden: []}` leaves the deep part off."""
 
     embedding_dim: int = Field(default=16, gt=0)
     cross_layers: int = Field(default=3, gt=0, description="crosses up to degree cross_layers + 1")

@@ -1,4 +1,4 @@
-"""DCN-v2: a cross network with weight matrices, before or beside an MLP (Wang et al., WWW 2021)."""
+"""DCN-v2 crosses fields by weight matrices, before or beside an MLP (Wang et al., WWW 2021)."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class DCNv2Config(PointwiseConfig):
-    """`mlp: {hidden: []}` leaves the deep part off."""
+    """`dcn_v2` has these settings of its own; `mlp: {hidden: []}` leaves the deep part off."""
 
     embedding_dim: int = Field(default=16, gt=0)
     cross_layers: int = Field(default=3, gt=0, description="crosses up to degree cross_layers + 1")
@@ -31,7 +31,7 @@ class DCNv2Config(PointwiseConfig):
         return self
 
     def cross_layer(self, width: int) -> nn.Module:
-        """One cross layer over inputs of `width` columns."""
+        """Makes one cross layer over inputs of `width` columns."""
         if self.low_rank is None:
             return CrossLayer(width)
         return (

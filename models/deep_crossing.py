@@ -1,4 +1,4 @@
-"""Deep Crossing: embeddings, stacking, residual units, scoring (Shan et al., KDD 2016)."""
+"""Deep Crossing stacks all fields and puts them through residual units (Shan et al., KDD 2016)."""
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -15,6 +15,8 @@ from shardrec.models.tasks import MultiClass, Pointwise
 
 
 class DeepCrossingConfig(PointwiseConfig):
+    """`deep_crossing` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0)
     units: tuple[PositiveInt, ...] = Field(
         default=(512, 512, 256, 128, 64), description="hidden sizes of the residual units, the paper's by default"
@@ -26,13 +28,13 @@ class DeepCrossingConfig(PointwiseConfig):
     def _classes_fit(self) -> "DeepCrossingConfig":
         if self.classes is not None and self.task == "regression":
             raise ValueError(f"classes {self.classes} is not for task: regression; leave one of them out")
-        for binary in ("top_k", "threshold"):
-            if self.classes is not None and getattr(self, binary) != type(self).model_fields[binary].default:
-                raise ValueError(f"{binary} is of two classes, found it beside classes: {self.classes}; leave it out")
+        for setting in ("top_k", "threshold"):
+            if self.classes is not None and getattr(self, setting) != type(self).model_fields[setting].default:
+                raise ValueError(f"{setting} is of two classes, found it beside classes: {self.classes}; leave it out")
         return self
 
     def build_task(self, schema: Schema) -> Pointwise:
-        """With `classes`, MultiClass.
+        """Returns the task on the schema's label: with `classes` MultiClass, else as every pointwise model.
 
         Raises UserError for a label that the schema does not have, and for classes of down-sampled data.
         """

@@ -1,4 +1,4 @@
-"""DeepFM (Guo et al., IJCAI 2017)."""
+"""DeepFM adds a factorization machine and an MLP over the same embeddings (Guo et al., IJCAI 2017)."""
 
 import torch
 from pydantic import Field
@@ -13,6 +13,8 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class DeepFMConfig(PointwiseConfig):
+    """`deepfm` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
     mlp: MLPConfig = MLPConfig()
 

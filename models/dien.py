@@ -1,4 +1,4 @@
-"""Deep interest evolution network (Zhou et al., AAAI 2019): a GRU finds interests, a second follows some."""
+"""DIEN finds interests by one GRU and follows those of the target by another (Zhou et al., AAAI 2019)."""
 
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from shardrec.models.base import Explanation
 from shardrec.models.fields import Fields
 from shardrec.models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
 from shardrec.models.inputs import Input, Jagged, SequenceEmbeddings
-from shardrec.models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.layers.jagged_product import jagged_product
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.packing import Packing, pack_steps
@@ -27,6 +27,8 @@ UPDATES: dict[str, Update] = {"augru": "scaled", "aigru": "learned", "agru": "at
 
 
 class DIENConfig(HistoryConfig):
+    """`dien` has these settings of its own."""
+
     hidden: int | None = Field(default=None, gt=0, description="columns of both GRUs' states; None: those of an event")
     evolving: Literal["augru", "aigru", "agru"] = Field(
         default="augru", description="attention scales the update gate, scales the inputs, or is the update gate"
@@ -66,18 +68,18 @@ class DIEN(HistoryModel):
     negated: Tensor  # which of the sequences have negatives
 
     def __init__(self, fields: Fields, config: DIENConfig) -> None:
-        found = History.of(fields, config)
-        negatives = _negatives(fields, config, found.sequences)
-        given: dict[str, Input] = {}
+        sequences = History.of(fields, config).sequences
+        negatives = _negatives(fields, config, sequences)
+        more_inputs: dict[str, Input] = {}
         task = config.build_task(fields.schema)
         if negatives:
-            given["negatives"] = SequenceEmbeddings(
+            more_inputs["negatives"] = SequenceEmbeddings(
                 fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), training_only=True
             )
         alpha = 1.0 if config.auxiliary is None else config.auxiliary
-        super().__init__(fields, config, more_inputs=given, task=WithAuxiliary(task, alpha))
+        super().__init__(fields, config, more_inputs=more_inputs, task=WithAuxiliary(task, alpha))
         hidden = config.hidden or self.event_width
-        places = torch.tensor([found.sequences.index(name) for name in negatives], dtype=torch.int64)
+        places = torch.tensor([sequences.index(name) for name in negatives], dtype=torch.int64)
         self.register_buffer("negated", places, persistent=False)
         self.extractor = GRU(self.event_width, hidden)
         self.attention = nn.Linear(self.event_width, hidden, bias=False)  # W
@@ -121,12 +123,12 @@ class DIEN(HistoryModel):
         context: Tensor | None = None,
         negatives: Jagged | None = None,
     ) -> Explanation:
-        """The attention a_t to each event, 1 in sum in every row that has any."""
+        """Returns the attention a_t to each event, 1 in sum in every row that has any."""
         return Explanation(history._replace(values=self._attend(target, history)[-1]), self.sequences[:1])
 
     def _attend(self, target: Tensor, history: Jagged) -> tuple[Tensor, Packing, Tensor, Tensor, Tensor]:
-        """Rows of positions [T], how they are packed, interest states h [T, H] packed and not, attention [T]."""
-        row = row_of_position(history.lengths, len(history.values))
+        """Returns rows of positions [T], their packing, interest states h [T, H] packed and not, and attention [T]."""
+        row = history.row_of_position()
         packing = pack_steps(history.lengths, row, history.offsets)
         states = self.extractor(packing.pack(history.values.flatten(1)), packing)
         wanted = self.attention(target.flatten(1)).to(states.dtype)
@@ -137,7 +139,7 @@ class DIEN(HistoryModel):
     def _auxiliary(
         self, states: Tensor, packing: Packing, history: Jagged, negatives: Jagged, row: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """-log sigma(h_t, e_{t+1}) - log(1 - sigma(h_t, e^_{t+1})) of all neighbours (eq. 6), and the rows of both."""
+        """Returns -log sigma(h_t, e_{t+1}) - log(1 - sigma(h_t, e^_{t+1})) of neighbours (eq. 6), and their rows."""
         later = packing.jagged[len(packing.rows) :]  # the positions that have one before them in their row
         false = negatives.values
         if len(self.negated) < history.values.shape[1]:
@@ -153,7 +155,10 @@ class DIEN(HistoryModel):
 
 
 class Evolved(NamedTuple):
-    """logits: [B]; auxiliary: [P] losses of pairs of neighbouring events, and row: [P] whose they are, or None."""
+    """The tower of DIEN returns this.
+
+    logits: [B]; auxiliary: [P] losses of pairs of neighbouring events, and row: [P] whose they are, or None.
+    """
 
     logits: Tensor
     auxiliary: Tensor | None = None
@@ -161,7 +166,7 @@ class Evolved(NamedTuple):
 
 
 class WithAuxiliary(Task):
-    """A task on the logits, and the term `auxiliary`: alpha times the mean auxiliary loss over all pairs.
+    """This task adds the term `auxiliary` to a task on the logits: alpha times the mean auxiliary loss over all pairs.
 
     A pair counts with its row's sample weight.
     """
@@ -171,6 +176,7 @@ class WithAuxiliary(Task):
         self.alpha = alpha
 
     def loss(self, output: Evolved, batch: Batch) -> dict[str, Term]:
+        """Returns the task's terms, and in training `auxiliary` where there are negatives."""
         terms = self.task.loss(output.logits, batch)
         if output.auxiliary is None or output.row is None:
             return terms
@@ -178,16 +184,19 @@ class WithAuxiliary(Task):
         return terms | {"auxiliary": Term(self.alpha * (weight * output.auxiliary).sum(), weight.sum())}
 
     def prediction(self, output: Evolved) -> Tensor | Jagged:
+        """Returns the task's prediction."""
         return self.task.prediction(output.logits)
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """Those of the task on the logits."""
+        """Makes the metrics of the task on the logits."""
         return self.task.metrics(collective, down_sampled=down_sampled).of(lambda output: output.logits)
 
     def check(self, batch: Batch) -> None:
+        """Checks as the task does."""
         self.task.check(batch)
 
     def broken_rows(self, output: Evolved, batch: Batch) -> Tensor:
+        """Returns [B] bool: rows whose loss or one of whose auxiliary losses is not finite."""
         broken = self.task.broken_rows(output.logits, batch)
         if output.auxiliary is not None and output.row is not None:
             broken = broken.index_fill(0, output.row[~output.auxiliary.isfinite()], True)
@@ -195,7 +204,7 @@ class WithAuxiliary(Task):
 
 
 def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -> dict[str, str]:
-    """sequence -> its negatives, of those that have some; none where the auxiliary loss is off.
+    """Maps those sequences that have negatives to them; none where the auxiliary loss is off.
 
     Raises UserError where the auxiliary loss is asked for without negatives, and for negatives that do not fit.
     """
@@ -204,23 +213,23 @@ def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -
     for name in config.negatives:
         if name not in sequences:
             raise UserError("model: negatives: " + unknown("sequence of the history", name, sequences))
-    found = {}
+    negatives = {}
     for name in sequences:
         negative = config.negatives.get(name, NEGATIVE + name)
         if negative in fields.sequences:
-            found[name] = negative
+            negatives[name] = negative
         elif name in config.negatives:
             raise UserError("model: negatives: " + unknown("sequence feature", negative, fields.sequences))
-    if not found and config.auxiliary is not None:
+    if not negatives and config.auxiliary is not None:
         raise UserError(
             f"model: auxiliary {config.auxiliary:g} needs negatives, but the schema has no sequence "
             f"{NEGATIVE + sequences[0]!r}; prepare data with them, name them by `negatives`, or set auxiliary: 0"
         )
-    for name, negative in found.items():
-        one, other = fields.schema[name], fields.schema[negative]
-        if one.table_name != other.table_name or one.aligned is None or one.aligned != other.aligned:
+    for name, negative in negatives.items():
+        true, false = fields.schema[name], fields.schema[negative]
+        if true.table_name != false.table_name or true.aligned is None or true.aligned != false.aligned:
             raise UserError(
-                f"model: sequence {negative!r} (table {other.table_name!r}, {alignment(other)}) cannot hold negatives "
-                f"of {name!r} (table {one.table_name!r}, {alignment(one)}); give both one `table` and one `aligned`"
+                f"model: sequence {negative!r} (table {false.table_name!r}, {alignment(false)}) cannot hold negatives "
+                f"of {name!r} (table {true.table_name!r}, {alignment(true)}); give both one `table` and one `aligned`"
             )
-    return found
+    return negatives

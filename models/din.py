@@ -1,4 +1,4 @@
-"""Deep interest network (Zhou et al., KDD 2018): past events count by how much they bear on the target."""
+"""DIN weights past events by how much they bear on the target (Zhou et al., KDD 2018)."""
 
 from pydantic import Field
 from torch import Tensor
@@ -8,13 +8,14 @@ from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
 from shardrec.models.inputs import Jagged
 from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
-from shardrec.models.layers.jagged_product import row_of_position
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.jagged_sum import jagged_sum
 from shardrec.models.layers.mlp import MLPConfig
 
 
 class DINConfig(HistoryConfig):
+    """`din` has these settings of its own."""
+
     attention: MLPConfig = Field(
         default=MLPConfig(hidden=(64, 16), activation="dice"), description="hidden layers of the activation unit"
     )
@@ -39,17 +40,17 @@ class DIN(HistoryModel):
 
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
-        row = row_of_position(history.lengths, len(history.values))
+        row = history.row_of_position()
         weights = self._weights(target, history, row)
         return self.score(jagged_sum(history.values.flatten(1), weights, row, history.offsets), target, dense, context)
 
     def _weights(self, target: Tensor, history: Jagged, row: Tensor) -> Tensor:
-        """[T] a(e_j, v_A), in the events' precision."""
+        """Returns a(e_j, v_A), [T], in the events' precision."""
         events = history.values.flatten(1)
         weights = self.attention(events, target.flatten(1), row, history.offsets).to(events.dtype)
         return jagged_softmax(weights, row, history.lengths, history.offsets) if self.softmax else weights
 
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
-        """Each event's weight."""
-        row = row_of_position(history.lengths, len(history.values))
+        """Returns each event's weight."""
+        row = history.row_of_position()
         return Explanation(history._replace(values=self._weights(target, history, row)), self.sequences[:1])

@@ -1,4 +1,4 @@
-"""DLRM (Naumov et al., arXiv 1906.00091, 2019)."""
+"""DLRM puts the dot products of all pairs of vectors through an MLP (Naumov et al., arXiv 1906.00091, 2019)."""
 
 import torch
 from pydantic import Field
@@ -13,6 +13,8 @@ from shardrec.models.layers.product import InnerProducts
 
 
 class DLRMConfig(PointwiseConfig):
+    """`dlrm` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0)
     bottom: MLPConfig = Field(
         default=MLPConfig(hidden=(512, 256, 64)), description="of the dense features; a layer of D units follows"

@@ -1,4 +1,4 @@
-"""Embedding + MLP: the base model that deep click models are compared with."""
+"""Embedding + MLP is the base model that deep click models are compared with."""
 
 import torch
 from pydantic import Field
@@ -11,6 +11,8 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class EmbeddingMLPConfig(PointwiseConfig):
+    """`embedding_mlp` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0)
     mlp: MLPConfig = MLPConfig()
 

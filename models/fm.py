@@ -1,4 +1,4 @@
-"""Factorization machine (Rendle, ICDM 2010)."""
+"""A factorization machine adds up the dot products of all pairs of fields (Rendle, ICDM 2010)."""
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from shardrec.models.layers.fm import fm_terms
 
 
 class FMConfig(PointwiseConfig):
+    """`fm` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the D pairwise sums")
 

@@ -1,4 +1,4 @@
-"""Factorization-machine supported neural network (Zhang, Du & Wang, ECIR 2016)."""
+"""FNN is an MLP over all that a factorization machine has of a row (Zhang, Du & Wang, ECIR 2016)."""
 
 import torch
 from pydantic import Field
@@ -12,6 +12,8 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class FNNConfig(PointwiseConfig):
+    """`fnn` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
     mlp: MLPConfig = Field(default=MLPConfig(hidden=(400, 400), activation="tanh"), description="over z")
 
@@ -36,7 +38,7 @@ class FNN(Recommender):
         return self.mlp(self.signals(field, dense)).squeeze(1)
 
     def signals(self, field: Tensor, dense: Tensor) -> Tensor:
-        """z: [B, F, 1 + D], [B, N] -> [B, 1 + N + F (1 + D)]."""
+        """Returns z: [B, F, 1 + D], [B, N] -> [B, 1 + N + F (1 + D)]."""
         first = self.linear.bias.expand(field.shape[0], 1)
         numbers = dense if self.linear.weight is None else dense * self.linear.weight
         return torch.cat([first, numbers, field.flatten(1)], 1)

@@ -1,4 +1,4 @@
-"""What models of behaviour share: a history of events, the target that it is compared with, and the MLP over both.
+"""Models of behaviour share a history of events, the target it is compared with, and an MLP over both.
 
 A history is one or more aligned sequences; an event's vector is its ids' vectors side by side. The target's vector has
 the ids of the item in question in the same order, from the same tables.
@@ -24,7 +24,7 @@ NEGATIVE = "negative_"  # how the name of a sequence of negatives begins
 
 
 class HistoryConfig(PointwiseConfig):
-    """Settings of every model that reads a history."""
+    """Every model that reads a history has these settings."""
 
     embedding_dim: int = Field(default=16, gt=0)
     mlp: MLPConfig = Field(default=MLPConfig(), description="over [interest; target; context; dense]")
@@ -38,18 +38,19 @@ class HistoryConfig(PointwiseConfig):
 
 @dataclass(frozen=True)
 class History:
-    """Names: sequence -> the target's feature on its table, and the pooled features that are left for the context."""
+    """A history names each sequence with the target's feature on its table, and what is left for the context."""
 
     pairs: dict[str, str]
     context: tuple[str, ...]
 
     @property
     def sequences(self) -> tuple[str, ...]:
+        """Returns the names of the aligned sequences."""
         return tuple(self.pairs)
 
     @classmethod
     def of(cls, fields: Fields, config: HistoryConfig) -> "History":
-        """What the schema and the settings say.
+        """Reads a history off the schema and the settings.
 
         Raises UserError where there is no sequence, sequences are not aligned with each other, a setting names what
         there is not, or no id feature, or more than one, looks up a sequence's table.
@@ -60,7 +61,7 @@ class History:
                 raise UserError("model: target: " + unknown("sequence of the history", name, sequences))
         pairs = {name: _target(fields, name, config.target.get(name)) for name in sequences}
         for name, target in pairs.items():
-            first = next(other for other in pairs if pairs[other] == target)
+            first = next(sequence for sequence in pairs if pairs[sequence] == target)
             if first != name:
                 raise UserError(
                     f"model: sequences {first!r} and {name!r} both have the target feature {target!r}; leave one out "
@@ -69,7 +70,7 @@ class History:
         return cls(pairs, tuple(f for f in fields.pooled if f not in pairs.values()))
 
     def inputs(self, fields: Fields, embedding_dim: int) -> dict[str, Input]:
-        """`target`, `history` and `dense`; `context` where there is any."""
+        """Makes the inputs `target`, `history` and `dense`, and `context` where there is any."""
 
         def tables(names: tuple[str, ...]) -> dict[str, Any]:
             return fields.tables(embedding_dim=embedding_dim, features=names)
@@ -84,6 +85,7 @@ class History:
 
 
 def _sequences(fields: Fields, named: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the sequences of the history, `named` or all that are no negatives, once they are known to be aligned."""
     known = fields.sequences
     for name in named or ():
         if name not in known:
@@ -97,46 +99,46 @@ def _sequences(fields: Fields, named: tuple[str, ...] | None) -> tuple[str, ...]
         )
     first: SequenceFeature = fields.schema[chosen[0]]
     for name in chosen[1:]:
-        other: SequenceFeature = fields.schema[name]
-        if first.aligned is None or other.aligned != first.aligned:
+        sequence: SequenceFeature = fields.schema[name]
+        if first.aligned is None or sequence.aligned != first.aligned:
             raise UserError(
-                f"model: sequences {first.name!r} ({alignment(first)}) and {name!r} ({alignment(other)}) make no one "
-                "history; name those that do by `history`, or give both the same `aligned` in schema.yaml"
+                f"model: sequences {first.name!r} ({alignment(first)}) and {name!r} ({alignment(sequence)}) make no "
+                "one history; name those that do by `history`, or give both the same `aligned` in schema.yaml"
             )
     return chosen
 
 
 def alignment(sequence: SequenceFeature) -> str:
-    """For errors: what a sequence is aligned with."""
+    """Says what a sequence is aligned with, for error lines."""
     return "not aligned" if sequence.aligned is None else f"aligned: {sequence.aligned}"
 
 
 def _target(fields: Fields, sequence: str, named: str | None) -> str:
-    """The id feature on a sequence's table; of several the one that does not describe the user."""
+    """Returns the name of the id feature on a sequence's table; of several the one that does not describe the user."""
     table = fields.schema[sequence].table_name
     ids = [f for f in fields.schema.features if isinstance(f, IdFeature)]
-    there = [f for f in ids if f.table_name == table]
+    candidates = [f for f in ids if f.table_name == table]
     if named is not None:
         if named not in [f.name for f in ids]:
             raise UserError("model: target: " + unknown("id feature", named, [f.name for f in ids]))
-        there = [f for f in there if f.name == named]
-    elif len(there) > 1:
-        there = [f for f in there if f.role != "user"] or there
-    if not there:
-        what = "no id feature of the schema does" if named is None else f"its target feature {named!r} does not"
+        candidates = [f for f in candidates if f.name == named]
+    elif len(candidates) > 1:
+        candidates = [f for f in candidates if f.role != "user"] or candidates
+    if not candidates:
+        missing = "no id feature of the schema does" if named is None else f"its target feature {named!r} does not"
         tables = ", ".join(f"{f.name}: {f.table_name}" for f in ids) or "none"
         raise UserError(
-            f"model: sequence {sequence!r} looks up table {table!r}, but {what} (id features and their tables: "
+            f"model: sequence {sequence!r} looks up table {table!r}, but {missing} (id features and their tables: "
             f"{tables}); give the target's feature `table: {table}` in schema.yaml, or leave the sequence out by "
             "`history`"
         )
-    if len(there) > 1:
-        names = ", ".join(f.name for f in there)
+    if len(candidates) > 1:
+        names = ", ".join(f.name for f in candidates)
         raise UserError(
-            f"model: sequence {sequence!r} looks up table {table!r}, and so do {len(there)} id features ({names}); say "
-            f"which one is the target's: `target: {{{sequence}: {there[0].name}}}`"
+            f"model: sequence {sequence!r} looks up table {table!r}, and so do {len(candidates)} id features "
+            f"({names}); say which one is the target's: `target: {{{sequence}: {candidates[0].name}}}`"
         )
-    return there[0].name
+    return candidates[0].name
 
 
 class HistoryModel(Recommender):
@@ -155,11 +157,11 @@ class HistoryModel(Recommender):
         more_inputs: dict[str, Input] | None = None,
         task: Task | None = None,
     ) -> None:
-        """more_inputs: beside `History.inputs`; task: None: that of the config."""
-        found = History.of(fields, config)
-        inputs = found.inputs(fields, config.embedding_dim)
+        """Declares `History.inputs` and `more_inputs`; task: None: that of the config."""
+        history = History.of(fields, config)
+        inputs = history.inputs(fields, config.embedding_dim)
         super().__init__(inputs={**inputs, **(more_inputs or {})}, task=task or config.build_task(fields.schema))
-        self.sequences = found.sequences
+        self.sequences = history.sequences
         target, context = inputs["target"], inputs.get("context")
         assert isinstance(target, PooledEmbeddings)
         self.event_width = target.width
@@ -167,9 +169,10 @@ class HistoryModel(Recommender):
         self._beside_interest = target.width + context_width + len(fields.dense)
 
     def mlp_over(self, interest_width: int, config: MLPConfig) -> MLP:
+        """Makes the MLP over an interest of so many columns and all that `score` puts beside it."""
         return MLP(interest_width + self._beside_interest, config)
 
     def score(self, interest: Tensor, target: Tensor, dense: Tensor, context: Tensor | None) -> Tensor:
-        """[B, I], [B, F, D], [B, N], [B, sum of D] -> [B]."""
+        """Returns MLP([interest; target; context; dense]): [B, I], [B, F, D], [B, N], [B, sum of D] -> [B]."""
         columns = [interest.to(target.dtype), target.flatten(1), *([] if context is None else [context]), dense]
         return self.mlp(torch.cat(columns, 1)).squeeze(1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
@@ -72,6 +73,11 @@ class Jagged(NamedTuple):
     lengths: Tensor
     offsets: Tensor
     weights: Tensor | None = None
+
+    def row_of_position(self) -> Tensor:
+        """Returns [T] int64: the row that owns each position."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return rows.repeat_interleave(self.lengths, output_size=len(self.values))
 
 
 Input = PooledEmbeddings | SequenceEmbeddings | DenseFeatures

@@ -1,4 +1,4 @@
-"""Logistic (or linear) regression: the baseline that every other model has to beat."""
+"""Logistic (or linear) regression is the baseline that every other model has to beat."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from shardrec.models.layers.affine import Affine
 
 
 class LRConfig(PointwiseConfig):
-    """Nothing beside what every pointwise model has."""
+    """`lr` has no settings beside those that every pointwise model has."""
 
 
 class LR(Recommender):

@@ -1,4 +1,4 @@
-"""Matrix factorization with biases (Koren, Bell & Volinsky, IEEE Computer 2009, eq. 4)."""
+"""Matrix factorization adds biases to a dot product (Koren, Bell & Volinsky, IEEE Computer 2009, eq. 4)."""
 
 import torch
 from pydantic import Field
@@ -11,6 +11,8 @@ from shardrec.models.user_item import UserItemConfig
 
 
 class MFConfig(UserItemConfig):
+    """`mf` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its bias")
     mean: float | None = Field(
         default=None, description="where mu, which is learned, starts; None: the middle of `clip`, 0 without one"

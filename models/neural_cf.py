@@ -1,8 +1,9 @@
-"""Neural collaborative filtering (He et al., WWW 2017): GMF, MLP, NeuMF, and the variant on shared vectors.
+"""Neural collaborative filtering has four forms, among them GMF and NeuMF (He et al., WWW 2017).
 
-Tables and parameters of the parts have the same names wherever they occur (`gmf/<id space>`, `gmf_output.*`;
-`mlp/<id space>`, `mlp.*`, `mlp_output.*`), so that NeuMF starts from a trained GMF and MLP by names alone: all as they
-are, the outputs scaled by alpha and 1 - alpha.
+They are GMF, an MLP, NeuMF (the sum of both, each with tables of its own) and one layer on shared vectors. Tables and
+parameters of the parts have the same names wherever they occur (`gmf/<id space>`, `gmf_output.*`; `mlp/<id space>`,
+`mlp.*`, `mlp_output.*`), so that NeuMF starts from a trained GMF and MLP by names alone: all as they are, the outputs
+scaled by alpha and 1 - alpha.
 """
 
 from pydantic import Field, field_validator
@@ -25,6 +26,8 @@ HALVINGS = 3  # hidden layers of the tower, unless its settings name some (secti
 
 
 class GMFConfig(UserItemConfig):
+    """`gmf` has these settings of its own."""
+
     embedding_dim: int = Field(default=8, gt=0)
 
 
@@ -42,6 +45,8 @@ class GMF(Recommender):
 
 
 class NCFMLPConfig(UserItemConfig):
+    """`ncf_mlp` has these settings of its own."""
+
     embedding_dim: int = Field(default=32, gt=0)
     mlp: MLPConfig = Field(default=MLPConfig(), description="without `hidden`: three layers, each half as wide")
 
@@ -61,6 +66,8 @@ class NCFMLP(Recommender):
 
 
 class NeuMFConfig(UserItemConfig):
+    """`neumf` has these settings of its own."""
+
     embedding_dim: int = Field(default=8, gt=0, description="of the tables gmf/*")
     mlp_embedding_dim: int | None = Field(
         default=None, gt=0, description="of the tables mlp/*; None: 4 times the other, so that both parts end as wide"
@@ -86,6 +93,8 @@ class NeuMF(Recommender):
 
 
 class NCFSharedConfig(UserItemConfig):
+    """`ncf_shared` has these settings of its own."""
+
     embedding_dim: int = Field(default=16, gt=0)
     activation: Activation = "relu"
 
@@ -119,7 +128,7 @@ def _tables(fields: Fields, config: UserItemConfig, group: str, dim: int) -> dic
 
 
 def _tower(width: int, config: MLPConfig) -> MLP:
-    """The MLP over [p_u; q_i]; by default every layer is half as wide as the one before.
+    """Makes the MLP over [p_u; q_i]; by default every layer is half as wide as the one before.
 
     Raises UserError where the vectors are too narrow to be halved so often.
     """
@@ -136,7 +145,7 @@ def _tower(width: int, config: MLPConfig) -> MLP:
 
 
 def _output(width: int) -> Logit:
-    """h and its bias."""
+    """Makes the last layer: h and its bias."""
     layer = Logit(width, 1)
     glorot(layer)
     return layer

@@ -1,4 +1,4 @@
-"""Neural factorization machine (He & Chua, SIGIR 2017)."""
+"""NFM puts the sum of all pairs' products through an MLP (He & Chua, SIGIR 2017)."""
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from shardrec.models.layers.moments import BatchNorm
 
 
 class NFMConfig(PointwiseConfig):
-    """`dropout` and `batch_norm` are those of the bi-interaction; the MLP has its own."""
+    """`nfm` has these settings of its own; `dropout` and `batch_norm` are the bi-interaction's, the MLP has others."""
 
     embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the bi-interaction vector")

@@ -1,4 +1,4 @@
-"""Product-based neural networks: IPNN, OPNN and PNN*, both of them (Qu et al., ICDM 2016)."""
+"""Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)."""
 
 from typing import Literal
 
@@ -23,24 +23,26 @@ Outer = Literal["superposition", "full", "max"]
 
 
 class ProductConfig(PointwiseConfig):
+    """All product networks have these settings."""
+
     embedding_dim: int = Field(default=16, gt=0)
     mlp: MLPConfig = MLPConfig()
 
 
 class IPNNConfig(ProductConfig):
-    """`inner`: all products with W_p = theta theta^T, or with a full W_p; or their mean or maximum by field."""
+    """`ipnn` has `inner`: all products with W_p = theta theta^T or a full W_p, or their mean or maximum by field."""
 
     inner: Inner = "factorised"
 
 
 class OPNNConfig(ProductConfig):
-    """`outer`: the sum of all products, or their entrywise maximum; or every entry of all of them."""
+    """`opnn` has `outer`: the sum of all products, or their entrywise maximum; or every entry of all of them."""
 
     outer: Outer = "superposition"
 
 
 class PNNConfig(IPNNConfig, OPNNConfig):
-    """Inner and outer products."""
+    """`pnn` has the settings of `ipnn` and of `opnn`."""
 
 
 class ProductNetwork(Recommender):
@@ -78,21 +80,21 @@ class ProductNetwork(Recommender):
 
 
 class IPNN(ProductNetwork):
-    """p_ij = <f_i, f_j>."""
+    """IPNN is the product network of inner products, p_ij = <f_i, f_j>."""
 
     def __init__(self, fields: Fields, config: IPNNConfig) -> None:
         super().__init__(fields, config, inner=config.inner, outer=None)
 
 
 class OPNN(ProductNetwork):
-    """p_ij = f_i f_j^T."""
+    """OPNN is the product network of outer products, p_ij = f_i f_j^T."""
 
     def __init__(self, fields: Fields, config: OPNNConfig) -> None:
         super().__init__(fields, config, inner=None, outer=config.outer)
 
 
 class PNN(ProductNetwork):
-    """PNN*: inner and outer products together."""
+    """PNN* is the product network of inner and outer products together."""
 
     def __init__(self, fields: Fields, config: PNNConfig) -> None:
         super().__init__(fields, config, inner=config.inner, outer=config.outer)

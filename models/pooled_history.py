@@ -1,4 +1,4 @@
-"""The base model that DIN is measured against: events pooled alike, whatever the target."""
+"""A pooled history is what DIN is measured against: events count alike, whatever the target."""
 
 from typing import Literal
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
 from shardrec.models.inputs import Jagged
-from shardrec.models.layers.jagged_product import row_of_position
 from shardrec.models.layers.jagged_sum import jagged_sum
 
 
 class PooledHistoryConfig(HistoryConfig):
+    """`pooled_history` has these settings of its own."""
+
     pooling: Literal["mean", "sum"] = Field(default="mean", description="what becomes of the events' vectors")
 
 
@@ -30,7 +31,7 @@ class PooledHistory(HistoryModel):
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
         events = history.values.flatten(1)
-        row = row_of_position(history.lengths, len(events))
+        row = history.row_of_position()
         weights = events.new_ones(len(events))
         if self.pooling == "mean":
             weights = weights / history.lengths[row]

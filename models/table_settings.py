@@ -1,4 +1,4 @@
-"""Settings say of tables what a run file may: their dtype, optimizer and first values, and where their rows lie."""
+"""Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie."""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -1,4 +1,4 @@
-"""What is learned from a tower's output: loss terms, predictions, metrics."""
+"""A task says what is learned from a tower's output: loss terms, predictions, metrics."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from shardrec.models.metrics.collective import Collective
 
 @dataclass(frozen=True)
 class Term:
-    """One loss term of this rank's rows: `total` summed over what counts, and how much counted (both scalars).
+    """A term is a loss summed over what counts of this rank's rows, `total`, and how much counted (both scalars).
 
     The trainer all-reduces both, so that the loss is the global mean for any number of ranks.
     """
@@ -41,19 +41,22 @@ class Term:
 
 
 class Task(ABC):
-    """Between a tower's output (whatever its model returns) and a batch's labels. Padding rows count nowhere."""
+    """A task stands between a tower's output (whatever its model returns) and a batch's labels.
+
+    Padding rows count nowhere.
+    """
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> dict[str, Term]:
-        """Loss terms by name; the loss is the sum of their global means."""
+        """Returns loss terms by name; the loss is the sum of their global means."""
 
     @abstractmethod
     def prediction(self, output: Any) -> Tensor | Jagged:
-        """What is reported for a row: [B] for most tasks, `Jagged` of [T] for lists of numbers. Needs no labels."""
+        """Returns what is reported for rows: [B] for most tasks, `Jagged` of [T] for lists. Needs no labels."""
 
     @abstractmethod
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """Fresh metrics for one pass over data; `down_sampled` says whether its negatives are."""
+        """Makes fresh metrics for one pass over data; `down_sampled` says whether its negatives are."""
 
     @abstractmethod
     def check(self, batch: Batch) -> None:
@@ -63,7 +66,7 @@ class Task(ABC):
         """
 
     def broken_rows(self, output: Any, batch: Batch) -> Tensor:
-        """[B] bool: this rank's rows to name when the loss is not finite; none where it is another's that are broken.
+        """Returns [B] bool: this rank's rows to name when the loss is not finite, none where another's are broken.
 
         All live rows, where a task cannot tell them apart.
         """
@@ -71,7 +74,7 @@ class Task(ABC):
 
 
 class Pointwise(Task):
-    """Base of the tasks with one label, whose tower returns one number a row, [B], or one a class, [B, C]."""
+    """A pointwise task has one label, and its tower returns one number a row, [B], or one a class, [B, C]."""
 
     term: str
 
@@ -82,33 +85,38 @@ class Pointwise(Task):
 
     @abstractmethod
     def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
-        """[B] losses of single rows."""
+        """Returns [B] losses of single rows."""
 
     @abstractmethod
     def valid(self, label: Tensor) -> tuple[Tensor, str]:
-        """[n] bool: labels that can be learned from; and one line about what they have to be."""
+        """Returns [n] bool: labels that can be learned from; and one line about what they have to be."""
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Term]:
-        """Sum of weight x loss, and of weights, over the rows that are not padding."""
-        output = _at_least_fp32(output)
+        """Returns the sum of weight x loss, and of weights, over the rows that are not padding."""
+        output = at_least_fp32(output)
         weight = torch.where(batch.live, batch.weights, 0).to(output.dtype)
         loss = self.row_loss(output, batch.labels[self.label].to(output.dtype))
         return {self.term: Term((weight * loss).sum(), weight.sum())}
 
     def broken_rows(self, output: Tensor, batch: Batch) -> Tensor:
-        loss = self.row_loss(_at_least_fp32(output.detach()), batch.labels[self.label]) * batch.weights
+        """Returns [B] bool: live rows whose weighted loss is not finite."""
+        loss = self.row_loss(at_least_fp32(output.detach()), batch.labels[self.label]) * batch.weights
         return ~loss.isfinite() & batch.live
 
     def check(self, batch: Batch) -> None:
+        """Raises UserError for a label that is not `valid`, naming its row."""
         if self.label not in batch.labels:
             return
-        label, rows = batch.labels[self.label][batch.live], batch.rows[batch.live]
+        label, row_number = batch.labels[self.label][batch.live], batch.rows[batch.live]
         valid, wanted = self.valid(label)
         if not bool(valid.all()):
             wrong = int((~valid).nonzero()[0])
-            raise UserError(f"label {self.label!r}: found {float(label[wrong]):g} in row {int(rows[wrong])}; {wanted}")
+            raise UserError(
+                f"label {self.label!r}: found {float(label[wrong]):g} in row {int(row_number[wrong])}; {wanted}"
+            )
 
-    def _rows(self, score: Tensor, value: Tensor, batch: Batch) -> Predictions:
+    def _predictions(self, score: Tensor, value: Tensor, batch: Batch) -> Predictions:
+        """Returns the rows that metrics read: score and value [B] of the tower, with what the batch says of them."""
         live = batch.live
         return Predictions(
             score=score[live].double(),
@@ -120,7 +128,7 @@ class Pointwise(Task):
 
 
 class BinaryClassification(Pointwise):
-    """The tower returns logits, [B]; labels are 0 or 1 (or probabilities between). Loss: log loss.
+    """In binary classification labels are 0 or 1 (or between), and the tower returns logits, [B]. Loss: log loss.
 
     Where training keeps the share `negative_rate` = w of the negatives, the odds it sees are too high by 1 / w.
     Predictions are corrected by logit + ln w, and so are metrics on data that keeps all negatives; the training loss
@@ -144,23 +152,28 @@ class BinaryClassification(Pointwise):
         self.top_k = top_k
 
     def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Returns [B] log losses, from logits."""
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
 
     def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        """Accepts labels from 0 to 1."""
         wanted = "binary classification needs labels from 0 to 1; give the label a threshold, or set task: regression"
         return (label >= 0) & (label <= 1), wanted
 
     def prediction(self, output: Tensor) -> Tensor:
-        """[B] probabilities, corrected for down-sampling."""
-        return torch.sigmoid(_at_least_fp32(output) + log(self.negative_rate))
+        """Returns [B] probabilities, corrected for down-sampling."""
+        return torch.sigmoid(at_least_fp32(output) + log(self.negative_rate))
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows; with groups gauc, hr@k."""
+        """Makes auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows.
+
+        With groups also gauc, and with `top_k` hr@k and ndcg@k.
+        """
         shift = 0.0 if down_sampled else log(self.negative_rate)
 
         def read(output: Tensor, batch: Batch) -> Predictions:
             logit = output.double() + shift
-            return self._rows(logit, torch.sigmoid(logit), batch)
+            return self._predictions(logit, torch.sigmoid(logit), batch)
 
         metrics: list[Metric] = [Ranking(), LogLoss(), Calibration(), Accuracy(self.threshold), Rows()]
         if self.grouped:
@@ -169,7 +182,10 @@ class BinaryClassification(Pointwise):
 
 
 class Regression(Pointwise):
-    """The tower returns values, [B]. Loss: squared error. `clip` is a range for predictions, not for the loss."""
+    """In regression the tower returns values, [B]. Loss: squared error.
+
+    `clip` is a range for predictions, not for the loss.
+    """
 
     term = "squared_error"
 
@@ -178,27 +194,32 @@ class Regression(Pointwise):
         self.clip = clip
 
     def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Returns [B] squared errors."""
         return (output - label).square()
 
     def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        """Accepts finite labels."""
         return label.isfinite(), "regression needs finite labels"
 
     def prediction(self, output: Tensor) -> Tensor:
-        """[B] values, clipped."""
-        value = _at_least_fp32(output)
+        """Returns [B] values, clipped."""
+        value = at_least_fp32(output)
         return value.clamp(*self.clip) if self.clip else value
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """rmse, mae, means, rows."""
+        """Makes rmse, mae, means and rows."""
 
         def read(output: Tensor, batch: Batch) -> Predictions:
-            return self._rows(output, self.prediction(output.double()), batch)
+            return self._predictions(output, self.prediction(output.double()), batch)
 
         return MetricSet([Errors(), Rows()], read, collective)
 
 
 class MultiClass(Pointwise):
-    """The tower returns logits, [B, C]; labels are the classes 0 .. C - 1. Loss: log loss of their softmax."""
+    """With several classes labels are 0 .. C - 1, and the tower returns logits, [B, C].
+
+    Loss: log loss of their softmax.
+    """
 
     term = "log_loss"
 
@@ -207,25 +228,28 @@ class MultiClass(Pointwise):
         self.classes = classes
 
     def row_loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Returns [B] log losses of the labels' classes."""
         return F.cross_entropy(output, label.long(), reduction="none")
 
     def valid(self, label: Tensor) -> tuple[Tensor, str]:
+        """Accepts whole numbers from 0 to C - 1."""
         wanted = f"classification into {self.classes} classes needs whole labels from 0 to {self.classes - 1}"
         return (label >= 0) & (label < self.classes) & (label == label.floor()), wanted
 
     def prediction(self, output: Tensor) -> Tensor:
-        """[B, C] probabilities."""
-        return torch.softmax(_at_least_fp32(output), 1)
+        """Returns [B, C] probabilities."""
+        return torch.softmax(at_least_fp32(output), 1)
 
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
-        """log_loss, accuracy, rows."""
+        """Makes log_loss, accuracy and rows."""
 
         def read(output: Tensor, batch: Batch) -> Predictions:
             log_probability = -self.row_loss(output.double(), batch.labels[self.label])
-            return self._rows(log_probability, output.argmax(1), batch)
+            return self._predictions(log_probability, output.argmax(1), batch)
 
         return MetricSet([ClassErrors(), Rows()], read, collective)
 
 
-def _at_least_fp32(output: Tensor) -> Tensor:
+def at_least_fp32(output: Tensor) -> Tensor:
+    """Returns the output in fp32, or in its own precision where that is higher."""
     return output.to(torch.promote_types(output.dtype, torch.float32))

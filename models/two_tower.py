@@ -1,4 +1,4 @@
-"""Two towers: vectors of users and of items that meet only in a dot product, so that each can be computed alone."""
+"""Two towers make vectors of users and of items, each computed alone, that meet in a dot product."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -22,7 +22,7 @@ COSINE_SCALE = 10.0  # where the learned factor of a cosine starts
 
 
 class TwoTowerConfig(PointwiseConfig):
-    """`user` and `item` are names or patterns of id, id_list and dense features; None: those of that role."""
+    """`two_tower` has these settings of its own; `user` and `item` are names or patterns of features of any kind."""
 
     embedding_dim: int = Field(default=16, gt=0)
     user: tuple[str, ...] | None = Field(default=None, description="features of the user tower; None: of role user")
@@ -57,11 +57,11 @@ class TwoTower(Recommender):
         sides = _split(fields, {"user": config.user, "item": config.item})
         tables = {
             side: PooledEmbeddings(
-                fields.tables(embedding_dim=config.embedding_dim, features=found.pooled), concat=True
+                fields.tables(embedding_dim=config.embedding_dim, features=features.pooled), concat=True
             )
-            for side, found in sides.items()
+            for side, features in sides.items()
         }
-        dense = {f"{side}_dense": DenseFeatures(tuple(found.dense)) for side, found in sides.items()}
+        dense = {f"{side}_dense": DenseFeatures(tuple(features.dense)) for side, features in sides.items()}
         super().__init__(inputs={**tables, **dense}, task=config.build_task(fields.schema))
         self.user_tower, self.item_tower = (
             MLP(tables[side].width + len(sides[side].dense), config.mlp, out=config.vector_dim) for side in SIDES
@@ -79,11 +79,11 @@ class TwoTower(Recommender):
         return self.scale * product + self.bias
 
     def user_vectors(self, user: Tensor, user_dense: Tensor) -> Tensor:
-        """[B, sum of D], [B, N_user] -> [B, vector_dim], from user features alone."""
+        """Returns users' vectors from user features alone: [B, sum of D], [B, N_user] -> [B, vector_dim]."""
         return self._scaled(self.user_tower(torch.cat([user, user_dense], 1)))
 
     def item_vectors(self, item: Tensor, item_dense: Tensor) -> Tensor:
-        """[B, sum of D], [B, N_item] -> [B, vector_dim], from item features alone."""
+        """Returns items' vectors from item features alone: [B, sum of D], [B, N_item] -> [B, vector_dim]."""
         return self._scaled(self.item_tower(torch.cat([item, item_dense], 1)))
 
     def _scaled(self, vectors: Tensor) -> Tensor:
@@ -91,14 +91,14 @@ class TwoTower(Recommender):
 
 
 class _Side(NamedTuple):
-    """Names of one tower's features."""
+    """A side has the names of one tower's features."""
 
     pooled: list[str]
     dense: list[str]
 
 
 def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, _Side]:
-    """The features of each tower. Raises UserError as `TwoTower` does."""
+    """Deals the features to the towers. Raises UserError as `TwoTower` does."""
     names = (*fields.pooled, *fields.dense)
     for side, patterns in named.items():
         for pattern in patterns or ():
@@ -108,10 +108,10 @@ def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, 
     for name in names:
         reader = _side_of(name, fields, named)
         if reader is not None:
-            dense = isinstance(fields.schema[name], DenseFeature)
-            (sides[reader].dense if dense else sides[reader].pooled).append(name)
-    for side, found in sides.items():
-        if not found.pooled:
+            is_dense = isinstance(fields.schema[name], DenseFeature)
+            (sides[reader].dense if is_dense else sides[reader].pooled).append(name)
+    for side, features in sides.items():
+        if not features.pooled:
             raise UserError(
                 f"two_tower: the {side} tower has no id or id_list feature; name one by `{side}` in the run file's "
                 f"`model`, or give one `role: {side}` in schema.yaml"
@@ -120,12 +120,12 @@ def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, 
 
 
 def _side_of(name: str, fields: Fields, named: dict[str, Sequence[str] | None]) -> str | None:
-    """The tower that reads a feature; None where both towers' features are named and it is not among them."""
-    asked = [side for side, patterns in named.items() if any(fnmatchcase(name, p) for p in patterns or ())]
+    """Returns the tower that reads a feature; None where both towers' features are named and it is not among them."""
+    named_for = [side for side, patterns in named.items() if any(fnmatchcase(name, p) for p in patterns or ())]
     role = fields.schema[name].role
-    if len(asked) > 1:
+    if len(named_for) > 1:
         raise UserError(f"two_tower: feature {name!r} is named for both towers, `user` and `item`; leave it in one")
-    if not asked and None not in named.values():
+    if not named_for and None not in named.values():
         return None
     if role == "context":
         raise UserError(
@@ -133,8 +133,8 @@ def _side_of(name: str, fields: Fields, named: dict[str, Sequence[str] | None]) 
             "reads it could not be computed ahead: name both towers' features without it (`user`, `item`), or "
             "leave it out by data.features"
         )
-    if asked:
-        return asked[0]
+    if named_for:
+        return named_for[0]
     if role is None:
         raise UserError(
             f"two_tower: feature {name!r} has no role, so its tower is not known; give it role: user or role: item in "

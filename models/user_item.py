@@ -1,4 +1,4 @@
-"""The two features that models of user-item pairs read."""
+"""Models of user-item pairs read two features, one of the user and one of the item."""
 
 from pydantic import Field
 
@@ -10,13 +10,13 @@ from shardrec.models.fields import Fields
 
 
 class UserItemConfig(PointwiseConfig):
-    """Settings of every model that reads one user feature and one item feature and no others."""
+    """Every model that reads one user feature and one item feature and no others has these settings."""
 
     user: str | None = Field(default=None, description="feature; None: the schema's first id feature of role user")
     item: str | None = Field(default=None, description="feature; None: the schema's first id feature of role item")
 
     def pair(self, fields: Fields) -> tuple[str, str]:
-        """Names of the user and the item feature.
+        """Returns the names of the user and the item feature.
 
         Raises UserError for an unknown feature, for the same one twice, and where none is named and no role says which.
         """
@@ -27,6 +27,7 @@ class UserItemConfig(PointwiseConfig):
 
 
 def _feature(fields: Fields, role: Role, named: str | None) -> str:
+    """Returns `named`, or the schema's first id feature of that role."""
     if named is not None:
         if named not in fields.pooled:
             raise UserError(f"model: {role}: " + unknown("id or id_list feature", named, fields.pooled))

@@ -1,4 +1,4 @@
-"""Wide & Deep (Cheng et al., DLRS 2016)."""
+"""Wide & Deep trains a linear part and an MLP jointly (Cheng et al., DLRS 2016)."""
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
 class WideDeepConfig(PointwiseConfig):
-    """`wide` and `deep` are names or patterns (`C*`) of id and id_list features."""
+    """`wide_deep` has these settings of its own; `wide` and `deep` are names or patterns of id and id_list features."""
 
     embedding_dim: int = Field(default=16, gt=0)
     mlp: MLPConfig = MLPConfig()
@@ -51,12 +51,14 @@ class WideDeep(Recommender):
 
 
 def _wide(fields: Fields, config: WideDeepConfig) -> tuple[str, ...]:
+    """Returns the features of the wide part."""
     if config.wide == ():
         raise UserError("model: `wide: []` leaves the wide part without a feature; name some, or leave `wide` out")
     return fields.select(config.wide)
 
 
 def _deep(fields: Fields, config: WideDeepConfig) -> tuple[str, ...]:
+    """Returns the features of the deep part."""
     if config.deep == ():
         raise UserError("model: `deep: []` leaves the deep part without a feature; name some, or leave `deep` out")
     if config.deep is not None:

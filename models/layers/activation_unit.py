@@ -1,4 +1,4 @@
-"""DIN's activation unit: how much each past event matters for the item in question."""
+"""DIN's activation unit says how much each past event matters for the item in question."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ Interaction = Literal["difference_product", "outer_product"]
 
 
 class ActivationUnit(nn.Module):
-    """a(k, q): an MLP over [k; q; k - q; k * q], or over [k; q; k q^T] (Zhou et al., KDD 2018, section 4.3).
+    """The unit a(k, q) is an MLP over [k; q; k - q; k * q], or over [k; q; k q^T] (Zhou et al., KDD 2018, section 4.3).
 
     k is an event's vector, q the target's of the same row. The MLP is `mlp`, as it stands; its first product is
     computed in parts: W [k; q; k - q; k * q] = (W1 + W3) k + W4 (k * q) + (W2 - W3) q, the last once a row and not once
@@ -30,7 +30,7 @@ class ActivationUnit(nn.Module):
         self.mlp = MLP(columns, config, padded=False)
 
     def forward(self, events: Tensor, target: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
-        """Scores of positions: [T, E] events, [B, E] targets, [T] the row of each, [B + 1] offsets -> [T]."""
+        """Scores positions: [T, E] events, [B, E] targets, [T] the row of each event, [B + 1] offsets -> [T]."""
         first, width = self.mlp.layers[0], events.shape[1]
         assert isinstance(first, nn.Linear)
         of_event, of_target, rest = first.weight.split([width, width, first.in_features - 2 * width], 1)
@@ -90,6 +90,6 @@ class _EventLayer(torch.autograd.Function):
 
 
 def _inputs(k: Tensor, q: Tensor, outer: bool) -> Tensor:
-    """[k; k * q] or [k; k q^T], rows of k^T's entries in order."""
+    """Returns [k; k * q] or [k; k q^T], the matrix row by row."""
     interaction = (k.unsqueeze(2) * q.unsqueeze(1)).flatten(1) if outer else k * q
     return torch.cat([k, interaction], 1)

@@ -1,4 +1,4 @@
-"""Activations by the names that run files use."""
+"""Activations are made by the names that run files use."""
 
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class Dice(nn.Module):
 
 
 class _Dice(torch.autograd.Function):
-    """Dice for given moments, in pieces: of a formula with ten arrays of s's size only the result is ever whole."""
+    """Computes Dice for given moments in pieces: of a formula with ten arrays of s's size only the result is whole."""
 
     @staticmethod
     def forward(ctx: Any, s: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor) -> Tensor:
@@ -65,18 +65,19 @@ class _Dice(torch.autograd.Function):
 
 
 class Maxout(nn.Module):
-    """The largest of `pieces` linear units (Goodfellow et al., ICML 2013): [n, pieces * C] -> [n, C]."""
+    """Maxout takes the largest of `pieces` linear units (Goodfellow et al., ICML 2013)."""
 
     def __init__(self, pieces: int = 2) -> None:
         super().__init__()
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, pieces * C] -> [n, C]."""
         return x.unflatten(1, (self.pieces, -1)).amax(1)
 
 
 def activation(name: Activation, width: int, *, padded: bool = True) -> nn.Module:
-    """The activation of a layer of `width` outputs; `padded` as in `Standardise`."""
+    """Makes the activation of a layer of `width` outputs; `padded` as in `Standardise`."""
     match name:
         case "relu":
             return nn.ReLU()
@@ -102,5 +103,5 @@ def activation(name: Activation, width: int, *, padded: bool = True) -> nn.Modul
 
 
 def input_width(name: Activation, width: int) -> int:
-    """How many inputs the activation needs for `width` outputs."""
+    """Returns how many inputs the activation needs for `width` outputs."""
     return 2 * width if name == "maxout" else width

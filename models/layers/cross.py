@@ -1,4 +1,4 @@
-"""Cross layers: explicit feature crosses of bounded degree, without ever forming the matrix x_0 x_l^T."""
+"""Cross layers make explicit feature crosses of bounded degree, without ever forming the matrix x_0 x_l^T."""
 
 import torch
 from torch import Tensor, nn

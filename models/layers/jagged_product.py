@@ -1,7 +1,8 @@
-"""Dot products of the positions of jagged sequences with a vector of their row.
+"""A jagged product multiplies each position of jagged sequences with a vector of its row.
 
 The plain formula copies the rows' vectors to all positions and keeps the products: three arrays as large as the
-positions' vectors. Here forward makes none and backward one (the gradient); pieces that fit a CPU's cache pass by.
+positions' vectors. Here forward makes none of that size and backward one (the gradient); only pieces that fit a CPU's
+cache are made of the others.
 """
 
 from typing import Any
@@ -14,13 +15,11 @@ from shardrec.models.layers.jagged_sum import segment_sum
 from shardrec.models.layers.pieces import pieces
 
 
-def row_of_position(lengths: Tensor, positions: int) -> Tensor:
-    """[B] lengths that sum to `positions` -> [T] int64: the row that owns each position."""
-    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=positions)
-
-
 def jagged_product(values: Tensor, vectors: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
-    """y_t = <values_t, vectors_row(t)>.   values: [T, D], vectors: [B, D], row: [T], offsets: [B + 1] -> [T]"""
+    """Returns y_t = <values_t, vectors_row(t)>.
+
+    values: [T, D], vectors: [B, D], row: [T] the row that owns each position, offsets: [B + 1] -> [T]
+    """
     return _JaggedProduct.apply(values, vectors, row, offsets)
 
 

@@ -1,4 +1,4 @@
-"""Softmax over the positions of each row of a jagged batch."""
+"""A jagged softmax runs over the positions of each row of a jagged batch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from shardrec.models.layers.jagged_sum import segment_sum
 
 
 def jagged_softmax(score: Tensor, row: Tensor, lengths: Tensor, offsets: Tensor) -> Tensor:
-    """a_t = exp(s_t) / sum of exp(s_j) over the positions j of t's row.
+    """Returns a_t = exp(s_t) / sum of exp(s_j) over the positions j of t's row.
 
     score: [T], row: [T] the row that owns each position, lengths: [B], offsets: [B + 1] -> [T], 1 in sum in every row
     """

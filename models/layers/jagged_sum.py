@@ -1,4 +1,4 @@
-"""Weighted sums over the positions of each row of a jagged batch.
+"""A jagged sum adds up the weighted positions of each row of a jagged batch.
 
 FBGEMM's pooled lookup, asked for all positions in order, is the fastest segment sum on CPUs: five to seventeen times
 faster than `index_add_` and `segment_reduce` at 16 to 64 columns.
@@ -15,7 +15,10 @@ from shardrec.models.layers.pieces import pieces
 
 
 def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """sum over row b's positions t of weights_t values_t, without autograd.   [T, D], [B + 1], [T] -> [B, D]"""
+    """Returns the sums over row b's positions t of weights_t values_t, without autograd.
+
+    values: [T, D], offsets: [B + 1], weights: [T], None: 1 -> [B, D]
+    """
     values = values.detach()
     if not len(values):
         return values.new_zeros(len(offsets) - 1, values.shape[1])
@@ -27,7 +30,7 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None = None) 
 
 
 def jagged_sum(values: Tensor, weights: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
-    """s_b = sum over row b's positions t of weights_t values_t; 0 for an empty row. Differentiable.
+    """Returns s_b = sum over row b's positions t of weights_t values_t; 0 for an empty row. Differentiable.
 
     values: [T, D], weights: [T], row: [T] the row that owns each position, offsets: [B + 1] -> [B, D]
     """

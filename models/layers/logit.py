@@ -1,4 +1,4 @@
-"""The last layer of a tower."""
+"""The logit is the last layer of a tower."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Logit(nn.Linear):
-    """A linear layer to what a task reads, computed in its weights' precision whatever autocast says.
+    """A logit is a linear layer to what a task reads, computed in its weights' precision whatever autocast says.
 
     bf16 has 8 bits: logits rounded to it would tie rows that the tower tells apart, which AUC and ranks suffer from.
     """

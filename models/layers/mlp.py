@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: the deep part of most towers."""
+"""A multi-layer perceptron is the deep part of most towers."""
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from shardrec.models.layers.moments import BatchNorm
 
 
 class MLPConfig(BaseModel):
-    """Settings of an MLP in a run file. Every hidden layer: linear, batch norm, activation, dropout."""
+    """A run file sets this of an MLP, each of whose hidden layers is: linear, batch norm, activation, dropout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,9 +20,10 @@ class MLPConfig(BaseModel):
 
 
 class MLP(nn.Module):
-    """[n, width] -> [n, out]: hidden layers as `config` says, then one linear layer (`Logit`) to `out` columns.
+    """An MLP has hidden layers as `config` says, then one linear layer (`Logit`) to `out` columns.
 
-    out=None leaves that one off: [n, last hidden size]. padded: as in `Standardise`.
+    out=None leaves that one off, so that `width`, the columns that come out, is the last hidden size. padded: as in
+    `Standardise`.
     """
 
     def __init__(self, width: int, config: MLPConfig, out: int | None = 1, *, padded: bool = True) -> None:
@@ -44,4 +45,5 @@ class MLP(nn.Module):
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
+        """[n, columns in] -> [n, width]."""
         return self.layers(x)

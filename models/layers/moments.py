@@ -1,4 +1,4 @@
-"""Batch normalisation by the moments of live rows, over all ranks.
+"""Batch normalisation goes by the moments of live rows, over all ranks.
 
 Padding rows must not shift anybody's mean, and ranks must agree on one: which rows are live and how ranks add up is
 said for a whole forward pass by `live_rows`, so that models and layers pass neither along.
@@ -17,6 +17,7 @@ from shardrec.models.layers.pieces import pieces
 
 
 def identity(tensor: Tensor) -> Tensor:
+    """Returns the tensor: the sum over the ranks of one process."""
     return tensor
 
 
@@ -31,7 +32,7 @@ _context: ContextVar[_RowContext] = ContextVar("row_context", default=_EVERY_ROW
 
 @contextmanager
 def live_rows(live: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = identity) -> Iterator[None]:
-    """For the forward passes inside: which rows count in moments, and how ranks sum theirs.
+    """Says for the forward passes inside which rows count in moments, and how ranks sum theirs.
 
     live: [B] bool, False at padding rows; None: all rows live. reduce: differentiable elementwise sum over ranks (its
     backward sums gradients over ranks); every rank calls it equally often. Needed around training steps; in
@@ -45,7 +46,7 @@ def live_rows(live: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = i
 
 
 class Standardise(nn.Module):
-    """(x - E[x]) / sqrt(Var[x] + eps) per column.
+    """y = (x - E[x]) / sqrt(Var[x] + eps) per column.
 
     Training takes moments over the live rows of all ranks, evaluation the running ones. One reduction of [2 C + 1]
     numbers a call. A batch without live rows leaves the running moments alone.
@@ -67,7 +68,7 @@ class Standardise(nn.Module):
         return ((x.to(mean.dtype) - mean) * scale).to(x.dtype)
 
     def mean_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x to go on with, E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training the running moments follow."""
+        """Returns x to go on with, E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training running moments follow."""
         x, mean, var = self._batch_moments(x) if self.training else (x, self.running_mean, self.running_var)
         return x, mean, torch.rsqrt(var + self.eps)
 
@@ -78,21 +79,22 @@ class Standardise(nn.Module):
         x, totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
         count = totals.new_tensor([x.shape[0]]) if live is None else live.sum(dtype=totals.dtype)[None]
         sums = context.reduce(torch.cat([totals, count]))
-        width, rows = x.shape[1], sums[-1].clamp(min=1)
-        offset, square = sums[:width] / rows, sums[width:-1] / rows
+        width, row_count = x.shape[1], sums[-1].clamp(min=1)
+        offset, square = sums[:width] / row_count, sums[width:-1] / row_count
         mean, var = self.running_mean + offset, (square - offset.square()).clamp(min=0)
         self._remember(mean.detach(), var.detach(), sums[-1].detach())
         return x, mean, var
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, var: Tensor, rows: Tensor) -> None:
-        share = rows.clamp(max=1) * self.momentum
+    def _remember(self, mean: Tensor, var: Tensor, row_count: Tensor) -> None:
+        """Moves the running moments; not where there are no rows. The variance kept is the unbiased one."""
+        share = row_count.clamp(max=1) * self.momentum
         self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var * (rows / (rows - 1).clamp(min=1)), share)
+        self.running_var.lerp_(var * (row_count / (row_count - 1).clamp(min=1)), share)
 
 
 class _ColumnSums(torch.autograd.Function):
-    """[n, C] -> [n, C], [2 C]: x, and the sums over live rows of x - centre and of its square.
+    """Returns x and, [2 C], the sums over live rows of x - centre and of its square.
 
     Nothing of x's size is made in forward. Who uses x takes the returned one: its gradient is added in passing.
     """
@@ -126,7 +128,10 @@ class _ColumnSums(torch.autograd.Function):
 
 
 class BatchNorm(nn.Module):
-    """`Standardise`, then a learned scale and shift per column (Ioffe & Szegedy 2015); equals torch's BatchNorm1d."""
+    """Batch norm is `Standardise`, then a learned scale and shift per column (Ioffe & Szegedy, ICML 2015).
+
+    It equals torch's BatchNorm1d, but for padding and ranks.
+    """
 
     def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, padded: bool = True) -> None:
         super().__init__()

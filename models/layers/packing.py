@@ -1,4 +1,4 @@
-"""Positions of jagged sequences regrouped by time step, so that step t of a recurrent layer is one contiguous slice.
+"""Packing puts the positions of jagged sequences in order of their step, so that each step is one slice.
 
 Rows go by length, longest first. Step t then works on the first n_t of them, and its positions follow those of step
 t - 1: nothing is padded, and no step touches a row that has ended.
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Packing(NamedTuple):
-    """Where T positions of B rows go.
+    """A packing says where T positions of B rows go.
 
     counts: n_t, rows longer than t, for t = 0 .. L - 1
     rows: [n_0] the rows that are not empty, longest first
@@ -27,23 +27,25 @@ class Packing(NamedTuple):
     packed: Tensor
 
     def pack(self, values: Tensor) -> Tensor:
-        """[T, ...] in the order of the batch -> packed."""
+        """Packs values: [T, ...] in the order of the batch -> packed."""
         return regroup(values, self.jagged, self.packed)
 
     def unpack(self, values: Tensor) -> Tensor:
-        """[T, ...] packed -> in the order of the batch."""
+        """Unpacks values: [T, ...] packed -> in the order of the batch."""
         return regroup(values, self.packed, self.jagged)
 
     def final(self, states: Tensor, batch_size: int) -> Tensor:
-        """The last state of each row, 0 for empty ones: [T, H] packed -> [B, H]."""
+        """Returns the last state of each row, 0 for empty ones: [T, H] packed -> [B, H]."""
         ended = states.index_select(0, self.last)
         return states.new_zeros(batch_size, states.shape[1]).index_copy(0, self.rows, ended)
 
 
 def pack_steps(lengths: Tensor, row: Tensor, offsets: Tensor) -> Packing:
-    """lengths: [B], row: [T] the row that owns each position, offsets: [B + 1]. Waits for the device once: `counts`."""
+    """Orders positions by step. Waits for the device once, for `counts`.
+
+    lengths: [B], row: [T] the row that owns each position, offsets: [B + 1]
+    """
     length, order = lengths.sort(descending=True, stable=True)
-    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
     ended = torch.bincount(lengths).cumsum(0)
     longer = len(lengths) - ended[:-1]  # n_t
     counts = tuple(longer.tolist())
@@ -51,16 +53,21 @@ def pack_steps(lengths: Tensor, row: Tensor, offsets: Tensor) -> Packing:
     starts = longer.cumsum(0) - longer
     positions = torch.arange(len(row), device=row.device)
     step = positions - offsets[row]
-    packed = starts[step] + place[row]
-    jagged = torch.empty_like(packed).index_copy_(0, packed, positions)
+    packed = starts[step] + inverse(order)[row]
     ends = starts[length[:live] - 1] + positions[:live]
-    return Packing(counts, order[:live], ends, jagged, packed)
+    return Packing(counts, order[:live], ends, inverse(packed), packed)
+
+
+def inverse(permutation: Tensor) -> Tensor:
+    """Returns the permutation [n] that undoes the given one: inverse[permutation[i]] = i."""
+    numbers = torch.arange(len(permutation), device=permutation.device)
+    return torch.empty_like(permutation).index_copy_(0, permutation, numbers)
 
 
 def regroup(values: Tensor, source: Tensor, reverse: Tensor) -> Tensor:
-    """values[source], [n, ...] -> [m, ...], with the gradient's [reverse] as gradient.
+    """Returns values[source], [n, ...] -> [m, ...]; its gradient is gradient[reverse].
 
-    So `reverse` undoes `source`, and gradients are copied, where those of `index_select` would be added into zeros.
+    `reverse` undoes `source`: so gradients are copied, where those of `index_select` would be added into zeros.
     """
     return _Regroup.apply(values, source, reverse)
 

@@ -1,13 +1,15 @@
-"""Attention over pairs of fields: which crossings matter."""
+"""Attention over pairs of fields says which crossings matter."""
 
 import torch
 from torch import Tensor, nn
+
+from shardrec.models.layers.pieces import row_blocks
 
 _NUMBERS_AT_ONCE = 1 << 18  # on CPUs, of [P, b, D]: 1 MiB in fp32 stays in a core's cache and off the page-fault path
 
 
 class PairAttention(nn.Module):
-    """sum_{i<j} a_ij (v_i * v_j), a = softmax over pairs of h . relu(W (v_i * v_j) + b) (Xiao et al., IJCAI 2017).
+    """y = sum_{i<j} a_ij (v_i * v_j), a = softmax over pairs of h . relu(W (v_i * v_j) + b) (Xiao et al., IJCAI 2017).
 
     Eqs. 4 and 5. Pairs are in the order (0, 1), (0, 2) ..., (F - 2, F - 1), P = F (F - 1) / 2 of them. Inside, fields
     come first ([P, B, D]): taking a pair copies whole blocks, forward and backward. A CPU takes some rows at a time,
@@ -24,19 +26,15 @@ class PairAttention(nn.Module):
         self.register_buffer("second", second, persistent=False)
         self.hidden = nn.Linear(width, attention_size)
         self.score = nn.Linear(attention_size, 1, bias=False)
-        nn.init.zeros_(
-            self.hidden.bias
-        )  # fresh products are tiny: any bias would switch a unit on or off for all pairs
+        nn.init.zeros_(self.hidden.bias)  # products start tiny: a bias would switch a unit on or off for all pairs
 
     def forward(self, factors: Tensor) -> Tensor:
         """[B, F, D] -> [B, D]."""
-        rows = max(1, factors.shape[0])
-        if factors.device.type == "cpu":
-            rows = max(1, _NUMBERS_AT_ONCE // max(1, len(self.first) * factors.shape[2]))
-        return torch.cat([self._pooled(some) for some in factors.split(rows)])
+        blocks = row_blocks(factors, len(self.first) * factors.shape[2], _NUMBERS_AT_ONCE)
+        return torch.cat([self._pooled(block) for block in blocks])
 
     def weights(self, factors: Tensor) -> Tensor:
-        """The attention a: [B, F, D] -> [B, P], rows of sum 1."""
+        """Returns the attention a: [B, F, D] -> [B, P], rows of sum 1."""
         return self._weights(self._pairs(factors)).T
 
     def _pooled(self, factors: Tensor) -> Tensor:

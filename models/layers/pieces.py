@@ -1,4 +1,4 @@
-"""Parts of a long array that fit a CPU's cache, for formulas whose intermediate arrays need never be whole."""
+"""Pieces are parts of a long array that fit a CPU's cache, so that what lies between need never be whole."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,24 @@ PIECE_BYTES = 1 << 19  # a thread's, of one of the arrays that a piece touches; 
 
 
 def pieces(values: Tensor, columns: int | None = None) -> list[slice]:
-    """Parts of the rows of `values` [n, C]: all at once but on a CPU. columns: of the widest array, where C is not."""
-    rows = len(values)
+    """Returns parts of the rows of `values` [n, C], all at once but on a CPU; none where n is 0.
+
+    columns: of the widest array that a formula makes of a row, where that is not C.
+    """
+    row_count = len(values)
     if values.device.type != "cpu":
-        return [slice(0, rows)] if rows else []
+        return [slice(0, row_count)] if row_count else []
     size = PIECE_BYTES * torch.get_num_threads()
     step = max(1, size // max(1, (columns or values.shape[1]) * values.element_size()))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    return [slice(start, min(start + step, row_count)) for start in range(0, row_count, step)]
+
+
+def row_blocks(values: Tensor, columns: int, numbers_at_once: int) -> tuple[Tensor, ...]:
+    """Splits `values` [B, ...] by rows, where autograd remembers each block; it stays whole but on a CPU.
+
+    columns: numbers that a formula makes of a row; numbers_at_once: so many of them are made for one block.
+    """
+    row_count = max(1, len(values))
+    if values.device.type == "cpu":
+        row_count = max(1, numbers_at_once // max(1, columns))
+    return values.split(row_count)

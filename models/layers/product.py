@@ -1,4 +1,4 @@
-"""Product signals between fields (Qu et al., ICDM 2016, section III)."""
+"""Products of fields are the signals of product networks (Qu et al., ICDM 2016, section III)."""
 
 from itertools import product
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Triangle(nn.Module):
-    """The entries (i, j), i <= j, of x x^T, row by row: [B, size] -> [B, size (size + 1) / 2], without the matrix."""
+    """A triangle has the entries (i, j), i <= j, of x x^T, row by row, and never makes the matrix."""
 
     first: Tensor
     second: Tensor
@@ -23,16 +23,17 @@ class Triangle(nn.Module):
         self.entries = len(first)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, size] -> [B, size (size + 1) / 2]."""
         first, second = self.split(x)
         return first * second
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both factors of the entries: [B, size] -> twice [B, entries]."""
+        """Returns both factors of the entries: [B, size] -> twice [B, entries]."""
         return x.index_select(1, self.first), x.index_select(1, self.second)
 
 
 class InnerProducts(nn.Module):
-    """p_ij = <f_i, f_j> of all pairs, row by row: i <= j, [B, F, D] -> [B, F (F + 1) / 2]; without `squares` i < j.
+    """p_ij = <f_i, f_j> of all pairs, row by row: i <= j, without `squares` i < j.
 
     One batched product and one gather; the gradient is a gather and one product too, half of what autograd would do.
     """
@@ -52,6 +53,7 @@ class InnerProducts(nn.Module):
         self.register_buffer("slots", slots, persistent=False)
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F (F + 1) / 2], without `squares` [B, F (F - 1) / 2]."""
         return _InnerProducts.apply(field, self.first * field.shape[1] + self.second, self.slots)
 
 
@@ -71,7 +73,7 @@ class _InnerProducts(torch.autograd.Function):
 
 
 class FactorisedInnerProducts(nn.Module):
-    """l_p^n = <theta^n theta^nT, p> = ||sum_i theta_i^n f_i||^2: [B, F, D] -> [B, out] (IPNN, eqs. 9 to 11).
+    """l_p^n = <theta^n theta^nT, p> = ||sum_i theta_i^n f_i||^2 (IPNN, eqs. 9 to 11).
 
     Computed from p: the right-hand side needs a [B, D, out], and took three to eight times as long on a CPU.
     """
@@ -83,13 +85,14 @@ class FactorisedInnerProducts(nn.Module):
         nn.init.uniform_(self.weight, -(num_fields**-0.5), num_fields**-0.5)
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, out]."""
         first, second = self.products.first, self.products.second
         pairs = self.weight.index_select(1, first) * self.weight.index_select(1, second)
         return F.linear(self.products(field), torch.where(first == second, pairs, 2 * pairs))
 
 
 class PooledInnerProducts(nn.Module):
-    """The mean, or the largest, of every field's inner products: [B, F, D] -> [B, F]."""
+    """Pooled inner products are the mean, or the largest, of every field's products with all fields."""
 
     def __init__(self, num_fields: int, pooling: Literal["mean", "max"]) -> None:
         super().__init__()
@@ -97,13 +100,14 @@ class PooledInnerProducts(nn.Module):
         self.width = num_fields
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F]."""
         if self.pooling == "mean":
             return (field * field.mean(1, keepdim=True)).sum(2)
         return (field @ field.transpose(1, 2)).amax(2)
 
 
 class OuterProducts(nn.Module):
-    """All p_ij = f_i f_j^T: the distinct entries of z z^T, z = [f_1; ...; f_F]: [B, F, D] -> [B, FD (FD + 1) / 2]."""
+    """p_ij = f_i f_j^T of all pairs: the distinct entries of z z^T, z = [f_1; ...; f_F]."""
 
     def __init__(self, num_fields: int, dim: int) -> None:
         super().__init__()
@@ -111,11 +115,12 @@ class OuterProducts(nn.Module):
         self.width = self.triangle.entries
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F D (F D + 1) / 2]."""
         return self.triangle(field.flatten(1))
 
 
 class PooledOuterProducts(nn.Module):
-    """Pairs' outer products pooled entrywise, i = j included: [B, F, D] -> [B, D (D + 1) / 2].
+    """Pooled outer products pool those of all pairs entrywise, i = j included.
 
     superposition: sum_ij f_i f_j^T = f_S f_S^T, f_S = sum_i f_i (OPNN, eq. 13). max: as the largest product of two
     numbers is one of their ranges' ends, no pair is formed there either.
@@ -128,6 +133,7 @@ class PooledOuterProducts(nn.Module):
         self.width = self.triangle.entries
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, D (D + 1) / 2]."""
         if self.pooling == "superposition":
             return self.triangle(field.sum(1))
         low, high = self.triangle.split(field.amin(1)), self.triangle.split(field.amax(1))

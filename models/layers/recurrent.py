@@ -1,4 +1,4 @@
-"""Gated recurrent units over packed sequences, plain and driven by attention.
+"""Gated recurrent units run over packed sequences, plain or driven by attention.
 
 Forward and backward are written by hand over buffers made once: a step is two products with the rows that are still
 going and a few operations on contiguous slices. (Autograd over slices would fill a buffer of all positions with zeros
@@ -46,13 +46,16 @@ class GRU(nn.Module):
         """
         assert (attention is None) == (self.update == "learned")
         dtype = torch.promote_types(inputs.dtype, torch.float32)
-        given = (inputs, self.project.weight, self.project.bias, self.recurrent)
+        operands = (inputs, self.project.weight, self.project.bias, self.recurrent)
         attention = None if attention is None else attention.to(dtype)
-        return _Recurrence.apply(*(x.to(dtype) for x in given), attention, packing.counts)
+        return _Recurrence.apply(*(x.to(dtype) for x in operands), attention, packing.counts)
 
 
 class _Step(NamedTuple):
-    """Where a step's positions are among [T], and its rows' states before and after it among [n_0 + T]: 0, then all."""
+    """A step says where its positions are among [T], and its rows' states before and after it among [n_0 + T].
+
+    The first n_0 of those states are 0, the others are all that the recurrence has made.
+    """
 
     positions: slice
     before: slice
@@ -60,17 +63,17 @@ class _Step(NamedTuple):
 
 
 def _groups(counts: tuple[int, ...], like: Tensor) -> list[list[_Step]]:
-    """Consecutive steps, as many as are a piece of an array [T, H], or one."""
+    """Groups consecutive steps, as many as are a piece of an array [T, H], or one."""
     most = max((piece.stop - piece.start for piece in pieces(like)), default=0)
     groups: list[list[_Step]] = []
     start = before = room = 0
-    for rows in counts:
-        if not groups or rows > room:
+    for row_count in counts:
+        if not groups or row_count > room:
             groups.append([])
             room = most
         after = counts[0] + start
-        groups[-1].append(_Step(*(slice(x, x + rows) for x in (start, before, after))))
-        start, before, room = start + rows, after, room - rows
+        groups[-1].append(_Step(*(slice(x, x + row_count) for x in (start, before, after))))
+        start, before, room = start + row_count, after, room - row_count
     return groups
 
 
@@ -79,13 +82,13 @@ def _positions(group: list[_Step]) -> slice:
 
 
 def _gates_and_candidate(weight: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
-    """Rows of r and, where there are any, of u; those of h~."""
+    """Splits a parameter into the rows of r and, where there are any, of u; and those of h~."""
     r, candidate, *u = weight.split(hidden)
     return torch.cat([r, *u]), candidate
 
 
 def _update(u: list[Tensor], attention: Tensor | None, part: slice, scratch: Tensor) -> Tensor:
-    """z of some positions, [n, H]: from the gate, where there is one, and the attention, where there is."""
+    """Returns z of some positions, [n, H]: from the gate, where there is one, and the attention, where there is."""
     if attention is None:
         return u[0]
     a = attention[part].unsqueeze(1)
@@ -93,15 +96,15 @@ def _update(u: list[Tensor], attention: Tensor | None, part: slice, scratch: Ten
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    """In place. On CPUs by the logistic function, which torch computes five times faster than tanh."""
+    """Takes tanh in place; on CPUs by the logistic function, which torch computes five times faster than tanh."""
     return x.tanh_() if x.device.type != "cpu" else x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Where fp32 products may be less precise, oneDNN makes them on CPUs and compiles code for each shape it meets.
+    """Keeps oneDNN out: where fp32 products may be less precise, it compiles code for each shape that it meets.
 
-    Here every step of every batch has one of its own, and compiling takes several times as long as the product.
+    Here every step of every batch has a shape of its own, and compiling takes several times as long as the product.
     """
     onednn: Any = torch.backends.mkldnn
     before = onednn.enabled
@@ -113,7 +116,7 @@ def _without_onednn() -> Iterator[None]:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The states of a GRU. Blocks of the parameters' rows: r, h~, and but for AGRU u."""
+    """Computes the states of a GRU. Blocks of the parameters' rows: r, h~, and but for AGRU u."""
 
     @staticmethod
     @_without_onednn()

@@ -1,11 +1,11 @@
-"""Residual units over plain vectors."""
+"""A residual unit adds to a vector what two linear layers make of it."""
 
 import torch
 from torch import Tensor, nn
 
 
 class ResidualUnit(nn.Module):
-    """relu(F(x) + x), F(x) = W1 relu(W0 x + b0) + b1 (Shan et al., KDD 2016, eq. 3).
+    """y = relu(F(x) + x), F(x) = W1 relu(W0 x + b0) + b1 (Shan et al., KDD 2016, eq. 3).
 
     hidden: columns between the two linear layers. dropout: of F(x).
     """

@@ -1,11 +1,11 @@
-"""Multi-head self-attention over a row's fields."""
+"""Self-attention lets a row's fields attend to each other, in several heads."""
 
 import torch
 from torch import Tensor, nn
 
 
 class FieldAttention(nn.Module):
-    """One interacting layer of AutoInt (Song et al., CIKM 2019, eqs. 5-8): [B, F, D] -> [B, F, heads * head_dim].
+    """Field attention is one interacting layer of AutoInt (Song et al., CIKM 2019, eqs. 5-8).
 
     Per head: a_mk = softmax over k of <W_q e_m, W_k e_k>, e~_m = sum_k a_mk W_v e_k; the heads side by side, then
     relu(e~_m + W_res e_m). `scale` divides the products by sqrt(head_dim), which the authors' code does, eq. 5 not.
@@ -22,6 +22,7 @@ class FieldAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, field: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F, heads * head_dim]."""
         query, key, value = (
             layer(field).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )

@@ -1,17 +1,17 @@
-"""Metrics that merge across ranks.
+"""Metrics measure predictions, and merge across ranks.
 
-- `averages.py`: Metrics that are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE
-- `classes.py`: Metrics of one class out of several
-- `collective.py`: What metrics need from other ranks, injected so that this layer knows no process group
-- `gauc.py`: Grouped AUC: how well rows are ranked inside of each group (a user, a request)
-- `grouped.py`: Rows met by group: what metrics inside of groups (a user, a request) share
-- `metric.py`: Base of all metrics: states that add up over batches and merge over ranks
-- `metric_set.py`: The metrics of an evaluation, computed together
-- `ordered_bits.py`: float32 scores as int32 whose order is the scores' order: what ties, sorting and histograms go by
-- `predictions.py`: What every metric reads: the rows of one batch that count
-- `ranking.py`: Metrics of a binary ranking (AUC, average precision, ROC and PR curves), all read off one table of
-- `score_table.py`: How much weight either class has at each distinct score: all that a ranking metric needs, in
-- `top_k.py`: Hit rate and NDCG at K inside of groups: how far up a group's positives stand among its negatives
+- `averages.py`: Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE
+- `classes.py`: Class errors measure predictions of one class out of several
+- `collective.py`: A collective is what metrics need of other ranks, injected so that this layer knows no process group
+- `gauc.py`: Grouped AUC says how well rows are ranked inside of each group (a user, a request)
+- `grouped.py`: Grouped metrics see the rows of a group (a user, a request) together, whichever rank they were on
+- `metric.py`: A metric is a state that adds up over batches and merges over ranks
+- `metric_set.py`: A metric set holds the metrics of one evaluation, which are computed together
+- `ordered_bits.py`: Ordered bits are float32 scores as int32 of one order, which ties, sorting and histograms go by
+- `predictions.py`: Predictions are what every metric reads: the rows of one batch that count
+- `ranking.py`: Ranking metrics (AUC, average precision, ROC and PR curves) are read off one table of scores
+- `score_table.py`: A score table holds the weight of either class at each distinct score, in bounded memory
+- `top_k.py`: Hit rate and NDCG at K say how far up a group's positives stand among its negatives
 """
 
 from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows

@@ -1,4 +1,4 @@
-"""Metrics that are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE."""
+"""Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from shardrec.models.metrics.predictions import Predictions
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """numerator / denominator, NaN where the denominator is 0."""
+    """Returns numerator / denominator, NaN where the denominator is 0."""
     return numerator / denominator if denominator else nan
 
 
 class Sums(Metric):
-    """Base of metrics whose state is a vector of float64 sums on the device of the predictions."""
+    """A metric of sums keeps a vector of float64 sums on the device of the predictions."""
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
     @abstractmethod
     def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
-        """[n] each: what is summed over rows."""
+        """Returns what is summed over rows, [n] each."""
 
     @abstractmethod
     def values(self, sums: Sequence[float]) -> dict[str, float]:
-        """The metric's values from the sums of `terms`, in their order."""
+        """Returns the metric's values from the sums of `terms`, in their order."""
 
     def update(self, rows: Predictions) -> None:
         sums = torch.stack([term.sum(dtype=torch.float64) for term in self.terms(rows)])
@@ -44,7 +44,7 @@ class Sums(Metric):
 
 
 class LogLoss(Sums):
-    """`log_loss` = -E[y ln p + (1 - y) ln(1 - p)]; `normalized_entropy` = log loss / entropy of the mean label.
+    """`log_loss` is -E[y ln p + (1 - y) ln(1 - p)], `normalized_entropy` log loss / entropy of the mean label.
 
     Computed from logits (`score`), so that confident predictions lose nothing to rounding. Normalized entropy (He et
     al., ADKDD 2014) is below 1 where the model beats the constant mean, and NaN where labels are of one class.
@@ -64,7 +64,7 @@ class LogLoss(Sums):
 
 
 class Calibration(Sums):
-    """`calibration` = mean prediction / mean label (NaN without positives); both means beside it."""
+    """`calibration` is mean prediction / mean label (NaN without positives); both means are beside it."""
 
     larger_is_better: ClassVar = {"calibration": None, "label_mean": None, "prediction_mean": None}
 
@@ -81,7 +81,7 @@ class Calibration(Sums):
 
 
 class Accuracy(Sums):
-    """`accuracy`: the share of rows that `value >= threshold` puts into their class."""
+    """`accuracy` is the share of rows that `value >= threshold` puts into their class."""
 
     larger_is_better: ClassVar = {"accuracy": True}
 
@@ -99,7 +99,7 @@ class Accuracy(Sums):
 
 
 class Errors(Sums):
-    """`rmse` and `mae` of the predicted values, with the two means beside them."""
+    """`rmse` and `mae` are errors of the predicted values; the two means are beside them."""
 
     larger_is_better: ClassVar = {"rmse": False, "mae": False, "label_mean": None, "prediction_mean": None}
 
@@ -118,7 +118,7 @@ class Errors(Sums):
 
 
 class Rows(Sums):
-    """`rows`: how many rows were seen, whatever their weights."""
+    """`rows` says how many rows were seen, whatever their weights."""
 
     larger_is_better: ClassVar = {"rows": None}
 

@@ -1,4 +1,4 @@
-"""Metrics of one class out of several."""
+"""Class errors measure predictions of one class out of several."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,7 +10,7 @@ from shardrec.models.metrics.predictions import Predictions
 
 
 class ClassErrors(Sums):
-    """`log_loss` = -E[ln p of the label's class]; `accuracy`: the share of rows whose most probable class is right.
+    """`log_loss` is -E[ln p of the label's class], `accuracy` the share of rows whose most probable class is right.
 
     Reads `score` as the log-probability of the label's class and `value` as the most probable class.
     """

@@ -1,4 +1,4 @@
-"""What metrics need from other ranks, injected so that this layer knows no process group."""
+"""A collective is what metrics need of other ranks, injected so that this layer knows no process group."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,32 +7,36 @@ from torch import Tensor
 
 
 class Collective(Protocol):
-    """Exchanges between the ranks of a run. All ranks call the same methods in the same order.
+    """A collective exchanges tensors between the ranks of a run, which call the same methods in the same order.
 
     Tensors keep their dtype and device; ranks agree on dtype and on all dimensions but the first.
     """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Returns this rank's number, from 0."""
+        ...
 
     @property
-    def world_size(self) -> int: ...
+    def world_size(self) -> int:
+        """Returns how many ranks there are."""
+        ...
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Elementwise sum over the ranks' tensors, which have one shape. The argument is left as it was."""
+        """Returns the elementwise sum over the ranks' tensors, which have one shape. The argument is left as it was."""
         ...
 
     def concatenate(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows, in rank order; the number of rows may differ between ranks and may be 0."""
+        """Returns all ranks' rows, in rank order; the number of rows may differ between ranks and may be 0."""
         ...
 
     def exchange(self, parts: Sequence[Tensor]) -> Tensor:
-        """Sends `parts[r]` to rank r; the rows received from all ranks, in rank order. `len(parts) == world_size`."""
+        """Sends `parts[r]` to each rank r; returns the rows received from all ranks, in rank order."""
         ...
 
 
 class Alone:
-    """The collective of a single process."""
+    """A single process is alone: it gets back what it gives."""
 
     rank = 0
     world_size = 1

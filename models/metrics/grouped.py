@@ -1,8 +1,9 @@
-"""Rows met by group: what metrics inside of groups (a user, a request) share."""
+"""Grouped metrics see the rows of a group (a user, a request) together, whichever rank they were on."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import nan
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from shardrec.models.metrics.score_table import sums_at
 
 
 def mixed(group: Tensor) -> Tensor:
-    """[n] int64 hash of int64 group ids (the finaliser of SplitMix64), so that any of its bits deal groups evenly."""
+    """Hashes int64 group ids, [n] -> [n], by SplitMix64's finaliser, so that any of the bits deal groups evenly."""
     x = group
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
@@ -23,21 +24,25 @@ def mixed(group: Tensor) -> Tensor:
 
 
 class GroupedRows(NamedTuple):
-    """group: [n] int64; columns: [n, 3] int32: the bits of score (in `ordered_bits`), label and weight (float32)."""
+    """Grouped rows are kept as 20 bytes each.
+
+    group: [n] int64; columns: [n, 3] int32: the bits of score (in `ordered_bits`), label and weight (float32)
+    """
 
     group: Tensor
     columns: Tensor
 
     def where(self, keep: Tensor) -> "GroupedRows":
+        """Returns the rows of the mask `keep`, [n] bool."""
         return GroupedRows(self.group[keep], self.columns[keep])
 
     def sampled(self, level: int) -> "GroupedRows":
-        """The rows of one group in 2^level, chosen by hash."""
+        """Returns the rows of one group in 2^level, chosen by hash."""
         return self.where((mixed(self.group) & ((1 << level) - 1)) == 0) if level else self
 
 
 class Ties(NamedTuple):
-    """The weights of whole groups, rows of one group and score taken together: T ties in G groups, all float64.
+    """Ties are the rows of one group and one score, taken together: T ties in G groups, with their weights, float64.
 
     owner: [T] int64 group of each tie; positive, negative: [T]; positives, negatives: [G]
     below: [T] negatives of the tie's group with lower scores
@@ -52,7 +57,11 @@ class Ties(NamedTuple):
 
     @classmethod
     def of(cls, rows: GroupedRows, *, counted: bool) -> "Ties":
-        """counted: rows of label >= 1/2 and weight > 0 count 1 as positives, others of weight > 0 as negatives."""
+        """Sums up rows of whole groups, in any order.
+
+        counted: rows of label >= 1/2 and weight > 0 count 1 as positives, others of weight > 0 as negatives; else a row
+        gives its weight x label to the positives, and the rest of its weight to the negatives
+        """
         order = rows.columns[:, 0].argsort(stable=True)
         order = order[rows.group[order].argsort(stable=True)]
         group, columns = rows.group[order], rows.columns[order]
@@ -70,25 +79,30 @@ class Ties(NamedTuple):
 
     @property
     def both(self) -> Tensor:
-        """[G] bool: groups that hold both classes."""
+        """Returns [G] bool: groups that hold both classes."""
         return (self.positives > 0) & (self.negatives > 0)
 
     @property
     def skipped(self) -> Tensor:
-        """[G] bool: groups that hold one class only."""
+        """Returns [G] bool: groups that hold one class only."""
         return ((self.positives + self.negatives) > 0) & ~self.both
 
     def of_groups(self, values: Tensor) -> Tensor:
-        """[T] values of ties -> [G] their sums."""
+        """Sums values by group: [T], one of each tie -> [G]."""
         return sums_at(self.owner, values, self.positives.numel())
 
 
 class Grouped(Metric):
-    """Base of metrics over whole groups.
+    """A grouped metric is computed over whole groups.
 
     Rows meet by exchange: a hash of the group says on which rank. A rank keeps at most `capacity` rows of 20 bytes;
     beyond that it keeps one group in two, in four and so on, chosen by hash.
     """
+
+    name: ClassVar[str]
+    """How the names of the counts begin: `name_groups`, `name_skipped_groups`, `name_sampled_share`."""
+    counted: ClassVar[bool] = False
+    """Whether rows count, or their weights, as in `Ties.of`."""
 
     def __init__(self, capacity: int = 10_000_000) -> None:
         self.capacity = capacity
@@ -97,14 +111,15 @@ class Grouped(Metric):
         self._level = 0
 
     @abstractmethod
-    def sums(self, rows: GroupedRows) -> Tensor:
-        """[k] float64 over whole groups, in any order; the last is the number of NaN scores (`nans`)."""
+    def sums(self, ties: Ties) -> Tensor:
+        """Returns [k] float64: what is summed over whole groups."""
 
     @abstractmethod
-    def values(self, sums: Sequence[float], sampled_share: float) -> dict[str, float]:
-        """The metric's values from the sums over all groups, of which a share was kept."""
+    def values(self, sums: Sequence[float], groups: float) -> dict[str, float]:
+        """Returns the metric's values from the sums over all groups, of which so many hold both classes."""
 
     def update(self, rows: Predictions) -> None:
+        """Keeps a batch's rows, or those of sampled groups. Raises ValueError where the rows have no groups."""
         if rows.group is None:
             raise ValueError(f"{type(self).__name__} needs the batch's groups; the schema names no group column")
         numbers = (rows.label.float().view(torch.int32), rows.weight.float().view(torch.int32))
@@ -122,6 +137,7 @@ class Grouped(Metric):
         return GroupedRows(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
 
     def compute(self, collective: Collective) -> dict[str, float]:
+        """Returns the values, NaN where a score was; how many groups they are of, skip, and which share was kept."""
         rows = self._all()
         level = int(collective.concatenate(torch.tensor([self._level], device=rows.group.device)).max())
         rows = rows.sampled(level)
@@ -131,16 +147,18 @@ class Grouped(Metric):
         met = GroupedRows(
             collective.exchange([part.group for part in parts]), collective.exchange([part.columns for part in parts])
         )
-        return self.values(collective.sum(self.sums(met)).tolist(), 0.5**level)
-
-
-def nans(rows: GroupedRows) -> Tensor:
-    """How many scores are NaN."""
-    return is_nan(rows.columns[:, 0]).sum()
+        ties = Ties.of(met, counted=self.counted)
+        counts = torch.stack([ties.both.sum(), ties.skipped.sum(), is_nan(met.columns[:, 0]).sum()])
+        *sums, groups, skipped, nans = collective.sum(torch.cat([self.sums(ties), counts.double()])).tolist()
+        values = self.values(sums, groups)
+        if nans:
+            values = dict.fromkeys(values, nan)
+        values |= {f"{self.name}_groups": groups, f"{self.name}_skipped_groups": skipped}
+        return values | ({f"{self.name}_sampled_share": 0.5**level} if level else {})
 
 
 def _changes(values: Tensor) -> Tensor:
-    """[n] bool: whether a value differs from the one before it; True at the first."""
+    """Returns [n] bool: whether a value differs from the one before it; True at the first."""
     changed = torch.ones_like(values, dtype=torch.bool)
     changed[1:] = values[1:] != values[:-1]
     return changed

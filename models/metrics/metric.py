@@ -1,4 +1,4 @@
-"""Base of all metrics: states that add up over batches and merge over ranks."""
+"""A metric is a state that adds up over batches and merges over ranks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from shardrec.models.metrics.predictions import Predictions
 
 
 class Metric(ABC):
-    """One or several named values over all rows seen by all ranks; sums are kept in float64.
+    """A metric has one or several named values over all rows seen by all ranks; sums are kept in float64.
 
     A value that its rows do not define (the AUC of one class) is NaN.
     """
@@ -23,4 +23,4 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, collective: Collective) -> dict[str, float]:
-        """The values over all ranks' rows, equal on all ranks. All ranks must call it; updates may go on afterwards."""
+        """Returns the values over all ranks' rows, equal on all ranks, which must all call it. Updates may go on."""

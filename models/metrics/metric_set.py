@@ -1,4 +1,4 @@
-"""The metrics of an evaluation, computed together."""
+"""A metric set holds the metrics of one evaluation, which are computed together."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from shardrec.models.metrics.predictions import Predictions
 
 
 class MetricSet:
-    """Made by `Task.metrics` for one pass over some data: `update` per batch, `compute` once all ranks are through."""
+    """A metric set is made for one pass over some data: `update` per batch, `compute` once all ranks are through."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class MetricSet:
         self._collective = collective or Alone()
 
     def of(self, part: Callable[[Any], Any]) -> "MetricSet":
-        """These metrics for a tower that returns more than their task reads: `part` takes that out of an output."""
+        """Returns these metrics for a tower that returns more than their task reads: `part` takes out what it reads."""
         return MetricSet(self._metrics, lambda output, batch: self._read(part(output), batch), self._collective)
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class MetricSet:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """Values by name over all ranks' rows, equal on all ranks; all ranks must call it."""
+        """Returns values by name over all ranks' rows, equal on all ranks, which must all call it."""
         values: dict[str, float] = {}
         for metric in self._metrics:
             values |= metric.compute(self._collective)
@@ -47,11 +47,11 @@ class MetricSet:
 
     @property
     def directions(self) -> dict[str, bool]:
-        """The values that a best step can be chosen by, the task's own choice first: whether larger is better."""
+        """Says of values that a best step can be chosen by, the task's own choice first, whether larger is better."""
         return {k: v for metric in self._metrics for k, v in metric.larger_is_better.items() if v is not None}
 
     def larger_is_better(self, name: str) -> bool:
-        """Whether early stopping looks for a large `name`. Raises UserError for a name that it cannot go by."""
+        """Says whether early stopping looks for a large `name`. Raises UserError for a name that it cannot go by."""
         known = self.directions
         if name not in known:
             raise UserError(unknown("metric to select by", name, list(known)))

@@ -1,4 +1,4 @@
-"""What every metric reads: the rows of one batch that count."""
+"""Predictions are what every metric reads: the rows of one batch that count."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Predictions(NamedTuple):
-    """n rows, padding left out; all [n] float64 but the groups.
+    """Predictions are of n rows, padding left out; all are [n] float64 but the groups.
 
     score: what the tower says of a row: a logit, a rating; of several classes, the log-probability of the label's
     value: the prediction made of it: a probability, a clipped rating; of several classes, the most probable one

@@ -1,4 +1,4 @@
-"""Metrics of a binary ranking (AUC, average precision, ROC and PR curves), all read off one table of scores.
+"""Ranking metrics (AUC, average precision, ROC and PR curves) are read off one table of scores.
 
 The table holds each distinct float32 score once, with the weight of its positives and of its negatives, and so knows
 ties. It is exact as long as there are no more than `capacity` distinct scores over all ranks. Beyond that, neighbouring
@@ -24,7 +24,7 @@ COMPACTION_ROWS = 1 << 20
 
 
 class Curve(NamedTuple):
-    """Points of a curve, [K] float64 each, from the strictest threshold (infinity: no row is called positive) down.
+    """A curve has K points, float64, from the strictest threshold (infinity: no row is called positive) down.
 
     ROC: x = false positive rate, y = true positive rate. PR: x = recall, y = precision.
     """
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
 
 class Ranking(Metric):
-    """`auc` and `average_precision`; with `auc_error_bound` once scores had to be merged.
+    """`auc` and `average_precision` rank rows of two classes; `auc_error_bound` is there once scores had to be merged.
 
     A weighted pair of rows of different class counts 1 for the AUC where the positive has the larger score, 1/2 for a
     tie. Pairs inside a merged bin count as ties, so that half of their weight bounds the error.
@@ -73,7 +73,7 @@ class Ranking(Metric):
         return self._table
 
     def _merge(self, collective: Collective) -> ScoreTable | None:
-        """The table of all ranks' rows; None where a score was NaN."""
+        """Returns the table of all ranks' rows; None where a score was NaN."""
         table = self._settle()
 
         def all_ranks(*values: int) -> Tensor:
@@ -102,7 +102,7 @@ class Ranking(Metric):
         return values
 
     def curves(self, collective: Collective) -> dict[str, Curve]:
-        """`roc` and `precision_recall`; all ranks must call it. Empty where a score was NaN."""
+        """Returns the curves `roc` and `precision_recall`; all ranks must call it. Empty where a score was NaN."""
         table = self._merge(collective)
         if table is None:
             return {}
@@ -116,12 +116,12 @@ class Ranking(Metric):
 
 
 def _descending(weights: Tensor) -> Tensor:
-    """[K] weight at or above each score, from the largest score down."""
+    """Returns [K] weight at or above each score, from the largest score down."""
     return weights.flip(0).cumsum(0)
 
 
 def _precision(table: ScoreTable) -> Tensor:
-    """[K] share of positives in the weight at or above each key, keys ascending."""
+    """Returns [K] share of positives in the weight at or above each key, keys ascending."""
     true, false = _descending(table.positives), _descending(table.negatives)
     return (true / (true + false)).flip(0)
 

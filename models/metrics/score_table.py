@@ -1,4 +1,4 @@
-"""How much weight either class has at each distinct score: all that a ranking metric needs, in bounded memory."""
+"""A score table holds the weight of either class at each distinct score, in bounded memory."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def sums_at(place: Tensor, weights: Tensor, size: int) -> Tensor:
-    """[size]: the sum of the weights [n] that go to each place [n]; of their dtype also where n is 0."""
+    """Returns [size]: the sum of the weights [n] that go to each place [n]; of their dtype also where n is 0."""
     return weights.new_zeros(size).index_add_(0, place, weights)
 
 
 class ScoreTable(NamedTuple):
-    """[K] keys in ascending order, without their lowest `dropped` bits, and the weights of both classes at each.
+    """A score table has K keys in ascending order, without their lowest `dropped` bits, and both classes' weights.
 
     keys: int32 of `ordered_bits`; positives, negatives: float64
     """
@@ -25,27 +25,27 @@ class ScoreTable(NamedTuple):
 
     @classmethod
     def summed(cls, keys: Tensor, positives: Tensor, negatives: Tensor, dropped: int = 0) -> "ScoreTable":
-        """From keys in any order, with repetitions."""
+        """Makes a table of keys in any order, with repetitions."""
         distinct, place = torch.unique(keys, return_inverse=True)
         size = distinct.numel()
         return cls(distinct, sums_at(place, positives, size), sums_at(place, negatives, size), dropped)
 
     @classmethod
     def merged(cls, tables: Sequence["ScoreTable"]) -> "ScoreTable":
-        """The tables' sum, as coarse as the coarsest."""
+        """Returns the tables' sum, as coarse as the coarsest."""
         dropped = max(table.dropped for table in tables)
         same = [table.coarser(dropped)[:3] for table in tables]
         keys, positives, negatives = (torch.cat(column) for column in zip(*same, strict=True))
         return cls.summed(keys, positives, negatives, dropped)
 
     def coarser(self, dropped: int) -> "ScoreTable":
-        """The table with so many bits dropped in all."""
+        """Returns the table with so many bits dropped in all."""
         if dropped == self.dropped:
             return self
         return self.summed(self.keys >> (dropped - self.dropped), self.positives, self.negatives, dropped)
 
     def within(self, capacity: int) -> "ScoreTable":
-        """Itself where it fits, else coarsened to at most half of `capacity` keys, so that room is left."""
+        """Returns itself where it fits, else coarsened to at most half of `capacity` keys, so that room is left."""
         keys, dropped = self.keys, self.dropped
         if keys.numel() <= capacity:
             return self
@@ -54,6 +54,6 @@ class ScoreTable(NamedTuple):
         return self.coarser(dropped)
 
     def counted(self) -> "ScoreTable":
-        """Without the scores that have no weight."""
+        """Returns the table without the scores that have no weight."""
         keep = (self.positives + self.negatives) > 0
         return ScoreTable(self.keys[keep], self.positives[keep], self.negatives[keep], self.dropped)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shardrec.models.layers.jagged_product import row_of_position
+from shardrec.models.inputs import Jagged
 
 
 class Rows(NamedTuple):
@@ -26,7 +26,8 @@ class Rows(NamedTuple):
 
 def rows(lengths: tuple[int, ...] = (3, 0, 5, 1, 5, 0, 2)) -> Rows:
     length = torch.tensor(lengths)
-    return Rows(length, row_of_position(length, sum(lengths)), torch.nn.functional.pad(length.cumsum(0), (1, 0)))
+    offsets = torch.nn.functional.pad(length.cumsum(0), (1, 0))
+    return Rows(length, Jagged(torch.empty(sum(lengths)), length, offsets).row_of_position(), offsets)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

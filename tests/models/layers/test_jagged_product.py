@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from shardrec.models.inputs import Jagged
 from shardrec.models.layers import pieces
-from shardrec.models.layers.jagged_product import jagged_product, row_of_position
+from shardrec.models.layers.jagged_product import jagged_product
 
 LENGTHS = torch.tensor([3, 0, 5, 1, 0])
 
@@ -15,7 +16,7 @@ def given(lengths: torch.Tensor = LENGTHS, columns: int = 4) -> tuple[torch.Tens
     values = torch.randn(positions, columns, dtype=torch.float64, generator=generator, requires_grad=True)
     vectors = torch.randn(len(lengths), columns, dtype=torch.float64, generator=generator, requires_grad=True)
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    return values, vectors, row_of_position(lengths, positions), offsets
+    return values, vectors, Jagged(values, lengths, offsets).row_of_position(), offsets
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 64, 1 << 20])

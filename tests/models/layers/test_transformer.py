@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from shardrec.models.layers.packing import regroup
-from shardrec.models.layers.transformer import TransformerLayer, bucket_rows
+from shardrec.models.layers.transformer import TransformerLayer, bucket_by_length
 from tests.models.layers.jagged import numbers, rows
 
 WIDTH, HEADS = 6, 2
@@ -30,7 +30,7 @@ def row_by_row(layer: TransformerLayer, attention: nn.MultiheadAttention, x: Ten
 
 def test_equals_torchs_attention_row_by_row_and_its_gradients() -> None:
     given, (layer, theirs) = rows(LENGTHS), pair()
-    buckets = bucket_rows(*given)
+    buckets = bucket_by_length(*given)
     ours_in, theirs_in = numbers(given.positions, WIDTH), numbers(given.positions, WIDTH)
     found, weights = layer(regroup(ours_in, buckets.source, buckets.reverse), buckets)
     ours = regroup(found, buckets.reverse, buckets.source)
@@ -51,7 +51,7 @@ def test_equals_torchs_attention_row_by_row_and_its_gradients() -> None:
 @pytest.mark.parametrize("lengths", [LENGTHS, tuple(range(1, 60)), (0, 4, 0, 4), (7,)])
 def test_buckets_hold_every_position_once_with_little_padding(lengths: tuple[int, ...]) -> None:
     given = rows(lengths)
-    buckets = bucket_rows(*given)
+    buckets = bucket_by_length(*given)
     places = [
         first + part.position[part.slot] for first, part in zip(starts(buckets.parts), buckets.parts, strict=True)
     ]
