@@ -11,6 +11,7 @@ from shardrec.models.base import ModelConfig
 from shardrec.models.deepfm import DeepFM, DeepFMConfig
 from shardrec.models.din import DINConfig
 from shardrec.models.fnn import FNNConfig
+from tests import ROOT
 
 OWN_MODEL = """
 from __future__ import annotations
@@ -53,6 +54,15 @@ def test_names_of_the_table_of_contents() -> None:
     assert config_class(DeepFM) is DeepFMConfig
     for model in MODELS.values():
         assert issubclass(config_class(model), ModelConfig)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_documentation_has_every_model_and_setting(name: str) -> None:
+    pages = [(ROOT / "docs" / page).read_text() for page in ("models.md", "history-models.md", "user-item-models.md")]
+    row = next(line for line in pages[0].splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1])
+    assert row.count("|") == 4
+    for setting in config_class(MODELS[name]).model_fields:
+        assert any(f"`{setting}`" in page for page in pages), setting
 
 
 def test_a_misspelt_name_names_the_nearest() -> None:
