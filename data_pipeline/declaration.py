@@ -1,7 +1,7 @@
 """Declarations are what users write in YAML: how they are read, and the one line that says what is wrong with them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shardrec.data_pipeline.errors import UserError
 
 D = TypeVar("D", bound="Declaration")
+V = TypeVar("V")
 
 
 class Declaration(BaseModel):
@@ -83,3 +84,10 @@ def first_problem(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         message, shown = f"unknown {problem['loc'][-1]} {value!r}; {hint}{message}", ""
     return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def named(what: str, name: str, known: Mapping[str, V], where: str = "") -> V:
+    """Returns what has a name. Raises UserError with the nearest known name, after `where`, if nothing has it."""
+    if name not in known:
+        raise UserError(where + unknown(what, name, list(known)))
+    return known[name]

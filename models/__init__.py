@@ -27,6 +27,7 @@
 - `nfm.py`: NFM puts the sum of all pairs' products through an MLP (He & Chua, SIGIR 2017)
 - `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
 - `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
+- `reads.py`: Which tables inputs read, and inputs with other tables in their place
 - `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.reads import declared_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
 
@@ -138,12 +139,7 @@ class Recommender(nn.Module):
     @property
     def tables(self) -> dict[str, EmbeddingTable]:
         """Returns all tables by name. Raises ValueError where two of one name differ."""
-        tables: dict[str, EmbeddingTable] = {}
-        for source in self.inputs.values():
-            for table in () if isinstance(source, DenseFeatures) else source.tables.values():
-                if tables.setdefault(table.name, table) != table:
-                    raise ValueError(f"two tables are called {table.name!r}: {tables[table.name]} and {table}")
-        return tables
+        return declared_tables(self.inputs)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.inputs import Input
+from shardrec.models.reads import with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
 
@@ -30,12 +31,7 @@ def frozen_inputs(inputs: Mapping[str, Input]) -> dict[str, Input]:
 
     They lie in the workers' own memory, and placements that would cut or copy rows are left to the planner.
     """
-    return {
-        name: given
-        if isinstance(given, DenseFeatures)
-        else replace(given, tables={feature: _frozen(table) for feature, table in given.tables.items()})
-        for name, given in inputs.items()
-    }
+    return with_tables(inputs, _frozen)
 
 
 def _frozen(table: EmbeddingTable) -> EmbeddingTable:

@@ -13,7 +13,7 @@ all have weights or all have none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -25,11 +25,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.reads import declared_tables, with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route
 from shardrec.sharding.tables.first_values import initialize_tables
-from shardrec.sharding.tables.live import LiveTable, TableShard, declared_tables, module_name, physical_dim
+from shardrec.sharding.tables.live import LiveTable, TableShard, module_name, physical_dim
 
 Kind = Literal["bags", "weighted_bags", "sequences"]
 _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.FP32}  # of vectors
@@ -174,12 +175,7 @@ class EmbeddingLookup(nn.Module):
 
     def resolve(self, tables: Mapping[str, EmbeddingTable]) -> None:
         """Puts tables whose optimizer is resolved, by name, in place of the inputs' own, and groups them anew."""
-        self.inputs = {
-            name: asked
-            if isinstance(asked, DenseFeatures)
-            else replace(asked, tables={f: tables[t.name] for f, t in asked.tables.items()})
-            for name, asked in self.inputs.items()
-        }
+        self.inputs = with_tables(self.inputs, lambda table: tables[table.name])
         self.groups = group_tables(self.inputs, self.weighted_names)
 
     def use(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:

@@ -1,11 +1,12 @@
 """What would make an estimated step shorter: changes to the run file, each planned and estimated like the run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.inputs import Input
+from shardrec.models.reads import with_tables
 from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.cost import LOOKUP, UPDATE, Estimate, Workload, estimate_step
@@ -71,24 +72,15 @@ def _candidates(
         if len(others) > 1:
             yield f"place all tables {placement}", _placed(inputs, dict.fromkeys(others, placement)), batch, topology
     if slow.name in (LOOKUP, UPDATE):
-        yield "dtype fp16 for all tables", _changed(inputs, _half), batch, topology
+        yield "dtype fp16 for all tables", with_tables(inputs, _half), batch, topology
     yield f"global_batch_size {2 * batch:,}", inputs, 2 * batch, topology
     for what, flops in faster.items():
         yield what, inputs, batch, replace(topology, dense_flops=flops)
 
 
 def _placed(inputs: Mapping[str, Input], placements: Mapping[str, Placement]) -> dict[str, Input]:
-    return _changed(inputs, lambda t: replace(t, placement=placements[t.name]) if t.name in placements else t)
+    return with_tables(inputs, lambda t: replace(t, placement=placements[t.name]) if t.name in placements else t)
 
 
 def _half(table: EmbeddingTable) -> EmbeddingTable:
     return replace(table, dtype="fp16")
-
-
-def _changed(inputs: Mapping[str, Input], change: Callable[[EmbeddingTable], EmbeddingTable]) -> dict[str, Input]:
-    return {
-        name: given
-        if isinstance(given, DenseFeatures)
-        else replace(given, tables={feature: change(table) for feature, table in given.tables.items()})
-        for name, given in inputs.items()
-    }

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import Input
+from shardrec.models.reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import PlanError, check_host_memory, check_memory
@@ -34,7 +35,7 @@ from shardrec.sharding.planning.plan import Plan, TablePlan, bytes_per_rank, id_
 from shardrec.sharding.planning.row_memory import check_row_memory, described_memory
 from shardrec.sharding.planning.spread import ROW_WORK, spread_by_cost
 from shardrec.sharding.planning.topology import Topology
-from shardrec.sharding.tables.live import declared_tables, physical_dim
+from shardrec.sharding.tables.live import physical_dim
 from shardrec.sharding.updates.choose import check_table
 
 __all__ = ["PlanError", "plan_tables"]

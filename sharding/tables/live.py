@@ -13,7 +13,6 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from shardrec.models.inputs import DenseFeatures, Input
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 
@@ -58,17 +57,6 @@ def row_bytes(table: EmbeddingTable, columns: int) -> int:
 def module_name(table: str) -> str:
     """A table's name as a module's: without dots."""
     return quote(table, safe="/ ").replace(".", "%2E")
-
-
-def declared_tables(inputs: Mapping[str, Input], default: TableOptimizer | None = None) -> dict[str, EmbeddingTable]:
-    """All tables of a model's inputs by name, in order of first use; those without an optimizer get `default`."""
-    found: dict[str, EmbeddingTable] = {}
-    for given in inputs.values():
-        for table in () if isinstance(given, DenseFeatures) else given.tables.values():
-            known = found.setdefault(table.name, table)
-            if known != table:
-                raise ValueError(f"two tables are called {table.name!r}: {known} and {table}")
-    return {n: t if t.optimizer else replace(t, optimizer=default) for n, t in found.items()}
 
 
 @dataclass(frozen=True)

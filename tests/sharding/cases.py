@@ -11,13 +11,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
-from shardrec.sharding.tables.live import declared_tables
 from shardrec.sharding.updates.context import UpdateContext
 
 GIB = 1 << 30

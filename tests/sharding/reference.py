@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.tables.first_values import draw_block
-from shardrec.sharding.tables.live import declared_tables
 from tests.sharding.cases import SEED, Case, Rows, slopes
 
 

@@ -1,13 +1,13 @@
 """A checkpoint named on the command line, and what its run says of one of its tables."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declaration import named
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures
+from shardrec.models.reads import declared_tables, features_of
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
@@ -48,9 +48,7 @@ class SavedModel:
 
     def table(self, name: str) -> SavedTable:
         """Raises UserError, with the nearest known name, for a table that is not there."""
-        if name not in self.tables:
-            raise UserError(f"{self.path}: {unknown('table', name, list(self.tables))}")
-        return self.tables[name]
+        return named("table", name, self.tables, f"{self.path}: ")
 
     def id_map(self, table: SavedTable) -> SavedIdMap | None:
         """What gives rows of a table to ids; None for a fixed table, whose ids are rows."""
@@ -74,14 +72,6 @@ class DeclaredTable:
         """Several tables, by name. Raises UserError where the run's model does not have one of them."""
         config = folder.config()
         model = build_model(config, folder.schema())
-        inputs = [given for given in model.inputs.values() if not isinstance(given, DenseFeatures)]
-        found = {}
-        for name in names:
-            if name not in model.tables:
-                other = f"{folder.config_file}: its model has another set of tables"
-                raise UserError(f"{other}; {unknown('table', name, list(model.tables))}")
-            table = model.tables[name]
-            features = (f for given in inputs for f, its in given.tables.items() if its.name == name)
-            table = replace(table, optimizer=table.optimizer or config.optimizer.tables)
-            found[name] = cls(table, tuple(dict.fromkeys(features)))
-        return found
+        tables = declared_tables(model.inputs, config.optimizer.tables)
+        missing = f"{folder.config_file}: its model has another set of tables; "
+        return {name: cls(named("table", name, tables, missing), features_of(model.inputs, name)) for name in names}

@@ -10,7 +10,7 @@ from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import DenseFeatures
+from shardrec.models.reads import features_of
 from shardrec.trainer.config.init_from import Transfer, resolve
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -79,13 +79,7 @@ def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, plan
         earlier_runs.append((its_schema, earlier.data.schema_folder, its_model))
     for (its_schema, its_folder, its_model), copies in zip(earlier_runs, resolve(wanted, target), strict=True):
         for copy in copies.tables:
-            readers_there = _readers(its_model, copy.source)
-            for feature in _readers(model, copy.target):
+            readers_there = features_of(its_model.inputs, copy.source)
+            for feature in features_of(model.inputs, copy.target):
                 known = its_schema[feature if feature in readers_there else readers_there[0]]
                 check_same_rows(known, its_folder, schema[feature], config.data.schema_folder)
-
-
-def _readers(model: Recommender, table: str) -> list[str]:
-    """Returns the features whose ids are rows of a table."""
-    inputs = (each for each in model.inputs.values() if not isinstance(each, DenseFeatures))
-    return [feature for each in inputs for feature, its_table in each.tables.items() if its_table.name == table]

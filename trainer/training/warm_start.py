@@ -5,7 +5,7 @@ hold when it is copied.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Recommender
+from shardrec.models.reads import declared_tables
 from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
 from shardrec.sharding.checkpoints.id_maps import check_alike
 from shardrec.sharding.checkpoints.tables import kind_of_ids
@@ -65,8 +66,7 @@ def check_whole(where: str, there: Mapping[str, str], here: Mapping[str, str]) -
 def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str, str]:
     """Returns what a checkpoint will hold beside shapes, all of which a run that takes it whole must have alike."""
     contents = {}
-    for name, table in model.tables.items():
-        table = replace(table, optimizer=table.optimizer or optimizers.tables)
+    for name, table in declared_tables(model.inputs, optimizers.tables).items():
         assert table.optimizer is not None
         state = ", ".join(row_update(table).state_shapes(1, 1)) or "no state"
         contents[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from shardrec.sharding.tables.live import KERNEL_COLUMNS, declared_tables
+from shardrec.models.reads import declared_tables
+from shardrec.sharding.tables.live import KERNEL_COLUMNS
 from tests.processes import run_processes
 from tests.sharding.conftest import entries_of
 from tests.sharding.everywhere import ANY, CHAIN, chain_case, walk_link
