@@ -1,4 +1,4 @@
-"""A table of a checkpoint as Parquet: `id` and `vector`, by blocks of rows; all of it or nothing.
+"""A table of a checkpoint is exported as Parquet files of `id` and `vector`, by blocks of rows, whole or not at all.
 
 Vectors are float32, also those of fp16 tables: every reader of Parquet knows it, it holds fp16 exactly, and bytes of
 equal place are compressed together, so that what fp16 leaves empty takes no room.
@@ -21,13 +21,13 @@ from shardrec.trainer.tables.ids import TableIds
 
 ID, VECTOR = "id", "vector"
 METADATA = b"shardrec"
-"""Key of the file metadata that says, as JSON, what the rows are of."""
+"""The key of the file metadata that says, as JSON, which table of which run the rows are of."""
 
 BLOCK_BYTES = 32 << 20
-"""Of float32 values that are converted and written at once: a row group."""
+"""Bytes of float32 values that are converted and written at once, as a row group."""
 
 PART_BYTES = 1 << 30
-"""Of float32 values in one file."""
+"""Bytes of float32 values in one file."""
 
 
 def export_table(
@@ -43,8 +43,8 @@ def export_table(
     step = folder.choose_step(step)
     saved = SavedModel.read(folder.checkpoint(step))
     table, declared = saved.table(name), DeclaredTable.of(folder, name)
-    id_map, rows = saved.id_map(table), table.num_embeddings
-    ids = TableIds.of(folder, declared.features, rows, id_map=id_map, by_number=by_number)
+    id_map = saved.id_map(table)
+    ids = TableIds.of(folder, declared.features, table.num_embeddings, id_map=id_map, by_number=by_number)
     about = {
         "table": name,
         "ids": ids.kind,
@@ -56,35 +56,34 @@ def export_table(
         "optimizer": table.optimizer,
     }
     with new_folder(out) as temporary:
-        files, rows = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
-    return about | {"rows": rows, "files": files, "why": ids.why, "nameless": ids.nameless}
+        file_count, row_count = _write_parts(temporary, table, ids, list(table.tensors)[: None if state else 1], about)
+    return about | {"rows": row_count, "files": file_count, "why": ids.why, "nameless": ids.nameless}
 
 
 def _write_parts(
     folder: Path, table: SavedTable, ids: TableIds, tensors: list[str], about: dict[str, Any]
 ) -> tuple[int, int]:
-    """Returns the numbers of files and of rows in them."""
-    columns = {VECTOR if t == "weight" else t: table.tensors[t] for t in tensors}
-    kinds = {name: pa.float32() if len(s) == 1 else pa.list_(pa.float32(), s[1]) for name, s in columns.items()}
-    schema = pa.schema({ID: ids.value_type, **kinds})
+    """Writes the rows that have an id; returns how many files there are, and how many rows in them."""
+    shapes = {VECTOR if t == "weight" else t: table.tensors[t] for t in tensors}
+    types = {name: pa.float32() if len(s) == 1 else pa.list_(pa.float32(), s[1]) for name, s in shapes.items()}
+    schema = pa.schema({ID: ids.value_type, **types})
     schema = schema.with_metadata({METADATA: json.dumps(about)})
-    step = max(1, BLOCK_BYTES // (4 * max(math.prod(shape[1:]) for shape in columns.values())))
+    step = max(1, BLOCK_BYTES // (4 * max(math.prod(shape[1:]) for shape in shapes.values())))
     first, last = ids.rows.start, ids.rows.stop
     blocks = zip(ids.blocks(step), *(table.blocks(t, step, first=first, last=last) for t in tensors), strict=True)
-    writer, parts, rows, room = None, 0, 0, 0
-    for (block_ids, named), *read in blocks:
-        values = [block if named is None else block[named] for _, block in read]
-        count = len(block_ids)
-        if writer is None or room < count:
+    writer, file_count, row_count, room = None, 0, 0, 0  # room: rows that the file at hand still takes
+    for (block_ids, with_id), *tensor_blocks in blocks:
+        values = [block if with_id is None else block[with_id] for _, block in tensor_blocks]
+        if writer is None or room < len(block_ids):
             if writer is not None:
                 writer.close()
-            writer = _writer(folder / f"part-{parts:05d}.parquet", schema)
-            parts, room = parts + 1, max(count, PART_BYTES * step // BLOCK_BYTES)
+            writer = _writer(folder / f"part-{file_count:05d}.parquet", schema)
+            file_count, room = file_count + 1, max(len(block_ids), PART_BYTES * step // BLOCK_BYTES)
         writer.write_table(pa.Table.from_arrays([block_ids, *map(_column, values)], schema=schema))
-        rows, room = rows + count, room - count
+        row_count, room = row_count + len(block_ids), room - len(block_ids)
     if writer is not None:
         writer.close()
-    return parts, rows
+    return file_count, row_count
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -100,6 +99,6 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _column(values: Tensor) -> pa.Array:
-    """[n] as numbers, [n, columns] as lists."""
+    """Returns [n] as a column of numbers, [n, columns] as one of lists."""
     numbers = pa.array(values.float().numpy().ravel())
     return numbers if values.dim() == 1 else pa.FixedSizeListArray.from_arrays(numbers, values.shape[1])

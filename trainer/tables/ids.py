@@ -1,4 +1,4 @@
-"""What the rows of a table are called outside: by the values of its vocabulary where it has one, else by number.
+"""The rows of a table are called outside by the values of its vocabulary where it has one, else by number.
 
 Rows of a dynamic table are called by the ids that have them: raw ids as they are; others are numbers of rows that a
 fixed table would have, and called as those would be. Rows that are free, and the default row, have no name.
@@ -27,11 +27,11 @@ ROW_NUMBERS, RAW_IDS, SCHEMA_IDS = "row numbers", "64-bit ids", "ids that the sc
 
 @dataclass(frozen=True)
 class TableIds:
-    """The ids of a table.
+    """The ids of a table are what its rows are called: numbers, or the values that a vocabulary has for them.
 
-    num_ids: they are numbers from 0 on, as many; of raw ids, which are any integers, or strings by their hashes, there
-    are 2^64. vocabulary: what names the numbers 1 to `vocabulary.size`, a file under `folder`. id_map: what gives rows
-    of a dynamic table to ids; None: an id is the number of its row. why: it is numbers, in words.
+    num_ids: ids are the numbers from 0 to `num_ids - 1`; of raw ids, which are any integers, or strings by their
+    hashes, there are 2^64. vocabulary: names the numbers 1 to `vocabulary.size`; its file is under `folder`. id_map:
+    gives rows of a dynamic table to ids; None: an id is the number of its row. why: rows go by number, in words.
     """
 
     folder: Path
@@ -50,9 +50,9 @@ class TableIds:
         id_map: SavedIdMap | None = None,
         by_number: bool = False,
     ) -> "TableIds":
-        """Of the table that `features` of the run read, and whose rows `id_map` gives to ids where it is dynamic.
+        """Returns the ids of the table that `features` of the run read; `id_map`: of a dynamic table.
 
-        by_number: rows are named by number whatever there is.
+        by_number: rows go by number even where there is a vocabulary or an id map.
         """
         if by_number:
             return cls(folder.path, num_rows, why="as asked for")
@@ -63,12 +63,12 @@ class TableIds:
 
     @property
     def raw(self) -> bool:
-        """Whether any 64 bits may be an id."""
+        """Says whether any 64 bits may be an id."""
         return self.num_ids == Raw().num_rows
 
     @property
     def kind(self) -> str:
-        """What ids are, as exported files say it."""
+        """Says what ids are, in the words of exported files."""
         if self.vocabulary is not None:
             return f"values of {self.vocabulary.path}"
         if self.id_map is None:
@@ -77,38 +77,41 @@ class TableIds:
 
     @property
     def nameless(self) -> str:
-        """Which rows have no id, in words."""
+        """Says which rows have no id, in words that follow `rows`."""
         if self.id_map is None:
             return "of unknown and missing values"
         return f"that are free or the default row{', or of unknown and missing values' if self.vocabulary else ''}"
 
     @property
     def value_type(self) -> pa.DataType:
+        """Returns the Arrow type of ids: the vocabulary's, else int64."""
         values = self._values()
         return pa.int64() if values is None else values.type
 
     @property
     def rows(self) -> range:
-        """The rows among which those that have an id are."""
+        """Returns the range that holds all rows that have an id."""
         if self.id_map is not None:
             return range(self.id_map.rows.num_embeddings)
         return range(1, self.vocabulary.size + 1) if self.vocabulary else range(self.num_ids)
 
     def blocks(self, step: int) -> Iterator[tuple[pa.Array, Tensor | None]]:
-        """The ids of blocks of `step` of the `rows`, and which rows [n] of a block they are of; None: of all.
+        """Yields, for blocks of `step` of the `rows`, the ids and a mask [n] of the block's rows that have them.
+
+        A mask of None says that all of them do.
 
         Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
         """
         values, rows = self._values(), self.rows
         if self.id_map is not None:
-            named_by = None if values is None else values.combine_chunks()
+            vocabulary = None if values is None else values.combine_chunks()
             columns = (self.id_map.rows.blocks(name, step) for name in ("id", "count"))
             for (_, ids), (_, counts) in zip(*columns, strict=True):
-                named = counts > 0
-                if named_by is not None:
-                    named &= (ids >= 1) & (ids <= len(named_by))
-                found = pa.array(ids[named].numpy())
-                yield found if named_by is None else named_by.take(pc.subtract(found, 1)), named
+                with_id = counts > 0
+                if vocabulary is not None:
+                    with_id &= (ids >= 1) & (ids <= len(vocabulary))
+                numbers = pa.array(ids[with_id].numpy())
+                yield numbers if vocabulary is None else vocabulary.take(pc.subtract(numbers, 1)), with_id
             return
         for start in range(rows.start, rows.stop, step):
             count = min(step, rows.stop - start)
@@ -118,20 +121,20 @@ class TableIds:
                 yield values.slice(start - rows.start, count).combine_chunks(), None
 
     def _values(self) -> pa.ChunkedArray | None:
-        """What the vocabulary holds, if there is one."""
+        """Returns the vocabulary's values, if there is one. Raises UserError where its file is damaged or gone."""
         if self.vocabulary is None:
             return None
         values = kept_values(self.folder, self.vocabulary.path)
         if values is None or len(values) != self.vocabulary.size:
-            found = "cannot be read" if values is None else f"holds {len(values)} values"
+            state = "cannot be read" if values is None else f"holds {len(values)} values"
             raise UserError(
-                f"{self.folder / self.vocabulary.path}: {found}, the schema expects {self.vocabulary.size}; "
+                f"{self.folder / self.vocabulary.path}: {state}, the schema expects {self.vocabulary.size}; "
                 "restore it, or go by row numbers with --rows"
             )
         return values
 
     def finder(self, step: int) -> "RowFinder | DynamicRowFinder":
-        """What looks ids up, where it gives rows to ids as of `step`.
+        """Returns what looks up the rows of ids; of a dynamic table it gives free rows to new ids, as of `step`.
 
         Raises UserError for a vocabulary, or files of an id map, that are damaged or gone.
         """
@@ -142,14 +145,14 @@ class TableIds:
 
 
 class RowFinder:
-    """ids -> rows of a fixed table, or the numbers by which a dynamic one knows them."""
+    """A row finder tells the row of each id of a fixed table, or the number by which a dynamic one knows it."""
 
     def __init__(self, ids: TableIds, lookup: Lookup | None) -> None:
         self._ids, self._lookup = ids, lookup
 
     @property
     def expected(self) -> str:
-        """What a known id is, in the words of an error line."""
+        """Says what a known id is, in the words of an error line."""
         ids = self._ids
         if ids.vocabulary is not None:
             return f"one of the {ids.kind}"
@@ -164,7 +167,7 @@ class RowFinder:
         expect_type(right, file, column, kind, wanted, "the import")
 
     def rows(self, ids: pa.Array) -> np.ndarray:
-        """[n] ids, none of them null -> [n] int64, -1 where there is no such row."""
+        """Returns the rows [n] int64 of [n] ids, none of them null; -1 where an id has no row."""
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary_decode()
         if self._lookup is not None:
@@ -175,9 +178,9 @@ class RowFinder:
 
 
 class DynamicRowFinder:
-    """ids -> the rows that they have; ids that have none get one that is free, as of `step`.
+    """A dynamic row finder tells the row of each id; an id that has none gets one that is free, as of `step`.
 
-    numbers: what makes ids of what files call them, and knows which there are; None: they are raw ids.
+    numbers: makes ids of what files call them, and knows which there are; None: they are raw ids.
     """
 
     def __init__(self, saved: SavedIdMap, step: int, numbers: RowFinder | None = None) -> None:
@@ -187,14 +190,14 @@ class DynamicRowFinder:
 
     @property
     def expected(self) -> str:
-        """What a known id is, in the words of an error line."""
+        """Says what a known id is, in the words of an error line."""
         return f"{self._numbers.expected if self._numbers else 'an id'} that has a row, or for which one is free"
 
     @property
     def fresh(self) -> Tensor:
-        """(row, id) [n, 2] of all ids that got a row, ascending by row."""
-        found = torch.cat([torch.empty((0, 2), dtype=torch.int64), *self._fresh])
-        return found[torch.sort(found[:, 0]).indices]
+        """Returns (row, id) [n, 2] of all ids that got a row, ascending by row."""
+        pairs = torch.cat([torch.empty((0, 2), dtype=torch.int64), *self._fresh])
+        return pairs[torch.sort(pairs[:, 0]).indices]
 
     def check(self, kind: pa.DataType, file: str, column: str) -> None:
         """Raises UserError unless a column of type `kind` can hold ids of this table."""
@@ -232,7 +235,7 @@ class DynamicRowFinder:
 
 
 def _vocabulary(folder: RunFolder, schema: Schema, features: Sequence[str]) -> tuple[Vocabulary | None, str]:
-    """The vocabulary by which all features of a table name its rows, as raw rows hold them; else why there is none."""
+    """Returns the vocabulary by which raw rows name a table's rows in all of its features; else why there is none."""
     raw = schema.raw()
     makers = list(dict.fromkeys(raw[name].ids for name in features))
     vocabularies = [ids for ids in makers if isinstance(ids, Vocabulary)]

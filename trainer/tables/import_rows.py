@@ -1,4 +1,4 @@
-"""Rows from Parquet into a copy of a run: a new run folder with one checkpoint, in which one table differs."""
+"""Rows from Parquet are imported into a copy of a run: a new run folder whose one checkpoint differs in one table."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from shardrec.trainer.tables.export import ID, VECTOR
 from shardrec.trainer.tables.ids import DynamicRowFinder, RowFinder, TableIds
 from shardrec.trainer.tables.incoming_rows import IncomingRows
 
-_KEPT = ("step", "epoch", "step_in_epoch", "rows", "losses")  # of a run's position
+_KEPT = ("step", "epoch", "step_in_epoch", "rows", "losses")  # what of a run's position the copy takes over
 
 
 def import_table(
@@ -53,27 +53,26 @@ def import_table(
     saved = SavedModel.read(folder.checkpoint(step))
     table, id_map = saved.table(name), saved.id_map(saved.table(name))
     declared = DeclaredTable.all(folder, _sharing(saved, table))
-    for other in declared:
-        _check_declared(folder, declared[other], saved.table(other))
-    features, rows = declared[name].features, table.num_embeddings
-    ids = TableIds.of(folder, features, rows, id_map=id_map, by_number=by_number)
+    for sharing in declared:
+        _check_declared(folder, declared[sharing], saved.table(sharing))
+    ids = TableIds.of(folder, declared[name].features, table.num_embeddings, id_map=id_map, by_number=by_number)
     check_out(out)
     finder = ids.finder(saved.content["position"]["step"] - 1)  # that of the last update
     incoming = IncomingRows(find_files(data), table, ids.kind, finder, columns)
-    found = incoming.check_ids(skip_unknown=skip_unknown)
+    checked = incoming.check_ids(skip_unknown=skip_unknown)
     copied = _Copied(saved, declared, name, incoming, finder, folder.config().trainer.seed)
-    facts = {"table": name, "rows": found.rows, "of": table.num_embeddings, "from": str(folder.path)}
+    facts = {"table": name, "rows": checked.rows, "of": table.num_embeddings, "from": str(folder.path)}
     with new_folder(out) as temporary:
         made = RunFolder(temporary)
         _copy_run(folder, made, out.resolve())
         copied.write(made.checkpoint(step))
         made.record("import", step, facts)
     done = {"step": step, "ids": ids.kind, "why": ids.why, "new": len(copied.fresh)}
-    return facts | done | asdict(found)
+    return facts | done | asdict(checked)
 
 
 def _sharing(saved: SavedModel, table: SavedTable) -> list[str]:
-    """The tables in which an id has the same row; of a fixed table itself."""
+    """Returns the names of the tables in which an id has the same row: those of one id space, a fixed table itself."""
     return [n for n, t in saved.tables.items() if t is table or (table.dynamic and t.dynamic == table.dynamic)]
 
 
@@ -84,14 +83,14 @@ def _check_declared(folder: RunFolder, declared: DeclaredTable, saved: SavedTabl
     dynamic = table.dynamic.name if table.dynamic else None
     wanted = (table.num_embeddings, table.embedding_dim, table.dtype, table.optimizer.name, state, dynamic)
     tensors = sorted([*saved.tensors][1:])
-    found = (saved.num_embeddings, saved.embedding_dim, saved.dtype, saved.optimizer, tensors, saved.dynamic)
-    if wanted != found:
+    held = (saved.num_embeddings, saved.embedding_dim, saved.dtype, saved.optimizer, tensors, saved.dynamic)
+    if wanted != held:
         where = f"{saved.folder}: table {saved.name!r}"
-        raise UserError(f"{where} is {found} there and {wanted} by {folder.config_file}; keep both of one run together")
+        raise UserError(f"{where} is {held} there and {wanted} by {folder.config_file}; keep both of one run together")
 
 
 def _copy_run(folder: RunFolder, made: RunFolder, final: Path) -> None:
-    """All of a run folder that is not of one training: settings, schema and vocabularies."""
+    """Copies what of a run folder is not of one training: settings, schema and vocabularies."""
     made.logs.mkdir(parents=True)
     made.checkpoints.mkdir()
     config = load(folder.config_file).model_copy(update={"run": str(final)})
@@ -105,7 +104,7 @@ def _copy_run(folder: RunFolder, made: RunFolder, final: Path) -> None:
 
 
 class _Copied:
-    """A checkpoint with other rows in one table, and in those that share its ids the rows of ids that are new."""
+    """A copied checkpoint has other rows in one table, and in the tables that share its ids the rows of new ids."""
 
     def __init__(
         self,
@@ -126,8 +125,8 @@ class _Copied:
         if len(self.fresh):
             changed = list(self._declared)
         (made / "tables").mkdir(parents=True)
-        for name, other in saved.tables.items():
-            for file in other.file_sizes() if name not in changed else ():
+        for name, table in saved.tables.items():
+            for file in table.file_sizes() if name not in changed else ():
                 _link(saved.path / file, made / file)
         saved_tower(saved.path, saved.content)
         _link(saved.path / TOWER_FILE, made / TOWER_FILE)
@@ -158,8 +157,8 @@ class _Copied:
         """Writes the id map that has new ids, links the others; returns what the manifest says of them."""
         saved = self._saved
         changed = {self._id_map.name: self._id_map} if self._id_map is not None and len(self.fresh) else {}
-        for name, other in saved.id_maps.items():
-            for part in other.parts if name not in changed else ():
+        for name, id_map in saved.id_maps.items():
+            for part in id_map.parts if name not in changed else ():
                 for file in part.file_sizes():
                     (made / file).parent.mkdir(exist_ok=True)
                     _link(saved.path / file, made / file)
@@ -167,7 +166,7 @@ class _Copied:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name of the same file, which nothing ever writes again; a copy where the file system has none."""
+    """Gives a file that nothing ever writes again a second name; copies it where the file system cannot."""
     try:
         os.link(source, target)
     except OSError:

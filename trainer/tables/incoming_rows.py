@@ -1,4 +1,4 @@
-"""Rows of a table that come from Parquet files, checked: `id` and `vector`, in any order, in blocks."""
+"""Rows of a table come in as Parquet files of `id` and `vector`, in any order; they are checked and read in blocks."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,17 @@ from shardrec.trainer.tables.export import ID, METADATA, VECTOR
 from shardrec.trainer.tables.ids import ROW_NUMBERS, DynamicRowFinder, RowFinder
 
 BLOCK_BYTES = 32 << 20
-"""Of vectors, as float64, in work at once: sorted and written together."""
+"""Bytes of vectors, as float64, that are sorted and written together."""
 
 READER = "the import"
 
 
 @dataclass(frozen=True)
-class Found:
-    """rows: that files name. unknown: ids that are no row's, which are left out. ignored: columns that are not read."""
+class CheckedIds:
+    """Checked ids are what the files name: `rows` of the table, `unknown` ids that are no row's and are left out.
+
+    ignored: columns that are not read.
+    """
 
     rows: int
     unknown: int
@@ -34,6 +37,8 @@ class Found:
 
 
 class IncomingRows:
+    """Incoming rows are the vectors that Parquet files have for rows of one table, read as often as asked for."""
+
     def __init__(
         self,
         files: Sequence[File],
@@ -42,7 +47,7 @@ class IncomingRows:
         finder: RowFinder | DynamicRowFinder,
         columns: tuple[str, str] = (ID, VECTOR),
     ) -> None:
-        """Opens the files. kind: of ids, as exported files say it. columns: of ids and of vectors.
+        """Opens the files. kind: what ids are, as exported files say it. columns: those of ids and of vectors.
 
         Raises UserError for a column that is missing or of another type, for vectors of another length, and for files
         that `shardrec checkpoint export` wrote with another kind of ids.
@@ -53,9 +58,11 @@ class IncomingRows:
         for file in files:
             self._check_file(file, kind)
 
-    def check_ids(self, *, skip_unknown: bool) -> Found:
-        """Reads all ids. Raises UserError for nulls, for an id that is named twice, and for those that are no row's
-        (unless `skip_unknown`); it remembers one bit a row of the table."""
+    def check_ids(self, *, skip_unknown: bool) -> CheckedIds:
+        """Reads all ids, remembering one bit a row of the table.
+
+        Raises UserError for nulls, for an id that is named twice, and (unless `skip_unknown`) for one that is no row's.
+        """
         seen = np.zeros(-(-self._table.num_embeddings // 8), np.uint8)
         rows_seen = unknown = total = 0
         first_unknown = ""
@@ -77,11 +84,14 @@ class IncomingRows:
             raise UserError(f"{first_unknown} is not {self._finder.expected}{more}; --skip-unknown leaves such ids out")
         if not rows_seen:
             raise UserError(f"{self._files[0].path}: no id of {total} is a row of table {self._table.name!r}")
-        return Found(rows_seen, unknown, tuple(self._ignored))
+        return CheckedIds(rows_seen, unknown, tuple(self._ignored))
 
     def blocks(self) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Ascending rows [n] int64 and their vectors [n, columns] in the table's dtype; ids that are no row's are left
-        out. Raises UserError for nulls, other lengths, and what is not finite in the table's dtype."""
+        """Yields ascending rows [n] int64 and their vectors [n, columns] in the table's dtype.
+
+        Ids that are no row's are left out. Raises UserError for nulls, other lengths, and what is not finite in the
+        table's dtype.
+        """
         dim = self._table.embedding_dim
         for origin, batch in self._batches([self._id, self._vector], step=max(1, BLOCK_BYTES // (8 * dim))):
             rows = self._rows(batch.column(0), origin)
@@ -112,9 +122,9 @@ class IncomingRows:
             raise UserError(f"{file.path}, column {self._vector!r}: {self._lengths(kind.list_size)}")
         self._ignored |= dict.fromkeys(name for name in schema.names if name not in (self._id, self._vector))
 
-    def _lengths(self, found: int) -> str:
+    def _lengths(self, length: int) -> str:
         table = self._table
-        return f"vectors of {found} numbers, but the rows of table {table.name!r} have {table.embedding_dim} columns"
+        return f"vectors of {length} numbers, but the rows of table {table.name!r} have {table.embedding_dim} columns"
 
     def _opened(self, file: File) -> pq.ParquetFile:
         return file.open(piecewise=True)
@@ -136,7 +146,7 @@ class IncomingRows:
         return self._finder.rows(ids)
 
     def _vectors(self, lists: pa.Array, origin: Origin) -> np.ndarray:
-        """[n, columns], all finite."""
+        """Returns the vectors [n, columns] of a column of lists, all finite."""
         dim = self._table.embedding_dim
         if lists.null_count:
             at = int(lists.is_null().to_numpy(zero_copy_only=False).argmax())
@@ -164,7 +174,7 @@ class IncomingRows:
 
 
 def mark(seen: np.ndarray, rows: np.ndarray) -> int | None:
-    """Sets the bits of rows that are not negative. Returns the place of one whose bit was set already, if any."""
+    """Sets the bit in `seen` of each row that is not negative; returns the place of one that was set before, if any."""
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows, 0, sorter=order) :]
     ascending = rows[order]

@@ -1,4 +1,4 @@
-"""`shardrec tables`: how well the tables of a checkpoint are used, read front to back in constant memory.
+"""`shardrec tables` says how well the tables of a checkpoint are used, read front to back in constant memory.
 
 Collisions of hashed ids are estimated, as nobody counts distinct values. n distinct ids that a hash deals to m rows
 leave a row unnamed with probability (1 - 1/m)^n, nearly e^(-n/m), so that from the share u of rows that training has
@@ -34,15 +34,15 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables.row_norms import RowNorms
 
 MOVED_BY_ANY_GRADIENT = ("steps", "accumulator", "n", "mean_square", "momentum")
-"""Optimizer state that is 0 in rows that were never updated, and in no others; the smallest first."""
+"""These kinds of optimizer state are 0 in rows that were never updated, and in no others; the smallest first."""
 
 
 def table_report(
     run_folder: Path, step: int | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """What `shardrec tables --json` prints, of the checkpoint of `step` (None: the newest): `tables` and `id_maps`.
+    """Returns what `shardrec tables --json` prints of a checkpoint (`step` of None: the newest): `tables`, `id_maps`.
 
-    progress: is told which is read. Raises UserError where there is no such checkpoint, or it is damaged.
+    progress: is told which one is read. Raises UserError where there is no such checkpoint, or it is damaged.
     """
     folder = RunFolder.open(run_folder)
     step = folder.choose_step(max(folder.steps(), default=None) if step is None else step)
@@ -51,8 +51,8 @@ def table_report(
     id_maps = {}
     for name, id_map in saved.id_maps.items():
         progress(f"reading the id map of {name}")
-        its = [table.name for table in saved.tables.values() if table.dynamic == name]
-        id_maps[name] = {"tables": its, **id_map_facts(id_map, saved.content["position"]["step"])}
+        sharing = [table.name for table in saved.tables.values() if table.dynamic == name]
+        id_maps[name] = {"tables": sharing, **id_map_facts(id_map, saved.content["position"]["step"])}
     tables = {}
     for name, table in saved.tables.items():
         progress(f"reading table {name}")
@@ -61,10 +61,10 @@ def table_report(
 
 
 def collisions(rows: int, updated: int) -> dict[str, float | None]:
-    """What `updated` of `rows` rows say of the ids that were hashed to them.
+    """Estimates the ids that were hashed to `rows` rows, of which `updated` were updated, by this module's formulas.
 
-    distinct_ids, deviation: how many there are, None where all rows were updated. shared: of them, the share that has
-    its row with another. The formulas are this module's.
+    distinct_ids, deviation: how many ids there are, None where all rows were updated. shared: the share of them that
+    has its row with another.
     """
     if updated == rows:
         return {"distinct_ids": None, "deviation": None, "shared": 1.0}
@@ -76,14 +76,14 @@ def collisions(rows: int, updated: int) -> dict[str, float | None]:
 
 
 def hashed_rows(features: list[SparseFeature]) -> int | None:
-    """The rows of a fixed table that the hash functions of all its features deal ids to; None where any has none."""
-    found = set()
+    """Returns how many rows the hash functions of a table's features deal ids to; None where a feature has none."""
+    row_counts = set()
     for feature in features:
         ids = made_by(feature)
         if not isinstance(ids, Hash | Cross | FeatureCross):
             return None
-        found.add(ids.num_rows)
-    return max(found)
+        row_counts.add(ids.num_rows)
+    return max(row_counts)
 
 
 # ---------------------------------------------------------------- tables
@@ -92,33 +92,33 @@ def hashed_rows(features: list[SparseFeature]) -> int | None:
 def _table_facts(
     table: SavedTable, declared: DeclaredTable, schema: Schema, id_map: SavedIdMap | None, config: RunConfig
 ) -> dict[str, Any]:
-    """updated, dead: rows that training has changed since they were fresh, and that it has not.
+    """Returns what is reported of a table; `updated` rows are those that training has changed, `dead` ones the others.
 
-    judged_by: what tells, or why nothing does: both are None then. Of a dynamic table they are the rows that an id has
-    and those that are free, the default row is neither. norms: of the updated rows, or of all.
+    judged_by: what tells them apart, or why nothing does: both are None then. Rows of a dynamic table are updated if an
+    id has them, dead if they are free; the default row is neither. norms: of the updated rows, or of all.
     """
     features = [schema[feature] for feature in declared.features]
     step = block_rows(table.embedding_dim)
     judged_by, is_updated = _judge(table, declared.table, id_map, config, step)
-    rows = id_map.rows.num_embeddings if id_map else table.num_embeddings
+    row_count = id_map.rows.num_embeddings if id_map else table.num_embeddings
     hashed = None if id_map or is_updated is None else hashed_rows(features)
     updated = updated_hashed = 0
     norms = RowNorms()
-    for start, weight in table.blocks("weight", step, last=rows):
+    for start, weight in table.blocks("weight", step, last=row_count):
         if is_updated is None:
             norms.add(weight)
             continue
-        which = is_updated(weight)
-        updated += int(which.sum())
-        updated_hashed += int(which[: max(0, (hashed or 0) - start)].sum())
-        norms.add(weight[which])
+        chosen = is_updated(weight)
+        updated += int(chosen.sum())
+        updated_hashed += int(chosen[: max(0, (hashed or 0) - start)].sum())
+        norms.add(weight[chosen])
     return {
         "rows": table.num_embeddings,
         "dim": table.embedding_dim,
         "ids": " and ".join(sorted({made_by(feature).kind for feature in features})),
         "dynamic": table.dynamic,
         "updated": None if is_updated is None else updated,
-        "dead": None if is_updated is None else rows - updated,
+        "dead": None if is_updated is None else row_count - updated,
         "judged_by": judged_by,
         "collisions": collisions(hashed, updated_hashed) if hashed else None,
         "norms": norms.facts(),
@@ -128,7 +128,7 @@ def _table_facts(
 def _judge(
     table: SavedTable, declared: EmbeddingTable, id_map: SavedIdMap | None, config: RunConfig, step: int
 ) -> tuple[str, Callable[[Tensor], Tensor] | None]:
-    """By what updated rows are known, and what tells of block after block of `step` weights [n, columns] which are."""
+    """Says how updated rows are known, and returns what tells them [n] of each block of `step` weights [n, columns]."""
     optimizer = declared.optimizer
     assert optimizer is not None
     if id_map is not None:
@@ -146,6 +146,6 @@ def _judge(
 
 
 def _first_values(table: EmbeddingTable, seed: int) -> Iterator[Tensor]:
-    """Blocks of `block_rows` rows, as fixed tables start with them."""
+    """Yields blocks of `block_rows` rows with the values that fixed tables start with."""
     for block in itertools.count():
         yield torch.from_numpy(draw_block(table, seed, block))

@@ -1,4 +1,4 @@
-"""What `shardrec tables` prints for people: a line a table, a line an id map, a histogram of each table's row norms."""
+"""`shardrec tables` prints a line a table, a line an id map and a histogram of each table's row norms."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rich.table import Table
 from shardrec.trainer.run_folder.terminal import print_whole
 
 BAR = 40
-"""Characters of the longest bar."""
+"""The longest bar has so many characters."""
 
 _TABLE_COLUMNS = (
     "table", "ids", "rows", "dim", "used", "%", "dead", "distinct ids", "shared %", "mean norm", "largest",
@@ -18,13 +18,13 @@ _ID_MAP_COLUMNS = (
 )  # fmt: skip
 
 
-def print_tables(found: dict[str, Any]) -> None:
-    """found: what `table_report` returned."""
-    print_whole(f"{found['checkpoint']}:")
-    print_whole(_table(_TABLE_COLUMNS, [_table_line(name, t) for name, t in found["tables"].items()]))
-    if found["id_maps"]:
-        print_whole(_table(_ID_MAP_COLUMNS, [_id_map_line(name, m) for name, m in found["id_maps"].items()]))
-    for name, table in found["tables"].items():
+def print_tables(report: dict[str, Any]) -> None:
+    """Prints what `table_report` returned."""
+    print_whole(f"{report['checkpoint']}:")
+    print_whole(_table(_TABLE_COLUMNS, [_table_line(name, t) for name, t in report["tables"].items()]))
+    if report["id_maps"]:
+        print_whole(_table(_ID_MAP_COLUMNS, [_id_map_line(name, m) for name, m in report["id_maps"].items()]))
+    for name, table in report["tables"].items():
         print_whole(*_histogram(name, table))
 
 
@@ -67,7 +67,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _histogram(name: str, table: dict[str, Any]) -> list[str]:
-    """A title and a line a bin."""
+    """Returns a title and a line for each bin."""
     norms = table["norms"]
     why = table["judged_by"]
     which = f"all rows ({why})" if table["updated"] is None else f"used rows, by {why}"

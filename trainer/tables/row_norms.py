@@ -1,4 +1,4 @@
-"""Norms of a table's rows, gathered in one pass: mean, largest, and a histogram whose bins fit what was found."""
+"""Norms of a table's rows are gathered in one pass: mean, largest, and a histogram whose bins fit them."""
 
 import math
 from typing import Any
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 FINE = 8
-"""Bins of a factor of two while rows are read."""
+"""Bins into which a factor of two is cut while rows are read."""
 
 MOST_BINS = 10
-"""Of the histogram that is shown. Neighbours are merged in pairs until no more are left."""
+"""Bins of the histogram that is shown: neighbours are merged in pairs until no more are left."""
 
 _LOWEST, _HIGHEST = -1100 * FINE, 1100 * FINE  # beyond the exponents of fp64
 
 
 class RowNorms:
-    """Euclidean norms of rows, by logarithmic bins; of rows that are 0, or hold what is not finite, only how many."""
+    """Row norms are Euclidean, counted by logarithmic bins; rows that are 0 or not finite are only counted."""
 
     def __init__(self) -> None:
         self._counts = torch.zeros(_HIGHEST - _LOWEST, dtype=torch.int64)
@@ -24,7 +24,7 @@ class RowNorms:
         self._rows = self._zero = self._not_finite = 0
 
     def add(self, rows: Tensor) -> None:
-        """rows: [n, columns] of any dtype."""
+        """Adds rows [n, columns] of any dtype."""
         norms = torch.linalg.vector_norm(rows.float(), dim=1, dtype=torch.float64)
         finite = norms[norms.isfinite()]
         positive = finite[finite > 0]
@@ -38,7 +38,10 @@ class RowNorms:
             self._counts += torch.bincount(bins, minlength=len(self._counts))
 
     def facts(self) -> dict[str, Any]:
-        """mean, largest: None of no rows. zero, not_finite: rows. bins: (low, high, rows), low <= norm < high."""
+        """Returns `mean` and `largest` norm (None of no rows), how many rows are `zero` or `not_finite`, and `bins`.
+
+        A bin is (low, high, rows) with low <= norm < high.
+        """
         return {
             "mean": self._sum / self._rows if self._rows else None,
             "largest": self._largest if self._rows else None,
@@ -55,8 +58,8 @@ class RowNorms:
         width = 1
         while last // width - first // width >= MOST_BINS:
             width *= 2
-        found = []
+        bins = []
         for low in range(first // width * width, last + 1, width):
             count = int(self._counts[low - _LOWEST : low + width - _LOWEST].sum())
-            found.append((math.exp2(low / FINE), math.exp2((low + width) / FINE), count))
-        return found
+            bins.append((math.exp2(low / FINE), math.exp2((low + width) / FINE), count))
+        return bins
