@@ -1,4 +1,4 @@
-"""What writing and reading a table takes, beside plain writes and reads of the same bytes on the same disk.
+"""One round writes and reads a table, beside plain writes and reads of the same bytes on the same disk.
 
 The plain ones go in blocks of 32 MiB from and into the table's own memory, with one fsync (`dd bs=32M conv=fsync`).
 What is read, either way, has left the page cache before. Memory is how far the process's largest resident set rises
@@ -29,7 +29,7 @@ _OPTIMIZER = TableOptimizer(name="rowwise_adagrad")
 
 @dataclass(frozen=True)
 class Measured:
-    """One worker's seconds and how far its memory rose, in bytes; None: the system does not tell."""
+    """A measurement is one worker's seconds and how far its memory rose, in bytes; None: the system does not tell."""
 
     seconds: float
     extra_bytes: int | None = None
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Round:
-    """One worker's times for its part, each measured once."""
+    """A round has one worker's times for its part, each measured once."""
 
     plain_write: Measured
     write: Measured
@@ -46,7 +46,7 @@ class Round:
 
 
 def made_table(size: int, dim: int, rank: int, world_size: int) -> LiveTable:
-    """This rank's block of rows of an fp32 table that takes some `size` bytes with its row-wise AdaGrad state.
+    """Makes this rank's rows of an fp32 table that takes some `size` bytes with its row-wise AdaGrad state.
 
     Weights and state are drawn: nothing on the way to the disk can shorten them. A table has a row a rank at least.
     """
@@ -61,7 +61,7 @@ def made_table(size: int, dim: int, rank: int, world_size: int) -> LiveTable:
 
 
 def held_bytes(table: LiveTable) -> int:
-    """Bytes of a table's shards as a checkpoint holds them."""
+    """Returns the bytes of a table's shards as a checkpoint holds them."""
     values = [table.logical(shard, name) for shard in table.shards for name in shard.tensors]
     return sum(tensor.numel() * tensor.element_size() for tensor in values)
 
@@ -129,7 +129,7 @@ def _write_plainly(path: Path, table: LiveTable, size: int) -> None:
 
 
 def _blocks(table: LiveTable, size: int) -> Iterator[memoryview]:
-    """The first `size` bytes of a table's memory; that of padded rows is larger than what a checkpoint holds."""
+    """Yields the first `size` bytes of a table's memory; padded rows take more of it than a checkpoint holds."""
     for tensor in (tensor for shard in table.shards for tensor in shard.tensors.values()):
         data = memoryview(tensor.view(-1).view(torch.uint8).numpy().data)[:size]
         size -= len(data)
@@ -145,7 +145,7 @@ def _read_plainly(files: list[Path]) -> None:
 
 
 def _leave_page_cache(files: list[Path]) -> None:
-    """Written files' pages are synced, so that the system can let go of them; where it cannot be told, they stay."""
+    """Has the system let go of files' pages, which are synced already; where it cannot be told, they stay."""
     for path in files:
         with open(path, "rb") as file:
             if hasattr(os, "posix_fadvise"):

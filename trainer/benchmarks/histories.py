@@ -1,4 +1,4 @@
-"""`shardrec bench histories`: history models end to end from Parquet, beside the same models written the padded way.
+"""`shardrec bench histories` measures history models from Parquet on, beside the same models written the padded way.
 
 Each measurement is a process of its own, so that peaks of memory are its own too; forms take turns, so that a machine
 that is slow for a while is slow for both.
@@ -35,7 +35,7 @@ from shardrec.trainer.training.trainer import Trainer
 
 Form = Literal["jagged", "padded", "tuned"]
 FORMS: tuple[Form, ...] = ("jagged", "padded", "tuned")
-"""Ours, the padded one as it usually comes, and the padded one tuned."""
+"""A model's forms are ours, the padded one as it usually comes, and the padded one tuned."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "base": {"name": "pooled_history"},
@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "dien_auxiliary": {"name": "dien"},
     "bst": {"name": "bst"},
 }
-"""What is measured under which name: default settings, DIEN without and with its auxiliary loss."""
+"""The models by the names of `--models`: default settings, DIEN without and with its auxiliary loss."""
 
 ITEMS, MEAN_LENGTH, MAX_LENGTH = 200_000, 23.0, 50  # of the log that is made where none is given
 
@@ -62,9 +62,9 @@ def benchmark_histories(
     overrides: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Medians over `rounds` of all forms' rates and peaks, and of their ratios, for each model and precision.
+    """Returns medians over `rounds` of all forms' rates, peaks and ratios, for each model and precision.
 
-    data: a prepared folder, or None: `rows` training rows with planted interests are made in `scratch`. steps: so many
+    data: a prepared folder; None: `rows` training rows with planted interests are made in `scratch`. steps: how many
     are timed in each measurement. Raises UserError for unknown models and what `inspect_run` finds.
     """
     for name in models:
@@ -80,23 +80,23 @@ def benchmark_histories(
     }
     for config in runs.values():
         inspect_run(config)
-    found: dict[tuple[str, str, Form], list[dict[str, Any]]] = {}
+    measurements: dict[tuple[str, str, Form], list[dict[str, Any]]] = {}
     for turn in range(rounds):
         for (model, precision), config in runs.items():
             for form in FORMS if turn % 2 == 0 else FORMS[::-1]:
                 run = config.model_copy(update={"run": f"{config.run}-{form}-{turn}"})
                 measured = in_own_process(measure, run, form, steps)
-                found.setdefault((model, precision, form), []).append(measured)
+                measurements.setdefault((model, precision, form), []).append(measured)
                 rate = measured["end_to_end_samples_per_second"]
                 progress(f"round {turn + 1} of {rounds}: {model} {precision} {form}: {rate:,.0f} samples/s")
-    first = next(iter(found.values()))[0]
+    first = next(iter(measurements.values()))[0]
     settings = {name: first[name] for name in ("threads", "matmul_precision", "rows")}
     return {
         **settings,
         "global_batch_size": batch_size,
         "rounds": rounds,
         "steps": steps,
-        "results": [_compared(m, p, {form: found[m, p, form] for form in FORMS}) for m, p in runs],
+        "results": [_compared(m, p, {form: measurements[m, p, form] for form in FORMS}) for m, p in runs],
     }
 
 
@@ -114,7 +114,7 @@ def _run(scratch: Path, data: Path, model: str, precision: str, batch_size: int,
 
 
 def in_own_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The result of `work` in a fresh process. Raises what it raises; UserError where the process dies."""
+    """Returns what `work` does, called in a fresh process. Raises what it raises; UserError where the process dies."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(work, *arguments).result()
@@ -123,19 +123,21 @@ def in_own_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict
 
 
 def measure(config: RunConfig, form: Form, steps: int) -> dict[str, Any]:
-    """Rates, peak and what was measured, of one form in this process."""
-    found = supervised(
+    """Measures one form in this process; returns its rates and its peak of memory."""
+    measured = supervised(
         measure_worker, config, RunFolder.create(config, resume=False), quiet=True, form=form, steps=steps
     )
-    assert found is not None
-    return found
+    assert measured is not None
+    return measured
 
 
 def measure_worker(
     config: RunConfig, folder: RunFolder, environment: Environment, *, form: Form, steps: int
 ) -> dict[str, Any]:
-    """Samples/s of the step alone and end to end; `peak_memory_bytes` counts the libraries, `started_bytes` says what
-    of it was there before tables and reader."""
+    """Returns samples/s of the step alone and end to end, with the settings that they depend on.
+
+    `started_bytes` says what memory the process took before tables and reader: its libraries.
+    """
     started = pss_bytes(os.getpid())
     training: Trainer | PaddedTraining
     if form == "jagged":
@@ -158,11 +160,11 @@ def measure_worker(
 
 
 def _compared(model: str, precision: str, measured: dict[Form, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians over the rounds; a ratio is the median of the rounds' own ratios of our rate to the form's."""
+    """Returns medians over the rounds; a ratio is the median of the rounds' own ratios of our rate to the form's."""
     result: dict[str, Any] = {"model": model, "precision": precision}
     for name in ("end_to_end_samples_per_second", "step_samples_per_second", "peak_memory_bytes", "started_bytes"):
-        for form, found in measured.items():
-            result[f"{form}_{name}"] = round(statistics.median(m[name] for m in found))
+        for form, of_rounds in measured.items():
+            result[f"{form}_{name}"] = round(statistics.median(m[name] for m in of_rounds))
     for name, form in product(("end_to_end", "step"), FORMS[1:]):
         key = f"{name}_samples_per_second"
         rounds = zip(measured["jagged"], measured[form], strict=True)

@@ -1,4 +1,4 @@
-"""A long stream of raw ids through one dynamic table, beside exact counts of all ids that occurred in it.
+"""A long stream of raw ids goes through one dynamic table, beside exact counts of all ids that occurred in it.
 
 Ids are a power law's numbers, spread over all 64-bit integers by a permutation, so that every number's id is known and
 can be looked for in the end. Every rank calls the functions here alike, inside a process group; each draws the whole
@@ -33,12 +33,12 @@ from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.benchmarks.sharded_tables import PooledStep, draw_ranks
 
 NAME = "ids"
-_CHUNK = 1 << 20  # numbers looked at together in the end
+_CHUNK = 1 << 20  # numbers that the census looks at together
 
 
 @dataclass(frozen=True)
 class Stream:
-    """`events` ids of `space` possible ones, `batch` in each step, as frequent as rank^-skew."""
+    """A stream is `events` ids of `space` possible ones, `batch` in each step, as frequent as rank^-skew."""
 
     events: int
     space: int
@@ -48,27 +48,28 @@ class Stream:
 
     @property
     def steps(self) -> int:
+        """Returns how many batches the stream is."""
         return -(-self.events // self.batch)
 
     @property
     def counter_bytes(self) -> int:
-        """Of the exact counts, which every rank has."""
+        """Returns the bytes of the exact counts, which every rank has."""
         return 4 * self.space
 
     def numbers(self, step: int) -> Tensor:
-        """[batch] int64 in [0, space), the last step's fewer: what occurs in one step."""
+        """Returns the numbers of one step: [batch] int64 in [0, space), fewer in the last step."""
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {step}".encode()))
         count = min(self.batch, self.events - step * self.batch)
         return draw_ranks(count, self.space, self.skew, generator)
 
 
 def id_of(numbers: Tensor) -> Tensor:
-    """The raw 64-bit ids of numbers, each of another."""
+    """Returns the raw 64-bit ids of numbers, each number's another one."""
     return mixed(numbers.clone())
 
 
 def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device) -> Distributed:
-    """The table, row-wise over all ranks, that the stream goes through."""
+    """Builds the table that the stream goes through, row-wise over all ranks."""
     ids = DynamicIds(NAME, config)
     table = EmbeddingTable(
         name=NAME,
@@ -87,9 +88,9 @@ def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device)
 
 
 def run_stream(
-    stream: Stream, made: Distributed, device: torch.device, on_step: Callable[[int], None] = lambda step: None
+    stream: Stream, table: Distributed, device: torch.device, on_step: Callable[[int], None] = lambda step: None
 ) -> dict[str, Any]:
-    """Trains on all events; the figures of `report`, and how fast it was."""
+    """Trains on all events; returns the figures of `report`, and how fast it was."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     occurred = torch.zeros(stream.space, dtype=torch.int32)
     seconds = []
@@ -99,18 +100,18 @@ def run_stream(
         batch = _batch(id_of(numbers[rank::ranks]), -(-len(numbers) // ranks)).to(device)
         dist.barrier()
         began = time.perf_counter()
-        made.begin(UpdateContext(step))
-        looked_up = made.module(batch)
+        table.begin(UpdateContext(step))
+        looked_up = table.module(batch)
         looked_up.backward(torch.full_like(looked_up, 1e-3))
-        made.step()
+        table.step()
         seconds.append(time.perf_counter() - began)
         on_step(step + 1)
     speed = {"events_per_second": stream.events / sum(seconds), "step_milliseconds": 1e3 * median(seconds)}
-    return {**asdict(stream), "workers": ranks, **report(made.id_maps[NAME], occurred), **speed}
+    return {**asdict(stream), "workers": ranks, **report(table.id_maps[NAME], occurred), **speed}
 
 
 def _batch(ids: Tensor, count: int) -> Batch:
-    """An id a row, and rows without one up to `count`."""
+    """Returns a batch of an id a row, and of rows without one up to `count`."""
     lengths = (torch.arange(count) < len(ids)).long()
     read = KeyedJaggedTensor(keys=[NAME], values=ids, lengths=lengths, stride=count)
     rows = torch.where(lengths > 0, torch.arange(count), -1)
@@ -119,7 +120,7 @@ def _batch(ids: Tensor, count: int) -> Batch:
 
 @dataclass
 class Census:
-    """Ids by who has a row in the end; true counts are those of the stream.
+    """A census counts ids by whether they have a row in the end, and whether it counts them as the stream does.
 
     residents: ids with a row, each found by its id. overcounted, undercounted: residents whose count is above or below
     the true one (an id that was evicted, or forgotten as a candidate, is counted anew). too_early: residents that
@@ -147,37 +148,38 @@ class Census:
         self.top_exact += int((top & (counts == true)).sum())
 
 
-def take_census(held: IdMap, occurred: Tensor, frequent: int) -> Census:
-    """Of the buckets of this rank; `occurred` [space]: how often each number did."""
-    found = Census()
-    device = held.row_state["count"].device
+def take_census(id_map: IdMap, occurred: Tensor, frequent: int) -> Census:
+    """Takes the census of this rank's buckets; `occurred` [space]: how often each number did."""
+    census = Census()
+    device = id_map.row_state["count"].device
     for first, true in enumerate(occurred.split(_CHUNK)):
         numbers = (true > 0).nonzero().squeeze(1)
         ids = id_of(numbers + first * _CHUNK)
-        bucket = held.geometry.bucket_of(ids)
-        mine = ((bucket >= held.buckets.start) & (bucket < held.buckets.stop)).nonzero().squeeze(1)
+        bucket = id_map.geometry.bucket_of(ids)
+        mine = ((bucket >= id_map.buckets.start) & (bucket < id_map.buckets.stop)).nonzero().squeeze(1)
         if not len(mine):
             continue
-        rows = held.find(ids[mine].to(device))
-        counts = held.row_state["count"][(rows - held.first_row).clamp(min=0)]
+        rows = id_map.find(ids[mine].to(device))
+        counts = id_map.row_state["count"][(rows - id_map.first_row).clamp(min=0)]
         counts = torch.where(rows < 0, 0, counts).cpu()
-        found.add(true[numbers[mine]].long(), counts, held.config.after, frequent)
-    return found
+        census.add(true[numbers[mine]].long(), counts, id_map.config.after, frequent)
+    return census
 
 
-def report(held: IdMap, occurred: Tensor, top: int | None = None) -> dict[str, Any]:
-    """The census over all ranks beside the map's own counters; `top`: most frequent ids, default a tenth of the rows.
+def report(id_map: IdMap, occurred: Tensor, top: int | None = None) -> dict[str, Any]:
+    """Returns the census over all ranks beside the map's own counters.
 
+    top: how many ids count as the most frequent ones, a tenth of the rows by default.
     balance: admissions less evictions less occupied rows. rows_of_others: occupied rows that no id of the stream has.
     """
-    top = max(1, held.geometry.rows // 10) if top is None else top
+    top = max(1, id_map.geometry.rows // 10) if top is None else top
     frequent = max(1, int(occurred.topk(min(top, len(occurred))).values[-1]))
-    found = asdict(take_census(held, occurred, frequent))
-    own = {"occupied": held.occupied(), "candidates": held.candidates(), **asdict(held.counters)}
-    mine = torch.tensor([*found.values(), *own.values()], device=held.row_state["count"].device)
-    sums = dict(zip([*found, *own], ProcessGroupCollective().sum(mine).tolist(), strict=True))
+    census = asdict(take_census(id_map, occurred, frequent))
+    own = {"occupied": id_map.occupied(), "candidates": id_map.candidates(), **asdict(id_map.counters)}
+    mine = torch.tensor([*census.values(), *own.values()], device=id_map.row_state["count"].device)
+    sums = dict(zip([*census, *own], ProcessGroupCollective().sum(mine).tolist(), strict=True))
     return {
-        "rows": held.geometry.rows,
+        "rows": id_map.geometry.rows,
         "distinct_ids": int((occurred > 0).sum()),
         **sums,
         "balance": sums["admissions"] - sums["evictions"] - sums["occupied"],

@@ -1,4 +1,4 @@
-"""`shardrec bench ids`: a long stream of raw ids through one dynamic table, whose counters are checked in the end."""
+"""`shardrec bench ids` sends a long stream of raw ids through one dynamic table and checks its counters in the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,24 +28,24 @@ MUST_BE_ZERO = ("balance", "rows_of_others", "too_early", "overcounted")
 def benchmark_ids(
     scratch: Path, stream: Stream, config: DynamicConfig, dim: int, workers: int, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What `id_stream.run_stream` reports, with the table's settings. scratch: for the workers' logs."""
+    """Returns what `id_stream.run_stream` reports, with the table's settings; `scratch` is for the workers' logs."""
     run = run_without_data(scratch, workers, overrides)
-    needed, there = workers * stream.counter_bytes, available_memory()
-    if needed > there:
+    needed, memory = workers * stream.counter_bytes, available_memory()
+    if needed > memory:
         raise UserError(
-            f"--space {stream.space}: exact counts of so many ids take {readable(needed)}, and {readable(there)} are "
+            f"--space {stream.space}: exact counts of so many ids take {readable(needed)}, and {readable(memory)} are "
             "left; choose fewer"
         )
     folder = RunFolder.create(run, resume=False)
-    found = supervised(ids_worker, run, folder, stream=asdict(stream), dynamic=config.model_dump(), dim=dim)
-    assert found is not None
-    return {"dynamic": config.model_dump(exclude_defaults=True), "embedding_dim": dim, **found}
+    report = supervised(ids_worker, run, folder, stream=asdict(stream), dynamic=config.model_dump(), dim=dim)
+    assert report is not None
+    return {"dynamic": config.model_dump(exclude_defaults=True), "embedding_dim": dim, **report}
 
 
-def dynamic_config(said: Mapping[str, Any]) -> DynamicConfig:
-    """The table's settings. Raises UserError for what they cannot be."""
+def dynamic_config(options: Mapping[str, Any]) -> DynamicConfig:
+    """Returns the table's settings. Raises UserError for what they cannot be."""
     try:
-        return DynamicConfig.model_validate(said)
+        return DynamicConfig.model_validate(options)
     except ValidationError as error:
         raise UserError(first_problem(error)) from None
 
@@ -59,20 +59,20 @@ def ids_worker(
     dynamic: dict[str, Any],
     dim: int,
 ) -> dict[str, Any]:
-    """One worker's part of the stream."""
-    asked = Stream(**stream)
+    """Trains one worker's part of the stream."""
+    whole = Stream(**stream)
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    made = build_table(DynamicConfig.model_validate(dynamic), dim, environment.device)
-    return run_stream(asked, made, environment.device, progress.counter("streaming", asked.steps))
+    table = build_table(DynamicConfig.model_validate(dynamic), dim, environment.device)
+    return run_stream(whole, table, environment.device, progress.counter("streaming", whole.steps))
 
 
-def print_ids(found: dict[str, Any], console: Console) -> bool:
-    """A line a figure; whether what must be 0 is."""
+def print_ids(report: dict[str, Any], console: Console) -> bool:
+    """Prints a line a figure; returns whether what must be 0 is."""
     table = Table(title="ids through a dynamic table", box=None, show_header=False, title_justify="left")
-    for name, value in found.items():
+    for name, value in report.items():
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), shown)
     console.print(table)
-    wrong = [name.replace("_", " ") for name in MUST_BE_ZERO if found[name]]
+    wrong = [name.replace("_", " ") for name in MUST_BE_ZERO if report[name]]
     console.print(f"wrong: {', '.join(wrong)}" if wrong else "every count that must be 0 is 0")
     return not wrong

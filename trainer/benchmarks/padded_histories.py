@@ -1,4 +1,4 @@
-"""The history models as they are usually written, for `shardrec bench histories` to measure ours against.
+"""The history models are written here as they usually are, for `shardrec bench histories` to measure ours against.
 
 Histories are padded to [B, L] and looked up without pooling, attention scores all L positions and masks what is none,
 recurrent layers are a Python loop over time under autograd; tables are `nn.Embedding` with dense gradients, and Adam
@@ -33,7 +33,7 @@ from shardrec.trainer.session.blueprint import build_model
 
 
 class Output(NamedTuple):
-    """logits: [B]; auxiliary: [P] losses of pairs of events, and row: [P] whose they are, or None."""
+    """An output has logits [B] and, or None, the auxiliary losses [P] of pairs of events with the `row` [P] of each."""
 
     logits: Tensor
     auxiliary: Tensor | None = None
@@ -41,7 +41,7 @@ class Output(NamedTuple):
 
 
 class PaddedModel(nn.Module):
-    """What all forms share: the lookup of padded histories, and the MLP over [interest; target; context; dense].
+    """A padded model looks up padded histories and has the MLP over [interest; target; context; dense].
 
     model: the one whose weights and settings are taken over. length: L. Tables begin with random rows.
     """
@@ -59,7 +59,7 @@ class PaddedModel(nn.Module):
         self.mlp = deepcopy(model.mlp)
 
     def forward(self, batch: Batch) -> Any:
-        """Logits [B], or `Output`."""
+        """Returns logits [B], or `Output`."""
         ids = batch.ids.to_dict()
         history = {f: ids[f] for f in self._tables_of("history")}
         lengths = next(iter(history.values())).lengths()
@@ -72,20 +72,20 @@ class PaddedModel(nn.Module):
         return self.output(logits, events, live, {f: its.values() for f, its in ids.items()})
 
     def interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
-        """[B, L, E], [B, E], [B, L] which positions are events -> [B, I]."""
+        """Returns interests [B, I] of events [B, L, E] and targets [B, E]; live [B, L]: which positions are events."""
         raise NotImplementedError
 
     def output(self, logits: Tensor, events: Tensor, live: Tensor, ids: dict[str, Tensor]) -> Any:
-        """What the task reads."""
+        """Returns what the task reads."""
         return logits
 
     def _tables_of(self, name: str) -> dict[str, nn.Module]:
-        asked = self.inputs[name]
-        assert not isinstance(asked, DenseFeatures)
-        return {feature: self.tables[table.name] for feature, table in asked.tables.items()}
+        source = self.inputs[name]
+        assert not isinstance(source, DenseFeatures)
+        return {feature: self.tables[table.name] for feature, table in source.tables.items()}
 
     def _events(self, ids: dict[str, Tensor], live: Tensor, name: str = "history") -> Tensor:
-        """[T] ids of each sequence -> [B, L, E]; padding looks up row 0."""
+        """Returns the vectors [B, L, E] of sequences of [T] ids each; padding looks up row 0."""
         vectors = []
         for feature, table in self._tables_of(name).items():
             padded = torch.zeros(live.shape, dtype=torch.int64, device=live.device)
@@ -93,17 +93,21 @@ class PaddedModel(nn.Module):
         return torch.cat(vectors, -1)
 
     def _pooled(self, name: str, ids: dict[str, Any]) -> Tensor:
-        """[B, sum of D]; features of one id a row."""
+        """Returns the vectors [B, sum of D] of features of one id a row."""
         return torch.cat([table(ids[feature].values()) for feature, table in self._tables_of(name).items()], 1)
 
 
 class PaddedPooling(PaddedModel):
+    """The padded form of mean pooling averages over all L positions, under a mask."""
+
     def interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
-        """The mean of a row's events."""
+        """Returns the mean of a row's events."""
         return (events * live.unsqueeze(2)).sum(1) / live.sum(1, keepdim=True).clamp(min=1)
 
 
 class PaddedDIN(PaddedModel):
+    """The padded form of DIN scores all L positions."""
+
     def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
         super().__init__(model, schema, tuned)
         assert not (model.softmax or model.attention.outer), "the yardstick has the default settings only"
@@ -111,6 +115,7 @@ class PaddedDIN(PaddedModel):
         self.attention = nn.Sequential(*layers)
 
     def interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """Returns the sum of events, each weighted by its attention; weights need not sum to 1."""
         wanted = target.unsqueeze(1).expand_as(events)
         seen = torch.cat([events, wanted, events - wanted, events * wanted], -1)  # [B, L, 4 E]
         weights = self.attention(seen.flatten(0, 1)).view(live.shape).masked_fill(~live, 0)
@@ -118,7 +123,7 @@ class PaddedDIN(PaddedModel):
 
 
 class PaddedDice(nn.Module):
-    """`Dice` by torch's batch norm."""
+    """Padded Dice is `Dice` by torch's batch norm."""
 
     def __init__(self, like: Dice) -> None:
         super().__init__()
@@ -130,12 +135,14 @@ class PaddedDice(nn.Module):
         self.alpha = deepcopy(like.alpha)
 
     def forward(self, s: Tensor) -> Tensor:
-        """[n, C] -> [n, C]."""
+        """Maps s [n, C] to [n, C]."""
         p = torch.sigmoid(self.norm(s))
         return p * s + (1 - p) * self.alpha * s
 
 
 class PaddedDIEN(PaddedModel):
+    """The padded form of DIEN runs both recurrent layers over all L positions."""
+
     def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
         super().__init__(model, schema, tuned)
         assert model.evolving == "augru" and model.auxiliary_net is None, "the yardstick has the default settings only"
@@ -148,6 +155,7 @@ class PaddedDIEN(PaddedModel):
         return tuple(self._tables_of("negatives")) if "negatives" in self.inputs else ()
 
     def interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """Returns the last state of the attentional GRU over the extracted interests."""
         states = torch.stack(self.extractor(events), 1)  # [B, L, H]
         score = torch.bmm(states, self.attention(target).unsqueeze(2).to(states.dtype)).squeeze(2)
         weights = torch.softmax(score.masked_fill(~live, torch.finfo(score.dtype).min), 1) * live
@@ -155,6 +163,7 @@ class PaddedDIEN(PaddedModel):
         return self.evolution(states, weights.to(states.dtype))[-1].to(events.dtype)  # a weight of 0 holds the state
 
     def output(self, logits: Tensor, events: Tensor, live: Tensor, ids: dict[str, Tensor]) -> Output:
+        """Adds the auxiliary loss: the next event against its negative, by the state before them."""
         if not (self._negative and self.training):
             return Output(logits)
         names = {f: self._negative.get(i, f) for i, f in enumerate(self._tables_of("history"))}
@@ -166,7 +175,7 @@ class PaddedDIEN(PaddedModel):
 
 
 class PaddedGRU(nn.Module):
-    """`models.layers.recurrent.GRU` as a loop over time."""
+    """A padded GRU is `models.layers.recurrent.GRU` as a loop over time."""
 
     def __init__(self, like: Any, tuned: bool) -> None:
         super().__init__()
@@ -174,7 +183,7 @@ class PaddedGRU(nn.Module):
         self.tuned = tuned
 
     def forward(self, inputs: Tensor, attention: Tensor | None = None) -> list[Tensor]:
-        """[B, L, I], and [B, L] that scales the update gate -> L states [B, H]."""
+        """Returns L states [B, H] of inputs [B, L, I]; attention: [B, L], scales the update gate."""
         state = inputs.new_zeros(len(inputs), self.recurrent.shape[1], dtype=self.recurrent.dtype)
         scale = None if attention is None else attention.unsqueeze(2)
         states = []
@@ -188,19 +197,22 @@ class PaddedGRU(nn.Module):
         return states
 
     def _steps(self, inputs: Tensor) -> Iterable[Tensor]:
-        """W i_t, [B, gates], of each step."""
+        """Yields W i_t [B, gates] of each step."""
         if self.tuned:
             return self.project(inputs).unbind(1)
         return (self.project(inputs[:, t]) for t in range(inputs.shape[1]))
 
 
 class PaddedBST(PaddedModel):
+    """The padded form of BST attends over all L positions and the target, under a mask."""
+
     def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
         super().__init__(model, schema, tuned)
         self.heads = model.heads
         self.recency, self.layers = deepcopy(model.recency), deepcopy(model.layers)
 
     def interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """Returns the target's vector after attention, and the mean of the events'."""
         from_end = live.sum(1, keepdim=True) - torch.arange(self.length + 1, device=live.device)
         from_end[:, -1] = 0  # the target
         x = torch.cat([events, target.unsqueeze(1)], 1) + self.recency(from_end.clamp(min=0))
@@ -226,18 +238,18 @@ FORMS: dict[str, type[PaddedModel]] = {
     "dien": PaddedDIEN,
     "bst": PaddedBST,
 }
-"""Model -> its padded form."""
+"""The padded form of each model, by the model's name."""
 
 
 def padded_form(name: str, model: Recommender, schema: Schema, *, tuned: bool = False) -> PaddedModel:
-    """Raises UserError for a model that has none."""
+    """Returns the padded form of a model, with its weights. Raises UserError for a model that has none."""
     if name not in FORMS:
         raise UserError(f"model {name} has no padded form to compare with; name one of: {', '.join(FORMS)}")
     return FORMS[name](model, schema, tuned)
 
 
 class PaddedTraining:
-    """Trains the padded form of a run file's model, in one process, from the run's own reader.
+    """Padded training trains the padded form of a run file's model, in one process, from the run's own reader.
 
     Unless `tuned`, the process's matrix precision becomes torch's default.
     """
@@ -267,6 +279,7 @@ class PaddedTraining:
         )
 
     def train_step(self, batch: Batch) -> None:
+        """Makes one update."""
         with live_rows(batch.live), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
             output = self.module(batch)
         terms = self.task.loss(output, batch)

@@ -1,4 +1,4 @@
-"""How fast rows become batches on one core, beside how fast pyarrow alone decodes the same columns."""
+"""`shardrec bench reader` measures how fast rows become batches on one core, beside plain pyarrow."""
 
 import os
 import statistics
@@ -20,7 +20,7 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.parquet import DataSet
 
 PLAIN_ROWS = 65_536
-"""Rows of a record batch in the plain pyarrow loop."""
+"""The plain pyarrow loop reads record batches of so many rows."""
 
 
 def benchmark_reader(
@@ -35,12 +35,11 @@ def benchmark_reader(
     rows: int = 2_000_000,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Rows/s of `Loader` (shuffled) and of `ParquetFile.iter_batches`, taken in turns in one process on one core.
+    """Returns rows/s of `Loader` (shuffled) and of `ParquetFile.iter_batches`, in turns in one process on one core.
 
-    paths, schema, folder: the data; without paths, `rows` rows of 26 ids, 13 numbers and a label are made up for it
-
-    Returns the medians of `repeats` passes, their ratio, and what was read. Raises UserError for paths without a
-    schema.
+    paths, schema, folder: the data; without paths, `rows` rows of 26 ids, 13 numbers and a label are made up.
+    The rates are medians of `repeats` passes; beside them are their ratio and what was read. Raises UserError for paths
+    without a schema.
     """
     if paths is None:
         with tempfile.TemporaryDirectory() as made:
@@ -81,7 +80,7 @@ def benchmark_reader(
 
 
 def _rates(loader: Loader, repeats: int) -> tuple[float, float]:
-    """Median rows/s of the loader and of plain pyarrow, in turns."""
+    """Returns the median rows/s of the loader and of plain pyarrow, measured in turns."""
     reads: tuple[Callable[[int], int], ...] = (
         lambda turn: sum(int(batch.size) for batch in loader.epoch(turn)),
         lambda turn: _plain(loader),
@@ -89,16 +88,16 @@ def _rates(loader: Loader, repeats: int) -> tuple[float, float]:
     rates: tuple[list[float], ...] = ([], [])
     with one_core():
         for turn in range(repeats + 1):
-            for read, found in zip(reads, rates, strict=True):
+            for read, measured in zip(reads, rates, strict=True):
                 begun = time.perf_counter()
-                rows = read(turn)
+                row_count = read(turn)
                 if turn:  # the first is for warming up
-                    found.append(rows / (time.perf_counter() - begun))
+                    measured.append(row_count / (time.perf_counter() - begun))
     return statistics.median(rates[0]), statistics.median(rates[1])
 
 
 def _plain(loader: Loader) -> int:
-    """Decodes all rows of a loader's columns and drops them."""
+    """Decodes all rows of a loader's columns and drops them; returns how many there are."""
     total, columns = 0, list(loader.columns)
     for file in loader.index.files:
         opened = pq.ParquetFile(file.filesystem.open_input_file(file.path))
@@ -109,7 +108,7 @@ def _plain(loader: Loader) -> int:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This thread, the threads that it starts, torch and pyarrow on a single core (where the system allows it)."""
+    """Keeps this thread, those that it starts, torch and pyarrow on a single core, where the system allows it."""
     threads, arrow_threads = torch.get_num_threads(), pa.cpu_count()
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     torch.set_num_threads(1)
@@ -126,13 +125,13 @@ def one_core() -> Iterator[None]:
 
 
 def click_schema() -> Schema:
-    """The 40 columns of `write_click_log`."""
+    """Returns the schema of the 40 columns of `write_click_log`."""
     ids = [IdFeature(name=f"id_{i}", ids=Identity(num_ids=_cardinality(i))) for i in range(26)]
     return Schema(features=(*ids, *(DenseFeature(name=f"dense_{i}") for i in range(13))))
 
 
 def write_click_log(folder: Path, rows: int, files: int = 4, group_rows: int = 65_536) -> None:
-    """Parquet files (zstd) of power-law ids, of 10 to a million each, log-normal numbers and a label."""
+    """Writes Parquet files (zstd) of power-law ids, of 10 to a million each, log-normal numbers and a label."""
     rng = np.random.default_rng(0)
     for file in range(files):
         count = rows * (file + 1) // files - rows * file // files

@@ -1,4 +1,4 @@
-"""How fast tables under a placement are looked up and updated, beside what memory and exchange reach in the same run.
+"""A case measures lookup and update of tables under a placement, beside what memory and exchange reach meanwhile.
 
 Every rank calls the functions here alike, inside a process group. Times are medians over steps of the slowest rank.
 """
@@ -27,13 +27,13 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.draws import mixed
 from shardrec.sharding.updates.context import UpdateContext
 
-BATCHES = 4  # that steps take turns with
+BATCHES = 4  # batches that steps take turns with
 WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: `tables` equal tables under one placement and the batches that read them.
+    """A case is `tables` equal tables under one placement and the batches that read them.
 
     batch: rows of all ranks together. pooling: ids a row and table. skew: ids are as frequent as rank^-skew, 0: alike.
     """
@@ -49,8 +49,9 @@ class Case:
     optimizer: str = "rowwise_adagrad"
 
     def inputs(self) -> dict[str, PooledEmbeddings]:
+        """Returns the one input that reads all tables, each by a feature of its name."""
         names = [f"table_{i}" for i in range(self.tables)]
-        made = {
+        tables = {
             n: EmbeddingTable(
                 name=n,
                 num_embeddings=self.rows,
@@ -60,16 +61,16 @@ class Case:
             )
             for n in names
         }
-        return {"pooled": PooledEmbeddings(made)}
+        return {"pooled": PooledEmbeddings(tables)}
 
 
 def draw_ids(case: Case, count: int, generator: torch.Generator) -> Tensor:
-    """[count] int64 ids of a power law, frequent ones anywhere among the rows."""
+    """Draws [count] int64 ids of a power law, frequent ones anywhere among the rows."""
     return mixed(draw_ranks(count, case.rows, case.skew, generator)).remainder_(case.rows)
 
 
 def draw_ranks(count: int, numbers: int, skew: float, generator: torch.Generator) -> Tensor:
-    """[count] int64 in [0, numbers), n as frequent as (n + 1)^-skew."""
+    """Draws [count] int64 in [0, numbers), n as frequent as (n + 1)^-skew."""
     u = torch.rand(count, generator=generator, dtype=torch.float64)
     if skew == 0:
         rank = u * numbers
@@ -82,10 +83,10 @@ def draw_ranks(count: int, numbers: int, skew: float, generator: torch.Generator
 
 
 def made_batches(case: Case, names: Iterable[str], device: torch.device, world_size: int, rank: int) -> list[Batch]:
-    """This rank's share of `BATCHES` global batches."""
+    """Makes this rank's share of `BATCHES` global batches."""
     generator = torch.Generator().manual_seed(rank)
     names, size = list(names), case.batch // world_size
-    found = []
+    batches = []
     for _ in range(BATCHES):
         ids = KeyedJaggedTensor(
             keys=names,
@@ -95,23 +96,24 @@ def made_batches(case: Case, names: Iterable[str], device: torch.device, world_s
         )
         rows = torch.arange(size)
         ones = torch.ones(size)
-        found.append(Batch(torch.zeros(size, 0), ids, None, {}, ones, None, rows).to(device))
-    return found
+        batches.append(Batch(torch.zeros(size, 0), ids, None, {}, ones, None, rows).to(device))
+    return batches
 
 
 class PooledStep(nn.Module):
-    """A step whose gradients are all equal and cost next to nothing."""
+    """A pooled step is a lookup without a tower: its gradients are all equal and cost next to nothing."""
 
     def __init__(self, lookup: EmbeddingLookup) -> None:
         super().__init__()
         self.lookup = lookup
 
     def forward(self, batch: Batch) -> Tensor:
+        """Returns the pooled rows of all tables [B, F, D]."""
         return self.lookup(batch)["pooled"]
 
 
 def measure_case(case: Case, device: torch.device, steps: int) -> dict[str, Any]:
-    """Milliseconds of lookup and of gradient and update, and the rates that follow, for one case."""
+    """Returns a case's milliseconds of lookup and of gradient and update, and the rates that follow."""
     world_size, rank = dist.get_world_size(), dist.get_rank()
     topology = Topology.here(world_size, world_size, "cuda" if device.type == "cuda" else "cpu").agreed()
     distributed = _built(case, topology, device)
@@ -155,7 +157,7 @@ def _built(case: Case, topology: Topology, device: torch.device) -> Distributed:
 
 def _estimate(case: Case, plan: Plan, topology: Topology) -> Estimate:
     inputs = case.inputs()
-    ids = {feature: float(case.pooling) for given in inputs.values() for feature in given.tables}
+    ids = {feature: float(case.pooling) for pooled in inputs.values() for feature in pooled.tables}
     return estimate_step(plan, topology, Workload(inputs, case.batch, ids))
 
 
@@ -163,19 +165,22 @@ def _estimate(case: Case, plan: Plan, topology: Topology) -> Estimate:
 
 
 def gather_ceiling(case: Case, device: torch.device, steps: int) -> float:
-    """Rows/s of all ranks together that plain gathers of a case's rows from each rank's memory reach, into place."""
+    """Returns the rows/s, of all ranks together, that plain gathers of a case's rows from each rank's memory reach."""
     world_size = dist.get_world_size()
-    held = torch.zeros(max(1, case.rows * case.tables // world_size), case.embedding_dim, device=device)
+    memory = torch.zeros(max(1, case.rows * case.tables // world_size), case.embedding_dim, device=device)
     generator = torch.Generator().manual_seed(dist.get_rank())
     count = max(1, case.batch * case.tables * case.pooling // world_size)
-    rows = [draw_ids(case, count, generator).remainder_(len(held)).to(device) for _ in range(BATCHES)]
+    row_indices = [draw_ids(case, count, generator).remainder_(len(memory)).to(device) for _ in range(BATCHES)]
     into = torch.empty(count, case.embedding_dim, device=device)
-    seconds = _timed(lambda i: torch.index_select(held, 0, rows[i % BATCHES], out=into), steps, device)
+    seconds = _timed(lambda i: torch.index_select(memory, 0, row_indices[i % BATCHES], out=into), steps, device)
     return world_size * count / seconds
 
 
 def exchange_ceiling(bytes_per_rank: int, device: torch.device, steps: int) -> float:
-    """Bytes/s that each rank sends when all send `bytes_per_rank` to the others at once; infinite for one rank."""
+    """Returns the bytes/s that each rank sends when all send `bytes_per_rank` to the others at once.
+
+    It is infinite for one rank.
+    """
     world_size = dist.get_world_size()
     if world_size == 1:
         return float("inf")
@@ -186,7 +191,7 @@ def exchange_ceiling(bytes_per_rank: int, device: torch.device, steps: int) -> f
 
 
 def exchange_latency(device: torch.device, steps: int) -> float:
-    """Seconds that an exchange of next to nothing takes; 0 for one rank."""
+    """Returns the seconds that an exchange of next to nothing takes; 0 for one rank."""
     world_size = dist.get_world_size()
     if world_size == 1:
         return 0.0
@@ -195,7 +200,7 @@ def exchange_latency(device: torch.device, steps: int) -> float:
 
 
 def _timed(work: Callable[[int], Any], steps: int, device: torch.device) -> float:
-    """Median seconds of `work`, of the slowest rank."""
+    """Returns the slowest rank's median seconds of `work`."""
     times = []
     for step in range(WARM_UP_STEPS + steps):
         dist.barrier()
@@ -212,6 +217,6 @@ def _now(device: torch.device) -> float:
 
 
 def _slowest(seconds: float, device: torch.device) -> float:
-    found = torch.tensor(seconds, dtype=torch.float64, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return float(found)
+    slowest = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)

@@ -1,4 +1,4 @@
-"""`shardrec bench sharding`: lookup and update of tables over placements, worlds, sizes, batches, pooling and skew.
+"""`shardrec bench sharding` measures lookup and update of tables over placements, workers, rows, pooling and skew.
 
 Workers are launched once for each world size and measure all cases there, with the ceilings of their machine: rows that
 plain gathers read, bytes that plain exchanges move. A case's floor is the time that both would take for its rows and
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from shardrec.data_pipeline.comma_lists import names_in, numbers_in
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
@@ -45,7 +46,7 @@ VARIED = ("placement", "world_size", "rows", "batch", "pooling", "skew")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything with everything."""
+    """A sweep measures every combination of what it lists."""
 
     placements: tuple[Placement, ...]
     world_sizes: tuple[int, ...]
@@ -56,8 +57,8 @@ class Sweep:
 
     @classmethod
     def read(cls, placements: str, workers: str, rows: str, batches: str, pooling: str, skews: str) -> "Sweep":
-        """From comma-separated lists. Raises UserError for an unknown placement and for what is no such number."""
-        names = [name.strip() for name in placements.split(",")]
+        """Reads comma-separated lists. Raises UserError for an unknown placement and for what is no such number."""
+        names = names_in(placements) or [placements]
         for name in names:
             if name not in PLACEMENTS:
                 raise UserError("--placements: " + unknown("placement", name, PLACEMENTS))
@@ -67,7 +68,10 @@ class Sweep:
         return cls(placed, world_sizes, tables, batch_sizes, ids, _numbers("skews", skews, float, 0))
 
     def cases(self, world_size: int, common: Mapping[str, Any]) -> list[Case]:
-        """common: the further fields of `Case`. For one worker all placements are the same, and the first is taken."""
+        """Returns the cases of so many workers; one worker takes the first placement, since all are the same to it.
+
+        common: the further fields of `Case`.
+        """
         placements = self.placements[:1] if world_size == 1 else self.placements
         varied = product(self.rows, self.batches, self.pooling, self.skews, placements)
         return [Case(placement=p, rows=r, batch=b, pooling=ids, skew=s, **common) for r, b, ids, s, p in varied]
@@ -75,13 +79,13 @@ class Sweep:
 
 def _numbers(option: str, listed: str, kind: type, least: float) -> tuple[Any, ...]:
     try:
-        found = tuple(kind(part) for part in listed.split(","))
+        numbers = tuple(numbers_in(listed, kind))
     except ValueError:
-        found = ()
-    if not found or min(found) < least:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{option}: found {listed!r}, expected {what} of {least} or more, such as 1,2")
-    return found
+        numbers = ()
+    if not numbers or min(numbers) < least:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{option}: found {listed!r}, expected {wanted} of {least} or more, such as 1,2")
+    return numbers
 
 
 def benchmark_sharding(
@@ -92,26 +96,26 @@ def benchmark_sharding(
     overrides: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """One row of results a case and number of workers. Raises UserError as planning and launching do."""
+    """Returns one result a case and number of workers. Raises UserError as planning and launching do."""
     for batch, world_size in product(sweep.batches, sweep.world_sizes):
         if batch % world_size:
             raise UserError(
                 f"--batch-sizes: {batch} rows are no equal shares for {world_size} workers; choose a multiple"
             )
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for world_size in sweep.world_sizes:
         cases = sweep.cases(world_size, common)
         progress(f"{world_size} worker(s): {len(cases)} cases")
         config = run_without_data(scratch, world_size, overrides)
         folder = RunFolder.create(config, resume=False)
-        result = supervised(sharding_worker, config, folder, cases=[asdict(c) for c in cases], steps=steps)
-        assert result is not None
-        found += result["cases"]
-    return found
+        measured = supervised(sharding_worker, config, folder, cases=[asdict(c) for c in cases], steps=steps)
+        assert measured is not None
+        results += measured["cases"]
+    return results
 
 
 def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -> RunConfig:
-    """What the launchers ask for; its data are declared, and never read."""
+    """Returns the run that launchers ask for; its data are declared, and never read."""
     PlantedLog((1,), 0).schema.save(scratch / "schema.yaml")
     path = scratch / f"workers-{world_size}.yaml"
     content = {
@@ -127,21 +131,24 @@ def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -
 def sharding_worker(
     config: RunConfig, folder: RunFolder, environment: Environment, *, cases: list[dict[str, Any]], steps: int
 ) -> dict[str, Any]:
-    """All cases, in turns with their ceilings."""
-    found = []
+    """Measures all cases, in turns with their ceilings."""
+    results = []
     for described in cases:
         case = Case(**described)
         gather = gather_ceiling(case, environment.device, steps)
         measured = measure_case(case, environment.device, steps)
         exchange = exchange_ceiling(measured["exchanged_bytes_per_rank"], environment.device, steps)
         latency = exchange_latency(environment.device, steps)
-        found.append(measured | _beside_ceilings(case, measured, gather, exchange) | {"latency_seconds": latency})
+        results.append(measured | _beside_ceilings(case, measured, gather, exchange) | {"latency_seconds": latency})
         gc.collect()
-    return {"cases": found, "threads": torch.get_num_threads()}
+    return {"cases": results, "threads": torch.get_num_threads()}
 
 
 def _beside_ceilings(case: Case, measured: dict[str, Any], gather: float, exchange: float) -> dict[str, Any]:
-    """exchange: bytes/s a rank. `lookup_floor_milliseconds`: plain gathers and exchange of the lookup's half."""
+    """Returns a case's ceilings, and its floor: what plain gathers and exchanges of the lookup's half would take.
+
+    gather: rows/s of all ranks; exchange: bytes/s a rank.
+    """
     ids = case.batch * case.tables * case.pooling
     floor = ids / gather + measured["lookup_bytes_per_rank"] / exchange
     return {
@@ -155,22 +162,22 @@ def _beside_ceilings(case: Case, measured: dict[str, Any], gather: float, exchan
 # ---------------------------------------------------------------- what planning takes from it
 
 
-def calibrated(found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Rates of a worker for `launch.rates`: medians over the cases.
+def calibrated(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Returns a worker's rates for `launch.rates`: medians over the cases.
 
     row_bandwidth: bytes that the cost model has rows read and written for, over lookup and update of one worker, or
     where there is no such case over what plain gathers take. local_bandwidth, latency: of plain exchanges; exchanges
     below a megabyte tell the latter only.
     """
-    alone = [row for row in found if row["world_size"] == 1]
-    together = [row for row in found if row["exchange_ceiling_bytes_per_second"] is not None]
+    alone = [row for row in results if row["world_size"] == 1]
+    together = [row for row in results if row["exchange_ceiling_bytes_per_second"] is not None]
     if alone:
         bandwidths = [
             1e3 * row["row_bytes_per_rank"] / (row["lookup_milliseconds"] + row["update_milliseconds"]) for row in alone
         ]
     else:
-        width = [row["embedding_dim"] * (2 if row["dtype"] == "fp16" else 4) for row in found]
-        gathers = [row["gather_ceiling_rows_per_second"] / row["world_size"] for row in found]
+        width = [row["embedding_dim"] * (2 if row["dtype"] == "fp16" else 4) for row in results]
+        gathers = [row["gather_ceiling_rows_per_second"] / row["world_size"] for row in results]
         bandwidths = [rows * size for rows, size in zip(gathers, width, strict=True)]
     rates = {"row_bandwidth": median(bandwidths)}
     large = [row["exchange_ceiling_bytes_per_second"] for row in together if row["exchanged_bytes_per_rank"] > 1e6]
@@ -181,32 +188,32 @@ def calibrated(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in rates.items()}
 
 
-def write_rates(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """`launch: {rates: ...}`, the part of a run file that planning reads."""
-    write_atomically(path, yaml.safe_dump({"launch": {"rates": calibrated(found)}}))
+def write_rates(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes `launch: {rates: ...}`, the part of a run file that planning reads."""
+    write_atomically(path, yaml.safe_dump({"launch": {"rates": calibrated(results)}}))
 
 
 # ---------------------------------------------------------------- what is shown
 
 
-def write_results(found: Sequence[dict[str, Any]], out: Path) -> None:
-    """sharding.csv, sharding.json (a line a case) and sharding.png in `out`."""
+def write_results(results: Sequence[dict[str, Any]], out: Path) -> None:
+    """Writes sharding.csv, sharding.json (a line a case) and sharding.png in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "sharding.csv", found)
-    write_atomically(out / "sharding.json", "".join(json.dumps(row) + "\n" for row in found))
-    _plot(found, out / "sharding.png")
+    write_csv(out / "sharding.csv", results)
+    write_atomically(out / "sharding.json", "".join(json.dumps(row) + "\n" for row in results))
+    _plot(results, out / "sharding.png")
 
 
-def print_results(found: Sequence[dict[str, Any]], console: Console) -> None:
-    """What varies, and the times beside their floor."""
-    varied = [name for name in VARIED if len({row[name] for row in found}) > 1] or ["placement"]
+def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
+    """Prints what varies, and the times beside their floor."""
+    varied = _varied(results)
     table = Table(title="lookup and update of tables, ms a step", box=None, header_style="bold")
     shown = {"world_size": "workers", "exchanged_bytes_per_rank": "MB"}
     for name in (*varied, "lookup", "floor", "share", "update", "samples/s", "exchanged_bytes_per_rank"):
         table.add_column(shown.get(name, name), justify="left" if name == "placement" else "right", no_wrap=True)
-    for row in found:
+    for row in results:
         table.add_row(
-            *(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in varied),
+            *_settings(row, varied),
             f"{row['lookup_milliseconds']:.1f}",
             f"{row['lookup_floor_milliseconds']:.1f}",
             f"{row['lookup_share_of_ceiling']:.0%}",
@@ -220,20 +227,27 @@ def print_results(found: Sequence[dict[str, Any]], console: Console) -> None:
     )
 
 
-def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of lookup and update, a row a case, with the lookup's floor marked."""
-    varied = [name for name in VARIED if len({row[name] for row in found}) > 1] or ["placement"]
-    names = [
-        ", ".join(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in varied)
-        for row in found
-    ]
-    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found)), layout="constrained", dpi=150)
+def _varied(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the names of the settings in which results differ."""
+    return [name for name in VARIED if len({row[name] for row in results}) > 1] or ["placement"]
+
+
+def _settings(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [f"{row[name]:,}" if isinstance(row[name], int) else str(row[name]) for name in names]
+
+
+def _plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws bars of lookup and update, a row a case, with the lookup's floor marked."""
+    varied = _varied(results)
+    names = [", ".join(_settings(row, varied)) for row in results]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(results)), layout="constrained", dpi=150)
     axes = figure.subplots()
-    places = range(len(found))
-    lookup = [row["lookup_milliseconds"] for row in found]
+    places = range(len(results))
+    lookup = [row["lookup_milliseconds"] for row in results]
     axes.barh(places, lookup, color="tab:blue", label="lookup")
-    axes.barh(places, [row["update_milliseconds"] for row in found], left=lookup, color="tab:orange", label="update")
-    axes.plot([row["lookup_floor_milliseconds"] for row in found], places, "k|", markersize=10, label="lookup's floor")
+    axes.barh(places, [row["update_milliseconds"] for row in results], left=lookup, color="tab:orange", label="update")
+    floor = [row["lookup_floor_milliseconds"] for row in results]
+    axes.plot(floor, places, "k|", markersize=10, label="lookup's floor")
     axes.set_yticks(places, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds a step")

@@ -1,4 +1,4 @@
-"""`shardrec bench step`: the training step alone, on batches in memory, and end to end from Parquet, in one run."""
+"""`shardrec bench step` measures the training step alone, on batches in memory, and end to end from Parquet."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ WARM_UP_STEPS = 5
 
 
 def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
-    """Median step time over batches in memory, its parts, and the rate from Parquet; of the slowest rank.
+    """Returns the median step time over batches in memory, its parts, and the rate from Parquet, of the slowest rank.
 
     Samples for `decay: frequency` are counted over the batches in memory only: steps cost the same, and large data are
     not read through.
@@ -36,7 +36,7 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
     lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
     forward = statistics.median(_seconds(_forward, trainer, b) for b in islice(cycle(batches), steps))
     end_to_end = _end_to_end(trainer.train_step, trainer.loader, environment.device, steps)
-    found = {
+    figures = {
         "step_samples_per_second": rows / max(environment.gather(step)),
         "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
         "step_milliseconds": 1e3 * step,
@@ -52,7 +52,7 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
         "precision": config.trainer.precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "table_optimizer": config.optimizer.tables.name,
-        **{name: round(value, 3) for name, value in found.items()},
+        **{name: round(value, 3) for name, value in figures.items()},
     }
 
 
@@ -63,9 +63,9 @@ def steps_per_second(
     steps: int,
     prepare: Callable[[list[Batch]], None] | None = None,
 ) -> tuple[float, float]:
-    """On batches in memory (median step), and from Parquet, each over so many steps; for a world of one.
+    """Returns the steps/s on batches in memory (median) and from Parquet, each over `steps`, in a world of one.
 
-    prepare: gets the batches in memory before the first step
+    prepare: gets the batches in memory before the first step.
     """
     batches = _in_memory(loader, device)
     if prepare:
@@ -102,7 +102,7 @@ def _forward(trainer: Trainer, batch: Batch) -> None:
 
 
 def _end_to_end(train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int) -> float:
-    """Seconds a step from Parquet to updated tables, after the first batch."""
+    """Returns the seconds a step from Parquet to updated tables, after the first batch."""
     made, began = 0, 0.0
     for batch in islice(loader.epoch(1), steps + 1):
         train_step(batch.to(device))

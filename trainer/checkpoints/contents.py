@@ -1,4 +1,4 @@
-"""`shardrec checkpoint show`: what is in a checkpoint, read front to back in constant memory, every byte checked."""
+"""`shardrec checkpoint show` says what is in a checkpoint, read in constant memory with every byte checked."""
 
 import math
 from collections import deque
@@ -23,9 +23,9 @@ from shardrec.trainer.session.tower import MODEL
 def checkpoint_contents(
     path: Path, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """What `shardrec checkpoint show --json` prints: how far the run had come, `tables`, `id_maps` and `tower` by name.
+    """Returns what `shardrec checkpoint show --json` prints: the run's place, `tables`, `id_maps` and `tower` by name.
 
-    values: read the rows of tables and id maps; without, only the sizes of files are checked. progress: is told which
+    values: the rows of tables and id maps are read; else only the sizes of files are checked. progress: is told which
     one is read. Raises UserError for the first file that is missing, cut short or changed.
     """
     saved = SavedModel.open(path, step)
@@ -52,14 +52,16 @@ def checkpoint_contents(
 
 
 def tower_tensors(saved: SavedModel) -> dict[str, Tensor]:
-    """All of a checkpoint's tower file, by the names that its model gives them: parameters, moments (`buffer NAME`) and
-    optimizer state (`optimizer NAME/STATE`)."""
+    """Returns all tensors of a checkpoint's tower file, by the names that its model gives them.
+
+    They are parameters (`NAME`), moments (`buffer NAME`) and optimizer state (`optimizer NAME/STATE`).
+    """
     words = {"tower": "", "tower_buffer": "buffer ", "tower_optimizer": "optimizer "}
-    found = {}
+    tensors = {}
     for name, tensor in saved_tower(saved.path, saved.content).items():
         kind, _, rest = name.partition("/")
-        found[words[kind] + rest.removeprefix(MODEL)] = tensor
-    return found
+        tensors[words[kind] + rest.removeprefix(MODEL)] = tensor
+    return tensors
 
 
 def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
@@ -67,8 +69,8 @@ def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
     state = {}
     for name in table.tensors:
         if name != "weight":
-            found = summarise(table, name) if values else {}
-            state[name] = {key: found[key] for key in ("norm", "zeros", "not_finite") if values}
+            summary = summarise(table, name) if values else {}
+            state[name] = {key: summary[key] for key in ("norm", "zeros", "not_finite") if values}
     return {
         "rows": table.num_embeddings,
         "dim": table.embedding_dim,
@@ -84,7 +86,7 @@ def _table_facts(table: SavedTable, values: bool) -> dict[str, Any]:
 
 def _id_map_facts(id_map: SavedIdMap, step: int, values: bool) -> dict[str, Any]:
     sizes = [size for part in id_map.parts for size in part.file_sizes().values()]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "rows": id_map.rows.num_embeddings,
         "candidate_rows": id_map.candidates.num_embeddings if id_map.candidates else 0,
         "bytes": sum(sizes),
@@ -93,18 +95,18 @@ def _id_map_facts(id_map: SavedIdMap, step: int, values: bool) -> dict[str, Any]
     }
     if values:
         facts = id_map_facts(id_map, step)
-        found |= {what: facts[what] for what in ("occupied", "candidates")}
+        result |= {name: facts[name] for name in ("occupied", "candidates")}
         for part in id_map.parts:
             for column in part.tensors.keys() - READ:  # only to check their bytes
                 deque(part.blocks(column), maxlen=0)
-    return found
+    return result
 
 
 def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
-    """What the values of a tensor are like, in one pass.
+    """Says what the values of a tensor are like, in one pass.
 
-    norm: Frobenius. mean_row_norm: of the rows' Euclidean norms. zeros, dead_rows: shares of values that are exactly 0
-    and of rows that hold nothing else. not_finite: values that are, which the norms leave out.
+    norm: Frobenius. mean_row_norm: the mean of the rows' Euclidean norms. zeros: the share of values that are exactly
+    0; dead_rows: the share of rows that hold nothing else. not_finite: how many values are so; norms leave them out.
     """
     squares, norms = 0.0, 0.0
     zeros = dead = not_finite = 0
@@ -117,12 +119,11 @@ def summarise(table: SavedTable, tensor: str) -> dict[str, Any]:
             not_finite += int((~rows.isfinite()).sum())
             norm = torch.linalg.vector_norm(rows.nan_to_num(0.0, 0.0, 0.0), dim=1, dtype=torch.float64)
         squares, norms = squares + float(norm @ norm), norms + float(norm.sum())
-    rows_in_all = table.num_embeddings
     return {
         "norm": math.sqrt(squares),
-        "mean_row_norm": norms / rows_in_all,
+        "mean_row_norm": norms / table.num_embeddings,
         "zeros": zeros / math.prod(table.tensors[tensor]),
-        "dead_rows": dead / rows_in_all,
+        "dead_rows": dead / table.num_embeddings,
         "not_finite": not_finite,
     }
 
@@ -141,17 +142,17 @@ def _tower_facts(tensor: Tensor) -> dict[str, Any]:
 # ---------------------------------------------------------------- printing
 
 
-def print_contents(found: dict[str, Any]) -> None:
-    """For people: a line a table and a line a parameter of the tower, without its optimizer's state."""
-    place = f"step {found['step']}, epoch {found['epoch']}, {found['rows']:,} rows trained on"
-    print_whole(f"{found['checkpoint']}: {place}, written by {found['world_size']} worker(s)")
+def print_contents(contents: dict[str, Any]) -> None:
+    """Prints a line a table and a line a parameter of the tower, without its optimizer's state."""
+    place = f"step {contents['step']}, epoch {contents['epoch']}, {contents['rows']:,} rows trained on"
+    print_whole(f"{contents['checkpoint']}: {place}, written by {contents['world_size']} worker(s)")
     tables = Table(box=None, header_style="bold")
-    values = any("norm" in of_table for of_table in found["tables"].values())
+    values = any("norm" in of_table for of_table in contents["tables"].values())
     left = ("table", "dtype", "optimizer", "state")
     names = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
     for name in names + ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"] * values:
         tables.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-    for name, t in found["tables"].items():
+    for name, t in contents["tables"].items():
         cells = [name, f"{t['rows']:,}", str(t["dim"]), t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
         cells += [f"{t['bytes'] / 1e6:,.2f}", str(t["files"])]
         if values:
@@ -160,12 +161,12 @@ def print_contents(found: dict[str, Any]) -> None:
             cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
         tables.add_row(*cells)
     print_whole(tables)
-    if found["id_maps"]:
-        print_whole(_id_maps(found["id_maps"]))
+    if contents["id_maps"]:
+        print_whole(_id_maps(contents["id_maps"]))
     parameters = Table(box=None, header_style="bold")
     for name in ("tower", "shape", "dtype", "norm", "not finite"):
         parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
-    for name, p in found["tower"].items():
+    for name, p in contents["tower"].items():
         if not name.startswith("optimizer "):
             shape = " x ".join(map(str, p["shape"])) or "number"
             parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
@@ -173,12 +174,12 @@ def print_contents(found: dict[str, Any]) -> None:
         print_whole(parameters)
 
 
-def _id_maps(found: dict[str, Any]) -> Table:
+def _id_maps(id_maps: dict[str, Any]) -> Table:
     table = Table(box=None, header_style="bold")
     names = ["id map", "rows", "occupied", "candidates", "MB", "files"]
     for name in names:
         table.add_column(name, justify="left" if name == "id map" else "right", no_wrap=True)
-    for name, m in found.items():
-        read = [f"{m[what]:,}" if what in m else "-" for what in ("occupied", "candidates")]
+    for name, m in id_maps.items():
+        read = [f"{m[key]:,}" if key in m else "-" for key in ("occupied", "candidates")]
         table.add_row(name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"]))
     return table

@@ -1,4 +1,4 @@
-"""`shardrec checkpoint diff`: what differs between two checkpoints of any plans and world sizes, in constant memory."""
+"""`shardrec checkpoint diff` says what differs between two checkpoints, of any plans and world sizes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,14 +13,14 @@ from shardrec.sharding.checkpoints.saved_tables import SavedRows
 from shardrec.trainer.checkpoints.contents import tower_tensors
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 
-_IDS = ("id", "candidate_id")  # columns whose differences mean nothing
+_IDS = ("id", "candidate_id")  # columns in which the size of a difference means nothing
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class Unlike:
-    """`what` of a table or a tensor is `a` in A and `b` in B; None where only the other one has it."""
+    """Something is unlike: `what` of a table or tensor is `a` in A and `b` in B; None where only the other has it."""
 
     name: str
     what: str
@@ -35,9 +35,10 @@ class Unlike:
 
 @dataclass(frozen=True)
 class UnlikeValues:
-    """`differing` of the `of` rows of a table's tensor, or values of a tower's, are not bit-equal.
+    """Values are unlike: `differing` of the `of` rows of a table's tensor, or values of a tower's, are not bit-equal.
 
-    first: the first of them. largest: the largest absolute difference, infinite or NaN where one side is; None of ids.
+    first: the number of the first one. largest: the largest absolute difference, infinite or NaN where one side is;
+    None of ids.
     """
 
     name: str
@@ -57,7 +58,7 @@ Difference = Unlike | UnlikeValues
 
 @dataclass(frozen=True)
 class Comparison:
-    """equal: tables, id maps and tower tensors that are equal in all that they hold."""
+    """A comparison of two checkpoints: their differences, and how many parts are equal in all that they hold."""
 
     a: SavedModel
     b: SavedModel
@@ -73,6 +74,7 @@ class Comparison:
         return "\n".join([*sides, *map(str, self.differences), equal])
 
     def as_json(self) -> dict[str, Any]:
+        """Returns what `--json` prints."""
         return {
             "a": str(self.a.path),
             "b": str(self.b.path),
@@ -94,14 +96,14 @@ def compare_checkpoints(a: Path, b: Path, progress: Callable[[str], None] = lamb
     towers = tower_tensors(one), tower_tensors(other)
     tensors = list(_compared(*towers, "tower", lambda name: _tensor(name, *(t[name] for t in towers))))
     parts = (tables, maps, tensors)
-    found = [d for part in parts for differences in part for d in differences]
-    return Comparison(one, other, tuple(found), *(sum(not d for d in part) for part in parts))
+    differences = tuple(d for part in parts for of_name in part for d in of_name)
+    return Comparison(one, other, differences, *(sum(not d for d in part) for part in parts))
 
 
 def _compared(
     a: Mapping[str, Any], b: Mapping[str, Any], what: str, compare: Callable[[str], Iterable[Difference]]
 ) -> Iterator[list[Difference]]:
-    """The differences of each name of either side."""
+    """Yields the differences of each name of either side."""
     for name in dict.fromkeys((*a, *b)):
         if name in a and name in b:
             yield list(compare(name))
@@ -126,10 +128,10 @@ def _table(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], No
 def _id_map(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], None]) -> Iterator[Difference]:
     one, other = a.id_maps[name], b.id_maps[name]
     progress(f"comparing the id map of {name}")
-    said = [m.ids.config.model_dump() | asdict(m.counters) for m in (one, other)]
-    for what, value in said[0].items():
-        if value != said[1][what]:
-            yield Unlike(f"id map {name}", what, str(value), str(said[1][what]))
+    facts, others = (m.ids.config.model_dump() | asdict(m.counters) for m in (one, other))
+    for what, value in facts.items():
+        if value != others[what]:
+            yield Unlike(f"id map {name}", what, str(value), str(others[what]))
     yield from _tensors(f"id map {name}", one.rows, other.rows)
     if one.candidates and other.candidates:
         yield from _tensors(f"id map {name}", one.candidates, other.candidates)
@@ -138,32 +140,34 @@ def _id_map(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], N
 def _tensors(
     name: str, a: SavedRows, b: SavedRows, of_row_means: Mapping[str, float] | None = None
 ) -> Iterator[Difference]:
-    """of_row_means: what B's values of a tensor are to be multiplied by, where it has one number a row."""
+    """Yields the differences of two sides' tensors.
+
+    of_row_means: what B's values of a tensor are to be multiplied by, where it has one number a row.
+    """
     for tensor in dict.fromkeys((*a.tensors, *b.tensors)):
         where = f"{name}, {tensor}"
         if tensor not in a.tensors or tensor not in b.tensors:
             yield _only(where, tensor in a.tensors)
         elif _alike(a, b, tensor):
             scale = (of_row_means or {}).get(tensor, 1.0) if len(a.tensors[tensor]) == 1 else 1.0
-            if found := _values(where, a, b, tensor, scale):
-                yield replace(found, largest=None) if tensor in _IDS else found
+            if unlike := _values(where, a, b, tensor, scale):
+                yield replace(unlike, largest=None) if tensor in _IDS else unlike
 
 
 def _alike(a: SavedRows, b: SavedRows, tensor: str) -> bool:
-    """Whether rows can be compared: what keeps them from it is told of the table."""
+    """Says whether rows can be compared; what keeps them from it is a difference of the table, and told as one."""
     return a.tensors[tensor] == b.tensors[tensor] and a.element_bytes(tensor) == b.element_bytes(tensor)
 
 
 def _values(where: str, a: SavedRows, b: SavedRows, tensor: str, scale: float) -> UnlikeValues | None:
     step = a.block_rows([tensor])
-    rows, first, largest = 0, -1, 0.0
+    row_count, first, largest = 0, -1, 0.0
     for (start, one), (_, other) in zip(a.blocks(tensor, step), b.blocks(tensor, step), strict=True):
-        found = _differing(one, other if scale == 1 else other * scale)
-        if found is not None:
-            differing, furthest = found
+        differing, furthest = _differing(one, other if scale == 1 else other * scale)
+        if len(differing):
             first = start + int(differing[0]) if first < 0 else first
-            rows, largest = rows + len(differing), _larger(largest, furthest)
-    return UnlikeValues(where, "row", rows, a.num_embeddings, first, largest) if rows else None
+            row_count, largest = row_count + len(differing), _larger(largest, furthest)
+    return UnlikeValues(where, "row", row_count, a.num_embeddings, first, largest) if row_count else None
 
 
 def _tensor(name: str, a: Tensor, b: Tensor) -> Iterator[Difference]:
@@ -173,23 +177,24 @@ def _tensor(name: str, a: Tensor, b: Tensor) -> Iterator[Difference]:
         if one != other:
             yield Unlike(name, what, one.removeprefix("torch."), other.removeprefix("torch."))
             return
-    if (found := _differing(a.reshape(-1), b.reshape(-1))) is not None:
-        yield UnlikeValues(name, "value", len(found[0]), a.numel(), int(found[0][0]), found[1])
+    differing, largest = _differing(a.reshape(-1), b.reshape(-1))
+    if len(differing):
+        yield UnlikeValues(name, "value", len(differing), a.numel(), int(differing[0]), largest)
 
 
-def _differing(a: Tensor, b: Tensor) -> tuple[Tensor, float] | None:
-    """The rows that are not bit-equal, and the largest absolute difference; None where all are equal."""
+def _differing(a: Tensor, b: Tensor) -> tuple[Tensor, float]:
+    """Returns the rows that are not bit-equal, and the largest absolute difference in them."""
     kind = _BITS[a.element_size()]
     unequal = a.contiguous().view(kind) != b.contiguous().view(kind)
     rows = unequal.reshape(len(a), -1).any(1).nonzero().squeeze(1)
     if not len(rows):
-        return None
+        return rows, 0.0
     one, other = a[unequal].double(), b[unequal].double()
     return rows, float((one - other).abs().max())
 
 
 def _larger(a: float, b: float) -> float:
-    """The larger one; NaN where either is."""
+    """Returns the larger one; NaN where either is."""
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 
@@ -198,5 +203,5 @@ def _side(letter: str, saved: SavedModel) -> str:
 
 
 def _plain(difference: dict[str, Any]) -> dict[str, Any]:
-    """As JSON can hold it: what is no number is text."""
+    """Returns a difference as JSON can hold it: numbers that are not finite become text."""
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in difference.items()}

@@ -1,4 +1,4 @@
-"""How full the id map of a checkpoint is, read front to back in constant memory."""
+"""An id map's facts say how full it is in a checkpoint, read front to back in constant memory."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import torch
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 
 READ = {"count", "last_use", "candidate_count"}
-"""The columns that `id_map_facts` reads."""
+"""`id_map_facts` reads these columns."""
 
 
 def id_map_facts(id_map: SavedIdMap, step: int) -> dict[str, Any]:
-    """Occupancy of an id map, saved after `step` updates.
+    """Returns the occupancy of an id map, saved after `step` updates.
 
-    churn: evictions by occupied rows. occurrences: of the ids that have a row, summed. oldest_use: how many steps ago
-    the id was named that was not for longest (1: in the last one); None where no id has a row.
+    churn: evictions over occupied rows. occurrences: the sum of those of the ids that have a row. oldest_use: how many
+    steps ago the id was named that was not for longest (1: in the last one); None where no id has a row.
     """
     occupied = occurrences = candidates = 0
     oldest = None

@@ -1,4 +1,4 @@
-"""A checkpoint named on the command line, and what its run says of one of its tables."""
+"""A saved model is a checkpoint named on the command line; its run declares the tables that it holds."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from shardrec.trainer.session.blueprint import build_model
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A complete checkpoint. content: its manifest's. tables: by name. id_maps: of dynamic tables, by id space."""
+    """A saved model is a complete checkpoint: `content` of its manifest, `tables` by name, `id_maps` by id space."""
 
     path: Path
     content: Mapping[str, Any]
@@ -27,7 +27,7 @@ class SavedModel:
 
     @classmethod
     def open(cls, path: Path, step: int | None = None) -> "SavedModel":
-        """The checkpoint in `path`, or that of a run folder: of the step asked for, else the best, else the last.
+        """Opens the checkpoint in `path`, or that of a run folder: of the step asked for, else the best, else the last.
 
         Raises UserError where there is none, or its manifest is damaged.
         """
@@ -42,34 +42,35 @@ class SavedModel:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "SavedModel":
+        """Reads the manifest of a checkpoint's folder. Raises UserError where it is missing or damaged."""
         content = read_manifest(checkpoint)
         id_maps = saved_id_maps(checkpoint, content.get("id_maps", {}))
         return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]), id_maps)
 
     def table(self, name: str) -> SavedTable:
-        """Raises UserError, with the nearest known name, for a table that is not there."""
+        """Returns the table of a name. Raises UserError, with the nearest known name, where there is none."""
         return named("table", name, self.tables, f"{self.path}: ")
 
     def id_map(self, table: SavedTable) -> SavedIdMap | None:
-        """What gives rows of a table to ids; None for a fixed table, whose ids are rows."""
+        """Returns what gives rows of a table to ids; None for a fixed table, whose ids are rows."""
         return None if table.dynamic is None else self.id_maps[table.dynamic]
 
 
 @dataclass(frozen=True)
 class DeclaredTable:
-    """A table as its run's model declares it. features: whose ids are its rows."""
+    """A declared table is one as its run's model declares it; `features` are those whose ids are its rows."""
 
     table: EmbeddingTable
     features: tuple[str, ...]
 
     @classmethod
     def of(cls, folder: RunFolder, name: str) -> "DeclaredTable":
-        """Raises UserError where the run's model has no such table."""
+        """Returns one table. Raises UserError where the run's model has none of this name."""
         return cls.all(folder, [name])[name]
 
     @classmethod
     def all(cls, folder: RunFolder, names: Iterable[str]) -> dict[str, "DeclaredTable"]:
-        """Several tables, by name. Raises UserError where the run's model does not have one of them."""
+        """Returns several tables, by name. Raises UserError where the run's model does not have one of them."""
         config = folder.config()
         model = build_model(config, folder.schema())
         tables = declared_tables(model.inputs, config.optimizer.tables)

@@ -1,4 +1,4 @@
-"""`shardrec compare`: several models of one run file, each trained under several seeds on the same data.
+"""`shardrec compare` trains several models of one run file, each under several seeds, on the same data.
 
 Every run is an ordinary one with its own folder, OUT/MODEL/seed-K, trained in a process apart, so that a crash costs
 one run. What is finished stays: the same command again goes on where it stopped.
@@ -29,7 +29,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a comparison."""
+    """An entry is one run of a comparison."""
 
     model: str
     seed: int
@@ -37,10 +37,12 @@ class Entry:
 
     @property
     def folder(self) -> RunFolder:
+        """Returns the run's folder, which need not be there yet."""
         return RunFolder(Path(self.config.run))
 
     @property
     def title(self) -> str:
+        """Says which run it is, to people."""
         return f"{self.model}, seed {self.seed}"
 
 
@@ -93,16 +95,16 @@ def _check(entries: Sequence[Entry]) -> None:
                     f"those of {entry.model!r} are {b}"
                 )
         begun = _begun(entry.folder)
-        if begun is not None and (found := first_difference(load(begun), entry.config)):
+        if begun is not None and (change := first_difference(load(begun), entry.config)):
             raise UserError(
-                f"{entry.folder.path}: holds a run of other settings ({found.key} was {found.before}, "
-                f"now {found.now}); ask for the same, or name another --out"
+                f"{entry.folder.path}: holds a run of other settings ({change.key} was {change.before}, "
+                f"now {change.now}); ask for the same, or name another --out"
             )
         fingerprints.check(entry)
 
 
 class _Fingerprints:
-    """Those of the splits as they are on disk, each read once."""
+    """Fingerprints of the splits as they are on disk, each read once."""
 
     def __init__(self) -> None:
         self._known: dict[Paths, str] = {}
@@ -125,18 +127,18 @@ class _Fingerprints:
 
 
 def _begun(folder: RunFolder) -> Path | None:
-    """The resolved run file of a run, or of a run of stages, that is there."""
+    """Returns the resolved run file of a run, or of a run of stages, that has begun; None where none has."""
     return next((file for file in (folder.config_file, folder.stages_file) if file.exists()), None)
 
 
 def _earlier(entry: Entry) -> Outcome | None:
-    """What a finished run came to; None where the run is still to be made or to be ended."""
+    """Returns what a finished run came to; None where the run is still to be made or to be ended."""
     summary = entry.folder.summary()
     return Outcome(entry.model, entry.seed, summary) if summary else None
 
 
 class _Workplace:
-    """A process apart in which runs are trained one after another; another one takes over when it has died."""
+    """A workplace is a process in which runs are trained one after another; a new one takes over when it has died."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
@@ -171,13 +173,13 @@ class _Workplace:
 
 
 def _told(entry: Entry) -> str:
-    """Where a run that went down left its last words."""
+    """Says where a run that went down left its last words."""
     logs = sorted(entry.folder.path.glob("**/logs/driver.log"), key=os.path.getmtime)
     return f"; see {logs[-1]}" if logs else ""
 
 
 def _train(config: RunConfig, quiet: bool) -> None:
-    """In the process apart."""
+    """Trains one run, in the workplace's process."""
     from shardrec.trainer.training.train_run import train_run
 
     try:
@@ -187,7 +189,7 @@ def _train(config: RunConfig, quiet: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the comparison is gone: a killed one leaves nobody who trains on in its folders."""
+    """Ends this process when the comparison is gone, so that after a kill nobody trains on in its folders."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""`shardrec contrast`: models of a comparison on the same test rows, each less the first, with bootstrap intervals."""
+"""`shardrec contrast` compares models on the same test rows: each one less the first, with bootstrap intervals."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
 FILE = "contrast.csv"
 METRICS = ("auc", "gauc")
-LENGTHS = (1, 2, 3, 6, 11, 21)  # where buckets of history lengths begin
+LENGTHS = (1, 2, 3, 6, 11, 21)  # where ranges of history lengths begin
 
 
 def contrast_models(
@@ -35,7 +35,7 @@ def contrast_models(
     draws: int = 1000,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """One row per model after the first and subset of rows, also as contrast.csv in `comparison`.
+    """Returns one line per model after the first and subset of rows, and writes them as contrast.csv in `comparison`.
 
     comparison: folder of `shardrec compare`. models: none: all in it, by name. data: none: the test rows of the runs.
     by: a list column, or a sequence feature; its length makes the subsets beside that of all rows. Rows without a group
@@ -71,36 +71,36 @@ def contrast_models(
         labels = labels >= label.threshold
     weights = np.ones(len(rows)) if schema.weight is None else _whole(rows, schema.weight)
     groups = np.arange(len(rows)) if schema.group is None else _whole(rows, schema.group)
-    found = []
+    lines = []
     for subset, chosen in _subsets(rows, length).items():
         judged = Judged(labels[chosen], groups[chosen], weights[chosen])
         base, *others = ([one[chosen] for one in scores[name]] for name in names)
         for name, ours in zip(names[1:], others, strict=True):
             progress(f"drawing users: {name}, {subset}")
             facts = {"model": name, "to": names[0], "rows_of": subset, "rows": len(ours[0]), "groups": judged.groups}
-            found.append(facts | judged.differences(ours, base, draws=draws))
-    write_csv(comparison / FILE, map(_flat, found))
-    return found
+            lines.append(facts | judged.differences(ours, base, draws=draws))
+    write_csv(comparison / FILE, map(_flat, lines))
+    return lines
 
 
 def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFolder]]:
-    """model -> the folders of its finished runs, by seed."""
-    there = (
+    """Returns the folders of each model's finished runs, by seed."""
+    trained = (
         sorted(path.name for path in comparison.iterdir() if any(path.glob("seed-*"))) if comparison.is_dir() else []
     )
-    if not there:
+    if not trained:
         raise UserError(f"{comparison}: no runs of a comparison in it; name the folder of a `shardrec compare`")
     for name in models:
-        if name not in there:
-            raise UserError(f"{comparison}: " + unknown("model", name, there))
-    found = {}
-    for name in models or there:
+        if name not in trained:
+            raise UserError(f"{comparison}: " + unknown("model", name, trained))
+    runs = {}
+    for name in models or trained:
         folders = sorted((comparison / name).glob("seed-*"), key=lambda path: int(path.name.split("-")[1]))
         done = [folder for folder in folders if RunFolder(folder).summary() is not None]
         if not done:
             raise UserError(f"{comparison / name}: no finished run; finish the comparison, or leave {name} out")
-        found[name] = [RunFolder.open(folder) for folder in done]
-    return found
+        runs[name] = [RunFolder.open(folder) for folder in done]
+    return runs
 
 
 def _column(schema: Schema, name: str) -> str:
@@ -108,7 +108,7 @@ def _column(schema: Schema, name: str) -> str:
 
 
 def _whole(rows: pa.Table, name: str) -> Any:
-    """A column as NumPy. Raises UserError where rows have no value in it."""
+    """Returns a column as NumPy. Raises UserError where rows have no value in it."""
     if nulls := rows[name].null_count:
         raise UserError(
             f"column {name!r}: found {nulls:,} null(s), expected a value in every row; leave those rows out"
@@ -117,10 +117,10 @@ def _whole(rows: pa.Table, name: str) -> Any:
 
 
 def _subsets(rows: pa.Table, length: str | None) -> dict[str, Any]:
-    """Name -> which rows: all, and those of each bucket of lengths that has any."""
-    found: dict[str, Any] = {"all": np.ones(len(rows), bool)}
+    """Returns masks of rows by name: all, and those of each range of lengths that has any."""
+    masks: dict[str, Any] = {"all": np.ones(len(rows), bool)}
     if length is None:
-        return found
+        return masks
     if not pa.types.is_list(rows[length].type) and not pa.types.is_large_list(rows[length].type):
         raise UserError(f"--by {length}: expected a column of lists, found {rows[length].type}")
     lengths = pc.fill_null(pc.list_value_length(rows[length]), 0).to_numpy()
@@ -128,18 +128,18 @@ def _subsets(rows: pa.Table, length: str | None) -> dict[str, Any]:
         last = lengths.max(initial=0) if end is None else end - 1
         chosen = (start <= lengths) & (lengths <= last)
         if chosen.any():
-            found[f"{length} of {start}" + (f" to {last}" if last > start else "")] = chosen
-    return found
+            masks[f"{length} of {start}" + (f" to {last}" if last > start else "")] = chosen
+    return masks
 
 
-def print_contrast(found: Sequence[dict[str, Any]]) -> None:
-    """A table; differences whose interval leaves 0 out are bold."""
-    table = Table(box=None, header_style="bold", title=f"less {found[0]['to']}: difference, 95 % of draws")
+def print_contrast(lines: Sequence[dict[str, Any]]) -> None:
+    """Prints a table in which differences whose interval leaves 0 out are bold."""
+    table = Table(box=None, header_style="bold", title=f"less {lines[0]['to']}: difference, 95 % of draws")
     for name in ("model", "rows of", "rows", "groups", *METRICS):
         table.add_column(name, justify="left" if name in ("model", "rows of") else "right", no_wrap=True)
-    for row in found:
-        cells = [_shown(row[metric]) if metric in row else "-" for metric in METRICS]
-        table.add_row(row["model"], row["rows_of"], f"{row['rows']:,}", f"{row['groups']:,}", *cells)
+    for line in lines:
+        cells = [_shown(line[metric]) if metric in line else "-" for metric in METRICS]
+        table.add_row(line["model"], line["rows_of"], f"{line['rows']:,}", f"{line['groups']:,}", *cells)
     print_table(Console(highlight=False), table)
 
 

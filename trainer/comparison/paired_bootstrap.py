@@ -1,4 +1,4 @@
-"""Differences between models that scored the same rows, with intervals over whose rows these are.
+"""Differences between models that scored the same rows get intervals over whose rows these are.
 
 Users are drawn with replacement, all their rows with them, the same users for every model (a paired bootstrap: Efron &
 Tibshirani 1993, chapter 8); what all models find hard cancels out.
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A difference, and the middle 95 % of it over the draws."""
+    """An interval is a difference and the middle 95 % of its values over the draws."""
 
     difference: float
     low: float
@@ -22,15 +22,15 @@ class Interval(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether 0 lies outside."""
+        """Says whether 0 lies outside."""
         return self.low > 0 or self.high < 0
 
 
 class Judged:
-    """The rows on which models are compared.
+    """Judged rows are those on which models are compared.
 
-    label: [n], positive where > 0; group: [n] whose each row is, numbers or strings; weight: [n] of samples. A model
-    comes as one [n] array of scores a run (seed); its metric is the mean over its runs.
+    label: [n], positive where > 0; group: [n] numbers or strings, whose row each is; weight: [n] of samples. A model is
+    given by one [n] array of scores for each run (seed); its metric is the mean over its runs.
     """
 
     def __init__(self, label: NDArray[np.generic], group: NDArray[np.generic], weight: Floats | None = None) -> None:
@@ -42,29 +42,30 @@ class Judged:
     def differences(
         self, model: Sequence[Floats], base: Sequence[Floats], *, draws: int = 1000, seed: int = 0
     ) -> dict[str, Interval]:
-        """`auc` of `model` less that of `base`; `gauc` too, where any group has both classes."""
+        """Returns `auc` of `model` less that of `base`, and `gauc` too where any group has both classes."""
         rng = np.random.default_rng(seed)
         first, second = (np.mean([self._group_auc(scores) for scores in runs], 0) for runs in (model, base))
         rows = np.bincount(self.group, self.weight, self.groups) * np.isfinite(first)
         ahead = np.nan_to_num(first - second) * rows
         ranked = [[_Ranked(scores, self.positive) for scores in runs] for runs in (model, base)]
 
-        def found(drawn: NDArray[np.int64]) -> tuple[float, float]:
+        def metrics_of(drawn: NDArray[np.int64]) -> tuple[float, float]:
             weight = drawn[self.group] * self.weight
             ours, theirs = (np.mean([one.auc(weight) for one in runs]) for runs in ranked)
             counted = drawn @ rows
             return float(ours - theirs), float(drawn @ ahead / counted) if counted else np.nan
 
         metrics = ("auc", "gauc") if rows.any() else ("auc",)
-        everyone = found(np.ones(self.groups, np.int64))
+        everyone = metrics_of(np.ones(self.groups, np.int64))
         drawn = [
-            found(np.bincount(rng.integers(self.groups, size=self.groups), minlength=self.groups)) for _ in range(draws)
+            metrics_of(np.bincount(rng.integers(self.groups, size=self.groups), minlength=self.groups))
+            for _ in range(draws)
         ]
         middle = {name: np.nanpercentile([one[i] for one in drawn], [2.5, 97.5]) for i, name in enumerate(metrics)}
         return {name: Interval(everyone[i], *map(float, middle[name])) for i, name in enumerate(metrics)}
 
     def _group_auc(self, scores: Floats) -> Floats:
-        """[groups], NaN for those of one class. Ties count half."""
+        """Returns each group's AUC [groups], NaN for those of one class; ties count half."""
         order = np.lexsort((scores, self.group))
         group, score, positive, weight = (x[order] for x in (self.group, scores, self.positive, self.weight))
         fresh = np.r_[True, (group[1:] != group[:-1]) | (score[1:] != score[:-1])]
@@ -83,7 +84,7 @@ class Judged:
 
 
 class _Ranked:
-    """Scores sorted once, for AUCs under many weights."""
+    """Ranked scores are sorted once, for AUCs under many weights."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
         self.order = np.argsort(scores, kind="stable")
@@ -92,6 +93,7 @@ class _Ranked:
         self.positive = positive[self.order].astype(np.float64)
 
     def auc(self, weight: Floats) -> float:
+        """Returns the AUC of weighted rows; NaN where they are of one class."""
         weight = weight[self.order]
         positives = np.add.reduceat(weight * self.positive, self.starts)
         negatives = np.add.reduceat(weight * (1 - self.positive), self.starts)

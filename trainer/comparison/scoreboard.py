@@ -1,4 +1,4 @@
-"""What the runs of a comparison came to, one row a model: on the terminal, as CSV, as Markdown and as a plot.
+"""A scoreboard says what the runs of a comparison came to, one row a model: as a table, CSV, Markdown and a plot.
 
 Metrics are of the test split, or of the validation split where the data have no other: mean and sample standard
 deviation over the seeds that finished. Speed is the median over them.
@@ -18,13 +18,13 @@ from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, writ
 from shardrec.trainer.run_folder.summaries import shown
 from shardrec.trainer.run_folder.terminal import print_table
 
-PANELS = 3  # metrics in the plot
+PANELS = 3  # metrics that the plot has
 FACTS = ("samples/s", "table parameters", "tower parameters", "epochs to best", "seconds")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: the summary that it left, or the line that it failed with."""
+    """An outcome of one run is the summary that it left, or the line that it failed with."""
 
     model: str
     seed: int
@@ -32,14 +32,14 @@ class Outcome:
     failure: str | None = None
 
     def metrics(self, split: str) -> dict[str, float]:
-        """Those with a value: what the rows do not define is left out."""
-        found = self.summary["metrics"].get(split, {}) if self.summary else {}
-        return {name: value for name, value in found.items() if value is not None}
+        """Returns the metrics of a split that have a value: what its rows do not define is left out."""
+        metrics = self.summary["metrics"].get(split, {}) if self.summary else {}
+        return {name: value for name, value in metrics.items() if value is not None}
 
 
 @dataclass
 class Scoreboard:
-    """All runs of a comparison so far.
+    """A scoreboard holds all runs of a comparison so far.
 
     models: in the order of the rows; seeds: how many runs each model is to have; leading: the metric that comes first
     """
@@ -50,38 +50,40 @@ class Scoreboard:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
+        """Takes up what a run came to."""
         self.outcomes.append(outcome)
 
     @property
     def failures(self) -> list[Outcome]:
+        """Returns the runs that failed."""
         return [outcome for outcome in self.outcomes if outcome.failure is not None]
 
     @property
     def split(self) -> str:
-        """Whose metrics are compared."""
+        """Says which split's metrics are compared: the test split's, else the validation split's."""
         return "test" if any(outcome.metrics("test") for outcome in self.outcomes) else "validation"
 
     def runs(self, model: str) -> list[Outcome]:
-        """The finished runs of a model, by seed."""
+        """Returns the finished runs of a model, by seed."""
         return sorted((o for o in self.outcomes if o.model == model and o.summary), key=lambda o: o.seed)
 
     def values(self, model: str, metric: str) -> list[float]:
-        """One value a seed."""
-        found = (outcome.metrics(self.split) for outcome in self.runs(model))
-        return [metrics[metric] for metrics in found if metric in metrics]
+        """Returns a metric of a model, one value a seed."""
+        of_runs = (outcome.metrics(self.split) for outcome in self.runs(model))
+        return [metrics[metric] for metrics in of_runs if metric in metrics]
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics of any run, in the order in which tasks report them."""
+        """Returns the names of the metrics of any run, in the order in which tasks report them."""
         return _names(outcome.metrics(self.split) for outcome in self.outcomes)
 
     @property
     def shown(self) -> list[str]:
-        """The metrics that tables for people have, the leading one first."""
+        """Returns the names of the metrics that tables for people have, the leading one first."""
         return sorted(shown(self.metrics), key=lambda name: name != self.leading)
 
     def row(self, model: str) -> dict[str, Any]:
-        """All that is known of a model, by column of compare.csv; what is not known is left out."""
+        """Returns all that is known of a model, by column of compare.csv; what is not known is left out."""
         summaries = [outcome.summary for outcome in self.runs(model) if outcome.summary]
         failed = sum(outcome.model == model for outcome in self.failures)
         row: dict[str, Any] = {"model": model, "runs": len(summaries), "failed": failed}
@@ -105,7 +107,7 @@ class Scoreboard:
     # ------------------------------------------------------------ for people
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of the table for people; rows of models without a finished run say so."""
+        """Returns header and rows of the table for people; rows of models without a finished run say so."""
         rows = [self._cells(self.row(model)) for model in self.models]
         return ["model", *self.shown, *FACTS], rows
 
@@ -123,7 +125,7 @@ class Scoreboard:
         return [name, *shown, *rest]
 
     def print(self, console: Console) -> None:
-        """The table; below it, why runs failed."""
+        """Prints the table and, below it, why runs failed."""
         header, rows = self.cells()
         table = Table(box=None, header_style="bold", title=f"{self.split} split, {self.seeds} seed(s)")
         for index, name in enumerate(header):
@@ -138,7 +140,7 @@ class Scoreboard:
     # ------------------------------------------------------------ files
 
     def write(self, folder: Path) -> None:
-        """compare.csv, runs.csv, compare.md and compare.png in `folder`."""
+        """Writes compare.csv, runs.csv, compare.md and compare.png in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "compare.csv", map(self.row, self.models))
         write_csv(folder / "runs.csv", map(_run_row, sorted(self.outcomes, key=self._place)))
@@ -147,6 +149,7 @@ class Scoreboard:
             self._plot(folder / "compare.png")
 
     def markdown(self) -> str:
+        """Returns the table for people as Markdown."""
         header, rows = self.cells()
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -155,7 +158,7 @@ class Scoreboard:
         return self.models.index(outcome.model), outcome.seed
 
     def _plot(self, path: Path) -> None:
-        """One panel a metric, one line a model: mean and standard deviation, the single seeds behind them."""
+        """Draws a panel a metric and a line a model: mean and standard deviation, the single seeds behind them."""
         metrics = [name for name in self.shown if name != "normalized_entropy"][:PANELS]  # as log loss, scaled
         done = [model for model in self.models if self.runs(model)]
         figure = Figure(figsize=(1.5 + 3.2 * len(metrics), 1.2 + 0.32 * len(done)), layout="constrained", dpi=150)
@@ -178,13 +181,13 @@ class Scoreboard:
 
 
 def _seconds(summary: dict[str, Any]) -> float | None:
-    """Time of a run, all of its stages; None for one that was resumed, since its summary is of the end alone."""
+    """Returns a run's time, of all its stages; None for one that was resumed, whose summary is of the end alone."""
     parts = list(summary.get("stages", {"": summary}).values())
     return None if any(part["first_step"] for part in parts) else sum(part["wall_seconds"] for part in parts)
 
 
 def _run_row(outcome: Outcome) -> dict[str, Any]:
-    """One line of runs.csv: every metric of every split, and the summary's single values."""
+    """Returns one line of runs.csv: every metric of every split, and the summary's single values."""
     row: dict[str, Any] = {"model": outcome.model, "seed": outcome.seed}
     if outcome.summary is None:
         return row | {"failure": outcome.failure}

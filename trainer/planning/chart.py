@@ -1,4 +1,4 @@
-"""A chart of what a plan puts on each rank: a bar a rank, the largest tables and id maps stacked, and what there is."""
+"""The chart of a plan has a bar a rank, of the largest tables and id maps, and a line for the memory that there is."""
 
 from pathlib import Path
 
@@ -11,22 +11,22 @@ from shardrec.data_pipeline.sizes import readable
 from shardrec.sharding.planning.plan import Plan, bytes_per_rank
 from shardrec.trainer.run_folder.atomic import write_picture
 
-LARGEST = 8  # tables with a colour of their own
+LARGEST = 8  # tables that have a colour of their own
 
 
 def memory_stacks(plan: Plan) -> list[tuple[str, NDArray[np.int64]]]:
-    """What the bars are made of, from below: (label, bytes on each rank [W]); the sum is all that a rank holds."""
+    """Returns what bars are made of, from below: (label, bytes on each rank [W]); together all that a rank holds."""
     by_size = sorted(plan.tables.values(), key=lambda t: -sum(t.bytes_by_rank.values()))
     stacks = [(t.name, bytes_per_rank([t], plan.world_size)) for t in by_size[:LARGEST]]
     if rest := by_size[LARGEST:]:
         stacks.append((f"{len(rest)} more tables", bytes_per_rank(rest, plan.world_size)))
     if plan.id_map_bytes:
         stacks.append(("id maps", [plan.id_map_bytes] * plan.world_size))
-    return [(f"{name}, {readable(sum(held))}", np.array(held)) for name, held in stacks]
+    return [(f"{name}, {readable(sum(by_rank))}", np.array(by_rank)) for name, by_rank in stacks]
 
 
 def draw_memory(plan: Plan, path: Path) -> None:
-    """Writes a PNG. Raises UserError for a file of another kind, and for a folder that is not there."""
+    """Writes the chart as PNG. Raises UserError for a file of another kind, and for a folder that is not there."""
     if path.suffix.lower() != ".png":
         raise UserError(f"--chart {path}: expected a file that ends in .png")
     if not path.parent.is_dir():
@@ -35,12 +35,12 @@ def draw_memory(plan: Plan, path: Path) -> None:
     figure = Figure(figsize=(max(5.0, min(16.0, 2.5 + 0.11 * plan.world_size)), 4.0), layout="constrained", dpi=150)
     axes = figure.subplots()
     bottom = np.zeros(plan.world_size)
-    for i, (label, held) in enumerate(memory_stacks(plan)):
-        axes.bar(ranks, held / 2**30, bottom=bottom, width=0.9, color=f"C{i}", label=label)
-        bottom += held / 2**30
+    for i, (label, by_rank) in enumerate(memory_stacks(plan)):
+        axes.bar(ranks, by_rank / 2**30, bottom=bottom, width=0.9, color=f"C{i}", label=label)
+        bottom += by_rank / 2**30
     axes.axhline(plan.memory_per_rank / 2**30, color="0.3", linestyle="--", linewidth=1)
-    there = f"{readable(plan.memory_per_rank)} for tables"
-    axes.annotate(there, (0, plan.memory_per_rank / 2**30), (2, 2), textcoords="offset points", fontsize=8, color="0.3")
+    label = f"{readable(plan.memory_per_rank)} for tables"
+    axes.annotate(label, (0, plan.memory_per_rank / 2**30), (2, 2), textcoords="offset points", fontsize=8, color="0.3")
     axes.set_xlim(-0.6, plan.world_size - 0.4)
     axes.set_ylim(0, 1.12 * max(bottom.max(), plan.memory_per_rank / 2**30))
     axes.set_xlabel(f"rank ({plan.local_world_size} a host)")

@@ -1,4 +1,4 @@
-"""The machines that `shardrec plan` is asked about, from its options: sizes and rates as people write them."""
+"""A plan request says which machines `shardrec plan` is asked about, with sizes and rates as people write them."""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import resolve_device
 
 HOST_RESERVE = CPU_RESERVE
-"""Of a host's memory for each of its GPUs' workers, beside `data.memory`: interpreter, torch, batches made ahead."""
+"""Bytes of a host's memory that each of its GPUs' workers takes beside `data.memory`: interpreter, torch, batches."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The command's options as given; None: not given.
+    """A plan request holds the command's options; None: not given.
 
     Sizes and rates are texts: `80GB`, `450GB/s`, `200TFLOP/s`.
     """
@@ -36,11 +36,11 @@ class PlanRequest:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether machines are described, rather than this one planned for."""
+        """Says whether machines are described, rather than this one planned for."""
         return any(value is not None for value in vars(self).values())
 
     def topology(self, config: RunConfig) -> Topology:
-        """The machines described; the run file's `launch.rates` hold where they are of such devices.
+        """Returns the machines described; the run file's `launch.rates` hold where its devices are of their kind.
 
         Raises UserError for what is missing, contradicts, or is no size; PlanError where a host's memory does not hold
         what its workers need beside tables.
@@ -56,41 +56,41 @@ class PlanRequest:
             "host_bandwidth": parse_rate("--inter-bandwidth", self.inter_bandwidth),
             "dense_flops": parse_flops("--dense-flops", self.dense_flops) or dense_flops(config, device),
         }
-        said = {name: rate for name, rate in rates.items() if rate is not None}
+        of_options = {name: rate for name, rate in rates.items() if rate is not None}
         of_device = resolve_device(config.launch.device).type == device
-        described = Topology.described(hosts, devices, device, memory, **((measured if of_device else {}) | said))
+        described = Topology.described(hosts, devices, device, memory, **((measured if of_device else {}) | of_options))
         return replace(described, host_memory=host_memory)
 
     def _device(self, config: RunConfig) -> Literal["cpu", "cuda"]:
-        said = self.device or (None if config.launch.device == "auto" else config.launch.device)
-        if said is None:
+        device = self.device or (None if config.launch.device == "auto" else config.launch.device)
+        if device is None:
             return "cpu" if self.device_memory is None and self.host_memory is not None else "cuda"
-        if said not in ("cpu", "cuda"):
-            raise UserError(f"--device {said}: expected cpu or cuda")
-        return "cuda" if said == "cuda" else "cpu"
+        if device not in ("cpu", "cuda"):
+            raise UserError(f"--device {device}: expected cpu or cuda")
+        return "cuda" if device == "cuda" else "cpu"
 
     def _host_memory(self, config: RunConfig, devices: int) -> int | None:
-        """Of each GPU host, for tables; None: not said."""
+        """Returns the bytes of a GPU host that are for tables; None: not said."""
         if self.host_memory is None:
             return None
-        there, each = parse_size("--host-memory", self.host_memory), HOST_RESERVE + config.data.memory
-        if devices * each > there:
+        memory, each = parse_size("--host-memory", self.host_memory), HOST_RESERVE + config.data.memory
+        if devices * each > memory:
             raise PlanError(
                 f"not enough memory: a host's {devices} worker(s) need {readable(devices * each)} beside their "
                 f"tables ({readable(each)} each, of which data.memory {readable(config.data.memory)}) and it has "
-                f"{readable(there)}, {readable(devices * each - there)} short; set a smaller data.memory, or use "
+                f"{readable(memory)}, {readable(devices * each - memory)} short; set a smaller data.memory, or use "
                 "fewer devices a host"
             )
-        return there - devices * each
+        return memory - devices * each
 
     def _cuda_memory(self) -> int:
-        """Of each GPU, for tables."""
+        """Returns the bytes of a GPU that are for tables."""
         if self.device_memory is None:
             raise UserError("--device-memory is needed to plan for GPUs, such as --device-memory 80GB; or --device cpu")
         return self._left("--device-memory", parse_size("--device-memory", self.device_memory), "cuda")
 
     def _cpu_memory(self, devices: int) -> int:
-        """A worker's share of its host's memory, for tables."""
+        """Returns the bytes for tables of a worker's share of its host's memory."""
         if self.device_memory is not None:
             raise UserError("--device-memory is of GPUs; for CPU workers give --host-memory, or say --device cuda")
         if self.host_memory is None:
@@ -98,28 +98,28 @@ class PlanRequest:
         return self._left("--host-memory", parse_size("--host-memory", self.host_memory) // devices, "cpu")
 
     def reserved(self, device: str) -> int:
-        """Bytes of a rank's memory that are kept for everything but tables."""
+        """Returns the bytes of a rank's memory that are kept for everything but tables."""
         if self.reserve is not None:
             return parse_size("--reserve", self.reserve)
         return {"cpu": CPU_RESERVE, "cuda": CUDA_RESERVE}[device]
 
-    def _left(self, option: str, there: int, device: str) -> int:
+    def _left(self, option: str, memory: int, device: str) -> int:
         reserve = self.reserved(device)
-        if there <= reserve:
+        if memory <= reserve:
             raise PlanError(
-                f"not enough memory: {option} gives a rank {readable(there)}, of which {readable(reserve)} are kept "
+                f"not enough memory: {option} gives a rank {readable(memory)}, of which {readable(reserve)} are kept "
                 "for everything but tables; give more, or set --reserve"
             )
-        return there - reserve
+        return memory - reserve
 
 
 def dense_flops(config: RunConfig, device: str) -> float:
-    """FLOP/s of matrix products in the run's precision; on CPU of all threads of a worker."""
+    """Returns the FLOP/s of matrix products in the run's precision; on CPU of all threads of a worker."""
     return DENSE_FLOPS[device][products(config, device)] * (config.launch.threads or 1 if device == "cpu" else 1)
 
 
 def products(config: RunConfig, device: str) -> str:
-    """Which matrix products the tower uses: `bf16`, or a float32 precision; `auto` finds oneDNN's on CPU."""
+    """Says which matrix products the tower uses: `bf16`, or a float32 precision, which `auto` chooses by device."""
     if config.trainer.precision == "bf16":
         return "bf16"
     wanted = config.trainer.matmul_precision
@@ -127,30 +127,30 @@ def products(config: RunConfig, device: str) -> str:
 
 
 def faster_products(config: RunConfig, topology: Topology) -> Mapping[str, float]:
-    """What a run file could set -> the FLOP/s that its dense compute then has."""
+    """Returns what a run file could set, each with the FLOP/s that its dense compute then has."""
     rates = DENSE_FLOPS[topology.device]
     now = rates[products(config, topology.device)]
-    found = {"trainer.precision bf16": rates["bf16"], "trainer.matmul_precision high": rates["high"]}
-    return {what: topology.dense_flops * rate / now for what, rate in found.items() if rate > now}
+    settings = {"trainer.precision bf16": rates["bf16"], "trainer.matmul_precision high": rates["high"]}
+    return {setting: topology.dense_flops * rate / now for setting, rate in settings.items() if rate > now}
 
 
 # ---------------------------------------------------------------- sizes and rates
 
 
 def parse_size(option: str, text: str) -> int:
-    """`80GB`, `1TiB` in bytes. Raises UserError for anything else."""
+    """Returns `80GB` or `1TiB` in bytes. Raises UserError for what is no size."""
     return int(_positive(option, text, text, "a size such as 80GB or 80GiB"))
 
 
 def parse_rate(option: str, text: str | None) -> float | None:
-    """`450GB/s` in bytes/s; None stays."""
+    """Returns `450GB/s` in bytes/s; None stays. Raises UserError for what is no rate."""
     if text is None:
         return None
     return _positive(option, text, re.sub(r"/s\s*$", "", text), "a rate such as 50GB/s")
 
 
 def parse_flops(option: str, text: str | None) -> float | None:
-    """`200TFLOP/s` or `2e14` in FLOP/s; None stays."""
+    """Returns `200TFLOP/s` or `2e14` in FLOP/s; None stays. Raises UserError for what is no rate."""
     if text is None:
         return None
     return _positive(option, text, re.sub(r"(FLOPS?(/s)?)?\s*$", "", text), "a rate such as 200TFLOP/s")
@@ -158,9 +158,9 @@ def parse_flops(option: str, text: str | None) -> float | None:
 
 def _positive(option: str, text: str, size: str, expected: str) -> float:
     try:
-        found: Any = parse_bytes(size)
+        number: Any = parse_bytes(size)
     except (ValueError, OverflowError):
-        found = 0
-    if found <= 0:
+        number = 0
+    if number <= 0:
         raise UserError(f"{option} {text}: expected {expected}")
-    return float(found)
+    return float(number)

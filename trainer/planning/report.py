@@ -1,4 +1,4 @@
-"""`shardrec plan`: where tables would live, and for machines that are described, what a step would take."""
+"""`shardrec plan` says where tables would live and, for machines that are described, what a step would take."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.session.workers import run_topology
 
-_CHANGES = 3  # that are printed
+_CHANGES = 3  # changes that are printed
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, or stage of a run: its plan and what a step under it is estimated to take."""
+    """A planned run is one run, or stage of a run, with its plan and what a step under it is estimated to take."""
 
     stage: str
     config: RunConfig
@@ -41,15 +41,17 @@ class PlannedRun:
 
     @cached_property
     def described(self) -> DescribedWorkload:
+        """Returns what a step has to do, and what had to be assumed of it."""
         return workload_of(self.config, self.config.load_schema(), self.model, self.mean_length)
 
     @cached_property
     def estimate(self) -> Estimate:
+        """Returns what a step is estimated to take."""
         return estimate_step(self.plan, self.topology, self.described.workload)
 
     @cached_property
     def changes(self) -> list[Change]:
-        """What would make the step shorter."""
+        """Returns what would make the step shorter."""
         return worthwhile_changes(
             self.plan,
             self.topology,
@@ -60,7 +62,7 @@ class PlannedRun:
         )
 
     def report(self) -> str:
-        """What people read."""
+        """Returns what people read: the plan and, for machines that are described, the step."""
         if not self.elsewhere:
             return self.plan.report()
         return "\n".join([self.plan.report(), *_step_lines(self)])
@@ -69,26 +71,26 @@ class PlannedRun:
         return self.report()
 
     def record(self) -> dict[str, Any]:
-        """All numbers, for a line of JSON. Times are milliseconds, sizes bytes."""
+        """Returns all numbers, for a line of JSON; times are milliseconds, sizes bytes."""
         return _record(self)
 
 
 def planned_runs(config: RunConfig, request: PlanRequest, mean_length: float | None = None) -> Iterator[PlannedRun]:
-    """The run, or each of its stages, planned for the machines asked about. Allocates no table.
+    """Yields the run, or each of its stages, planned for the machines asked about; no table is allocated.
 
     Raises UserError for options that contradict each other, PlanError where tables do not fit.
     """
-    for name, one in (resolve_stages(config) or {"": config}).items():
-        model = build_model(one, one.load_schema())
-        topology = request.topology(one) if request.elsewhere else _topology_here(one)
-        plan = plan_tables(model.inputs, one.optimizer.tables, topology)
+    for name, stage in (resolve_stages(config) or {"": config}).items():
+        model = build_model(stage, stage.load_schema())
+        topology = request.topology(stage) if request.elsewhere else _topology_here(stage)
+        plan = plan_tables(model.inputs, stage.optimizer.tables, topology)
         reserve = request.reserved(topology.device)
-        yield PlannedRun(name, one, model, plan, topology, request.elsewhere, reserve, mean_length)
+        yield PlannedRun(name, stage, model, plan, topology, request.elsewhere, reserve, mean_length)
 
 
 def _topology_here(config: RunConfig) -> Topology:
-    found = run_topology(config)
-    return replace(found, dense_flops=dense_flops(config, found.device))
+    topology = run_topology(config)
+    return replace(topology, dense_flops=dense_flops(config, topology.device))
 
 
 # ---------------------------------------------------------------- for people
@@ -103,8 +105,8 @@ def _step_lines(run: PlannedRun) -> list[str]:
         f"at most {estimate.samples_per_second:,.0f} samples/s"
     ]
     for group, parts in GROUPS.items():
-        took = estimate.group_seconds(group)
-        lines.append(f"  {group:<24} {_milliseconds(took):>10}  {100 * took / estimate.seconds:3.0f} %")
+        seconds = estimate.group_seconds(group)
+        lines.append(f"  {group:<24} {_milliseconds(seconds):>10}  {100 * seconds / estimate.seconds:3.0f} %")
         for part in (p for p in estimate.parts if p.name in parts and len(parts) > 1 and p.longest > 0):
             where = f"slowest on rank {part.slowest}" if several and _uneven(part) else ""
             lines.append(f"    {part.name:<22} {_milliseconds(part.longest):>10}         {where}".rstrip())
@@ -123,37 +125,37 @@ def _uneven(part: PartEstimate) -> bool:
 
 
 def _bottleneck(run: PlannedRun) -> str:
-    """What takes most of the step, its longest part, where that is and of which tables."""
+    """Says what takes most of the step, its longest part, where that is and of which tables."""
     estimate, part = run.estimate, run.estimate.bottleneck
     group, rank = estimate.slowest_group, part.slowest
-    said = f"{group}, {100 * estimate.group_seconds(group) / estimate.seconds:.0f} % of the step"
+    text = f"{group}, {100 * estimate.group_seconds(group) / estimate.seconds:.0f} % of the step"
     if len(GROUPS[group]) > 1:
-        said += f"; longest: {part.name} ({100 * part.longest / estimate.seconds:.0f} %)"
+        text += f"; longest: {part.name} ({100 * part.longest / estimate.seconds:.0f} %)"
     if part.traffic is not None:
         near, far = part.traffic.local_seconds(run.topology)[rank], part.traffic.far_seconds(run.topology)[rank]
         size = part.traffic.far_bytes if far >= near else part.traffic.local_bytes
-        said += f", {'between hosts' if far >= near else 'within a host'}, {readable(int(size[rank]))} on rank {rank}"
+        text += f", {'between hosts' if far >= near else 'within a host'}, {readable(int(size[rank]))} on rank {rank}"
     elif _uneven(part):
-        said += f" on rank {rank}"
+        text += f" on rank {rank}"
     if names := part.leading():
-        said += ", of " + ", ".join(f"{n} ({run.plan.tables[n].placement})" for n in names)
-    return said
+        text += ", of " + ", ".join(f"{n} ({run.plan.tables[n].placement})" for n in names)
+    return text
 
 
 def _memory_lines(run: PlannedRun) -> list[str]:
-    """How much room is left: hosts that could be spared, and what a step's vectors take of what is kept for them."""
+    """Says how much room is left: hosts that could be spared, and what a step's vectors take of their reserve."""
     hosts = fewest_hosts({name: planned.table for name, planned in run.plan.tables.items()}, run.topology)
     lines = []
     if hosts is not None and hosts < run.topology.hosts:
         lines.append(f"  fewer hosts: the tables fit on {hosts}")
     most = int(run.estimate.buffer_bytes.max())
-    said = f"vectors and gradients of a step: up to {readable(most)} on a rank, beside tables"
+    text = f"vectors and gradients of a step: up to {readable(most)} on a rank, beside tables"
     if 2 * most > run.reserve:
-        said += (
+        text += (
             f"; that is much of the {readable(run.reserve)} kept for everything else: set a larger --reserve, or a "
             "smaller global_batch_size"
         )
-    return [*lines, said]
+    return [*lines, text]
 
 
 def _assumption_lines(run: PlannedRun) -> list[str]:
@@ -165,14 +167,14 @@ def _assumption_lines(run: PlannedRun) -> list[str]:
     if any(run.plan.host_bytes):
         rates += f", {_rate(t.bus_bandwidth)} of rows in a GPU's host"
     besides = ", admission of ids and filling of fresh rows" if run.plan.id_map_bytes else ""
-    said = [
+    lines = [
         f"a rank's rates: {rates}, {1e6 * t.latency:g} us a collective",
         *run.described.assumed,
         "ids spread evenly over each table's rows; nothing overlaps; every exchange waits for the slowest rank",
         "not counted: reading data, elementwise work of the tower, Python and kernel launches (milliseconds a step)"
         f"{besides}",
     ]
-    return ["an estimate, not a measurement; assumed:", *(f"  {line}" for line in said)]
+    return ["an estimate, not a measurement; assumed:", *(f"  {line}" for line in lines)]
 
 
 def _milliseconds(seconds: float) -> str:
@@ -253,7 +255,7 @@ def print_plans(
     chart: Path | None = None,
     as_json: bool = False,
 ) -> Iterator[str]:
-    """What the command prints, run by run; writes the charts."""
+    """Yields what the command prints, run by run, and writes the charts."""
     for run in planned_runs(config, request, mean_length):
         if as_json:
             yield json.dumps(run.record())

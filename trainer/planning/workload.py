@@ -1,4 +1,4 @@
-"""What a run's step has to do, from its run file and schema alone: no data are read."""
+"""The workload of a run is what its step has to do, told by run file and schema alone: no data are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.session.blueprint import needed
 
 LIST_LENGTH = 10.0
-"""Ids a row of a list of any length, where nobody says more."""
+"""Ids that a row's list of any length is taken to have, where nobody says more."""
 
-_ROWS = 16  # on which the tower's FLOP are counted
+_ROWS = 16  # rows on which the tower's FLOP are counted
 
 
 @dataclass(frozen=True)
 class DescribedWorkload:
-    """The workload, and what had to be assumed of it, in words."""
+    """A described workload comes with what had to be assumed of it, in words."""
 
     workload: Workload
     assumed: tuple[str, ...]
@@ -31,7 +31,10 @@ class DescribedWorkload:
 def workload_of(
     config: RunConfig, schema: Schema, model: Recommender, mean_length: float | None = None
 ) -> DescribedWorkload:
-    """A training step of the run. mean_length: ids a row of every list and sequence; None: as many as they may have."""
+    """Describes a training step of the run.
+
+    mean_length: ids a row of every list and sequence; None: as many as they may have.
+    """
     read = needed(config, schema, model)
     lengths: dict[str, float] = {}
     for feature in read.sparse:
@@ -41,8 +44,8 @@ def workload_of(
         lengths[feature.name] = most if mean_length is None else min(most, mean_length)
     assumed = []
     if lengths:
-        said = "; ".join(f"{name} {length:g}" for name, length in lengths.items())
-        assumed.append(f"ids a row: {said}" + ("" if mean_length else ", as many as they may have (--mean-length)"))
+        listed = "; ".join(f"{name} {length:g}" for name, length in lengths.items())
+        assumed.append(f"ids a row: {listed}" + ("" if mean_length else ", as many as they may have (--mean-length)"))
     weighted = frozenset(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weights)
     flops, how = tower_flops(model, lengths, weighted)
     workload = Workload(
@@ -59,11 +62,11 @@ def workload_of(
 def tower_flops(
     model: Recommender, lengths: Mapping[str, float], weighted: frozenset[str]
 ) -> tuple[float, tuple[str, ...]]:
-    """FLOP of a sample's forward pass in matrix products, counted on a few made-up rows; and what to say of it.
+    """Counts the FLOP of a sample's forward pass in matrix products, on a few made-up rows; and what to say of it.
 
     A tower that does not run on them (a user's own may expect other values) counts two for each parameter.
     """
-    inputs = {name: _made_up(given, lengths, weighted) for name, given in model.inputs.items()}
+    inputs = {name: _made_up(source, lengths, weighted) for name, source in model.inputs.items()}
     try:
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # it fails on views without a gradient
             model(**inputs)
@@ -73,14 +76,14 @@ def tower_flops(
         return 2.0 * parameters, (f"2 FLOP a parameter and sample, as the tower fails on made-up rows ({error})",)
 
 
-def _made_up(given: Input, lengths: Mapping[str, float], weighted: frozenset[str]) -> Tensor | Jagged:
-    """An input of `_ROWS` rows."""
-    if isinstance(given, DenseFeatures):
-        return torch.rand(_ROWS, len(given.features))
-    dims = [table.embedding_dim for table in given.tables.values()]
-    if isinstance(given, PooledEmbeddings):
-        return torch.rand(_ROWS, sum(dims)) if given.concat else torch.rand(_ROWS, len(dims), dims[0])
-    first = next(iter(given.tables))
+def _made_up(source: Input, lengths: Mapping[str, float], weighted: frozenset[str]) -> Tensor | Jagged:
+    """Makes up what the tower gets of an input, of `_ROWS` rows."""
+    if isinstance(source, DenseFeatures):
+        return torch.rand(_ROWS, len(source.features))
+    dims = [table.embedding_dim for table in source.tables.values()]
+    if isinstance(source, PooledEmbeddings):
+        return torch.rand(_ROWS, sum(dims)) if source.concat else torch.rand(_ROWS, len(dims), dims[0])
+    first = next(iter(source.tables))
     length = max(1, round(lengths.get(first, 1.0)))
     weights = torch.ones(_ROWS * length) if first in weighted else None
     offsets = torch.arange(_ROWS + 1) * length

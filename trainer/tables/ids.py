@@ -209,7 +209,7 @@ class DynamicRowFinder:
         expect_type(right, file, column, kind, f"integers or strings ({RAW_IDS})", "the import")
 
     def rows(self, ids: pa.Array) -> np.ndarray:
-        """[n] ids, none of them null -> [n] int64, -1 where an id has no row and none is free."""
+        """Returns the rows [n] int64 of [n] ids, none of them null; -1 where an id has no row and none is free."""
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary_decode()
         if self._numbers is None:
@@ -222,14 +222,14 @@ class DynamicRowFinder:
         return rows
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
-        """[n] int64 -> [n] int64, as `rows`."""
+        """Returns the rows [n] int64 of ids [n] int64, as `rows` does."""
         named = torch.from_numpy(ids)
         rows = self.id_map.find(named)
         new = named[rows < 0].unique()
         if len(new):
-            given = self.id_map.fill(new, self._step)
-            if (given >= 0).any():
-                self._fresh.append(torch.stack([given, new], 1)[given >= 0])
+            filled = self.id_map.fill(new, self._step)  # -1 where no row is free
+            if (filled >= 0).any():
+                self._fresh.append(torch.stack([filled, new], 1)[filled >= 0])
                 rows = self.id_map.find(named)
         return rows.numpy()
 
