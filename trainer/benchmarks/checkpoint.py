@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.planning.topology import available_memory
@@ -18,6 +17,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
 KINDS = ("plain_write", "write", "plain_read", "read")
 
@@ -95,12 +95,13 @@ def summarised(size: int, rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[s
 def print_checkpoint(result: dict[str, Any], console: Console) -> None:
     """Prints a line a round, in GB/s."""
     workers = f"{result['workers']} worker(s)"
-    table = Table(title=f"checkpoint of {result['bytes'] / 1e9:.2f} GB, {workers}, GB/s", box=None, header_style="bold")
-    for column in ("round", "disk, writing", "checkpoint", "disk, reading", "checkpoint"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for i in range(result["rounds"]):
-        table.add_row(str(i + 1), *(f"{result[f'{kind}_bytes_per_second'][i] / 1e9:.2f}" for kind in KINDS))
-    console.print(table)
+    columns = ("round", "disk, writing", "checkpoint", "disk, reading", "checkpoint")
+    lines = [
+        [str(i + 1), *(f"{result[f'{kind}_bytes_per_second'][i] / 1e9:.2f}" for kind in KINDS)]
+        for i in range(result["rounds"])
+    ]
+    title = f"checkpoint of {result['bytes'] / 1e9:.2f} GB, {workers}, GB/s"
+    print_table(console, plain_table(columns, lines, title=title))
     for kind, doing in (("write", "writing"), ("read", "reading")):
         extra = result[f"{kind}_extra_bytes"]
         share = f"{doing}: {result[f'{kind}_share_of_disk']:.0%} of the disk's best round (ours: the median)"

@@ -18,7 +18,6 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from shardrec.data_pipeline.comma_lists import names_in, numbers_in
 from shardrec.data_pipeline.declaration import unknown
@@ -38,7 +37,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.terminal import print_table
+from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
 PLACEMENTS: tuple[Placement, ...] = ("table_wise", "row_wise", "column_wise", "data_parallel")
 VARIED = ("placement", "world_size", "rows", "batch", "pooling", "skew")
@@ -207,12 +206,10 @@ def write_results(results: Sequence[dict[str, Any]], out: Path) -> None:
 def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Prints what varies, and the times beside their floor."""
     varied = _varied(results)
-    table = Table(title="lookup and update of tables, ms a step", box=None, header_style="bold")
-    shown = {"world_size": "workers", "exchanged_bytes_per_rank": "MB"}
-    for name in (*varied, "lookup", "floor", "share", "update", "samples/s", "exchanged_bytes_per_rank"):
-        table.add_column(shown.get(name, name), justify="left" if name == "placement" else "right", no_wrap=True)
-    for row in results:
-        table.add_row(
+    settings = ["workers" if name == "world_size" else name for name in varied]
+    columns = [*settings, "lookup", "floor", "share", "update", "samples/s", "MB"]
+    lines = [
+        [
             *_settings(row, varied),
             f"{row['lookup_milliseconds']:.1f}",
             f"{row['lookup_floor_milliseconds']:.1f}",
@@ -220,8 +217,11 @@ def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
             f"{row['update_milliseconds']:.1f}",
             f"{row['samples_per_second']:,.0f}",
             f"{row['exchanged_bytes_per_rank'] / 1e6:.1f}",
-        )
-    print_table(console, table)
+        ]
+        for row in results
+    ]
+    title = "lookup and update of tables, ms a step"
+    print_table(console, plain_table(columns, lines, left=("placement",), title=title))
     console.print(
         "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most"
     )

@@ -16,7 +16,7 @@ from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.id_map_facts import READ, id_map_facts
 from shardrec.trainer.checkpoints.saved_model import SavedModel
-from shardrec.trainer.run_folder.terminal import print_whole
+from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.session.tower import MODEL
 
 
@@ -146,40 +146,39 @@ def print_contents(contents: dict[str, Any]) -> None:
     """Prints a line a table and a line a parameter of the tower, without its optimizer's state."""
     place = f"step {contents['step']}, epoch {contents['epoch']}, {contents['rows']:,} rows trained on"
     print_whole(f"{contents['checkpoint']}: {place}, written by {contents['world_size']} worker(s)")
-    tables = Table(box=None, header_style="bold")
-    values = any("norm" in of_table for of_table in contents["tables"].values())
-    left = ("table", "dtype", "optimizer", "state")
-    names = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
-    for name in names + ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"] * values:
-        tables.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-    for name, t in contents["tables"].items():
+    print_whole(_tables(contents["tables"]))
+    if contents["id_maps"]:
+        print_whole(_id_maps(contents["id_maps"]))
+    columns = ("tower", "shape", "dtype", "norm", "not finite")
+    lines = [
+        [name, " x ".join(map(str, p["shape"])) or "number", p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}"]
+        for name, p in contents["tower"].items()
+        if not name.startswith("optimizer ")
+    ]
+    if lines:
+        print_whole(plain_table(columns, lines, left=("tower", "shape", "dtype")))
+
+
+def _tables(tables: dict[str, Any]) -> Table:
+    columns = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
+    values = any("norm" in table for table in tables.values())
+    if values:
+        columns += ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"]
+    lines = []
+    for name, t in tables.items():
         cells = [name, f"{t['rows']:,}", str(t["dim"]), t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
         cells += [f"{t['bytes'] / 1e6:,.2f}", str(t["files"])]
         if values:
             not_finite = t["not_finite"] + sum(state["not_finite"] for state in t["state"].values())
             cells += [f"{t['norm']:.4g}", f"{t['mean_row_norm']:.4g}"]
             cells += [f"{100 * t['zeros']:.2f}", f"{100 * t['dead_rows']:.2f}", f"{not_finite:,}"]
-        tables.add_row(*cells)
-    print_whole(tables)
-    if contents["id_maps"]:
-        print_whole(_id_maps(contents["id_maps"]))
-    parameters = Table(box=None, header_style="bold")
-    for name in ("tower", "shape", "dtype", "norm", "not finite"):
-        parameters.add_column(name, justify="right" if name in ("norm", "not finite") else "left", no_wrap=True)
-    for name, p in contents["tower"].items():
-        if not name.startswith("optimizer "):
-            shape = " x ".join(map(str, p["shape"])) or "number"
-            parameters.add_row(name, shape, p["dtype"], f"{p['norm']:.4g}", f"{p['not_finite']:,}")
-    if parameters.row_count:
-        print_whole(parameters)
+        lines.append(cells)
+    return plain_table(columns, lines, left=("table", "dtype", "optimizer", "state"))
 
 
 def _id_maps(id_maps: dict[str, Any]) -> Table:
-    table = Table(box=None, header_style="bold")
-    names = ["id map", "rows", "occupied", "candidates", "MB", "files"]
-    for name in names:
-        table.add_column(name, justify="left" if name == "id map" else "right", no_wrap=True)
+    lines = []
     for name, m in id_maps.items():
         read = [f"{m[key]:,}" if key in m else "-" for key in ("occupied", "candidates")]
-        table.add_row(name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"]))
-    return table
+        lines.append([name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"])])
+    return plain_table(("id map", "rows", "occupied", "candidates", "MB", "files"), lines, left=("id map",))

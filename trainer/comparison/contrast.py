@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
@@ -18,7 +17,7 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
 from shardrec.trainer.run_folder.atomic import write_csv
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.terminal import print_table
+from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
 FILE = "contrast.csv"
@@ -134,18 +133,18 @@ def _subsets(rows: pa.Table, length: str | None) -> dict[str, Any]:
 
 def print_contrast(lines: Sequence[dict[str, Any]]) -> None:
     """Prints a table in which differences whose interval leaves 0 out are bold."""
-    table = Table(box=None, header_style="bold", title=f"less {lines[0]['to']}: difference, 95 % of draws")
-    for name in ("model", "rows of", "rows", "groups", *METRICS):
-        table.add_column(name, justify="left" if name in ("model", "rows of") else "right", no_wrap=True)
+    columns = ("model", "rows of", "rows", "groups", *METRICS)
+    cells = []
     for line in lines:
-        cells = [_shown(line[metric]) if metric in line else "-" for metric in METRICS]
-        table.add_row(line["model"], line["rows_of"], f"{line['rows']:,}", f"{line['groups']:,}", *cells)
-    print_table(Console(highlight=False), table)
+        differences = [_shown(line[metric]) if metric in line else "-" for metric in METRICS]
+        cells.append([line["model"], line["rows_of"], f"{line['rows']:,}", f"{line['groups']:,}", *differences])
+    title = f"less {lines[0]['to']}: difference, 95 % of draws"
+    print_whole(plain_table(columns, cells, left=("model", "rows of"), title=title))
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval) -> Text:
     text = f"{interval.difference:+.4f}  {interval.low:+.4f} .. {interval.high:+.4f}"
-    return f"[bold]{text}[/bold]" if interval.clear else text
+    return Text(text, style="bold" if interval.clear else "")
 
 
 def _flat(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.summaries import shown
-from shardrec.trainer.run_folder.terminal import print_table
+from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
 PANELS = 3  # metrics that the plot has
 FACTS = ("samples/s", "table parameters", "tower parameters", "epochs to best", "seconds")
@@ -127,12 +126,9 @@ class Scoreboard:
     def print(self, console: Console) -> None:
         """Prints the table and, below it, why runs failed."""
         header, rows = self.cells()
-        table = Table(box=None, header_style="bold", title=f"{self.split} split, {self.seeds} seed(s)")
-        for index, name in enumerate(header):
-            table.add_column(name.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        print_table(console, table)
+        title = f"{self.split} split, {self.seeds} seed(s)"
+        columns = [name.replace(" ", "\n") for name in header]
+        print_table(console, plain_table(columns, rows, left=("model",), title=title))
         for outcome in self.failures:
             line = f"failed: {outcome.model}, seed {outcome.seed}: {outcome.failure}"
             console.print(line, soft_wrap=True, markup=False)

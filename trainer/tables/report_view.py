@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
-
-from shardrec.trainer.run_folder.terminal import print_whole
+from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 
 BAR = 40
 """The longest bar has so many characters."""
@@ -21,21 +19,13 @@ _ID_MAP_COLUMNS = (
 def print_tables(report: dict[str, Any]) -> None:
     """Prints what `table_report` returned."""
     print_whole(f"{report['checkpoint']}:")
-    print_whole(_table(_TABLE_COLUMNS, [_table_line(name, t) for name, t in report["tables"].items()]))
+    lines = [_table_line(name, table) for name, table in report["tables"].items()]
+    print_whole(plain_table(_TABLE_COLUMNS, lines, left=("table", "ids")))
     if report["id_maps"]:
-        print_whole(_table(_ID_MAP_COLUMNS, [_id_map_line(name, m) for name, m in report["id_maps"].items()]))
+        lines = [_id_map_line(name, id_map) for name, id_map in report["id_maps"].items()]
+        print_whole(plain_table(_ID_MAP_COLUMNS, lines, left=("id map",)))
     for name, table in report["tables"].items():
         print_whole(*_histogram(name, table))
-
-
-def _table(columns: tuple[str, ...], lines: list[list[str]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for name in columns:
-        left = name in ("table", "ids", "id map")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    return table
 
 
 def _table_line(name: str, t: dict[str, Any]) -> list[str]:
