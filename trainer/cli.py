@@ -170,11 +170,11 @@ def plan(
     Allocates no table. Machines that are not here get an estimate of the step, its bottleneck and what to change.
     """
     from shardrec.trainer.config.load import load
-    from shardrec.trainer.planning.machines import PlanRequest
+    from shardrec.trainer.planning.machines import Machines
     from shardrec.trainer.planning.report import print_plans
 
     config = load(run_file, overrides or (), variant=variant)
-    asked = PlanRequest(
+    asked = Machines(
         hosts=hosts,
         devices=devices,
         device=device,

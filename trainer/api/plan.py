@@ -7,10 +7,8 @@ from typing import Any
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import load
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.planning.machines import PlanRequest
+from shardrec.trainer.planning.machines import Machines
 from shardrec.trainer.planning.report import PlannedRun, planned_runs
-
-Machines = PlanRequest
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""A plan request says which machines `shardrec plan` is asked about, with sizes and rates as people write them."""
+"""Machines to plan for are described by sizes and rates as people write them."""
 
 import re
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ HOST_RESERVE = CPU_RESERVE
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """A plan request holds the command's options; None: not given.
+class Machines:
+    """The machines that a plan is asked for, as the command's options describe them; with nothing given, this one.
 
-    Sizes and rates are texts: `80GB`, `450GB/s`, `200TFLOP/s`.
+    hosts: how many; devices: of each. Sizes and rates are texts: `80GB`, `450GB/s`, `200TFLOP/s`.
     """
 
     hosts: int | None = None

@@ -18,7 +18,7 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.planning.chart import draw_memory
-from shardrec.trainer.planning.machines import PlanRequest, dense_flops, faster_products, products
+from shardrec.trainer.planning.machines import Machines, dense_flops, faster_products, products
 from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.session.workers import run_topology
@@ -75,17 +75,17 @@ class PlannedRun:
         return _record(self)
 
 
-def planned_runs(config: RunConfig, request: PlanRequest, mean_length: float | None = None) -> Iterator[PlannedRun]:
+def planned_runs(config: RunConfig, machines: Machines, mean_length: float | None = None) -> Iterator[PlannedRun]:
     """Yields the run, or each of its stages, planned for the machines asked about; no table is allocated.
 
     Raises UserError for options that contradict each other, PlanError where tables do not fit.
     """
     for name, stage in (resolve_stages(config) or {"": config}).items():
         model = build_model(stage, stage.load_schema())
-        topology = request.topology(stage) if request.elsewhere else _topology_here(stage)
+        topology = machines.topology(stage) if machines.elsewhere else _topology_here(stage)
         plan = plan_tables(model.inputs, stage.optimizer.tables, topology)
-        reserve = request.reserved(topology.device)
-        yield PlannedRun(name, stage, model, plan, topology, request.elsewhere, reserve, mean_length)
+        reserve = machines.reserved(topology.device)
+        yield PlannedRun(name, stage, model, plan, topology, machines.elsewhere, reserve, mean_length)
 
 
 def _topology_here(config: RunConfig) -> Topology:
@@ -249,14 +249,14 @@ def _part_record(part: PartEstimate) -> Mapping[str, Any]:
 
 def print_plans(
     config: RunConfig,
-    request: PlanRequest,
+    machines: Machines,
     *,
     mean_length: float | None = None,
     chart: Path | None = None,
     as_json: bool = False,
 ) -> Iterator[str]:
     """Yields what the command prints, run by run, and writes the charts."""
-    for run in planned_runs(config, request, mean_length):
+    for run in planned_runs(config, machines, mean_length):
         if as_json:
             yield json.dumps(run.record())
         else:

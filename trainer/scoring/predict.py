@@ -1,8 +1,6 @@
 """Scores for every row of some files, beside their key columns, as Parquet: all of it or nothing."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
+from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.session.blueprint import Blueprint
@@ -60,24 +59,13 @@ def predict_rows(
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     keys = keys or blueprint.schema.keys
     check_predictions(blueprint, data, keys, explain=explain)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty; name another --out")
-    launched = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex  # all ranks of torchrun write into one folder
-    temporary = out.resolve().parent / f".{out.name}.{launched}.tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    try:
-        result = supervised(
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # all ranks of a torchrun write into one folder
+    with new_folder(out, launch=launched, leads=leads()) as temporary:
+        return supervised(
             predict_worker, config, folder, quiet=quiet,
             data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain,
             blueprint=blueprint,
         )  # fmt: skip
-        if out.exists():
-            out.rmdir()
-        os.rename(temporary, out)
-    finally:
-        if leads():
-            shutil.rmtree(temporary, ignore_errors=True)
-    return result
 
 
 def check_predictions(blueprint: Blueprint, data: tuple[str, ...], keys: tuple[str, ...], *, explain: bool) -> None:

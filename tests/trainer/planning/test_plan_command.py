@@ -32,7 +32,7 @@ from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.planning.chart import memory_stacks
 from shardrec.trainer.planning.machines import (
-    PlanRequest,
+    Machines,
     dense_flops,
     faster_products,
     parse_flops,
@@ -179,7 +179,7 @@ def test_fewer_hosts_hold_id_maps_too(
 
 def test_bars_are_the_whole_memory_of_a_rank(run_file: Path) -> None:
     _, dynamic = dynamic_users(run_file, 10**8)
-    (run,) = planned_runs(load(run_file, [dynamic]), PlanRequest(hosts=2, devices=3, device_memory="80GB"))
+    (run,) = planned_runs(load(run_file, [dynamic]), Machines(hosts=2, devices=3, device_memory="80GB"))
     drawn = memory_stacks(run.plan)
     assert [label.split(",")[0] for label, _ in drawn] == ["user", "item", "tags", "id maps"]
     assert np.sum([bars for _, bars in drawn], axis=0).tolist() == list(run.plan.bytes_per_rank)
@@ -252,7 +252,7 @@ def test_sizes_and_rates() -> None:
 
 def test_the_device_is_what_was_said_of_it(run_file: Path) -> None:
     def device(launch: str, **options: str) -> str:
-        return PlanRequest(**options).topology(load(run_file, [f"launch.device={launch}"])).device
+        return Machines(**options).topology(load(run_file, [f"launch.device={launch}"])).device
 
     assert device("auto", device_memory="80GB") == device("cuda", device_memory="80GB") == "cuda"
     assert device("auto", host_memory="1TB") == device("cpu", host_memory="1TB") == "cpu"
@@ -261,16 +261,16 @@ def test_the_device_is_what_was_said_of_it(run_file: Path) -> None:
 
 def test_a_cpu_worker_gets_its_share_and_its_threads(run_file: Path) -> None:
     config = load(run_file, ["launch.threads=4"])
-    found = PlanRequest(hosts=3, devices=2, device="cpu", host_memory="64GiB", reserve="2GiB").topology(config)
+    found = Machines(hosts=3, devices=2, device="cpu", host_memory="64GiB", reserve="2GiB").topology(config)
     assert (found.world_size, found.memory_per_rank) == (6, 30 * GIB)
     assert found.dense_flops == 4 * DENSE_FLOPS["cpu"]["medium"]
 
 
 def test_measured_rates_are_of_the_device_that_they_were_measured_on(run_file: Path) -> None:
     config = load(run_file, ["launch.device=cuda", "launch.rates={row_bandwidth: 3e12, local_bandwidth: 2e11}"])
-    gpus = PlanRequest(device_memory="80GB", intra_bandwidth="300GB/s").topology(config)
+    gpus = Machines(device_memory="80GB", intra_bandwidth="300GB/s").topology(config)
     assert (gpus.row_bandwidth, gpus.local_bandwidth, gpus.host_bandwidth) == (3e12, 3e11, 4e10)
-    cpus = PlanRequest(device="cpu", host_memory="80GB").topology(config)
+    cpus = Machines(device="cpu", host_memory="80GB").topology(config)
     assert (cpus.row_bandwidth, cpus.local_bandwidth) == (6e9, 2e9)
 
 
@@ -279,7 +279,7 @@ def test_products_are_those_of_the_run(run_file: Path) -> None:
     for name, override in given.items():
         assert dense_flops(load(run_file, [override]), "cuda") == DENSE_FLOPS["cuda"][name]
     config = load(run_file)
-    topology = PlanRequest(device_memory="80GB", dense_flops="10TFLOP/s").topology(config)
+    topology = Machines(device_memory="80GB", dense_flops="10TFLOP/s").topology(config)
     assert faster_products(config, topology) == {
         "trainer.precision bf16": pytest.approx(8e13),
         "trainer.matmul_precision high": pytest.approx(4e13),
