@@ -1,24 +1,12 @@
 """`shardrec prepare` has one command per data set, and one for any delimited file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.prepare.generators.planted import Histories, Strengths
-from shardrec.data_pipeline.prepare.generators.synthetic import FIELD_IDS, parse_ids, synthetic
 from shardrec.data_pipeline.prepare.history_commands import app as history_app
-from shardrec.data_pipeline.prepare.importers import avazu, criteo
-from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
-from shardrec.data_pipeline.prepare.importers.frappe import prepare_frappe
-from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, TimeType, prepare_implicit
-from shardrec.data_pipeline.prepare.importers.libfm import PATTERNS as LIBFM_PATTERNS
-from shardrec.data_pipeline.prepare.importers.libfm import parse_field_map, prepare_libfm
-from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
-from shardrec.data_pipeline.prepare.importers.ncf import prepare_ncf
-from shardrec.data_pipeline.prepare.importers.ratings import ROW_GROUP_ROWS as RATINGS_GROUP_ROWS
-from shardrec.data_pipeline.prepare.importers.ratings import Axis, prepare_ratings
 from shardrec.data_pipeline.prepare.options import (
     FileRows,
     FolderPath,
@@ -39,11 +27,19 @@ from shardrec.data_pipeline.prepare.options import (
     shares,
     show,
 )
-from shardrec.data_pipeline.prepare.steps.preparation import Output
-from shardrec.data_pipeline.prepare.steps.source import Inputs
-from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, SplitRule, TimeSplit
-from shardrec.data_pipeline.prepare.steps.text import TextFormat
-from shardrec.data_pipeline.prepare.steps.writer import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.choices import (
+    FIELD_IDS,
+    FILE_ROWS,
+    RATINGS_ROW_GROUP_ROWS,
+    ROW_GROUP_ROWS,
+    Axis,
+    CriteoNumbers,
+    TimeType,
+)
+
+if TYPE_CHECKING:
+    from shardrec.data_pipeline.prepare.steps.source import Inputs
+    from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 
 app = typer.Typer(
     help="Raw public data sets and delimited files to Parquet and schema.yaml.",
@@ -71,6 +67,10 @@ def movielens(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens 1M or 100K."""
+    from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, TimeSplit
+
     split: SplitRule | None = None
     if by_time:
         split = TimeSplit(column="timestamp", fractions=shares(fractions) or FRACTIONS)
@@ -92,10 +92,13 @@ def ratings(
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = RATINGS_GROUP_ROWS,
+    row_group_rows: RowGroupRows = RATINGS_ROW_GROUP_ROWS,
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens' ratings as lists, for AutoRec; the same split as single ratings: movielens --fractions."""
+    from shardrec.data_pipeline.prepare.importers.ratings import prepare_ratings
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ratings(source, output, rows, shares(fractions), seed, progress))
 
@@ -112,6 +115,9 @@ def ncf(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares the leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
+    from shardrec.data_pipeline.prepare.importers.ncf import prepare_ncf
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ncf(source, output, name, not no_validation, seed, progress=progress))
 
@@ -137,6 +143,10 @@ def implicit(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
+    from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, prepare_implicit
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.text import TextFormat
+
     form = TextFormat(
         delimiter=delimiter.replace("\\t", "\t"),
         header=columns is None,
@@ -166,6 +176,11 @@ def libfm(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares libfm or svmlight files: `label id:value id:value ...`."""
+    from shardrec.data_pipeline.prepare.importers.libfm import PATTERNS as LIBFM_PATTERNS
+    from shardrec.data_pipeline.prepare.importers.libfm import parse_field_map, prepare_libfm
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit
+
     inputs = _inputs(source, validation, test, fractions, LIBFM_PATTERNS)
     field_map = parse_field_map(fields) if fields else None
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
@@ -187,6 +202,9 @@ def frappe(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Frappe: the libfm files as they are split, or the raw log."""
+    from shardrec.data_pipeline.prepare.importers.frappe import prepare_frappe
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_frappe(source, output, raw, seed, progress=progress))
 
@@ -198,7 +216,7 @@ def criteo_command(
     min_count: MinCount = 10,
     hash_ids: HashIds = None,
     numbers: Annotated[
-        criteo.Numbers, typer.Option(help="Integers as log, standardised numbers, or as ids of (ln x)^2 buckets.")
+        CriteoNumbers, typer.Option(help="Integers as log, standardised numbers, or as ids of (ln x)^2 buckets.")
     ] = "dense",
     validation: Validation = None,
     test: Test = None,
@@ -211,6 +229,10 @@ def criteo_command(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
+    from shardrec.data_pipeline.prepare.importers import criteo
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit
+
     inputs = _inputs(source, validation, test, fractions, criteo.PATTERNS)
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
     recipe = criteo.recipe(min_count, hash_ids, numbers, split, _rate(negative_rate), seed)
@@ -236,6 +258,10 @@ def avazu_command(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Avazu's CSV, with or without header line."""
+    from shardrec.data_pipeline.prepare.importers import avazu
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, TimeSplit
+
     inputs = _inputs(source, validation, test, fractions, avazu.PATTERNS)
     parts = shares(fractions) or FRACTIONS
     split = TimeSplit(column="hour", fractions=parts) if by_time else HashSplit(seed=seed, fractions=parts)
@@ -258,6 +284,9 @@ def delimited(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares any CSV or TSV whose columns a recipe declares."""
+    from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     inputs = _inputs(source, validation, test, fractions)
     output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_delimited(inputs, recipe, output, shares(fractions), progress))
@@ -283,6 +312,9 @@ def synthetic_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Makes a click log with a planted model; the best attainable scores are written beside it (best.yaml)."""
+    from shardrec.data_pipeline.prepare.generators.planted import Histories, Strengths
+    from shardrec.data_pipeline.prepare.generators.synthetic import parse_ids, synthetic
+
     histories = Histories(history_items, history_length, history_max) if history_items else None
     made = synthetic(
         out,
@@ -308,7 +340,9 @@ def _inputs(
     test: list[Path] | None,
     fractions: str | None,
     patterns: tuple[str, ...] = ("*",),
-) -> Inputs:
+) -> "Inputs":
+    from shardrec.data_pipeline.prepare.steps.source import Inputs
+
     return Inputs([source], validation or (), test or (), True if fractions else None, patterns)
 
 

@@ -5,13 +5,6 @@ from typing import Annotated
 
 import typer
 
-from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, Sampling
-from shardrec.data_pipeline.prepare.generators.interests import InterestLog
-from shardrec.data_pipeline.prepare.generators.planted import Histories
-from shardrec.data_pipeline.prepare.generators.synthetic import write_log
-from shardrec.data_pipeline.prepare.importers.amazon import prepare_amazon
-from shardrec.data_pipeline.prepare.importers.movielens_histories import prepare_movielens_histories
-from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
 from shardrec.data_pipeline.prepare.options import (
     FileRows,
     FolderPath,
@@ -24,8 +17,7 @@ from shardrec.data_pipeline.prepare.options import (
     shares,
     show,
 )
-from shardrec.data_pipeline.prepare.steps.preparation import Output
-from shardrec.data_pipeline.prepare.steps.writer import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS, Sampling
 
 app = typer.Typer()
 
@@ -65,6 +57,10 @@ def histories(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares user histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
+    from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
+    from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -92,6 +88,10 @@ def amazon(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Amazon reviews as histories: is this the user's next item? The last two are held out."""
+    from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
+    from shardrec.data_pipeline.prepare.importers.amazon import prepare_amazon
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -116,6 +116,10 @@ def movielens_histories(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens as histories: is this the next movie that the user rates? The last two are held out."""
+    from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
+    from shardrec.data_pipeline.prepare.importers.movielens_histories import prepare_movielens_histories
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
@@ -142,6 +146,10 @@ def synthetic_histories(
     overwrite: Overwrite = False,
 ) -> None:
     """Makes a click log with planted interests that pooled histories hide; best.yaml has the best scores."""
+    from shardrec.data_pipeline.prepare.generators.interests import InterestLog
+    from shardrec.data_pipeline.prepare.generators.planted import Histories
+    from shardrec.data_pipeline.prepare.generators.synthetic import write_log
+
     log = InterestLog(
         Histories(items, mean_length, max_length),
         categories,

@@ -1,14 +1,16 @@
 """The commands of `shardrec prepare` share their options, how shares are written, and what is printed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardrec.data_pipeline.comma_lists import numbers_in
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.prepare.steps.preparation import Report
-from shardrec.data_pipeline.prepare.steps.writer import SPLITS, Split
+
+if TYPE_CHECKING:
+    from shardrec.data_pipeline.prepare.steps.preparation import Report
+    from shardrec.data_pipeline.prepare.steps.writer import Split
 
 SourcePath = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
 FolderPath = Annotated[Path, typer.Argument(help="Folder with the data set's files, plain or gzip.")]
@@ -33,8 +35,10 @@ RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row gro
 FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
 
 
-def shares(text: str | None) -> dict[Split, float] | None:
+def shares(text: str | None) -> "dict[Split, float] | None":
     """Returns split -> share for `0.8,0.1,0.1`. Raises UserError for anything else."""
+    from shardrec.data_pipeline.prepare.steps.writer import SPLITS
+
     if text is None:
         return None
     try:
@@ -53,6 +57,6 @@ def progress(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def show(report: Report) -> None:
+def show(report: "Report") -> None:
     """Prints the summary of a finished preparation."""
     typer.echo(str(report))

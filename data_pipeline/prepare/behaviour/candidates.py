@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.prepare.steps.choices import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import draw
-from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
+from shardrec.data_pipeline.prepare.steps.writer import Split
 from shardrec.data_pipeline.sampling.negatives import ATTEMPTS
 from shardrec.data_pipeline.sampling.pairs import PairSet
 

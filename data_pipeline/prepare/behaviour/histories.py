@@ -11,7 +11,7 @@ Memory is that of the events and of one chunk of rows: a history is a range of i
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,13 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Role, Schema, SequenceFeature
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool, note_unknown
 from shardrec.data_pipeline.prepare.behaviour.events import HOURS, Events
+from shardrec.data_pipeline.prepare.steps.choices import Sampling
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.table_rows import TableRows
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
 
-Sampling = Literal["uniform", "popular"]
 SAMPLINGS: tuple[Sampling, Sampling] = ("uniform", "popular")
 HELD_OUT: dict[Split, int] = {"test": 1, "validation": 2}  # so many events before a user's end
 CHUNK_ELEMENTS = 1 << 22  # of histories that are laid out at a time

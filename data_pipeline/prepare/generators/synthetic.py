@@ -27,6 +27,7 @@ from shardrec.data_pipeline.prepare.generators.planted import (
     PlantedLog,
     Strengths,
 )
+from shardrec.data_pipeline.prepare.steps.choices import FIELD_IDS
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
@@ -34,7 +35,6 @@ from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, Split, staged
 
 BEST_FILE = "best.yaml"
-FIELD_IDS = (200_000, 50_000, 10_000, 2_000, 500, 200, 100, 50)  # as in real logs, a few large fields and many small
 _DICTIONARY_IDS = 4096  # columns of more ids are smaller, and 3 x faster to write, without a dictionary
 _PART_BLOCKS = 8  # blocks in a file, which is what a worker writes at a time
 

@@ -4,12 +4,12 @@ A line is a label, 13 integers, 26 hexadecimal strings; without the label in Kag
 """
 
 from math import exp, sqrt
-from typing import Literal
 
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Bucketize, Hash, Log
+from shardrec.data_pipeline.prepare.steps.choices import CriteoNumbers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import (
@@ -25,8 +25,6 @@ from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
-Numbers = Literal["dense", "bucketize"]
-
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
 PATTERNS = ("train.txt", "train.txt.gz", "day_*")
@@ -37,7 +35,7 @@ _BOUNDARIES = (-1.0, 0.0, 1.0, 2.0, *(exp(sqrt(k)) for k in range(1, 462)))
 def recipe(
     min_count: int = 10,
     num_ids: int | None = None,
-    numbers: Numbers = "dense",
+    numbers: CriteoNumbers = "dense",
     split: HashSplit | None = None,
     negative_rate: float = 1.0,
     seed: int = 0,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
     note_unknown,
     shuffled,
 )
+from shardrec.data_pipeline.prepare.steps.choices import TimeType
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
@@ -27,7 +27,6 @@ from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
-TimeType = Literal["integer", "number", "string"]
 _TIME_TYPES = {"integer": pa.int64(), "number": pa.float64(), "string": pa.string()}
 
 

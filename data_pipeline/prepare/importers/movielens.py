@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
 from shardrec.data_pipeline.features.schema import Bucketize, Label
+from shardrec.data_pipeline.prepare.steps.choices import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
 from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_gzip, the_file
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
-from shardrec.data_pipeline.prepare.steps.writer import ROW_GROUP_ROWS, Split
+from shardrec.data_pipeline.prepare.steps.writer import Split
 
 INTEGER, STRING = pa.int64(), pa.string()
 AGES = (18.0, 25.0, 35.0, 45.0, 50.0, 56.0)  # 1M publishes ages as these groups, 100K in years

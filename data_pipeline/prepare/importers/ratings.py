@@ -7,7 +7,7 @@ fractions and seed models of single ratings are compared on the same ones. All a
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
+from shardrec.data_pipeline.prepare.steps.choices import Axis
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
@@ -25,9 +26,7 @@ from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_fold
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
 
-Axis = Literal["item", "user"]
 FRACTIONS: dict[Split, float] = {"train": 0.855, "validation": 0.045, "test": 0.1}  # AutoRec's protocol
-ROW_GROUP_ROWS = 1024  # rows are lists of hundreds of ratings
 _COLUMNS = {"user": "user_id", "item": "movie_id"}
 
 

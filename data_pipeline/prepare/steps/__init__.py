@@ -1,5 +1,6 @@
 """Importers are made of these steps.
 
+- `choices.py`: what options of importers may be, and their defaults
 - `fitting.py`: the first pass: vocabularies, means and deviations of the training rows
 - `lines.py`: text files read as blocks of whole lines
 - `parallel.py`: one function over several input files, in this process or on local Ray workers

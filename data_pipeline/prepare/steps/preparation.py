@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Raw, Schema
+from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.fitting import find_cuts, fit
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
@@ -24,8 +25,6 @@ from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import LEFT_OUT, TimeSplit
 from shardrec.data_pipeline.prepare.steps.writer import (
-    FILE_ROWS,
-    ROW_GROUP_ROWS,
     SCHEMA_FILE,
     SPLITS,
     RowsWriter,

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.whole_files import whole_folder
 
 SCHEMA_FILE = "schema.yaml"
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-ROW_GROUP_ROWS = 65_536
-FILE_ROWS = 16 * ROW_GROUP_ROWS
 
 
 def staged(out: str | Path, overwrite: bool = False) -> AbstractContextManager[Path]:
