@@ -17,7 +17,8 @@ LAYERS = ("data_pipeline", "models", "sharding", "trainer", "shardrec")  # lowes
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not named is a layer's own file
     "trainer": (
         ("cli", "api"),
-        ("commands", "comparison"),
+        ("commands",),
+        ("comparison",),
         ("benchmarks", "scoring"),
         ("training", "tables"),
         ("checkpoints", "planning"),

@@ -4,12 +4,11 @@ import sys
 
 import pytest
 
-from shardrec.trainer.cli import app, main
+from shardrec.trainer.cli import main
 
 
 def _ended(monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> str | int | None:
-    """What a command exits with, in a command line that no earlier call has added its groups to."""
-    monkeypatch.setattr(app, "registered_groups", [])
+    """Returns what a command exits with."""
     monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()

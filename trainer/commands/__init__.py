@@ -1,5 +1,10 @@
-"""The bodies of the commands.
+"""The bodies of the commands: what they take, what they call, what they print.
 
-- `bench.py`: `shardrec bench ...`: each command prints a table and, as its last line, one JSON object
-- `checkpoint.py`: `shardrec checkpoint ...`: what is in a checkpoint, what differs between two, and tables out of and
+- `bench.py`: `shardrec bench ...`: how fast this machine reads, steps, exchanges, writes checkpoints and admits ids
+- `checkpoint.py`: `shardrec checkpoint ...`: what is in a checkpoint, what differs, tables out of and into one
+- `compare.py`: `shardrec compare` and `contrast`: several models, and whether they differ by more than chance
+- `options.py`: options and arguments that several commands have, each declared once
+- `plan.py`: `shardrec plan`: where tables would live
+- `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
+- `tables.py`: `shardrec tables`: how well the tables of a run are used
 """

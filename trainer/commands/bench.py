@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from shardrec.data_pipeline.comma_lists import names_in
+from shardrec.trainer.commands.options import LaunchOverrides, Overrides
+from shardrec.trainer.run_folder.terminal import messages, results
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -26,13 +27,13 @@ def reader(
     batch_size: Annotated[int, typer.Option(help="rows of a batch")] = 4096,
     repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 5,
 ) -> None:
-    """Rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
+    """Measures rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
     from shardrec.data_pipeline.features.schema import Schema
     from shardrec.trainer.benchmarks.reader import benchmark_reader
 
-    given = (data / "train", Schema.load(data / "schema.yaml")) if data else (None, None)
-    found = benchmark_reader(*given, folder=data or ".", lanes=lanes, global_batch_size=batch_size, repeats=repeats)
-    _print("reader, one core", found)
+    inputs = (data / "train", Schema.load(data / "schema.yaml")) if data else (None, None)
+    figures = benchmark_reader(*inputs, folder=data or ".", lanes=lanes, global_batch_size=batch_size, repeats=repeats)
+    _print("reader, one core", figures)
 
 
 @app.command()
@@ -41,9 +42,9 @@ def step(
     model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
     ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
+    """Measures samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
     from shardrec.trainer.benchmarks.step import step_worker
     from shardrec.trainer.config.load import load
     from shardrec.trainer.launch.supervision import supervised
@@ -55,9 +56,9 @@ def step(
             run_file = _made_run(Path(scratch), model, ids)
         config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
         inspect_run(config)
-        found = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
-    if found:
-        _print(f"training step, {found['model']}", found)
+        figures = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
+    if figures:
+        _print(f"training step, {figures['model']}", figures)
 
 
 @app.command()
@@ -71,13 +72,13 @@ def histories(
     batch_size: Annotated[int, typer.Option(min=1, help="rows of a batch")] = 4096,
     steps: Annotated[int, typer.Option(min=1, help="steps that are timed in each measurement")] = 50,
     rounds: Annotated[int, typer.Option(min=1, help="measurements of each form, in turns; medians count")] = 3,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """DIN, DIEN and kin end to end from Parquet, beside the same models written the usual padded way, in one run."""
+    """Measures DIN, DIEN and kin end to end from Parquet, beside the same models written the usual padded way."""
     from shardrec.trainer.benchmarks.histories import benchmark_histories
 
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
-        found = benchmark_histories(
+        figures = benchmark_histories(
             data,
             Path(scratch),
             models=names_in(models),
@@ -87,9 +88,9 @@ def histories(
             steps=steps,
             rounds=rounds,
             overrides=overrides or (),
-            progress=Console(stderr=True, highlight=False).print,
+            progress=messages().print,
         )
-    _print_histories(found)
+    _print_histories(figures)
 
 
 @app.command()
@@ -111,12 +112,12 @@ def sharding(
     calibrate: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="write the measured rates, as a run file's launch.rates")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
-    ] = None,
+    overrides: LaunchOverrides = None,
 ) -> None:
-    """Lookup and update under placements, workers, table sizes, batches, pooling and skew, beside what memory and
-    exchange reach."""
+    """Measures lookup and update under placements, workers, table sizes, batches, pooling and skew.
+
+    Beside them stands what memory and exchange reach.
+    """
     from shardrec.trainer.benchmarks.sharding import (
         Sweep,
         benchmark_sharding,
@@ -127,17 +128,16 @@ def sharding(
 
     sweep = Sweep.read(placements, workers, rows, batch_sizes, pooling, skews)
     common = {"tables": tables, "embedding_dim": embedding_dim, "dtype": dtype, "optimizer": optimizer}
-    said = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
-        found = benchmark_sharding(Path(scratch), sweep, common, steps, overrides or (), said)
-    console = Console(highlight=False)
-    print_results(found, console)
-    console.print(json.dumps(found), soft_wrap=True)
+        figures = benchmark_sharding(Path(scratch), sweep, common, steps, overrides or (), messages().print)
+    console = results()
+    print_results(figures, console)
+    _print_json(figures)
     if out:
-        write_results(found, out)
+        write_results(figures, out)
         console.print(f"written to {out}")
     if calibrate:
-        write_rates(found, calibrate)
+        write_rates(figures, calibrate)
         console.print(f"rates for planning are in {calibrate}: put its launch.rates into run files")
 
 
@@ -148,20 +148,18 @@ def checkpoint(
     dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="measurements of each kind, in turns")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="that write and read their parts at once")] = 1,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.address=...")
-    ] = None,
+    overrides: LaunchOverrides = None,
 ) -> None:
-    """GB/s at which checkpoints are written and read, beside plain writes and reads of as much, and memory."""
+    """Measures GB/s at which checkpoints are written and read, beside plain writes and reads, and memory."""
     from shardrec.trainer.benchmarks.checkpoint import benchmark_checkpoint, print_checkpoint
     from shardrec.trainer.planning.machines import parse_size
 
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
-        asked = parse_size("--size", size), dim, rounds, workers, overrides or ()
-        found = benchmark_checkpoint(Path(scratch), folder, *asked)
-    console = Console(highlight=False)
-    print_checkpoint(found, console)
-    console.print(json.dumps(found), soft_wrap=True)
+        settings = parse_size("--size", size), dim, rounds, workers, overrides or ()
+        figures = benchmark_checkpoint(Path(scratch), folder, *settings)
+    console = results()
+    print_checkpoint(figures, console)
+    _print_json(figures)
 
 
 @app.command()
@@ -178,26 +176,24 @@ def ids(
     dim: Annotated[int, typer.Option(min=1, help="columns of the table")] = 16,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="of the launch, e.g. launch.threads=1")
-    ] = None,
+    overrides: LaunchOverrides = None,
 ) -> None:
-    """A stream of raw 64-bit ids through a dynamic table, beside exact counts of all of them: counters and speed."""
+    """Measures a stream of raw 64-bit ids through a dynamic table, beside exact counts: counters and speed."""
     from shardrec.trainer.benchmarks.id_stream import Stream
     from shardrec.trainer.benchmarks.ids import benchmark_ids, dynamic_config, print_ids
 
     stream = Stream(events, space, batch_size, skew, seed)
-    said = {"rows": rows, "after": after, "evict": evict, "age": age, "candidates": candidates}
+    settings = {"rows": rows, "after": after, "evict": evict, "age": age, "candidates": candidates}
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
-        found = benchmark_ids(Path(scratch), stream, dynamic_config(said), dim, workers, overrides or ())
-    console = Console(highlight=False)
-    is_right = print_ids(found, console)
-    console.print(json.dumps(found), soft_wrap=True)
+        figures = benchmark_ids(Path(scratch), stream, dynamic_config(settings), dim, workers, overrides or ())
+    console = results()
+    is_right = print_ids(figures, console)
+    _print_json(figures)
     raise typer.Exit(0 if is_right else 1)
 
 
 def _made_run(folder: Path, model: str, ids: int) -> Path:
-    """A run file for a synthetic log of the usual click-log shape."""
+    """Writes a run file for a synthetic log of the usual click-log shape."""
     from shardrec.data_pipeline.prepare.generators.synthetic import synthetic
 
     synthetic(
@@ -212,30 +208,32 @@ def _made_run(folder: Path, model: str, ids: int) -> Path:
     return path
 
 
-def _print(title: str, found: dict[str, Any]) -> None:
+def _print_json(figures: Any) -> None:
+    typer.echo(json.dumps(figures))
+
+
+def _print(title: str, figures: dict[str, Any]) -> None:
     table = Table(title=title, box=None, show_header=False, title_justify="left")
-    for name, value in found.items():
+    for name, value in figures.items():
         large = isinstance(value, float) and value >= 1000
         shown = f"{value:,.0f}" if large else f"{value:,}" if isinstance(value, int) else str(value)
         table.add_row(name.replace("_", " "), shown)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(json.dumps(found), soft_wrap=True)
+    results().print(table)
+    _print_json(figures)
 
 
-def _print_histories(found: dict[str, Any]) -> None:
-    """One line a form; end to end is from Parquet to updated tables, a ratio is ours to the form of its line."""
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "results")
-    table = Table(title="histories, samples/s", caption=said, box=None)
+def _print_histories(figures: dict[str, Any]) -> None:
+    """Prints a line a form; end to end is from Parquet to updated tables, a ratio ours to the form of its line."""
+    conditions = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items() if name != "results")
+    table = Table(title="histories, samples/s", caption=conditions, box=None)
     for column in ("model", "", "form", "end to end", "ratio", "step", "ratio", "MiB"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("model", "", "form") else "right")
-    for row in found["results"]:
+    for row in figures["results"]:
         for form, name in (("jagged", "ours"), ("padded", "padded"), ("tuned", "tuned")):
             cells = [row["model"], row["precision"], name]
-            for what in ("end_to_end", "step"):
-                ratio = row.get(f"{what}_ratio_to_{form}")
-                cells += [f"{row[f'{form}_{what}_samples_per_second']:,.0f}", f"{ratio:.1f}" if ratio else ""]
+            for measure in ("end_to_end", "step"):
+                ratio = row.get(f"{measure}_ratio_to_{form}")
+                cells += [f"{row[f'{form}_{measure}_samples_per_second']:,.0f}", f"{ratio:.1f}" if ratio else ""]
             table.add_row(*cells, f"{row[f'{form}_peak_memory_bytes'] / 2**20:,.0f}")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(json.dumps(found), soft_wrap=True)
+    results().print(table)
+    _print_json(figures)

@@ -14,8 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.parquet import DataSet
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
@@ -25,6 +23,7 @@ from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.terminal import messages
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def compare_models(
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
-    board, console = Scoreboard(models, seeds, leading), Console(stderr=True, highlight=False)
+    board, console = Scoreboard(models, seeds, leading), messages()
     with _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             outcome = _earlier(entry)

@@ -1,4 +1,4 @@
-"""In which settings two runs differ: what is there is only gone on with, or compared, as what it was made for."""
+"""Says in which settings two runs differ: a run is only gone on with, or compared, under those it was made with."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ FREE = (
 
 
 class Difference(NamedTuple):
-    """A setting by its path in the run file, and its two values."""
+    """A difference is a setting, by its path in the run file, and its two values."""
 
     key: str
     before: Any
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = ()) -> Difference | None:
-    """The first setting in which two runs differ, beside those of `FREE` and the keys or sections `free`."""
+    """Returns the first setting in which two runs differ, `FREE` and the keys or sections `free` aside; else None."""
     old, new = (_flat(config.model_dump(mode="json", by_alias=True)) for config in (before, now))
     may_differ = (*FREE, *free)
     for key in {**old, **new}:
@@ -35,7 +35,7 @@ def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = 
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in document.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

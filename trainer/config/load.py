@@ -1,4 +1,4 @@
-"""Run files read: YAML, with overrides and a variant laid over it, checked before anything starts."""
+"""Reads run files: YAML, with overrides and a variant laid over it, checked before anything starts."""
 
 import os
 import types
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from shardrec.data_pipeline.declaration import first_problem, unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.overrides import Loader, apply_override
+from shardrec.trainer.config.overrides import RunFileLoader, apply_override
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 
 
@@ -44,10 +44,10 @@ def checked(
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
+    """Returns a run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
     path = Path(path)
     try:
-        declared = yaml.load(path.read_text(), Loader)
+        declared = yaml.load(path.read_text(), RunFileLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such run file") from None
     except IsADirectoryError:
@@ -64,11 +64,11 @@ def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(declared)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, RunConfig)}") from None
+        raise UserError(f"{where}: {problem_in(error, RunConfig)}") from None
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One line about the first problem; an unknown key is shown with the nearest known one."""
+def problem_in(error: ValidationError, root: type[BaseModel]) -> str:
+    """Returns one line about the first problem in a section; an unknown key is shown with the nearest known one."""
     problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), None)
     if problem is None:
         return first_problem(error)
@@ -78,7 +78,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
-    """The keys that the section at `path` knows."""
+    """Returns the keys that the section at `path` knows."""
     at: Any = model
     for part in path:
         at = _inner(at, part)
@@ -89,22 +89,22 @@ def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
 
 def _inner(annotation: Any, part: str) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        found = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
-        return _section_of(found[0]) if found else None
+        annotations = [f.annotation for name, f in annotation.model_fields.items() if part in (name, f.alias)]
+        return _section_of(annotations[0]) if annotations else None
     if get_origin(annotation) in (dict, tuple):
         return _section_of(get_args(annotation)[get_origin(annotation) is dict])
     return None
 
 
 def _section_of(annotation: Any) -> Any:
-    """The section inside `Section | None`."""
+    """Returns the section inside `Section | None`."""
     if get_origin(annotation) in (Union, types.UnionType):
         return next((a for a in get_args(annotation) if a is not type(None)), None)
     return annotation
 
 
 def located(config: RunConfig) -> RunConfig:
-    """With absolute paths: workers and later commands run in other folders."""
+    """Returns the configuration with absolute paths: workers and later commands run in other folders."""
     data = config.data
     names = ("path", "schema_path", *SPLITS)
     update = {name: _absolute(getattr(data, name)) for name in names}
@@ -117,7 +117,7 @@ def located(config: RunConfig) -> RunConfig:
 
 
 def _absolute(paths: Paths | None) -> Any:
-    """Local paths made absolute; URIs pass through."""
+    """Makes local paths absolute; URIs pass through."""
     if isinstance(paths, tuple):
         return tuple(str(_absolute(path)) for path in paths)
     return paths if paths is None or "://" in paths else os.path.abspath(os.path.expanduser(paths))

@@ -1,4 +1,4 @@
-"""`--set a.b=c`: a value written into the document of a run file, before it is checked."""
+"""An override, `--set a.b=c`, is written into the document of a run file before that is checked."""
 
 import re
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from shardrec.data_pipeline.errors import UserError
 OF_THE_WHOLE = ("run", "stages", "variants", "import_from")  # keys that stages have no own
 
 
-class Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (`1e-3` is a number), which PyYAML reads as text."""
+class RunFileLoader(yaml.SafeLoader):
+    """A YAML loader that knows YAML 1.2's floats (`1e-3` is a number), which PyYAML reads as text."""
 
 
-Loader.add_implicit_resolver(
+RunFileLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
@@ -31,7 +31,7 @@ def apply_override(declared: dict[str, Any], override: str) -> None:
     if not equals or not parts:
         raise UserError(f"--set {override}: expected a.b=value")
     try:
-        value = yaml.load(text, Loader)
+        value = yaml.load(text, RunFileLoader)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
     listed = declared.get("stages")
@@ -58,7 +58,7 @@ def _write(document: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`: mappings key by key, anything else replaced.
+    """Lays `over` over `base`: mappings are merged key by key, anything else is replaced.
 
     A mapping whose `name` is another one replaces all of it: a model or an optimizer does not take over the settings
     of a different one.

@@ -1,4 +1,4 @@
-"""The run file: one YAML document that says everything about a run, checked before anything starts.
+"""The run file is one YAML document that says everything about a run, checked before anything starts.
 
 `load` reads it, applies `--set a.b=c` overrides and returns a `RunConfig`; an unknown key is an error that names the
 nearest known one. Paths are relative to the working directory.
@@ -8,9 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
 import yaml
-from pyarrow.fs import FileSystem, FileType
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shardrec.data_pipeline.errors import UserError
@@ -19,20 +17,20 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.data_pipeline.sizes import parse_bytes
 from shardrec.models.table_settings import TableOptimizer, TableSettings
-from shardrec.trainer.config.init_from import Source
+from shardrec.trainer.config.init_from import InitFrom
 
 Paths = str | tuple[str, ...]
 SPLITS = ("train", "validation", "test")
 
 
 class Section(BaseModel):
-    """Base of the run file's sections: immutable, unknown keys are errors."""
+    """A section of the run file is immutable, and unknown keys in it are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class DataConfig(Section):
-    """Which rows, in which order. `path` is a folder made by `shardrec prepare`; the other paths override its parts."""
+    """Says which rows, in which order. `path` is a folder of `shardrec prepare`; the other paths override its parts."""
 
     path: str | None = None
     schema_path: str | None = Field(default=None, alias="schema", description="default: PATH/schema.yaml")
@@ -67,7 +65,7 @@ class DataConfig(Section):
 
     @property
     def schema_file(self) -> str:
-        """Path or URI of the schema. Raises UserError where none is given."""
+        """Returns the path or URI of the schema. Raises UserError where none is given."""
         if self.schema_path:
             return self.schema_path
         if self.path:
@@ -76,14 +74,14 @@ class DataConfig(Section):
 
     @property
     def schema_folder(self) -> str:
-        """Where the schema's vocabularies are."""
+        """Returns the folder of the schema's vocabularies."""
         return os.path.dirname(self.schema_file)
 
     def split(self, name: str) -> Paths | None:
-        """The paths of a split, or None where the data set lacks it. Raises UserError where there is no train split."""
-        given: Paths | None = getattr(self, name)
-        if given is not None:
-            return given
+        """Returns a split's paths, None where the data set lacks it. Raises UserError where there is no train split."""
+        paths: Paths | None = getattr(self, name)
+        if paths is not None:
+            return paths
         folder = f"{(self.path or '').rstrip('/')}/{name}"
         if self.path and _exists(folder):
             return folder
@@ -93,7 +91,7 @@ class DataConfig(Section):
 
 
 class TowerOptimizer(Section):
-    """How the tower is updated (torch.optim)."""
+    """Says how the tower is updated (by torch.optim)."""
 
     name: Literal["sgd", "adagrad", "rmsprop", "adam"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -107,7 +105,7 @@ class TowerOptimizer(Section):
 
     @property
     def has_momentum(self) -> bool:
-        """Whether it keeps a moving sum of gradients; Adam's moments are its own."""
+        """Returns whether it keeps a moving sum of gradients; Adam's moments are its own."""
         return self.name in ("sgd", "rmsprop") and self.momentum > 0
 
     @field_validator("weight_decay", mode="before")
@@ -117,7 +115,7 @@ class TowerOptimizer(Section):
 
 
 class Schedule(Section):
-    """A factor on both learning rates: linear warm-up from 0, then decay until the last step."""
+    """A schedule is a factor on both learning rates: linear warm-up from 0, then decay until the last step."""
 
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["none", "linear", "cosine"] = "none"
@@ -125,13 +123,15 @@ class Schedule(Section):
 
 
 class OptimizerConfig(Section):
+    """Says how tables and tower are updated."""
+
     tables: TableOptimizer = TableOptimizer()
     tower: TowerOptimizer = TowerOptimizer()
     schedule: Schedule = Schedule()
 
 
 class EvaluationConfig(Section):
-    """When the validation split is scored: every n steps, every n epochs, or both.
+    """Says when the validation split is scored: every n steps, every n epochs, or both.
 
     `at_start` scores it before the first step too, so that a run that starts from another one may find that nothing
     beats what it was given. `test` scores the test split as often, for the record only: nothing is chosen by it.
@@ -144,7 +144,7 @@ class EvaluationConfig(Section):
 
 
 class EarlyStopping(Section):
-    """Stops after `patience` evaluations without an improvement of more than `min_delta`."""
+    """Training stops after `patience` evaluations without an improvement of more than `min_delta`."""
 
     metric: str = "auc"
     patience: int = Field(default=1, gt=0)
@@ -160,6 +160,8 @@ class CheckpointConfig(Section):
 
 
 class TrainerConfig(Section):
+    """Says how long a run trains, how precisely, and what it does between steps."""
+
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=1, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
@@ -175,12 +177,12 @@ class TrainerConfig(Section):
 
     @property
     def selection_metric(self) -> str | None:
-        """The metric that decides what `best` is, where the run file names one."""
+        """Returns the metric that decides what `best` is, where the run file names one."""
         return self.early_stopping.metric if self.early_stopping else self.best_metric
 
 
 class Rates(Section):
-    """A worker's rates, bytes/s; None: those usual for its device."""
+    """A worker's rates are in bytes/s; None is what is usual for its device."""
 
     row_bandwidth: float | None = Field(default=None, gt=0, description="reading rows of tables")
     local_bandwidth: float | None = Field(default=None, gt=0, description="to the workers of its machine")
@@ -190,7 +192,7 @@ class Rates(Section):
 
 
 class LaunchConfig(Section):
-    """Where a run's workers run. `workers: null` is one a GPU, or one process with all cores where there is none."""
+    """Says where a run's workers run. `workers: null` is one a GPU, or one process with all cores without GPUs."""
 
     workers: int | None = Field(default=None, gt=0)
     backend: Literal["auto", "in_process", "ray"] = "auto"
@@ -209,7 +211,7 @@ class LaunchConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole run, or a chain of them. `model` is a name or `module:Class`, with its settings beside it."""
+    """The configuration of a run, or of a chain. `model` is a name or `module:Class`, with its settings beside it."""
 
     run: str = Field(description="the run folder")
     data: DataConfig
@@ -218,7 +220,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     launch: LaunchConfig = LaunchConfig()
-    init_from: tuple[Source, ...] = Field(default=(), description="tables and tower parameters to start from")
+    init_from: tuple[InitFrom, ...] = Field(default=(), description="tables and tower parameters to start from")
     import_from: str | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
     stages: tuple[dict[str, Any], ...] = Field(
         default=(), description="runs in turn, each a partial run file with a `name`, merged over the rest"
@@ -235,9 +237,9 @@ class RunConfig(Section):
     @field_validator("init_from", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """A run folder alone stands for all that it holds."""
+        """Takes a run folder alone for all that it holds."""
         value = {"run": value} if isinstance(value, str) else value
-        return [value] if isinstance(value, Mapping | Source) else value or ()
+        return [value] if isinstance(value, Mapping | InitFrom) else value or ()
 
     @model_validator(mode="after")
     def _has_name(self) -> "RunConfig":
@@ -252,7 +254,7 @@ class RunConfig(Section):
         return self
 
     def load_schema(self) -> Schema:
-        """The schema of the features that this run uses, with the crosses that it makes and the tables that it shares.
+        """Returns the schema of the features that this run uses, with its crosses and the tables that it shares.
 
         A cross may be of features that are not used otherwise. Raises UserError for unknown features, for what cannot
         be crossed, and for features of different ids that are to share a table.
@@ -267,14 +269,17 @@ class RunConfig(Section):
         return schema
 
     def dump(self) -> str:
-        """The resolved run file as YAML."""
+        """Returns the resolved run file as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, width=120)
 
 
 def _exists(path: str) -> bool:
-    """Whether a local path or URI is there. Raises UserError for a URI that no file system knows."""
+    """Returns whether a local path or URI is there. Raises UserError for a URI that no file system knows."""
     if "://" not in path:
         return os.path.exists(path)
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, FileType
+
     try:
         system, place = FileSystem.from_uri(path)
         return system.get_file_info(place).type != FileType.NotFound

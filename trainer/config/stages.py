@@ -1,4 +1,4 @@
-"""`stages:` of a run file: runs in turn, each of which may start from the tables and towers of earlier ones.
+"""`stages:` of a run file are runs in turn, each of which may start from the tables and towers of earlier ones.
 
 A stage is a partial run file with a `name`. Its whole configuration is the file's own sections with the stage's laid
 over them, its run folder RUN/NAME; what comes out are ordinary run configurations.
@@ -17,7 +17,7 @@ from shardrec.trainer.config.sections import RunConfig
 
 
 def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
-    """Stage name -> its whole configuration, in order; {} where a run has no stages.
+    """Returns stage name -> its whole configuration, in order; {} where a run has no stages.
 
     Sources that name a stage come out naming its run folder. Raises UserError for a stage without a name or of a taken
     one, for keys that a stage cannot have, and for a source that is no earlier stage.
@@ -26,25 +26,25 @@ def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
     common = {key: value for key, value in common.items() if key not in ("stages", "variants")}
     if config.stages and config.init_from:
         raise UserError("init_from: in a run of stages it belongs into the stage that starts from it")
-    found: dict[str, RunConfig] = {}
+    resolved_stages: dict[str, RunConfig] = {}
     for stage in config.stages:
-        name = _checked_name(stage, found)
+        name = _checked_name(stage, resolved_stages)
         own = {key: value for key, value in stage.items() if key != "name"}
         if isinstance(own.get("model"), str):
             own["model"] = {"name": own["model"]}
         declared = laid_over(common, own) | {"run": f"{config.run}/{name}"}
         resolved = parse(declared, f"stage {name!r}")
-        found[name] = located(_with_folders(resolved, name, found))
-    return found
+        resolved_stages[name] = located(_with_folders(resolved, name, resolved_stages))
+    return resolved_stages
 
 
 def planned_folders(stages: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Run folder -> the configuration of the stage that will make it."""
+    """Returns run folder -> the configuration of the stage that will make it."""
     return {stage.run: stage for stage in stages.values()}
 
 
 def by_stage_names(config: RunConfig) -> RunConfig:
-    """A stage's configuration with names for the earlier stages that it starts from, wherever the chain's folder is."""
+    """Returns a stage's configuration with the earlier stages that it starts from by name, wherever their folder is."""
     whole = Path(config.run).parent
     sources = (
         source.model_copy(update={"run": None, "stage": Path(source.run).name})
@@ -68,7 +68,7 @@ def _checked_name(stage: Mapping[str, Any], earlier: Mapping[str, RunConfig]) ->
 
 
 def _with_folders(config: RunConfig, name: str, earlier: Mapping[str, RunConfig]) -> RunConfig:
-    """The configuration with run folders for the stages that it starts from."""
+    """Returns the configuration with run folders for the stages that it starts from."""
     sources = []
     for source in config.init_from:
         if source.stage is not None:

@@ -1,4 +1,4 @@
-"""Variants of a run file: one document that holds several models, each as a partial run file merged over the rest.
+"""Variants let one run file hold several models, each as a partial run file merged over the rest.
 
 All of this works on the document as it was read, before it is checked: a variant gives only what it changes.
 """
@@ -17,7 +17,7 @@ from shardrec.trainer.config.overrides import laid_over
 
 
 def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:
-    """The run file with one of its variants merged over it, and without `variants`.
+    """Returns the run file with one of its variants merged over it, and without `variants`.
 
     A name of `MODELS` that is no variant stands for that model with the settings of the file's own that it knows.
     Raises UserError naming `where` for an unknown name and for variants that are not mappings.
@@ -41,7 +41,7 @@ def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, A
 
 
 def _merged_model(base: Any, over: Any) -> Any:
-    """A model section over the file's own. Another model takes from that what it knows and leaves the rest."""
+    """Lays a model section over the file's own, of which another model takes what it knows and leaves the rest."""
     base, over = ({"name": given} if isinstance(given, str) else given for given in (base, over))
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
@@ -53,7 +53,7 @@ def _merged_model(base: Any, over: Any) -> Any:
 
 
 def _known_part(given: Mapping[str, Any], settings: type[BaseModel]) -> dict[str, Any]:
-    """The keys of `given` that `settings` has, in its sections too."""
+    """Returns the keys of `given` that `settings` has, in its sections too."""
     kept = {}
     for key, value in given.items():
         if key not in settings.model_fields:

@@ -1,11 +1,15 @@
 """Where workers come from.
 
-- `allocator.py`: The C allocator's settings for training: memory that one step frees is for the next one, not for the
-- `backends.py`: Runs one worker function on every worker: in this process, under torchrun, or on a Ray cluster by Ray
-- `captured_output.py`: Keeps what libraries print out of the user's way: in a log file instead of on the terminal
-- `environment.py`: Where a worker stands among its peers, and the few collectives on small Python objects that a run
-- `on_ray.py`: Workers on Ray, by Ray Train's TorchTrainer: a local Ray that is started and stopped, or a cluster
-- `peak_memory.py`: Peak memory of a run on this machine: of the launching process and all that descends from it
-- `supervision.py`: Around a launch, in the process that the user started: progress on the terminal, chatter in logs
-- `worker.py`: One worker's whole life, however it was launched: threads, process group, precision, work, and a line
+- `allocator.py`: the C allocator keeps memory for the next step
+- `backends.py`: a worker function runs in this process, under torchrun, or on Ray
+- `captured_output.py`: what libraries print goes into a log
+- `cores.py`: how many cores there are, and how many workers and threads a run has
+- `early.py`: a local Ray and this process's imports start side by side
+- `environment.py`: a worker's place among its peers
+- `on_ray.py`: a worker function runs on Ray's workers
+- `peak_memory.py`: peak memory of all of a run's processes
+- `ray_train.py`: Ray Train without what a first step would wait for
+- `running_ray.py`: a local Ray is started and stopped, or a cluster joined
+- `supervision.py`: progress, logs and memory around a launch
+- `worker.py`: a worker's whole life, however it was launched
 """

@@ -1,4 +1,4 @@
-"""The C allocator's settings for training: memory that one step frees is for the next one, not for the system.
+"""Sets the C allocator for training: memory that one step frees is for the next one, not for the system.
 
 glibc hands large blocks back as soon as they are free, and the next step faults every page of them in anew: up to
 90,000 page faults in a DIEN step of 4,096 rows. What a process needs at most is the same either way.
@@ -13,7 +13,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Settles it for this process, where the C library is glibc and the user has not settled it by the environment.
+    """Sets this process's allocator, where the C library is glibc and the user has not set it by the environment.
 
     Returns whether it did.
     """

@@ -1,19 +1,24 @@
-"""Runs one worker function on every worker: in this process, under torchrun, or on a Ray cluster by Ray Train."""
+"""Runs one worker function on every worker: in this process, under torchrun, or on a Ray cluster by Ray Train.
+
+Which of these it is can be told without torch, where the run file names its workers.
+"""
 
 import os
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
-from shardrec.trainer.launch.environment import Environment, default_workers, resolve_device
-from shardrec.trainer.launch.worker import Worker, run_worker
+from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.run_folder.folder import RunFolder
+
+if TYPE_CHECKING:
+    from shardrec.trainer.launch.worker import Worker
 
 Backend = Literal["in_process", "torchrun", "ray"]
 
 
-def launch(worker: Worker, config: RunConfig, folder: RunFolder, **arguments: Any) -> dict[str, Any]:
+def launch(worker: "Worker", config: RunConfig, folder: RunFolder, **arguments: Any) -> dict[str, Any]:
     """Runs `worker` on all workers of `config.launch`; returns rank 0's result.
 
     Raises UserError as some worker raised it, or one that names the log where a worker died otherwise.
@@ -22,6 +27,9 @@ def launch(worker: Worker, config: RunConfig, folder: RunFolder, **arguments: An
         from shardrec.trainer.launch.on_ray import launch_on_ray  # a machine without Ray can still run in-process
 
         return launch_on_ray(worker, config, folder, arguments)
+    from shardrec.trainer.launch.environment import Environment
+    from shardrec.trainer.launch.worker import run_worker
+
     try:
         return run_worker(worker, config, folder, Environment.from_variables(config.launch.device), arguments)
     except UserError:
@@ -33,7 +41,7 @@ def launch(worker: Worker, config: RunConfig, folder: RunFolder, **arguments: An
 
 
 def choose_backend(launch: LaunchConfig) -> Backend:
-    """torchrun where its variables are set, Ray for several workers or where a cluster is named, else this process.
+    """Returns torchrun where its variables are set, Ray for several workers or a named cluster, else this process.
 
     Raises UserError for several workers in one process.
     """
@@ -43,9 +51,9 @@ def choose_backend(launch: LaunchConfig) -> Backend:
         raise UserError(f"launch: in_process runs one worker, {launch.workers} are asked for; use backend: ray")
     if launch.backend != "auto":
         return launch.backend
-    cluster = launch.address or os.environ.get("RAY_ADDRESS")
-    workers = launch.workers or default_workers(resolve_device(launch.device))
-    return "ray" if cluster or workers > 1 else "in_process"
+    if launch.address or os.environ.get("RAY_ADDRESS"):
+        return "ray"
+    return "ray" if worker_count(launch) > 1 else "in_process"
 
 
 def flush_and_exit(code: int) -> None:

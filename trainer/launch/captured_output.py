@@ -43,7 +43,7 @@ def captured_output(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _outside(stream: TextIO) -> Iterator[TextIO]:
-    """A handle to where `stream` leads, that descriptors moved later do not change."""
+    """Yields a handle to where `stream` leads, which descriptors moved later do not change."""
     try:
         descriptor = os.dup(stream.fileno())
     except (OSError, ValueError):  # not backed by a descriptor, so not moved either

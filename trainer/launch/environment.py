@@ -1,4 +1,4 @@
-"""Where a worker stands among its peers, and the few collectives on small Python objects that a run needs."""
+"""An environment is a worker's place among its peers, with the few collectives on Python objects that a run needs."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from shardrec.trainer.config.sections import LaunchConfig
-
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 3600.0  # that ranks wait for one another around checkpoints
@@ -17,7 +15,7 @@ PATIENCE_SECONDS = 3600.0  # that ranks wait for one another around checkpoints
 
 @dataclass
 class Environment:
-    """One worker's place. The default process group spans all workers of the run.
+    """An environment is one worker's place. The default process group spans all workers of the run.
 
     The collectives here go through a gloo group of their own that waits for long: around checkpoints some ranks write
     or fill far larger tables than others. A rank that is lost is noticed at once all the same.
@@ -33,12 +31,12 @@ class Environment:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the worker that writes shared files."""
+        """Returns whether this is the worker that writes shared files."""
         return self.rank == 0
 
     @classmethod
     def from_variables(cls, device: str) -> "Environment":
-        """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; alone where they are not set."""
+        """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; where they are not set, the worker is alone."""
         rank, world_size, local_rank = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -70,47 +68,33 @@ class Environment:
         return tensor
 
     def barrier(self) -> None:
+        """Waits for all ranks."""
         if self.world_size > 1:
             dist.barrier(group=self._patient)
 
     def broadcast(self, value: T | None) -> T:
-        """Rank 0's value, on every rank."""
+        """Returns rank 0's value, on every rank."""
         box: list[Any] = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0, group=self._patient)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """All ranks' values in rank order, on every rank."""
+        """Returns all ranks' values in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value, group=self._patient)
-        return found
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._patient)
+        return values
 
 
 def resolve_device(device: str, local_rank: int = 0) -> torch.device:
-    """`auto` is this worker's GPU where there is one, else the CPU."""
+    """Returns the device that a run file names; `auto` is this worker's GPU where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
 
 
 def default_workers(device: torch.device) -> int:
-    """One worker a GPU; on CPU one process, since threads beat processes there until memory bandwidth is short."""
+    """Returns one worker a GPU; on CPU one, since threads beat processes there until memory bandwidth is short."""
     return torch.cuda.device_count() if device.type == "cuda" else 1
-
-
-def cores() -> int:
-    """Cores that this process may use: its affinity, within its container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return allowed
-
-
-def worker_threads(launch: LaunchConfig, local_world_size: int) -> int:
-    return launch.threads or max(1, cores() // local_world_size)

@@ -1,4 +1,4 @@
-"""Peak memory of a run on this machine: of the launching process and all that descends from it, Ray's daemons included.
+"""Measures a run's peak memory on this machine: of the launching process and all its descendants, Ray's daemons too.
 
 At one moment it is the sum of the processes' Pss (/proc/PID/smaps_rollup: a page that n processes share counts 1/n in
 each) plus the files in /dev/shm that appeared since and that none of them maps. The page cache does not count. Where
@@ -23,7 +23,7 @@ _KIB = 1024
 
 
 def process_tree(pid: int) -> set[psutil.Process]:
-    """The process and all its descendants that are alive; empty where there is none."""
+    """Returns the process and all its descendants that are alive; the empty set where there is none."""
     try:
         root = psutil.Process(pid)
         return {root, *root.children(recursive=True)}
@@ -32,7 +32,7 @@ def process_tree(pid: int) -> set[psutil.Process]:
 
 
 def pss_bytes(pid: int) -> int:
-    """Proportional set size of one process, 0 once it is gone; its resident size where the system does not tell Pss."""
+    """Returns a process's proportional set size, 0 once it is gone; the resident size where the system tells no Pss."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as lines:
             return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(b"Pss:")), 0)
@@ -46,7 +46,7 @@ def pss_bytes(pid: int) -> int:
 
 
 class MemoryMonitor:
-    """Measures every two seconds, in a thread, for as long as the context lasts.
+    """A monitor measures every two seconds, in a thread, for as long as the context lasts.
 
     roots: processes that count (default: this one) with their descendants, also with those that outlive their parents
     duty: at most this part of the time is spent measuring, which walks all pages of all processes
@@ -90,14 +90,14 @@ class MemoryMonitor:
             pause = max(self._interval, (time.monotonic() - began) / self._duty)
 
     def _sample(self) -> None:
-        found = set().union(*map(process_tree, tuple(self._roots)))
-        orphans = {p for p in self._known - found if p.is_running()}
-        self._known = found.union(orphans, *(process_tree(p.pid) for p in orphans))
+        alive = set().union(*map(process_tree, tuple(self._roots)))
+        orphans = {p for p in self._known - alive if p.is_running()}
+        self._known = alive.union(orphans, *(process_tree(p.pid) for p in orphans))
         pids = [p.pid for p in self._known]
         self.peak_bytes = max(self.peak_bytes, sum(map(pss_bytes, pids)) + self._unmapped_bytes(pids))
 
     def _unmapped_bytes(self, pids: Iterable[int]) -> int:
-        """Size in memory of the new files in /dev/shm that no process of the run maps."""
+        """Returns the size in memory of the new files in /dev/shm that no process of the run maps."""
         new = [(path, size) for inode, path, size in _shared_files() if inode not in self._shared_before]
         if not new:
             return 0
@@ -106,8 +106,8 @@ class MemoryMonitor:
 
 
 def _shared_files() -> list[tuple[int, str, int]]:
-    """(inode, path, bytes in memory) of our own files in /dev/shm."""
-    found = []
+    """Returns (inode, path, bytes in memory) of this user's files in /dev/shm."""
+    files = []
     for folder, _, names in os.walk(_SHARED):
         for name in names:
             path = os.path.join(folder, name)
@@ -116,12 +116,12 @@ def _shared_files() -> list[tuple[int, str, int]]:
             except OSError:
                 continue
             if status.st_uid == os.getuid():
-                found.append((status.st_ino, path, status.st_blocks * 512))
-    return found
+                files.append((status.st_ino, path, status.st_blocks * 512))
+    return files
 
 
 def _mapped_files(pid: int) -> set[str]:
-    """Paths in /dev/shm that a process maps; those already unlinked have ' (deleted)' behind them and match none."""
+    """Returns the paths in /dev/shm that a process maps; unlinked ones end in ' (deleted)' and match none."""
     try:
         with open(f"/proc/{pid}/maps") as lines:
             return {line.rstrip("\n").split(maxsplit=5)[5] for line in lines if f" {_SHARED}/" in line}

@@ -1,34 +1,35 @@
-"""Around a launch, in the process that the user started: progress on the terminal, chatter in logs, peak memory."""
+"""Watches a launch from the process that the user started: progress on the terminal, chatter in logs, peak memory."""
 
 import os
 import sys
 import time
 from contextlib import nullcontext
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import flush_and_exit, launch
 from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.peak_memory import MemoryMonitor
-from shardrec.trainer.launch.worker import Worker
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
+from shardrec.trainer.run_folder.terminal import messages
+
+if TYPE_CHECKING:
+    from shardrec.trainer.launch.worker import Worker
 
 
 def leads() -> bool:
-    """Whether this is the process that writes and prints: the only one, but for torchrun's further ranks."""
+    """Returns whether this process writes and prints, as all do but torchrun's further ranks."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def _root() -> int:
-    """The process that all of a run's processes on this machine descend from: torchrun where it launched this one."""
+    """Returns the process that a run's processes on this machine descend from: torchrun where it launched this one."""
     return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ and leads() else os.getpid()
 
 
 def supervised(
-    worker: Worker,
+    worker: "Worker",
     config: RunConfig,
     folder: RunFolder,
     *,
@@ -48,7 +49,7 @@ def supervised(
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
     with MemoryMonitor({_root()}) as memory, captured as terminal:
-        console = Console(file=terminal, stderr=True, force_jupyter=False)
+        console = messages(terminal)
         with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
             result = launch(worker, config, folder, **arguments)
     if not leads():

@@ -1,4 +1,4 @@
-"""One worker's whole life, however it was launched: threads, process group, precision, work, and a line if it fails."""
+"""A worker's life is the same however it was launched: threads, process group, precision, work, a line if it fails."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,8 @@ import torch.distributed as dist
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.allocator import keep_freed_memory
-from shardrec.trainer.launch.environment import Environment, worker_threads
+from shardrec.trainer.launch.cores import worker_threads
+from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 
 Worker = Callable[..., dict[str, Any]]
@@ -63,10 +64,10 @@ def _matmul_precision(wanted: str) -> Iterator[None]:
 
 
 def _fastest_accurate(environment: Environment) -> str:
-    """What `auto` stands for: `medium` where products under it are accurate here (worst row), else `highest`."""
+    """Returns what `auto` is: `medium` where products under it are accurate here (worst row), else `highest`."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 512, generator=generator).to(environment.device) for _ in range(2))
     with _matmul_precision("medium"):
-        found, exact = (a @ b.T).double(), a.double() @ b.double().T
-    error = ((found - exact).norm(dim=1) / exact.norm(dim=1)).max().item()
+        rounded, exact = (a @ b.T).double(), a.double() @ b.double().T
+    error = ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).max().item()
     return "medium" if error < MATMUL_ERROR else "highest"

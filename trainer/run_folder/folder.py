@@ -1,4 +1,4 @@
-"""The run folder: everything that evaluate, predict, export and resume need, and the only checkpoint store.
+"""A run folder holds everything that evaluate, predict, export and resume need, and is the only checkpoint store.
 
 config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
 checkpoints/step-N/   complete or absent
@@ -29,6 +29,8 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 
 @dataclass(frozen=True)
 class RunFolder:
+    """A run folder is known by its path; its methods say what is in it, and write it."""
+
     path: Path
 
     @property
@@ -57,12 +59,12 @@ class RunFolder:
 
     @property
     def stages_file(self) -> Path:
-        """The resolved run file of a run of stages, instead of `config_file`."""
+        """Returns the resolved run file of a run of stages, which has it instead of `config_file`."""
         return self.path / "stages.yaml"
 
     @property
     def error_file(self) -> Path:
-        """What stopped the run on some worker, as one line: written by the worker, read by the launcher."""
+        """Returns the file with the line that stopped the run on some worker, which writes it for the launcher."""
         return self.logs / "error.json"
 
     # ------------------------------------------------------------ making and opening
@@ -100,7 +102,7 @@ class RunFolder:
 
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":
-        """The folder that another process is about to create, on the same machine or on shared storage."""
+        """Waits for the folder that another process is about to create, on the same machine or on shared storage."""
         folder, deadline = cls(Path(config.run)), time.monotonic() + config.launch.timeout
         while not folder.config_file.exists():
             if time.monotonic() > deadline:
@@ -112,7 +114,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """A run folder that is there; of a run of stages that of the last one.
+        """Opens a run folder that is there; of a run of stages that of the last one.
 
         Raises UserError where there is none, and where the last stage is not finished.
         """
@@ -134,12 +136,13 @@ class RunFolder:
         shutil.rmtree(self.path)
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
-        """The run's resolved configuration; run and schema are where the folder is now."""
+        """Returns the run's resolved configuration; run and schema are where the folder is now."""
         config = load(self.config_file, overrides)
         data = config.data.model_copy(update={"schema_path": str(self.schema_file)})
         return config.model_copy(update={"run": str(self.path), "data": data})
 
     def schema(self) -> Schema:
+        """Returns the schema that is kept here."""
         return Schema.load(self.schema_file)
 
     def _keep_schema(self, config: RunConfig) -> None:
@@ -165,17 +168,18 @@ class RunFolder:
     # ------------------------------------------------------------ checkpoints
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, ascending."""
+        """Returns the steps of all complete checkpoints, ascending."""
         if not self.checkpoints.exists():
             return []
         names = (re.fullmatch(r"step-(\d+)", p.name) for p in self.checkpoints.iterdir())
         return sorted(int(m[1]) for m in names if m and (self.checkpoints / m[0] / "manifest.json").exists())
 
     def checkpoint(self, step: int) -> Path:
+        """Returns the folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step}"
 
     def best_step(self) -> int | None:
-        """The step that `checkpoints/best` names, if its checkpoint is there."""
+        """Returns the step that `checkpoints/best` names, if its checkpoint is there."""
         try:
             step = int((self.checkpoints / "best").read_text())
         except (FileNotFoundError, ValueError):
@@ -183,24 +187,25 @@ class RunFolder:
         return step if step in self.steps() else None
 
     def choose_step(self, step: int | None = None) -> int:
-        """The step asked for, else the best, else the last. Raises UserError where there is no such checkpoint."""
+        """Returns the step asked for, else the best, else the last. Raises UserError where there is none."""
         steps = self.steps()
         if step is None:
             best = self.best_step()
             step = max(steps, default=None) if best is None else best
         if step not in steps:
-            found = ", ".join(map(str, steps)) or "none"
+            present = ", ".join(map(str, steps)) or "none"
             wanted = f" of step {step}" if step is not None else ""
-            raise UserError(f"{self.checkpoints}: no complete checkpoint{wanted}; there is: {found}")
+            raise UserError(f"{self.checkpoints}: no complete checkpoint{wanted}; there is: {present}")
         return step
 
     def mark_best(self, step: int) -> None:
+        """Makes `checkpoints/best` name a step."""
         write_atomically(self.checkpoints / "best", f"{step}\n")
 
     # ------------------------------------------------------------ records
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that is over, by its own word; None while it is not."""
+        """Returns the summary of a run that is over, by its own word; None while it is not."""
         try:
             summary = json.loads(self.summary_file.read_text())
         except FileNotFoundError:
@@ -214,16 +219,16 @@ class RunFolder:
             file.write(line + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """All complete lines of metrics.jsonl."""
+        """Returns all complete lines of metrics.jsonl."""
         if not self.metrics_file.exists():
             return []
-        found = []
+        records = []
         for line in self.metrics_file.read_text().splitlines():
             try:
-                found.append(json.loads(line))
+                records.append(json.loads(line))
             except json.JSONDecodeError:
                 continue  # a kill can cut the last line short
-        return found
+        return records
 
     def forget_records_after(self, step: int) -> None:
         """Drops what was recorded after `step`: those steps are about to be done again."""
@@ -239,6 +244,7 @@ class RunFolder:
             pass
 
     def failure(self) -> UserError | None:
+        """Returns what stopped the run on some worker, if anything did."""
         try:
             return UserError(json.loads(self.error_file.read_text())["error"])
         except (FileNotFoundError, json.JSONDecodeError):

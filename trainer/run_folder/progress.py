@@ -1,4 +1,4 @@
-"""How far a run is: the leading worker writes a small file, the process that the user started shows it.
+"""The leading worker writes how far a run is into a small file, and the process that the user started shows it.
 
 A file, since the two are different processes (of different machines, perhaps) that share the run folder. Writing is
 limited to a few times a second and never fails a run.
@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from shardrec.data_pipeline.whole_files import whole_file
+from shardrec.trainer.run_folder.terminal import messages
 
 _FILE = "progress.json"
 _WRITE_SECONDS = 0.2
@@ -33,7 +34,7 @@ _LINE_SECONDS = 10.0  # between lines where the output is not a terminal
 
 @dataclass(frozen=True)
 class Event:
-    """What the leading worker is doing. steps: how many there will be in this phase; rate: samples a second."""
+    """An event is what the leading worker is doing. steps: how many this phase will have; rate: samples a second."""
 
     phase: str
     step: int = 0
@@ -44,7 +45,7 @@ class Event:
 
     @property
     def figures(self) -> str:
-        """What is known beside the count of steps."""
+        """Returns what is known beside the count of steps."""
         known = {
             "epoch {}": self.epoch,
             "loss {:.4f}": self.loss,
@@ -54,7 +55,7 @@ class Event:
 
 
 class ProgressFile:
-    """Where the leading worker says how far it is. With `enabled` false (the other workers) nothing is written."""
+    """The leading worker says here how far it is. With `enabled` false (the other workers) nothing is written."""
 
     def __init__(self, logs: str | Path, *, enabled: bool = True) -> None:
         self._path = Path(logs) / _FILE
@@ -63,7 +64,7 @@ class ProgressFile:
         self._next = 0.0
 
     def phase(self, name: str) -> None:
-        """Something without steps begins."""
+        """Says that something without steps begins."""
         self.write(Event(name))
 
     def step(
@@ -76,12 +77,12 @@ class ProgressFile:
         loss: float | None = None,
         rate: float | None = None,
     ) -> None:
-        """`step` of `steps` is done."""
+        """Says that `step` of `steps` is done."""
         if self._enabled:
             self.write(Event(phase, step, steps, epoch, loss, rate))
 
     def counter(self, phase: str, steps: int | None = None) -> Callable[[int], None]:
-        """Begins a phase; the function that is returned takes the number of steps done."""
+        """Begins a phase, and returns the function that takes the number of steps done."""
         self.step(phase, 0, steps)
         return lambda done: self.step(phase, done, steps)
 
@@ -100,11 +101,11 @@ class ProgressFile:
 
 
 class ProgressView:
-    """Shows what the leading worker writes: a bar on a terminal, else a line at a new phase and every ten seconds."""
+    """The view shows what the leading worker writes: a bar on a terminal, else a line a phase and every ten seconds."""
 
     def __init__(self, logs: str | Path, *, console: Console | None = None, quiet: bool = False) -> None:
         self._path = Path(logs) / _FILE
-        self._console = console or Console(stderr=True)
+        self._console = console or messages()
         self._quiet = quiet
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs: metrics.jsonl, TensorBoard, the progress file, summary.json."""
+"""Writes what a run leaves for people and programs: metrics.jsonl, TensorBoard, the progress file, summary.json."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from shardrec.trainer.run_folder.progress import ProgressFile
 
 
 class Reporter:
-    """Writes on the leading worker and does nothing on the others."""
+    """A reporter writes on the leading worker and does nothing on the others."""
 
     def __init__(self, folder: RunFolder, *, leads: bool, tensorboard: bool) -> None:
         self.folder, self.leads = folder, leads
@@ -29,7 +29,7 @@ class Reporter:
             self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
 
     def record(self, kind: str, step: int, values: dict[str, Any], prefix: str = "") -> None:
-        """One line in metrics.jsonl, and each number as the TensorBoard scalar `prefix/name`."""
+        """Writes one line in metrics.jsonl, and each number as the TensorBoard scalar `prefix/name`."""
         if not self.leads:
             return
         self.folder.record(kind, step, finite(values))
@@ -39,16 +39,18 @@ class Reporter:
                     self._writer.add_scalar(f"{prefix or kind}/{name}", value, step)
 
     def close(self) -> None:
+        """Ends TensorBoard's file."""
         if self._writer is not None:
             self._writer.close()
 
 
 def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Writes summary.json."""
     write_atomically(folder.summary_file, json.dumps(finite(summary), indent=2) + "\n")
 
 
 def finite(values: Any) -> Any:
-    """Numbers that JSON lacks (NaN, infinities) as null."""
+    """Returns the values with null for the numbers that JSON lacks (NaN, infinities)."""
     if isinstance(values, dict):
         return {key: finite(value) for key, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values

@@ -1,4 +1,4 @@
-"""What a finished command prints."""
+"""Prints what a finished command came to."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +11,14 @@ from rich.table import Table
 from shardrec.data_pipeline.sizes import readable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.terminal import results
 
 SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae")
 
 
 def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
-    """The summary of a training run: where it is, its metrics, its speed."""
-    console = Console(highlight=False)
+    """Prints the summary of a training run: its metrics, its speed, where it is."""
+    console = results()
     _print_metrics(console, summary["metrics"], best_attainable(config))
     facts = [
         f"{summary['steps']} steps",
@@ -37,25 +38,25 @@ def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
     console.print(f"run folder: {config.run}", soft_wrap=True)
 
 
-def print_metrics(folder: RunFolder, found: dict[str, Any]) -> None:
-    """The result of `shardrec evaluate`."""
-    console = Console(highlight=False)
-    _print_metrics(console, found["metrics"], {})
-    if held := found.get("table_bytes"):
-        console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in held.items()))
-    console.print(f"checkpoint step-{found['step']} of {folder.path}", soft_wrap=True)
+def print_metrics(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Prints the result of `shardrec evaluate`."""
+    console = results()
+    _print_metrics(console, result["metrics"], {})
+    if table_bytes := result.get("table_bytes"):
+        console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in table_bytes.items()))
+    console.print(f"checkpoint step-{result['step']} of {folder.path}", soft_wrap=True)
 
 
 def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
-    """split -> metrics that no model can beat, where the data's maker knows them (`best.yaml` beside the data)."""
+    """Returns split -> metrics that no model can beat, where the data's maker knows them (`best.yaml` beside it)."""
     path = Path(config.data.path or "") / "best.yaml"
     return yaml.safe_load(path.read_text()) if config.data.path and path.exists() else {}
 
 
 def shown(metrics: Iterable[str]) -> list[str]:
-    """Those of some metrics that tables for people have, in their order."""
-    found = list(metrics)
-    return [name for name in SHOWN if name in found] + [name for name in found if "@" in name]
+    """Returns those of some metrics that tables for people have, in their order."""
+    names = list(metrics)
+    return [name for name in SHOWN if name in names] + [name for name in names if "@" in name]
 
 
 def _print_metrics(console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]) -> None:

@@ -1,13 +1,38 @@
-"""Reports for people in which no number is cut off: lines are as long as they need to be, which a terminal breaks."""
+"""Commands write results to standard output and messages to standard error, and cut no number off."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 WIDEST = 10_000
 """Columns that a table may take."""
+
+
+def results() -> Console:
+    """Returns a console on standard output, for what a command was asked for."""
+    return Console(highlight=False)
+
+
+def messages(file: TextIO | None = None) -> Console:
+    """Returns a console on standard error, or on `file`, for what is said meanwhile."""
+    return Console(file=file, stderr=True, highlight=False, force_jupyter=False)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Shows one line on standard error while it lasts; what is yielded sets its text."""
+    with messages().status("") as status:
+        yield lambda text: status.update(escape(text))
+
+
+def error_line(error: Exception) -> str:
+    """Returns the one line that a command ends with because of `error`."""
+    return f"shardrec: error: {' '.join(str(error).split())}"
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -25,7 +25,7 @@ from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.trainer.config.import_path import append_to_path
-from shardrec.trainer.config.load import explain
+from shardrec.trainer.config.load import problem_in
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.loaders import loader_for
@@ -43,7 +43,7 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
     try:
         settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
     except ValidationError as error:
-        raise UserError(f"model {config.model['name']}: {explain(error, config_class)}") from None
+        raise UserError(f"model {config.model['name']}: {problem_in(error, config_class)}") from None
     fields = Fields(schema, config.tables)
     torch.manual_seed(config.trainer.seed)
     model = model_class(fields, settings)

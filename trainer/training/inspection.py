@@ -11,7 +11,7 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.reads import features_of
-from shardrec.trainer.config.init_from import Transfer, resolve
+from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
@@ -77,7 +77,7 @@ def _inspect_sources(config: RunConfig, schema: Schema, model: Recommender, plan
             contents, target = (replace(c, dynamic=frozenset()) for c in (contents, target))  # id maps come along
         wanted.append((source, contents))
         earlier_runs.append((its_schema, earlier.data.schema_folder, its_model))
-    for (its_schema, its_folder, its_model), copies in zip(earlier_runs, resolve(wanted, target), strict=True):
+    for (its_schema, its_folder, its_model), copies in zip(earlier_runs, resolve_copies(wanted, target), strict=True):
         for copy in copies.tables:
             readers_there = features_of(its_model.inputs, copy.source)
             for feature in features_of(model.inputs, copy.target):

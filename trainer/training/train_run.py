@@ -26,7 +26,12 @@ from shardrec.trainer.training.trainer import train_worker
 
 
 def train_run(
-    config: RunConfig, *, resume: bool = False, quiet: bool = False, embedded: bool = False
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    embedded: bool = False,
+    began: float | None = None,
 ) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
 
@@ -35,18 +40,20 @@ def train_run(
     Stages run one after another, once all of them were found to be in order; the summary is the last one's, with those
     of all under `stages`. Raises UserError for what is wrong with the run, before anything is written where that can be
     known; a folder whose run failed before its first checkpoint is removed.
+
+    began: from when times count, in seconds of the epoch: when the command was started; default: now.
     """
     stages = resolve_stages(config)
     if stages:
-        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded)
-    return _train(inspect_run(config), resume=resume, quiet=quiet, embedded=embedded)
+        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began)
+    began = began or time.time()
+    return _train(inspect_run(config), resume=resume, quiet=quiet, embedded=embedded, began=began)
 
 
 def _train(
-    blueprint: Blueprint, *, resume: bool, quiet: bool, stays: bool = False, embedded: bool = False
+    blueprint: Blueprint, *, resume: bool, quiet: bool, began: float, stays: bool = False, embedded: bool = False
 ) -> dict[str, Any] | None:
     config = blueprint.config
-    began = time.time()
     folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
     try:
         summary = supervised(
@@ -59,13 +66,20 @@ def _train(
     if summary:
         if (at := summary.pop("first_step_at")) is not None:
             summary["seconds_to_first_step"] = round(at - began, 2)
+        summary["wall_seconds"] = round(time.time() - began, 2)
         summary["finished"] = True
         write_summary(folder, summary)
     return summary
 
 
 def _train_stages(
-    config: RunConfig, stages: Mapping[str, RunConfig], *, resume: bool, quiet: bool, embedded: bool
+    config: RunConfig,
+    stages: Mapping[str, RunConfig],
+    *,
+    resume: bool,
+    quiet: bool,
+    embedded: bool,
+    began: float | None,
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
     whole, last = RunFolder(Path(config.run)), list(stages)[-1]
@@ -86,8 +100,14 @@ def _train_stages(
         with kept_between(left.values(), whole.logs / "driver.log"):
             for name in left:
                 summaries[name] = _train(
-                    blueprints.pop(name), resume=resume, quiet=quiet, stays=True, embedded=embedded
+                    blueprints.pop(name),
+                    resume=resume,
+                    quiet=quiet,
+                    began=began or time.time(),
+                    stays=True,
+                    embedded=embedded,
                 )
+                began = None  # a later stage begins when the one before it is over
                 gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
     except UserError:
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
@@ -149,7 +169,7 @@ def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
         finally:
             dist.destroy_process_group()
     elif len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
-        from shardrec.trainer.launch.on_ray import kept_ray  # a machine without Ray can still run in-process
+        from shardrec.trainer.launch.running_ray import kept_ray  # a machine without Ray can still run in-process
 
         with kept_ray(on_ray, log):
             yield

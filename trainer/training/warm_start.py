@@ -20,7 +20,7 @@ from shardrec.sharding.checkpoints.id_maps import check_alike
 from shardrec.sharding.checkpoints.tables import kind_of_ids
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints import checkpoint
-from shardrec.trainer.config.init_from import Contents, Copy, Source, resolve
+from shardrec.trainer.config.init_from import Contents, Copy, InitFrom, resolve_copies
 from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -78,7 +78,7 @@ def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str,
     return contents
 
 
-def start_from(sources: Sequence[Source], session: Session) -> None:
+def start_from(sources: Sequence[InitFrom], session: Session) -> None:
     """Fills tables and tower as `init_from` says; what it does not name keeps its fresh values. All ranks call it.
 
     Raises UserError as `config.init_from.resolve` does, and for checkpoints that are missing or damaged.
@@ -91,7 +91,7 @@ def start_from(sources: Sequence[Source], session: Session) -> None:
             id_map.start_over(position.step)
     else:
         target = model_contents(session.model, "this run")
-        copies = resolve([(s, o.contents) for s, o in zip(sources, opened, strict=True)], target)
+        copies = resolve_copies([(s, o.contents) for s, o in zip(sources, opened, strict=True)], target)
         for one, wanted in zip(opened, copies, strict=True):
             names = {c.target: SourceColumns(c.source, c.start, c.scale) for c in wanted.tables}
             copy_tables(one.folder, one.entries, session.distributed.tables, names)
@@ -109,7 +109,7 @@ class _Opened:
     contents: Contents
 
     @classmethod
-    def of(cls, source: Source, environment: Environment) -> "_Opened":
+    def of(cls, source: InitFrom, environment: Environment) -> "_Opened":
         assert source.run is not None, "stages are resolved before a run starts"
         folder = RunFolder.open(source.run)
         at = folder.checkpoint(environment.broadcast(folder.choose_step() if environment.leads else None))

@@ -27,9 +27,9 @@ from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models import MODELS
 from shardrec.models.base import Recommender
-from shardrec.trainer.config.init_from import resolve
+from shardrec.trainer.config.init_from import resolve_copies
 from shardrec.trainer.config.load import load, read
-from shardrec.trainer.config.overrides import Loader, laid_over
+from shardrec.trainer.config.overrides import RunFileLoader, laid_over
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.session.blueprint import Blueprint
@@ -111,7 +111,7 @@ def check(config: RunConfig) -> None:
     stages = list(resolve_stages(config).values()) or [config]
     contents = {stage.run: model_contents(built(stage), stage.run) for stage in stages}
     for stage in stages:
-        copies = resolve([(s, contents[str(s.run)]) for s in stage.init_from], contents[stage.run])
+        copies = resolve_copies([(s, contents[str(s.run)]) for s in stage.init_from], contents[stage.run])
         if stage is stages[-1] and stage.init_from:  # no table starts from nothing
             assert {copy.target for part in copies for copy in part.tables} == set(contents[stage.run].tables)
 
@@ -126,7 +126,7 @@ def examples() -> Iterator[tuple[str, dict[str, Any]]]:
     for page in PAGES:
         text = page.read_text()
         for found in EXAMPLE.finditer(text):
-            content = yaml.load(found[1], Loader)
+            content = yaml.load(found[1], RunFileLoader)
             if not content.keys() <= RunConfig.model_fields.keys():
                 continue
             if "my_models" not in found[1]:  # tests/models/test_own_models.py runs it

@@ -168,6 +168,7 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(data: Path, tmp_path: Path) 
     while last_step(tmp_path / "run") < 30 and process.poll() is None:
         time.sleep(0.01)
     workers = ray_train_workers(process.pid)
+    assert len(workers) == 2
     workers[0].kill()
     assert process.wait() == 0
     folder = RunFolder.open(tmp_path / "run")

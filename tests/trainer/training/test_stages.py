@@ -28,7 +28,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import by_stage_names, resolve_stages
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.launch.on_ray import running_ray
+from shardrec.trainer.launch.running_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.training.train_run import kept_between, train_run

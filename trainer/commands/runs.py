@@ -1,0 +1,93 @@
+"""`shardrec train`, `evaluate` and `predict`: one run, from its run file or its folder."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Variant
+
+
+def train(
+    context: typer.Context,
+    run_file: RunFile,
+    variant: Variant = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Trains a model as a run file says."""
+    from shardrec.trainer.config.load import load
+    from shardrec.trainer.config.stages import resolve_stages
+    from shardrec.trainer.launch.early import started_early
+    from shardrec.trainer.run_folder.summaries import print_summary
+
+    config = load(run_file, overrides or (), variant=variant)
+    stages = resolve_stages(config)
+    launches = [one.launch for one in stages.values()] or [config.launch]
+    with started_early(launches, "shardrec.trainer.training.train_run"):
+        from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
+
+        summary = train_run(config, resume=resume, quiet=quiet, began=context.obj)
+    if summary:
+        for name, stage in stages.items():
+            typer.echo(f"stage {name}")
+            print_summary(stage, summary["stages"][name])
+        if not stages:
+            print_summary(config, summary)
+
+
+def evaluate(
+    run_folder: RunPath,
+    data: Annotated[
+        list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its own splits")
+    ] = None,
+    step: BestStep = None,
+    rows: RowKind = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Scores a trained model on its validation and test rows, or on other data."""
+    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.evaluate"):
+        from shardrec.trainer.scoring.evaluate import evaluate_run
+
+        paths = tuple(data or ())
+        result = evaluate_run(run_folder, paths, step, tuple(overrides or ()), rows=rows, quiet=quiet)
+    if result:
+        from shardrec.trainer.run_folder.folder import RunFolder
+        from shardrec.trainer.run_folder.summaries import print_metrics
+
+        print_metrics(RunFolder.open(run_folder), result)
+
+
+def predict(
+    run_folder: RunPath,
+    data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs to score", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
+    keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
+    step: BestStep = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="also the weights of what a score came from (models afm, din, dien, bst)"),
+    ] = False,
+    rows: RowKind = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Writes a score for every row, beside its key columns, as Parquet."""
+    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.predict"):
+        from shardrec.trainer.scoring.predict import predict_rows
+
+        chosen = (tuple(keys or ()), step, tuple(overrides or ()))
+        result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, rows=rows, quiet=quiet)
+    if result:
+        typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
+
+
+def _started_early(run_folder: Path, overrides: list[str] | None, module: str) -> AbstractContextManager[None]:
+    """Starts what the workers of a finished run will need, as `started_early` does."""
+    from shardrec.trainer.launch.early import started_early
+    from shardrec.trainer.run_folder.folder import RunFolder
+
+    return started_early([RunFolder.open(run_folder).config(overrides or ()).launch], module)

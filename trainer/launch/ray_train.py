@@ -1,0 +1,97 @@
+"""Ray Train runs here with nothing in the way of a run's first step.
+
+Ray Train's own TorchTrainer loads torch in its controller, and starts an actor each for data sets, for the cluster's
+autoscaler and for placement groups that a dead controller might leave behind, one after the other. Here the controller
+hands the workers their addresses, with which they make the process group themselves, and a local Ray, which lasts no
+longer than its run, goes without these actors. No module that is named here loads torch.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import train
+from ray.train import BackendConfig, Result
+from ray.train.backend import Backend
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+UNUSED = frozenset({"DatasetsCallback"})
+"""Callbacks of Ray Train that start actors for what is never asked of it."""
+
+UNUSED_LOCALLY = UNUSED | {"PlacementGroupCleanerCallback"}
+
+
+class AddressBackend(Backend):
+    """The backend tells every worker, as torchrun does, where the first one waits for the others, and which it is."""
+
+    share_cuda_visible_devices = True  # as Ray's own backend for torch: GPUs of one machine reach each other
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Sets the environment variables that torch.distributed reads."""
+        address, port = worker_group.execute_single(0, free_address)
+        worker_group.execute(set_variables, address, port)
+
+
+@dataclass
+class AddressConfig(BackendConfig):
+    """The configuration asks for `AddressBackend`."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """Returns the backend."""
+        return AddressBackend
+
+
+class LocalScalingPolicy(FixedScalingPolicy):
+    """The policy keeps a fixed number of workers, and tells no autoscaler of them."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Asks for nothing, since the workers' cores are there."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class Trainer(DataParallelTrainer):
+    """A trainer runs a function on all workers, and again from the top when one of them died.
+
+    local: whether Ray was started for this run and ends with it
+    """
+
+    def __init__(self, *arguments: Any, local: bool, **settings: Any) -> None:
+        super().__init__(*arguments, backend_config=AddressConfig(), **settings)
+        self._local = local
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = UNUSED_LOCALLY if self._local else UNUSED
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        if self._local:
+            settings["scaling_policy"] = LocalScalingPolicy(settings["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**settings)
+
+
+def free_address() -> tuple[str, int]:
+    """Returns this node's address and a port that is free there."""
+    address = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as free:
+        free.bind(("", 0))
+        return address, free.getsockname()[1]
+
+
+def set_variables(address: str, port: int) -> None:
+    """Sets what torch.distributed and TorchRec read about this worker."""
+    context = train.get_context()
+    os.environ.update(
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+        RANK=str(context.get_world_rank()),
+        WORLD_SIZE=str(context.get_world_size()),
+        LOCAL_RANK=str(context.get_local_rank()),
+        LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
+        NODE_RANK=str(context.get_node_rank()),
+    )

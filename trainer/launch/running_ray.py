@@ -1,0 +1,77 @@
+"""Starts and stops a local Ray to run on, or joins a cluster."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import ray
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.launch.captured_output import captured_output
+from shardrec.trainer.launch.cores import cores, worker_count
+
+OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
+INHERITED = ("GOMP_SPINCOUNT",)  # what a cluster's workers are told
+LOCAL_SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # 110 MB, to watch nodes that may go
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # instead of 2 s: how soon an end, or a death, is seen
+    "RAY_prestart_worker_first_driver": "0",  # processes that wait for tasks, where all is actors
+}
+"""Environment variables of a local Ray, which may be set otherwise."""
+
+_OURS = "shardrec-local"  # the namespace of a Ray that was started here
+
+
+def is_ours() -> bool:
+    """Returns whether the Ray that runs was started here, so that it ends with its runs and nobody else is on it."""
+    return bool(ray.get_runtime_context().namespace == _OURS)
+
+
+@contextmanager
+def kept_ray(launches: Sequence[LaunchConfig], log: Path) -> Iterator[None]:
+    """Keeps one Ray for several launches of one address in turn; what is printed as it comes and goes is in `log`."""
+    with ExitStack() as stack:
+        with captured_output(log):
+            stack.enter_context(running_ray(launches[0], max(map(worker_count, launches))))
+        try:
+            yield
+        finally:
+            with captured_output(log):
+                stack.close()
+
+
+@contextmanager
+def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
+    """Joins the cluster that `launch.address` or RAY_ADDRESS names, else starts a local Ray and stops it afterwards.
+
+    Where a Ray is running in this process already, that is used and left running.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = launch.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray's next release does; it warns until then
+    inherited = {"env_vars": {k: os.environ[k] for k in INHERITED if k in os.environ}}
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, runtime_env=inherited)
+        else:
+            for name, value in LOCAL_SETTINGS.items():
+                os.environ.setdefault(name, value)
+            ray.init(
+                address="local",
+                namespace=_OURS,
+                num_cpus=max(workers, cores()),  # fewer than workers, and they would wait for ever
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
