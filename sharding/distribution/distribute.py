@@ -15,8 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
 
 from shardrec.data_pipeline.batch import Batch
@@ -150,10 +149,14 @@ def distribute(
         sharders=[BagSharder(), SequenceSharder()],
         init_data_parallel=False,
         init_parameters=False,
+        # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
     )
     step.to(device)
     if plan.world_size > 1 and any(p.requires_grad for p in step.parameters()):
-        module._dmp_wrapped_module = _replicate_tower(step, device, process_group)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
+            module.init_data_parallel()
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     held = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
@@ -204,20 +207,6 @@ def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPl
             tables = {module_name(t.name): sharding(plan.tables[t.name]) for t in part.group.tables}
             modules[name] = EmbeddingModuleShardingPlan(tables)
     return ShardingPlan(plan=modules)
-
-
-def _replicate_tower(step: nn.Module, device: torch.device, group: dist.ProcessGroup) -> DistributedDataParallel:
-    """Static: parameters that a loss never reaches do not hang it. Buffers are each rank's own after the start."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
-        return DistributedDataParallel(
-            step,
-            device_ids=None if device.type == "cpu" else [device],
-            process_group=group,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            static_graph=True,
-        )
 
 
 def _live_tables(plan: Plan, held: Iterable[Any]) -> dict[str, LiveTable]:

@@ -1,13 +1,12 @@
-"""The one module that leans on TorchRec's private hooks (checked with torchrec 1.6.1 and 1.8.0).
+"""The kernels that look rows up and update them, in the form that TorchRec's sharded modules call.
 
 What stock TorchRec lacks and is made here:
 - kernels that do not fill tables with values of their own at construction, and that say where their live rows are,
-- row-wise placement on CPU, and tables updated by `RowTables` (all that FBGEMM does not fuse) or only read, unpadded,
+- tables updated by `RowTables` (all that FBGEMM does not fuse) or only read, unpadded, under any placement,
 - live rows behind a cache in device memory that are always the true ones,
-- sequence lookups on CPU as bags of one id: FBGEMM's unpooled backward ran at 2 M rows/s there, its pooled one at 50 M,
-- sharded modules without a `state_dict` of their own: checkpoints read the kernels' memory, and whoever asks the
-  surrounding module for parameters or buffers gets the tower's alone.
-Data-parallel tables never come here (`lookup.py` has them), so that nothing is wrapped in DistributedDataParallel.
+- sequence lookups on CPU as bags of one id: FBGEMM's unpooled backward ran at 2 M rows/s there, its pooled one at 50 M.
+`sharded.py` puts them into TorchRec's modules. These two lean on TorchRec's private surface, which
+`tests/sharding/distribution/test_private_surface.py` pins. Data-parallel tables have no kernel (`replicas.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor, nn
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
@@ -38,37 +37,42 @@ _ROW_UPDATE, _ROUNDING_SEED, _FROZEN = (
     "frozen",
 )  # our keys among a table's fused parameters
 
-# ---------------------------------------------------------------- what a table is told
+# ---------------------------------------------------------------- what a table's kernel is told
+
+
+def has_fbgemm_kernel(table: EmbeddingTable, device: str) -> bool:
+    """Says whether FBGEMM's kernels serve a table. On CPUs they only round to nearest."""
+    assert table.optimizer is not None
+    return not table.frozen and is_fused(table.optimizer) and not (is_rounded(table) and device == "cpu")
 
 
 def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str, seed: int) -> None:
-    """Tells TorchRec, through a table's parameter on the meta device, how the table is updated.
+    """Writes on a table's parameter, which is on the meta device, which kernel it gets and by which rule it changes.
 
-    seed: of the draws by which our own kernel rounds. On CPUs FBGEMM rounds to nearest, whatever it is told.
+    TorchRec passes that on to `_create_embedding_kernel`; it has no public field for a rule of one table. seed: of the
+    draws by which our own kernel rounds.
     """
-    assert table.optimizer is not None
-    rounded = is_rounded(table)
-    told: dict[str, Any] = {_ROW_UPDATE: row_update(table), _ROUNDING_SEED: seed if rounded else None}
+    parameters: dict[str, Any]
     if table.frozen:
-        told = {_FROZEN: table.dtype}
-    elif is_fused(table.optimizer) and not (rounded and device == "cpu"):
-        told = {**fbgemm_parameters(table), "bounds_check_mode": BoundsCheckMode.FATAL, "stochastic_rounding": rounded}
-        told |= memory_parameters(table)
-    parameter._optimizer_classes = [None]  # type: ignore[attr-defined]
-    parameter._optimizer_kwargs = [told]  # type: ignore[attr-defined]
+        parameters = {_FROZEN: table.dtype}
+    elif has_fbgemm_kernel(table, device):
+        parameters = fbgemm_parameters(table) | memory_parameters(table)
+    else:
+        parameters = {_ROW_UPDATE: row_update(table), _ROUNDING_SEED: seed if is_rounded(table) else None}
+    parameter._optimizer_kwargs = [parameters]  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- kernels
 
 
 class _FusedRows:
-    """FBGEMM's kernel as made by TorchRec, left at zeros."""
+    """FBGEMM's kernel is made by TorchRec, and left at zeros."""
 
     _config: GroupedEmbeddingConfig
     _emb_module: Any
 
     def init_parameters(self) -> None:
-        """Rows are filled in place by `initialize.py` or a checkpoint."""
+        """Does nothing: rows are filled in place by `first_values.py` or a checkpoint."""
 
     def begin(self, context: UpdateContext) -> None:
         """Sets the learning rate: no fused rule is of a summed loss, and FBGEMM rounds by draws of its own."""
@@ -76,7 +80,7 @@ class _FusedRows:
         self._emb_module.set_learning_rate(base * context.learning_rate_factor)
 
     def shards(self) -> Iterator[tuple[str, int, int, Mapping[str, Tensor]]]:
-        """(table, row, column, live tensors) of every shard in this kernel."""
+        """Yields (table, row, column, live tensors) of every shard in this kernel."""
         cached = self._emb_module.lxu_cache_weights.numel() > 0
         states = self._emb_module.split_optimizer_states()
         states = states or [()] * len(self._config.embedding_tables)
@@ -90,10 +94,10 @@ class _FusedRows:
 
 
 class BehindCache(Mapping[str, Tensor]):
-    """Live tensors of a kernel that has rows in a cache as well: `memory: cached`.
+    """The live tensors of a kernel with `memory: cached` are true only while no row is in its cache.
 
     Before one is handed out, the cache is written back and emptied. So readers see what was learned, and lookups what
-    was overwritten. Who holds a tensor over a lookup sees neither.
+    was overwritten. Who keeps a tensor over a lookup sees neither.
     """
 
     def __init__(self, kernel: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -113,15 +117,15 @@ class BehindCache(Mapping[str, Tensor]):
 
 
 class FusedBags(_FusedRows, BatchedFusedEmbeddingBag):
-    """Pooled lookups."""
+    """FBGEMM's kernel serves pooled lookups."""
 
 
 class FusedSequences(_FusedRows, BatchedFusedEmbedding):
-    """Unpooled lookups on GPU."""
+    """FBGEMM's kernel serves unpooled lookups on GPU."""
 
 
 class OneIdBags(_FusedRows, BatchedFusedEmbedding):
-    """One table's unpooled lookups on CPU, as bags of one id through FBGEMM's pooled kernel."""
+    """FBGEMM's pooled kernel serves one table's unpooled lookups on CPU, as bags of one id."""
 
     def __init__(
         self,
@@ -142,7 +146,7 @@ class OneIdBags(_FusedRows, BatchedFusedEmbedding):
 
 
 class _OwnKernel(nn.Module):
-    """Rows of ours behind the surface that TorchRec's lookups use. Sequences: one table, bags of one id."""
+    """A kernel of ours has the surface that TorchRec's lookups use. Sequences are of one table, as bags of one id."""
 
     rows: RowTables | FrozenRows
 
@@ -162,7 +166,7 @@ class _OwnKernel(nn.Module):
 
 
 class FrozenKernel(_OwnKernel):
-    """`FrozenRows`: nothing is learned."""
+    """Tables that are only read are looked up in `FrozenRows`."""
 
     def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
         super().__init__(config, pooled=pooled)
@@ -173,13 +177,14 @@ class FrozenKernel(_OwnKernel):
         """Does nothing: there is no update."""
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
+        """Yields (table, row, column, live tensors) of every shard in this kernel."""
         for table, weight in zip(self.config.embedding_tables, self.rows.weights, strict=True):
             row, column = table.local_metadata.shard_offsets
             yield table.name, row, column, {"weight": weight}
 
 
 class RowUpdateKernel(_OwnKernel):
-    """`RowTables`."""
+    """Tables with a `RowUpdate` are looked up and updated by `RowTables`."""
 
     rows: RowTables
 
@@ -204,18 +209,13 @@ class RowUpdateKernel(_OwnKernel):
         self.rows.begin(context)
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
+        """Yields (table, row, column, live tensors) of every shard in this kernel."""
         for i, table in enumerate(self.config.embedding_tables):
             row, column = table.local_metadata.shard_offsets
             yield table.name, row, column, {"weight": self.rows.weights[i], **self.rows.states[i]}
 
 
 def own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[FrozenKernel] | None:
-    """The kernel of ours that serves a group of tables; None: FBGEMM's does."""
-    told = config.fused_params or {}
-    return FrozenKernel if _FROZEN in told else RowUpdateKernel if _ROW_UPDATE in told else None
-
-
-# ---------------------------------------------------------------- lookups: groups of kernels
-
-
-# ---------------------------------------------------------------- sharded modules
+    """Returns the kernel of ours that serves a group of tables; None: FBGEMM's does."""
+    parameters = config.fused_params or {}
+    return FrozenKernel if _FROZEN in parameters else RowUpdateKernel if _ROW_UPDATE in parameters else None

@@ -1,10 +1,16 @@
-"""TorchRec's sharded modules with our kernels in them."""
+"""TorchRec's sharded modules get our kernels here, and no `state_dict` of their own.
+
+Checkpoints read the kernels' memory, and whoever asks the surrounding module for parameters or buffers gets the tower's
+alone. Checked with torchrec 1.6.1 and 1.8.0; what is overridden or private is pinned by
+`tests/sharding/distribution/test_private_surface.py`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
@@ -13,8 +19,15 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, Sha
 from torchrec.distributed.types import ParameterSharding
 
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.distribution.row_kernels import FusedBags, FusedSequences, OneIdBags, own_kernel
-from shardrec.sharding.planning.row_memory import compute_kernel
+from shardrec.sharding.distribution.row_kernels import (
+    FusedBags,
+    FusedSequences,
+    OneIdBags,
+    has_fbgemm_kernel,
+    own_kernel,
+)
+from shardrec.sharding.planning.row_memory import cache_parameters, compute_kernel
+from shardrec.sharding.tables.live import is_rounded
 
 
 def parameter_sharding(
@@ -24,8 +37,9 @@ def parameter_sharding(
     device: str,
     local_world_size: int,
 ) -> ParameterSharding:
-    """TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
+    """Returns TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
     where = {"cpu": lambda r: "cpu", "cuda": lambda r: f"cuda:{r % local_world_size}"}[device]
+    by_fbgemm = has_fbgemm_kernel(table, device)
     return ParameterSharding(
         sharding_type=placement,
         compute_kernel=compute_kernel(table),
@@ -38,10 +52,15 @@ def parameter_sharding(
                 for rank, row, column, rows, columns in shards
             ]
         ),
+        cache_params=cache_parameters(table) if by_fbgemm else None,
+        stochastic_rounding=is_rounded(table) if by_fbgemm else None,
+        bounds_check_mode=BoundsCheckMode.FATAL if by_fbgemm else None,
     )
 
 
 class BagLookup(GroupedPooledEmbeddingsLookup):
+    """Kernels of ours or FBGEMM's look up the pooled inputs of one placement."""
+
     def _create_embedding_kernel(
         self, config: Any, device: Any, pg: Any, sharding_type: Any = None, env: Any = None
     ) -> Any:
@@ -51,6 +70,8 @@ class BagLookup(GroupedPooledEmbeddingsLookup):
 
 
 class SequenceLookup(GroupedEmbeddingsLookup):
+    """Kernels look up the sequences of one placement: one kernel a table, but for FBGEMM's on GPU."""
+
     def __init__(self, grouped_configs: list[GroupedEmbeddingConfig], device: torch.device, **rest: Any) -> None:
         split = [
             replace(config, embedding_tables=tables, fused_params=dict(config.fused_params or {}))
@@ -72,6 +93,8 @@ class SequenceLookup(GroupedEmbeddingsLookup):
 
 
 class ShardedBags(ShardedEmbeddingBagCollection):
+    """A sharded EmbeddingBagCollection has our lookups in it."""
+
     def _create_lookups(self) -> None:
         for sharding in self._embedding_shardings:
             self._lookups.append(
@@ -79,14 +102,16 @@ class ShardedBags(ShardedEmbeddingBagCollection):
             )
 
     def _initialize_torch_state(self, skip_registering: bool = False) -> None:
-        """No parameters of TorchRec's own: see the module's docstring."""
+        """Makes no parameters: see the module's docstring."""
 
     def feature_order(self) -> list[str]:
-        """Keys in the order that needs no permutation of the ids."""
+        """Returns the keys in the order that needs no permutation of the ids."""
         return [f for sharding in self._embedding_shardings for f in sharding.feature_names()]
 
 
 class ShardedSequences(ShardedEmbeddingCollection):
+    """A sharded EmbeddingCollection has our lookups in it."""
+
     def _create_lookups(self) -> None:
         for sharding in self._sharding_type_to_sharding.values():
             self._lookups.append(
@@ -94,18 +119,21 @@ class ShardedSequences(ShardedEmbeddingCollection):
             )
 
     def _initialize_torch_state(self, skip_registering: bool = False) -> None:
-        """No parameters of TorchRec's own: see the module's docstring."""
+        """Makes no parameters: see the module's docstring."""
 
     def feature_order(self) -> list[str]:
+        """Returns the keys in the order that needs no permutation of the ids."""
         return [f for sharding in self._sharding_type_to_sharding.values() for f in sharding.feature_names()]
 
 
 def kernels(module: ShardedBags | ShardedSequences) -> list[Any]:
-    """All kernels of a sharded module on this rank."""
+    """Returns all kernels of a sharded module on this rank."""
     return [kernel for lookup in module._lookups for kernel in lookup._emb_modules]
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
+    """DistributedModelParallel makes `ShardedBags` by it."""
+
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return ["table_wise", "column_wise", "row_wise"]
 
@@ -130,6 +158,8 @@ class BagSharder(EmbeddingBagCollectionSharder):
 
 
 class SequenceSharder(EmbeddingCollectionSharder):
+    """DistributedModelParallel makes `ShardedSequences` by it."""
+
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return ["table_wise", "column_wise", "row_wise"]
 

@@ -20,6 +20,7 @@ from math import prod
 from typing import Any
 
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import CacheAlgorithm
+from torchrec.distributed.types import CacheParams
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.tables import EmbeddingTable
@@ -124,17 +125,16 @@ def compute_kernel(table: EmbeddingTable) -> str:
     return _KERNELS[table.memory]
 
 
+def cache_parameters(table: EmbeddingTable) -> CacheParams | None:
+    """Returns the cache that a table's rows have in device memory, in TorchRec's form; None: none."""
+    if table.memory != "cached":
+        return None
+    return CacheParams(algorithm=CacheAlgorithm.LRU, load_factor=table.cache_share)
+
+
 def memory_parameters(table: EmbeddingTable) -> dict[str, Any]:
-    """FBGEMM's parameters for it, and TorchRec's that keeps a cached table by itself."""
-    if table.memory == "host":
-        return {"uvm_host_mapped": True}
-    if table.memory == "cached":
-        return {
-            "cache_algorithm": CacheAlgorithm.LRU,
-            "cache_load_factor": table.cache_share,
-            "use_one_tbe_per_table": True,
-        }
-    return {}
+    """Returns what TorchRec has no field for: pinned rows, and a kernel of its own for a cached table."""
+    return {"host": {"uvm_host_mapped": True}, "cached": {"use_one_tbe_per_table": True}}.get(table.memory, {})
 
 
 def described_memory(table: EmbeddingTable) -> str:

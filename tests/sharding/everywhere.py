@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.dynamic_ids import DynamicConfig
@@ -242,7 +243,15 @@ def unused_parameters() -> dict[str, Any]:
         "parameters": {n: p.detach().clone() for n, p in made.tower_parameters().items()},
         "buffers": list(made.tower_buffers()),
         "gradient": made.tower_parameters()["step.tower.bias"].grad,
+        "wrapped": wrapped_options(made.module),
     }
+
+
+def wrapped_options(module: nn.Module) -> dict[str, Any] | None:
+    """How DistributedDataParallel wraps the tower; None: it does not."""
+    wrapped = [m for m in module.modules() if isinstance(m, DistributedDataParallel)]
+    options = ("static_graph", "broadcast_buffers", "gradient_as_bucket_view", "find_unused_parameters", "device_ids")
+    return {name: getattr(wrapped[0], name) for name in options} if wrapped else None
 
 
 def half_case(placement: str | None) -> Case:

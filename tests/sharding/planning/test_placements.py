@@ -116,6 +116,15 @@ def test_learning_rates_scale_for_every_placement(world_size: int, everywhere: d
         torch.testing.assert_close(moved[0.5][name], whole / 2, atol=1e-6, rtol=0, msg=name)
 
 
+WRAPPED = {
+    "static_graph": True,
+    "broadcast_buffers": False,
+    "gradient_as_bucket_view": True,
+    "find_unused_parameters": False,
+    "device_ids": None,
+}
+
+
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_the_tower_is_replicated(world_size: int, everywhere: dict) -> None:
     """Equal values from rank 0, gradients averaged, names of no plan; a parameter without gradient hangs nobody."""
@@ -125,6 +134,7 @@ def test_the_tower_is_replicated(world_size: int, everywhere: dict) -> None:
         assert result["buffers"] == ["count"]
         assert result["parameters"]["unused"].tolist() == [0, 0, 0]
         assert torch.equal(result["gradient"], results[0]["gradient"])
+        assert result["wrapped"] == (WRAPPED if world_size > 1 else None)
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

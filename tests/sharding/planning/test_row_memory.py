@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
 from torch import Tensor, nn
 from torchrec.distributed.embedding_sharding import group_tables
 from torchrec.distributed.embedding_types import (
@@ -18,6 +18,7 @@ from torchrec.distributed.embedding_types import (
     ShardedEmbeddingTable,
     compute_kernel_to_embedding_location,
 )
+from torchrec.distributed.utils import add_params_from_parameter_sharding
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
@@ -31,6 +32,7 @@ from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import distribute
 from shardrec.sharding.distribution.row_kernels import mark_table
+from shardrec.sharding.distribution.sharded import parameter_sharding
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.cost import LOOKUP, Workload, estimate_step
 from shardrec.sharding.planning.fit import fewest_hosts
@@ -221,8 +223,12 @@ def test_what_torchrec_makes_of_it() -> None:
         given = table(name, 100, 8, optimizer=SGD, memory=memory, cache_share=shares.get(name, 0.2))
         parameter = nn.Parameter(torch.empty(100, 8, device="meta"))
         mark_table(parameter, given, "cuda", seed=0)
-        (told,) = parameter._optimizer_kwargs  # type: ignore[attr-defined]
+        (marks,) = parameter._optimizer_kwargs  # type: ignore[attr-defined]
+        told = add_params_from_parameter_sharding(
+            marks, parameter_sharding(given, "table_wise", [(0, 0, 0, 100, 8)], "cuda", 1)
+        )
         assert told.items() >= memory_parameters(given).items()
+        assert told["bounds_check_mode"] is BoundsCheckMode.FATAL and told["stochastic_rounding"] is False
         kernel = EmbeddingComputeKernel(compute_kernel(given))
         location = {"d": EmbeddingLocation.DEVICE, "c1": EmbeddingLocation.MANAGED_CACHING}
         location["c2"] = location["c1"]
