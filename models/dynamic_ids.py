@@ -1,4 +1,8 @@
-"""What is said of tables for unbounded ids: how many rows, which ids get one, which lose theirs."""
+"""Tables for unbounded ids are declared by how many rows they have, which ids get one, and which lose theirs.
+
+A table's rows are dealt to its ids by buckets (`sharding/dynamic/`), so that `rows` is rounded up to whole ones. That
+is done where tables are declared: a table then has as many rows as it says, for all who read, place or save them.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -6,20 +10,20 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WAYS = 32
-"""Rows of a set. A million rows evict from a fill of 91 % on; with 16 ways it is 84 %, and finding takes 0.8 of the
+"""The rows of a set. A million rows evict from a fill of 91 % on; with 16 ways it is 84 %, and finding takes 0.8 of the
 time."""
 
 FEW_WAYS = 8  # of tables under FEWEST_BUCKETS * WAYS rows
 
 BUCKET_ROWS = 4096
-"""Rows of a bucket, in tables that have enough: fewer make buckets too unequally full, more leave too few to deal."""
+"""The rows of a bucket, in tables that have enough: fewer fill buckets too unequally, more leave too few to deal."""
 
 FEWEST_BUCKETS, MOST_BUCKETS = 16, 1024
 
 
 @dataclass(frozen=True)
-class Buckets:
-    """`buckets` >= 2 buckets of `bucket_sets` sets of `ways` rows, a multiple of 8."""
+class BucketGeometry:
+    """A table has `buckets` >= 2 buckets of `bucket_sets` sets of `ways` rows, a multiple of 8."""
 
     buckets: int
     bucket_sets: int
@@ -27,7 +31,7 @@ class Buckets:
 
     @classmethod
     def of(cls, rows: int) -> Self:
-        """The geometry of at least `rows` rows, a function of their number alone.
+        """Returns the geometry of at least `rows` rows, a function of their number alone.
 
         Up to 1 % more from 50,000 rows on, 0.4 % from a million; of fewer, less than 16 sets more.
         """
@@ -38,20 +42,22 @@ class Buckets:
         return cls(-(-sets // bucket_sets), bucket_sets, ways)
 
     def scaled(self, factor: float) -> Self:
-        """As many buckets and sets, whose ways are `factor` times as many: an id has the same sets in both."""
+        """Returns as many buckets and sets, of `factor` times as many ways: an id has the same sets in both."""
         return replace(self, ways=8 * max(1, round(self.ways * factor / 8)))
 
     @property
     def bucket_rows(self) -> int:
+        """The rows of a bucket."""
         return self.bucket_sets * self.ways
 
     @property
     def rows(self) -> int:
+        """The rows of all buckets."""
         return self.buckets * self.bucket_rows
 
 
 class DynamicConfig(BaseModel):
-    """Admission and eviction of the ids of one table."""
+    """A dynamic table's settings say which ids get a row, and whose row is taken for them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,7 +115,7 @@ class DynamicConfig(BaseModel):
 
 @dataclass(frozen=True)
 class DynamicIds:
-    """The ids that share rows: of all features that read tables called after `name`, the id space.
+    """An id space: the ids that share rows, of all features that read tables called after `name`.
 
     Tables that the same feature reads (Wide&Deep's `wide/` and `deep/`) share them too, and must agree on `config`,
     whose `rows` are given.
@@ -119,16 +125,17 @@ class DynamicIds:
     config: DynamicConfig
 
     @property
-    def buckets(self) -> Buckets:
+    def geometry(self) -> BucketGeometry:
+        """How the rows that ids may have are grouped."""
         assert self.config.rows is not None
-        return Buckets.of(self.config.rows)
+        return BucketGeometry.of(self.config.rows)
 
     @property
     def default_row(self) -> int:
         """The row, a table's last one, of all ids that have none of their own."""
-        return self.buckets.rows
+        return self.geometry.rows
 
     @property
     def num_embeddings(self) -> int:
-        """Rows of a table: those that ids may have, and the default row."""
-        return self.buckets.rows + 1
+        """The rows of a table: those that ids may have, and the default row."""
+        return self.geometry.rows + 1

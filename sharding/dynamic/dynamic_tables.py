@@ -19,7 +19,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.id_map import IdMap
-from shardrec.sharding.dynamic.set_cache import Geometry
+from shardrec.sharding.dynamic.set_cache import bucket_of
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import LiveTable, starts_at_zero
 
@@ -86,10 +86,9 @@ class DynamicTables:
         self.maps: dict[str, IdMap] = {}
         self._owners: dict[str, Tensor] = {}
         for name, ids in self._spaces.items():
-            geometry = Geometry(**vars(ids.buckets))
-            cuts = [geometry.buckets * rank // self._ranks for rank in range(self._ranks + 1)]
+            cuts = [ids.geometry.buckets * rank // self._ranks for rank in range(self._ranks + 1)]
             mine = range(cuts[self._rank], cuts[self._rank + 1])
-            self.maps[name] = IdMap(ids.config, name=name, seed=seed, geometry=geometry, buckets=mine, device=device)
+            self.maps[name] = IdMap(ids.config, name=name, seed=seed, buckets=mine, device=device)
             sizes = torch.tensor(cuts).diff()
             self._owners[name] = torch.arange(self._ranks).repeat_interleave(sizes).to(device)
 
@@ -128,7 +127,7 @@ class DynamicTables:
         order, parts = {}, {}
         sizes = []
         for name, a in asked.items():
-            owner = self._owners[name][self.maps[name].geometry.bucket_of(a.ids)]
+            owner = self._owners[name][bucket_of(self.maps[name].geometry, a.ids)]
             order[name] = torch.sort(owner, stable=True).indices
             sizes.append(torch.bincount(owner, minlength=self._ranks))
             parts[name] = torch.stack([a.ids, a.counts], 1)[order[name]]

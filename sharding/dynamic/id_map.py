@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.sharding.dynamic.set_cache import NEVER, UNUSED, Geometry, Placed, SetCache
+from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig, DynamicIds
+from shardrec.sharding.dynamic.set_cache import NEVER, UNUSED, Placed, SetCache, arranged
 from shardrec.sharding.tables.draws import mixed, signed
 
 _BITS = 31
@@ -70,14 +70,14 @@ class IdMap:
         *,
         name: str,
         seed: int,
-        geometry: Geometry | None = None,
+        geometry: BucketGeometry | None = None,
         buckets: range | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.name, self.seed = config, name, seed
         if geometry is None:
             assert config.rows is not None
-            geometry = Geometry.of(config.rows)
+            geometry = BucketGeometry.of(config.rows)
         self.geometry = geometry
         self.buckets = range(self.geometry.buckets) if buckets is None else buckets
         self.counters = IdCounters()
@@ -195,7 +195,7 @@ class IdMap:
         self._admitted.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(self._rows.count == 0, 0)
 
     def _arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        order, sets = self.geometry.arranged(ids)
+        order, sets = arranged(self.geometry, ids)
         return order, sets.sub_(self.buckets.start * self.geometry.bucket_sets)
 
     def _admit(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int) -> Placed:
@@ -244,8 +244,8 @@ class IdMap:
 
 def id_map_bytes(ids: DynamicIds) -> int:
     """Bytes of a whole id map; a rank has its share."""
-    candidates = ids.buckets.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
-    return ids.buckets.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
+    candidates = ids.geometry.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
+    return ids.geometry.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
 
 
 def worth_of_rows(count: Tensor, last_use: Tensor, step: int, evict: str = "lfu", age: int | None = None) -> Tensor:

@@ -10,13 +10,12 @@ int64 is a legal id. Its last use is before any other, so that every policy take
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from shardrec.models.dynamic_ids import Buckets
+from shardrec.models.dynamic_ids import BucketGeometry
 from shardrec.sharding.tables.draws import mixed
 
 NEVER = torch.iinfo(torch.int64).max
@@ -37,43 +36,46 @@ A free row is worth less than any other, one of this step's more.
 """
 
 
-@dataclass(frozen=True)
-class Geometry(Buckets):
-    """Buckets, and which of them and of their sets an id may be in."""
+def bucket_of(geometry: BucketGeometry, ids: Tensor) -> Tensor:
+    """Returns the buckets of ids: [n] int64 -> [n]. Bucket b has the rows from b * bucket_rows on."""
+    return _buckets(geometry, mixed(ids.clone()))[0]
 
-    def bucket_of(self, ids: Tensor) -> Tensor:
-        """[n] int64 -> [n]: bucket b has the rows from b * bucket_rows on."""
-        return self._buckets(mixed(ids.clone()))[0]
 
-    def sets_of(self, ids: Tensor) -> Tensor:
-        """[n] int64 -> [n, 2], distinct sets of the id's bucket ([n, 1] where it has but one), by number in all."""
-        words = mixed(ids.clone())
-        bucket, rest = self._buckets(words)
-        first = (words & _WORD).mul_(self.bucket_sets) >> 32
-        base = bucket * self.bucket_sets
-        if self.bucket_sets == 1:
-            return base.unsqueeze(1)
-        second = (rest.mul_(self.bucket_sets - 1) >> 32).add_(first).add_(1)
-        second -= (second >= self.bucket_sets).long().mul_(self.bucket_sets)
-        return torch.stack([first, second], 1).add_(base.unsqueeze(1))
+def sets_of(geometry: BucketGeometry, ids: Tensor) -> Tensor:
+    """Returns the two sets of each id's bucket that it may be in, by their number in all: [n] int64 -> [n, 2].
 
-    def arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """[n] -> indices [n] that put ids of a bucket side by side, so that its rows are in the cache; their sets."""
-        sets = self.sets_of(ids)
-        order = torch.sort(sets[:, 0].int()).indices
-        return order, sets.index_select(0, order)
+    They are distinct; where a bucket has but one set, it is [n, 1].
+    """
+    words = mixed(ids.clone())
+    bucket, rest = _buckets(geometry, words)
+    first = (words & _WORD).mul_(geometry.bucket_sets) >> 32
+    base = bucket * geometry.bucket_sets
+    if geometry.bucket_sets == 1:
+        return base.unsqueeze(1)
+    second = (rest.mul_(geometry.bucket_sets - 1) >> 32).add_(first).add_(1)
+    second -= (second >= geometry.bucket_sets).long().mul_(geometry.bucket_sets)
+    return torch.stack([first, second], 1).add_(base.unsqueeze(1))
 
-    def _buckets(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Buckets by the upper half of hashes [n], and 32 further bits [n] that do not depend on them."""
-        spread = (words >> 32).bitwise_and_(_WORD).mul_(self.buckets)
-        return spread >> 32, spread & _WORD
 
-    def fillers(self, buckets: range) -> Tensor:
-        """For each of `buckets` an id of another one."""
-        ids = torch.arange(64)
-        found = self.bucket_of(ids)
-        other = ids[found != found[0]][0]
-        return torch.where(torch.arange(buckets.start, buckets.stop) == found[0], other, 0)
+def arranged(geometry: BucketGeometry, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns indices [n] that put ids [n] of a bucket side by side, so that its rows are in the cache; their sets."""
+    sets = sets_of(geometry, ids)
+    order = torch.sort(sets[:, 0].int()).indices
+    return order, sets.index_select(0, order)
+
+
+def _buckets(geometry: BucketGeometry, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns buckets by the upper half of hashes [n], and 32 further bits [n] that do not depend on them."""
+    spread = (words >> 32).bitwise_and_(_WORD).mul_(geometry.buckets)
+    return spread >> 32, spread & _WORD
+
+
+def _fillers(geometry: BucketGeometry, buckets: range) -> Tensor:
+    """Returns for each of `buckets` an id of another one."""
+    ids = torch.arange(64)
+    bucket = bucket_of(geometry, ids)
+    id_of_another = ids[bucket != bucket[0]][0]
+    return torch.where(torch.arange(buckets.start, buckets.stop) == bucket[0], id_of_another, 0)
 
 
 class Placed(NamedTuple):
@@ -90,10 +92,10 @@ class SetCache:
     ids, count, last_use: [rows] int64, of each row its id, its count (0: free) and the last step that named it.
     """
 
-    def __init__(self, geometry: Geometry, buckets: range, worth: Worth, device: torch.device) -> None:
+    def __init__(self, geometry: BucketGeometry, buckets: range, worth: Worth, device: torch.device) -> None:
         self.geometry, self.buckets, self._worth = geometry, buckets, worth
         rows = len(buckets) * geometry.bucket_rows
-        self._fillers = geometry.fillers(buckets).to(device)
+        self._fillers = _fillers(geometry, buckets).to(device)
         self.ids = self._fillers.repeat_interleave(geometry.bucket_rows)
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_use = torch.full((rows,), UNUSED, dtype=torch.int64, device=device)

@@ -338,7 +338,7 @@ def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
     """Each rank's distinct ids of dynamic tables go to their buckets, rows come back; as many ids as there are rows."""
     ranks = topology.world_size
     mine = workload.global_batch_size / ranks
-    asked = sum(_distinct(ids.buckets.rows, mine * count) for ids, count in workload.dynamic_ids.items())
+    asked = sum(_distinct(ids.geometry.rows, mine * count) for ids, count in workload.dynamic_ids.items())
     return _everywhere(topology, float(asked) / ranks * (ASKED_BYTES + ANSWER_BYTES))
 
 

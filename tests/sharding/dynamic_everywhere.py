@@ -17,7 +17,6 @@ from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import Distributed
-from shardrec.sharding.dynamic.set_cache import Geometry
 from shardrec.sharding.tables.first_values_by_id import draw_rows as first_values
 from tests.sharding.cases import SEED, Case, Rows, draw_rows, every_case, make, score, train, whole_tables
 from tests.sharding.plain_id_map import PlainMap, plain_mixed
@@ -155,7 +154,7 @@ class DynamicReference(Reference):
         super().__post_init__()
         self.spaces = id_spaces(self.case)
         for ids in self.spaces.values():
-            self.maps.setdefault(ids.name, PlainMap(ids.config, Geometry(**vars(ids.buckets))))
+            self.maps.setdefault(ids.name, PlainMap(ids.config, ids.geometry))
 
     def _step(self, rows: Rows, tower_rate: float) -> float:
         for name, held in self.maps.items():

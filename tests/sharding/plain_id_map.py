@@ -1,7 +1,6 @@
 """What `IdMap` does, in lists, dicts and loops: one row, one id, one set at a time."""
 
-from shardrec.models.dynamic_ids import DynamicConfig
-from shardrec.sharding.dynamic.set_cache import Geometry
+from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig
 
 WORD = (1 << 64) - 1
 HALF = (1 << 32) - 1
@@ -15,7 +14,7 @@ def plain_mixed(word: int) -> int:
     return word ^ word >> 33
 
 
-def plain_sets(geometry: Geometry, an_id: int) -> list[int]:
+def plain_sets(geometry: BucketGeometry, an_id: int) -> list[int]:
     """The one or two sets of an id."""
     word, sets = plain_mixed(an_id & WORD), geometry.bucket_sets
     spread = (word >> 32) * geometry.buckets
@@ -29,7 +28,7 @@ def plain_sets(geometry: Geometry, an_id: int) -> list[int]:
 class PlainCache:
     """rows: of each its (id, count, last use), None if free."""
 
-    def __init__(self, geometry: Geometry, evict: str, age: int | None) -> None:
+    def __init__(self, geometry: BucketGeometry, evict: str, age: int | None) -> None:
         self.geometry, self.evict, self.age = geometry, evict, age
         self.rows: list[tuple[int, int, int] | None] = [None] * geometry.rows
 
@@ -86,7 +85,7 @@ class PlainCache:
 class PlainMap:
     """Every id of every step is admitted at once or after `config.after` occurrences."""
 
-    def __init__(self, config: DynamicConfig, geometry: Geometry) -> None:
+    def __init__(self, config: DynamicConfig, geometry: BucketGeometry) -> None:
         self.config = config
         self.table = PlainCache(geometry, config.evict, config.age)
         self.candidates = PlainCache(geometry.scaled(config.candidates), "lfu", None)

@@ -24,6 +24,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.dynamic.set_cache import bucket_of
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -155,7 +156,7 @@ def take_census(id_map: IdMap, occurred: Tensor, frequent: int) -> Census:
     for first, true in enumerate(occurred.split(_CHUNK)):
         numbers = (true > 0).nonzero().squeeze(1)
         ids = id_of(numbers + first * _CHUNK)
-        bucket = id_map.geometry.bucket_of(ids)
+        bucket = bucket_of(id_map.geometry, ids)
         mine = ((bucket >= id_map.buckets.start) & (bucket < id_map.buckets.stop)).nonzero().squeeze(1)
         if not len(mine):
             continue

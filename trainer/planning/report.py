@@ -13,6 +13,7 @@ from shardrec.sharding.planning.advice import Change, worthwhile_changes
 from shardrec.sharding.planning.cost import GROUPS, Estimate, PartEstimate, estimate_step
 from shardrec.sharding.planning.fit import fewest_hosts
 from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import RunConfig
@@ -64,8 +65,8 @@ class PlannedRun:
     def report(self) -> str:
         """Returns what people read: the plan and, for machines that are described, the step."""
         if not self.elsewhere:
-            return self.plan.report()
-        return "\n".join([self.plan.report(), *_step_lines(self)])
+            return plan_text(self.plan)
+        return "\n".join([plan_text(self.plan), *_step_lines(self)])
 
     def __str__(self) -> str:
         return self.report()

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.config.sections import RunConfig
@@ -61,7 +62,7 @@ class Trainer:
         self.reporter.progress.phase("building tables")
         self.session = Session.build(blueprint or Blueprint(config), environment)
         if environment.leads:
-            write_atomically(folder.path / "plan.txt", self.session.plan.report() + "\n")
+            write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
         train = config.data.split("train")
         assert train is not None
         self.loader = self.session.loader(train, training=True)

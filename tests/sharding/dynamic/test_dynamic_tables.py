@@ -15,6 +15,7 @@ from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import CANDIDATE_BYTES, ROW_BYTES
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import DEFAULT, GIB, Case, Rows, draw_rows, make, share, table, train
@@ -133,10 +134,10 @@ def test_memory_of_id_maps_is_planned() -> None:
     fixed = one_table(None)
     plan, without = (plan_tables(c.inputs, DEFAULT, Topology(2, 2, "cpu", GIB)) for c in (case, fixed))
     (ids,) = {t.dynamic for t in case.inputs["x"].tables.values()}
-    share_of_map = (ids.buckets.rows * ROW_BYTES + ids.buckets.rows // 2 * CANDIDATE_BYTES) / 2
+    share_of_map = (ids.geometry.rows * ROW_BYTES + ids.geometry.rows // 2 * CANDIDATE_BYTES) / 2
     tables = sum(t.bytes_on(0) for t in plan.tables.values())
-    assert plan.bytes_per_rank[0] == pytest.approx(tables + share_of_map, abs=ids.buckets.rows)
-    assert "id maps" in plan.report() and "id maps" not in without.report()
+    assert plan.bytes_per_rank[0] == pytest.approx(tables + share_of_map, abs=ids.geometry.rows)
+    assert "id maps" in plan_text(plan) and "id maps" not in plan_text(without)
     made = make(case)
     state = [t for m in made.id_maps.values() for t in (*m.row_state.values(), *m.candidate_state.values())]
     assert sum(t.nbytes for t in state) == pytest.approx(2 * share_of_map, rel=0.01)

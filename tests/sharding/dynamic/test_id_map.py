@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shardrec.models.dynamic_ids import DynamicConfig
+from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig
 from shardrec.sharding.dynamic.id_map import IdMap, Observed
-from shardrec.sharding.dynamic.set_cache import UNUSED, Geometry
+from shardrec.sharding.dynamic.set_cache import UNUSED, bucket_of, sets_of
 from tests.sharding.plain_id_map import PlainCache, PlainMap, plain_sets
 
 EXTREMES = [0, -1, 1, 2**63 - 1, -(2**63), 1 << 32, -(1 << 32)]
@@ -23,7 +23,7 @@ def ones(ids: Tensor) -> Tensor:
     return torch.ones_like(ids)
 
 
-def table_map(config: DynamicConfig, geometry: Geometry | None = None, **kinds: Any) -> IdMap:
+def table_map(config: DynamicConfig, geometry: BucketGeometry | None = None, **kinds: Any) -> IdMap:
     return IdMap(config, geometry=geometry, **({"name": "t", "seed": 1} | kinds))
 
 
@@ -37,14 +37,14 @@ configs = st.one_of(
     st.builds(DynamicConfig, rows=st.just(1), evict=st.sampled_from(["lfu", "lru"]), after=st.integers(1, 4)),
     st.builds(DynamicConfig, rows=st.just(1), evict=st.sampled_from(["lfu", "age"]), age=st.integers(1, 3)),
 )
-geometries = st.builds(Geometry, buckets=st.integers(2, 3), bucket_sets=st.integers(1, 3), ways=st.just(8))
+geometries = st.builds(BucketGeometry, buckets=st.integers(2, 3), bucket_sets=st.integers(1, 3), ways=st.just(8))
 streams = st.lists(st.dictionaries(st.sampled_from(IDS), st.integers(1, 3), max_size=60), min_size=1, max_size=7)
 
 
 @settings(deadline=None, max_examples=60)
 @given(config=configs, geometry=geometries, stream=streams, skips=st.integers(1, 2))
 def test_equals_dicts_and_loops(
-    config: DynamicConfig, geometry: Geometry, stream: list[dict[int, int]], skips: int
+    config: DynamicConfig, geometry: BucketGeometry, stream: list[dict[int, int]], skips: int
 ) -> None:
     made, plain = table_map(config, geometry), PlainMap(config, geometry)
     for at, counts in enumerate(stream):
@@ -73,7 +73,7 @@ def content(state: dict[str, Tensor]) -> list[tuple[int, int, int] | None]:
 
 def test_the_loops_evict_by_policy() -> None:
     """The reference itself: which of full sets goes first."""
-    geometry = Geometry(2, 1, 8)
+    geometry = BucketGeometry(2, 1, 8)
     ids = [i for i in IDS if plain_sets(geometry, i) == [0]]
     for evict, age, expected in (("lfu", None, 2), ("lru", None, 1), ("age", 4, 1), ("age", 9, None), ("lfu", 4, 1)):
         cache = PlainCache(geometry, evict, age)
@@ -86,7 +86,7 @@ def test_the_loops_evict_by_policy() -> None:
 class Parts:
     """A table whose buckets several maps hold, fed as by an exchange of ids."""
 
-    def __init__(self, config: DynamicConfig, geometry: Geometry, cuts: list[int]) -> None:
+    def __init__(self, config: DynamicConfig, geometry: BucketGeometry, cuts: list[int]) -> None:
         self.geometry = geometry
         edges = [0, *sorted(cuts), geometry.buckets]
         self.maps = [
@@ -95,7 +95,7 @@ class Parts:
         ]
 
     def observe(self, ids: Tensor, counts: Tensor, step: int) -> dict[str, list[int] | list[tuple[int, int]]]:
-        bucket, rows = self.geometry.bucket_of(ids), torch.empty_like(ids)
+        bucket, rows = bucket_of(self.geometry, ids), torch.empty_like(ids)
         fresh, evicted = [], []
         for part in self.maps:
             here = (bucket >= part.buckets.start) & (bucket < part.buckets.stop)
@@ -128,7 +128,7 @@ class Parts:
 )
 def test_neither_split_nor_order_matters(settings_: dict, cuts: list[int], others: list[int], seed: int) -> None:
     """One map of all buckets, and several whose state moves to other splits on the way and whose ids are shuffled."""
-    config, geometry = DynamicConfig(rows=1, **settings_), Geometry(7, 5, 8)
+    config, geometry = DynamicConfig(rows=1, **settings_), BucketGeometry(7, 5, 8)
     generator = torch.Generator().manual_seed(seed)
     whole, parts = Parts(config, geometry, []), Parts(config, geometry, cuts)
     for step in range(6):
@@ -160,11 +160,11 @@ def test_tables_fill_before_anything_is_evicted(rows: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 20, 1_000, 1_024, 70_000, 1_000_000, 10**9])
 def test_geometry_holds_what_was_asked_for(rows: int) -> None:
-    geometry = Geometry.of(rows)
+    geometry = BucketGeometry.of(rows)
     assert max(rows, 16) <= geometry.rows < (rows * 1.01 if rows >= 50_000 else rows + 16 * 32)
     assert 2 <= geometry.buckets <= 1024
     ids = draw_ids(20_000, seed=2)
-    sets, buckets = geometry.sets_of(ids), geometry.bucket_of(ids)
+    sets, buckets = sets_of(geometry, ids), bucket_of(geometry, ids)
     assert torch.equal(sets // geometry.bucket_sets, buckets.unsqueeze(1).expand_as(sets))
     assert sets[:300].tolist() == [plain_sets(geometry, i) for i in ids[:300].tolist()]
     counted = torch.bincount(buckets, minlength=geometry.buckets).double()
@@ -177,9 +177,11 @@ def test_geometry_holds_what_was_asked_for(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "geometry", [Geometry(2, 1, 8), Geometry(3, 2, 8), Geometry.of(1), Geometry.of(3_000)], ids=str
+    "geometry",
+    [BucketGeometry(2, 1, 8), BucketGeometry(3, 2, 8), BucketGeometry.of(1), BucketGeometry.of(3_000)],
+    ids=str,
 )
-def test_any_int64_is_an_id(geometry: Geometry) -> None:
+def test_any_int64_is_an_id(geometry: BucketGeometry) -> None:
     """Neither a free row nor one whose candidate was admitted is taken for an id."""
     made = table_map(DynamicConfig(rows=1, after=2), geometry=geometry)
     ids = torch.tensor([*range(-5, 64), *EXTREMES]).unique()
@@ -250,14 +252,14 @@ def power_law(steps: int, ids_a_step: int, space: int) -> list[tuple[Tensor, Ten
     return [torch.unique(row, return_counts=True) for row in drawn]
 
 
-def crowd(ids_wanted: int, geometry: Geometry) -> Tensor:
+def crowd(ids_wanted: int, geometry: BucketGeometry) -> Tensor:
     """Ids of one bucket, in ascending order."""
     ids = torch.arange(50 * ids_wanted)
-    return ids[geometry.bucket_of(ids) == 0][:ids_wanted]
+    return ids[bucket_of(geometry, ids) == 0][:ids_wanted]
 
 
 def test_newcomers_are_served_by_count_and_those_of_the_step_stay() -> None:
-    geometry = Geometry(2, 1, 8)
+    geometry = BucketGeometry(2, 1, 8)
     made, ids = table_map(DynamicConfig(rows=1), geometry), crowd(20, geometry)
     first = made.observe(ids[:8], ones(ids[:8]), 0)
     assert sorted(first.rows.tolist()) == list(range(8))
@@ -270,7 +272,7 @@ def test_newcomers_are_served_by_count_and_those_of_the_step_stay() -> None:
 
 
 def test_a_row_of_age_is_taken_only_when_it_is_wanted() -> None:
-    geometry = Geometry(2, 1, 8)
+    geometry = BucketGeometry(2, 1, 8)
     made, ids = table_map(DynamicConfig(rows=1, evict="age", age=3), geometry=geometry), crowd(12, geometry)
     made.observe(ids[:8], ones(ids[:8]), 0)
     assert made.observe(ids[8:9], ones(ids[:1]), 2).rows.tolist() == [-1]
@@ -298,7 +300,7 @@ def test_admission_by_chance_depends_on_seed_table_id_and_step() -> None:
 
 
 def test_an_empty_part_and_an_empty_step() -> None:
-    geometry = Geometry(4, 2, 8)
+    geometry = BucketGeometry(4, 2, 8)
     nothing = torch.empty(0, dtype=torch.int64)
     for buckets in (range(2, 2), range(1, 3)):
         made = table_map(DynamicConfig(rows=1, after=2), geometry=geometry, buckets=buckets)
@@ -331,7 +333,7 @@ def test_settings_that_do_not_go_together(said: dict, remedy: str) -> None:
     wanted=st.sets(st.sampled_from(IDS), min_size=1),
 )
 def test_filling_takes_free_rows_only(
-    after: int, evict: str, geometry: Geometry, stream: list[dict[int, int]], wanted: set[int]
+    after: int, evict: str, geometry: BucketGeometry, stream: list[dict[int, int]], wanted: set[int]
 ) -> None:
     made, plain = (kind(DynamicConfig(rows=1, after=after, evict=evict), geometry) for kind in (table_map, PlainMap))
     for step, counts in enumerate(stream):
@@ -368,7 +370,7 @@ def test_filling_takes_free_rows_only(
 )
 def test_counting_steps_anew_changes_nothing_else(policy: dict[str, Any], pause: int) -> None:
     """Beside a map whose steps go on: whatever the policy, the same ids get and lose the same rows."""
-    one, other = (table_map(DynamicConfig(rows=1, **policy), Geometry(7, 5, 8)) for _ in range(2))
+    one, other = (table_map(DynamicConfig(rows=1, **policy), BucketGeometry(7, 5, 8)) for _ in range(2))
     generator, cut = torch.Generator().manual_seed(5), 3
     for step in range(8):
         ids, counts = torch.randint(0, 600, (200,), generator=generator).mul_(0x1234567).unique(return_counts=True)

@@ -186,7 +186,7 @@ def test_ids_of_dynamic_tables_go_to_their_buckets_once(placement: str) -> None:
 
     asked = {"user": 1.0, "friends": 6.0}
     (_, fixed), (_, found) = (estimated(inputs(dynamic), asked) for dynamic in (None, ids))
-    distinct = touched(ids.buckets.rows, SAMPLES * 7)
+    distinct = touched(ids.geometry.rows, SAMPLES * 7)
     sent = {(r, o): distinct / 6 * (16 + 8) for r in range(6) for o in range(6)}
     more = part(found, IDS).seconds - part(fixed, IDS).seconds
     np.testing.assert_allclose(more, np.array(exchange_seconds(sent)) + 5e-4)

@@ -5,7 +5,8 @@ import pytest
 from shardrec.data_pipeline.sizes import readable
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.table_settings import TableOptimizer
-from shardrec.sharding.planning.plan import Plan, in_runs
+from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.plan_report import in_runs, plan_text
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from tests.sharding.cases import table
@@ -25,7 +26,7 @@ def plan(hosts: int, devices: int) -> Plan:
 
 
 def test_report_of_many_ranks() -> None:
-    assert plan(16, 8).report() == REPORT
+    assert plan_text(plan(16, 8)) == REPORT
 
 
 REPORT = """\
@@ -45,7 +46,7 @@ memory of a rank: 9.6 GiB (rank 0) to 19.3 GiB (rank 32), median 9.6 GiB, of 70.
 def test_ranks_that_are_alike_are_one_line() -> None:
     only = {"all": PooledEmbeddings({"t": table("t", 8_000, 16)}, concat=True)}
     made = plan_tables(only, TableOptimizer(), Topology.described(1, 8, "cpu", 1 << 30))
-    assert made.report().splitlines()[-1] == "memory of a rank: 66.4 KiB on all, of 1.0 GiB for tables, 8 ranks"
+    assert plan_text(made).splitlines()[-1] == "memory of a rank: 66.4 KiB on all, of 1.0 GiB for tables, 8 ranks"
 
 
 def test_bytes_per_rank_are_those_of_the_tables() -> None:

@@ -37,6 +37,7 @@ from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.cost import LOOKUP, Workload, estimate_step
 from shardrec.sharding.planning.fit import fewest_hosts
 from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.planning.planner import PlanError, plan_tables
 from shardrec.sharding.planning.row_memory import (
     compute_kernel,
@@ -108,7 +109,7 @@ def test_rows_in_host_memory_are_spread_and_told_of() -> None:
     assert [made.tables[n].placement for n in ("user", "item")] == ["row_wise", "row_wise"]
     assert made.host_bytes == (1_100_000_000 * 256,)
     assert max(made.bytes_per_rank) < 0.1 * 1_000_000_000 / 8 * (256 + 16) * 1.01 + 1_100_000_000 / 8 * 8
-    assert made.report().splitlines()[-1] == (
+    assert plan_text(made).splitlines()[-1] == (
         "rows in host memory: user: cached (10 %), item: host; 262.3 GiB of each host"
     )
 
@@ -147,7 +148,7 @@ def test_cpu_workers_have_one_memory() -> None:
     made, plain = plan(tables, here), plan([replace(t, memory="device") for t in tables], here)
     assert made.bytes_per_rank == plain.bytes_per_rank and made.host_bytes == (0,)
     said = "memory is for GPUs and changes nothing on cpu (user: cached (50 %), item: host)\n"
-    assert made.report() == plain.report() + said
+    assert plan_text(made) == plan_text(plain) + said
 
 
 def test_rows_take_as_much_longer_as_the_bus_is_slower() -> None:

@@ -194,7 +194,7 @@ def test_a_map_of_three_ranks_is_the_same(run: Path, tmp_path: Path, said: Calla
     for rank in range(3):
         parts = {}
         for name, space in saved_maps(content).items():
-            every = space.buckets.buckets
+            every = space.geometry.buckets
             cut = range(every * rank // 3, every * (rank + 1) // 3)
             parts[name] = IdMap(space.config, name=name, seed=0, buckets=cut)
         read_id_maps(at, content["id_maps"], parts, leads=rank == 1)
