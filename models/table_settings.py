@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from shardrec.models.dynamic_ids import DynamicConfig
 
-Dtype = Literal["fp32", "fp16", "bf16", "int8"]
+Dtype = Literal["fp32", "fp16", "int8"]
 Rounding = Literal["stochastic", "nearest"]
 Pooling = Literal["sum", "mean"]
 Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]

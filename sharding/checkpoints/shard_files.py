@@ -17,7 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 CHUNK_BYTES = 32 << 20
 _BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
-_CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_CODES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 SAVED_DTYPES = {code: dtype for dtype, code in _CODES.items()}
 REPLACE = "restore the file from a copy, or resume from an earlier step"  # what to do about a damaged one
 Entry = dict[str, Any]

@@ -33,7 +33,7 @@ from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, module_name, physical_dim
 
 Kind = Literal["bags", "weighted_bags", "sequences"]
-_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.FP32}  # of vectors
+_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.FP32}  # of vectors
 
 
 @dataclass(frozen=True)

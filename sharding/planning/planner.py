@@ -44,12 +44,12 @@ __all__ = ["PlanError", "plan_tables"]
 def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology: Topology) -> Plan:
     """Where each table of the inputs goes; `optimizer` is for tables that name none.
 
-    Raises PlanError where the tables do not fit, UserError for a dtype that the device does not have, for column-wise
+    Raises PlanError where the tables do not fit, UserError for a table that cannot be trained, for column-wise
     row-wise AdaGrad and for `decay: table` where a table is not data-parallel.
     """
     tables = declared_tables(inputs, optimizer)
     for table in tables.values():
-        check_table(table, topology.device)
+        check_table(table)
         check_row_memory(table)
         _check_placement(table)
     tables, notes = _of_one_memory(tables) if topology.device == "cpu" else (tables, ())

@@ -16,12 +16,7 @@ from torch import Tensor
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 
-DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "int8": torch.uint8,
-}
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}
 KERNEL_COLUMNS = 4  # FBGEMM's kernels read rows in vectors of four
 SCALE_BYTES = 8  # of an int8 row: its scale and its bias, fp32
 

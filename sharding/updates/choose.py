@@ -18,7 +18,6 @@ from shardrec.sharding.tables.live import LiveTable, physical_dim
 from shardrec.sharding.updates.ftrl import Ftrl
 from shardrec.sharding.updates.rules import AdaGrad, Adam, RmsProp, RowUpdate, RowwiseAdaGrad, Sgd
 
-TABLE_DTYPES: dict[str, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16")}
 _FUSED = {
     "sgd": EmbOptimType.EXACT_SGD,
     "adagrad": EmbOptimType.EXACT_ADAGRAD,
@@ -26,19 +25,14 @@ _FUSED = {
 }
 
 
-def check_table(table: EmbeddingTable, device: str) -> None:
-    """Raises UserError for what the device's kernels, or the table's resolved optimizer, do not have."""
+def check_table(table: EmbeddingTable) -> None:
+    """Raises UserError for a table that the optimizer that it gets cannot train."""
     if table.frozen:
         return
     if table.dtype == "int8":
         raise UserError(
             f"table {table.name!r}: int8 rows cannot be trained; train with dtype fp32 or fp16, and score with "
             "`shardrec evaluate --rows int8` or `shardrec predict --rows int8`"
-        )
-    if table.dtype not in TABLE_DTYPES[device]:
-        raise UserError(
-            f"table {table.name!r}: dtype {table.dtype} is not one that {device} has kernels for; "
-            f"choose one of {', '.join(TABLE_DTYPES[device])}"
         )
     if table.dtype != "fp32" and table.optimizer is not None and table.optimizer.name == "ftrl":
         raise UserError(
