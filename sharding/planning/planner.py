@@ -10,7 +10,7 @@ works on one machine for any other.
   was asked are placed table-wise. Column blocks are dealt to the ranks in turn.
 - What is left to choose: which tables go row-wise and who gets the others whole, by the estimate of a step
   (`spread.py`), hence by the topology's rates. Where no plan is found that fits, all tables that may go row-wise do.
-  Column-wise and data-parallel are never chosen: `docs/sharding.md` has the measurements.
+  Column-wise and data-parallel are never chosen: `docs/placements.md` has the measurements.
 """
 
 from collections.abc import Mapping
