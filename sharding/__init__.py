@@ -1,4 +1,4 @@
-"""Where table rows live: plan, lookup, update, checkpoint. Knows no particular model.
+"""Sharding says where table rows live: it plans, looks up, updates and saves them, and knows no particular model.
 
 - `checkpoints/`: rows on disk
 - `distribution/`: a plan applied to a step

@@ -1,10 +1,10 @@
 """Rows on disk.
 
-- `copy_columns.py`: Tables that start from another run's rows: a range of their columns, scaled, under any plan of
-- `frozen.py`: Checkpoints read into tables that are only read: no optimizer state, and rows quantised as they stream
-- `id_maps.py`: Id maps to and from files: the rows of each rank's buckets as int64 columns, beside the files of the
-- `replaced_rows.py`: A saved table copied into another checkpoint, with some of its rows replaced
-- `saved_tables.py`: Tables as a checkpoint holds them, whatever the plan and world size that wrote them, read front
-- `shard_files.py`: One safetensors file per shard: streamed from live memory, and read back in checked chunks
-- `tables.py`: Tables to and from files: one safetensors file per shard, streamed from and into live memory
+- `copy_columns.py`: how tables start from columns of another run's tables
+- `frozen.py`: how a checkpoint is read into tables that are only read
+- `id_maps.py`: how id maps are written, read and put together
+- `replaced_rows.py`: how a saved table is copied with some of its rows replaced
+- `saved_tables.py`: a checkpoint's tables, read front to back whatever plan wrote them
+- `shard_files.py`: one safetensors file, written from live memory and read back in checked chunks
+- `tables.py`: how a rank's shards are written, and filled from any plan's files
 """

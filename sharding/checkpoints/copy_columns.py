@@ -1,6 +1,6 @@
-"""Tables that start from another run's rows: a range of their columns, scaled, under any plan of either run.
+"""Tables may start from another run's rows: from a range of their columns, scaled, under any plan of either run.
 
-The rows go from the files of a checkpoint straight into live memory, chunk by chunk as in `checkpoint.py`, so that no
+The rows go from the files of a checkpoint straight into live memory, chunk by chunk as in `shard_files.py`, so that no
 second copy of a table is made. Optimizer state starts fresh, as the optimizer has it for rows that are not new.
 """
 
@@ -17,7 +17,7 @@ from shardrec.sharding.updates.choose import warm_start_tables
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """`scale` times the columns of table `name` from `start` on, as many as the target has."""
+    """A source is `scale` times the columns of table `name` from `start` on, as many as the target has."""
 
     name: str
     start: int = 0

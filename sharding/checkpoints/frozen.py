@@ -1,4 +1,4 @@
-"""Checkpoints read into tables that are only read: no optimizer state, and rows quantised as they stream in."""
+"""Checkpoints are read into tables that are only read: without optimizer state, and quantised as they stream in."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ def read_frozen_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[s
     for name, table in tables.items():
         saved = SavedTable.of(folder, by_table[name])
         for shard in table.shards:
-            held = shard.weight
+            weight = shard.weight
             for start, rows in saved.blocks(
-                "weight", saved.block_rows(["weight"]), first=shard.row, last=shard.row + len(held)
+                "weight", saved.block_rows(["weight"]), first=shard.row, last=shard.row + len(weight)
             ):
                 at = start - shard.row
-                held[at : at + len(rows)].copy_(quantise(rows) if table.table.dtype == "int8" else rows)
+                weight[at : at + len(rows)].copy_(quantise(rows) if table.table.dtype == "int8" else rows)

@@ -1,4 +1,4 @@
-"""Id maps to and from files: the rows of each rank's buckets as int64 columns, beside the files of the tables.
+"""Id maps are written as the rows of each rank's buckets, in int64 columns, beside the files of the tables.
 
 A map's file is like a table's shard, in chunks with checksums, and whoever reads takes the rows of its own buckets out
 of any ranks' files. Counters are sums over the ranks.
@@ -18,7 +18,7 @@ from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, fill_recta
 from shardrec.sharding.dynamic.id_map import IdCounters, IdMap
 
 Saved = dict[str, dict[str, Any]]
-"""By id space: `config` (a DynamicConfig), `counters`, and the `files`' entries of `rows` and `candidates`."""
+"""A manifest says of each id space: `config` (a DynamicConfig), `counters`, and the entries of its `files`."""
 
 _FOLDER = "id_maps"
 _REMEDY = "use the settings it was made with, or another run folder"
@@ -30,52 +30,52 @@ def write_id_maps(folder: Path, maps: Mapping[str, IdMap]) -> Saved:
         return {}
     inside = folder / _FOLDER
     inside.mkdir(parents=True, exist_ok=True)
-    found = {name: _write_map(inside, name, held) for name, held in maps.items()}
+    saved = {name: _write_map(inside, name, id_map) for name, id_map in maps.items()}
     sync(inside)
-    return found
+    return saved
 
 
-def _write_map(inside: Path, name: str, held: IdMap) -> dict[str, Any]:
-    parts = {"rows": (held.row_state, held.first_row, held.geometry.rows)}
-    if held.candidate_state:
-        parts["candidates"] = (held.candidate_state, held.first_candidate, held.candidate_rows)
+def _write_map(inside: Path, name: str, id_map: IdMap) -> dict[str, Any]:
+    parts = {"rows": (id_map.row_state, id_map.first_row, id_map.geometry.rows)}
+    if id_map.candidate_state:
+        parts["candidates"] = (id_map.candidate_state, id_map.first_candidate, id_map.candidate_rows)
     files: list[Entry] = []
-    for kind, (tensors, first, rows) in parts.items():
-        if not held.buckets:
+    for kind, (tensors, first, row_count) in parts.items():
+        if not id_map.buckets:
             continue
         path = inside / f"{quote(name, safe='')}.{kind}.r{first}.safetensors"
         described = write_file(path, tensors, {"id_map": name, "kind": kind, "row": str(first)})
-        where = {"table": name, "kind": kind, "num_embeddings": rows, "row": first, "column": 0}
+        where = {"table": name, "kind": kind, "num_embeddings": row_count, "row": first, "column": 0}
         files.append({**where, "file": f"{_FOLDER}/{path.name}", "tensors": described})
-    return {"config": held.config.model_dump(), "counters": asdict(held.counters), "files": files}
+    return {"config": id_map.config.model_dump(), "counters": asdict(id_map.counters), "files": files}
 
 
 def merged_id_maps(of_ranks: Iterable[Saved]) -> Saved:
-    """What all ranks wrote, as one."""
-    found: Saved = {}
+    """Returns what all ranks wrote, as one."""
+    merged: Saved = {}
     for saved in of_ranks:
-        for name, said in saved.items():
-            whole = found.setdefault(name, {"config": said["config"], "counters": {}, "files": []})
-            whole["files"] += said["files"]
-            for what, count in said["counters"].items():
-                whole["counters"][what] = whole["counters"].get(what, 0) + count
-    return found
+        for name, facts in saved.items():
+            whole = merged.setdefault(name, {"config": facts["config"], "counters": {}, "files": []})
+            whole["files"] += facts["files"]
+            for counter, count in facts["counters"].items():
+                whole["counters"][counter] = whole["counters"].get(counter, 0) + count
+    return merged
 
 
-def saved_ids(name: str, said: Mapping[str, Any]) -> DynamicIds:
-    """The id space of a saved map."""
-    return DynamicIds(name, DynamicConfig.model_validate(said["config"]))
+def saved_ids(name: str, facts: Mapping[str, Any]) -> DynamicIds:
+    """Returns the id space of a saved map, by what a manifest says of it."""
+    return DynamicIds(name, DynamicConfig.model_validate(facts["config"]))
 
 
 class SavedIds(SavedRows):
-    """Columns [rows] int64 of an id map."""
+    """An id map's columns in a checkpoint are [rows] int64 each."""
 
     word = "id map"
 
 
 @dataclass(frozen=True)
 class SavedIdMap:
-    """The map of one id space in a checkpoint, whatever number of ranks wrote it.
+    """A saved map is that of one id space in a checkpoint, whatever number of ranks wrote it.
 
     rows: `id`, `count` (0: a free row), `last_use` and `admitted`. candidates: `candidate_id`, `candidate_count` (0:
     none) and `candidate_last_use`; None where ids are admitted at once.
@@ -87,41 +87,43 @@ class SavedIdMap:
     candidates: SavedIds | None
 
     def whole(self) -> IdMap:
-        """All buckets in memory. Raises UserError for files that are missing, cut short or changed."""
-        held = IdMap(self.ids.config, name=self.ids.name, seed=0)  # what only draws of admission go by
-        _fill(self, held, Scratch())
-        held.counters = replace(self.counters)
-        return held
+        """Reads all buckets into memory. Raises UserError for files that are missing, cut short or changed."""
+        id_map = IdMap(self.ids.config, name=self.ids.name, seed=0)  # only draws of admission go by the seed
+        _fill(self, id_map, Scratch())
+        id_map.counters = replace(self.counters)
+        return id_map
 
     @property
     def parts(self) -> tuple[SavedIds, ...]:
+        """The rows, and the candidates where there are any."""
         return (self.rows,) if self.candidates is None else (self.rows, self.candidates)
 
     @classmethod
-    def of(cls, folder: Path, name: str, said: Mapping[str, Any]) -> "SavedIdMap":
-        """What a manifest says of the map `name`."""
+    def of(cls, folder: Path, name: str, facts: Mapping[str, Any]) -> "SavedIdMap":
+        """Returns the map `name` by what a manifest says of it."""
         kinds: dict[str, list[Entry]] = {"rows": [], "candidates": []}
-        for entry in said["files"]:
+        for entry in facts["files"]:
             kinds[entry["kind"]].append(entry)
         candidates = _columns(folder, kinds["candidates"]) if kinds["candidates"] else None
-        return cls(saved_ids(name, said), IdCounters(**said["counters"]), _columns(folder, kinds["rows"]), candidates)
+        return cls(saved_ids(name, facts), IdCounters(**facts["counters"]), _columns(folder, kinds["rows"]), candidates)
 
 
 def _columns(folder: Path, entries: Sequence[Entry]) -> SavedIds:
-    rows, first = entries[0]["num_embeddings"], entries[0]
-    tensors = dict.fromkeys(first["tensors"], (rows,))
-    return SavedIds(folder=folder, entries=entries, name=first["table"], num_embeddings=rows, tensors=tensors)
+    first = entries[0]
+    row_count = first["num_embeddings"]
+    tensors = dict.fromkeys(first["tensors"], (row_count,))
+    return SavedIds(folder=folder, entries=entries, name=first["table"], num_embeddings=row_count, tensors=tensors)
 
 
 def saved_id_maps(folder: Path, saved: Saved) -> dict[str, SavedIdMap]:
-    """The id maps of a checkpoint, by id space."""
-    return {name: SavedIdMap.of(folder, name, said) for name, said in saved.items()}
+    """Returns the id maps of a checkpoint, by id space."""
+    return {name: SavedIdMap.of(folder, name, facts) for name, facts in saved.items()}
 
 
-def _fill(there: SavedIdMap, held: IdMap, scratch: Scratch) -> None:
-    """Copies the rows of a map's own buckets."""
-    own = ((held.row_state, held.first_row), (held.candidate_state, held.first_candidate))
-    for part, (tensors, first) in zip(there.parts, own, strict=False):
+def _fill(saved: SavedIdMap, id_map: IdMap, scratch: Scratch) -> None:
+    """Copies the rows of a map's own buckets from a saved one."""
+    own = ((id_map.row_state, id_map.first_row), (id_map.candidate_state, id_map.first_candidate))
+    for part, (tensors, first) in zip(saved.parts, own, strict=False):
         for column, target in tensors.items():
             fill_rectangle(part.folder, part.entries, column, target, first, 0, scratch)
 
@@ -135,11 +137,11 @@ def read_id_maps(folder: Path, saved: Saved, maps: Mapping[str, IdMap], *, leads
         there, here = ("dynamic", "fixed") if name in saved else ("fixed", "dynamic")
         raise UserError(f"{folder}: the ids of {name!r} are {there} there and {here} here; {_REMEDY}")
     scratch = Scratch()
-    for name, held in maps.items():
+    for name, id_map in maps.items():
         known = SavedIdMap.of(folder, name, saved[name])
-        check_alike(f"{folder}:", name, known.ids.config, held.config)
-        _fill(known, held, scratch)
-        held.counters = known.counters if leads else IdCounters()
+        check_alike(f"{folder}:", name, known.ids.config, id_map.config)
+        _fill(known, id_map, scratch)
+        id_map.counters = known.counters if leads else IdCounters()
 
 
 def check_alike(where: str, name: str, there: DynamicConfig, here: DynamicConfig) -> None:
@@ -147,9 +149,7 @@ def check_alike(where: str, name: str, there: DynamicConfig, here: DynamicConfig
     alike = {"rows": there.rows == here.rows, "after": (there.after > 1) == (here.after > 1)}
     if here.after > 1:
         alike["candidates"] = there.candidates == here.candidates
-    for what, same in alike.items():
+    for key, same in alike.items():
         if not same:
-            found, wanted = getattr(there, what), getattr(here, what)
-            raise UserError(
-                f"{where} the ids of {name!r} have dynamic.{what} {found} there and {wanted} here; {_REMEDY}"
-            )
+            values = f"{getattr(there, key)} there and {getattr(here, key)} here"
+            raise UserError(f"{where} the ids of {name!r} have dynamic.{key} {values}; {_REMEDY}")

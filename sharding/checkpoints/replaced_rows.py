@@ -1,4 +1,4 @@
-"""A saved table copied into another checkpoint, with some of its rows replaced.
+"""A saved table is copied into another checkpoint, with some of its rows replaced.
 
 Files are copied by chunks whose checksums are verified; the new rows are then scattered into the copies, which are
 mapped into memory, and the checksums of the chunks that they touched are computed anew. Memory is a chunk, and the
@@ -20,16 +20,11 @@ from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.checkpoints.shard_files import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
 from shardrec.sharding.updates.rules import SAMPLES, RowUpdate
 
-_BITS = {
-    1: torch.int8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # bytes of a value -> what its bits are moved as: NumPy has no bfloat16
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a value -> what its bits are moved as
 
 
 def fresh_state(update: RowUpdate, weight: Tensor) -> dict[str, Tensor]:
-    """The optimizer state of rows [n, columns] that come from elsewhere.
+    """Returns the optimizer state of rows [n, columns] that come from elsewhere.
 
     In how many training samples a row occurs is left out: that belongs to the data, whatever the row holds.
     """
@@ -39,7 +34,7 @@ def fresh_state(update: RowUpdate, weight: Tensor) -> dict[str, Tensor]:
 
 
 class ReplacedRows:
-    """The copy of a table in the checkpoint `folder`, open for writing.
+    """The copy of a table in the checkpoint `folder` is open for writing.
 
     Raises UserError where a file that is copied is missing, cut short or changed.
     """
@@ -89,7 +84,7 @@ class ReplacedRows:
 
 
 def _mapped(path: Path, tensor: Entry) -> np.ndarray:
-    """A tensor of a file as writable bits, of its shape."""
+    """Maps a tensor of a file into memory as writable bits, of its shape."""
     bits = f"i{SAVED_DTYPES[tensor['dtype']].itemsize}"
     return np.memmap(path, dtype=bits, mode="r+", offset=tensor["start"], shape=tuple(tensor["shape"]))
 

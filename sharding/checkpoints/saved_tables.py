@@ -1,4 +1,4 @@
-"""Tables as a checkpoint holds them, whatever the plan and world size that wrote them, read front to back.
+"""A checkpoint's tables are read front to back, whatever the plan and world size that wrote them.
 
 A table is never held whole: of each file that a stretch of rows is in, one chunk of 32 MiB is in memory, which is read
 once and checked. So is a table that is to be written with some rows replaced (`replaced_rows.py`).
@@ -25,19 +25,19 @@ from shardrec.sharding.checkpoints.shard_files import (
 )
 
 BLOCK_BYTES = 8 << 20
-"""Bytes of the largest tensor that go into one block of rows: much less than a chunk, as it is a copy besides."""
+"""A block of rows has so many bytes of its largest tensor: much less than a chunk, as it is a copy besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedRows:
-    """Tensors of equally many rows, which several files may each hold a part of.
+    """Saved rows are tensors of equally many rows, of which several files may each hold a part.
 
     folder: the checkpoint. entries: what its manifest says of the files. tensors: by name, each with the shape of the
     whole: [rows, columns], or [rows].
     """
 
     word: ClassVar[str]
-    """What such rows are of, in an error line."""
+    """What error lines call such rows."""
 
     folder: Path
     entries: Sequence[Entry]
@@ -46,8 +46,8 @@ class SavedRows:
     tensors: Mapping[str, tuple[int, ...]]
 
     def file_sizes(self) -> dict[str, int]:
-        """Bytes of each file. Raises UserError for one that is missing, or not as long as what the manifest names."""
-        found = {}
+        """Returns the bytes of each file. Raises UserError for one that is missing, or not as long as it was."""
+        sizes = {}
         for entry in self.entries:
             path = self.folder / entry["file"]
             try:
@@ -56,17 +56,17 @@ class SavedRows:
                 raise UserError(f"{path}: missing, though the checkpoint's manifest names it; {REPLACE}") from None
             expected = max(_end(tensor) for tensor in entry["tensors"].values())
             if size != expected:
-                what = "cut short" if size < expected else "longer than when it was written"
-                raise UserError(f"{path}: {what}: {size} bytes found, {expected} expected; {REPLACE}")
-            found[entry["file"]] = size
-        return found
+                fault = "cut short" if size < expected else "longer than when it was written"
+                raise UserError(f"{path}: {fault}: {size} bytes found, {expected} expected; {REPLACE}")
+            sizes[entry["file"]] = size
+        return sizes
 
     def element_bytes(self, tensor: str) -> int:
-        """Bytes of one value of a tensor."""
+        """Returns the bytes of one value of a tensor."""
         return SAVED_DTYPES[self.entries[0]["tensors"][tensor]["dtype"]].itemsize
 
     def block_rows(self, tensors: Iterable[str] | None = None) -> int:
-        """Rows of a block: as many as make up `BLOCK_BYTES` in the largest of some tensors (default: all)."""
+        """Returns the rows of a block: as many as make up `BLOCK_BYTES` in the largest of some tensors (None: all)."""
         names = self.tensors if tensors is None else tensors
         widest = max(math.prod(self.tensors[n][1:]) * self.element_bytes(n) for n in names)
         return max(1, BLOCK_BYTES // widest)
@@ -74,7 +74,7 @@ class SavedRows:
     def blocks(
         self, tensor: str, rows: int | None = None, *, first: int = 0, last: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """(number of the first row, values) of blocks of `rows` rows, from row `first` to `last`.
+        """Yields (number of the first row, values) of blocks of `rows` rows, from row `first` to `last`.
 
         Values are [n, columns] or [n], in the dtype of the files, and good until the next block. Raises UserError where
         a file is missing, cut short or changed, or where the files do not hold the whole table.
@@ -92,7 +92,7 @@ class SavedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedTable(SavedRows):
-    """One table of a checkpoint. tensors: `weight`, then the optimizer's state. dynamic: its id space, or None."""
+    """A saved table is one of a checkpoint's. tensors: `weight`, then the optimizer's state. dynamic: its id space."""
 
     word = "table"
 
@@ -104,17 +104,17 @@ class SavedTable(SavedRows):
 
     @classmethod
     def of(cls, folder: Path, entries: Sequence[Entry]) -> "SavedTable":
-        """The table that all of `entries` are parts of."""
+        """Returns the table that all of `entries` are parts of."""
         first = entries[0]
-        rows, columns = first["num_embeddings"], first["embedding_dim"]
+        row_count, columns = first["num_embeddings"], first["embedding_dim"]
         state = [name for name in first["tensors"] if name != "weight"]
-        held = {n: first["tensors"][n]["shape"] for n in ["weight", *state]}
+        shapes = {n: first["tensors"][n]["shape"] for n in ["weight", *state]}
         return cls(
             folder=folder,
             entries=entries,
             name=first["table"],
-            num_embeddings=rows,
-            tensors={name: (rows, columns) if len(shape) == 2 else (rows,) for name, shape in held.items()},
+            num_embeddings=row_count,
+            tensors={n: (row_count, columns) if len(shape) == 2 else (row_count,) for n, shape in shapes.items()},
             embedding_dim=columns,
             dtype=first["dtype"],
             optimizer=first["optimizer"],
@@ -124,17 +124,17 @@ class SavedTable(SavedRows):
 
 
 def saved_tables(folder: Path, entries: Sequence[Entry]) -> dict[str, SavedTable]:
-    """The tables of a checkpoint by name, in the order of its manifest."""
+    """Returns the tables of a checkpoint by name, in the order of its manifest."""
     return {name: SavedTable.of(folder, of_table) for name, of_table in entries_by_table(entries).items()}
 
 
 class _Reader:
-    """One tensor of a table, whose rows are asked for in ascending order: it keeps one chunk of each file in use."""
+    """A reader copies rows of one tensor, asked for in ascending order, and keeps one chunk of each file in use."""
 
     def __init__(self, table: SavedRows, tensor: str) -> None:
         self._table, self._tensor = table, tensor
-        self._named = f"{table.word} {table.name!r}"
-        self._held: dict[str, tuple[Scratch, int, Tensor]] = {}
+        self._title = f"{table.word} {table.name!r}"
+        self._chunks: dict[str, tuple[Scratch, int, Tensor]] = {}
 
     def fill(self, target: Tensor, start: int) -> None:
         """Copies rows from `start` on into `target`, [n, columns] or [n]."""
@@ -142,7 +142,7 @@ class _Reader:
         for entry in self._table.entries:
             if self._tensor not in entry["tensors"]:
                 file = self._table.folder / entry["file"]
-                raise UserError(f"{file}: holds no {self._tensor!r} of {self._named}; {REPLACE}")
+                raise UserError(f"{file}: holds no {self._tensor!r} of {self._title}; {REPLACE}")
             shape = entry["tensors"][self._tensor]["shape"]
             top, end = entry["row"], entry["row"] + shape[0]
             at, bottom = max(start, top), min(stop, end)
@@ -152,18 +152,18 @@ class _Reader:
                 filled += _copied(part, target[at - start : at - start + len(part)], entry["column"])
                 at += len(part)
             if end <= stop:
-                self._held.pop(entry["file"], None)
+                self._chunks.pop(entry["file"], None)
         if filled != target.numel():
-            where = f"{self._table.folder}: the files of {self._named}"
+            where = f"{self._table.folder}: the files of {self._title}"
             raise UserError(f"{where} hold {filled} of {target.numel()} values of rows {start} to {stop}; {REPLACE}")
 
     def _chunk(self, entry: Entry, row: int) -> tuple[int, Tensor]:
-        """(first row, rows) of the chunk of a file that its `row` is in."""
-        scratch, first, rows = self._held.get(entry["file"], (Scratch(), 0, torch.empty(0)))
+        """Returns (first row, rows) of the chunk of a file that its `row` is in."""
+        scratch, first, rows = self._chunks.get(entry["file"], (Scratch(), 0, torch.empty(0)))
         if not first <= row < first + len(rows):
             path = self._table.folder / entry["file"]
             ((first, rows),) = chunks(path, entry, self._tensor, row, row + 1, scratch)
-            self._held[entry["file"]] = (scratch, first, rows)
+            self._chunks[entry["file"]] = (scratch, first, rows)
         return first, rows
 
 
@@ -182,5 +182,5 @@ def _copied(part: Tensor, target: Tensor, column: int) -> int:
 
 
 def _end(tensor: Entry) -> int:
-    """Where a tensor's bytes end in its file."""
+    """Returns where a tensor's bytes end in its file."""
     return int(tensor["start"]) + tensor["shape"][0] * saved_row_bytes(tensor)

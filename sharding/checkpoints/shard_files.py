@@ -1,4 +1,8 @@
-"""One safetensors file per shard: streamed from live memory, and read back in checked chunks."""
+"""A shard is one safetensors file, streamed from live memory and read back in checked chunks of rows.
+
+A chunk is 32 MiB, with a CRC32 in the file's manifest entry. Neither direction needs more memory than one chunk, and
+every byte that is read is checked. Any rectangle of a table is filled from the files that overlap it.
+"""
 
 import json
 import os
@@ -15,12 +19,19 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 
 CHUNK_BYTES = 32 << 20
+"""A chunk of rows has so many bytes: what is in memory beside the table, and what one checksum covers."""
+
 _BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 SAVED_DTYPES = {code: dtype for dtype, code in _CODES.items()}
-REPLACE = "restore the file from a copy, or resume from an earlier step"  # what to do about a damaged one
+"""The dtypes of saved tensors by their codes in safetensors headers."""
+
+REPLACE = "restore the file from a copy, or resume from an earlier step"
+"""What an error line advises about a damaged file."""
+
 Entry = dict[str, Any]
+"""A manifest entry says what is in one file: table, place of the shard, and its tensors. JSON can hold it."""
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
@@ -78,33 +89,34 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 class Scratch:
-    """The one buffer that chunks are read into."""
+    """A scratch is the one buffer that chunks are read into."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def read(self, file: Path, descriptor: int, start: int, size: int) -> memoryview:
+        """Returns `size` bytes of a file from `start` on, good until the next call. Raises UserError for fewer."""
         if len(self._bytes) < size:
             self._bytes = bytearray(size)
-        into, got = memoryview(self._bytes)[:size], 0
-        while got < size:
-            count = os.preadv(descriptor, [into[got:]], start + got)
+        buffer, filled = memoryview(self._bytes)[:size], 0
+        while filled < size:
+            count = os.preadv(descriptor, [buffer[filled:]], start + filled)
             if count == 0:
-                raise UserError(f"{file}: cut short: {start + got} bytes found, {start + size} expected; {REPLACE}")
-            got += count
-        return into
+                raise UserError(f"{file}: cut short: {start + filled} bytes found, {start + size} expected; {REPLACE}")
+            filled += count
+        return buffer
 
 
 def entries_by_table(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """A manifest's entries by the table that their files hold a part of."""
-    found: dict[str, list[Entry]] = {}
+    """Returns a manifest's entries by the table that their files hold a part of."""
+    by_table: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(entry["table"], []).append(entry)
-    return found
+        by_table.setdefault(entry["table"], []).append(entry)
+    return by_table
 
 
 def saved_row_bytes(tensor: Entry) -> int:
-    """Bytes of one row of a tensor, by what an entry says of it."""
+    """Returns the bytes of one row of a tensor, by what an entry says of it."""
     return SAVED_DTYPES[tensor["dtype"]].itemsize * (tensor["shape"][1] if tensor["shape"][1:] else 1)
 
 
@@ -161,7 +173,7 @@ def _copy(
 def chunks(
     file: Path, entry: Entry, name: str, first: int, last: int, scratch: Scratch
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, checked rows) of the chunks of a file that hold rows [first, last)."""
+    """Yields (first row, checked rows) of the chunks of a file that hold rows [first, last)."""
     described = entry["tensors"][name]
     shape, step, width = described["shape"], described["chunk_rows"], saved_row_bytes(described)
     dtype = SAVED_DTYPES[described["dtype"]]

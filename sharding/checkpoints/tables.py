@@ -1,10 +1,8 @@
-"""Tables to and from files: one safetensors file per shard, streamed from and into live memory.
+"""Live tables are written shard by shard, and filled from the files of any plan and world size.
 
-- A file holds logical columns, in row chunks of 32 MiB, each with a CRC32 in the manifest entry that `write_tables`
-  returns; who composes the checkpoint gathers the ranks' entries and commits. Names, rows and columns depend on no
-  plan.
-- Loading copies the overlapping rectangles, so that any plan and world size reads what any other wrote. Neither
-  direction needs more memory than one chunk. Every byte that is read is checked.
+- Each rank writes its shards' logical columns, one file a shard (`shard_files.py`), and returns manifest entries; who
+  composes the checkpoint gathers all ranks' entries and commits. Names, rows and columns depend on no plan.
+- Reading copies the rectangles that a shard and the files have in common.
 - Row-wise state is kept as the kernel holds it, a mean over its physical columns, whose number is in the entry.
 """
 
@@ -54,9 +52,9 @@ def write_tables(
 
 
 def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
-    """The rows of a replica that a rank writes."""
-    rows = len(shard.weight)
-    start, stop = rows * rank // ranks, rows * (rank + 1) // ranks
+    """Returns the rows of a replica that a rank writes."""
+    row_count = len(shard.weight)
+    start, stop = row_count * rank // ranks, row_count * (rank + 1) // ranks
     return TableShard(shard.row + start, shard.column, {n: t[start:stop] for n, t in shard.tensors.items()})
 
 
@@ -75,7 +73,7 @@ def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
 
 
 def _description(table: LiveTable) -> Entry:
-    """What must be equal for a checkpoint to fit a model, and the physical dim."""
+    """Returns what must be equal for a checkpoint to fit a model, and the physical dim."""
     assert table.table.optimizer is not None
     return {
         "num_embeddings": table.table.num_embeddings,
@@ -110,7 +108,7 @@ def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, Liv
 
 
 def kind_of_ids(space: str | None) -> str:
-    """Whether a table is dynamic, with the ids of `space`, or fixed (None), in the words of an error line."""
+    """Says in the words of an error line whether a table is dynamic, with the ids of `space`, or fixed (None)."""
     return f"dynamic (ids of {space!r})" if space else "fixed"
 
 
@@ -118,26 +116,28 @@ def check_model(
     folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool = False
 ) -> None:
     """Raises UserError where a checkpoint's tables are not the model's. Of frozen ones only rows and dims count."""
-    other = f"{folder} is a checkpoint of another model"
+    complaint = f"{folder} is a checkpoint of another model"
     remedy = "use the model and tables it was made with, or another run folder"
     for name in tables.keys() ^ entries.keys():
         where = "in the model only" if name in tables else "in the checkpoint only"
-        raise UserError(f"{other}: table {name!r} is {where}; {remedy}")
+        raise UserError(f"{complaint}: table {name!r} is {where}; {remedy}")
     for name, table in tables.items():
         wanted = _description(table)
         for entry in entries[name]:
             spaces = (entry.get("dynamic"), wanted["dynamic"])
             if spaces[0] != spaces[1]:
                 there, here = map(kind_of_ids, spaces)
-                raise UserError(f"{other}: table {name!r} is {there} there and {here} here; {remedy}")
-            for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer")[: 2 if table.table.frozen else None]:
-                found, expected = entry[what], wanted[what]
-                if found == expected or (what == "num_embeddings" and grow and found < expected):
+                raise UserError(f"{complaint}: table {name!r} is {there} there and {here} here; {remedy}")
+            for key in ("num_embeddings", "embedding_dim", "dtype", "optimizer")[: 2 if table.table.frozen else None]:
+                saved, expected = entry[key], wanted[key]
+                if saved == expected or (key == "num_embeddings" and grow and saved < expected):
                     continue
-                raise UserError(f"{other}: table {name!r} has {what} {found} there and {expected} here; {remedy}")
+                raise UserError(f"{complaint}: table {name!r} has {key} {saved} there and {expected} here; {remedy}")
             if table.table.frozen:
                 continue
             state = row_update(table.table).state_shapes(1, 1).keys()
             if state != entry["tensors"].keys() - {"weight"}:  # momentum is a state that sgd may have or not
                 there, here = (", ".join(sorted(s)) or "none" for s in (entry["tensors"].keys() - {"weight"}, state))
-                raise UserError(f"{other}: table {name!r} has optimizer state {there} there and {here} here; {remedy}")
+                raise UserError(
+                    f"{complaint}: table {name!r} has optimizer state {there} there and {here} here; {remedy}"
+                )

@@ -1,4 +1,4 @@
-"""Applies a plan to a training step: tables by TorchRec's DistributedModelParallel, the tower in replicas.
+"""A plan is applied to a training step: tables by TorchRec's DistributedModelParallel, the tower in replicas.
 
 A step is `begin(context)`, forward, backward, `step()`.
 
@@ -42,7 +42,7 @@ from shardrec.sharding.updates.sample_counts import SampleCounts
 
 @dataclass
 class Distributed:
-    """A step whose tables are sharded. `module(batch)` runs it.
+    """A distributed step has sharded tables and a replicated tower; `module(batch)` runs it forward.
 
     tables: this rank's live table memory by name, for checkpoints. lookup: tells the order of ids in batches.
     """
@@ -57,11 +57,11 @@ class Distributed:
     _process_group: dist.ProcessGroup = field(repr=False)
 
     def tower_parameters(self) -> dict[str, nn.Parameter]:
-        """The step's parameters without tables, by names that depend on no plan."""
+        """Returns the step's parameters without tables, by names that depend on no plan."""
         return dict(self.step_module.named_parameters())
 
     def tower_buffers(self) -> dict[str, Tensor]:
-        """The step's persistent buffers, likewise."""
+        """Returns the step's persistent buffers, without those of the lookup, by names that depend on no plan."""
         inside = tuple(f"{name}." for name, m in self.step_module.named_modules() if m is self.lookup)
         saved = self.step_module.state_dict(keep_vars=True)
         return {n: b for n, b in self.step_module.named_buffers() if n in saved and not n.startswith(inside)}
@@ -100,17 +100,17 @@ class Distributed:
         self.replicas.step()
 
     def zero_shares(self) -> dict[str, float]:
-        """Share of weights that are exactly 0 in each table whose optimizer has an l1. All ranks call it alike."""
+        """Returns the share of weights that are exactly 0 in each table with an l1. All ranks call it alike."""
         sparse = [t for t in self.tables.values() if t.table.optimizer and t.table.optimizer.l1 > 0]
         if not sparse:
             return {}
         counts = torch.tensor([t.zeros() for t in sparse], dtype=torch.float64, device=self.plan.device)
         dist.all_reduce(counts, group=self._process_group)
-        found = {}
+        shares = {}
         for table, count in zip(sparse, counts.tolist(), strict=True):
             copies = self.plan.world_size if table.replicated else 1
-            found[table.name] = count / (table.table.num_embeddings * table.table.embedding_dim * copies)
-        return found
+            shares[table.name] = count / (table.table.num_embeddings * table.table.embedding_dim * copies)
+        return shares
 
 
 def distribute(
@@ -135,10 +135,10 @@ def distribute(
         process_group = dist.group.WORLD
     assert process_group is not None and dist.get_world_size(process_group) == plan.world_size
     ((path, lookup),) = [(n, m) for n, m in step.named_modules() if isinstance(m, EmbeddingLookup)]
-    resolved = {t.table.optimizer for t in plan.tables.values()}
-    asked = {t.optimizer or optimizer for g in lookup.groups for t in g.tables}
-    assert resolved == asked, "the plan was made with other optimizers"
-    lookup.resolve({name: planned.table for name, planned in plan.tables.items()})
+    planned = {t.table.optimizer for t in plan.tables.values()}
+    declared = {t.optimizer or optimizer for g in lookup.groups for t in g.tables}
+    assert planned == declared, "the plan was made with other optimizers"
+    lookup.replace_tables({name: t.table for name, t in plan.tables.items()})
 
     replicated = _use_plan(lookup, plan, device, seed)
     module = DistributedModelParallel(
@@ -158,15 +158,15 @@ def distribute(
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
             module.init_data_parallel()
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
-    held = [kernel for collection in sharded for kernel in kernels(collection)]
+    local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
-    tables = _live_tables(plan, held) | replicas.tables()
+    tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     initialize_tables([t for t in tables.values() if not t.table.frozen], seed)
     lookup.use_dynamic(
         DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
     )
-    distributed = Distributed(module, step, lookup, plan, tables, replicas, held, process_group)
+    distributed = Distributed(module, step, lookup, plan, tables, replicas, local_kernels, process_group)
     distributed.begin(UpdateContext(0))
     return distributed
 
@@ -174,13 +174,13 @@ def distribute(
 def _use_plan(
     lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int
 ) -> list[ReplicatedBags | ReplicatedSequences]:
-    """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; gives the latter."""
-    everywhere = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
+    """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; returns these."""
+    copied_names = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
     collections: list[tuple[Group, nn.Module]] = []
     replicated: list[ReplicatedBags | ReplicatedSequences] = []
     for group in lookup.groups:
         names = {t.name for t in group.tables}
-        sharded, copied = group.only(names - everywhere), group.only(names & everywhere)
+        sharded, copied = group.only(names - copied_names), group.only(names & copied_names)
         if sharded.tables:
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
@@ -191,7 +191,7 @@ def _use_plan(
             make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
             replicated.append(make(copied, device, seed))
             collections.append((copied, replicated[-1]))
-    lookup.use(collections)
+    lookup.use_collections(collections)
     return replicated
 
 
@@ -209,8 +209,8 @@ def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPl
     return ShardingPlan(plan=modules)
 
 
-def _live_tables(plan: Plan, held: Iterable[Any]) -> dict[str, LiveTable]:
-    """The kernels' memory by table; tables of which this rank holds nothing have no shards."""
+def _live_tables(plan: Plan, local_kernels: Iterable[Any]) -> dict[str, LiveTable]:
+    """Returns the kernels' memory by table; tables of which this rank has nothing have no shards."""
     names = {module_name(n): n for n in plan.tables}
     empty = [LiveTable(t.table, ()) for t in plan.tables.values()]
     return merged(
@@ -218,7 +218,7 @@ def _live_tables(plan: Plan, held: Iterable[Any]) -> dict[str, LiveTable]:
             *empty,
             *(
                 LiveTable(plan.tables[names[table]].table, (TableShard(row, column, tensors),))
-                for kernel in held
+                for kernel in local_kernels
                 for table, row, column, tensors in kernel.shards()
             ),
         ]

@@ -1,4 +1,4 @@
-"""Tables that are only read, for evaluation and prediction: no optimizer state, and int8 rows where these are smaller.
+"""Tables that are only read, for scoring, have no optimizer state, and int8 rows where these are smaller.
 
 An int8 row is `embedding_dim` bytes, then its scale and its bias in fp32: the layout and the arithmetic of FBGEMM's
 FloatToFused8BitRowwiseQuantized (asymmetric, row by row: Guan et al., "Post-Training 4-bit Quantization on Embedding
@@ -23,11 +23,11 @@ from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
 
 RowKind = Literal["int8"]
 
-# ---------------------------------------------------------------- what is held
+# ---------------------------------------------------------------- which tables
 
 
 def frozen_inputs(inputs: Mapping[str, Input]) -> dict[str, Input]:
-    """The inputs with tables that are only read: with int8 rows where they are smaller than trained ones.
+    """Returns the inputs with tables that are only read: with int8 rows where they are smaller than trained ones.
 
     They lie in the workers' own memory, and placements that would cut or copy rows are left to the planner.
     """
@@ -42,19 +42,19 @@ def _frozen(table: EmbeddingTable) -> EmbeddingTable:
 
 
 def frozen_bytes(tables: Mapping[str, EmbeddingTable]) -> dict[str, int]:
-    """Bytes of all tables' rows by the dtype in which they are held."""
-    found: dict[str, int] = {}
+    """Returns the bytes of all tables' rows by their dtype."""
+    by_dtype: dict[str, int] = {}
     for table in tables.values():
         size = table.num_embeddings * row_bytes(table, table.embedding_dim)
-        found[table.dtype] = found.get(table.dtype, 0) + size
-    return found
+        by_dtype[table.dtype] = by_dtype.get(table.dtype, 0) + size
+    return by_dtype
 
 
 # ---------------------------------------------------------------- rows of bytes
 
 
 def quantise(rows: Tensor) -> Tensor:
-    """Rows [n, D] of any float dtype, on CPU -> [n, D + 8] uint8.
+    """Quantises rows [n, D] of any float dtype, on CPU: [n, D + 8] uint8.
 
     With l and h the least and the largest of a row: scale (h - l) / 255, bias l, each value the nearest whole number of
     (x - l) 255 / (h - l + 1e-8).
@@ -63,7 +63,7 @@ def quantise(rows: Tensor) -> Tensor:
 
 
 def dequantise(rows: Tensor) -> Tensor:
-    """[n, D + 8] uint8 -> [n, D] fp32: value x scale + bias."""
+    """Returns what quantised rows stand for, value x scale + bias: [n, D + 8] uint8 -> [n, D] fp32."""
     scale, bias = rows[:, -SCALE_BYTES:].contiguous().view(torch.float32).split(1, dim=1)
     return torch.addcmul(bias, rows[:, :-SCALE_BYTES].float(), scale)
 
@@ -72,7 +72,7 @@ def dequantise(rows: Tensor) -> Tensor:
 
 
 class FrozenRows(nn.Module):
-    """Several tables' rows [rows, columns], looked up without gradients.
+    """Several tables' rows [rows, columns] are looked up without gradients.
 
     feature_tables: for each feature of the input the index of its table.
     """
@@ -96,7 +96,7 @@ class FrozenRows(nn.Module):
 
     @torch.no_grad()
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Summed rows of B bags of F features: ids [T], offsets [F B + 1] -> fp32 [B, sum of the features' columns]."""
+        """Sums rows by bag, B bags of F features: ids [T], offsets [F B + 1] -> fp32 [B, all features' columns]."""
         ids, offsets = ids.long(), offsets.long()
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         first = offsets[::bags].tolist() if bags else [0] * (len(self.feature_tables) + 1)
@@ -109,17 +109,17 @@ class FrozenRows(nn.Module):
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
-def _bags(held: Tensor, dtype: str, ids: Tensor, starts: Tensor, scale: Tensor | None) -> Tensor:
-    """Sums of rows by bag, in fp32."""
-    columns = held.shape[1] - (SCALE_BYTES if dtype == "int8" else 0)
+def _bags(table: Tensor, dtype: str, ids: Tensor, starts: Tensor, scale: Tensor | None) -> Tensor:
+    """Sums rows by bag, in fp32."""
+    columns = table.shape[1] - (SCALE_BYTES if dtype == "int8" else 0)
     if not ids.numel():
-        return torch.zeros(starts.numel() - 1, columns, device=held.device)
-    if dtype == "int8" and held.device.type == "cpu":
+        return torch.zeros(starts.numel() - 1, columns, device=table.device)
+    if dtype == "int8" and table.device.type == "cpu":
         return torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            held, ids, starts, mode=0, per_sample_weights=scale, include_last_offset=True
+            table, ids, starts, mode=0, per_sample_weights=scale, include_last_offset=True
         )
     if dtype != "fp32":  # torch's bags would round their sums to the rows' precision
-        rows = held.index_select(0, ids)
-        held = dequantise(rows) if dtype == "int8" else rows.float()
+        rows = table.index_select(0, ids)
+        table = dequantise(rows) if dtype == "int8" else rows.float()
         ids = torch.arange(ids.numel(), device=ids.device)
-    return F.embedding_bag(ids, held, starts, mode="sum", include_last_offset=True, per_sample_weights=scale)
+    return F.embedding_bag(ids, table, starts, mode="sum", include_last_offset=True, per_sample_weights=scale)

@@ -1,4 +1,4 @@
-"""Data-parallel tables: every rank holds all rows, and gradients are summed over the ranks once a step.
+"""Of data-parallel tables every rank has all rows, and gradients are summed over the ranks once a step.
 
 They look like TorchRec's collections to the lookup, but need no exchange of ids or vectors. The sum runs over whole
 tables, so that its cost is the tables' size, not the batch's.
@@ -29,7 +29,7 @@ def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: tor
 
 
 class ReplicatedBags(nn.Module):
-    """KeyedJaggedTensor -> KeyedTensor of sums, as an EmbeddingBagCollection gives them."""
+    """Replicated tables are summed by bag: KeyedJaggedTensor -> KeyedTensor, as of an EmbeddingBagCollection."""
 
     def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
@@ -48,12 +48,15 @@ class ReplicatedBags(nn.Module):
         return KeyedTensor(self._keys, self._dims, self.rows[0](ids.values(), ids.offsets(), weights))
 
     def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
-        """(rows, index in them, table) of every table."""
+        """Returns (rows, index in them, table) of every table."""
         return [(self.rows[0], i, table) for i, table in enumerate(self.group.tables)]
 
 
 class ReplicatedSequences(nn.Module):
-    """KeyedJaggedTensor -> {key: JaggedTensor}, as an EmbeddingCollection gives them. Rows are bags of one id."""
+    """Replicated tables are read as sequences: KeyedJaggedTensor -> {key: JaggedTensor}, as of an EmbeddingCollection.
+
+    Their rows are looked up as bags of one id.
+    """
 
     def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
@@ -61,22 +64,23 @@ class ReplicatedSequences(nn.Module):
         self.rows = [_rows([table], [0], device, seed) for table in group.tables]
 
     def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
-        found = {}
+        sequences = {}
         for rows, (table, features) in zip(self.rows, self.group.features.items(), strict=True):
             read = [ids[f] for f in features]
             values = torch.cat([r.values() for r in read])
             vectors = rows(values, torch.arange(values.numel() + 1, device=values.device))
             parts = vectors.split([r.values().numel() for r in read]) if len(read) > 1 else (vectors,)  # spares a copy
             for feature, r, v in zip(features, read, parts, strict=True):
-                found[self.group.key(feature, table)] = JaggedTensor(values=v, lengths=r.lengths())
-        return found
+                sequences[self.group.key(feature, table)] = JaggedTensor(values=v, lengths=r.lengths())
+        return sequences
 
     def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
+        """Returns (rows, index in them, table) of every table."""
         return [(rows, 0, table) for rows, table in zip(self.rows, self.group.tables, strict=True)]
 
 
 class Replicas:
-    """All data-parallel tables of a lookup and their common step."""
+    """All data-parallel tables of a lookup have a common step."""
 
     def __init__(
         self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
@@ -88,11 +92,12 @@ class Replicas:
         self._sum: Tensor | None = None
 
     def tables(self) -> dict[str, LiveTable]:
-        found = {}
+        """Returns the live tables by name."""
+        tables = {}
         for rows, i, table in self._live:
             shard = TableShard(0, 0, {"weight": rows.weights[i], **rows.states[i]})
-            found[table.name] = LiveTable(table, (shard,), replicated=True)
-        return found
+            tables[table.name] = LiveTable(table, (shard,), replicated=True)
+        return tables
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step; gradients that no `step` has used are forgotten."""

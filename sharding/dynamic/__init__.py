@@ -1,6 +1,6 @@
 """Unbounded ids: which of them have a row.
 
-- `dynamic_tables.py`: Dynamic tables in a step: raw ids of all ranks' batches -> rows; rows that another id gets
-- `id_map.py`: Which row each raw id of a dynamic table has: admission, eviction and counts of any 64-bit ids
-- `set_cache.py`: A set-associative cache of ids: where an id may be, where it is, and which id makes room for it
+- `dynamic_tables.py`: how a step's raw ids become rows, over all ranks
+- `id_map.py`: which row each id has: admission, eviction and counts
+- `set_cache.py`: where an id may be, where it is, and which id makes room for it
 """

@@ -1,4 +1,4 @@
-"""Dynamic tables in a step: raw ids of all ranks' batches -> rows; rows that another id gets start afresh.
+"""Raw ids of all ranks' batches become rows of dynamic tables; rows that another id gets start afresh.
 
 Each rank asks for the rows of its distinct ids where their buckets are kept; these ranks count and admit them, once for
 the whole global batch, and answer. Which rows are fresh is told to all ranks, and whoever holds any of them, under
@@ -25,14 +25,14 @@ from shardrec.sharding.tables.live import LiveTable, starts_at_zero
 
 
 def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) -> dict[DynamicIds, tuple[str, ...]]:
-    """The features of each id space that has dynamic tables, from tables and the features that read them.
+    """Returns the features of each id space with dynamic tables, from tables and the features that read them.
 
     Raises UserError where tables of one id space, or that one feature reads, differ in `dynamic`: an id has the same
     row in all of them.
     """
     of_feature: dict[str, EmbeddingTable] = {}
     of_space: dict[str, EmbeddingTable] = {}
-    found: dict[DynamicIds, dict[str, None]] = {}
+    of_ids: dict[DynamicIds, dict[str, None]] = {}
     for table, features in readers:
         for feature in features:
             other = of_feature.setdefault(feature, table)
@@ -44,13 +44,16 @@ def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) ->
                     "the same row in both, but their `dynamic` differs; give both the same"
                 )
             if table.dynamic:
-                found.setdefault(table.dynamic, {})[feature] = None
-    return {ids: tuple(features) for ids, features in found.items()}
+                of_ids.setdefault(table.dynamic, {})[feature] = None
+    return {ids: tuple(features) for ids, features in of_ids.items()}
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The distinct ids [n] of one id space in this rank's batch, how often each occurs, and which one each id is."""
+class _Request:
+    """A request is the distinct ids [n] of one id space in this rank's batch, and how often each occurs.
+
+    inverse: which of them each id of the batch is.
+    """
 
     ids: Tensor
     counts: Tensor
@@ -58,7 +61,7 @@ class _Asked:
 
 
 class DynamicTables:
-    """All id maps of a lookup, each rank with its share of their buckets.
+    """A lookup's id maps give ids their rows; each rank has its share of their buckets.
 
     features: of each id space. tables: this rank's memory, by name. Without a process group there is one rank.
     """
@@ -98,39 +101,39 @@ class DynamicTables:
 
     @torch.no_grad()
     def rows(self, batch: Batch, *, training: bool) -> Batch:
-        """The batch with rows in place of raw ids; an id without a row of its own has the default row.
+        """Returns the batch with rows in place of raw ids; an id without a row of its own has the default row.
 
         In training, ids are counted and admitted, and fresh rows filled. All ranks call it alike.
         """
-        asked = {name: self._distinct(batch, features) for name, features in self._features.items()}
-        answers = self._answered(asked, training)
+        requests = {name: self._distinct(batch, features) for name, features in self._features.items()}
+        answers = self._answered(requests, training)
         named: dict[str, Tensor] = {}
         for name, features in self._features.items():
             rows = answers[name]
-            rows = torch.where(rows < 0, self._spaces[name].default_row, rows).index_select(0, asked[name].inverse)
+            rows = torch.where(rows < 0, self._spaces[name].default_row, rows).index_select(0, requests[name].inverse)
             lengths = [_values(batch, feature).numel() for feature in features]
             named |= dict(zip(features, rows.split(lengths), strict=True))
         weighted = None if batch.weighted_ids is None else _renamed(batch.weighted_ids, named)
         return replace(batch, ids=_renamed(batch.ids, named), weighted_ids=weighted)
 
-    def _distinct(self, batch: Batch, features: Sequence[str]) -> _Asked:
+    def _distinct(self, batch: Batch, features: Sequence[str]) -> _Request:
         ids = torch.cat([_values(batch, feature) for feature in features])
-        found, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-        return _Asked(found, counts, inverse)
+        distinct, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        return _Request(distinct, counts, inverse)
 
-    def _answered(self, asked: Mapping[str, _Asked], training: bool) -> dict[str, Tensor]:
-        """The rows of each space's distinct ids, -1 for none."""
+    def _answered(self, requests: Mapping[str, _Request], training: bool) -> dict[str, Tensor]:
+        """Returns the rows of each space's distinct ids, -1 for none."""
         if self._ranks == 1:
-            served = {name: self._serve(name, a.ids, a.counts, training) for name, a in asked.items()}
+            served = {name: self._serve(name, r.ids, r.counts, training) for name, r in requests.items()}
             self._renew([fresh for _, fresh in served.values()])
             return {name: rows for name, (rows, _) in served.items()}
         order, parts = {}, {}
         sizes = []
-        for name, a in asked.items():
-            owner = self._owners[name][bucket_of(self.maps[name].geometry, a.ids)]
+        for name, request in requests.items():
+            owner = self._owners[name][bucket_of(self.maps[name].geometry, request.ids)]
             order[name] = torch.sort(owner, stable=True).indices
             sizes.append(torch.bincount(owner, minlength=self._ranks))
-            parts[name] = torch.stack([a.ids, a.counts], 1)[order[name]]
+            parts[name] = torch.stack([request.ids, request.counts], 1)[order[name]]
         sent = torch.stack(sizes, 1)  # [ranks, spaces]
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=self._group)
@@ -138,21 +141,21 @@ class DynamicTables:
         pieces = [p.split([row[i] for row in to]) for i, p in enumerate(parts.values())]
         packed = torch.cat([pieces[i][rank] for rank in range(self._ranks) for i in range(len(pieces))])
         there = self._exchange(packed, [sum(row) for row in of], [sum(row) for row in to])
-        answers, fresh = self._serve_all(list(asked), there, of, training)
+        answers, fresh = self._serve_all(list(requests), there, of, training)
         if training:
-            self._renew(self._told(fresh))
+            self._renew(self._of_all_ranks(fresh))
         back = self._exchange(answers, [sum(row) for row in to], [sum(row) for row in of])
         blocks = back.split([size for row in to for size in row])
-        found = {}
-        for i, name in enumerate(asked):
-            mine = torch.cat(blocks[i :: len(asked)])
-            found[name] = torch.empty_like(mine).index_copy_(0, order[name], mine)
-        return found
+        rows = {}
+        for i, name in enumerate(requests):
+            mine = torch.cat(blocks[i :: len(requests)])
+            rows[name] = torch.empty_like(mine).index_copy_(0, order[name], mine)
+        return rows
 
     def _serve_all(
         self, names: Sequence[str], packed: Tensor, sizes: list[list[int]], training: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """(id, count) [n, 2] by asking rank, then by space -> their rows [n], and each space's fresh [m, 2]."""
+        """Answers (id, count) [n, 2], by asking rank, then by space: their rows [n], and each space's fresh [m, 2]."""
         blocks = packed.split([size for row in sizes for size in row])
         answers: list[Tensor] = [packed.new_empty(0)] * len(blocks)
         fresh = []
@@ -160,19 +163,19 @@ class DynamicTables:
             mine = torch.cat(blocks[i :: len(names)])
             ids, inverse = mine[:, 0].unique(return_inverse=True)
             counts = torch.zeros_like(ids).index_add_(0, inverse, mine[:, 1])
-            rows, told = self._serve(name, ids, counts, training)
-            fresh.append(told)
+            rows, fresh_here = self._serve(name, ids, counts, training)
+            fresh.append(fresh_here)
             answers[i :: len(names)] = rows.index_select(0, inverse).split([row[i] for row in sizes])
         return torch.cat(answers), fresh
 
     def _serve(self, name: str, ids: Tensor, counts: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """Distinct ids of this rank's buckets -> their rows, and the fresh (row, id) [m, 2]."""
-        held, nothing = self.maps[name], ids.new_empty((0, 2))
+        """Returns the rows of distinct ids of this rank's buckets, and the fresh (row, id) [m, 2]."""
+        id_map, nothing = self.maps[name], ids.new_empty((0, 2))
         if not len(ids):
             return ids, nothing
         if not training:
-            return held.find(ids), nothing
-        observed = held.observe(ids, counts, self._step)
+            return id_map.find(ids), nothing
+        observed = id_map.observe(ids, counts, self._step)
         return observed.rows, torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
 
     def _exchange(self, packed: Tensor, received: list[int], sent: list[int]) -> Tensor:
@@ -180,15 +183,15 @@ class DynamicTables:
         dist.all_to_all_single(result, packed.contiguous(), received, sent, group=self._group)
         return result
 
-    def _told(self, fresh: Sequence[Tensor]) -> list[Tensor]:
-        """All ranks' fresh (row, id) [m, 2] of each space."""
+    def _of_all_ranks(self, fresh: Sequence[Tensor]) -> list[Tensor]:
+        """Returns all ranks' fresh (row, id) [m, 2] of each space."""
         mine = torch.tensor([len(f) for f in fresh], device=fresh[0].device)
         sizes = [torch.empty_like(mine) for _ in range(self._ranks)]
         dist.all_gather(sizes, mine, group=self._group)
         of = torch.stack(sizes).tolist()
         packed = torch.cat(list(fresh))
-        everywhere = self._exchange(packed.repeat(self._ranks, 1), [sum(r) for r in of], [len(packed)] * self._ranks)
-        blocks = everywhere.split([size for row in of for size in row])
+        gathered = self._exchange(packed.repeat(self._ranks, 1), [sum(r) for r in of], [len(packed)] * self._ranks)
+        blocks = gathered.split([size for row in of for size in row])
         return [torch.cat(blocks[i :: len(fresh)]) for i in range(len(fresh))]
 
     def _renew(self, fresh: Sequence[Tensor]) -> None:
@@ -224,7 +227,7 @@ def _values(batch: Batch, feature: str) -> Tensor:
 
 
 def _renamed(ids: KeyedJaggedTensor, named: Mapping[str, Tensor]) -> KeyedJaggedTensor:
-    """The KeyedJaggedTensor with other values for some of its keys."""
+    """Returns the KeyedJaggedTensor with other values for some of its keys."""
     keys = ids.keys()
     if named.keys().isdisjoint(keys):
         return ids

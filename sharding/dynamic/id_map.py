@@ -1,4 +1,4 @@
-"""Which row each raw id of a dynamic table has: admission, eviction and counts of any 64-bit ids.
+"""An id map says which row each raw id of a dynamic table has: it admits, evicts and counts any 64-bit ids.
 
 What an id gets is a function of the sequence of global batches alone: of each step's distinct ids and how often they
 occur in the whole batch. It depends neither on their order nor on the plan or the number of ranks, since ids fall
@@ -22,26 +22,25 @@ _LARGEST = (1 << _BITS) - 1  # steps are less; counts are compared up to here
 _AGED = 1 << 62
 
 ROW_BYTES, CANDIDATE_BYTES = 4 * 8, 3 * 8
+"""Bytes of a row's columns in `row_state`, and of a candidate's in `candidate_state`."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a step's distinct ids got. Rows are numbered within the table.
+    """A step's distinct ids got these rows, numbered within the table.
 
-    rows: [n] int64, -1 for an id without a row. Ascending by row: fresh_rows, fresh_ids: [m] the rows that another id
-    than before has, and which; evicted_rows, evicted_ids: [k] those among them that were taken from an id, and which.
+    rows: [n] int64, -1 for an id without a row. fresh_rows, fresh_ids: [m] the rows that another id than before has,
+    ascending, and which.
     """
 
     rows: Tensor
     fresh_rows: Tensor
     fresh_ids: Tensor
-    evicted_rows: Tensor
-    evicted_ids: Tensor
 
 
 @dataclass
 class IdCounters:
-    """Sums since the map was made, of this part; the table's are the sums over all parts.
+    """Counters are sums since the map was made, of this part of it; the table's are the sums over all parts.
 
     Churn is what evictions grew by, over the rows that are occupied.
     admissions: ids that got a row. evictions: ids that lost theirs. refused: times that an id was to be admitted, but
@@ -55,7 +54,7 @@ class IdCounters:
 
 
 class IdMap:
-    """The ids of `buckets` (None: all) of the dynamic table `name`.
+    """An id map has the ids of `buckets` (None: all) of the dynamic table `name`.
 
     An id that occurs gets a row once it is admitted, and keeps it until another takes it. Until then it is a
     candidate, whose count is exact while it stays one; where there are too many, a new candidate takes the place of the
@@ -89,42 +88,46 @@ class IdMap:
 
     @property
     def first_row(self) -> int:
-        """Of this part, as `first_candidate`."""
+        """The number in the table of this part's first row."""
         return self.buckets.start * self.geometry.bucket_rows
 
     @property
     def first_candidate(self) -> int:
+        """The number among all parts' candidates of this part's first one."""
         return self.buckets.start * self._candidates.geometry.bucket_rows if self._candidates else 0
 
     @property
     def row_state(self) -> dict[str, Tensor]:
-        """[rows of this part] int64 each: the id, how often it occurred, its last step and the one that admitted it."""
+        """Each row's id, count, last step, and the step that admitted it: [rows of this part] int64 each."""
         rows = self._rows
         return {"id": rows.ids, "count": rows.count, "last_use": rows.last_use, "admitted": self._admitted}
 
     @property
     def candidate_state(self) -> dict[str, Tensor]:
-        """[candidates of this part] int64 each; empty without `after`. Buckets are ranges here as they are of rows."""
-        kept = self._candidates
-        if kept is None:
+        """Each candidate's id, count and last step: [candidates of this part] int64 each; empty without `after`.
+
+        Buckets are ranges of candidates as they are of rows.
+        """
+        cache = self._candidates
+        if cache is None:
             return {}
-        return {"candidate_id": kept.ids, "candidate_count": kept.count, "candidate_last_use": kept.last_use}
+        return {"candidate_id": cache.ids, "candidate_count": cache.count, "candidate_last_use": cache.last_use}
 
     @property
     def candidate_rows(self) -> int:
-        """Candidates that all parts together may hold."""
+        """How many candidates all parts together may hold."""
         return self._candidates.geometry.rows if self._candidates else 0
 
     def occupied(self) -> int:
-        """Rows of this part that an id has."""
+        """Returns how many rows of this part an id has."""
         return self._rows.occupied()
 
     def candidates(self) -> int:
-        """Candidates that this part holds."""
+        """Returns how many candidates this part holds."""
         return self._candidates.occupied() if self._candidates else 0
 
     def find(self, ids: Tensor) -> Tensor:
-        """[n] int64, of this part's buckets -> their rows [n] in the table, -1 for unknown ids. Changes nothing."""
+        """Returns the table's rows of ids [n] int64 of this part's buckets, -1 for unknown ids. Changes nothing."""
         order, sets = self._arranged(ids)
         rows = torch.empty_like(ids).index_copy_(0, order, self._rows.find(ids.index_select(0, order), sets))
         return torch.where(rows < 0, rows, rows + self.first_row)
@@ -139,31 +142,28 @@ class IdMap:
         assert 0 <= step <= _LARGEST
         order, sets = self._arranged(ids)
         ids, counts = ids.index_select(0, order), counts.index_select(0, order)
-        found = self._rows.find(ids, sets)
-        is_new = found < 0
+        own_rows = self._rows.find(ids, sets)
+        is_new = own_rows < 0
         new, known = is_new.nonzero().squeeze(1), is_new.logical_not().nonzero().squeeze(1)
-        self._rows.use(found.index_select(0, known), counts.index_select(0, known), step)
+        self._rows.use(own_rows.index_select(0, known), counts.index_select(0, known), step)
         ids = ids.index_select(0, new)
         placed = self._admit(ids, counts.index_select(0, new), sets.index_select(0, new), step)
-        found.index_copy_(0, new, placed.rows)
-        rows = torch.empty_like(found).index_copy_(0, order, found)
+        own_rows.index_copy_(0, new, placed.rows)
+        rows = torch.empty_like(own_rows).index_copy_(0, order, own_rows)
         fresh, order = torch.sort(placed.rows)
         order = order[fresh >= 0]
-        taken = order[placed.evicted[order]]
         self.counters.admissions += len(order)
-        self.counters.evictions += len(taken)
+        self.counters.evictions += int(placed.evicted.sum())
         first = self.first_row
         return Observed(
             torch.where(rows < 0, rows, rows + first),
             placed.rows[order] + first,
             ids[order],
-            placed.rows[taken] + first,
-            placed.evicted_ids[taken],
         )
 
     @torch.no_grad()
     def fill(self, ids: Tensor, step: int) -> Tensor:
-        """Gives free rows to distinct `ids` [n] int64 of this part that have none: [n] rows in the table, -1 for none.
+        """Gives free rows to distinct `ids` [n] int64 of this part that have none; returns them, -1 for none.
 
         No id loses its row for them. They count as if each had occurred once in `step`, which may be -1; an id for
         which no row is free stays as it was.
@@ -189,9 +189,9 @@ class IdMap:
 
         For a run that starts with the map of another, which had come to `step`. Ids keep their counts.
         """
-        for held in (self._rows, self._candidates):
-            if held is not None:
-                held.last_use.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(held.count == 0, UNUSED)
+        for cache in (self._rows, self._candidates):
+            if cache is not None:
+                cache.last_use.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(cache.count == 0, UNUSED)
         self._admitted.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(self._rows.count == 0, 0)
 
     def _arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ class IdMap:
         return order, sets.sub_(self.buckets.start * self.geometry.bucket_sets)
 
     def _admit(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int) -> Placed:
-        """Rows [n] for new ids [n]; those that get none are candidates afterwards."""
+        """Returns rows [n] for new ids [n]; those that get none are candidates afterwards."""
         candidates = self._candidates
         if candidates is None:
             return self._place(ids, counts, sets, self._drawn(ids, counts, step), step)
@@ -217,13 +217,13 @@ class IdMap:
         return placed
 
     def _place(self, ids: Tensor, counts: Tensor, sets: Tensor, admitted: Tensor | None, step: int) -> Placed:
-        """Rows for those of the new ids that are `admitted` [n] (None: all)."""
+        """Gives rows to those of the new ids that are `admitted` [n] (None: all)."""
         if admitted is None:
             placed = self._rows.place(ids, counts, sets, step)
         else:
             which = admitted.nonzero().squeeze(1)
             part = self._rows.place(ids[which], counts[which], sets[which], step)
-            placed = Placed(torch.full_like(ids, -1), torch.zeros_like(admitted), torch.zeros_like(ids))
+            placed = Placed(torch.full_like(ids, -1), torch.zeros_like(admitted))
             for whole, values in zip(placed, part, strict=True):
                 whole[which] = values
         has_row = (placed.rows >= 0).nonzero().squeeze(1)
@@ -233,7 +233,7 @@ class IdMap:
         return placed
 
     def _drawn(self, ids: Tensor, counts: Tensor, step: int) -> Tensor | None:
-        """Which ids [n] are admitted by chance, 1 - (1 - p)^count: a draw by (seed, table, id, step). None: all."""
+        """Draws which ids [n] are admitted, with chance 1 - (1 - p)^count, by (seed, table, id, step). None: all."""
         if self.config.probability is None:
             return None
         digest = hashlib.blake2b(f"admission {self.seed} {self.name} {step}".encode(), digest_size=8).digest()
@@ -243,13 +243,13 @@ class IdMap:
 
 
 def id_map_bytes(ids: DynamicIds) -> int:
-    """Bytes of a whole id map; a rank has its share."""
+    """Returns the bytes of a whole id map, of which a rank has its share."""
     candidates = ids.geometry.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
     return ids.geometry.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
 
 
 def worth_of_rows(count: Tensor, last_use: Tensor, step: int, evict: str = "lfu", age: int | None = None) -> Tensor:
-    """What rows are worth by a policy, from their counts and last uses, int64 of any shape, which it may overwrite.
+    """Returns what rows are worth by a policy, from counts and last uses, int64 of any shape, which it may overwrite.
 
     lfu: by count, of equal ones by last use. lru: by last use, of equal ones by count. age: as lru, but NEVER less
     than `age` steps after the last use. With lfu and an age, rows of that age are worth less than all others.

@@ -1,4 +1,4 @@
-"""A set-associative cache of ids: where an id may be, where it is, and which id makes room for it.
+"""A set-associative cache of ids says where an id may be, where it is, and which id makes room for it.
 
 Rows are grouped into sets, sets into buckets. An id's hash gives its bucket and two sets in it, and it is in one of the
 rows of these; so the id of a row is all that there is to know, there is no chain or index to rebuild, and finding reads
@@ -19,10 +19,10 @@ from shardrec.models.dynamic_ids import BucketGeometry
 from shardrec.sharding.tables.draws import mixed
 
 NEVER = torch.iinfo(torch.int64).max
-"""What a row is worth that is not to be taken."""
+"""A row that is not to be taken is worth this."""
 
 UNUSED = -(1 << 31)
-"""The last use of a free row."""
+"""A free row has this last use."""
 
 _WORD = (1 << 32) - 1
 _BYTES = 8  # flags that are compared as one word
@@ -30,9 +30,9 @@ _PLACES = 0x0102030405060708  # times 1 << 8 b, the uppermost byte is b + 1
 _CHUNK, _CUDA_CHUNK = 1 << 12, 1 << 17  # ids in work at once: on CPU for its cache's sake, on CUDA for memory's
 
 Worth = Callable[[Tensor, Tensor, int], Tensor]
-"""(counts, last uses, step) -> what rows are worth, int64 of that shape: the least is taken first, NEVER never.
+"""A function of (counts, last uses, step) returns what rows are worth, int64 of that shape.
 
-A free row is worth less than any other, one of this step's more.
+The least is taken first, NEVER never. A free row is worth less than any other, one of this step's more.
 """
 
 
@@ -79,15 +79,14 @@ def _fillers(geometry: BucketGeometry, buckets: range) -> Tensor:
 
 
 class Placed(NamedTuple):
-    """rows: [n] int64, -1 for none. evicted_ids: [n], the ids that lost these rows, where `evicted` [n] bool."""
+    """Ids were placed in `rows` [n] int64, -1 for none; `evicted` [n] says whether another id lost the row for it."""
 
     rows: Tensor
     evicted: Tensor
-    evicted_ids: Tensor
 
 
 class SetCache:
-    """The rows of `buckets`. Rows and sets are numbered from the first of these on.
+    """A set cache has the rows of `buckets`. Rows and sets are numbered from the first of these on.
 
     ids, count, last_use: [rows] int64, of each row its id, its count (0: free) and the last step that named it.
     """
@@ -101,10 +100,11 @@ class SetCache:
         self.last_use = torch.full((rows,), UNUSED, dtype=torch.int64, device=device)
 
     def occupied(self) -> int:
+        """Returns how many rows an id has."""
         return int(torch.count_nonzero(self.count))
 
     def find(self, ids: Tensor, sets: Tensor) -> Tensor:
-        """[n] int64, their sets [n, choices] -> their rows [n], -1 for those that have none."""
+        """Returns the rows of ids [n] int64 by their sets [n, choices]: [n], -1 for those that have none."""
         rows = []
         for part, looked in _chunks(ids, sets):
             equal = self._rows_of(self.ids, looked) == part.unsqueeze(1)
@@ -114,14 +114,14 @@ class SetCache:
         return torch.cat(rows)
 
     def _row(self, sets: Tensor, where: Tensor) -> Tensor:
-        """The row at `where` [n] among the rows of sets [n, choices]."""
+        """Returns the row at `where` [n] among the rows of sets [n, choices]."""
         chosen = where // self.geometry.ways
         return sets.gather(1, chosen.unsqueeze(1)).squeeze(1).sub_(chosen).mul_(self.geometry.ways).add_(where)
 
     def _rows_of(self, tensor: Tensor, sets: Tensor) -> Tensor:
-        """A tensor of all rows [rows], sets [n, choices] -> its values in these [n, choices * ways]."""
-        held = tensor.view(-1, self.geometry.ways).index_select(0, sets.reshape(-1))
-        return held.view(len(sets), sets.shape[1] * self.geometry.ways)
+        """Returns the values that a tensor of all rows [rows] has in sets [n, choices]: [n, choices * ways]."""
+        values = tensor.view(-1, self.geometry.ways).index_select(0, sets.reshape(-1))
+        return values.view(len(sets), sets.shape[1] * self.geometry.ways)
 
     def use(self, rows: Tensor, counts: Tensor, step: int) -> None:
         """Counts distinct `rows` [n], each `counts` [n] times."""
@@ -143,7 +143,7 @@ class SetCache:
         those of larger count, then of smaller id. Rows named in `step` are not taken, nor without `evict` any that
         an id has. An id waits until it has a row or none is left for it.
         """
-        rows, evicted_ids = torch.full_like(ids, -1), torch.zeros_like(ids)
+        rows = torch.full_like(ids, -1)
         evicted = torch.zeros_like(ids, dtype=torch.bool)
         waiting = self._in_order(ids, counts, sets)
         while len(waiting):
@@ -153,29 +153,28 @@ class SetCache:
             won = waiting.index_select(0, served)
             rows.index_copy_(0, won, taken)
             evicted.index_copy_(0, won, self.count.index_select(0, taken) > 0)
-            evicted_ids.index_copy_(0, won, self.ids.index_select(0, taken))
             self.ids.index_copy_(0, taken, ids.index_select(0, won))
             self.count.index_copy_(0, taken, counts.index_select(0, won))
             self.last_use.index_fill_(0, taken, step)
             waiting = waiting[(least >= 0).index_fill_(0, served, False)]
-        return Placed(rows, evicted, evicted_ids)
+        return Placed(rows, evicted)
 
     def _in_order(self, ids: Tensor, counts: Tensor, sets: Tensor) -> Tensor:
-        """Indices [n] in the order of serving; buckets, which do not compete, one after the other, as by `arranged`."""
+        """Returns indices [n] in the order of serving; buckets, which do not compete, follow each other."""
         order = torch.sort(ids).indices
         order = order.index_select(0, torch.sort(counts[order], descending=True, stable=True).indices)
         bucket = sets[:, 0].index_select(0, order) // self.geometry.bucket_sets
         return order.index_select(0, torch.sort(bucket, stable=True).indices)
 
     def _least(self, sets: Tensor, step: int, evict: bool) -> Tensor:
-        """[n, choices] -> their row that is worth least [n], -1 where none is to be taken."""
+        """Returns the row that is worth least of each of sets [n, choices]: [n], -1 where none is to be taken."""
         rows = []
         for (part,) in _chunks(sets):
             counts = self._rows_of(self.count, part)
-            kept = None if evict else counts > 0
+            taken = None if evict else counts > 0
             worth = self._worth(counts, self._rows_of(self.last_use, part), step)
-            if kept is not None:
-                worth.masked_fill_(kept, NEVER)
+            if taken is not None:
+                worth.masked_fill_(taken, NEVER)
             where = worth.argmin(1)
             row = self._row(part, where)
             never = worth.gather(1, where.unsqueeze(1)).squeeze(1) == NEVER
@@ -183,7 +182,7 @@ class SetCache:
         return torch.cat(rows)
 
     def _serve(self, sets: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        """Of ids in order, by their sets [n, choices] and least rows [n]: which get a row in a round, and which row."""
+        """Returns which of ids in order, with sets [n, choices] and least rows [n], get a row in a round, and which."""
         ways = self.geometry.ways
         picked, free = least // ways, torch.zeros_like(least)
         filling = ((least >= 0) & (self.count[least] == 0)).nonzero().squeeze(1)
@@ -197,7 +196,7 @@ class SetCache:
         return served, taken
 
     def _freest(self, sets: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, choices] -> the set that has most free rows [n], the first of equals, and how many."""
+        """Returns the set of [n, choices] that has most free rows [n], the first of equals, and how many."""
         picked, free = [], []
         for (part,) in _chunks(sets):
             is_free = self._rows_of(self.count, part) == 0
@@ -207,7 +206,7 @@ class SetCache:
         return torch.cat(picked), torch.cat(free)
 
     def _nth_free(self, sets: Tensor, rank: Tensor) -> Tensor:
-        """Sets [n] -> the row [n] of each that has `rank` [n] free ones before it."""
+        """Returns the row [n] of each of sets [n] that has `rank` [n] free ones before it."""
         rows = []
         for part, before in _chunks(sets, rank):
             is_free = self._rows_of(self.count, part.unsqueeze(1)) == 0
@@ -217,20 +216,20 @@ class SetCache:
 
 
 def _chunks(*tensors: Tensor) -> Iterable[Sequence[Tensor]]:
-    """Pieces of tensors of equal length."""
+    """Cuts tensors of equal length into pieces."""
     size = _CHUNK if tensors[0].device.type == "cpu" else _CUDA_CHUNK
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def _first_of_each(groups: Tensor, quota: Tensor) -> tuple[Tensor, Tensor]:
-    """The first `quota` members of each group, and how many of it come before: groups [n], quota [n] -> [m], [m].
+    """Returns the first `quota` members of each group, and how many come before: groups [n], quota [n] -> [m], [m].
 
     `quota` is the same for all members of a group.
     """
-    found, order = torch.sort(groups, stable=True)
-    place = torch.arange(len(found), device=found.device)
-    starts = torch.ones_like(found, dtype=torch.bool)
-    starts[1:] = found[1:] != found[:-1]
+    ordered, order = torch.sort(groups, stable=True)
+    place = torch.arange(len(ordered), device=ordered.device)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
     rank = place - torch.cummax(place * starts, 0).values
     among = (rank < quota[order]).nonzero().squeeze(1)
     return order[among], rank[among]

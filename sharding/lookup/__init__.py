@@ -1,6 +1,6 @@
 """From a batch to the tower's inputs.
 
-- `assemble.py`: The last step of a lookup: collections' outputs -> a tower's named inputs
-- `columns.py`: From the collections' wide outputs [B, all columns] to the tower's inputs, and back for gradients, in
-- `lookup.py`: From a batch of ids to a tower's named inputs: the one module that knows which collection holds which
+- `assemble.py`: how the collections' outputs become a tower's named inputs
+- `columns.py`: how columns of a wide output become inputs, and their gradients columns again, in one pass
+- `lookup.py`: which collection holds which table, and the lookup of all of them
 """

@@ -1,4 +1,4 @@
-"""The last step of a lookup: collections' outputs -> a tower's named inputs. It knows no ranks and no rows' places."""
+"""A lookup's last step makes a tower's named inputs of the collections' outputs; it knows no ranks or placements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.lookup.columns import Block, Piece, assemble_columns
+from shardrec.sharding.lookup.columns import ColumnBlock, Piece, assemble_columns
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a feature's rows of a table come out: an output of the lookup's parts and the key in it."""
+    """A route says where a feature's rows of a table come out: of which of the lookup's parts, by which key."""
 
     part: int
     key: str
@@ -24,7 +24,10 @@ class Route:
 
 
 class Assemble(nn.Module):
-    """outputs of the lookup's parts, batch -> {input name: Tensor or Jagged}; not all of it outside of training."""
+    """Inputs are assembled from the parts' outputs and a batch: {input name: Tensor or Jagged}.
+
+    Outside of training the sequences that only training reads are left out.
+    """
 
     def __init__(
         self,
@@ -38,23 +41,23 @@ class Assemble(nn.Module):
         self._routes = dict(routes)
         self._weighted = weighted
         self._dense = {name: _dense_columns(i, dense_names) for name, i in inputs.items() if _is_dense(i)}
-        self._blocks: list[Block] | None = None
+        self._blocks: list[ColumnBlock] | None = None
         self._keys: list[list[str]] | None = None
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
     def forward(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor | Jagged]:
         self._check_keys([ids.keys() for ids in (batch.ids, batch.weighted_ids) if ids is not None])
         pooled = self._pooled(outputs, batch)
-        found: dict[str, Tensor | Jagged] = {}
-        for name, asked in self._inputs.items():
-            if isinstance(asked, PooledEmbeddings):
-                found[name] = pooled[name]
-            elif isinstance(asked, SequenceEmbeddings):
-                if self.training or not asked.training_only:
-                    found[name] = self._sequences(asked, outputs, batch)
+        assembled: dict[str, Tensor | Jagged] = {}
+        for name, declared in self._inputs.items():
+            if isinstance(declared, PooledEmbeddings):
+                assembled[name] = pooled[name]
+            elif isinstance(declared, SequenceEmbeddings):
+                if self.training or not declared.training_only:
+                    assembled[name] = self._sequences(declared, outputs, batch)
             else:
-                found[name] = batch.dense[:, self._dense[name]]
-        return found
+                assembled[name] = batch.dense[:, self._dense[name]]
+        return assembled
 
     def _check_keys(self, keys: list[list[str]]) -> None:
         """Raises ValueError where keys are not the first batch's: collections go by the order that they saw first."""
@@ -75,26 +78,27 @@ class Assemble(nn.Module):
             self._blocks = self._lay_out(outputs)
         sources = [outputs[part].values().float() for part in self._sources]  # unsharded fp16 tables give fp16
         columns = iter(assemble_columns(self._blocks, sources) if sources else ())
-        found = {}
-        for name, asked in self._inputs.items():
-            if not isinstance(asked, PooledEmbeddings):
+        pooled = {}
+        for name, declared in self._inputs.items():
+            if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(asked):
+            if not self._mixed(declared):
                 vectors = next(columns)
             else:
-                one = [
+                of_features = [
                     self._segment_sum(f, t, outputs, batch) if self._routes[f, t.name].sequence else next(columns)
-                    for f, t in asked.tables.items()
+                    for f, t in declared.tables.items()
                 ]
-                vectors = torch.cat(one, dim=1) if asked.concat else torch.stack(one, dim=1)
-            found[name] = self._averaged(asked, vectors, batch)
-        return found
+                vectors = torch.cat(of_features, dim=1) if declared.concat else torch.stack(of_features, dim=1)
+            pooled[name] = self._averaged(declared, vectors, batch)
+        return pooled
 
-    def _mixed(self, asked: PooledEmbeddings) -> bool:
-        return any(self._routes[f, t.name].sequence for f, t in asked.tables.items())
+    def _mixed(self, pooled: PooledEmbeddings) -> bool:
+        """Says whether any of an input's tables lives in a sequence collection, whose rows are summed here."""
+        return any(self._routes[f, t.name].sequence for f, t in pooled.tables.items())
 
-    def _lay_out(self, outputs: list[Any]) -> list[Block]:
-        """The blocks of all pooled inputs, once the collections' column order is known."""
+    def _lay_out(self, outputs: list[Any]) -> list[ColumnBlock]:
+        """Returns the blocks of all pooled inputs, once the collections' column order is known."""
         places: dict[tuple[int, str], tuple[int, int, int]] = {}
         for source, part in enumerate(self._sources):
             start = 0
@@ -108,19 +112,19 @@ class Assemble(nn.Module):
             return Piece(source, start, table.embedding_dim, stored)
 
         blocks = []
-        for asked in self._inputs.values():
-            if not isinstance(asked, PooledEmbeddings):
+        for declared in self._inputs.values():
+            if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(asked):
-                blocks.append(Block(tuple(piece(f, t) for f, t in asked.tables.items()), asked.concat))
+            if not self._mixed(declared):
+                blocks.append(ColumnBlock(tuple(piece(f, t) for f, t in declared.tables.items()), declared.concat))
                 continue
-            for f, t in asked.tables.items():
+            for f, t in declared.tables.items():
                 if not self._routes[f, t.name].sequence:
-                    blocks.append(Block((piece(f, t),), concat=True))
+                    blocks.append(ColumnBlock((piece(f, t),), concat=True))
         return blocks
 
     def _segment_sum(self, feature: str, table: EmbeddingTable, outputs: list[Any], batch: Batch) -> Tensor:
-        """A sequence table's rows of a feature summed by row of the batch: [B, D]."""
+        """Sums a sequence table's rows of a feature by row of the batch: [B, D]."""
         values, lengths = self._values(feature, table, outputs), self._ids(feature, batch)[feature].lengths()
         if feature in self._weighted:
             values = values * self._ids(feature, batch)[feature].weights().unsqueeze(1)
@@ -129,13 +133,13 @@ class Assemble(nn.Module):
         row = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths, output_size=len(values))
         return values.new_zeros(len(lengths), values.shape[1]).index_add(0, row, values)
 
-    def _averaged(self, asked: PooledEmbeddings, vectors: Tensor, batch: Batch) -> Tensor:
+    def _averaged(self, declared: PooledEmbeddings, vectors: Tensor, batch: Batch) -> Tensor:
         """Divides the features whose table pools by mean."""
-        if all(t.pooling == "sum" for t in asked.tables.values()):
+        if all(t.pooling == "sum" for t in declared.tables.values()):
             return vectors
         scale = []
-        for feature, table in asked.tables.items():
-            columns = table.embedding_dim if asked.concat else 1
+        for feature, table in declared.tables.items():
+            columns = table.embedding_dim if declared.concat else 1
             if table.pooling == "sum":
                 scale.append(vectors.new_ones(len(vectors), columns))
                 continue
@@ -143,10 +147,10 @@ class Assemble(nn.Module):
             share = torch.where(total == 0, 0.0, 1.0 / torch.where(total == 0, 1.0, total))
             scale.append(share.unsqueeze(1).expand(-1, columns))
         factors = torch.cat(scale, dim=1)
-        return vectors * (factors if asked.concat else factors.unsqueeze(2))
+        return vectors * (factors if declared.concat else factors.unsqueeze(2))
 
     def _total(self, feature: str, batch: Batch) -> Tensor:
-        """[B] number of a feature's ids, or sum of their weights."""
+        """Returns the number of a feature's ids, or the sum of their weights: [B]."""
         ids = self._ids(feature, batch)[feature]
         if feature not in self._weighted:
             return ids.lengths().float()
@@ -162,25 +166,25 @@ class Assemble(nn.Module):
         # a slice of all columns would still cost a zero-filled copy in backward
         return values if values.shape[1] == table.embedding_dim else values[:, : table.embedding_dim]
 
-    def _sequences(self, asked: SequenceEmbeddings, outputs: list[Any], batch: Batch) -> Jagged:
-        values = [self._values(f, t, outputs) for f, t in asked.tables.items()]
-        first = next(iter(asked.tables))
+    def _sequences(self, declared: SequenceEmbeddings, outputs: list[Any], batch: Batch) -> Jagged:
+        values = [self._values(f, t, outputs) for f, t in declared.tables.items()]
+        first = next(iter(declared.tables))
         ids = self._ids(first, batch)[first]
         stacked = values[0].unsqueeze(1) if len(values) == 1 else torch.stack(values, dim=1)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths())
         return Jagged(stacked, ids.lengths(), offsets, ids.weights() if first in self._weighted else None)
 
 
-def _is_dense(asked: Input) -> bool:
-    return isinstance(asked, DenseFeatures)
+def _is_dense(declared: Input) -> bool:
+    return isinstance(declared, DenseFeatures)
 
 
-def _dense_columns(asked: Input, names: Sequence[str]) -> slice | list[int]:
-    """Columns of `batch.dense` for an input: a slice, hence a view, where they follow each other."""
-    assert isinstance(asked, DenseFeatures)
-    unknown = [f for f in asked.features if f not in names]
+def _dense_columns(declared: Input, names: Sequence[str]) -> slice | list[int]:
+    """Returns an input's columns of `batch.dense`: as a slice, hence a view, where they follow each other."""
+    assert isinstance(declared, DenseFeatures)
+    unknown = [f for f in declared.features if f not in names]
     if unknown:
         raise ValueError(f"dense feature {unknown[0]!r} is not among the batch's columns {list(names)}")
-    at = [list(names).index(f) for f in asked.features]
+    at = [list(names).index(f) for f in declared.features]
     start = at[0] if at else 0
     return slice(start, start + len(at)) if at == list(range(start, start + len(at))) else at

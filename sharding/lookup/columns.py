@@ -1,4 +1,4 @@
-"""From the collections' wide outputs [B, all columns] to the tower's inputs, and back for gradients, in one pass.
+"""Columns of the collections' wide outputs [B, all columns] become the tower's inputs in one pass, gradients likewise.
 
 Slicing and stacking with autograd would zero-fill and add a whole [B, all columns] buffer for every input; here
 backward writes every column once. Features that lie side by side in one collection come out as a view, uncopied.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a feature's vector lies: columns [start, start + dim) of a source, stored `physical` wide."""
+    """A piece is where a feature's vector lies: columns [start, start + dim) of a source, stored `physical` wide."""
 
     source: int
     start: int
@@ -23,15 +23,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One output: its features' pieces, as [B, F, D], or side by side as [B, sum of D] where `concat`."""
+class ColumnBlock:
+    """A block is one output: its features' pieces, as [B, F, D], or side by side as [B, sum of D] where `concat`."""
 
     pieces: tuple[Piece, ...]
     concat: bool
 
     @property
     def adjacent(self) -> bool:
-        """Whether the pieces follow each other in one source and need no copy to become the output."""
+        """Says whether the pieces follow each other in one source and need no copy to become the output."""
         first = self.pieces[0]
         if self.concat and any(p.dim != p.physical for p in self.pieces):
             return False
@@ -43,19 +43,19 @@ class Block:
         return True
 
 
-def assemble_columns(blocks: Sequence[Block], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One tensor per block from sources [B, columns] of fp32."""
+def assemble_columns(blocks: Sequence[ColumnBlock], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Returns one tensor per block from sources [B, columns] of fp32."""
     return _Assemble.apply(tuple(blocks), *sources)
 
 
-def _view(block: Block, source: Tensor) -> Tensor:
-    """An adjacent block's columns of a source, or of its gradient, as a view."""
+def _view(block: ColumnBlock, source: Tensor) -> Tensor:
+    """Returns an adjacent block's columns of a source, or of its gradient, as a view."""
     first, count = block.pieces[0], len(block.pieces)
     columns = source[:, first.start : first.start + count * first.physical]
     return columns if block.concat else columns.unflatten(1, (count, first.physical))[..., : first.dim]
 
 
-def _copy(block: Block, sources: Sequence[Tensor]) -> Tensor:
+def _copy(block: ColumnBlock, sources: Sequence[Tensor]) -> Tensor:
     dims = [p.dim for p in block.pieces]
     output = sources[0].new_empty(len(sources[0]), sum(dims))
     for piece, columns in zip(block.pieces, output.split(dims, dim=1), strict=True):
@@ -65,13 +65,13 @@ def _copy(block: Block, sources: Sequence[Tensor]) -> Tensor:
 
 class _Assemble(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, blocks: tuple[Block, ...], *sources: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, blocks: tuple[ColumnBlock, ...], *sources: Tensor) -> tuple[Tensor, ...]:
         ctx.blocks, ctx.shapes = blocks, [s.shape for s in sources]
         return tuple(_view(b, sources[b.pieces[0].source]) if b.adjacent else _copy(b, sources) for b in blocks)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        blocks: tuple[Block, ...] = ctx.blocks
+        blocks: tuple[ColumnBlock, ...] = ctx.blocks
         pieces = [p for b in blocks for p in b.pieces]
         once = len(set(pieces)) == len(pieces) and sum(p.physical for p in pieces) == sum(s[1] for s in ctx.shapes)
         make = torch.empty if once else torch.zeros
@@ -90,7 +90,7 @@ class _Assemble(torch.autograd.Function):
         return (None, *into)
 
 
-def _clear_padding(block: Block, into: Sequence[Tensor]) -> None:
+def _clear_padding(block: ColumnBlock, into: Sequence[Tensor]) -> None:
     first, count = block.pieces[0], len(block.pieces)
     if block.adjacent:
         if first.dim != first.physical:

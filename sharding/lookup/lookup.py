@@ -1,4 +1,4 @@
-"""From a batch of ids to a tower's named inputs: the one module that knows which collection holds which table.
+"""The lookup turns a batch of ids into a tower's named inputs, and alone knows which collection holds which table.
 
 - Tables that are only pooled live in one EmbeddingBagCollection; those that features with weights read, in another,
   where ids without weights count 1 (a KeyedJaggedTensor carries weights for all its keys or for none).
@@ -38,26 +38,27 @@ _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.FP
 
 @dataclass(frozen=True)
 class Group:
-    """Tables that one collection holds, and the features that read each."""
+    """A group is the tables that one collection holds, and the features that read each."""
 
     kind: Kind
     features: Mapping[EmbeddingTable, tuple[str, ...]]
 
     @property
     def tables(self) -> tuple[EmbeddingTable, ...]:
+        """The tables, in the collection's order."""
         return tuple(self.features)
 
     def key(self, feature: str, table: EmbeddingTable) -> str:
-        """What TorchRec calls a feature's vectors: with the table's name where the collection has it on several."""
+        """Returns TorchRec's key of a feature's vectors: with the table's name where several tables are read by it."""
         readers = sum(feature in names for names in self.features.values())
         return f"{feature}@{module_name(table.name)}" if readers > 1 else feature
 
     def only(self, names: set[str]) -> "Group":
-        """The group with some of its tables."""
+        """Returns the group with some of its tables."""
         return Group(self.kind, {t: f for t, f in self.features.items() if t.name in names})
 
     def collection(self, device: torch.device) -> EmbeddingBagCollection | EmbeddingCollection:
-        """TorchRec's unsharded module for the group."""
+        """Returns TorchRec's unsharded module for the group."""
         common = [
             dict(
                 name=module_name(table.name),
@@ -76,23 +77,23 @@ class Group:
 
 
 def _leave(weight: Tensor) -> None:
-    """Rows are filled by `initialize.py`."""
+    """Does nothing: rows are filled by `first_values.py`."""
 
 
 def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[Group]:
-    """Which collection each table of the inputs lives in. Raises UserError for sequences of unequal dims."""
+    """Returns the collections that the inputs' tables live in. Raises UserError for sequences of unequal dims."""
     declared_tables(inputs)
     features: dict[EmbeddingTable, dict[str, None]] = {}
     sequential: set[EmbeddingTable] = set()
-    for name, asked in inputs.items():
-        if isinstance(asked, DenseFeatures):
+    for name, declared in inputs.items():
+        if isinstance(declared, DenseFeatures):
             continue
-        for feature, table in asked.tables.items():
+        for feature, table in declared.tables.items():
             features.setdefault(table, {})[feature] = None
-        if isinstance(asked, SequenceEmbeddings):
-            sequential |= set(asked.tables.values())
-            if len({t.embedding_dim for t in asked.tables.values()}) > 1:
-                dims = ", ".join(f"{t.name} {t.embedding_dim}" for t in asked.tables.values())
+        if isinstance(declared, SequenceEmbeddings):
+            sequential |= set(declared.tables.values())
+            if len({t.embedding_dim for t in declared.tables.values()}) > 1:
+                dims = ", ".join(f"{t.name} {t.embedding_dim}" for t in declared.tables.values())
                 raise UserError(f"input {name!r} stacks sequences of unequal embedding_dim ({dims}); make them equal")
     grouped: dict[tuple[Kind, int], dict[EmbeddingTable, tuple[str, ...]]] = {}
     for table, read_by in features.items():
@@ -105,7 +106,7 @@ def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[
 
 
 class Part(nn.Module):
-    """One collection and the ids that it reads."""
+    """A part of a lookup is one collection and the ids that it reads."""
 
     def __init__(self, group: Group, collection: nn.Module, weighted: frozenset[str]) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ def _unweighted(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
 
 
 def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) -> KeyedJaggedTensor:
-    """All features in one KeyedJaggedTensor; those without weights weigh 1."""
+    """Returns all features in one KeyedJaggedTensor; ids without weights weigh 1."""
     ones = weighted.weights().new_ones(ids.values().numel())
     return KeyedJaggedTensor(
         keys=[*ids.keys(), *weighted.keys()],
@@ -144,7 +145,7 @@ def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) 
 
 
 class EmbeddingLookup(nn.Module):
-    """Batch -> {input name: [B, F, D], [B, sum of D], [B, N] or `Jagged`}, fp32.
+    """A lookup turns a batch into {input name: [B, F, D], [B, sum of D], [B, N] or `Jagged`}, fp32.
 
     dense_names: the columns of `batch.dense`. weighted_names: the features that arrive in `batch.weighted_ids`.
     device: `meta` makes the thing to shard; on another the tables are parameters, with first values of `seed`.
@@ -167,18 +168,18 @@ class EmbeddingLookup(nn.Module):
         device = torch.device(device)
         self.dynamic_features = dynamic_features(pair for group in self.groups for pair in group.features.items())
         self.dynamic: DynamicTables | None = None
-        self.use([(group, group.collection(device)) for group in self.groups])
+        self.use_collections([(group, group.collection(device)) for group in self.groups])
         if device.type != "meta":
             tables = self.unsharded_tables()
             initialize_tables(tables.values(), seed)
             self.use_dynamic(DynamicTables(self.dynamic_features, tables.values(), seed=seed, device=device))
 
-    def resolve(self, tables: Mapping[str, EmbeddingTable]) -> None:
-        """Puts tables whose optimizer is resolved, by name, in place of the inputs' own, and groups them anew."""
+    def replace_tables(self, tables: Mapping[str, EmbeddingTable]) -> None:
+        """Puts a plan's tables, by name, in place of the inputs' own, and groups them anew."""
         self.inputs = with_tables(self.inputs, lambda table: tables[table.name])
         self.groups = group_tables(self.inputs, self.weighted_names)
 
-    def use(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:
+    def use_collections(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:
         """Replaces the collections that hold the tables."""
         self.parts = nn.ModuleList(Part(group, module, self.weighted_names) for group, module in collections)
         routes = {
@@ -205,12 +206,12 @@ class EmbeddingLookup(nn.Module):
 
     @property
     def id_names(self) -> tuple[str, ...]:
-        """Keys of `batch.ids` in the order that spares the collections a permutation."""
+        """The keys of `batch.ids` in the order that spares the collections a permutation."""
         return tuple(f for f in self._wanted() if f not in self.weighted_names)
 
     @property
     def weighted_id_names(self) -> tuple[str, ...]:
-        """Keys of `batch.weighted_ids`, likewise."""
+        """The keys of `batch.weighted_ids` in that order."""
         return tuple(f for f in self._wanted() if f in self.weighted_names)
 
     def _wanted(self) -> list[str]:
@@ -222,15 +223,15 @@ class EmbeddingLookup(nn.Module):
         return list(wanted)
 
     def table_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters [rows, physical columns] of an unsharded lookup by table name."""
-        found: dict[str, nn.Parameter] = {}
+        """Returns an unsharded lookup's parameters [rows, physical columns] by table name."""
+        parameters: dict[str, nn.Parameter] = {}
         for part in self.collections:
             named = dict(part.collection.named_parameters())
             inside = "embeddings" if part.group.kind == "sequences" else "embedding_bags"
-            found |= {t.name: named[f"{inside}.{module_name(t.name)}.weight"] for t in part.group.tables}
-        return found
+            parameters |= {t.name: named[f"{inside}.{module_name(t.name)}.weight"] for t in part.group.tables}
+        return parameters
 
     def unsharded_tables(self) -> dict[str, LiveTable]:
-        """An unsharded lookup's tables as the one shard that each is, weights only."""
+        """Returns an unsharded lookup's tables, each as the one shard that it is, weights only."""
         weights, tables = self.table_parameters(), declared_tables(self.inputs)
         return {n: LiveTable(t, (TableShard(0, 0, {"weight": weights[n].detach()}),)) for n, t in tables.items()}

@@ -1,13 +1,13 @@
 """Where rows go, and what that costs.
 
-- `advice.py`: What would make an estimated step shorter: changes to the run file, each planned and estimated like the
-- `cost.py`: What a step under a plan is estimated to take: bytes and FLOP of each rank over the rates of a topology
-- `fit.py`: Whether tables fit into the memory that ranks have, and what would make them fit: one line for the user
-- `placements.py`: How a table is cut under each placement: plain constructors of `TablePlan`, and what a table is too
+- `advice.py`: which changes would make an estimated step shorter
+- `cost.py`: what a step under a plan is estimated to take
+- `fit.py`: whether tables fit into memory, and what would make them fit
+- `placements.py`: how a table is cut under each placement
 - `plan.py`: where each table's rows lie and what they take of memory: a plain value
 - `plan_report.py`: how a plan is printed
-- `planner.py`: Tables and topology -> plan: the run file's placements where given, what costs least for the others
-- `row_memory.py`: Where a GPU's rows are, what that takes of device and of host memory, and what TorchRec and FBGEMM
-- `spread.py`: Which tables are spread by rows, and who gets the others whole: by the estimate of `cost.py`
-- `topology.py`: The machines that a plan is made for: ranks, hosts, memory for tables, bandwidth
+- `planner.py`: how a plan is made of tables and a topology
+- `row_memory.py`: where a GPU's rows are, and what that takes of device and host memory
+- `spread.py`: which tables are spread by rows, and who gets the others whole
+- `topology.py`: the machines that a plan is made for
 """

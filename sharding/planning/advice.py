@@ -1,4 +1,4 @@
-"""What would make an estimated step shorter: changes to the run file, each planned and estimated like the run."""
+"""Advice is changes to the run file that would shorten an estimated step, each planned and estimated like the run."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ _TABLES = 3  # of the bottleneck, of which other placements are tried
 
 @dataclass(frozen=True)
 class Change:
-    """Something to change, the step that it would come to, and the fullest rank's bytes of tables under it."""
+    """A change has a name, the step that it would come to, and the fullest rank's bytes of tables under it."""
 
-    what: str
+    name: str
     seconds: float
     samples_per_second: float
     most_bytes: int
@@ -37,34 +37,33 @@ def worthwhile_changes(
     estimate: Estimate,
     faster_products: Mapping[str, float] | None = None,
 ) -> list[Change]:
-    """Changes that fit and raise the estimated rate by more than `WORTH`, the best first.
+    """Returns changes that fit and raise the estimated rate by more than `WORTH`, the best first.
 
-    faster_products: what to set -> FLOP/s that dense compute then has
+    faster_products: what to set -> FLOP/s that dense compute then has.
     """
-    found = []
-    for what, other, batch, machines in _candidates(plan, topology, workload, estimate, faster_products or {}):
+    changes = []
+    for name, inputs, batch, machines in _candidates(plan, topology, workload, estimate, faster_products or {}):
         try:
-            planned = plan_tables(other, optimizer, machines)
+            planned = plan_tables(inputs, optimizer, machines)
         except UserError:  # does not fit, or not with the table's optimizer
             continue
-        changed = replace(workload, inputs=other, global_batch_size=batch)
-        came = estimate_step(planned, machines, changed)
-        if came.samples_per_second > (1 + WORTH) * estimate.samples_per_second:
-            found.append(Change(what, came.seconds, came.samples_per_second, max(planned.bytes_per_rank)))
-    return sorted(found, key=lambda change: -change.samples_per_second)
+        changed = estimate_step(planned, machines, replace(workload, inputs=inputs, global_batch_size=batch))
+        if changed.samples_per_second > (1 + WORTH) * estimate.samples_per_second:
+            changes.append(Change(name, changed.seconds, changed.samples_per_second, max(planned.bytes_per_rank)))
+    return sorted(changes, key=lambda change: -change.samples_per_second)
 
 
 def _candidates(
     plan: Plan, topology: Topology, workload: Workload, estimate: Estimate, faster: Mapping[str, float]
 ) -> Iterator[tuple[str, Mapping[str, Input], int, Topology]]:
-    """(what to change, inputs, global batch size, topology)."""
+    """Yields (what to change, inputs, global batch size, topology)."""
     inputs, batch = workload.inputs, workload.global_batch_size
     slow = estimate.bottleneck
     for name in slow.leading(_TABLES) if topology.world_size > 1 else ():
-        held = plan.tables[name]
+        planned = plan.tables[name]
         for placement in get_args(Placement):
-            asked = replace(held.table, placement=placement)
-            if placement != held.placement and asked_placement(asked, topology.world_size) == placement:
+            placed = replace(planned.table, placement=placement)
+            if placement != planned.placement and asked_placement(placed, topology.world_size) == placement:
                 yield f"place {name!r} {placement}", _placed(inputs, {name: placement}), batch, topology
     alike: tuple[Placement, ...] = ("table_wise", "row_wise")
     for placement in alike if topology.world_size > 1 else ():
@@ -74,8 +73,8 @@ def _candidates(
     if slow.name in (LOOKUP, UPDATE):
         yield "dtype fp16 for all tables", with_tables(inputs, _half), batch, topology
     yield f"global_batch_size {2 * batch:,}", inputs, 2 * batch, topology
-    for what, flops in faster.items():
-        yield what, inputs, batch, replace(topology, dense_flops=flops)
+    for setting, flops in faster.items():
+        yield setting, inputs, batch, replace(topology, dense_flops=flops)
 
 
 def _placed(inputs: Mapping[str, Input], placements: Mapping[str, Placement]) -> dict[str, Input]:

@@ -1,4 +1,4 @@
-"""What a step under a plan is estimated to take: bytes and FLOP of each rank over the rates of a topology.
+"""A step under a plan is estimated by the bytes and FLOP of each rank over the rates of a topology.
 
 Plain arithmetic on expected numbers; nothing runs. A step is cut into parts that follow each other, as every exchange
 waits for all ranks: ids to the rows' owners, lookup, vectors back, the tower forward and backward, gradients to the
@@ -38,14 +38,14 @@ IDS, LOOKUP, VECTORS, TOWER = "exchange of ids", "lookup", "exchange of vectors"
 GRADIENTS, UPDATE, COPIES = "exchange of gradients", "update of rows", "sum over copies"
 PARTS = (IDS, LOOKUP, VECTORS, TOWER, GRADIENTS, UPDATE, COPIES)
 GROUPS = {"lookup": (LOOKUP, UPDATE), "exchange": (IDS, VECTORS, GRADIENTS, COPIES), "dense": (TOWER,)}
-"""What the parts are of. The tower's gradients are among the copies that are summed."""
+"""Parts make up groups. The tower's gradients are among the copies that are summed."""
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step has to do.
+    """A workload is what a step has to do.
 
     ids_per_sample: how many ids a feature has in a row of the data, in the mean (default 1); weighted: features with
     weights. tower_flops: of one sample's forward pass; tower_parameters: trained ones, in fp32.
@@ -69,7 +69,7 @@ class Workload:
 
     @cached_property
     def dynamic_ids(self) -> dict[DynamicIds, float]:
-        """Ids that a sample has in the features of each id space of dynamic tables, in however many tables."""
+        """How many ids a sample has in the features of each id space of dynamic tables, in however many tables."""
         readers = (pair for group in group_tables(self.inputs, self.weighted) for pair in group.features.items())
         return {
             ids: sum(self.ids_per_sample.get(f, 1.0) for f in features)
@@ -79,7 +79,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class TableReads:
-    """Features that read a table and ids that they have in all, a sample."""
+    """A table is read by so many features, which have so many ids in all, a sample."""
 
     kind: Kind
     features: int
@@ -87,19 +87,19 @@ class TableReads:
 
     @property
     def vectors(self) -> float:
-        """Vectors that a sample gets: one a pooled feature, one an id of a sequence."""
+        """How many vectors a sample gets: one a pooled feature, one an id of a sequence."""
         return self.ids if self.kind == "sequences" else self.features
 
     @property
     def id_bytes(self) -> float:
-        """A sample's ids with their lengths, and their weights where the lookup takes them."""
+        """The bytes of a sample's ids with their lengths, and their weights where the lookup takes them."""
         each = ID_BYTES + (WEIGHT_BYTES if self.kind == "weighted_bags" else 0)
         return self.ids * each + self.features * LENGTH_BYTES
 
 
 @dataclass
 class Traffic:
-    """Bytes that each rank [W] sends and receives, within its host and to other ones."""
+    """Traffic is the bytes that each rank [W] sends and receives, within its host and to other ones."""
 
     local_sent: Numbers
     local_received: Numbers
@@ -108,6 +108,7 @@ class Traffic:
 
     @classmethod
     def none(cls, ranks: int) -> "Traffic":
+        """Returns no traffic."""
         return cls(*(np.zeros(ranks) for _ in range(4)))
 
     def __iadd__(self, other: "Traffic") -> "Traffic":
@@ -121,34 +122,36 @@ class Traffic:
         return Traffic(self.local_received, self.local_sent, self.far_received, self.far_sent)
 
     def local_seconds(self, topology: Topology) -> Numbers:
+        """Returns the seconds [W] that bytes within the host take."""
         return self.local_bytes / topology.local_bandwidth
 
     def far_seconds(self, topology: Topology) -> Numbers:
+        """Returns the seconds [W] that bytes between hosts take."""
         return self.far_bytes / topology.host_bandwidth
 
     def seconds(self, topology: Topology) -> Numbers:
-        """[W]; the two run at the same time."""
+        """Returns the seconds [W] of both, which run at the same time."""
         return np.maximum(self.local_seconds(topology), self.far_seconds(topology))
 
     @property
     def received(self) -> Numbers:
-        """[W] from anywhere."""
+        """The bytes [W] received from anywhere."""
         return self.local_received + self.far_received
 
     @property
     def local_bytes(self) -> Numbers:
-        """[W] sent or received within the host, the larger of the two."""
+        """The bytes [W] sent or received within the host, the larger of the two."""
         return np.maximum(self.local_sent, self.local_received)
 
     @property
     def far_bytes(self) -> Numbers:
-        """[W] likewise between hosts."""
+        """The bytes [W] sent or received between hosts, the larger of the two."""
         return np.maximum(self.far_sent, self.far_received)
 
 
 @dataclass(frozen=True)
 class PartEstimate:
-    """One part of a step: seconds on each rank [W], and those that single tables take there, alone."""
+    """A part of a step takes seconds on each rank [W], and single tables take theirs there, alone."""
 
     name: str
     seconds: Numbers
@@ -157,21 +160,26 @@ class PartEstimate:
 
     @property
     def slowest(self) -> int:
+        """The rank that takes longest."""
         return int(self.seconds.argmax())
 
     @property
     def longest(self) -> float:
+        """The slowest rank's seconds, which are the part's."""
         return float(self.seconds.max())
 
     def leading(self, most: int = 3) -> list[str]:
-        """The tables that take most of the slowest rank's time."""
+        """Returns the tables that take most of the slowest rank's time."""
         taken = {name: float(seconds[self.slowest]) for name, seconds in self.tables.items()}
         return sorted((n for n in taken if taken[n] > 0), key=lambda n: (-taken[n], n))[:most]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A step's parts in order. buffer_bytes: vectors and their gradients that each rank [W] holds beside its tables."""
+    """An estimate has a step's parts in order.
+
+    buffer_bytes: of vectors and their gradients, which each rank [W] has beside its tables.
+    """
 
     parts: tuple[PartEstimate, ...]
     global_batch_size: int
@@ -179,29 +187,31 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
+        """How long the step takes at least."""
         return sum(part.longest for part in self.parts)
 
     @property
     def samples_per_second(self) -> float:
+        """How many samples a second that is at most."""
         return self.global_batch_size / self.seconds
 
     def group_seconds(self, group: str) -> float:
-        """Of `lookup`, `exchange` or `dense`."""
+        """Returns the seconds of `lookup`, `exchange` or `dense`."""
         return sum(part.longest for part in self.parts if part.name in GROUPS[group])
 
     @property
     def slowest_group(self) -> str:
-        """What takes most: `lookup`, `exchange` or `dense`."""
+        """The group that takes most: `lookup`, `exchange` or `dense`."""
         return max(GROUPS, key=self.group_seconds)
 
     @property
     def bottleneck(self) -> PartEstimate:
-        """The longest part of what takes most."""
+        """The longest part of the group that takes most."""
         return max((p for p in self.parts if p.name in GROUPS[self.slowest_group]), key=lambda part: part.longest)
 
 
 def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimate:
-    """The step of a global batch under a plan on the machines that it was made for."""
+    """Estimates the step of a global batch under a plan on the machines that it was made for."""
     costs = {name: _TableCost(planned, topology, workload) for name, planned in plan.tables.items()}
     ranks = topology.world_size
     exchanges = {
@@ -219,13 +229,13 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
             total += traffic
         waited = topology.latency * collectives if ranks > 1 else 0.0
         alone = {n: t.seconds(topology) for n, t in traffics.items()}
-        found[name] = PartEstimate(name, total.seconds(topology) + waited, alone, total)
+        parts[name] = PartEstimate(name, total.seconds(topology) + waited, alone, total)
 
     def work(name: str, read: Mapping[str, Numbers]) -> None:
         alone = {n: size / topology.row_bandwidth for n, size in read.items()}
-        found[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
+        parts[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
 
-    found: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
+    parts: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
     waits = ID_COLLECTIVES * len(exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
     exchange(IDS, {n: c.ids for n, c in costs.items()}, waits, _asked_and_answered(topology, workload))
     exchange(VECTORS, {n: c.vectors for n, c in costs.items()}, len(exchanges))
@@ -234,11 +244,11 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
     work(LOOKUP, {n: c.read for n, c in costs.items()})
     work(UPDATE, {n: c.updated for n, c in costs.items()})
     buffers = sum((c.buffers for c in costs.values()), np.zeros(ranks))
-    return Estimate(tuple(found[name] for name in PARTS), workload.global_batch_size, buffers)
+    return Estimate(tuple(parts[name] for name in PARTS), workload.global_batch_size, buffers)
 
 
 class _TableCost:
-    """One table's bytes on each rank: read and written (`read`, `updated`), exchanged, and held meanwhile.
+    """A table's cost is its bytes on each rank: read and written (`read`, `updated`), exchanged, and held meanwhile.
 
     Those read over a bus count as many times as they are slower.
     """
@@ -275,45 +285,48 @@ class _TableCost:
 
     def _row_wise(self) -> None:
         ranks, columns = self.topology.world_size, physical_dim(self.table)
-        held = np.zeros(ranks)
+        rows = np.zeros(ranks)
         for shard in self.planned.shards:
-            held[shard.rank] = shard.rows
-        share = held / self.table.num_embeddings
+            rows[shard.rank] = shard.rows
+        share = rows / self.table.num_embeddings
         ids = self.batch * self.reads.ids * share
         mine = self.batch / ranks
         lengths = self.reads.features * LENGTH_BYTES
         self.ids += _everywhere(self.topology, mine * ((self.reads.id_bytes - lengths) / ranks + lengths))
         vector = columns * VECTOR_BYTES
         if self.reads.kind == "sequences":
-            given = ids * vector
+            written = ids * vector
             self.vectors += _everywhere(self.topology, mine * self.reads.ids / ranks * vector)
         else:  # partial sums of the whole batch on every rank, summed by a reduce-scatter
-            given = np.full(ranks, self.batch * self.reads.vectors * vector)
+            written = np.full(ranks, self.batch * self.reads.vectors * vector)
             self.vectors += _ring(self.topology, self.batch * self.reads.vectors * vector)
-        self._lookup(ids, held, columns, given)
-        self.buffers += 2 * (given + mine * self.reads.vectors * vector)
+        self._lookup(ids, rows, columns, written)
+        self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 
     def _at_owners(self) -> None:
-        """Whole tables, or whole columns of them."""
+        """Adds up whole tables, or whole columns of them."""
         ranks = self.topology.world_size
         mine, ids = self.batch / ranks, self.batch * self.reads.ids
         for shard in self.planned.shards:
             vector = shard.columns * VECTOR_BYTES
-            given, here = np.zeros(ranks), np.zeros(ranks)
-            given[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
+            written, here = np.zeros(ranks), np.zeros(ranks)
+            written[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
             self.ids += _gather(self.topology, shard.rank, mine * self.reads.id_bytes)
             self.vectors += _gather(self.topology, shard.rank, mine * self.reads.vectors * vector).back
-            self._lookup(ids * here, shard.rows * here, shard.columns, given)
-            self.buffers += 2 * (given + mine * self.reads.vectors * vector)
+            self._lookup(ids * here, shard.rows * here, shard.columns, written)
+            self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 
-    def _lookup(self, ids: Numbers, rows: Numbers, columns: int, given: Numbers) -> None:
-        """Rows are read and vectors written; gradients are read for every id, and each row named is changed once."""
-        self.read += ids * row_bytes(self.table, columns) * self.slowdown + given
+    def _lookup(self, ids: Numbers, rows: Numbers, columns: int, written: Numbers) -> None:
+        """Adds a lookup and its update.
+
+        Rows are read and vectors written; gradients are read for every id, and each row named is changed once.
+        """
+        self.read += ids * row_bytes(self.table, columns) * self.slowdown + written
         touched = self._touched(rows, ids)
         self.updated += ids * columns * VECTOR_BYTES + touched * _change_bytes(self.table, columns) * self.slowdown
 
     def _touched(self, rows: Numbers | float, ids: Numbers | float) -> Numbers:
-        """Distinct rows among `ids` draws of `rows`; all, where every step updates all."""
+        """Returns the distinct rows among `ids` draws of `rows`; all, where every step updates all."""
         assert self.table.optimizer is not None
         if self.table.optimizer.decay == "table":
             return np.asarray(rows, float)
@@ -321,13 +334,13 @@ class _TableCost:
 
 
 def _distinct(rows: Numbers | float, ids: Numbers | float) -> Numbers:
-    """How many different ones `ids` draws of `rows` make."""
+    """Returns how many different ones `ids` draws of `rows` make."""
     rows = np.maximum(np.asarray(rows, float), 1)
     return rows * -np.expm1(-np.asarray(ids, float) / rows)
 
 
 def _change_bytes(table: EmbeddingTable, columns: int) -> int:
-    """A row with its state, read and written."""
+    """Returns the bytes of a row with its state, read and written."""
     return 2 * shard_bytes(table, 1, columns)
 
 
@@ -335,15 +348,18 @@ def _change_bytes(table: EmbeddingTable, columns: int) -> int:
 
 
 def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
-    """Each rank's distinct ids of dynamic tables go to their buckets, rows come back; as many ids as there are rows."""
+    """Returns the traffic of each rank's distinct ids of dynamic tables to their buckets, and of rows back.
+
+    There are as many ids as rows.
+    """
     ranks = topology.world_size
     mine = workload.global_batch_size / ranks
-    asked = sum(_distinct(ids.geometry.rows, mine * count) for ids, count in workload.dynamic_ids.items())
-    return _everywhere(topology, float(asked) / ranks * (ASKED_BYTES + ANSWER_BYTES))
+    distinct = sum(_distinct(ids.geometry.rows, mine * count) for ids, count in workload.dynamic_ids.items())
+    return _everywhere(topology, float(distinct) / ranks * (ASKED_BYTES + ANSWER_BYTES))
 
 
 def _gather(topology: Topology, owner: int, size: float) -> Traffic:
-    """Every rank sends `size` bytes to one."""
+    """Returns the traffic of `size` bytes from every rank to one."""
     ranks, local = topology.world_size, topology.local_world_size
     beside = np.arange(ranks) // local == owner // local
     traffic = Traffic.none(ranks)
@@ -356,14 +372,14 @@ def _gather(topology: Topology, owner: int, size: float) -> Traffic:
 
 
 def _everywhere(topology: Topology, size: float) -> Traffic:
-    """Every rank sends `size` bytes to every other."""
+    """Returns the traffic of `size` bytes from every rank to every other."""
     ranks, local = topology.world_size, topology.local_world_size
     near, far = np.full(ranks, (local - 1) * size), np.full(ranks, (ranks - local) * size)
     return Traffic(near, near, far, far)
 
 
 def _ring(topology: Topology, size: float) -> Traffic:
-    """What a reduce-scatter or all-gather of `size` bytes a rank sends; an all-reduce is both."""
+    """Returns the traffic of a reduce-scatter or all-gather of `size` bytes a rank; an all-reduce is both."""
     ranks, local = topology.world_size, topology.local_world_size
     passed = size * (ranks - 1) / ranks
     links = 1.0 / local if ranks > local else 0.0

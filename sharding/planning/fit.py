@@ -1,4 +1,4 @@
-"""Whether tables fit into the memory that ranks have, and what would make them fit: one line for the user.
+"""Tables that do not fit into memory are refused in one line, which says what would make them fit.
 
 What a remedy would come to is worked out by arithmetic, without planning: every table that may go row-wise does, and
 whole ones go to the emptiest rank, which is what the planner falls back to where nothing else fits. Id maps of dynamic
@@ -19,76 +19,76 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import physical_dim
 
 MOST_RANKS = 1 << 14
-"""Worlds beyond this are not looked at when one is sought that is large enough."""
+"""Larger worlds are not looked at when one is sought that is large enough."""
 
-_NAMED = 3
-_EXACT_BELOW = 1 << 20
+_NAMED = 3  # tables that a line names
+_EXACT_BELOW = 1 << 20  # bytes that are told to the last one
 
 Tables = Mapping[str, EmbeddingTable]
 
 
 class PlanError(UserError):
-    """The tables do not fit: which, how much is short, what to do. One line."""
+    """Tables do not fit; the one line says which, how much is short, and what to do."""
 
 
 def check_memory(tables: Tables, plans: Mapping[str, TablePlan], topology: Topology) -> None:
     """Raises PlanError for the rank that is short of most.
 
-    tables: all of the model, their optimizers resolved; plans: where each of them is
+    tables: all of the model, with their optimizers. plans: where each of them is.
     """
-    ranks, there = topology.world_size, topology.memory_per_rank
+    ranks, memory = topology.world_size, topology.memory_per_rank
     maps = id_map_share(tables.values(), ranks)
     of_tables = bytes_per_rank(plans.values(), ranks)
     rank = max(range(ranks), key=of_tables.__getitem__)
-    held = of_tables[rank] + maps
-    short = held - there
+    needed = of_tables[rank] + maps
+    short = needed - memory
     if short <= 0:
         return
     on_rank = sorted((p for p in plans.values() if p.bytes_on(rank)), key=lambda p: -p.bytes_on(rank))
-    what = "tables and id maps" if maps else "tables"
-    said = [
-        f"not enough memory: rank {rank} would hold {readable(held)} of {what} and has {readable(there)} for them, "
-        f"{_exactly(short)} short",
+    contents = "tables and id maps" if maps else "tables"
+    clauses = [
+        f"not enough memory: rank {rank} would hold {readable(needed)} of {contents} and has {readable(memory)} for "
+        f"them, {_exactly(short)} short",
         f"largest there: {', '.join(_largest(on_rank, rank, maps))}",
     ]
     total = sum(map(table_bytes, tables.values())) + id_map_share(tables.values(), 1)
-    if total > there * ranks and ranks > 1:
-        said.append(f"all {what} take {readable(total)} and all {ranks} ranks have {readable(there * ranks)}")
-    raise PlanError("; ".join([*said, _remedy(tables, [p.name for p in on_rank], topology)]))
+    if total > memory * ranks and ranks > 1:
+        clauses.append(f"all {contents} take {readable(total)} and all {ranks} ranks have {readable(memory * ranks)}")
+    raise PlanError("; ".join([*clauses, _remedy(tables, [p.name for p in on_rank], topology)]))
 
 
 def _largest(on_rank: Iterable[TablePlan], rank: int, maps: int) -> list[str]:
-    """The largest of what a rank holds, tables and `maps` bytes of id maps, and the sum of the others."""
+    """Names the largest of what a rank has, tables and `maps` bytes of id maps, and the sum of the others."""
     sizes = [(p.bytes_on(rank), f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})") for p in on_rank]
     sizes += [(maps, f"id maps ({readable(maps)})")] * bool(maps)
     sizes.sort(key=lambda each: -each[0])
-    named = [said for _, said in sizes[:_NAMED]]
+    texts = [text for _, text in sizes[:_NAMED]]
     if rest := sizes[_NAMED:]:
-        named.append(f"{len(rest)} more ({readable(sum(size for size, _ in rest))})")
-    return named
+        texts.append(f"{len(rest)} more ({readable(sum(size for size, _ in rest))})")
+    return texts
 
 
 def check_host_memory(plans: Mapping[str, TablePlan], topology: Topology) -> None:
     """Raises PlanError for the host whose memory is short of most, of rows that GPUs read there."""
     local = topology.local_world_size
-    held = [0] * topology.hosts
+    by_host = [0] * topology.hosts
     for planned in plans.values():
         for rank, size in planned.host_bytes_by_rank.items():
-            held[rank // local] += size
-    needed = max(held)
+            by_host[rank // local] += size
+    needed = max(by_host)
     if not needed:
         return
     tables = sorted((p.table for p in plans.values()), key=whole_host_bytes, reverse=True)
-    named = ", ".join(f"{t.name} ({described_memory(t)})" for t in tables[:_NAMED] if whole_host_bytes(t))
+    largest = ", ".join(f"{t.name} ({described_memory(t)})" for t in tables[:_NAMED] if whole_host_bytes(t))
     if topology.host_memory is None:
         raise PlanError(
             f"tables lie in host memory, {readable(needed)} of them on a host, and it is not said how much there is: "
-            f"{named}; give --host-memory, or set their memory: device"
+            f"{largest}; give --host-memory, or set their memory: device"
         )
     if (short := needed - topology.host_memory) > 0:
         raise PlanError(
-            f"not enough host memory: host {held.index(needed)} would hold {readable(needed)} of tables and has "
-            f"{readable(topology.host_memory)} for them, {_exactly(short)} short; largest: {named}; use more hosts, "
+            f"not enough host memory: host {by_host.index(needed)} would hold {readable(needed)} of tables and has "
+            f"{readable(topology.host_memory)} for them, {_exactly(short)} short; largest: {largest}; use more hosts, "
             "dtype fp16, or fewer tables outside of device memory"
         )
 
@@ -101,7 +101,7 @@ def _exactly(count: int) -> str:
 
 
 def least_peak(tables: Tables, ranks: int) -> int:
-    """Bytes on the fullest rank, its share of id maps included, with all rows spread that may be."""
+    """Returns the bytes on the fullest rank, with its share of id maps, if all rows are spread that may be."""
     taken, spread, whole = id_map_share(tables.values(), ranks), 0, []
     columns = [0] * ranks
     for i, table in enumerate(tables.values()):
@@ -122,13 +122,12 @@ def least_peak(tables: Tables, ranks: int) -> int:
 
 
 def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
-    """How many hosts of as many ranks with as much memory each hold the tables; None: none up to `MOST_RANKS` do."""
-
+    """Returns how many hosts like the topology's the tables fit on; None: on none up to `MOST_RANKS` ranks."""
     on_hosts = sum(map(whole_host_bytes, tables.values()))
 
     def fits(hosts: int) -> bool:
-        held = least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
-        return held and (topology.host_memory is None or on_hosts <= hosts * topology.host_memory)
+        on_ranks = least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
+        return on_ranks and (topology.host_memory is None or on_hosts <= hosts * topology.host_memory)
 
     enough = 1
     while not fits(enough):
@@ -143,20 +142,20 @@ def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
 
 
 def _remedy(tables: Tables, on_rank: list[str], topology: Topology) -> str:
-    """What each alone would make the tables fit; where nothing would, what comes closest."""
+    """Says what each alone would make the tables fit; where nothing would, what comes closest."""
     freed, placing = _freed(tables, on_rank, topology)
-    found = [placing] if placing and _fits(freed, topology) else []
+    remedies = [placing] if placing and _fits(freed, topology) else []
     if hosts := fewest_hosts(tables, topology):
-        found.append(_hosts(hosts, topology))
-    found += _lighter(tables, topology) + _offloaded(tables, on_rank, topology)
-    if found:
-        return f"would fit: {', or '.join(found)}"
+        remedies.append(_hosts(hosts, topology))
+    remedies += _lighter(tables, topology) + _offloaded(tables, on_rank, topology)
+    if remedies:
+        return f"would fit: {', or '.join(remedies)}"
     hosts = fewest_hosts(freed, topology)
     if placing and hosts:
         return f"would fit: {placing} and use {_hosts(hosts, topology)}"
-    with_light = next((what for change, what in _LIGHTER if placing and _fits(_all(freed, change), topology)), None)
-    if with_light:
-        return f"would fit: {placing} and {with_light}"
+    lighter = next((name for change, name in _LIGHTER if placing and _fits(_all(freed, change), topology)), None)
+    if lighter:
+        return f"would fit: {placing} and {lighter}"
     return "use fewer rows or columns"
 
 
@@ -170,25 +169,25 @@ def _hosts(count: int, topology: Topology) -> str:
 
 
 def _freed(tables: Tables, on_rank: Iterable[str], topology: Topology) -> tuple[Tables, str]:
-    """The tables with what was asked to lie whole, in columns or everywhere in rows instead; and the words for it.
+    """Returns the tables, row-wise instead of whole, in columns or everywhere as was asked; and the words for it.
 
     If one table is enough it is the largest of those on the rank, else all of them.
     """
     ranks = topology.world_size
-    held = [n for n in on_rank if decays_whole(tables[n]) or (ranks > 1 and _is_held(tables[n], ranks))]
-    others = [n for n in tables if n not in held and ranks > 1 and _is_held(tables[n], ranks)]
-    for names in (held[:1], held, held + others):
+    bound = [n for n in on_rank if decays_whole(tables[n]) or (ranks > 1 and _is_bound(tables[n], ranks))]
+    others = [n for n in tables if n not in bound and ranks > 1 and _is_bound(tables[n], ranks)]
+    for names in (bound[:1], bound, bound + others):
         changed = {**tables, **{n: _in_rows(tables[n]) for n in names}}
         if names and _fits(changed, topology):
             break
     batch = [repr(n) for n in names if decays_whole(tables[n])]
     rows = [repr(n) for n in names if not decays_whole(tables[n])]
-    said = [f"decay: batch for {', '.join(batch)}"] * bool(batch) + [f"place {', '.join(rows)} row_wise"] * bool(rows)
-    return changed, " and ".join(said)
+    words = [f"decay: batch for {', '.join(batch)}"] * bool(batch) + [f"place {', '.join(rows)} row_wise"] * bool(rows)
+    return changed, " and ".join(words)
 
 
-def _is_held(table: EmbeddingTable, ranks: int) -> bool:
-    """Whether its placement was asked for and keeps its rows together, though they could be parted."""
+def _is_bound(table: EmbeddingTable, ranks: int) -> bool:
+    """Says whether a placement was asked for that keeps a table's rows together, though they could be parted."""
     return table.placement in ("table_wise", "column_wise", "data_parallel") and has_row_blocks(table, ranks)
 
 
@@ -220,15 +219,15 @@ _LIGHTER: tuple[tuple[Callable[[EmbeddingTable], EmbeddingTable], str], ...] = (
 
 
 def _offloaded(tables: Tables, on_rank: Iterable[str], topology: Topology) -> list[str]:
-    """Host memory for the largest table of a rank that may lie there, if that is enough."""
-    there = (topology.host_memory or 0) * topology.hosts if topology.device == "cuda" else 0
+    """Names host memory for the largest table of a rank that may lie there, if that is enough."""
+    host_memory = (topology.host_memory or 0) * topology.hosts if topology.device == "cuda" else 0
     name = next((n for n in on_rank if may_lie_on_host(tables[n])), None)
     if name is None:
         return []
     for memory in ("cached", "managed"):
         table = replace(tables[name], memory=memory)
         changed = {**tables, name: table}
-        if sum(map(whole_host_bytes, changed.values())) <= there and _fits(changed, topology):
+        if sum(map(whole_host_bytes, changed.values())) <= host_memory and _fits(changed, topology):
             return [f"memory: {memory} for {name!r}"]
     return []
 
@@ -238,6 +237,6 @@ def _all(tables: Tables, change: Callable[[EmbeddingTable], EmbeddingTable]) -> 
 
 
 def _lighter(tables: Tables, topology: Topology) -> list[str]:
-    """Lighter rows that would fit; both kinds together only where neither is enough."""
-    *single, both = [(what, _fits(_all(tables, change), topology)) for change, what in _LIGHTER]
-    return [what for what, fits in single if fits] or [both[0]] * both[1]
+    """Names lighter rows that would fit; both kinds together only where neither is enough."""
+    *single, both = [(name, _fits(_all(tables, change), topology)) for change, name in _LIGHTER]
+    return [name for name, fits in single if fits] or [both[0]] * both[1]

@@ -1,4 +1,4 @@
-"""How a table is cut under each placement: plain constructors of `TablePlan`, and what a table is too small for."""
+"""Placements are plain constructors of `TablePlan`, beside what a table is too small for."""
 
 from shardrec.models.table_settings import Placement
 from shardrec.models.tables import EmbeddingTable
@@ -7,12 +7,12 @@ from shardrec.sharding.tables.live import KERNEL_COLUMNS, physical_dim
 
 
 def decays_whole(table: EmbeddingTable) -> bool:
-    """Whether every step updates all rows, which only replicas can."""
+    """Says whether every step updates all rows, which only replicas can."""
     return table.optimizer is not None and table.optimizer.decay == "table" and not table.frozen
 
 
 def asked_placement(table: EmbeddingTable, world_size: int) -> Placement | None:
-    """The placement asked for, or table-wise where the table is too small for it; None: free to choose.
+    """Returns the placement asked for, or table-wise where the table is too small for it; None: free to choose.
 
     Rows in host memory are spread, if nothing is asked, so that they are read over the buses of all GPUs.
     """
@@ -28,13 +28,13 @@ def asked_placement(table: EmbeddingTable, world_size: int) -> Placement | None:
 
 
 def has_row_blocks(table: EmbeddingTable, world_size: int) -> bool:
-    """Whether equal blocks of rows, the last one shorter, leave no rank without a row, which TorchRec fails on."""
+    """Says whether equal blocks of rows, the last one shorter, leave no rank without a row, which TorchRec fails on."""
     block = -(-table.num_embeddings // world_size)
     return (world_size - 1) * block < table.num_embeddings
 
 
 def column_width(columns: int, world_size: int) -> int:
-    """Columns of each column-wise shard, as wide as still gives every rank one.
+    """Returns the columns of each column-wise shard, as wide as still gives every rank one.
 
     They are equal multiples of four; where `columns` is not one (our own kernel) the last shard is narrower.
     """
@@ -46,15 +46,17 @@ def column_width(columns: int, world_size: int) -> int:
 
 
 def whole_table(table: EmbeddingTable, rank: int) -> TablePlan:
+    """Puts all of a table on one rank."""
     return TablePlan(table, "table_wise", (_whole(table, rank),))
 
 
 def replicas(table: EmbeddingTable, world_size: int) -> TablePlan:
+    """Puts all of a table on every rank."""
     return TablePlan(table, "data_parallel", tuple(_whole(table, r) for r in range(world_size)))
 
 
 def row_blocks(table: EmbeddingTable, world_size: int) -> TablePlan:
-    """Equal blocks of rows, the last one shorter, one a rank."""
+    """Deals equal blocks of rows to the ranks, the last one shorter."""
     block = -(-table.num_embeddings // world_size)
     blocks = [(r, r * block, min(block, table.num_embeddings - r * block)) for r in range(world_size)]
     columns = physical_dim(table)
@@ -62,7 +64,7 @@ def row_blocks(table: EmbeddingTable, world_size: int) -> TablePlan:
 
 
 def column_blocks(table: EmbeddingTable, world_size: int, first: int) -> TablePlan:
-    """Blocks of columns, dealt to the ranks in turn from rank `first` on."""
+    """Deals blocks of columns to the ranks in turn, from rank `first` on."""
     columns, rows = physical_dim(table), table.num_embeddings
     width = column_width(columns, world_size)
     blocks = [(start, min(width, columns - start)) for start in range(0, columns, width)]

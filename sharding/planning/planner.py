@@ -1,4 +1,4 @@
-"""Tables and topology -> plan: the run file's placements where given, what costs least for the others.
+"""The planner gives tables the run file's placements, and the others what costs least on a topology.
 
 Pure arithmetic on every rank alike: nothing is allocated and no process group is needed, so that `shardrec plan`
 works on one machine for any other.
@@ -42,7 +42,7 @@ __all__ = ["PlanError", "plan_tables"]
 
 
 def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology: Topology) -> Plan:
-    """Where each table of the inputs goes; `optimizer` is for tables that name none.
+    """Returns where each table of the inputs goes; `optimizer` is for tables that name none.
 
     Raises PlanError where the tables do not fit, UserError for a table that cannot be trained, for column-wise
     row-wise AdaGrad and for `decay: table` where a table is not data-parallel.
@@ -84,9 +84,9 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
 
 
 def _of_one_memory(tables: Mapping[str, EmbeddingTable]) -> tuple[dict[str, EmbeddingTable], tuple[str, ...]]:
-    """The tables as CPU workers have them, and what to say of those that were to lie elsewhere."""
-    named = [f"{t.name}: {described_memory(t)}" for t in tables.values() if t.memory != "device"]
-    notes = (f"memory is for GPUs and changes nothing on cpu ({', '.join(named)})",) if named else ()
+    """Returns the tables as CPU workers have them, and what to say of those that were to lie elsewhere."""
+    elsewhere = [f"{t.name}: {described_memory(t)}" for t in tables.values() if t.memory != "device"]
+    notes = (f"memory is for GPUs and changes nothing on cpu ({', '.join(elsewhere)})",) if elsewhere else ()
     return {name: replace(table, memory="device") for name, table in tables.items()}, notes
 
 
@@ -111,19 +111,20 @@ def _check_placement(table: EmbeddingTable) -> None:
 def _spread(
     tables: Mapping[str, EmbeddingTable], inputs: Mapping[str, Input], topology: Topology
 ) -> dict[str, TablePlan]:
-    """The best found among what is allowed; where none fits, all that may go row-wise does.
+    """Returns the cheapest plans of what is allowed; where none fit, all that may go row-wise does.
 
-    topology: with the memory left beside id maps and what is placed already, which may be less than nothing
+    topology: with the memory left beside id maps and what is placed already, which may be less than nothing.
     """
     if not tables:
         return {}
     ranks = topology.world_size
     spreadable = {n for n, t in tables.items() if t.placement is None and has_row_blocks(t, ranks)}
-    found = spread_by_cost(tables, spreadable, inputs, topology)
-    if found is not None:
-        found = _in_runs(found, topology)
-    fits = found is not None and _peak(found, ranks) <= topology.memory_per_rank
-    return found if found is not None and fits else _balanced(tables, spreadable, ranks)
+    cheapest = spread_by_cost(tables, spreadable, inputs, topology)
+    if cheapest is not None:
+        cheapest = _in_runs(cheapest, topology)
+        if _peak(cheapest, ranks) <= topology.memory_per_rank:
+            return cheapest
+    return _balanced(tables, spreadable, ranks)
 
 
 def _peak(plans: Mapping[str, TablePlan], ranks: int) -> int:
@@ -131,7 +132,7 @@ def _peak(plans: Mapping[str, TablePlan], ranks: int) -> int:
 
 
 def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, TablePlan]:
-    """The whole tables dealt to the ranks in runs of their order, where that fits and is as even as what was found.
+    """Deals the whole tables to the ranks in runs of their order, where that fits and is as even as `plans`.
 
     Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
     """
@@ -154,11 +155,11 @@ def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, Ta
 
 
 def _balanced(tables: Mapping[str, EmbeddingTable], spreadable: set[str], world_size: int) -> dict[str, TablePlan]:
-    """The placement of least peak memory: rows spread where allowed, whole tables on the emptiest rank, large first."""
-    found = {n: row_blocks(tables[n], world_size) for n in tables if n in spreadable}
-    load = bytes_per_rank(found.values(), world_size)
+    """Places for least peak memory: rows spread where allowed, whole tables on the emptiest rank, large first."""
+    plans = {n: row_blocks(tables[n], world_size) for n in tables if n in spreadable}
+    load = bytes_per_rank(plans.values(), world_size)
     for name in sorted(tables.keys() - spreadable, key=lambda n: (-table_bytes(tables[n]), n)):
         rank = load.index(min(load))
-        found[name] = whole_table(tables[name], rank)
+        plans[name] = whole_table(tables[name], rank)
         load[rank] += table_bytes(tables[name])
-    return found
+    return plans

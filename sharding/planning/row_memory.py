@@ -1,4 +1,4 @@
-"""Where a GPU's rows are, what that takes of device and of host memory, and what TorchRec and FBGEMM are told of it.
+"""A GPU's rows lie in device memory or on its host; this is what that takes of both, and what kernels are told of it.
 
 - `device`: weights and optimizer state in device memory.
 - `managed`: weights in CUDA's managed memory, which FBGEMM advises to stay on the host and to be mapped on the device:
@@ -29,10 +29,10 @@ from shardrec.sharding.tables.live import is_fused, physical_dim, row_bytes
 from shardrec.sharding.updates.choose import row_update
 
 CACHE_WAYS = 32
-"""Rows of a set of FBGEMM's cache, the unit of its size."""
+"""A set of FBGEMM's cache has so many rows, the unit of its size."""
 
 SLOT_BYTES, INDEX_BYTES = 16, 4
-"""Of device memory besides, for each row of a cache (its number and last use) and for each row of a cached table."""
+"""Bytes of device memory besides: a cached row's number and last use, and an index for each row of a cached table."""
 
 _KERNELS = {"device": "fused", "managed": "fused_uvm", "host": "fused_uvm", "cached": "fused_uvm_caching"}
 
@@ -42,26 +42,26 @@ def check_row_memory(table: EmbeddingTable) -> None:
     assert table.optimizer is not None
     if table.memory == "device":
         return
-    said = f"table {table.name!r}: memory: {table.memory}"
+    subject = f"table {table.name!r}: memory: {table.memory}"
     if not is_fused(table.optimizer):
         raise UserError(
-            f"{said} is for rows that FBGEMM's kernels update, by sgd, adagrad or rowwise_adagrad without momentum and "
-            f"weight_decay, but its optimizer is {table.optimizer.name}{_settings(table)}; choose one of these, or "
+            f"{subject} is for rows that FBGEMM's kernels update, by sgd, adagrad or rowwise_adagrad without momentum "
+            f"and weight_decay, but its optimizer is {table.optimizer.name}{_settings(table)}; choose one of these, or "
             "memory: device"
         )
     if table.placement == "data_parallel":
         raise UserError(
-            f"{said} with placement data_parallel, but replicas lie in device memory; change one of the two"
+            f"{subject} with placement data_parallel, but replicas lie in device memory; change one of the two"
         )
     if table.memory == "cached" and table.dynamic:
         raise UserError(
-            f"{said}, but rows of a dynamic table are given to other ids in any step, which would empty the cache; "
+            f"{subject}, but rows of a dynamic table are given to other ids in any step, which would empty the cache; "
             "choose memory: managed or host"
         )
 
 
 def may_lie_on_host(table: EmbeddingTable) -> bool:
-    """Whether a table that is in device memory could be elsewhere, cached or not."""
+    """Says whether a table that is in device memory could be elsewhere, cached or not."""
     assert table.optimizer is not None
     free = table.placement != "data_parallel" and table.dynamic is None and not table.frozen
     return table.memory == "device" and free and is_fused(table.optimizer)
@@ -70,20 +70,20 @@ def may_lie_on_host(table: EmbeddingTable) -> bool:
 def _settings(table: EmbeddingTable) -> str:
     o = table.optimizer
     assert o is not None
-    given = {"momentum": o.momentum, "weight_decay": o.weight_decay}
-    return "".join(f" with {name} {value:g}" for name, value in given.items() if value)
+    settings = {"momentum": o.momentum, "weight_decay": o.weight_decay}
+    return "".join(f" with {name} {value:g}" for name, value in settings.items() if value)
 
 
 # ---------------------------------------------------------------- what it takes
 
 
 def shard_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
-    """Bytes of weights and optimizer state for so many rows and physical columns of a table, wherever they are."""
+    """Returns the bytes of so many rows and physical columns of a table with their state, wherever they are."""
     return rows * row_bytes(table, columns) + sum(_state_bytes(table, rows, columns))
 
 
 def device_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
-    """Those of them in a rank's own memory, with a cache: of a GPU device memory, of a CPU worker all."""
+    """Returns how many of `shard_bytes` a rank's own memory holds, and its cache: a GPU's, or all of a CPU worker's."""
     if table.memory == "device":
         return shard_bytes(table, rows, columns)
     narrow, _ = _state_bytes(table, rows, columns)
@@ -95,33 +95,33 @@ def device_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
 
 
 def host_bytes(table: EmbeddingTable, rows: int, columns: int) -> int:
-    """Those of them in the memory of the GPU's host."""
+    """Returns how many of `shard_bytes` the memory of the GPU's host holds."""
     if table.memory == "device":
         return 0
     return rows * row_bytes(table, columns) + _state_bytes(table, rows, columns)[1]
 
 
 def _state_bytes(table: EmbeddingTable, rows: int, columns: int) -> tuple[int, int]:
-    """Bytes of optimizer state: of one number a row, and of a row's shape."""
+    """Returns the bytes of optimizer state: of one number a row, and of a row's shape."""
     shapes = () if table.frozen else row_update(table).state_shapes(rows, columns).values()
     narrow = 4 * sum(prod(shape) for shape in shapes if len(shape) == 1)
     return narrow, 4 * sum(prod(shape) for shape in shapes if len(shape) > 1)
 
 
 def slowdown(table: EmbeddingTable, topology: Topology) -> float:
-    """How many times as long rows take as in device memory, if ids are spread evenly over them."""
+    """Returns how many times as long rows take as in device memory, if ids are spread evenly over them."""
     if table.memory == "device":
         return 1.0
     over_the_bus = topology.row_bandwidth / topology.bus_bandwidth
-    there = table.cache_share if table.memory == "cached" else 0.0
-    return there + (1 - there) * over_the_bus
+    cached_share = table.cache_share if table.memory == "cached" else 0.0
+    return cached_share + (1 - cached_share) * over_the_bus
 
 
 # ---------------------------------------------------------------- what kernels are told
 
 
 def compute_kernel(table: EmbeddingTable) -> str:
-    """TorchRec's name for it."""
+    """Returns TorchRec's name for the kernel of a table's memory."""
     return _KERNELS[table.memory]
 
 
@@ -138,10 +138,10 @@ def memory_parameters(table: EmbeddingTable) -> dict[str, Any]:
 
 
 def described_memory(table: EmbeddingTable) -> str:
-    """`cached (20 %)` and the like."""
+    """Returns `cached (20 %)` and the like."""
     return f"cached ({100 * table.cache_share:g} %)" if table.memory == "cached" else table.memory
 
 
 def whole_host_bytes(table: EmbeddingTable) -> int:
-    """Bytes of a whole table in host memory."""
+    """Returns the bytes of a whole table in host memory."""
     return host_bytes(table, table.num_embeddings, physical_dim(table))

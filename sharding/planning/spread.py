@@ -1,4 +1,4 @@
-"""Which tables are spread by rows, and who gets the others whole: by the estimate of `cost.py`.
+"""The estimate of `cost.py` says which tables are spread by rows, and who gets the others whole.
 
 A table is row-wise or whole, the largest ones are row-wise first, and only how many of them is searched: some twenty
 plans, each estimated as a whole, 0.1 s of one core for 50 tables on 128 ranks, 1.1 s for 200. (TorchRec's planner
@@ -25,13 +25,13 @@ def spread_by_cost(
     inputs: Mapping[str, Input],
     topology: Topology,
 ) -> dict[str, TablePlan] | None:
-    """The placement of the cheapest step among those that fit; None: none does.
+    """Returns the plans of the cheapest step among those that fit; None: none do.
 
-    tables: those to place; spreadable: those of them that may go row-wise; topology: with the memory left for them
+    tables: those to place. spreadable: those of them that may go row-wise. topology: with the memory left for them.
     """
     workload = Workload(inputs, SAMPLES_PER_RANK * topology.world_size)
-    found = [(_seconds(plans, topology, workload), plans) for plans in _candidates(tables, spreadable, topology)]
-    return min(found, key=lambda each: each[0])[1] if found else None
+    candidates = list(_candidates(tables, spreadable, topology))
+    return min(candidates, key=lambda plans: _seconds(plans, topology, workload)) if candidates else None
 
 
 def _seconds(plans: dict[str, TablePlan], topology: Topology, workload: Workload) -> float:
@@ -42,7 +42,7 @@ def _seconds(plans: dict[str, TablePlan], topology: Topology, workload: Workload
 def _candidates(
     tables: Mapping[str, EmbeddingTable], spreadable: set[str], topology: Topology
 ) -> Iterator[dict[str, TablePlan]]:
-    """None of the tables row-wise, the largest 1, 2, 4, ..., all but 1, 2, 4, ..., and all; those that fit."""
+    """Yields plans that fit: none of the tables row-wise, the largest 1, 2, 4, ..., all but 1, 2, 4, ..., and all."""
     by_size = sorted(spreadable, key=lambda n: (-table_bytes(tables[n]), n))
     few = {0} | {1 << i for i in range(len(by_size).bit_length())}
     counts = few | {len(by_size) - count for count in few}
@@ -56,20 +56,20 @@ def _candidates(
 def _dealt(
     tables: Mapping[str, EmbeddingTable], rows: Mapping[str, TablePlan], topology: Topology
 ) -> dict[str, TablePlan] | None:
-    """Whole tables to the ranks of least work that have room for them; None: one found no room."""
-    held = bytes_per_rank(rows.values(), topology.world_size)
-    if held and max(held) > topology.memory_per_rank:
+    """Deals whole tables to the ranks of least work that have room for them; None: one found no room."""
+    taken = bytes_per_rank(rows.values(), topology.world_size)
+    if taken and max(taken) > topology.memory_per_rank:
         return None
     size = {n: table_bytes(t) for n, t in tables.items()}
     work = {n: ROW_WORK + physical_dim(t) for n, t in tables.items()}
     load = [0] * topology.world_size
-    found = {}
+    plans = {}
     for name in sorted(tables, key=lambda n: (-work[n], -size[n], n)):
-        room = [r for r, taken in enumerate(held) if taken + size[name] <= topology.memory_per_rank]
+        room = [r for r, bytes_there in enumerate(taken) if bytes_there + size[name] <= topology.memory_per_rank]
         if not room:
             return None
-        rank = min(room, key=lambda r: (load[r], held[r]))
-        found[name] = whole_table(tables[name], rank)
+        rank = min(room, key=lambda r: (load[r], taken[r]))
+        plans[name] = whole_table(tables[name], rank)
         load[rank] += work[name]
-        held[rank] += size[name]
-    return found
+        taken[rank] += size[name]
+    return plans

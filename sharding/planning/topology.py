@@ -1,4 +1,4 @@
-"""The machines that a plan is made for: ranks, hosts, memory for tables, bandwidth."""
+"""A topology describes the machines that a plan is made for: ranks, hosts, memory for tables, bandwidth."""
 
 import os
 from dataclasses import dataclass, replace
@@ -35,13 +35,13 @@ _RATES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Topology:
-    """`world_size` ranks on hosts of `local_world_size`, each with `memory_per_rank` bytes for tables.
+    """A topology has `world_size` ranks on hosts of `local_world_size`, each with `memory_per_rank` bytes for tables.
 
     Rates are a rank's: bandwidths in bytes/s of reading table rows, to the ranks of its host and to other hosts, in
     each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least;
     `bus_bandwidth` of reading rows in the memory of a GPU's host, which has `host_memory` bytes for them in all (None:
-    not known). They
-    weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and gloo.
+    not known). They weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and
+    gloo.
     """
 
     world_size: int
@@ -58,13 +58,14 @@ class Topology:
 
     @property
     def hosts(self) -> int:
+        """How many hosts the ranks are on."""
         return -(-self.world_size // self.local_world_size)
 
     @classmethod
     def described(
         cls, hosts: int, devices: int, device: Literal["cpu", "cuda"], memory_per_rank: int, **rates: float
     ) -> "Topology":
-        """Machines that need not be here: `hosts` of `devices` ranks, with the device's usual rates but for `rates`."""
+        """Returns `hosts` of `devices` ranks that need not be here, with the device's usual rates but for `rates`."""
         usual = _RATES[device] | {"dense_flops": DENSE_FLOPS[device]["medium"]}
         return cls(hosts * devices, devices, device, memory_per_rank, **(usual | rates))
 
@@ -72,7 +73,7 @@ class Topology:
     def here(
         cls, world_size: int, local_world_size: int, device: Literal["cpu", "cuda"], reserve: int | None = None
     ) -> "Topology":
-        """This machine's memory, less `reserve` bytes a rank for everything but tables.
+        """Returns this machine, whose memory is less by `reserve` bytes a rank for everything but tables.
 
         CPU: the smaller of available physical memory and what the control group leaves, divided by the local ranks.
         CUDA: free memory of this rank's GPU. Raises UserError for `cuda` without a GPU.
@@ -88,7 +89,7 @@ class Topology:
         return cls(world_size, local_world_size, device, max(0, left))
 
     def agreed(self, group: dist.ProcessGroup | None = None) -> "Topology":
-        """The same on all ranks: the least memory that any has, so that every rank makes the same plan."""
+        """Returns the same on all ranks: with the least memory that any has, so that all make the same plan."""
         least = torch.tensor([self.memory_per_rank, self.host_memory or 0], device=self.device)
         dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
         memory, host = least.tolist()
@@ -96,14 +97,14 @@ class Topology:
 
 
 def available_memory() -> int:
-    """Bytes that processes here may still take: physical memory that is available, or less by a control group."""
+    """Returns the bytes that processes here may still take, of physical memory or of a control group, if less."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     physical = int(fields["MemAvailable"].split()[0]) * 1024
     return min([physical, *_control_group_memory()])
 
 
 def _control_group_memory() -> list[int]:
-    """What each control group above this process leaves (v2 and v1); page cache that can be dropped is not counted."""
+    """Returns what each control group above this process leaves (v2 and v1), as if its page cache were dropped."""
     left = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -118,9 +119,9 @@ def _control_group_memory() -> list[int]:
         for folder in [Path(root, group), *Path(root, group).parents]:
             if not folder.is_relative_to(root) or not (folder / limit).exists():
                 continue
-            said = (folder / limit).read_text().strip()
-            if said == "max":
+            limit_text = (folder / limit).read_text().strip()
+            if limit_text == "max":
                 continue
             stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
-            left.append(int(said) - int((folder / used).read_text()) + int(stat.get(cache, 0)))
+            left.append(int(limit_text) - int((folder / used).read_text()) + int(stat.get(cache, 0)))
     return left

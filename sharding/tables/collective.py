@@ -1,4 +1,4 @@
-"""`shardrec.models.metrics.collective.Collective` over a process group (gloo or NCCL)."""
+"""Models' `Collective` (`models/metrics/collective.py`) is made of a process group here, of gloo or NCCL."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ProcessGroupCollective:
-    """Exchanges between the ranks of a process group; None is the default group.
+    """The ranks of a process group exchange tensors; None is the default group.
 
     Tensors keep their dtype and device; bool travels as uint8. NCCL needs them on the rank's GPU.
     """
@@ -20,24 +20,26 @@ class ProcessGroupCollective:
 
     @property
     def rank(self) -> int:
+        """This rank's number in the group."""
         return self._rank
 
     @property
     def world_size(self) -> int:
+        """How many ranks the group has."""
         return self._world_size
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Elementwise sum over the ranks' tensors, which have one shape. The argument is left as it was."""
+        """Returns the elementwise sum of the ranks' tensors, which have one shape. The argument is left as it was."""
         total = tensor.clone()
         dist.all_reduce(total, group=self._group)
         return total
 
     def concatenate(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows, in rank order; the number of rows may differ between ranks and may be 0."""
+        """Returns all ranks' rows, in rank order; their number may differ between ranks and may be 0."""
         return self.exchange([tensor] * self._world_size)
 
     def exchange(self, parts: Sequence[Tensor]) -> Tensor:
-        """Sends `parts[r]` to rank r; the rows received from all ranks, in rank order."""
+        """Sends `parts[r]` to rank r; returns the rows received from all ranks, in rank order."""
         assert len(parts) == self._world_size
         first = parts[0]
         sent = torch.tensor([len(p) for p in parts], device=first.device)

@@ -1,4 +1,4 @@
-"""First values of table rows: a pure function of (seed, table, row, column), whatever the plan.
+"""A row's first values are a pure function of (seed, table, row, column), whatever the plan.
 
 Rows are drawn in blocks of 65,536 as whole fp32 blocks [65,536, embedding_dim] (fewer rows a block where that would
 pass 32 MiB) by NumPy's SFC64, whose streams are pinned by a test; a block's generator is keyed by (seed, table name,
@@ -22,7 +22,7 @@ BLOCK_BYTES = 32 << 20
 
 
 def block_rows(embedding_dim: int) -> int:
-    """Rows drawn at once: 65,536, halved until they fit 32 MiB."""
+    """Returns how many rows are drawn at once: 65,536, halved until they fit 32 MiB."""
     rows = BLOCK_ROWS
     while rows > 1 and rows * embedding_dim * 4 > BLOCK_BYTES:
         rows //= 2
@@ -30,7 +30,7 @@ def block_rows(embedding_dim: int) -> int:
 
 
 def draw_block(table: EmbeddingTable, seed: int, block: int) -> np.ndarray:
-    """The values of rows [block n, (block + 1) n) with n = `block_rows`: [n, embedding_dim] float32."""
+    """Draws the rows [block n, (block + 1) n) with n = `block_rows`: [n, embedding_dim] float32."""
     name = hashlib.blake2b(table.name.encode(), digest_size=16).digest()
     key = [seed, *np.frombuffer(name, dtype=np.uint32).tolist(), block]
     generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))

@@ -1,4 +1,4 @@
-"""First values of a dynamic table's rows: a pure function of (seed, table, id, column), whichever row an id gets.
+"""An id's first values are a pure function of (seed, table, id, column), whichever row of a dynamic table it gets.
 
 Draws are counter-based, so that an id that comes back, after a resumption or on another plan, starts as it did before.
 What is drawn is computed in fp64 and rounded once: devices and vector units, whose logarithms differ in the last place,
@@ -20,7 +20,7 @@ _WEIGHTS = 1 << 18  # drawn at once on CPU, so that what is computed of them sta
 
 @torch.no_grad()
 def draw_rows(table: EmbeddingTable, seed: int, ids: Tensor) -> Tensor:
-    """The first values of `ids` [n] int64: [n, embedding_dim] fp32 on their device, by `table.init`."""
+    """Draws the first values of `ids` [n] int64 by `table.init`: [n, embedding_dim] fp32 on their device."""
     rows = ids.new_empty((len(ids), table.embedding_dim), dtype=torch.float32)
     digest = hashlib.blake2b(f"fresh row {seed} {table.name}".encode(), digest_size=8).digest()
     key = signed(int.from_bytes(digest, "little"))

@@ -1,4 +1,4 @@
-"""Tables as the layers of sharding see them: what is declared, and where the live rows are.
+"""A table is what is declared of it, how its rows are stored, and where they live.
 
 FBGEMM's kernels store a table with its dim rounded up to four; the columns beyond `embedding_dim` are 0 and stay 0. Our
 own kernel needs no more than there is. How a table is stored is a matter of its optimizer, whatever its placement and
@@ -22,41 +22,41 @@ SCALE_BYTES = 8  # of an int8 row: its scale and its bias, fp32
 
 
 def is_fused(optimizer: TableOptimizer) -> bool:
-    """Whether FBGEMM's kernels do exactly this, on every device."""
+    """Says whether FBGEMM's kernels do exactly this, on every device."""
     plain = optimizer.weight_decay == 0 and optimizer.decay == "batch" and optimizer.momentum == 0
     return plain and optimizer.name in ("sgd", "adagrad", "rowwise_adagrad")
 
 
 def is_rounded(table: EmbeddingTable) -> bool:
-    """Whether rows are rounded stochastically."""
+    """Says whether a table's rows are rounded stochastically."""
     return table.dtype == "fp16" and table.rounding == "stochastic" and not table.frozen
 
 
 def starts_at_zero(table: EmbeddingTable) -> bool:
-    """Whether fresh rows are 0 whatever is declared: FTRL's weights follow from its state."""
+    """Says whether fresh rows are 0 whatever is declared: FTRL's weights follow from its state."""
     return table.optimizer is not None and table.optimizer.name == "ftrl"
 
 
 def physical_dim(table: EmbeddingTable) -> int:
-    """Columns that a table's kernel stores, in every placement. Without an optimizer it is as if fused."""
+    """Returns the columns that a table's kernel stores, in every placement. Without an optimizer it is as if fused."""
     if table.frozen or (table.optimizer and not is_fused(table.optimizer)):
         return table.embedding_dim
     return -(-table.embedding_dim // KERNEL_COLUMNS) * KERNEL_COLUMNS
 
 
 def row_bytes(table: EmbeddingTable, columns: int) -> int:
-    """Bytes of the weights of a row of so many physical columns."""
+    """Returns the bytes of the weights of a row of so many physical columns."""
     return columns * DTYPES[table.dtype].itemsize + (SCALE_BYTES if table.dtype == "int8" else 0)
 
 
 def module_name(table: str) -> str:
-    """A table's name as a module's: without dots."""
+    """Returns a table's name as a module's: without dots."""
     return quote(table, safe="/ ").replace(".", "%2E")
 
 
 @dataclass(frozen=True)
 class TableShard:
-    """A rectangle of a table that this rank holds: views of the kernel's live memory.
+    """A shard is a rectangle of a table that this rank holds: views of the kernel's live memory.
 
     row, column: where it starts. tensors: `weight` [rows, physical columns] and the optimizer's state by name, each
     [rows, physical columns] or [rows].
@@ -68,12 +68,13 @@ class TableShard:
 
     @property
     def weight(self) -> Tensor:
+        """The weights [rows, physical columns]."""
         return self.tensors["weight"]
 
 
 @dataclass(frozen=True)
 class LiveTable:
-    """This rank's part of one table. `replicated`: every rank holds all of it."""
+    """A live table is this rank's part of one table. replicated: every rank holds all of it."""
 
     table: EmbeddingTable
     shards: tuple[TableShard, ...]
@@ -84,20 +85,20 @@ class LiveTable:
         return self.table.name
 
     def logical(self, shard: TableShard, tensor: str) -> Tensor:
-        """A shard's tensor without its padding: a view."""
-        held = shard.tensors[tensor]
-        return held[:, : self.table.embedding_dim - shard.column] if held.dim() == 2 else held
+        """Returns a view of a shard's tensor without its padding."""
+        stored = shard.tensors[tensor]
+        return stored[:, : self.table.embedding_dim - shard.column] if stored.dim() == 2 else stored
 
     def zeros(self) -> int:
-        """How many weights of this rank's shards are exactly 0."""
+        """Returns how many weights of this rank's shards are exactly 0."""
         weights = [self.logical(shard, "weight") for shard in self.shards]
         return sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
 
 
 def merged(parts: Iterable[LiveTable]) -> dict[str, LiveTable]:
-    """Parts of tables (several shards of a column-wise one) by table name."""
-    found: dict[str, LiveTable] = {}
+    """Returns tables by name, each with the shards of all its parts (several of a column-wise one)."""
+    tables: dict[str, LiveTable] = {}
     for part in parts:
-        known = found.get(part.name)
-        found[part.name] = part if known is None else replace(known, shards=known.shards + part.shards)
-    return found
+        known = tables.get(part.name)
+        tables[part.name] = part if known is None else replace(known, shards=known.shards + part.shards)
+    return tables

@@ -1,4 +1,4 @@
-"""Stochastic rounding of fp16 rows: up or down by how near each is, so that small changes count in the mean.
+"""fp16 rows are rounded stochastically, up or down by how near each is, so that small changes count in the mean.
 
 Rounding to nearest drops every change of less than half a unit in the last place; a row that many small gradients move
 stands still. Draws are counter-based on (seed, table, step, row, column): they depend on no plan and no rank, and a
@@ -40,9 +40,9 @@ class StochasticRounding:
     column: int = 0
 
     def round(self, values: Tensor, rows: Tensor) -> Tensor:
-        """[n, columns] fp32 -> fp16, each the neighbour below or above, and in the mean the value itself.
+        """Rounds [n, columns] fp32 to fp16: to the neighbour below or above, in the mean to the value itself.
 
-        rows: [n] int64, in the shard. What fp16 cannot hold becomes infinite, as by rounding to nearest.
+        rows: [n] int64, their numbers in the shard. What fp16 cannot hold becomes infinite, as by rounding to nearest.
         """
         exponent = (values.view(torch.int32) & 0x7F800000).view(torch.float32)
         unit = exponent.mul_(2.0**-10).clamp_(min=2.0**-24)  # between neighbours in fp16, subnormal ones too

@@ -1,9 +1,9 @@
-"""Which optimizer a table gets: the `RowUpdate` of its settings, and whether FBGEMM's kernels have it fused.
+"""A table's settings choose its `RowUpdate`, and whether FBGEMM's kernels have it fused.
 
 FBGEMM fuses SGD, AdaGrad and row-wise AdaGrad into its backward pass. Its CPU kernels ignore weight decay for SGD and
 AdaGrad and average it differently for row-wise AdaGrad; tables with `weight_decay`, those of any other optimizer,
 data-parallel ones, and on CPU fp16 ones that are rounded stochastically, are updated by our own kernel
-(`row_updates.py`), on every device alike.
+(`row_tables.py`), on every device alike.
 """
 
 import math
@@ -47,7 +47,7 @@ def check_table(table: EmbeddingTable) -> None:
 
 
 def row_update(table: EmbeddingTable) -> RowUpdate:
-    """The rule of a table whose optimizer is resolved.
+    """Returns the rule of a table, whose optimizer is given.
 
     Row-wise AdaGrad's mean runs over the physical columns. With k = embedding_dim / physical_dim it is k times the
     mean over the logical ones, so that lr and eps are multiplied by sqrt(k), which makes the update the logical one.
@@ -77,7 +77,7 @@ def row_update(table: EmbeddingTable) -> RowUpdate:
 
 
 def fbgemm_parameters(table: EmbeddingTable) -> dict[str, Any]:
-    """FBGEMM's parameters for the rule of a table that is fused."""
+    """Returns FBGEMM's parameters for the rule of a table that is fused."""
     assert table.optimizer is not None
     update = row_update(table)
     eps = {"eps": update.eps} if isinstance(update, AdaGrad | RowwiseAdaGrad) else {}

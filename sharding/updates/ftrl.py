@@ -1,4 +1,4 @@
-"""FTRL-Proximal with L1: tables whose unused weights are exactly 0 (Wide&Deep's wide part, logistic regression)."""
+"""FTRL-Proximal with L1 leaves unused weights exactly 0 (Wide&Deep's wide part, logistic regression)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Ftrl(RowUpdate):
     g is of the loss summed over the global batch, as the paper's examples come one by one: beside a mean's g, some
     1 / batch size of that, sqrt(n) would stay far below any beta of the order of 1, and z below any such l1.
 
-    Weights are stored beside z and n, so that lookups read them. Fresh tables start at 0 (`initialize.py`).
+    Weights are stored beside z and n, so that lookups read them. Fresh tables start at 0 (`first_values.py`).
     """
 
     of_summed_loss: ClassVar[bool] = True

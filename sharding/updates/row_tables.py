@@ -1,4 +1,4 @@
-"""Tables updated by our own kernel: gather, unique, gradients summed over the batch, then a `RowUpdate`.
+"""Our own kernel updates tables: gather, unique, gradients summed over the batch, then a `RowUpdate`.
 
 It serves what FBGEMM's fused kernels do not: weight decay, further optimizers, unpadded rows, and data-parallel tables,
 whose gradients wait until all ranks' are summed. Everything is torch operations on whole batches, so that it runs on
@@ -18,7 +18,7 @@ from shardrec.sharding.updates.rules import RowUpdate
 
 
 class RowTables(nn.Module):
-    """Several tables [rows, columns] with their state, looked up and updated together.
+    """Several tables [rows, columns] with their state are looked up and updated together.
 
     feature_tables: for each feature of the input the index of its table. roundings: of each table; None, for one or for
     all, rounds to nearest. With `deferred`, backward only keeps the gradients, for `add_gradients`; otherwise it
@@ -54,10 +54,11 @@ class RowTables(nn.Module):
         self.forget_gradients()
 
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Summed rows of B bags of F features: ids [T], offsets [F B + 1] -> [B, sum of the features' columns]."""
+        """Sums rows by bag, B bags of F features: ids [T], offsets [F B + 1] -> [B, sum of the features' columns]."""
         return _Lookup.apply(self._hook, self, ids.long(), offsets.long(), weights)
 
     def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> Tensor:
+        """Is `forward` without gradients. first: [F + 1], where each feature's ids begin."""
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         pooled = []
         for f, t in enumerate(self.feature_tables):
@@ -78,7 +79,7 @@ class RowTables(nn.Module):
         lengths = offsets.diff()
         one_each = ids.numel() == lengths.numel() and bool((lengths == 1).all())
         for t in range(len(self.weights)):
-            mine = [f for f, other in enumerate(self.feature_tables) if other == t]
+            mine = [f for f, read_table in enumerate(self.feature_tables) if read_table == t]
             spans = [slice(first[f], first[f + 1]) for f in mine]
             if not sum(s.stop - s.start for s in spans):
                 continue
@@ -129,7 +130,7 @@ def _bags(rows: Tensor, table: Tensor, starts: Tensor, scale: Tensor | None) -> 
 
 
 def _sum_by_row(ids: Tensor, bag: Tensor | None, bag_gradient: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Distinct rows [n] and for each the sum of its bags' gradients [n, columns], scaled by the ids' weights.
+    """Returns distinct rows [n] and for each the sum of its bags' gradients [n, columns], scaled by the ids' weights.
 
     bag: which bag each id is in; None: each is one by itself.
     """

@@ -1,9 +1,9 @@
-"""How rows change by a gradient: one `RowUpdate` for each optimizer, in torch operations on any device.
+"""Rows change by a gradient as a `RowUpdate` says, one for each optimizer, in torch operations on any device.
 
 A rule is applied to the distinct rows that a global batch names, gathered, changed and written back, so that it costs
 by the batch and leaves all other rows as they are, bit for bit; or to a whole table in place. Momentum, RMSProp and
 Adam are thereby lazy: the state of a row moves in the steps that name it. FTRL-Proximal is in `ftrl.py`. Any rule may
-have DIN's mini-batch-aware L2 beside it, by counts from `frequency.py`.
+have DIN's mini-batch-aware L2 beside it, by counts from `sample_counts.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ is computed of them stays near its cache (Adam on rows of 64 columns: 15 % faste
 
 @dataclass(frozen=True, kw_only=True)
 class RowUpdate(ABC):
-    """One table's rule. g is the gradient of a row summed over the global batch, plus `weight_decay` w.
+    """A row update is one table's rule. g is the gradient of a row summed over the global batch, plus `weight_decay` w.
 
     every_row: each step updates all rows, those with g = weight_decay w that the batch does not name.
     by_frequency: weight_decay is not in g; beside the rule's change, and of the same w, w -= lr weight_decay w / n for
@@ -43,11 +43,11 @@ class RowUpdate(ABC):
     by_frequency: bool = False
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-        """Of `state_shapes` what the rule itself keeps."""
+        """Returns what of `state_shapes` the rule itself keeps."""
         return {}
 
     def state_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the state kept for weights [rows, columns], fp32 each: one number a weight or one a row."""
+        """Returns the shapes of the state of weights [rows, columns], fp32 each: one number a weight or one a row."""
         counts: dict[str, tuple[int, ...]] = {SAMPLES: (rows,)} if self.by_frequency else {}
         return self.rule_shapes(rows, columns) | counts
 
@@ -56,7 +56,7 @@ class RowUpdate(ABC):
         """Changes rows [n, columns] fp32 and their state by g [n, columns], in place."""
 
     def state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Fresh state for `weight` [rows, columns]."""
+        """Returns fresh state for `weight` [rows, columns]."""
         shapes = self.state_shapes(weight.shape[0], weight.shape[1])
         return {name: torch.zeros(shape, device=weight.device) for name, shape in shapes.items()}
 
@@ -90,9 +90,9 @@ class RowUpdate(ABC):
             if rows is not None:
                 self._apply(weight, state, rows[part], gradient[part], factor, loss_weight, rounding)
                 continue
-            held = {name: tensor[part] for name, tensor in state.items()}
-            here = None if rounding is None else replace(rounding, row=rounding.row + start)
-            self._apply(weight[part], held, None, gradient[part], factor, loss_weight, here)
+            state_here = {name: tensor[part] for name, tensor in state.items()}
+            rounding_here = None if rounding is None else replace(rounding, row=rounding.row + start)
+            self._apply(weight[part], state_here, None, gradient[part], factor, loss_weight, rounding_here)
 
     def _apply(
         self,
@@ -105,7 +105,7 @@ class RowUpdate(ABC):
         rounding: StochasticRounding | None,
     ) -> None:
         row, learning_rate = _take(weight, rows).float(), self.learning_rate * factor
-        held = {name: _take(tensor, rows) for name, tensor in state.items() if name != SAMPLES}
+        row_state = {name: _take(tensor, rows) for name, tensor in state.items() if name != SAMPLES}
         if self.of_summed_loss:
             gradient = gradient * loss_weight
         if self.by_frequency:  # first, since no rule with it reads w
@@ -113,8 +113,8 @@ class RowUpdate(ABC):
             row.addcmul_(row, share, value=-learning_rate * self.weight_decay)
         elif self.weight_decay:
             gradient = gradient.add(row, alpha=self.weight_decay)
-        self.change(row, held, gradient, learning_rate)
-        for name, tensor in held.items():
+        self.change(row, row_state, gradient, learning_rate)
+        for name, tensor in row_state.items():
             _put(state[name], rows, tensor)
         if rounding is not None and weight.dtype == torch.float16:
             row = rounding.round(row, torch.arange(len(row), device=row.device) if rows is None else rows)
@@ -122,7 +122,7 @@ class RowUpdate(ABC):
 
 
 def _take(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    """Rows of a tensor; all of them are the tensor itself."""
+    """Returns rows of a tensor; all of them are the tensor itself."""
     if rows is None:
         return tensor
     if tensor.dim() == 2 and tensor.shape[1] == 1:  # a flat gather is twice as fast
@@ -174,7 +174,7 @@ class AdaGrad(RowUpdate):
 class RowwiseAdaGrad(RowUpdate):
     """n += mean(g^2) over a row's columns, w -= lr g / (sqrt(n) + eps): one n a row.
 
-    The mean runs over the columns as stored, as FBGEMM's does; see `optimizers.py` for padded ones.
+    The mean runs over the columns as stored, as FBGEMM's does; see `choose.py` for padded ones.
     """
 
     eps: float

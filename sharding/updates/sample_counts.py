@@ -1,9 +1,9 @@
-"""In how many training samples each row of a table occurs: what mini-batch-aware L2 divides a row's decay by.
+"""Mini-batch-aware L2 divides a row's decay by the number of training samples that the row occurs in.
 
-Counted once, before the first step, in one pass over the training batches. Pairs (row of the batch, id) are made
-distinct where the row is, so that a sample counts once for an id that several features of a table, or several positions
-of a history, name in it. Distinct ids go with their counts to all ranks, and each adds those whose table rows it holds:
-that knows no placement, and costs by the batch.
+They are counted once, before the first step, in one pass over the training batches. Pairs (row of the batch, id) are
+made distinct where the row is, so that a sample counts once for an id that several features of a table, or several
+positions of a history, name in it. Distinct ids go with their counts to all ranks, and each adds those whose table rows
+it has: that knows no placement, and costs by the batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ _CHUNK = 4 << 20  # counts that are converted at once
 
 
 class SampleCounts:
-    """Counts into the state `samples` of this rank's shards.
+    """Samples are counted into the state `samples` of this rank's shards.
 
-    tables: those to count; features: table -> the features that read it, in `Batch.ids` or `Batch.weighted_ids`
+    tables: those to count. features: table -> the features that read it, in `Batch.ids` or `Batch.weighted_ids`.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class SampleCounts:
                     f"decay: frequency counts up to {MOST_SAMPLES:,} training rows, and there are more; choose decay: "
                     "batch, or train on fewer rows at a time"
                 )
-            found = torch.stack(self._named(batch).unique(return_counts=True), dim=1)
+            row_counts = torch.stack(self._named(batch).unique(return_counts=True), dim=1)
             if self._ranks.world_size > 1:
-                found = self._ranks.concatenate(found)
+                row_counts = self._ranks.concatenate(row_counts)
             for first, counter in self._counters:
-                rows = found[:, 0] - first
+                rows = row_counts[:, 0] - first
                 here = (rows >= 0) & (rows < len(counter))
-                counter.index_add_(0, rows[here], found[here, 1].int())
+                counter.index_add_(0, rows[here], row_counts[here, 1].int())
         for _, counter in self._counters:
             for chunk in counter.split(_CHUNK):
                 chunk.view(torch.float32).copy_(chunk.float())
 
     def _named(self, batch: Batch) -> Tensor:
-        """[n] int64: the table rows that a batch's rows name, each once for every row, all tables' numbered on."""
+        """Returns the table rows that a batch's rows name [n] int64, each once a row, all tables' numbered on."""
         read = batch.ids.to_dict() | (batch.weighted_ids.to_dict() if batch.weighted_ids is not None else {})
         row = torch.arange(batch.size, device=batch.weights.device)
         pairs = []

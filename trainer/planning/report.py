@@ -114,7 +114,7 @@ def _step_lines(run: PlannedRun) -> list[str]:
     lines += ["", f"bottleneck: {_bottleneck(run)}"]
     lines.append("what to change:" if run.changes else "what to change: nothing that was tried is more than 5 % faster")
     lines += [
-        f"  {change.what}: {_milliseconds(change.seconds)}, {change.samples_per_second:,.0f} samples/s, "
+        f"  {change.name}: {_milliseconds(change.seconds)}, {change.samples_per_second:,.0f} samples/s, "
         f"{readable(change.most_bytes)} of tables on the fullest rank"
         for change in run.changes[:_CHANGES]
     ]
@@ -215,7 +215,7 @@ def _record(run: PlannedRun) -> dict[str, Any]:
         "bottleneck": {"group": estimate.slowest_group, "part": estimate.bottleneck.name},
         "changes": [
             {
-                "what": change.what,
+                "what": change.name,
                 "step_milliseconds": 1e3 * change.seconds,
                 "samples_per_second": change.samples_per_second,
                 "bytes_on_fullest_rank": change.most_bytes,

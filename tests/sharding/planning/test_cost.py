@@ -227,7 +227,7 @@ def test_changes_are_planned_and_better() -> None:
     workload = Workload(inputs, 60_000)
     now = estimate_step(plan, fast, workload)
     found = worthwhile_changes(plan, fast, workload, ADAGRAD, now)
-    by_name = {change.what: change for change in found}
+    by_name = {change.name: change for change in found}
     assert found == sorted(found, key=lambda change: -change.samples_per_second)
     assert all(change.samples_per_second > 1.05 * now.samples_per_second for change in found)
     parted = by_name["place 'wide' column_wise"]
@@ -244,7 +244,7 @@ def test_no_change_is_named_that_does_not_fit_or_is_refused() -> None:
     plan = plan_tables(inputs, ROWWISE, tight)
     workload = Workload(inputs, 60_000)
     found = worthwhile_changes(plan, tight, workload, ROWWISE, estimate_step(plan, tight, workload))
-    assert not {"place 'wide' column_wise", "place 'wide' data_parallel"} & {change.what for change in found}
+    assert not {"place 'wide' column_wise", "place 'wide' data_parallel"} & {change.name for change in found}
 
 
 def test_faster_products_count_where_dense_compute_is_slow() -> None:
@@ -253,7 +253,7 @@ def test_faster_products_count_where_dense_compute_is_slow() -> None:
     workload = Workload(inputs, BATCH, tower_flops=1e9)
     now = estimate_step(plan, HERE, workload)
     found = worthwhile_changes(plan, HERE, workload, ROWWISE, now, {"precision bf16": 2 * HERE.dense_flops})
-    assert found[0].what == "precision bf16"
+    assert found[0].name == "precision bf16"
     assert now.seconds - found[0].seconds == pytest.approx(now.group_seconds("dense") / 2)
 
 
