@@ -115,7 +115,7 @@ class DynamicConfig(BaseModel):
 
 @dataclass(frozen=True)
 class DynamicIds:
-    """An id space: the ids that share rows, of all features that read tables called after `name`.
+    """An id space is the ids that share rows: those of all features that read tables called after `name`.
 
     Tables that the same feature reads (Wide&Deep's `wide/` and `deep/`) share them too, and must agree on `config`,
     whose `rows` are given.

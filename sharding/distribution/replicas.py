@@ -20,7 +20,7 @@ from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 
 
-def _rows(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device, seed: int) -> RowTables:
+def _kernel(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device, seed: int) -> RowTables:
     shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
     updates = [row_update(t) for t in tables]
     dtypes = [DTYPES[t.dtype] for t in tables]
@@ -38,18 +38,18 @@ class ReplicatedBags(nn.Module):
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
         self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
-        self.rows = [_rows(group.tables, tables, device, seed)]
+        self.kernels = [_kernel(group.tables, tables, device, seed)]
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
         keys = ids.keys()
         if keys != self._features:
             ids = ids.permute([keys.index(f) for f in self._features])
         weights = ids.weights_or_none() if self.group.kind == "weighted_bags" else None
-        return KeyedTensor(self._keys, self._dims, self.rows[0](ids.values(), ids.offsets(), weights))
+        return KeyedTensor(self._keys, self._dims, self.kernels[0](ids.values(), ids.offsets(), weights))
 
     def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
-        """Returns (rows, index in them, table) of every table."""
-        return [(self.rows[0], i, table) for i, table in enumerate(self.group.tables)]
+        """Returns (kernel, index in it, table) of every table."""
+        return [(self.kernels[0], i, table) for i, table in enumerate(self.group.tables)]
 
 
 class ReplicatedSequences(nn.Module):
@@ -61,22 +61,22 @@ class ReplicatedSequences(nn.Module):
     def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
         self.group = group
-        self.rows = [_rows([table], [0], device, seed) for table in group.tables]
+        self.kernels = [_kernel([table], [0], device, seed) for table in group.tables]
 
     def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         sequences = {}
-        for rows, (table, features) in zip(self.rows, self.group.features.items(), strict=True):
+        for kernel, (table, features) in zip(self.kernels, self.group.features.items(), strict=True):
             read = [ids[f] for f in features]
             values = torch.cat([r.values() for r in read])
-            vectors = rows(values, torch.arange(values.numel() + 1, device=values.device))
+            vectors = kernel(values, torch.arange(values.numel() + 1, device=values.device))
             parts = vectors.split([r.values().numel() for r in read]) if len(read) > 1 else (vectors,)  # spares a copy
             for feature, r, v in zip(features, read, parts, strict=True):
                 sequences[self.group.key(feature, table)] = JaggedTensor(values=v, lengths=r.lengths())
         return sequences
 
     def live(self) -> list[tuple[RowTables, int, EmbeddingTable]]:
-        """Returns (rows, index in them, table) of every table."""
-        return [(rows, 0, table) for rows, table in zip(self.rows, self.group.tables, strict=True)]
+        """Returns (kernel, index in it, table) of every table."""
+        return [(kernel, 0, table) for kernel, table in zip(self.kernels, self.group.tables, strict=True)]
 
 
 class Replicas:
@@ -85,39 +85,39 @@ class Replicas:
     def __init__(
         self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
     ) -> None:
-        self._rows = [rows for module in modules for rows in module.rows]
+        self._kernels = [kernel for module in modules for kernel in module.kernels]
         self._live = [entry for module in modules for entry in module.live()]
         self._group = group
-        self._shapes = [(rows.weights[i].shape[0], rows.weights[i].shape[1] + 1) for rows, i, _ in self._live]
+        self._shapes = [(kernel.weights[i].shape[0], kernel.weights[i].shape[1] + 1) for kernel, i, _ in self._live]
         self._sum: Tensor | None = None
 
     def tables(self) -> dict[str, LiveTable]:
         """Returns the live tables by name."""
         tables = {}
-        for rows, i, table in self._live:
-            shard = TableShard(0, 0, {"weight": rows.weights[i], **rows.states[i]})
+        for kernel, i, table in self._live:
+            shard = TableShard(0, 0, {"weight": kernel.weights[i], **kernel.states[i]})
             tables[table.name] = LiveTable(table, (shard,), replicated=True)
         return tables
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step; gradients that no `step` has used are forgotten."""
-        for rows in self._rows:
-            rows.begin(context)
+        for kernel in self._kernels:
+            kernel.begin(context)
 
     def step(self) -> None:
         """Averages the ranks' gradients, as TorchRec does for sharded tables, and updates all replicas alike."""
         if not self._live:
             return
-        sizes = [rows * columns for rows, columns in self._shapes]
+        sizes = [row_count * columns for row_count, columns in self._shapes]
         if self._sum is None:
             self._sum = torch.empty(sum(sizes), device=self._live[0][0].weights[0].device)
         self._sum.zero_()
         buffers = [b.view(s) for b, s in zip(self._sum.split(sizes), self._shapes, strict=True)]
-        for (rows, i, _), buffer in zip(self._live, buffers, strict=True):
-            rows.add_gradients(i, buffer)
+        for (kernel, i, _), buffer in zip(self._live, buffers, strict=True):
+            kernel.add_gradients(i, buffer)
         dist.all_reduce(self._sum, group=self._group)
         self._sum /= dist.get_world_size(self._group)
-        for (rows, i, _), buffer in zip(self._live, buffers, strict=True):
-            rows.update(i, buffer)
-        for rows in self._rows:
-            rows.forget_gradients()
+        for (kernel, i, _), buffer in zip(self._live, buffers, strict=True):
+            kernel.update(i, buffer)
+        for kernel in self._kernels:
+            kernel.forget_gradients()

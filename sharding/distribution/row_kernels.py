@@ -148,21 +148,21 @@ class OneIdBags(_FusedRows, BatchedFusedEmbedding):
 class _OwnKernel(nn.Module):
     """A kernel of ours has the surface that TorchRec's lookups use. Sequences are of one table, as bags of one id."""
 
-    rows: RowTables | FrozenRows
+    tables: RowTables | FrozenRows
 
     def __init__(self, config: GroupedEmbeddingConfig, *, pooled: bool) -> None:
         super().__init__()
         self.config = config
         self.pooled = pooled
-        tables = config.embedding_tables
-        self.feature_tables = [t for t, table in enumerate(tables) for _ in table.feature_names] if pooled else [0]
-        self.shapes = [(table.local_rows, table.local_cols) for table in tables]
+        configs = config.embedding_tables
+        self.feature_tables = [t for t, table in enumerate(configs) for _ in table.feature_names] if pooled else [0]
+        self.shapes = [(table.local_rows, table.local_cols) for table in configs]
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         ids = features.values()
         if self.pooled:
-            return self.rows(ids, features.offsets(), features.weights_or_none())
-        return self.rows(ids, torch.arange(ids.numel() + 1, device=ids.device))
+            return self.tables(ids, features.offsets(), features.weights_or_none())
+        return self.tables(ids, torch.arange(ids.numel() + 1, device=ids.device))
 
 
 class FrozenKernel(_OwnKernel):
@@ -171,14 +171,14 @@ class FrozenKernel(_OwnKernel):
     def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
         super().__init__(config, pooled=pooled)
         dtypes = [(config.fused_params or {})[_FROZEN]] * len(self.shapes)
-        self.rows = FrozenRows(self.shapes, self.feature_tables, dtypes=dtypes, device=device)
+        self.tables = FrozenRows(self.shapes, self.feature_tables, dtypes=dtypes, device=device)
 
     def begin(self, context: UpdateContext) -> None:
         """Does nothing: there is no update."""
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         """Yields (table, row, column, live tensors) of every shard in this kernel."""
-        for table, weight in zip(self.config.embedding_tables, self.rows.weights, strict=True):
+        for table, weight in zip(self.config.embedding_tables, self.tables.weights, strict=True):
             row, column = table.local_metadata.shard_offsets
             yield table.name, row, column, {"weight": weight}
 
@@ -186,13 +186,13 @@ class FrozenKernel(_OwnKernel):
 class RowUpdateKernel(_OwnKernel):
     """Tables with a `RowUpdate` are looked up and updated by `RowTables`."""
 
-    rows: RowTables
+    tables: RowTables
 
     def __init__(self, config: GroupedEmbeddingConfig, device: torch.device, *, pooled: bool) -> None:
         super().__init__(config, pooled=pooled)
         parameters = config.fused_params or {}
         seed = parameters[_ROUNDING_SEED]
-        self.rows = RowTables(
+        self.tables = RowTables(
             self.shapes,
             self.feature_tables,
             [parameters[_ROW_UPDATE]] * len(self.shapes),
@@ -206,13 +206,13 @@ class RowUpdateKernel(_OwnKernel):
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step of its tables."""
-        self.rows.begin(context)
+        self.tables.begin(context)
 
     def shards(self) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
         """Yields (table, row, column, live tensors) of every shard in this kernel."""
         for i, table in enumerate(self.config.embedding_tables):
             row, column = table.local_metadata.shard_offsets
-            yield table.name, row, column, {"weight": self.rows.weights[i], **self.rows.states[i]}
+            yield table.name, row, column, {"weight": self.tables.weights[i], **self.tables.states[i]}
 
 
 def own_kernel(config: GroupedEmbeddingConfig) -> type[RowUpdateKernel] | type[FrozenKernel] | None:
