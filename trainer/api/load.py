@@ -1,4 +1,4 @@
-"""Run files, and dictionaries of the same form, as checked configurations."""
+"""Run files, and dictionaries of the same form, are read as checked configurations."""
 
 import os
 from collections.abc import Iterable, Mapping

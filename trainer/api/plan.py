@@ -1,4 +1,4 @@
-"""Where tables would live, here or on machines that are described, and what a step would take there."""
+"""A plan says where tables would live, here or on machines that are described, and what a step would take there."""
 
 from collections.abc import Mapping
 from pathlib import Path

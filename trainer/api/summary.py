@@ -1,4 +1,4 @@
-"""What a finished training run says of itself."""
+"""A summary says what came of a finished training run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished run: where it is, how good it is, how long it took.
+    """A summary says where a finished run is, how good it is and how long it took.
 
     run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint. steps, rows: trained on.
     best_step: whose checkpoint is the best; epochs_to_best: until then. world_size: workers. samples_per_second: over
@@ -35,7 +35,7 @@ class Summary:
 
     @classmethod
     def of(cls, run_folder: Path, values: Mapping[str, Any]) -> "Summary":
-        """The summary that a run folder's summary.json holds as `values`."""
+        """Makes the summary that a run folder's summary.json holds as `values`."""
         stages = {name: cls.of(run_folder / name, stage) for name, stage in values.get("stages", {}).items()}
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         return cls(**{**known, "run_folder": run_folder, "stages": stages})

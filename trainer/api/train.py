@@ -1,15 +1,15 @@
-"""Training from Python: the command's run, with nothing taken from the process that asks for it."""
+"""Training from Python is the command's run, with nothing taken from the process that asks for it."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.training.train_run import train_run
+from shardrec.trainer.config.stages import resolve_stages
+from shardrec.trainer.launch.early import started_early
 
 
 def train(
@@ -26,7 +26,14 @@ def train(
         summary = shardrec.train("run.yaml")
         print(summary.metrics["test"]["auc"])
     """
+    began = time.time()
     config = config if isinstance(config, RunConfig) else load(config)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        values = train_run(config, resume=resume, quiet=quiet, embedded=True)
+    launches = [stage.launch for stage in resolve_stages(config).values()] or [config.launch]
+    with started_early(launches, "shardrec.trainer.training.train_run"):
+        import torch  # only now that the configuration is in order
+
+        from shardrec.trainer.training.train_run import train_run
+
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            values = train_run(config, resume=resume, quiet=quiet, embedded=True, began=began)
     return None if values is None else Summary.of(Path(config.run), values)

@@ -1,4 +1,4 @@
-"""A trained model in this process: it scores rows, tells its metrics, shows its tables."""
+"""A trained model in this process scores rows, tells its metrics and shows its tables."""
 
 import os
 import tempfile
@@ -47,7 +47,7 @@ def open(run_folder: str | Path, step: int | None = None, *, rows: RowKind | Non
 
 
 class TrainedModel:
-    """One checkpoint of a run. Use it in a `with` block, or `close` it, to give its memory back."""
+    """A trained model is one checkpoint of a run. Use it in a `with` block, or `close` it, to give its memory back."""
 
     def __init__(self, folder: RunFolder, step: int | None = None, *, rows: RowKind | None = None) -> None:
         self.run_folder = folder.path
@@ -59,12 +59,12 @@ class TrainedModel:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's resolved configuration."""
+        """Returns the run's resolved configuration."""
         return self._folder.config()
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The names of its tables."""
+        """Returns the names of its tables."""
         return tuple(self._blueprint.model.tables)
 
     # ------------------------------------------------------------ what it does

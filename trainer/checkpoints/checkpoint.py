@@ -1,4 +1,4 @@
-"""Whole checkpoints: tables, tower, optimizers, generators and the place in the data; complete or absent.
+"""A checkpoint holds tables, tower, optimizers, generators and the place in the data; it is complete or absent.
 
 Every rank streams its shards of the tables into `.step-N.tmp/`; when all are on disk, rank 0 adds the tower and, last,
 `manifest.json` (which carries a checksum of itself and of every file), and renames the folder to `step-N`.
@@ -34,7 +34,7 @@ TOWER_FILE = "tower.safetensors"
 
 @dataclass
 class Position:
-    """How far a run has come: all that training needs beside tensors.
+    """A position says how far a run has come: all that training needs beside tensors.
 
     step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
     last log line; best: the best evaluation so far; stale: evaluations since then.
@@ -109,7 +109,7 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The checked content of a checkpoint's manifest. Raises UserError where it is missing or damaged."""
+    """Returns the checked content of a checkpoint's manifest. Raises UserError where it is missing or damaged."""
     path = checkpoint / "manifest.json"
     try:
         document = json.loads(path.read_text())
@@ -127,7 +127,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def generator_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a rank's own generator (dropout) at a step."""
+    """Returns the seed of a rank's own generator (dropout) at a step."""
     return zlib.crc32(f"generator {seed} {step} {rank}".encode())
 
 
@@ -169,13 +169,13 @@ def _write_tower(path: Path, session: Session) -> dict[str, Any]:
 
 
 def file_entry(path: Path) -> dict[str, int]:
-    """What the manifest says of a file: its size and checksum."""
+    """Returns what the manifest says of a file: its size and checksum."""
     data = path.read_bytes()
     return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
 
 def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tower of a checkpoint with its buffers and optimizer, by plan-independent names; `content`: its manifest's.
+    """Returns a checkpoint's tower with buffers and optimizer, by plan-independent names; `content`: its manifest's.
 
     Raises UserError for a file that is missing or damaged.
     """

@@ -22,7 +22,7 @@ from shardrec.trainer.planning.chart import draw_memory
 from shardrec.trainer.planning.machines import Machines, dense_flops, faster_products, products
 from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
 from shardrec.trainer.session.blueprint import build_model
-from shardrec.trainer.session.workers import run_topology
+from shardrec.trainer.session.expected_workers import run_topology
 
 _CHANGES = 3  # changes that are printed
 

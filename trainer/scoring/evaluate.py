@@ -1,4 +1,4 @@
-"""A trained model's metrics on its own splits, or on other data: `shardrec evaluate`."""
+"""A trained model is evaluated on its own splits, or on other data: `shardrec evaluate`."""
 
 import time
 from pathlib import Path
@@ -41,7 +41,7 @@ def evaluate_run(
 
 
 def splits_to_score(blueprint: Blueprint, folder: RunFolder, data: tuple[str, ...] = ()) -> dict[str, Paths]:
-    """Split -> paths: the run's own validation and test rows, or `data`, inspected.
+    """Returns paths by split: the run's own validation and test rows, or `data`, inspected.
 
     Raises UserError where there are none, or they cannot be scored.
     """
@@ -65,7 +65,7 @@ def evaluate_worker(
     step: int,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
-    """One worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`."""
+    """Does one worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
     blueprint = blueprint or Blueprint(config, folder.schema())
     session = Session.build(blueprint, environment)

@@ -1,4 +1,4 @@
-"""Scores for every row of some files, beside their key columns, as Parquet: all of it or nothing."""
+"""Every row of some files gets a score, beside its key columns, as Parquet: all of it or nothing."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -99,7 +99,7 @@ def predict_worker(
     explain: bool,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
-    """One worker's share of the rows: streamed into a file of its own."""
+    """Scores one worker's share of the rows, streamed into a file of its own."""
     progress = ProgressFile(folder.logs, enabled=environment.leads)
     session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
     restore(folder.checkpoint(step), session)

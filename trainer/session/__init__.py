@@ -1,9 +1,9 @@
 """A model with its tables, ready to step.
 
 - `blueprint.py`: a run before its tables exist: schema, model, plan and footers, each made once
+- `expected_workers.py`: the workers that a run is to have, and their memory and rates
 - `forward.py`: one forward pass: lookup, then tower; what its loss is over all ranks
 - `loaders.py`: how a run's files become batches
 - `session.py`: one worker's share of a run: tables, tower, batches
 - `tower.py`: the tower's optimizer, and the learning-rate schedule that tables share with it
-- `workers.py`: the workers that a run is to have, and their memory and rates
 """

@@ -28,8 +28,8 @@ from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.load import problem_in
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.session.expected_workers import expected_environment, run_topology
 from shardrec.trainer.session.loaders import loader_for
-from shardrec.trainer.session.workers import expected_environment, run_topology
 
 
 def build_model(config: RunConfig, schema: Schema) -> Recommender:
@@ -58,7 +58,7 @@ def needed(config: RunConfig, schema: Schema, model: Recommender) -> Schema:
 
 
 class Blueprint:
-    """What a run file stands for, made on first use and kept.
+    """A blueprint holds what a run file stands for, made on first use and kept.
 
     schema: of the features that the run may use; None reads it from where the run file says.
     rows: how tables are held that are only read; None: as they are trained, with their optimizer state.
@@ -77,12 +77,12 @@ class Blueprint:
 
     @cached_property
     def schema(self) -> Schema:
-        """The features that the run may use. Raises UserError as `RunConfig.load_schema` does."""
+        """Returns the features that the run may use. Raises UserError as `RunConfig.load_schema` does."""
         return self.config.load_schema() if self._schema is None else self._schema
 
     @cached_property
     def model(self) -> Recommender:
-        """The model, its tower initialised from the run's seed. Raises UserError for unknown models and settings."""
+        """Returns the model, its tower initialised from the seed. Raises UserError for unknown models and settings."""
         model = build_model(self.config, self.schema)
         if self.rows is not None:
             model.inputs = frozen_inputs(model.inputs)
@@ -90,11 +90,11 @@ class Blueprint:
 
     @cached_property
     def read(self) -> Schema:
-        """What of the schema is read: the model's features, and what its negatives are drawn from."""
+        """Returns what of the schema is read: the model's features, and what its negatives are drawn from."""
         return needed(self.config, self.schema, self.model)
 
     def data_set(self, paths: Paths) -> DataSet:
-        """Some files' rows; their footers are read once. Raises UserError for files that are missing or differ."""
+        """Returns some files' rows; footers are read once. Raises UserError for files that are missing or differ."""
         if paths not in self._footers:
             self._footers[paths] = DataSet.open(paths).index
         return DataSet.from_index(self._footers[paths])

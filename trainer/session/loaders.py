@@ -1,4 +1,4 @@
-"""How a run's files become batches: the one place where a run file's `data` turns into a `Loader`.
+"""A run's files become batches here: the one place where a run file's `data` turns into a `Loader`.
 
 Inspection makes the same loaders as training does, so that what is too large, too small or missing is found before
 anything starts.

@@ -1,4 +1,4 @@
-"""A model with its tables, ready to step: what training, evaluation and prediction share."""
+"""A session is a model with its tables, ready to step: what training, evaluation and prediction share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from shardrec.trainer.session.tower import Tower
 
 @dataclass
 class Session:
-    """One worker's share of a run: its part of the tables, its replica of the tower, and batches for them."""
+    """A session is one worker's share of a run: its part of the tables, its replica of the tower, their batches."""
 
     blueprint: Blueprint
     environment: Environment
@@ -49,22 +49,24 @@ class Session:
 
     @property
     def config(self) -> RunConfig:
+        """Returns the run's configuration."""
         return self.blueprint.config
 
     @property
     def model(self) -> Recommender:
+        """Returns the model, whose tower is trained in place."""
         return self.blueprint.model
 
     @property
     def forward(self) -> ForwardStep:
-        """The step as it is without replicas around it, for models that explain themselves."""
+        """Returns the step without replicas around it, for models that explain themselves."""
         forward = self.distributed.step_module
         assert isinstance(forward, ForwardStep)
         return forward
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Weights of the model: its tables' (rows x dim, without padding) and its tower's, each counted once."""
+        """Counts the model's weights: its tables' (rows x dim, without padding) and its tower's, each once."""
         tables = sum(table.num_embeddings * table.embedding_dim for table in self.model.tables.values())
         return {"tables": tables, "tower": sum(p.numel() for p in self.tower.parameters.values())}
 

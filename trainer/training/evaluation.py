@@ -1,4 +1,4 @@
-"""Scores rows with the tables as they are; training goes on afterwards as if nothing had happened."""
+"""Evaluation scores rows with the tables as they are; training then goes on as if nothing had happened."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,10 @@ from shardrec.trainer.session.session import Session
 
 
 def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> dict[str, float]:
-    """The task's metrics over all rows of `loader`, the same on every rank. `on_batch` hears of each finished step."""
+    """Returns the task's metrics over all rows of `loader`, the same on every rank.
+
+    `on_batch` hears of each finished step.
+    """
     metrics = session.model.task.metrics(ProcessGroupCollective())
     with _scoring(session):
         for step, batch in enumerate(loader.epoch(0), start=1):
@@ -25,7 +28,7 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
 
 
 class ProgressiveValidation:
-    """Scores each batch before it is trained on: what the model makes of rows that it has not seen."""
+    """Progressive validation scores each batch before it is trained on: rows that the model has not seen."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

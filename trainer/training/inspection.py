@@ -1,4 +1,4 @@
-"""Finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
+"""Inspection finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
 
 import os
 from collections.abc import Mapping

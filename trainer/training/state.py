@@ -1,4 +1,4 @@
-"""Where a training run stands, apart from the loop that moves it: what hooks decide by and checkpoints keep."""
+"""A state says where a training run stands, apart from the loop that moves it: hooks decide by it."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from shardrec.trainer.config.sections import EarlyStopping
 
 @dataclass
 class TrainingState:
-    """A run's position, and what only the process that trains it knows.
+    """A state is a run's position, and what only the process that trains it knows.
 
     total_steps: after which training ends. loss: of the last step. learning_rate_factor: of the last step.
     improved: the last evaluation was the best so far, and has no checkpoint yet.
@@ -24,11 +24,11 @@ class TrainingState:
 
     @property
     def is_finished(self) -> bool:
-        """Whether training has reached its last step or was stopped early."""
+        """Says whether training has reached its last step or was stopped early."""
         return self.position.step >= self.total_steps or self.position.stopped
 
     def moved_to_next_batch(self, steps_per_epoch: int) -> None:
-        """Stands behind the next batch of the data."""
+        """Moves the position behind the next batch of the data."""
         position = self.position
         position.step_in_epoch += 1
         if position.step_in_epoch == steps_per_epoch:
@@ -86,6 +86,6 @@ class TrainingState:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best evaluation so far."""
+        """Returns the step of the best evaluation so far; None before there is one."""
         best: dict[str, Any] | None = self.position.best
         return best["step"] if best else None

@@ -1,4 +1,4 @@
-"""A whole training run from its checked configuration: inspected, launched, summed up in its run folder."""
+"""A whole training run is inspected, launched and summed up in its run folder; stages run one after another."""
 
 import gc
 import time
@@ -158,8 +158,11 @@ def _check_folder(whole: RunFolder, resume: bool) -> None:
 
 @contextmanager
 def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
-    """What stages share: under torchrun a process group, whose store would give a second one the first's addresses;
-    where several run on Ray, one Ray, which takes long to start. What that prints goes to `log`."""
+    """Keeps between stages what they share, and ends it after the last.
+
+    Under torchrun that is a process group, whose store would give a second one the first's addresses; where several run
+    on Ray, one Ray, which takes long to start. What that prints goes to `log`.
+    """
     launches = [stage.launch for stage in stages]
     on_ray = [launch for launch in launches if choose_backend(launch) == "ray"]
     if choose_backend(launches[0]) == "torchrun":

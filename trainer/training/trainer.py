@@ -1,4 +1,4 @@
-"""Training: build, restore, then one step after another until the epochs are over or nothing improves any more."""
+"""A trainer builds, restores, then makes one step after another until the epochs are over or nothing improves."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def train_worker(
 
 
 class Trainer:
-    """One worker's training loop. It acts; `state` says where the run stands, and hooks when something is due."""
+    """A trainer is one worker's training loop: it acts, while `state` says where the run stands and hooks what is due."""
 
     def __init__(
         self, config: RunConfig, folder: RunFolder, environment: Environment, blueprint: Blueprint | None = None
@@ -81,7 +81,7 @@ class Trainer:
 
     @property
     def hooks(self) -> list[Hook]:
-        """What happens between steps, in this order: a checkpoint holds what the evaluation of its step found."""
+        """Returns what happens between steps, in order: a checkpoint holds what its step's evaluation found."""
         settings = self.config.trainer
         every = settings.log_every_steps
         hooks = [
@@ -95,7 +95,7 @@ class Trainer:
 
     @property
     def best_metric(self) -> str:
-        """The metric that decides which step is the best."""
+        """Returns the metric that decides which step is the best."""
         return self.config.trainer.selection_metric or next(iter(self.session.model.task.metrics().directions))
 
     # ------------------------------------------------------------ the run

@@ -14,7 +14,7 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.benchmarks.sharded_tables import Case, draw_ids, made_batches
 from shardrec.trainer.benchmarks.sharding import Sweep, benchmark_sharding, calibrated, write_rates, write_results
 from shardrec.trainer.config.load import load
-from shardrec.trainer.session.workers import run_topology
+from shardrec.trainer.session.expected_workers import run_topology
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.7, 1.0, 1.3])

@@ -1,4 +1,4 @@
-"""The workers that a run is to have: how many there will be, and what memory and rates they have for tables."""
+"""A run's workers are known before they start: how many there will be, with what memory and rates for tables."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from shardrec.trainer.launch.environment import Environment, default_workers, re
 
 
 def expected_environment(launch: LaunchConfig) -> Environment:
-    """The place of this process among a run's workers; where they are still to be started, that of the first one."""
+    """Returns this process's place among a run's workers; where they are still to be started, the first one's."""
     if choose_backend(launch) == "torchrun":
         return Environment.from_variables(launch.device)
     device = resolve_device(launch.device)
@@ -20,7 +20,7 @@ def expected_environment(launch: LaunchConfig) -> Environment:
 
 
 def run_topology(config: RunConfig, environment: Environment | None = None) -> Topology:
-    """A run's workers, with the memory and the rates that the run file says or that are found here."""
+    """Returns a run's workers, with the memory and the rates that the run file says or that are found here."""
     environment = environment or expected_environment(config.launch)
     local = environment.local_world_size
     topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
