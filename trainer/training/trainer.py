@@ -52,7 +52,7 @@ def train_worker(
 
 
 class Trainer:
-    """A trainer is one worker's training loop: it acts, while `state` says where the run stands and hooks what is due."""
+    """A trainer is one worker's training loop: it acts, `state` says where the run stands, and hooks what is due."""
 
     def __init__(
         self, config: RunConfig, folder: RunFolder, environment: Environment, blueprint: Blueprint | None = None
