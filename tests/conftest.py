@@ -1,10 +1,14 @@
 """Fixtures that all layers share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
+
+# Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
 """Runs a function in N processes that form a gloo process group, as the ranks of a run do.
 
+The processes are forked from a server that has imported everything already, which takes as long as most tests. The
+server starts with the first call and has one thread and no torch threads, so that a fork of it is whole.
+
 A process of TorchRec on gloo may abort while its interpreter is taken down (a worker thread of gloo then needs the
 GIL); the work is done by then but the exit code is wrong. So each process ends by `os._exit` after a last barrier.
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pickle
 import socket
@@ -17,6 +21,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
+PRELOADED = ("torch", "torchrec", "shardrec.trainer.training.train_run", "tests.sharding.everywhere")
+"""What the server imports; other modules are imported by each process."""
+
+
 class ProcessError(AssertionError):
     """A process failed: the text holds its traceback."""
 
@@ -24,13 +32,14 @@ class ProcessError(AssertionError):
 def run_processes(
     world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 120.0, threads: int = 1
 ) -> list[Any]:
-    """Calls `function(rank, *arguments)` in `world_size` spawned processes; their results, in rank order.
+    """Calls `function(rank, *arguments)` in `world_size` fresh processes; their results, in rank order.
 
     The function must be importable by name and its arguments and results picklable (tensors go as they are). Each
     process has its process group, environment and `threads` torch threads ready. Raises ProcessError with the first
     failing process's traceback, or where the processes take longer than `timeout` seconds; none is left behind.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
     port = _free_port()
     processes, ends = [], []
     for rank in range(world_size):
