@@ -1,7 +1,6 @@
 """`shardrec bench histories`: all forms really train, each in a process of its own."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories
 from shardrec.data_pipeline.prepare.generators.synthetic import write_log
-from shardrec.trainer.cli import main
+from tests.trainer.command_line import refused, shardrec
 
 
 @pytest.fixture
@@ -19,18 +18,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def bench(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
-    monkeypatch.setattr(sys, "argv", ["shardrec", "bench", "histories", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
 def test_ends_with_json_of_all_forms(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ("--models", "dien_auxiliary", "--precisions", "bf16", "--batch-size", 64, "--steps", 3, "--rounds", 1)
-    assert not bench(monkeypatch, data, *asked, "--set", "launch.threads=1")
+    shardrec(monkeypatch, "bench", "histories", data, *asked, "--set", "launch.threads=1")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["threads"], found["rows"], found["global_batch_size"]) == (1, 800, 64)
     (result,) = found["results"]
@@ -46,5 +38,5 @@ def test_ends_with_json_of_all_forms(
 
 
 def test_an_unknown_model_is_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = str(bench(monkeypatch, data, "--models", "din,dein"))
-    assert "unknown model 'dein'" in said and "din" in said and "\n" not in said
+    line = refused(monkeypatch, "bench", "histories", data, "--models", "din,dein")
+    assert "unknown model 'dein'" in line and "din" in line

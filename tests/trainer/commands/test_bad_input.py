@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from shardrec.trainer.cli import main
 from tests import ROOT
+from tests.trainer.command_line import refused, shardrec
 from tests.trainer.small_run import run_file, write_data
 
 
@@ -31,17 +31,6 @@ def data(good_data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def path(data: Path, tmp_path: Path) -> Path:
     return run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2})
-
-
-def complaint(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """The one line that `shardrec arguments` ends with."""
-    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    line = ended.value.code
-    assert isinstance(line, str), f"exit status {line!r}"  # sys.exit(text): printed on stderr, status 1
-    assert line.startswith("shardrec: error: ") and "\n" not in line
-    return line
 
 
 def spoil(file: Path, **columns: object) -> None:
@@ -102,17 +91,17 @@ def test_mistakes_in_the_run_file(
         data = tmp_path / "data"
         override = override.replace("SCHEMA", f"{data}/schema.yaml").replace("TRAIN", f"{data}/train")
         extra, parts = ["--set", "trainer.early_stopping={metric: auc}"], ["no validation rows", "data.validation"]
-    line = complaint(monkeypatch, "train", path, "--quiet", "--set", override, *extra)
+    line = refused(monkeypatch, "train", path, "--quiet", "--set", override, *extra)
     for part in parts:
         assert part in line
     assert not (tmp_path / "run").exists()
 
 
 def test_absent_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no such run file" in complaint(monkeypatch, "train", tmp_path / "absent.yaml")
-    assert "no such schema" in complaint(monkeypatch, "train", path, "--set", f"data.path={tmp_path}/absent")
-    assert "not a run folder" in complaint(monkeypatch, "evaluate", tmp_path)
-    line = complaint(monkeypatch, "train", path, "--set", f"data.train={tmp_path}/*.parquet")
+    assert "no such run file" in refused(monkeypatch, "train", tmp_path / "absent.yaml")
+    assert "no such schema" in refused(monkeypatch, "train", path, "--set", f"data.path={tmp_path}/absent")
+    assert "not a run folder" in refused(monkeypatch, "evaluate", tmp_path)
+    line = refused(monkeypatch, "train", path, "--set", f"data.train={tmp_path}/*.parquet")
     assert f"{tmp_path}/*.parquet" in line
 
 
@@ -129,7 +118,7 @@ def test_what_footers_show(path: Path, data: Path, tmp_path: Path, monkeypatch: 
             shutil.copyfile(file.parent / f"{part}.parquet", tmp_path / part)
             spoiled = file.parent / f"{part}.parquet"
             spoil(spoiled, **{k: v if v is None else [v] * rows_of(spoiled) for k, v in columns.items()})
-        line = complaint(monkeypatch, "train", path, "--quiet")
+        line = refused(monkeypatch, "train", path, "--quiet")
         assert all(part in line for part in ["0.parquet", *parts]), line
         assert not (tmp_path / "run").exists()
         for part in ("0", "1"):
@@ -140,14 +129,14 @@ def test_files_that_are_no_good(path: Path, data: Path, tmp_path: Path, monkeypa
     file = data / "train/1.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert "1.parquet" in complaint(monkeypatch, "train", path, "--quiet")
+    assert "1.parquet" in refused(monkeypatch, "train", path, "--quiet")
     file.write_bytes(whole)
     spoil(file, price=None)
-    line = complaint(monkeypatch, "train", path, "--quiet")
+    line = refused(monkeypatch, "train", path, "--quiet")
     assert "1.parquet" in line and "price" in line
     for name in ("0", "1"):
         pq.write_table(pq.read_table(data / "test/0.parquet").slice(0, 0), data / f"train/{name}.parquet")
-    assert "no rows" in complaint(monkeypatch, "train", path, "--quiet")
+    assert "no rows" in refused(monkeypatch, "train", path, "--quiet")
     assert not (tmp_path / "run").exists()
 
 
@@ -173,7 +162,7 @@ def test_values_that_are_not_allowed(
         values = pq.read_table(file).column(name).to_pylist()
         values[7] = value
         spoil(file, **{name: values})
-    line = complaint(monkeypatch, "train", path, "--quiet", "--set", "trainer.max_steps=null")
+    line = refused(monkeypatch, "train", path, "--quiet", "--set", "trainer.max_steps=null")
     assert all(part in line for part in ["row 7", *parts]), line
     assert ".parquet" in line or "threshold" in parts  # the task sees rows, not files
     assert not (path.parent / "run").exists()
@@ -185,7 +174,7 @@ def test_damaged_pages(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) 
         content = bytearray(file.read_bytes())
         content[100:1100] = bytes(1000)
         file.write_bytes(content)
-    line = complaint(monkeypatch, "train", path, "--quiet")
+    line = refused(monkeypatch, "train", path, "--quiet")
     assert ".parquet" in line
 
 
@@ -195,32 +184,30 @@ def test_a_loss_that_is_not_finite(path: Path, data: Path, tmp_path: Path, monke
         values[11] = 1e30  # its square is infinite
         spoil(file, label=values)
     settings = ("--set", "model.task=regression", "--set", "trainer.max_steps=null")
-    line = complaint(monkeypatch, "train", path, "--quiet", *settings)
+    line = refused(monkeypatch, "train", path, "--quiet", *settings)
     assert "the loss is not finite" in line and "step 1:" in line and "nothing was updated" in line
     assert "from 240 rows" not in line
     for file in data.glob("train/*.parquet"):
         spoil(file, label=np.full(rows_of(file), 8e18, np.float32))  # finite squares of an infinite sum
-    assert "from 240 rows" in complaint(monkeypatch, "train", path, "--quiet", *settings)
+    assert "from 240 rows" in refused(monkeypatch, "train", path, "--quiet", *settings)
 
 
 def test_a_run_folder_that_is_taken(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["shardrec", "train", str(path), "--quiet"])
-    main_ends_well()
+    shardrec(monkeypatch, "train", path, "--quiet")
     before = (tmp_path / "run/summary.json").read_bytes()
-    assert "holds a run already" in complaint(monkeypatch, "train", path, "--quiet")
-    line = complaint(monkeypatch, "train", path, "--quiet", "--resume", "--set", "model={name: lr}")
+    assert "holds a run already" in refused(monkeypatch, "train", path, "--quiet")
+    line = refused(monkeypatch, "train", path, "--quiet", "--resume", "--set", "model={name: lr}")
     assert "another model" in line
     more = ("--resume", "--quiet", "--set", "trainer.max_steps=4")
-    line = complaint(monkeypatch, "train", path, *more, "--set", "optimizer.tables={name: sgd}")
+    line = refused(monkeypatch, "train", path, *more, "--set", "optimizer.tables={name: sgd}")
     assert "adagrad" in line and "sgd" in line
-    monkeypatch.setattr(sys, "argv", ["shardrec", "evaluate", str(tmp_path / "run"), "--quiet"])
-    main_ends_well()  # what was refused has left no trace
-    assert "of step 7; there is: 2" in complaint(monkeypatch, "evaluate", tmp_path / "run", "--step", 7)
+    shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")  # what was refused has left no trace
+    assert "of step 7; there is: 2" in refused(monkeypatch, "evaluate", tmp_path / "run", "--step", 7)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/x").touch()
     predict = ("predict", tmp_path / "run", "--data", path.parent / "data/test")
-    assert "not empty" in complaint(monkeypatch, *predict, "--out", tmp_path / "out")
-    assert "'usr'" in complaint(monkeypatch, *predict, "--out", tmp_path / "new", "--keys", "usr")
+    assert "not empty" in refused(monkeypatch, *predict, "--out", tmp_path / "out")
+    assert "'usr'" in refused(monkeypatch, *predict, "--out", tmp_path / "new", "--keys", "usr")
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "run/summary.json").read_bytes() == before
 
@@ -229,35 +216,27 @@ def test_a_checkpoint_that_cannot_be_loaded(
     path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a table with more rows than there are ids today, cut short, or with a file missing; it is left as it is."""
-    monkeypatch.setattr(sys, "argv", ["shardrec", "train", str(path), "--quiet"])
-    main_ends_well()
+    shardrec(monkeypatch, "train", path, "--quiet")
     schema = yaml.safe_load((data / "schema.yaml").read_text())
     schema["features"][0]["ids"]["num_ids"] = 201
     (tmp_path / "today.yaml").write_text(yaml.safe_dump(schema))
     today = ("--set", f"data.schema={tmp_path}/today.yaml", "--set", "trainer.max_steps=4")
-    line = complaint(monkeypatch, "train", path, "--resume", "--quiet", *today)
+    line = refused(monkeypatch, "train", path, "--resume", "--quiet", *today)
     assert "step-2" in line and "'user' has num_embeddings 301 there and 201 here; use the model and tables it" in line
     again = ("--set", f"init_from={tmp_path}/run", "--set", f"run={tmp_path}/again")
-    line = complaint(monkeypatch, "train", path, "--quiet", *today, *again)
+    line = refused(monkeypatch, "train", path, "--quiet", *today, *again)
     assert "'user' is 201 rows x 5 columns, but table 'user' in" in line and "301 rows x 5 columns; tables may" in line
     (shard,) = (tmp_path / "run/checkpoints/step-2/tables").glob("user.r*")
     whole = shard.read_bytes()
     for command in (("train", path, "--resume", "--set", "trainer.max_steps=4"), ("evaluate", tmp_path / "run")):
         shard.write_bytes(whole[:-1])
-        line = complaint(monkeypatch, *command, "--quiet")
+        line = refused(monkeypatch, *command, "--quiet")
         assert f"{shard}: cut short: {len(whole) - 1} bytes found, {len(whole)} expected; restore the file" in line
         shard.unlink()
-        line = complaint(monkeypatch, *command, "--quiet")
+        line = refused(monkeypatch, *command, "--quiet")
         assert f"{shard}: missing, though the checkpoint's manifest names it; restore the file from a copy" in line
     shard.write_bytes(whole)
-    monkeypatch.setattr(sys, "argv", ["shardrec", "evaluate", str(tmp_path / "run"), "--quiet"])
-    main_ends_well()
-
-
-def main_ends_well() -> None:
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None)
+    shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
 
 
 def test_a_folder_with_files_named_as_our_layers(path: Path, tmp_path: Path) -> None:
@@ -274,5 +253,5 @@ def test_schema_mistakes(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
     schema = yaml.safe_load((data / "schema.yaml").read_text())
     schema["features"][0]["ids"]["num_id"] = 3
     (data / "schema.yaml").write_text(yaml.safe_dump(schema))
-    line = complaint(monkeypatch, "train", path)
+    line = refused(monkeypatch, "train", path)
     assert "schema.yaml" in line and "num_id" in line

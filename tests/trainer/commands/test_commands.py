@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,19 +16,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from shardrec.trainer.checkpoints.checkpoint import model_tensors, read_manifest
-from shardrec.trainer.cli import main
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from tests import ROOT
+from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import tower, whole_tables
 from tests.trainer.small_run import run_file, write_data
-
-
-def shardrec(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None), ended.value.code
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +161,8 @@ def attention(run: Path, rows: pa.Table, features: list[str]) -> np.ndarray:
 
 def test_a_model_that_explains_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["predict", trained, "--data", trained.parent / "data/test", "--out", tmp_path / "out", "--explain"]
-    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, asked)])
-    with pytest.raises(SystemExit, match=r"^shardrec: error: --explain: model deepfm has no .*: afm, din, dien, bst$"):
-        main()
+    line = refused(monkeypatch, *asked)
+    assert re.match(r"shardrec: error: --explain: model deepfm has no .*: afm, din, dien, bst$", line)
     assert not (tmp_path / "out").exists()
 
 

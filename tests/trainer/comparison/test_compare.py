@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.cli import main
 from shardrec.trainer.comparison.compare import compare_models
 from shardrec.trainer.config.load import load
 from shardrec.trainer.training.train_run import train_run
 from tests import ROOT
+from tests.trainer.command_line import refused, shardrec
 from tests.trainer.small_run import run_file, write_data
 
 CRASHES = """
@@ -49,14 +49,6 @@ class CrashesOnce(LR):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("compare") / "data", rows=600)
-
-
-def shardrec(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
-    """The exit status of `shardrec arguments`: the error line where there is one."""
-    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -99,7 +91,7 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     written, kept = first.stat().st_mtime_ns, first.read_text()
 
     command = ("compare", path, "--seeds", 2, "--quiet")
-    assert shardrec(monkeypatch, *command) == 1
+    shardrec(monkeypatch, *command, status=1)
     printed = capsys.readouterr().out
     assert printed.count("failed: bad, seed") == 2 and "model lr: unknown key 'embeding_dim'" in printed
     log = out / "crash/seed-0/logs/driver.log"
@@ -117,11 +109,11 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     assert summary(out / "deep/seed-1")["first_step"] == 0
     assert_equals_summaries(out)
 
-    assert shardrec(monkeypatch, *command, "--models", "base,deep") == 0  # all of it is there already
+    shardrec(monkeypatch, *command, "--models", "base,deep")  # all of it is there already
     assert capsys.readouterr().out.count("±") == 2 * len(("auc", "log_loss", "normalized_entropy"))
     quieter = ("--set", "trainer.tensorboard=false", "--set", "launch.timeout=60")
-    assert shardrec(monkeypatch, *command, "--models", "base,deep", *quieter) == 0  # how a run is watched may differ
-    line = shardrec(monkeypatch, *command, "--set", "optimizer.tower.learning_rate=0.5")
+    shardrec(monkeypatch, *command, "--models", "base,deep", *quieter)  # how a run is watched may differ
+    line = refused(monkeypatch, *command, "--set", "optimizer.tower.learning_rate=0.5")
     assert "seed-0: holds a run of other settings (optimizer.tower.learning_rate was 0.01, now 0.5)" in line
 
 

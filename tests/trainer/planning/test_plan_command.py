@@ -1,7 +1,6 @@
 """`shardrec plan` for machines that are not here: report, JSON, chart, and every line that refuses something."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.sharding.planning.topology import CUDA_RESERVE, DENSE_FLOPS
-from shardrec.trainer.cli import main
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.planning.chart import memory_stacks
@@ -42,6 +40,7 @@ from shardrec.trainer.planning.machines import (
 from shardrec.trainer.planning.report import planned_runs
 from shardrec.trainer.planning.workload import tower_flops, workload_of
 from shardrec.trainer.session.blueprint import build_model
+from tests.trainer.command_line import refused, shardrec
 from tests.trainer.training.test_every_model import CLICKS, HISTORIES, RATES, RATINGS, READ_HISTORIES, SETTINGS, SMALL
 
 GIB = 1 << 30
@@ -73,16 +72,12 @@ def run_file(tmp_path: Path) -> Path:
     return path
 
 
-def plan(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """Runs the command; what it failed with, or nothing."""
-    monkeypatch.setattr(sys, "argv", ["shardrec", "plan", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return str(ended.value.code or "")
+def plan(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    shardrec(monkeypatch, "plan", *arguments)
 
 
 def test_report(run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan(monkeypatch, run_file, *CLUSTER, *RATES_GIVEN, "--mean-length", 4) == ""
+    plan(monkeypatch, run_file, *CLUSTER, *RATES_GIVEN, "--mean-length", 4)
     assert capsys.readouterr().out == (Path(__file__).parent / "plan_report.txt").read_text()
 
 
@@ -90,7 +85,7 @@ def test_json_and_chart(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chart = tmp_path / "plan.png"
-    assert plan(monkeypatch, run_file, *CLUSTER, "--json", "--chart", chart) == ""
+    plan(monkeypatch, run_file, *CLUSTER, "--json", "--chart", chart)
     (line,) = capsys.readouterr().out.splitlines()
     found = json.loads(line)
     assert (found["hosts"], found["devices"], found["device"]) == (16, 8, "cuda")
@@ -113,7 +108,7 @@ def test_each_stage_is_planned_and_drawn(
     declared = yaml.safe_load(run_file.read_text())
     declared["stages"] = [{"name": "one"}, {"name": "two", "model": {"embedding_dim": 16}}]
     run_file.write_text(yaml.safe_dump(declared))
-    assert plan(monkeypatch, run_file, *CLUSTER, "--json", "--chart", tmp_path / "plan.png") == ""
+    plan(monkeypatch, run_file, *CLUSTER, "--json", "--chart", tmp_path / "plan.png")
     one, two = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["stage"], two["stage"]) == ("one", "two")
     assert two["tables"]["user"]["bytes"] == 10**10 * (16 * 2 + 4)
@@ -124,10 +119,10 @@ def test_without_options_it_is_this_machine(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ("--set", "launch.memory=1e13", "--set", "launch.workers=2", "--set", "launch.device=cpu")
-    assert plan(monkeypatch, run_file, *small) == ""
+    plan(monkeypatch, run_file, *small)
     printed = capsys.readouterr().out
     assert "rank 1: bytes" in printed and "estimate" not in printed
-    assert plan(monkeypatch, run_file, *small, "--json") == ""
+    plan(monkeypatch, run_file, *small, "--json")
     found = json.loads(capsys.readouterr().out)
     assert (found["devices"], found["device"], found["memory_per_rank"]) == (2, "cpu", 5 * 10**12)
 
@@ -138,11 +133,11 @@ def test_rows_in_host_memory_count_there(
     """All tables' rows on one GPU's host, but for the accumulators of row-wise AdaGrad, one number a row."""
     tables = "tables={'*': {dtype: fp16, memory: managed}}"
     cluster = ("--device-memory", "80GB", "--host-memory", "2TB", "--set", tables)
-    assert plan(monkeypatch, run_file, *cluster) == ""
+    plan(monkeypatch, run_file, *cluster)
     printed = capsys.readouterr().out
     assert "rows in host memory: user: managed, item: managed, tags: managed; 1.2 TiB of each host" in printed
     assert "38 GB/s of rows in a GPU's host" in printed
-    assert plan(monkeypatch, run_file, *cluster, "--json") == ""
+    plan(monkeypatch, run_file, *cluster, "--json")
     found = json.loads(capsys.readouterr().out)
     assert {t["memory"] for t in found["tables"].values()} == {"managed"}
     rows = [t["rows"] for t in found["tables"].values()]
@@ -162,18 +157,18 @@ def test_fewer_hosts_hold_id_maps_too(
     """The number of hosts that is named plans, one less does not; the exchange of ids and the record know of maps."""
     dynamic = dynamic_users(run_file, 3 * 10**10)
     machines = ("--devices", 8, "--device-memory", "80GB", *dynamic)
-    assert plan(monkeypatch, run_file, "--hosts", 16, *machines) == ""
+    plan(monkeypatch, run_file, "--hosts", 16, *machines)
     printed = capsys.readouterr().out
     assert "id maps" in printed
     assert "kernel launches (milliseconds a step), admission of ids and filling of fresh rows\n" in printed
     (said,) = (line for line in printed.splitlines() if "fewer hosts" in line)
     hosts = int(said.removeprefix("  fewer hosts: the tables fit on "))
-    assert plan(monkeypatch, run_file, "--hosts", hosts, *machines, "--json") == ""
+    plan(monkeypatch, run_file, "--hosts", hosts, *machines, "--json")
     found = json.loads(capsys.readouterr().out)
     tables = sum(table["bytes"] for table in found["tables"].values())
     assert sum(found["bytes_per_rank"]) == tables + 8 * hosts * found["id_map_bytes_per_rank"]
     assert max(found["bytes_per_rank"]) <= found["memory_per_rank"]
-    refusal = plan(monkeypatch, run_file, "--hosts", hosts - 1, *machines)
+    refusal = refused(monkeypatch, "plan", run_file, "--hosts", hosts - 1, *machines)
     assert f"would fit: {hosts} hosts of 8 rank(s) each" in refusal and "id maps (" in refusal
 
 
@@ -229,12 +224,13 @@ def test_bars_are_the_whole_memory_of_a_rank(run_file: Path) -> None:
     ],
 )
 def test_refusals(run_file: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[Any, ...], said: str) -> None:
-    assert plan(monkeypatch, run_file, *options) == f"shardrec: error: {said}"
+    assert refused(monkeypatch, "plan", run_file, *options) == f"shardrec: error: {said}"
 
 
 def test_a_table_put_where_it_does_not_fit(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smaller = ("--hosts", 16, "--devices", 8, "--device-memory", "16GB")
-    assert plan(monkeypatch, run_file, *smaller, "--set", "tables.item={placement: table_wise}") == (
+    command = ("plan", run_file, *smaller, "--set", "tables.item={placement: table_wise}")
+    assert refused(monkeypatch, *command) == (
         "shardrec: error: not enough memory: rank 0 would hold 21.9 GiB of tables and has 10.9 GiB for them, 11.0 GiB "
         "short; largest there: item (table_wise, 12.3 GiB), user (row_wise, 9.6 GiB); would fit: "
         "place 'item' row_wise"

@@ -1,7 +1,6 @@
 """What only training reads, DIEN's negatives: held-out rows and rows to be scored need no such columns."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, SequenceFeature
-from shardrec.trainer.cli import main
+from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file
 
@@ -49,13 +48,6 @@ def write(folder: Path, held_out_negatives: bool) -> Path:
     return folder
 
 
-def shardrec(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
-    monkeypatch.setattr(sys, "argv", ["shardrec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
 def test_held_out_rows_need_not_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,13 +56,13 @@ def test_held_out_rows_need_not_have_it(
     for name, negatives in (("with", True), ("without", False)):
         data = write(tmp_path / f"data {name}", negatives)
         run = run_file(tmp_path / f"{name}.yaml", data, **RUN)
-        assert not shardrec(monkeypatch, "train", run, "--quiet")
+        shardrec(monkeypatch, "train", run, "--quiet")
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         capsys.readouterr()
-        assert not shardrec(monkeypatch, "evaluate", tmp_path / name, "--quiet")
+        shardrec(monkeypatch, "evaluate", tmp_path / name, "--quiet")
         assert f"{summary['metrics']['test']['auc']:.4f}" in capsys.readouterr().out
         asked = ("--data", data / "test", "--out", tmp_path / f"scores {name}", "--explain", "--quiet")
-        assert not shardrec(monkeypatch, "predict", tmp_path / name, *asked)
+        shardrec(monkeypatch, "predict", tmp_path / name, *asked)
         found[name] = summary["metrics"], pq.read_table(tmp_path / f"scores {name}")
     assert found["with"] == found["without"] and found["with"][1].num_rows == 130
     assert_same_checkpoint(tmp_path / "with/checkpoints/step-10", tmp_path / "without/checkpoints/step-10")
@@ -81,4 +73,4 @@ def test_training_rows_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = run_file(
         tmp_path / "run.yaml", data, **RUN | {"data": {"global_batch_size": 60, "train": str(data / "test")}}
     )
-    assert NEGATIVES in str(shardrec(monkeypatch, "train", run, "--quiet"))
+    assert NEGATIVES in refused(monkeypatch, "train", run, "--quiet")
