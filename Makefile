@@ -1,19 +1,22 @@
 # make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
 # make test: install, then lint, type-check and run every test
+# make tests: every test alone
 #
 # DEVICE=cpu|cuda   which builds to install (default: cuda where nvidia-smi sees a GPU)
 # TORCH_INDEX=URL   where PyTorch comes from (default: pip's own setting); its CPU builds: https://download.pytorch.org/whl/cpu
 # PYTHON=python3    the interpreter (3.11 or newer) that .venv is made with
+# JOBS=2            processes that run tests side by side; 0: one test after another, in one process
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 TORCH_INDEX ?=
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test tests lint types clean
 
 install: $(INSTALLED)
 
@@ -32,8 +35,11 @@ demo: demo/data/schema.yaml
 demo/data/schema.yaml: $(INSTALLED)
 	$(BIN)/shardrec prepare synthetic demo/data --overwrite
 
-test: lint types
-	$(BIN)/python -m pytest
+test: $(INSTALLED)
+	$(MAKE) --no-print-directory --jobs 2 lint types tests  # types beside the tests: they wait for processes now and then
+
+tests: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

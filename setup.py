@@ -37,20 +37,8 @@ setup(
         "cpu": pinned("fbgemm-gpu-cpu") + TORCHREC_NEEDS,
         "cuda": pinned("torchrec", "fbgemm-gpu"),
         "dev": pinned(
-            *(
-                "pytest",
-                "pytest-timeout",
-                "hypothesis",
-                "scikit-learn",
-                "xxhash",
-                "nbclient",
-                "nbformat",
-                "ipykernel",
-                "pandas",
-                "ruff",
-                "mypy",
-                "types-PyYAML",
-            )
+            *("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scikit-learn", "xxhash"),
+            *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML"),
         ),
     },
     entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},

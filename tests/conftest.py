@@ -1,6 +1,9 @@
-"""Fixtures that all layers share."""
+"""Fixtures that all layers share, and how tests run side by side: the rules are in `tests/__init__.py`."""
 
+import fcntl
 import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from tests import ROOT
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST_FIRST = ("trainer", "sharding", "models", "data_pipeline")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real public data sets beside the project; their licences forbid a copy inside it."""
@@ -18,3 +24,46 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Makes each module a group, but for tests that share a fixture of several modules, and starts with the longest."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if "everywhere" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("tests/sharding"))
+        elif item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """Puts layers whose modules take long before those of many short ones, which keep all processes busy to the end."""
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the test's time-out begins
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Lets a test that is marked `alone` wait until no other runs, and others until it has ended."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    # who wants to be alone holds the turn while waiting, so that others cannot pass by for ever
+    with _locked(ROOT / "tests", fcntl.LOCK_EX) as turn, _locked(ROOT, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[int]:
+    """Locks a folder for the processes that ask this, leaving no file behind."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield descriptor
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

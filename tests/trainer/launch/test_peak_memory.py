@@ -12,6 +12,7 @@ import pytest
 from shardrec.trainer.launch.peak_memory import MemoryMonitor, process_tree, pss_bytes
 
 MIB = 1 << 20
+pytestmark = pytest.mark.alone  # shared pages are divided among all who have them
 linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
 
 

@@ -44,6 +44,7 @@ def resident(rank: int) -> tuple[int, int]:
     return pss_bytes(os.getpid()) - before, distributed.plan.bytes_per_rank[rank]
 
 
+@pytest.mark.alone
 def test_predicted_memory_is_what_two_ranks_come_to_take() -> None:
     for measured, predicted in run_processes(2, resident):
         assert predicted > 150e6
