@@ -41,7 +41,7 @@ from shardrec.trainer.planning.report import planned_runs
 from shardrec.trainer.planning.workload import tower_flops, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from tests.trainer.command_line import refused, shardrec
-from tests.trainer.training.test_every_model import CLICKS, HISTORIES, RATES, RATINGS, READ_HISTORIES, SETTINGS, SMALL
+from tests.trainer.every_model import CLICKS, HISTORIES, RATES, RATINGS, READ_HISTORIES, SETTINGS, SMALL
 
 GIB = 1 << 30
 SCHEMA = Schema(

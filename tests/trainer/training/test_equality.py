@@ -1,4 +1,4 @@
-"""One process, 2 to 4 gloo processes and Ray do the same thing, under every placement."""
+"""One process and 2 to 4 gloo processes do the same thing, under every placement; Ray, too: `test_on_ray.py`."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from tests.trainer.recorded import assert_same_checkpoint, train, train_in_processes, whole_tables
+from tests.trainer.recorded import train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, write_data
 
 STEPS = 100
@@ -25,11 +25,6 @@ CASES = {
     3: [("sgd", 0), ("adagrad", 1)],
     4: [("sgd", 2), ("adagrad", 3)],
 }
-# an epoch with dropout, evaluation and as fast products as a run would have
-SHORT = (
-    "model.mlp.dropout=0.1",
-    "trainer={epochs: 1, matmul_precision: auto, tensorboard: false}",
-)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +65,12 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 @pytest.fixture(scope="module")
 def spawned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, list[dict]]]:
-    """world size -> a folder and what so many processes made of `CASES` there, and two also of `SHORT`."""
+    """world size -> a folder and what so many processes made of `CASES` there."""
 
     @cache
     def trained(world_size: int) -> tuple[Path, list[dict]]:
         folder = tmp_path_factory.mktemp(f"on_{world_size}")
         runs = [overrides(folder, *case) for case in CASES[world_size]]
-        runs += [(f"run={folder}/short", *SHORT)] if world_size == 2 else []
         return folder, train_in_processes(world_size, run_file(folder / "run.yaml", data, **PLAIN), *runs)
 
     return trained
@@ -95,17 +89,6 @@ def test_every_placement_and_world_size_trains_alike(world_size: int, spawned: C
             wrong = (found[name]["weight"] - tensors["weight"]).abs().max().item()
             assert wrong < 1e-5, (optimizer, turn, name)
         assert torch.equal(found["tags"]["samples"], tables["tags"]["samples"])
-
-
-def test_ray_equals_spawned_processes_bit_for_bit(data: Path, spawned: Callable, tmp_path: Path) -> None:
-    folder, (*_, expected) = spawned(2)
-    result = train(run_file(tmp_path / "ray.yaml", data, **PLAIN), (*SHORT, "launch.workers=2"))
-    assert result["world_size"] == expected["world_size"] == 2
-    assert result["batches"] == expected["batches"]
-    assert result["losses"] == expected["losses"]
-    assert result["metrics"] == expected["metrics"]
-    last = f"checkpoints/step-{result['steps']}"
-    assert_same_checkpoint(tmp_path / "ray" / last, folder / "short" / last)
 
 
 def test_an_epoch_holds_every_row_once(alone: dict) -> None:

@@ -1,7 +1,7 @@
-"""Every model trains sharded on two Ray workers exactly as in one process.
+"""A small run of every model, on data of its kind.
 
-One Ray job trains all models one after another, since starting Ray costs more than training them all. Rows are few and
-ids fewer, so that both ranks meet the same id in a batch, a bag holds it twice, and the last batch pads a rank.
+Rows are few and ids fewer, so that two ranks meet the same id in a batch, a bag holds it twice, and the last batch pads
+a rank.
 """
 
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import yaml
 
 from shardrec.data_pipeline.features.schema import (
@@ -22,13 +21,6 @@ from shardrec.data_pipeline.features.schema import (
     SequenceFeature,
 )
 from shardrec.models import MODELS, config_class
-from shardrec.trainer.config.load import load
-from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.launch.backends import launch
-from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.training.hooks import Hook
-from tests.trainer.recorded import RecordingTrainer
 
 STEPS, BATCH = 20, 60
 ROWS = STEPS * BATCH - 9  # the last batch has 51 rows
@@ -131,38 +123,8 @@ def ratings(folder: Path) -> Path:
     return write(folder, RATINGS, {"rated": rated, "rated_ratings": known, "asked": asked, "asked_ratings": wanted})
 
 
-class BareTrainer(RecordingTrainer):
-    """Only trains: no evaluation, no checkpoints."""
-
-    @property
-    def hooks(self) -> list[Hook]:
-        return []
-
-
-def train_each(
-    config: RunConfig, folder: RunFolder, environment: Environment, run_files: dict[str, str]
-) -> dict[str, Any]:
-    """The losses of every step by run, the placements of its tables, and the ranks that trained it."""
-    found: dict[str, Any] = {}
-    for name, path in run_files.items():
-        trainer = BareTrainer(load(path), folder, environment)
-        trainer.record()
-        trainer.fit()
-        placements = sorted({t.placement for t in trainer.session.plan.tables.values()})
-        ranks = len(environment.gather(trainer.rows))
-        found[name] = {"losses": trainer.losses, "placements": placements, "ranks": ranks}
-    return found
-
-
-def train(folder: Path, run_files: dict[str, str], workers: int) -> dict[str, Any]:
-    config = load(next(iter(run_files.values())), (f"run={folder}", f"launch.workers={workers}"))
-    return launch(train_each, config, RunFolder.create(config, resume=False), run_files=run_files)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `train_each` returns in one process, and on two Ray workers."""
-    folder = tmp_path_factory.mktemp("every_model")
+def run_files_of_every_model(folder: Path) -> dict[str, str]:
+    """Writes data and run files into `folder`; returns the run file of each model."""
     own = dict.fromkeys(RATES, ratings(folder / "ratings")) | dict.fromkeys(
         READ_HISTORIES, histories(folder / "histories")
     )
@@ -190,13 +152,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], d
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))
         run_files[name] = str(path)
-    return train(folder / "alone", run_files, 1), train(folder / "ray", run_files, 2)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_two_ray_workers_train_as_one_process(name: str, trained: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    alone, ray = (found[name] for found in trained)
-    assert (alone["ranks"], ray["ranks"]) == (1, 2)
-    assert "row_wise" in ray["placements"]
-    assert len(alone["losses"]) == STEPS and max(alone["losses"]) - min(alone["losses"]) > 0.01
-    assert ray["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    return run_files
