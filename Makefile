@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	$(MAKE) --no-print-directory --jobs 2 lint types tests  # types beside the tests: they wait for processes now and then
 
 tests: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

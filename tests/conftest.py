@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests import ROOT
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-LONGEST_FIRST = ("trainer", "sharding", "models", "data_pipeline")
+LONGEST_FIRST = ("sharding", "trainer", "models", "data_pipeline")
 
 
 @pytest.fixture(scope="session")
@@ -26,17 +27,23 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which asks for it where `-n` is given
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Gives each process one module after another; all of `tests/sharding`, whose modules share processes, is one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/sharding" if nodeid.startswith("tests/sharding/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # the order is `_place`'s
+    return ByModule(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Makes each module a group, but for tests that share a fixture of several modules, and starts with the longest."""
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if "everywhere" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("tests/sharding"))
-        elif item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
-    items.sort(key=_place)
+    """Begins with the longest layers where tests run side by side."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
 
 
 def _place(item: pytest.Item) -> int:
