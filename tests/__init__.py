@@ -1,4 +1,29 @@
-"""Tests, in folders as the code's."""
+"""Tests lie in folders as the code's do: `trainer/config/load.py` is tested in `tests/trainer/config/`.
+
+What several tests share lies beside them:
+
+- `conftest.py`: fixtures of all layers, and how tests run side by side
+- `processes.py`: runs a function in several processes that form a process group, as the ranks of a run do
+- `test_layering.py`: which layer and which room may import from which
+- `models/cases.py`, `behaviour.py`, `reference_lookup.py`: a case of every model, and what all models must do
+- `sharding/cases.py`, `reference.py`, `plain_id_map.py`: tables and batches of every kind, and plain loops to compare with
+- `sharding/everywhere.py`: what these do on 1 to 4 ranks, once for all tests that look at it
+- `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data and run files
+- `trainer/recorded.py`: trains in this process or in several, keeping each batch and loss; compares checkpoints
+- `trainer/command_line.py`: runs a `shardrec` command in this process
+
+`make test` runs lint, types and all tests; `make tests` runs the tests alone; `pytest tests/models` runs some of them,
+one after another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):
+
+- A module's tests run in one process, in order, so that its fixtures are made once. `tests/sharding` counts as one
+  module: its tests share processes. The modules that take longest begin.
+- Tests that measure memory are marked `alone`: they wait until no other test runs, and others wait for them.
+- A test process has one torch thread (`OMP_NUM_THREADS`, unless it is set). Names of files and ports are drawn anew or
+  lie in `tmp_path`, never fixed: another test may run at the same moment.
+- Ranks are forked from a process that has imported everything. Ray and `torchrun` start processes that import it all
+  again, which takes seconds: a test of what ranks compute uses `processes.py`; one of a launcher does much in one launch.
+- A test that takes longer than 300 seconds fails. The 20 slowest are listed at the end.
+"""
 
 from pathlib import Path
 
