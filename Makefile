@@ -35,8 +35,9 @@ demo: demo/data/schema.yaml
 demo/data/schema.yaml: $(INSTALLED)
 	$(BIN)/shardrec prepare synthetic demo/data --overwrite
 
+# types are checked beside the tests, which wait for processes now and then
 test: $(INSTALLED)
-	$(MAKE) --no-print-directory --jobs 2 lint types tests  # types beside the tests: they wait for processes now and then
+	$(MAKE) --no-print-directory --jobs 2 lint types tests
 
 tests: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20

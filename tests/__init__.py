@@ -6,9 +6,9 @@ What several tests share lies beside them:
 - `processes.py`: runs a function in several processes that form a process group, as the ranks of a run do
 - `test_layering.py`: which layer and which room may import from which
 - `models/cases.py`, `behaviour.py`, `reference_lookup.py`: a case of every model, and what all models must do
-- `sharding/cases.py`, `reference.py`, `plain_id_map.py`: tables and batches of every kind, and plain loops to compare with
+- `sharding/cases.py`, `reference.py`, `plain_id_map.py`: tables and batches of every kind, and plain loops beside them
 - `sharding/everywhere.py`: what these do on 1 to 4 ranks, once for all tests that look at it
-- `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data and run files
+- `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data, run files
 - `trainer/recorded.py`: trains in this process or in several, keeping each batch and loss; compares checkpoints
 - `trainer/command_line.py`: runs a `shardrec` command in this process
 
@@ -21,7 +21,7 @@ one after another. `make tests` uses `JOBS` processes side by side, 2 if not tol
 - A test process has one torch thread (`OMP_NUM_THREADS`, unless it is set). Names of files and ports are drawn anew or
   lie in `tmp_path`, never fixed: another test may run at the same moment.
 - Ranks are forked from a process that has imported everything. Ray and `torchrun` start processes that import it all
-  again, which takes seconds: a test of what ranks compute uses `processes.py`; one of a launcher does much in one launch.
+  again, which takes seconds: a test of what ranks compute uses `processes.py`, one of a launcher launches once.
 - A test that takes longer than 300 seconds fails. The 20 slowest are listed at the end.
 """
 
