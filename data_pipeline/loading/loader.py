@@ -240,7 +240,7 @@ class Loader:
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step is {start_step}, expected 0 to {self.steps_per_epoch}")
         self._warn_of_huge_groups(epoch)
-        return self._handed_out(prefetched(self._made(epoch, start_step, with_columns), self._prefetch))
+        return self._handed_out(prefetched(self._batches(epoch, start_step, with_columns), self._prefetch))
 
     def _handed_out(self, made: Generator[tuple[Any, int], None, None]) -> Iterator[Any]:
         with closing(made):
@@ -248,7 +248,7 @@ class Loader:
                 self.rows_read += live
                 yield item
 
-    def _made(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
+    def _batches(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
         """Yields what is handed out, and how many live rows it has. Runs in the background thread."""
         order, layout, footprint = self.order, self._layout, self._footprint
         assert self._sampler is not None or self._each == 1, "negatives were declared but not read"

@@ -168,12 +168,24 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     evaluation: EvaluationConfig = EvaluationConfig()
-    best_metric: str | None = Field(default=None, description="default: early stopping's, else the task's first")
+    best_metric: str | None = Field(
+        default=None, description="default: early stopping's, else the task's first; one metric for both"
+    )
     early_stopping: EarlyStopping | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     progressive_validation: bool = Field(default=False, description="score each batch before training on it")
     log_every_steps: int = Field(default=50, gt=0)
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _selects_by_one_metric(self) -> "TrainerConfig":
+        stopping = self.early_stopping
+        if stopping and self.best_metric not in (None, stopping.metric):
+            raise ValueError(
+                f"found best_metric {self.best_metric!r} beside early_stopping.metric {stopping.metric!r}, expected "
+                "one metric for both; leave best_metric out, or give early_stopping its metric"
+            )
+        return self
 
     @property
     def selection_metric(self) -> str | None:

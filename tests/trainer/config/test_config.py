@@ -90,6 +90,17 @@ def test_mistakes_are_one_line(run_file: Path, override: str, parts: list[str]) 
         assert part in str(caught.value)
 
 
+def test_best_is_what_early_stopping_watches(run_file: Path) -> None:
+    overrides = ["trainer.early_stopping={metric: auc}", "trainer.best_metric=log_loss"]
+    with pytest.raises(
+        UserError, match=r"trainer: .*best_metric 'log_loss' beside .* 'auc', expected one metric"
+    ) as caught:
+        load(run_file, overrides)
+    assert "\n" not in str(caught.value)
+    assert load(run_file, [overrides[0], "trainer.best_metric=auc"]).trainer.selection_metric == "auc"
+    assert load(run_file, [overrides[1]]).trainer.selection_metric == "log_loss"
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [("a: [", "not valid YAML"), ("- 1", "mapping"), ("run: x\nmodel: fm\n", "data: Field required")],
