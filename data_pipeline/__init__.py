@@ -1,13 +1,13 @@
-"""What a row is, and how Parquet rows become batches.
+"""The data pipeline says what a row is, and makes batches of Parquet rows.
 
 - `batch.py`: a batch on its way from the loader to the tower
 - `comma_lists.py`: lists written as one word with commas
-- `declaration.py`: what users write in YAML: how it is read, and the one line that says what is wrong with it
+- `declaration.py`: what users write in YAML, how it is read, and the one line that says what is wrong with it
 - `errors.py`: the exception that users see as a line instead of a traceback
 - `features/`: what a column means, and how its values become ids and numbers
 - `loading/`: batches, made ahead of the step that takes them
-- `prepare/`: raw data to Parquet with a schema: `shardrec prepare`
-- `reading/`: row ranges of Parquet files, in a pure order, as arrays
+- `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
+- `reading/`: row ranges of Parquet files, as arrays, in an order computed from data and seed alone
 - `sampling/`: negatives drawn for training rows
 - `sizes.py`: sizes in bytes, as people read and write them
 - `whole_files.py`: files and folders that appear complete or not at all

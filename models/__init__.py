@@ -12,7 +12,7 @@
 - `dien.py`: DIEN finds interests by one GRU and follows those of the target by another (Zhou et al., AAAI 2019)
 - `din.py`: DIN weights past events by how much they bear on the target (Zhou et al., KDD 2018)
 - `dlrm.py`: DLRM puts the dot products of all pairs of vectors through an MLP (Naumov et al., arXiv 1906.00091, 2019)
-- `dynamic_ids.py`: What is said of tables for unbounded ids: how many rows, which ids get one, which lose theirs
+- `dynamic_ids.py`: Dynamic ids say how many rows of a table unbounded ids share, which get one and which lose theirs
 - `embedding_mlp.py`: Embedding + MLP is the base model that deep click models are compared with
 - `fields.py`: Fields are the features that a model may use, and make the tables that it declares for them
 - `fm.py`: A factorization machine adds up the dot products of all pairs of fields (Rendle, ICDM 2010)
@@ -27,7 +27,7 @@
 - `nfm.py`: NFM puts the sum of all pairs' products through an MLP (He & Chua, SIGIR 2017)
 - `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
 - `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
-- `reads.py`: Which tables inputs read, and inputs with other tables in their place
+- `reads.py`: Reads say which tables inputs look up, and put other tables in their place
 - `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere

@@ -1,4 +1,4 @@
-"""A run: its file, its workers, its loop, its checkpoints, what it prints, the command line.
+"""The trainer makes a run of a run file: workers, loop, checkpoints, reports, commands.
 
 - `benchmarks/`: all of `shardrec bench`
 - `checkpoints/`: a whole checkpoint: written, read, looked into, compared
@@ -8,7 +8,7 @@
 - `comparison/`: several runs beside each other
 - `config/`: what a run file says
 - `launch/`: where workers come from
-- `planning/`: what-if: machines that may not be here, and what a step would take there
+- `planning/`: what a step would take on machines that may not be here
 - `run_folder/`: what a run leaves on disk and on the screen
 - `scoring/`: scores of a trained model
 - `session/`: a model with its tables, ready to step

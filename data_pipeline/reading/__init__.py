@@ -1,4 +1,4 @@
-"""Row ranges of Parquet files are read in a pure order, as arrays.
+"""Row ranges of Parquet files are read as arrays, in an order computed from data and seed alone.
 
 - `blocks.py`: some rows of a data set as a few NumPy arrays
 - `collate.py`: record batches become blocks, and blocks become batches

@@ -1,4 +1,4 @@
-"""Rows on disk.
+"""Rows lie on disk in files that load under any plan.
 
 - `copy_columns.py`: how tables start from columns of another run's tables
 - `frozen.py`: how a checkpoint is read into tables that are only read

@@ -1,4 +1,4 @@
-"""A plan applied to a step.
+"""Sharded tables and a replicated tower are made from a plan.
 
 - `distribute.py`: a step whose tables are sharded and whose tower is replicated
 - `frozen_rows.py`: tables that are only read, and int8 rows

@@ -1,4 +1,4 @@
-"""Unbounded ids: which of them have a row.
+"""Unbounded ids come and go, and dynamic tables say which of them have a row.
 
 - `dynamic_tables.py`: how a step's raw ids become rows, over all ranks
 - `id_map.py`: which row each id has: admission, eviction and counts

@@ -1,6 +1,6 @@
-"""From a batch to the tower's inputs.
+"""A batch becomes the tower's inputs by lookups in TorchRec collections.
 
-- `assemble.py`: how the collections' outputs become a tower's named inputs
+- `assemble.py`: how the outputs of TorchRec's collections become a tower's named inputs
 - `columns.py`: how columns of a wide output become inputs, and their gradients columns again, in one pass
-- `lookup.py`: which collection holds which table, and the lookup of all of them
+- `lookup.py`: which TorchRec collection holds which table, and the lookup of all of them
 """

@@ -1,4 +1,4 @@
-"""Where rows go, and what that costs.
+"""A plan says where rows go, and an estimate what that costs.
 
 - `advice.py`: which changes would make an estimated step shorter
 - `cost.py`: what a step under a plan is estimated to take

@@ -1,4 +1,4 @@
-"""Live rows and their first values.
+"""Live rows have first values that depend on the seed alone, whatever the plan.
 
 - `collective.py`: exchanges between the ranks of a process group
 - `draws.py`: random bits as a function of a counter

@@ -1,4 +1,4 @@
-"""How rows change.
+"""Rows change by the rule of their table's optimizer.
 
 - `choose.py`: which rule a table gets, and whether FBGEMM's kernels have it
 - `context.py`: what a step's updates depend on beside its batch

@@ -1,4 +1,4 @@
-"""What `import shardrec` offers: each name of the door has its body here.
+"""What `import shardrec` offers, one file each.
 
 - `load.py`: run files and dictionaries as checked configurations
 - `plan.py`: where tables would live, and what a step would take

@@ -1,11 +1,11 @@
-"""Measurements of this machine: all of `shardrec bench`.
+"""Benchmarks measure this machine: all of `shardrec bench`.
 
 - `checkpoint.py`: how fast checkpoints are written and read, beside the disk: `shardrec bench checkpoint`
-- `checkpoint_rounds.py`: one round of that: a table and plain bytes, written and read by one worker
+- `checkpoint_rounds.py`: one round of the checkpoint benchmark: a table and plain bytes, written and read by one worker
 - `histories.py`: history models from Parquet, beside the same models on padded histories: `shardrec bench histories`
 - `id_stream.py`: a stream of raw ids through one dynamic table, beside exact counts of all of them
-- `ids.py`: such a stream on several workers, its counters checked in the end: `shardrec bench ids`
-- `padded_histories.py`: the history models as they are usually written
+- `ids.py`: streams of raw ids on several workers, their counters checked in the end: `shardrec bench ids`
+- `padded_histories.py`: history models on padded histories, as they are usually written
 - `reader.py`: Parquet to batches on one core, beside plain pyarrow: `shardrec bench reader`
 - `sharded_tables.py`: one case of lookup and update under a placement, and what memory and exchange reach
 - `sharding.py`: lookup and update over placements, workers, rows, pooling and skew: `shardrec bench sharding`

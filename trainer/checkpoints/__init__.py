@@ -1,4 +1,4 @@
-"""A whole checkpoint: written, read, looked into, compared.
+"""A whole checkpoint is written, read, looked into and compared.
 
 - `checkpoint.py`: tables, tower, optimizers, generators and the place in the data, complete or absent
 - `contents.py`: what is in a checkpoint, every byte checked: `shardrec checkpoint show`

@@ -1,9 +1,9 @@
-"""The bodies of the commands: what they take, what they call, what they print.
+"""Each command has its body here: what it takes, what it calls, what it prints.
 
 - `bench.py`: `shardrec bench ...`: how fast this machine reads, steps, exchanges, writes checkpoints and admits ids
 - `checkpoint.py`: `shardrec checkpoint ...`: what is in a checkpoint, what differs, tables out of and into one
 - `compare.py`: `shardrec compare` and `contrast`: several models, and whether they differ by more than chance
-- `options.py`: options and arguments that several commands have, each declared once
+- `options.py`: options and arguments that several commands have (`--set` among them), each declared once
 - `plan.py`: `shardrec plan`: where tables would live
 - `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
 - `tables.py`: `shardrec tables`: how well the tables of a run are used

@@ -1,4 +1,4 @@
-"""Several runs beside each other.
+"""Several runs are set beside each other.
 
 - `compare.py`: models of one run file, each trained under several seeds: `shardrec compare`
 - `contrast.py`: what models of a comparison score better on the same rows, with intervals: `shardrec contrast`

@@ -1,9 +1,9 @@
-"""What a run file says.
+"""A run file is read and checked, and says everything about a run.
 
 - `differences.py`: in which settings two runs differ
 - `import_path.py`: where a user's own models are imported from
 - `init_from.py`: which tables and tower parameters start as those of other runs
-- `load.py`: a run file is read, overridden and checked
+- `load.py`: how a run file is read, overridden and checked
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other

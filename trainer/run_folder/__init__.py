@@ -1,4 +1,4 @@
-"""What a run leaves on disk and on the screen.
+"""A run leaves its results on disk and on the screen.
 
 - `atomic.py`: text, CSV, pictures and folders that appear complete or not at all
 - `folder.py`: the run folder, what is in it and how it is opened

@@ -1,4 +1,4 @@
-"""A model with its tables, ready to step.
+"""A session is a model with its tables, ready to step.
 
 - `blueprint.py`: a run before its tables exist: schema, model, plan and footers, each made once
 - `expected_workers.py`: the workers that a run is to have, and their memory and rates

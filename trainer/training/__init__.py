@@ -1,4 +1,4 @@
-"""The loop, and all that it calls.
+"""The loop trains, and calls all that is here.
 
 - `clock.py`: training speed, without the time that evaluations, checkpoints and the first steps take
 - `evaluation.py`: scores rows with the tables as they are, between steps and before them

@@ -1,4 +1,4 @@
-"""Importers are made of these steps.
+"""Importers are made of these steps, which go over raw files twice: to fit, then to write.
 
 - `choices.py`: what options of importers may be, and their defaults
 - `fitting.py`: the first pass: vocabularies, means and deviations of the training rows
