@@ -49,7 +49,10 @@ def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
 
 
 def plain(declaration: Declaration) -> dict[str, Any]:
-    """Returns what YAML is to hold: `kind` and `name` first, without what equals its default (but never `kind`)."""
+    """Returns a declaration as a dictionary for YAML: `kind` and `name` first, without what equals its default.
+
+    `kind` is always there.
+    """
     result: dict[str, Any] = {}
     fields = type(declaration).model_fields
     for key in sorted(fields, key=lambda k: (k != "kind", k != "name")):  # stable: the others keep their order

@@ -153,7 +153,7 @@ class Recommender(nn.Module):
         return tuple(name for name in self.features if name not in always)
 
     def after_step(self) -> None:
-        """Is called after every optimizer step; does nothing unless a model overrides it (a target network's copy)."""
+        """Follows every optimizer step; does nothing unless a model overrides it (a target network's copy)."""
 
 
 def _features(source: Input) -> Iterable[str]:

@@ -47,12 +47,12 @@ class BucketGeometry:
 
     @property
     def bucket_rows(self) -> int:
-        """The rows of a bucket."""
+        """Returns how many rows a bucket has."""
         return self.bucket_sets * self.ways
 
     @property
     def rows(self) -> int:
-        """The rows of all buckets."""
+        """Returns how many rows all buckets have."""
         return self.buckets * self.bucket_rows
 
 
@@ -126,16 +126,16 @@ class DynamicIds:
 
     @property
     def geometry(self) -> BucketGeometry:
-        """How the rows that ids may have are grouped."""
+        """Returns how the rows that ids may have are grouped."""
         assert self.config.rows is not None
         return BucketGeometry.of(self.config.rows)
 
     @property
     def default_row(self) -> int:
-        """The row, a table's last one, of all ids that have none of their own."""
+        """Returns the row, a table's last one, of all ids that have none of their own."""
         return self.geometry.rows
 
     @property
     def num_embeddings(self) -> int:
-        """The rows of a table: those that ids may have, and the default row."""
+        """Returns the number of rows of a table: those that ids may have, and the default row."""
         return self.geometry.rows + 1

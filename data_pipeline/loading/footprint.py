@@ -49,7 +49,7 @@ class Footprint:
 
     @classmethod
     def of(cls, layout: Layout, index: Index, *, memory: int, window: int, batch_rows: int) -> "Footprint":
-        """Estimates the sizes.
+        """Estimates how much is decoded at once, and what of it is kept, from sizes of rows and row groups.
 
         memory: bytes for all of reading
         batch_rows: rows of a rank's batches, those made ahead included

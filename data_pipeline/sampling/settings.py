@@ -36,7 +36,7 @@ class NegativeSampling(Declaration):
 
     @property
     def pair(self) -> tuple[str, str]:
-        """The user and the item feature."""
+        """Returns the user and the item feature."""
         return self.user, self.item
 
     @property

@@ -34,10 +34,12 @@ class Sums(Metric):
         """Returns the metric's values from the sums of `terms`, in their order."""
 
     def update(self, rows: Predictions) -> None:
+        """Adds a batch's sums to those so far."""
         sums = torch.stack([term.sum(dtype=torch.float64) for term in self.terms(rows)])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def compute(self, collective: Collective) -> dict[str, float]:
+        """Returns the values from the sums over all ranks. Raises RuntimeError before any update."""
         if self._sums is None:
             raise RuntimeError(f"{type(self).__name__}: compute before any update")
         return self.values(collective.sum(self._sums).tolist())

@@ -42,11 +42,14 @@ class Alone:
     world_size = 1
 
     def sum(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor itself."""
         return tensor
 
     def concatenate(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor itself."""
         return tensor
 
     def exchange(self, parts: Sequence[Tensor]) -> Tensor:
+        """Returns the only part, which goes to this process."""
         (part,) = parts
         return part

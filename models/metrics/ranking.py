@@ -52,6 +52,7 @@ class Ranking(Metric):
         self._recent_rows = 0
 
     def update(self, rows: Predictions) -> None:
+        """Takes in a batch's rows; they are put into the score table when enough have come."""
         self._recent.append((ordered_bits(rows.score), rows.label.float(), rows.weight.float()))
         self._recent_rows += rows.label.numel()
         # waiting until the new rows are as many as the old keys keeps the number of sorts logarithmic
@@ -87,6 +88,7 @@ class Ranking(Metric):
         return None if has_nan else ScoreTable.summed(keys, positives, negatives, dropped).counted()
 
     def compute(self, collective: Collective) -> dict[str, float]:
+        """Returns AUC, average precision and, of a compacted table, how far AUC may be off; NaN for NaN scores."""
         table = self._merge(collective)
         if table is None:
             return {"auc": nan, "average_precision": nan}

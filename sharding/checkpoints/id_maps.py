@@ -95,7 +95,7 @@ class SavedIdMap:
 
     @property
     def parts(self) -> tuple[SavedIds, ...]:
-        """The rows, and the candidates where there are any."""
+        """Returns the rows, and the candidates where there are any."""
         return (self.rows,) if self.candidates is None else (self.rows, self.candidates)
 
     @classmethod

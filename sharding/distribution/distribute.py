@@ -76,12 +76,12 @@ class Distributed:
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
-        """This rank's part of the id maps of dynamic tables, by id space."""
+        """Returns this rank's part of the id maps of dynamic tables, by id space."""
         return self.lookup.dynamic.maps if self.lookup.dynamic is not None else {}
 
     @property
     def counted_tables(self) -> tuple[str, ...]:
-        """The tables with `decay: frequency`, for which `count_samples` has to be called before the first step."""
+        """Returns the tables with `decay: frequency`, for which `count_samples` has to be called before step 1."""
         return tuple(n for n, t in self.tables.items() if t.table.optimizer and t.table.optimizer.decay == "frequency")
 
     def count_samples(self, batches: Iterable[Batch]) -> None:

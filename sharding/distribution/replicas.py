@@ -41,6 +41,7 @@ class ReplicatedBags(nn.Module):
         self.kernels = [_kernel(group.tables, tables, device, seed)]
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
+        """Returns the bags' sums [B, sum of D] of all features, keyed as an EmbeddingBagCollection's."""
         keys = ids.keys()
         if keys != self._features:
             ids = ids.permute([keys.index(f) for f in self._features])
@@ -64,6 +65,7 @@ class ReplicatedSequences(nn.Module):
         self.kernels = [_kernel([table], [0], device, seed) for table in group.tables]
 
     def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """Returns the rows [ids, D] of each feature, by key."""
         sequences = {}
         for kernel, (table, features) in zip(self.kernels, self.group.features.items(), strict=True):
             read = [ids[f] for f in features]

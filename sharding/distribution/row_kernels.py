@@ -141,6 +141,7 @@ class OneIdBags(_FusedRows, BatchedFusedEmbedding):
         self._emb_module.pooling_mode = PoolingMode.SUM
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
+        """Returns the rows [T, D] of all ids [T]."""
         ids = features.values().long()
         return self._emb_module(ids, torch.arange(ids.numel() + 1, device=ids.device))
 

@@ -88,23 +88,23 @@ class IdMap:
 
     @property
     def first_row(self) -> int:
-        """The number in the table of this part's first row."""
+        """Returns the number in the table of this part's first row."""
         return self.buckets.start * self.geometry.bucket_rows
 
     @property
     def first_candidate(self) -> int:
-        """The number among all parts' candidates of this part's first one."""
+        """Returns the number among all parts' candidates of this part's first one."""
         return self.buckets.start * self._candidates.geometry.bucket_rows if self._candidates else 0
 
     @property
     def row_state(self) -> dict[str, Tensor]:
-        """Each row's id, count, last step, and the step that admitted it: [rows of this part] int64 each."""
+        """Returns each row's id, count, last step, and the step that admitted it: [rows of this part] int64 each."""
         rows = self._rows
         return {"id": rows.ids, "count": rows.count, "last_use": rows.last_use, "admitted": self._admitted}
 
     @property
     def candidate_state(self) -> dict[str, Tensor]:
-        """Each candidate's id, count and last step: [candidates of this part] int64 each; empty without `after`.
+        """Returns each candidate's id, count and last step: [candidates of this part] int64; empty without `after`.
 
         Buckets are ranges of candidates as they are of rows.
         """
@@ -115,7 +115,7 @@ class IdMap:
 
     @property
     def candidate_rows(self) -> int:
-        """How many candidates all parts together may hold."""
+        """Returns how many candidates all parts together may hold."""
         return self._candidates.geometry.rows if self._candidates else 0
 
     def occupied(self) -> int:

@@ -46,6 +46,7 @@ class Assemble(nn.Module):
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
     def forward(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor | Jagged]:
+        """Returns the tower's inputs by name, made of the collections' outputs and the batch's dense columns."""
         self._check_keys([ids.keys() for ids in (batch.ids, batch.weighted_ids) if ids is not None])
         pooled = self._pooled(outputs, batch)
         assembled: dict[str, Tensor | Jagged] = {}

@@ -45,7 +45,7 @@ class Group:
 
     @property
     def tables(self) -> tuple[EmbeddingTable, ...]:
-        """The tables, in the collection's order."""
+        """Returns the tables, in the collection's order."""
         return tuple(self.features)
 
     def key(self, feature: str, table: EmbeddingTable) -> str:
@@ -116,6 +116,7 @@ class Part(nn.Module):
         self._source = "both" if len(with_weights) > 1 else "weighted_ids" if True in with_weights else "ids"
 
     def forward(self, batch: Batch) -> Any:
+        """Returns the collection's output for the ids of a batch that it reads."""
         return self.collection(self._ids(batch))
 
     def _ids(self, batch: Batch) -> KeyedJaggedTensor:
@@ -195,23 +196,24 @@ class EmbeddingLookup(nn.Module):
         self.dynamic = dynamic if self.dynamic_features else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor | Jagged]:
+        """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
         if self.dynamic is not None:
             batch = self.dynamic.rows(batch, training=self.training)
         return self.assemble([part(batch) for part in self.parts], batch)
 
     @property
     def collections(self) -> list[Part]:
-        """The parts, typed."""
+        """Returns the parts, as what they are."""
         return [part for part in self.parts if isinstance(part, Part)]
 
     @property
     def id_names(self) -> tuple[str, ...]:
-        """The keys of `batch.ids` in the order that spares the collections a permutation."""
+        """Returns the keys of `batch.ids` in the order that spares the collections a permutation."""
         return tuple(f for f in self._wanted() if f not in self.weighted_names)
 
     @property
     def weighted_id_names(self) -> tuple[str, ...]:
-        """The keys of `batch.weighted_ids` in that order."""
+        """Returns the keys of `batch.weighted_ids` in that order."""
         return tuple(f for f in self._wanted() if f in self.weighted_names)
 
     def _wanted(self) -> list[str]:

@@ -60,7 +60,7 @@ class Workload:
 
     @cached_property
     def reads(self) -> dict[str, "TableReads"]:
-        """How each table is read, by its name."""
+        """Returns how each table is read, by its name."""
         return {
             table.name: TableReads(group.kind, len(features), sum(self.ids_per_sample.get(f, 1.0) for f in features))
             for group in group_tables(self.inputs, self.weighted)
@@ -69,7 +69,7 @@ class Workload:
 
     @cached_property
     def dynamic_ids(self) -> dict[DynamicIds, float]:
-        """How many ids a sample has in the features of each id space of dynamic tables, in however many tables."""
+        """Returns how many ids a sample has in the features of each id space, in however many dynamic tables."""
         readers = (pair for group in group_tables(self.inputs, self.weighted) for pair in group.features.items())
         return {
             ids: sum(self.ids_per_sample.get(f, 1.0) for f in features)
@@ -87,12 +87,12 @@ class TableReads:
 
     @property
     def vectors(self) -> float:
-        """How many vectors a sample gets: one a pooled feature, one an id of a sequence."""
+        """Returns how many vectors a sample gets: one a pooled feature, one an id of a sequence."""
         return self.ids if self.kind == "sequences" else self.features
 
     @property
     def id_bytes(self) -> float:
-        """The bytes of a sample's ids with their lengths, and their weights where the lookup takes them."""
+        """Returns the bytes of a sample's ids with their lengths, and their weights where the lookup takes them."""
         each = ID_BYTES + (WEIGHT_BYTES if self.kind == "weighted_bags" else 0)
         return self.ids * each + self.features * LENGTH_BYTES
 
@@ -118,7 +118,7 @@ class Traffic:
 
     @property
     def back(self) -> "Traffic":
-        """The same bytes the other way."""
+        """Returns the same bytes the other way."""
         return Traffic(self.local_received, self.local_sent, self.far_received, self.far_sent)
 
     def local_seconds(self, topology: Topology) -> Numbers:
@@ -135,17 +135,17 @@ class Traffic:
 
     @property
     def received(self) -> Numbers:
-        """The bytes [W] received from anywhere."""
+        """Returns the bytes [W] received from anywhere."""
         return self.local_received + self.far_received
 
     @property
     def local_bytes(self) -> Numbers:
-        """The bytes [W] sent or received within the host, the larger of the two."""
+        """Returns the bytes [W] sent or received within the host, the larger of the two."""
         return np.maximum(self.local_sent, self.local_received)
 
     @property
     def far_bytes(self) -> Numbers:
-        """The bytes [W] sent or received between hosts, the larger of the two."""
+        """Returns the bytes [W] sent or received between hosts, the larger of the two."""
         return np.maximum(self.far_sent, self.far_received)
 
 
@@ -160,12 +160,12 @@ class PartEstimate:
 
     @property
     def slowest(self) -> int:
-        """The rank that takes longest."""
+        """Returns the rank that takes longest."""
         return int(self.seconds.argmax())
 
     @property
     def longest(self) -> float:
-        """The slowest rank's seconds, which are the part's."""
+        """Returns the slowest rank's seconds, which are the part's."""
         return float(self.seconds.max())
 
     def leading(self, most: int = 3) -> list[str]:
@@ -187,12 +187,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """How long the step takes at least."""
+        """Returns the seconds that the step takes at least."""
         return sum(part.longest for part in self.parts)
 
     @property
     def samples_per_second(self) -> float:
-        """How many samples a second that is at most."""
+        """Returns how many samples a second that is at most."""
         return self.global_batch_size / self.seconds
 
     def group_seconds(self, group: str) -> float:
@@ -201,12 +201,12 @@ class Estimate:
 
     @property
     def slowest_group(self) -> str:
-        """The group that takes most: `lookup`, `exchange` or `dense`."""
+        """Returns the group that takes most: `lookup`, `exchange` or `dense`."""
         return max(GROUPS, key=self.group_seconds)
 
     @property
     def bottleneck(self) -> PartEstimate:
-        """The longest part of the group that takes most."""
+        """Returns the longest part of the group that takes most."""
         return max((p for p in self.parts if p.name in GROUPS[self.slowest_group]), key=lambda part: part.longest)
 
 

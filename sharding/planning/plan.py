@@ -48,18 +48,19 @@ class TablePlan:
 
     @property
     def name(self) -> str:
+        """Returns the table's name."""
         return self.table.name
 
     @cached_property
     def bytes_by_rank(self) -> dict[int, int]:
-        """The table's bytes by rank, for the ranks that have anything of it; without those in host memory."""
+        """Returns the table's bytes by rank, for the ranks that have anything of it; without those in host memory."""
         if self.placement == "data_parallel":
             return dict.fromkeys((s.rank for s in self.shards), replica_bytes(self.table))
         return self._by_rank(device_bytes)
 
     @cached_property
     def host_bytes_by_rank(self) -> dict[int, int]:
-        """The bytes that each of these ranks has in the memory of its GPU's host."""
+        """Returns the bytes that each of these ranks has in the memory of its GPU's host."""
         return self._by_rank(host_bytes)
 
     def _by_rank(self, size_of: Callable[[EmbeddingTable, int, int], int]) -> dict[int, int]:
@@ -73,7 +74,7 @@ class TablePlan:
 
     @property
     def largest_shard(self) -> int:
-        """The largest shard's bytes, without those in host memory."""
+        """Returns the largest shard's bytes, without those in host memory."""
         if self.placement == "data_parallel":
             return replica_bytes(self.table)
         return max(device_bytes(self.table, *shape) for shape in {(s.rows, s.columns) for s in self.shards})
@@ -118,7 +119,7 @@ class Plan:
 
     @property
     def host_bytes(self) -> tuple[int, ...]:
-        """The tables' bytes in the memory of each GPU's host, by host."""
+        """Returns the tables' bytes in the memory of each GPU's host, by host."""
         hosts = [0] * -(-self.world_size // self.local_world_size)
         for table in self.tables.values():
             for rank, size in table.host_bytes_by_rank.items():
@@ -127,11 +128,11 @@ class Plan:
 
     @property
     def bytes_per_rank(self) -> tuple[int, ...]:
-        """What each rank has: tables, optimizer state, gradient buffers of data-parallel tables, and id maps."""
+        """Returns the bytes of each rank: tables, optimizer state, buffers of data-parallel gradients, id maps."""
         of_tables = bytes_per_rank(self.tables.values(), self.world_size)
         return tuple(size + self.id_map_bytes for size in of_tables)
 
     @property
     def id_map_bytes(self) -> int:
-        """The bytes of id maps on each rank, as if all had as many buckets as the one with most."""
+        """Returns the bytes of id maps on each rank, as if all had as many buckets as the one with most."""
         return id_map_share((p.table for p in self.tables.values()), self.world_size)

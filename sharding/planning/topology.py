@@ -58,7 +58,7 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        """How many hosts the ranks are on."""
+        """Returns how many hosts the ranks are on."""
         return -(-self.world_size // self.local_world_size)
 
     @classmethod

@@ -20,12 +20,12 @@ class ProcessGroupCollective:
 
     @property
     def rank(self) -> int:
-        """This rank's number in the group."""
+        """Returns this rank's number in the group."""
         return self._rank
 
     @property
     def world_size(self) -> int:
-        """How many ranks the group has."""
+        """Returns how many ranks the group has."""
         return self._world_size
 
     def sum(self, tensor: Tensor) -> Tensor:

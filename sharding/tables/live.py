@@ -68,7 +68,7 @@ class TableShard:
 
     @property
     def weight(self) -> Tensor:
-        """The weights [rows, physical columns]."""
+        """Returns the weights [rows, physical columns]."""
         return self.tensors["weight"]
 
 
@@ -82,6 +82,7 @@ class LiveTable:
 
     @property
     def name(self) -> str:
+        """Returns the table's name."""
         return self.table.name
 
     def logical(self, shard: TableShard, tensor: str) -> Tensor:

@@ -19,7 +19,7 @@ _COLUMNS = 4  # of one 64-bit draw
 
 @dataclass(frozen=True)
 class ShardRounding:
-    """One shard's roundings in all steps. row, column: where in its table the shard starts."""
+    """A shard's rounding differs from step to step. row, column: where in its table the shard starts."""
 
     seed: int
     table: str
@@ -33,7 +33,7 @@ class ShardRounding:
 
 @dataclass(frozen=True)
 class StochasticRounding:
-    """One shard's rounding in one step. key: says which draws, from `rounding_key`; row, column: as `ShardRounding`."""
+    """Rows are rounded to fp16 by the draws of one step. key: from `rounding_key`; row, column: as `ShardRounding`."""
 
     key: int
     row: int = 0
@@ -50,7 +50,7 @@ class StochasticRounding:
         return draws.addcdiv_(values, unit).floor_().mul_(unit).half()
 
     def _draws(self, rows: Tensor, columns: int) -> Tensor:
-        """[n, columns] fp32, whole numbers in [0, 2 ** DRAW_BITS)."""
+        """Returns [n, columns] fp32, whole numbers in [0, 2 ** DRAW_BITS)."""
         first, skipped = divmod(self.column, _COLUMNS)
         words = -(-(skipped + columns) // _COLUMNS)
         counter = torch.arange(first, first + words, device=rows.device) + ((rows + self.row) << 20).unsqueeze(1)

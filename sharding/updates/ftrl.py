@@ -38,9 +38,11 @@ class Ftrl(RowUpdate):
     l2: float
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of z and n."""
         return {"z": (rows, columns), "n": (rows, columns)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Takes the gradient into n and z and solves for the row; where g is 0 the row stays."""
         z, n = state["z"], state["n"].addcmul_(g, g)
         if learning_rate == 0:
             return
@@ -51,7 +53,7 @@ class Ftrl(RowUpdate):
 
     @torch.no_grad()
     def warm_start(self, weight: Tensor, state: Mapping[str, Tensor]) -> None:
-        """n = 0 and the z of weights [rows, columns] from elsewhere, so that a gradient of 0 leaves them."""
+        """Sets n to 0 and z to that of weights [rows, columns] from elsewhere, so that a gradient of 0 leaves them."""
         state["n"].zero_()
         c = self.beta / self.learning_rate + self.l2
         step = max(1, _CHUNK // max(1, weight.shape[1]))

@@ -58,7 +58,7 @@ class RowTables(nn.Module):
         return _Lookup.apply(self._hook, self, ids.long(), offsets.long(), weights)
 
     def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> Tensor:
-        """Is `forward` without gradients. first: [F + 1], where each feature's ids begin."""
+        """Sums rows by bag as `forward` does, without gradients. first: [F + 1], where each feature's ids begin."""
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         pooled = []
         for f, t in enumerate(self.feature_tables):

@@ -149,9 +149,11 @@ class Sgd(RowUpdate):
     momentum: float = 0.0
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of the momentum, if there is any."""
         return {"momentum": (rows, columns)} if self.momentum else {}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Subtracts lr times the gradient, or times the moving sum of gradients."""
         step = state["momentum"].mul_(self.momentum).add_(g) if self.momentum else g
         row.sub_(step, alpha=learning_rate)
 
@@ -163,9 +165,11 @@ class AdaGrad(RowUpdate):
     eps: float
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of n: one a weight."""
         return {"accumulator": (rows, columns)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Adds g^2 to n and takes a step by g / (sqrt(n) + eps)."""
         n = state["accumulator"].addcmul_(g, g)
         row.addcdiv_(g, n.sqrt().add_(self.eps), value=-learning_rate)
 
@@ -180,9 +184,11 @@ class RowwiseAdaGrad(RowUpdate):
     eps: float
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of n: one a row."""
         return {"accumulator": (rows,)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Adds the mean of g^2 over columns to n and takes a step by g / (sqrt(n) + eps)."""
         n = state["accumulator"].add_(g.square().mean(1))
         row.addcdiv_(g, n.sqrt().add_(self.eps).unsqueeze(1), value=-learning_rate)
 
@@ -195,9 +201,11 @@ class RmsProp(RowUpdate):
     smoothing: float
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of n: one a weight."""
         return {"mean_square": (rows, columns)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Moves n towards g^2 and takes a step by g / (sqrt(n) + eps)."""
         n = state["mean_square"].mul_(self.smoothing).addcmul_(g, g, value=1 - self.smoothing)
         row.addcdiv_(g, n.sqrt().add_(self.eps), value=-learning_rate)
 
@@ -214,9 +222,11 @@ class Adam(RowUpdate):
     betas: tuple[float, float]
 
     def rule_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of m and v, one a weight, and of t, one a row."""
         return {"mean": (rows, columns), "mean_square": (rows, columns), "steps": (rows,)}
 
     def change(self, row: Tensor, state: Mapping[str, Tensor], g: Tensor, learning_rate: float) -> None:
+        """Counts the row's step, moves m and v towards g and g^2, and takes the step that they give."""
         b1, b2 = self.betas
         steps = state["steps"].add_(1).double()  # 1 - b^t of fp32 would keep four digits
         m = state["mean"].lerp_(g, 1 - b1)

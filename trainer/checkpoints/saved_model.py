@@ -18,7 +18,7 @@ from shardrec.trainer.session.blueprint import build_model
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A saved model is a complete checkpoint: `content` of its manifest, `tables` by name, `id_maps` by id space."""
+    """A saved model is a complete checkpoint: its manifest's `content`, `tables` by name, `id_maps` by id space."""
 
     path: Path
     content: Mapping[str, Any]
@@ -48,7 +48,7 @@ class SavedModel:
         return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]), id_maps)
 
     def table(self, name: str) -> SavedTable:
-        """Returns the table of a name. Raises UserError, with the nearest known name, where there is none."""
+        """Returns the saved table of a name. Raises UserError, with the nearest known name, where there is none."""
         return named("table", name, self.tables, f"{self.path}: ")
 
     def id_map(self, table: SavedTable) -> SavedIdMap | None:
@@ -65,12 +65,12 @@ class DeclaredTable:
 
     @classmethod
     def of(cls, folder: RunFolder, name: str) -> "DeclaredTable":
-        """Returns one table. Raises UserError where the run's model has none of this name."""
+        """Returns a table of the run's model. Raises UserError where the run's model has none of this name."""
         return cls.all(folder, [name])[name]
 
     @classmethod
     def all(cls, folder: RunFolder, names: Iterable[str]) -> dict[str, "DeclaredTable"]:
-        """Returns several tables, by name. Raises UserError where the run's model does not have one of them."""
+        """Returns tables of the run's model, by name. Raises UserError where it does not have one of them."""
         config = folder.config()
         model = build_model(config, folder.schema())
         tables = declared_tables(model.inputs, config.optimizer.tables)

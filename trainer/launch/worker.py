@@ -41,7 +41,7 @@ def run_worker(
 
 @contextmanager
 def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
-    """The threads and the precision of matrix products that a run computes with; afterwards they are as they were."""
+    """Sets the threads and the precision of matrix products that a run computes with; restores both afterwards."""
     threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # or it warns of how TorchRec asks it
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))

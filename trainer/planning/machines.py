@@ -115,10 +115,10 @@ class Machines:
 
 def dense_flops(config: RunConfig, device: str) -> float:
     """Returns the FLOP/s of matrix products in the run's precision; on CPU of all threads of a worker."""
-    return DENSE_FLOPS[device][products(config, device)] * (config.launch.threads or 1 if device == "cpu" else 1)
+    return DENSE_FLOPS[device][matmul_kind(config, device)] * (config.launch.threads or 1 if device == "cpu" else 1)
 
 
-def products(config: RunConfig, device: str) -> str:
+def matmul_kind(config: RunConfig, device: str) -> str:
     """Says which matrix products the tower uses: `bf16`, or a float32 precision, which `auto` chooses by device."""
     if config.trainer.precision == "bf16":
         return "bf16"
@@ -129,7 +129,7 @@ def products(config: RunConfig, device: str) -> str:
 def faster_products(config: RunConfig, topology: Topology) -> Mapping[str, float]:
     """Returns what a run file could set, each with the FLOP/s that its dense compute then has."""
     rates = DENSE_FLOPS[topology.device]
-    now = rates[products(config, topology.device)]
+    now = rates[matmul_kind(config, topology.device)]
     settings = {"trainer.precision bf16": rates["bf16"], "trainer.matmul_precision high": rates["high"]}
     return {setting: topology.dense_flops * rate / now for setting, rate in settings.items() if rate > now}
 

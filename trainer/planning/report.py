@@ -19,7 +19,7 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.planning.chart import draw_memory
-from shardrec.trainer.planning.machines import Machines, dense_flops, faster_products, products
+from shardrec.trainer.planning.machines import Machines, dense_flops, faster_products, matmul_kind
 from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.session.expected_workers import run_topology
@@ -162,9 +162,8 @@ def _memory_lines(run: PlannedRun) -> list[str]:
 def _assumption_lines(run: PlannedRun) -> list[str]:
     t = run.topology
     rates = f"{_rate(t.row_bandwidth)} of table rows, {_rate(t.local_bandwidth)} within a host, "
-    rates += (
-        f"{_rate(t.host_bandwidth)} between hosts, {t.dense_flops / 1e12:g} TFLOP/s ({products(run.config, t.device)})"
-    )
+    flops = f"{t.dense_flops / 1e12:g} TFLOP/s ({matmul_kind(run.config, t.device)})"
+    rates += f"{_rate(t.host_bandwidth)} between hosts, {flops}"
     if any(run.plan.host_bytes):
         rates += f", {_rate(t.bus_bandwidth)} of rows in a GPU's host"
     besides = ", admission of ids and filling of fresh rows" if run.plan.id_map_bytes else ""

@@ -35,26 +35,32 @@ class RunFolder:
 
     @property
     def config_file(self) -> Path:
+        """Returns the file of the resolved run file."""
         return self.path / "config.yaml"
 
     @property
     def schema_file(self) -> Path:
+        """Returns the file of the schema that the run used."""
         return self.path / "schema.yaml"
 
     @property
     def logs(self) -> Path:
+        """Returns the folder of the workers' logs."""
         return self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
+        """Returns the folder of all checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def metrics_file(self) -> Path:
+        """Returns the file with a line of JSON for each recorded step or evaluation."""
         return self.path / "metrics.jsonl"
 
     @property
     def summary_file(self) -> Path:
+        """Returns the file that says what a finished run came to."""
         return self.path / "summary.json"
 
     @property

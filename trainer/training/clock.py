@@ -22,6 +22,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
+        """Returns the seconds since the warm-up, without pauses."""
         return time.monotonic() - self._began - self._paused
 
     @property
@@ -30,6 +31,7 @@ class Clock:
         return self._rows / self.seconds if self._rows else 0.0
 
     def step(self, rows: int) -> None:
+        """Counts a step of so many samples; those of the warm-up do not enter the rate."""
         self._steps += 1
         if self._steps == 1:
             self.first_step_at = time.time()
@@ -40,6 +42,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """Leaves the time that the block takes out of `seconds`."""
         began = time.monotonic()
         try:
             yield

@@ -181,7 +181,7 @@ class InterestLog:
         return self._items(categories, stream("negative/item").random(len(owner)))
 
     def parts(self, block: LogRows) -> _Parts:
-        """Returns the parts of the logits of a block's rows."""
+        """Returns both parts of each row's logit: its item's quality, and the interest that its history shows."""
         items, offsets = block.lists["item_history"]
         same = block.lists["category_history"][0] == np.repeat(block.columns["category"], np.diff(offsets))
         opinions = np.where(same, self.opinion(items), 0.0)
