@@ -27,8 +27,8 @@
 - `nfm.py`: NFM puts the sum of all pairs' products through an MLP (He & Chua, SIGIR 2017)
 - `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
 - `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
-- `reads.py`: Reads say which tables inputs look up, and put other tables in their place
 - `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
+- `table_reads.py`: Table reads say which tables inputs look up, and put other tables in their place
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere
 - `tasks.py`: A task says what is learned from a tower's output: loss terms, predictions, metrics

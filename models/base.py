@@ -11,7 +11,7 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
-from shardrec.models.reads import declared_tables
+from shardrec.models.table_reads import declared_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
 

@@ -27,7 +27,7 @@ from shardrec.data_pipeline.prepare.options import (
     shares,
     show,
 )
-from shardrec.data_pipeline.prepare.steps.choices import (
+from shardrec.data_pipeline.prepare.steps.option_values import (
     FIELD_IDS,
     FILE_ROWS,
     RATINGS_ROW_GROUP_ROWS,

@@ -17,7 +17,7 @@ from shardrec.data_pipeline.prepare.options import (
     shares,
     show,
 )
-from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS, Sampling
+from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS, Sampling
 
 app = typer.Typer()
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shardrec.models.inputs import Input
-from shardrec.models.reads import with_tables
+from shardrec.models.table_reads import with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
 

@@ -25,7 +25,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
-from shardrec.models.reads import declared_tables, with_tables
+from shardrec.models.table_reads import declared_tables, with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route

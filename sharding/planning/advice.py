@@ -6,7 +6,7 @@ from typing import get_args
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import Input
-from shardrec.models.reads import with_tables
+from shardrec.models.table_reads import with_tables
 from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.cost import LOOKUP, UPDATE, Estimate, Workload, estimate_step

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import Input
-from shardrec.models.reads import declared_tables
+from shardrec.models.table_reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import PlanError, check_host_memory, check_memory

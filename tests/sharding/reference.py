@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings
-from shardrec.models.reads import declared_tables
+from shardrec.models.table_reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.tables.first_values import draw_block
 from tests.sharding.cases import SEED, Case, Rows, slopes

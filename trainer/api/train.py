@@ -9,7 +9,7 @@ from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
-from shardrec.trainer.launch.early import started_early
+from shardrec.trainer.launch.early_start import started_early
 
 
 def train(

@@ -7,7 +7,7 @@ from typing import Any
 
 from shardrec.data_pipeline.declaration import named
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.reads import declared_tables, features_of
+from shardrec.models.table_reads import declared_tables, features_of
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables

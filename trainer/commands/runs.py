@@ -20,7 +20,7 @@ def train(
     """Trains a model as a run file says."""
     from shardrec.trainer.config.load import load
     from shardrec.trainer.config.stages import resolve_stages
-    from shardrec.trainer.launch.early import started_early
+    from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.run_folder.summaries import print_summary
 
     config = load(run_file, overrides or (), variant=variant)
@@ -87,7 +87,7 @@ def predict(
 
 def _started_early(run_folder: Path, overrides: list[str] | None, module: str) -> AbstractContextManager[None]:
     """Starts what the workers of a finished run will need, as `started_early` does."""
-    from shardrec.trainer.launch.early import started_early
+    from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.run_folder.folder import RunFolder
 
     return started_early([RunFolder.open(run_folder).config(overrides or ()).launch], module)

@@ -4,7 +4,7 @@
 - `backends.py`: which backend runs a worker function: this process, torchrun or Ray
 - `captured_output.py`: what libraries print, put into a log
 - `cores.py`: how many cores there are, and how many workers and threads a run has
-- `early.py`: a local Ray, started beside this process's imports
+- `early_start.py`: a local Ray, started beside this process's imports
 - `environment.py`: a worker's place among its peers
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `peak_memory.py`: peak memory of all of a run's processes

@@ -10,7 +10,7 @@ from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
-from shardrec.models.reads import features_of
+from shardrec.models.table_reads import features_of
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Recommender
-from shardrec.models.reads import declared_tables
+from shardrec.models.table_reads import declared_tables
 from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
 from shardrec.sharding.checkpoints.id_maps import check_alike
 from shardrec.sharding.checkpoints.tables import kind_of_ids

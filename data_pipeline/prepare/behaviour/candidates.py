@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.prepare.steps.choices import ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.option_values import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.source import RawSource
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.writer import Split

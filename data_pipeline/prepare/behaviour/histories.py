@@ -20,7 +20,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, Role, Schema, SequenceFeature
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool, note_unknown
 from shardrec.data_pipeline.prepare.behaviour.events import HOURS, Events
-from shardrec.data_pipeline.prepare.steps.choices import Sampling
+from shardrec.data_pipeline.prepare.steps.option_values import Sampling
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import draw

@@ -27,7 +27,7 @@ from shardrec.data_pipeline.prepare.generators.planted import (
     PlantedLog,
     Strengths,
 )
-from shardrec.data_pipeline.prepare.steps.choices import FIELD_IDS
+from shardrec.data_pipeline.prepare.steps.option_values import FIELD_IDS
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

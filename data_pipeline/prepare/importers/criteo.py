@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Bucketize, Hash, Log
-from shardrec.data_pipeline.prepare.steps.choices import CriteoNumbers
+from shardrec.data_pipeline.prepare.steps.option_values import CriteoNumbers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import (

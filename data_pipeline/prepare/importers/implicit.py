@@ -18,7 +18,7 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
     note_unknown,
     shuffled,
 )
-from shardrec.data_pipeline.prepare.steps.choices import TimeType
+from shardrec.data_pipeline.prepare.steps.option_values import TimeType
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
 from shardrec.data_pipeline.features.schema import Bucketize, Label
-from shardrec.data_pipeline.prepare.steps.choices import ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.option_values import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList

@@ -17,8 +17,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
-from shardrec.data_pipeline.prepare.steps.choices import Axis
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
+from shardrec.data_pipeline.prepare.steps.option_values import Axis
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path

@@ -1,8 +1,8 @@
 """Importers are made of these steps, which go over raw files twice: to fit, then to write.
 
-- `choices.py`: what options of importers may be, and their defaults
 - `fitting.py`: the first pass: vocabularies, means and deviations of the training rows
 - `lines.py`: text files read as blocks of whole lines
+- `option_values.py`: what options of importers may be, and their defaults
 - `parallel.py`: one function over several input files, in this process or on local Ray workers
 - `preparation.py`: the two passes: fit on training rows, then write every row
 - `progress.py`: how far a preparation is, told one line at a time

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Raw, Schema
-from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.fitting import find_cuts, fit
+from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.prepare.steps.choices import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.whole_files import whole_folder
 
 SCHEMA_FILE = "schema.yaml"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from shardrec.models.reads import declared_tables
+from shardrec.models.table_reads import declared_tables
 from shardrec.sharding.tables.live import KERNEL_COLUMNS
 from tests.processes import run_processes
 from tests.sharding.conftest import Everywhere, entries_of

@@ -8,8 +8,8 @@ from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from shardrec.trainer.config.sections import LaunchConfig
-from shardrec.trainer.launch import early
-from shardrec.trainer.launch.early import started_early
+from shardrec.trainer.launch import early_start
+from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.ray_train import UNUSED_LOCALLY, LocalScalingPolicy, Trainer
 
 LOCAL = [{"workers": 2}, {"workers": 1, "backend": "ray"}, {"workers": 3, "device": "cpu"}]
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *launches: dict[str, object]) -> bo
         def __exit__(self, *error: object) -> None:
             pass
 
-    monkeypatch.setattr(early, "_started", Started)
+    monkeypatch.setattr(early_start, "_started", Started)
     with started_early([LaunchConfig.model_validate(launch) for launch in launches], "module"):
         return begun == ["module"]
 

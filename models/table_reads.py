@@ -1,4 +1,4 @@
-"""Which tables a model's inputs read, and inputs with other tables in their place."""
+"""Table reads say which tables a model's inputs look up, and put other tables in their place."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings
-from shardrec.models.reads import declared_tables, features_of, table_reads, with_tables
+from shardrec.models.table_reads import declared_tables, features_of, table_reads, with_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 
