@@ -1,16 +1,17 @@
 """A batch carries rows from the loader to the tower: it holds tensors only and moves between devices as one object."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-from torchrec.streamable import Pipelineable
+
+if TYPE_CHECKING:  # importing it takes longer than torch, and who only asks for a model's settings needs no batch
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 @dataclass(eq=False)
-class Batch(Pipelineable):
+class Batch:
     """A batch holds B rows of one rank. Padding rows have no ids, weight 0 and row -1, and count nowhere.
 
     dense: [B, N] float32, columns in the order of the loader's `dense_names`
@@ -23,8 +24,8 @@ class Batch(Pipelineable):
     """
 
     dense: Tensor
-    ids: KeyedJaggedTensor
-    weighted_ids: KeyedJaggedTensor | None
+    ids: "KeyedJaggedTensor"
+    weighted_ids: "KeyedJaggedTensor | None"
     labels: dict[str, Tensor]
     weights: Tensor
     groups: Tensor | None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import checked, read
 from shardrec.trainer.config.sections import RunConfig
 
@@ -41,4 +42,9 @@ def _named(declared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _import_path(model: type) -> str:
-    return f"{model.__module__}:{model.__qualname__}"
+    if model.__qualname__ != model.__name__:
+        raise UserError(
+            f"model: class {model.__qualname__} is defined inside of something else, where nothing can import it; "
+            "define it at the top of a module or a notebook"
+        )
+    return f"{model.__module__}:{model.__name__}"

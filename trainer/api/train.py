@@ -1,10 +1,12 @@
 """Training from Python is the command's run, with nothing taken from the process that asks for it."""
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
 from shardrec.trainer.config.sections import RunConfig
@@ -28,6 +30,7 @@ def train(
     """
     began = time.time()
     config = config if isinstance(config, RunConfig) else load(config)
+    _check_importable(config)
     launches = [stage.launch for stage in resolve_stages(config).values()] or [config.launch]
     with started_early(launches, "shardrec.trainer.training.train_run"):
         import torch  # only now that the configuration is in order
@@ -37,3 +40,14 @@ def train(
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             values = train_run(config, resume=resume, quiet=quiet, embedded=True, began=began)
     return None if values is None else Summary.of(Path(config.run), values)
+
+
+def _check_importable(config: RunConfig) -> None:
+    """Raises UserError for a model of this notebook or script that other processes are to train."""
+    name, launch = str(config.model.get("name")), config.launch
+    elsewhere = launch.backend == "ray" or (launch.workers or 1) > 1 or launch.address or os.environ.get("RAY_ADDRESS")
+    if name.startswith("__main__:") and elsewhere and launch.backend != "in_process":
+        raise UserError(
+            f"model {name.partition(':')[2]} is defined in this notebook or script, which workers elsewhere cannot "
+            "import; put it into a module, or set launch.workers to 1"
+        )

@@ -1,35 +1,33 @@
 """A trained model in this process scores rows, tells its metrics and shows its tables."""
 
-import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.api.process_group import GROUP
+from shardrec.trainer.api.rows import Data, Rows
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.worker import computing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.evaluate import splits_to_score
-from shardrec.trainer.scoring.predict import ROW, check_predictions, scored_batches
+from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.tables.export import export_table
 from shardrec.trainer.training.evaluation import evaluate
-
-Data: TypeAlias = Any
-"""Files, folders, globs or URIs; or rows in memory: a pyarrow.Table or a pandas.DataFrame."""
 
 
 def open(run_folder: str | Path, step: int | None = None, *, rows: RowKind | None = None) -> "TrainedModel":
@@ -53,7 +51,7 @@ class TrainedModel:
         self.run_folder = folder.path
         self.step = folder.choose_step(step)
         self._folder, self._rows = folder, rows
-        self._joined = False
+        self._leave: weakref.finalize | None = None
 
     # ------------------------------------------------------------ what it is
 
@@ -69,7 +67,7 @@ class TrainedModel:
 
     # ------------------------------------------------------------ what it does
 
-    def predict(self, data: Data, *, keys: Sequence[str] = ()) -> Any:
+    def predict(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
         """Scores every row: key columns and `prediction` (a list, where the model answers with lists).
 
         data: rows in memory, which come back as what they are, in their order and under a frame's index; or files,
@@ -78,9 +76,9 @@ class TrainedModel:
 
         Raises UserError for columns that are missing or of a wrong type.
         """
-        return self._scored(data, tuple(keys), explain=False)
+        return self._scored(data, keys, explain=False)
 
-    def explain(self, data: Data, *, keys: Sequence[str] = ()) -> Any:
+    def explain(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
         """Scores every row as `predict` does, and says what each score came from.
 
         There are two more lists, equally long in a row: `weights`, and `weights_of`: the names of what each belongs
@@ -88,17 +86,17 @@ class TrainedModel:
 
         Raises UserError where the model explains nothing (afm, din, dien and bst do), and as `predict`.
         """
-        return self._scored(data, tuple(keys), explain=True)
+        return self._scored(data, keys, explain=True)
 
     def evaluate(self, data: Data | None = None) -> dict[str, dict[str, float]]:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
 
         Raises UserError where there are no rows or labels.
         """
-        with _as_paths(data) as paths, computing(self.config, self._environment):
-            session = self._session
+        rows = None if data is None else Rows.of(data)
+        with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
             splits = splits_to_score(self._blueprint, self._folder, paths)
-            return {name: evaluate(session, session.loader(split)) for name, split in splits.items()}
+            return {name: evaluate(self._session, self._session.loader(split)) for name, split in splits.items()}
 
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.
@@ -112,12 +110,10 @@ class TrainedModel:
 
     def close(self) -> None:
         """Gives back the memory of the tables. The model can be used again; it reads them anew."""
-        self.__dict__.pop("_session", None)
-        self.__dict__.pop("_blueprint", None)
-        if self._joined and dist.is_initialized():
-            dist.destroy_process_group()
-        self.__dict__.pop("_environment", None)
-        self._joined = False
+        for name in ("_session", "_blueprint", "_environment"):
+            self.__dict__.pop(name, None)
+        if self._leave is not None:
+            self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -131,14 +127,9 @@ class TrainedModel:
 
     @cached_property
     def _environment(self) -> Environment:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            raise UserError(
-                f"open: this process is one of {dist.get_world_size()} in a process group, and a model is opened in "
-                "one alone; score with `shardrec predict`, which runs on all of them"
-            )
         environment = Environment(0, 1, 0, 1, resolve_device(self.config.launch.device))
-        self._joined = not dist.is_initialized()
-        environment.join(self.config.launch.timeout)
+        GROUP.join(environment, self.config.launch.timeout)
+        self._leave = weakref.finalize(self, GROUP.leave)
         return environment
 
     @cached_property
@@ -152,41 +143,30 @@ class TrainedModel:
             restore(self._folder.checkpoint(self.step), session)
         return session
 
-    def _scored(self, data: Data, keys: tuple[str, ...], *, explain: bool) -> Any:
-        known = _column_names(data)
-        keys = keys or tuple(key for key in self._blueprint.schema.keys if known is None or key in known)
-        with _as_paths(data) as paths, computing(self.config, self._environment):
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Computes as the run did; what was seen of files is forgotten afterwards, since they may change."""
+        try:
+            with computing(self.config, self._environment):
+                yield
+        finally:
+            self._blueprint.forget_files()
+
+    def _columns(self, keys: Sequence[str] = (), *, labelled: bool) -> tuple[str, ...]:
+        """Returns the columns that scoring reads."""
+        blueprint = self._blueprint
+        schema = blueprint.read if labelled else blueprint.read.unlabelled()
+        folder = self.config.data.schema_folder
+        return Layout(schema, folder, extra_columns=tuple(keys), absent=blueprint.model.training_features).columns
+
+    def _scored(self, data: Data, keys: str | Sequence[str], *, explain: bool) -> Any:
+        rows = Rows.of(data)
+        keys = (keys,) if isinstance(keys, str) else tuple(keys)
+        keys = keys or tuple(key for key in self._blueprint.schema.keys if rows.columns is None or key in rows.columns)
+        if rows.num_rows == 0:
+            return rows.answer(rows.selected(keys).append_column(SCORE, pa.array([], pa.float32())))
+        with self._ready(), rows.files((*self._columns(keys, labelled=False), *keys)) as paths:
             check_predictions(self._blueprint, paths, keys, explain=explain)
             loader = self._session.loader(paths, labelled=False, keys=keys)
             scores = pa.concat_tables(scored_batches(self._session, loader, explain=explain))
-        if known is None:
-            return scores
-        scores = scores.drop_columns([ROW])
-        if isinstance(data, pa.Table):
-            return scores
-        frame: Any = data
-        return scores.to_pandas().set_index(frame.index)
-
-
-def _column_names(data: Data) -> list[str] | None:
-    """The columns of rows in memory; None for files."""
-    if isinstance(data, pa.Table):
-        return data.column_names
-    if hasattr(data, "columns") and hasattr(data, "index"):
-        return [str(name) for name in data.columns]
-    return None
-
-
-@contextmanager
-def _as_paths(data: Data | None) -> Iterator[tuple[str, ...]]:
-    """The files to read; rows in memory are written to one that is removed afterwards."""
-    if data is None:
-        yield ()
-    elif _column_names(data) is not None:
-        table = data if isinstance(data, pa.Table) else pa.Table.from_pandas(data, preserve_index=False)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = os.path.join(scratch, "rows.parquet")
-            pq.write_table(table, path)
-            yield (path,)
-    else:
-        yield (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
+        return scores if rows.given is None else rows.answer(scores.drop_columns([ROW]))

@@ -8,6 +8,7 @@ longer than its run, goes without these actors. No module that is named here loa
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 UNUSED = frozenset({"DatasetsCallback"})
 """Callbacks of Ray Train that start actors for what is never asked of it."""
+
+ABORT_SECONDS = 30.0  # that workers may take to stop after Ctrl-C
 
 UNUSED_LOCALLY = UNUSED | {"PlacementGroupCleanerCallback"}
 
@@ -64,10 +67,25 @@ class Trainer(DataParallelTrainer):
     def __init__(self, *arguments: Any, local: bool, **settings: Any) -> None:
         super().__init__(*arguments, backend_config=AddressConfig(), **settings)
         self._local = local
+        self._controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = UNUSED_LOCALLY if self._local else UNUSED
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+
+    def fit(self) -> Result:
+        """Runs the function to its end. Ctrl-C stops the workers and is raised as everywhere else."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                with suppress(Exception):  # it ends itself, and whoever asks is told that it is gone
+                    ray.get(self._controller.abort.remote(), timeout=ABORT_SECONDS)
+            raise
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leaves Ctrl-C to Python: Ray's own handler outlives the run, and ends the process instead of raising."""
+        self._controller = controller
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if self._local:

@@ -45,8 +45,9 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
     except ValidationError as error:
         raise UserError(f"model {config.model['name']}: {problem_in(error, config_class)}") from None
     fields = Fields(schema, config.tables)
-    torch.manual_seed(config.trainer.seed)
-    model = model_class(fields, settings)
+    with torch.random.fork_rng(devices=[]):  # whoever asks has draws of their own
+        torch.manual_seed(config.trainer.seed)
+        model = model_class(fields, settings)
     fields.check_all_settings_used(model.tables)
     return model
 
@@ -98,6 +99,10 @@ class Blueprint:
         if paths not in self._footers:
             self._footers[paths] = DataSet.open(paths).index
         return DataSet.from_index(self._footers[paths])
+
+    def forget_files(self) -> None:
+        """Forgets what is known of files, which may have changed; for who keeps a blueprint longer than one command."""
+        self._footers.clear()
 
     def share_footers(self, paths: Paths, environment: Environment) -> None:
         """Gives all workers the leading one's view of some files. All workers call it alike."""

@@ -46,9 +46,12 @@ def train_worker(
     blueprint: what inspection made of the run; None makes it anew.
     """
     trainer = Trainer(config, folder, environment, blueprint)
-    trainer.restore()
-    trainer.fit()
-    return trainer.finish()
+    try:
+        trainer.restore()
+        trainer.fit()
+        return trainer.finish()
+    finally:
+        trainer.reporter.close()
 
 
 class Trainer:

@@ -124,3 +124,70 @@ def test_wrong_rows_are_one_line(summary: shardrec.Summary) -> None:
         shardrec.open("nowhere")
     with pytest.raises(shardrec.UserError, match="holds a run already"):
         shardrec.train(summary.run_folder / "config.yaml", quiet=True)
+
+
+def test_models_open_beside_each_other(summary: shardrec.Summary) -> None:
+    """They share a process group, which stays as long as one of them is open, and goes with the last."""
+    rows = table(20, seed=4)
+    one, other = shardrec.open(summary.run_folder), shardrec.open(summary.run_folder)
+    expected = one.predict(rows)
+    other.predict(rows)
+    one.close()
+    assert other.predict(rows).equals(expected)
+    del other
+    assert not dist.is_initialized()
+    assert one.predict(rows).equals(expected)
+    one.close()
+    assert not dist.is_initialized()
+
+
+def test_an_open_model_sees_files_as_they_are(summary: shardrec.Summary, tmp_path: Path) -> None:
+    with shardrec.open(summary.run_folder) as model:
+        for part in range(3):
+            pq.write_table(table(30, seed=part), tmp_path / f"{part}.parquet")
+            assert model.predict(tmp_path).num_rows == 30 * (part + 1)
+
+
+def test_the_callers_generator_is_left_alone(summary: shardrec.Summary, root: Path) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    shardrec.plan(root / "run.yaml")
+    with shardrec.open(summary.run_folder) as model:
+        assert model.tables
+        model.predict(table(5, seed=1))
+        model.table("item")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rows_in_memory_of_any_form(summary: shardrec.Summary) -> None:
+    frame = table(20, seed=6).to_pandas()
+    with shardrec.open(summary.run_folder) as model:
+        expected = model.predict(frame)
+        mixed = frame.assign(note=[1, "two"] * 10)  # what nobody reads need not be a column of Arrow's
+        pd.testing.assert_frame_equal(model.predict(mixed), expected)
+        batches = pa.Table.from_pandas(frame).to_batches()
+        np.testing.assert_array_equal(model.predict(batches[0])["prediction"], expected["prediction"])
+        empty = model.predict(frame[:0], keys="item")
+        assert list(empty.columns) == ["item", "prediction"] and len(empty) == 0
+        for wrong, message in (
+            ([{"user": 1}], "found a list, expected files"),
+            ({"user": [1]}, "found a dict"),
+            ([], "found no files"),
+            (frame.rename(columns={"price": "prize"}), "the rows given: unknown column 'price'; did you mean 'prize'"),
+            (frame.assign(item=-1), "the rows given"),
+        ):
+            with pytest.raises(shardrec.UserError, match=message):
+                model.predict(wrong)
+        with pytest.raises(shardrec.UserError, match="found no files"):
+            model.evaluate([])
+
+
+def test_classes_that_nothing_can_import() -> None:
+    class Local(shardrec.Recommender):
+        pass
+
+    with pytest.raises(shardrec.UserError, match="define it at the top of a module"):
+        shardrec.load({"run": "r", "data": {}, "model": Local})
+    config = shardrec.load({"run": "r", "data": {}, "model": "__main__:Own", "launch": {"workers": 2}})
+    with pytest.raises(shardrec.UserError, match=r"put it into a module, or set launch\.workers to 1"):
+        shardrec.train(config)

@@ -25,7 +25,7 @@ class Own(Recommender):
         return field.sum((1, 2))
 """
 BY_COMMAND = "import sys; from shardrec.trainer.cli import main; sys.argv = ['shardrec', 'train', 'run.yaml']; main()"
-BY_IMPORT = "import shardrec; print(shardrec.train('run.yaml').world_size)"
+BY_IMPORT = "import shardrec, signal; print(shardrec.train('run.yaml').world_size, signal.getsignal(signal.SIGINT))"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize(("code", "printed"), [(BY_COMMAND, "on 2 worker(s)"), (BY_IMPORT, "2\n")])
+@pytest.mark.parametrize(
+    ("code", "printed"), [(BY_COMMAND, "on 2 worker(s)"), (BY_IMPORT, "2 <built-in function default_int_handler>\n")]
+)
 def test_two_ray_workers(folder: Path, code: str, printed: str) -> None:
-    """The working directory is first on sys.path, as it is for `python -m shardrec` and in a notebook."""
+    """The working directory is first on sys.path, as for `python -m shardrec`; Ctrl-C is afterwards as it was."""
     content = yaml.safe_load((folder / "run.yaml").read_text())
     (folder / "run.yaml").write_text(yaml.safe_dump(content | {"run": str(folder / f"run-{len(code)}")}))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
