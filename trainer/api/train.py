@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
+from shardrec.trainer.config.model_settings import check_models
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.early_start import started_early
@@ -31,8 +33,9 @@ def train(
     began = time.time()
     config = config if isinstance(config, RunConfig) else load(config)
     _check_importable(config)
-    launches = [stage.launch for stage in resolve_stages(config).values()] or [config.launch]
-    with started_early(launches, "shardrec.trainer.training.train_run"):
+    runs = list(resolve_stages(config).values()) or [config]
+    check = partial(check_models, runs)
+    with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         import torch  # only now that the configuration is in order
 
         from shardrec.trainer.training.train_run import train_run

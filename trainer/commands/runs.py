@@ -1,6 +1,8 @@
 """`shardrec train`, `evaluate` and `predict`: one run, from its run file or its folder."""
 
+import os
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +21,19 @@ def train(
 ) -> None:
     """Trains a model as a run file says."""
     from shardrec.trainer.config.load import load
+    from shardrec.trainer.config.model_settings import check_models
     from shardrec.trainer.config.stages import resolve_stages
     from shardrec.trainer.launch.early_start import started_early
+    from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.run_folder.summaries import print_summary
 
     config = load(run_file, overrides or (), variant=variant)
     stages = resolve_stages(config)
-    launches = [one.launch for one in stages.values()] or [config.launch]
-    with started_early(launches, "shardrec.trainer.training.train_run"):
+    if not stages and "RANK" not in os.environ:  # a torchrun's first rank may have made it already
+        RunFolder.check(config, resume=resume)
+    runs = list(stages.values()) or [config]
+    check = partial(check_models, runs)
+    with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
 
         summary = train_run(config, resume=resume, quiet=quiet, began=context.obj)
@@ -87,7 +94,9 @@ def predict(
 
 def _started_early(run_folder: Path, overrides: list[str] | None, module: str) -> AbstractContextManager[None]:
     """Starts what the workers of a finished run will need, as `started_early` does."""
+    from shardrec.trainer.config.model_settings import check_models
     from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.run_folder.folder import RunFolder
 
-    return started_early([RunFolder.open(run_folder).config(overrides or ()).launch], module)
+    config = RunFolder.open(run_folder).config(overrides or ())
+    return started_early([config.launch], module, partial(check_models, [config]))

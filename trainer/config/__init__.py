@@ -4,6 +4,7 @@
 - `import_path.py`: where a user's own models are imported from
 - `init_from.py`: which tables and tower parameters start as those of other runs
 - `load.py`: how a run file is read, overridden and checked
+- `model_settings.py`: a model's class and its settings, checked
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other

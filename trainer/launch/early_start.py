@@ -4,7 +4,8 @@ import importlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from shardrec.trainer.config.sections import LaunchConfig
 
 
 @contextmanager
-def started_early(launches: Sequence[LaunchConfig], module: str) -> Iterator[None]:
+def started_early(launches: Sequence[LaunchConfig], module: str, check: Callable[[], None]) -> Iterator[None]:
     """Starts a local Ray where all `launches` are for one, while a thread imports `module`, which comes next.
 
-    Ray is stopped at the end, and what it prints is kept away from the terminal. Nothing is started where it is not
-    known without torch that a local Ray is asked for; where Ray does not start, the launch will say so.
+    check: raises UserError for what can be known before; then nothing is started. Ray is stopped at the end, and what
+    it prints is kept away from the terminal. Nothing is started where it is not known without torch that a local Ray
+    is asked for; where Ray does not start, the launch will say so.
     """
-    with ExitStack() as stack:
-        if all(map(_is_for_local_ray, launches)):
-            stack.enter_context(_started(launches, module))
+    if not all(map(_is_for_local_ray, launches)):
+        check()
+        yield
+        return
+    with _started(launches, module, check):
         yield
 
 
@@ -33,11 +37,13 @@ def _is_for_local_ray(launch: LaunchConfig) -> bool:
 
 
 @contextmanager
-def _started(launches: Sequence[LaunchConfig], module: str) -> Iterator[None]:
-    importing = threading.Thread(target=_import, args=(module,), name="imports", daemon=True)
+def _started(launches: Sequence[LaunchConfig], module: str, check: Callable[[], None]) -> Iterator[None]:
+    checked: Future[None] = Future()
+    importing = threading.Thread(target=_import, args=(module, check, checked), name="imports", daemon=True)
     importing.start()
     from shardrec.trainer.launch.running_ray import kept_ray
 
+    checked.result()
     with ExitStack() as stack:
         log = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shardrec-ray-"))) / "ray.log"
         with suppress(UserError):
@@ -46,6 +52,12 @@ def _started(launches: Sequence[LaunchConfig], module: str) -> Iterator[None]:
         yield
 
 
-def _import(module: str) -> None:
+def _import(module: str, check: Callable[[], None], checked: "Future[None]") -> None:
+    try:
+        check()
+    except BaseException as error:
+        checked.set_exception(error)
+        return
+    checked.set_result(None)
     with suppress(Exception):  # whoever needs the module imports it again, and is told
         importlib.import_module(module)

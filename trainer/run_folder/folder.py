@@ -76,11 +76,8 @@ class RunFolder:
     # ------------------------------------------------------------ making and opening
 
     @classmethod
-    def create(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
-        """Makes the folder of a new run, or takes up the one that is there with `resume`.
-
-        Raises UserError where the folder holds another run or other files.
-        """
+    def check(cls, config: RunConfig, *, resume: bool) -> None:
+        """Raises UserError where the folder of a new run, or of one taken up with `resume`, holds something else."""
         folder = cls(Path(config.run))
         if folder.config_file.exists():
             if not resume:
@@ -93,6 +90,15 @@ class RunFolder:
                 )
         elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
             raise UserError(f"{folder.path}: not a run folder and not empty; name another `run`")
+
+    @classmethod
+    def create(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
+        """Makes the folder of a new run, or takes up the one that is there with `resume`.
+
+        Raises UserError where the folder holds another run or other files.
+        """
+        cls.check(config, resume=resume)
+        folder = cls(Path(config.run))
         folder.logs.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         folder.error_file.unlink(missing_ok=True)

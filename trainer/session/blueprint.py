@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
 
-from shardrec import models
-from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.parquet import DataSet, Index
@@ -24,8 +21,7 @@ from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
-from shardrec.trainer.config.import_path import append_to_path
-from shardrec.trainer.config.load import problem_in
+from shardrec.trainer.config.model_settings import model_settings
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.expected_workers import expected_environment, run_topology
@@ -37,13 +33,7 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
 
     Raises UserError for unknown models and settings.
     """
-    append_to_path(config.import_from)
-    model_class: Any = models.resolve(config.model["name"])
-    config_class = models.config_class(model_class)
-    try:
-        settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
-    except ValidationError as error:
-        raise UserError(f"model {config.model['name']}: {problem_in(error, config_class)}") from None
+    model_class, settings = model_settings(config)
     fields = Fields(schema, config.tables)
     with torch.random.fork_rng(devices=[]):  # whoever asks has draws of their own
         torch.manual_seed(config.trainer.seed)

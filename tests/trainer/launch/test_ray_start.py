@@ -7,6 +7,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig
 from shardrec.trainer.launch import early_start
 from shardrec.trainer.launch.early_start import started_early
@@ -27,7 +28,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *launches: dict[str, object]) -> bo
     begun: list[str] = []
 
     class Started:
-        def __init__(self, launches: object, module: str) -> None:
+        def __init__(self, launches: object, module: str, check: object) -> None:
             begun.append(module)
 
         def __enter__(self) -> None:
@@ -37,7 +38,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *launches: dict[str, object]) -> bo
             pass
 
     monkeypatch.setattr(early_start, "_started", Started)
-    with started_early([LaunchConfig.model_validate(launch) for launch in launches], "module"):
+    with started_early([LaunchConfig.model_validate(launch) for launch in launches], "module", lambda: None):
         return begun == ["module"]
 
 
@@ -56,7 +57,7 @@ def test_nothing_else_does(launch: dict[str, object], monkeypatch: pytest.Monkey
 
 def test_a_ray_that_does_not_start_is_left_to_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", lambda **settings: (_ for _ in ()).throw(RuntimeError("no room")))
-    with started_early([LaunchConfig(workers=2)], "no.such.module"):
+    with started_early([LaunchConfig(workers=2)], "no.such.module", lambda: None):
         pass
 
 
@@ -68,3 +69,14 @@ def test_what_is_replaced_of_ray_train_is_there() -> None:
         for name, method in vars(ours).items():
             if inspect.isfunction(method) and name != "__init__":
                 assert callable(getattr(theirs, name, None)), name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_wrong_is_said_before_anything_starts(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", lambda **settings: pytest.fail("Ray was started"))
+
+    def check() -> None:
+        raise UserError("model: no such thing")
+
+    with pytest.raises(UserError, match="no such thing"), started_early([LaunchConfig(workers=workers)], "x", check):
+        pytest.fail("went on")
