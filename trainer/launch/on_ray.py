@@ -24,13 +24,13 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
-from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.ray_train import Trainer
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 
 

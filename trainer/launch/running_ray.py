@@ -9,8 +9,8 @@ import ray
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig
-from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.cores import cores, worker_count
+from shardrec.trainer.run_folder.captured_output import captured_output
 
 OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
 INHERITED = ("GOMP_SPINCOUNT",)  # what a cluster's workers are told

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import flush_and_exit, launch
-from shardrec.trainer.launch.captured_output import captured_output
 from shardrec.trainer.launch.peak_memory import MemoryMonitor
+from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
 from shardrec.trainer.run_folder.terminal import messages

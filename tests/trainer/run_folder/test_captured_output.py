@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shardrec.trainer.launch.captured_output import captured_output
+from shardrec.trainer.run_folder.captured_output import captured_output
 
 SCRIPT = """
 import ctypes, os, subprocess, sys
-from shardrec.trainer.launch.captured_output import captured_output
+from shardrec.trainer.run_folder.captured_output import captured_output
 libc = ctypes.CDLL(None)
 old_stdout = sys.stdout
 print("before")
