@@ -95,3 +95,21 @@ def test_a_documented_command_can_be_given(line: str) -> None:
     """Its name, options and arguments are those of a command; nothing is run."""
     name, *arguments = shlex.split(line, comments=True)
     get_group(app).commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["movielens", "ratings", "ncf", "implicit", "libfm", "frappe", "criteo", "avazu", "delimited", "histories", "amazon",
+     "movielens-histories"],
+)  # fmt: skip
+def test_a_source_that_is_not_there(command: str, tmp_path: Path) -> None:
+    """Every importer says so in one line, and makes nothing."""
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("features:\n- {kind: id, name: user, ids: {kind: hash, num_ids: 10}}\n")
+    nowhere = tmp_path / "nowhere"
+    source = ("--reviews", nowhere) if command == "amazon" else (nowhere,)
+    more = {"delimited": ("--recipe", recipe), "libfm": ("--fields", "user:0,item:5")}.get(command, ())
+    with pytest.raises(UserError, match="nowhere") as refused:
+        shardrec_prepare(command, *source, out, *more)
+    assert "\n" not in str(refused.value) and not out.exists()
