@@ -99,8 +99,8 @@ def test_a_documented_command_can_be_given(line: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["movielens", "ratings", "ncf", "implicit", "libfm", "frappe", "criteo", "avazu", "delimited", "histories", "amazon",
-     "movielens-histories"],
+    ["movielens", "ratings", "ncf", "implicit", "libfm", "frappe", "criteo", "avazu", "delimited", "histories",
+     "amazon", "movielens-histories"],
 )  # fmt: skip
 def test_a_source_that_is_not_there(command: str, tmp_path: Path) -> None:
     """Every importer says so in one line, and makes nothing."""
