@@ -131,53 +131,42 @@ def kernels(module: ShardedBags | ShardedSequences) -> list[Any]:
     return [kernel for lookup in module._lookups for kernel in lookup._emb_modules]
 
 
-class BagSharder(EmbeddingBagCollectionSharder):
+class _Sharder:
+    """What our sharders have in common: `sharded_module` is what they make, of any placement but replicas."""
+
+    sharded_module: type
+    fused_params: dict[str, Any] | None
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return ["table_wise", "column_wise", "row_wise"]
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        return ["fused"]
+
+    def shard(
+        self,
+        module: Any,
+        params: Mapping[str, ParameterSharding],
+        env: Any,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> Any:
+        return self.sharded_module(
+            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
+        )
+
+    @property
+    def sharded_module_type(self) -> type:
+        return self.sharded_module
+
+
+class BagSharder(_Sharder, EmbeddingBagCollectionSharder):
     """DistributedModelParallel makes `ShardedBags` by it."""
 
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return ["fused"]
-
-    def shard(
-        self,
-        module: Any,
-        params: Mapping[str, ParameterSharding],
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedBags:
-        return ShardedBags(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
-        )
-
-    @property
-    def sharded_module_type(self) -> type:
-        return ShardedBags
+    sharded_module = ShardedBags
 
 
-class SequenceSharder(EmbeddingCollectionSharder):
+class SequenceSharder(_Sharder, EmbeddingCollectionSharder):
     """DistributedModelParallel makes `ShardedSequences` by it."""
 
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return ["fused"]
-
-    def shard(
-        self,
-        module: Any,
-        params: Mapping[str, ParameterSharding],
-        env: Any,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedSequences:
-        return ShardedSequences(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
-        )
-
-    @property
-    def sharded_module_type(self) -> type:
-        return ShardedSequences
+    sharded_module = ShardedSequences
