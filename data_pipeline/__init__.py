@@ -7,7 +7,9 @@
 - `features/`: what a column means, and how its values become ids and numbers
 - `loading/`: batches, made ahead of the step that takes them
 - `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
+- `owned_files.py`: what the program can prove that it wrote, all that it may remove
 - `reading/`: row ranges of Parquet files, as arrays, in an order computed from data and seed alone
+- `relative_names.py`: names of files that stay inside their folder
 - `sampling/`: negatives drawn for training rows
 - `sizes.py`: sizes in bytes, as people read and write them
 - `whole_files.py`: files and folders that appear complete or not at all

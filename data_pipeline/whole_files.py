@@ -7,7 +7,7 @@ writers meet), put on disk, and only then renamed.
 import errno
 import itertools
 import os
-import shutil
+import re
 import signal
 import socket
 import sys
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
 
 _count = itertools.count()
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say whose folders cannot be synced
@@ -30,6 +31,7 @@ def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
     synced: a crash of the machine loses neither the old content nor the new one.
     """
     path = Path(path)
+    _remove_abandoned_files(path)
     temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         yield temporary
@@ -47,35 +49,41 @@ def whole_folder(
     out: Path,
     check: Callable[[Path], None],
     *,
-    overwrite: bool = False,
+    listed: bool = False,
     launch: str | None = None,
     leads: bool = True,
 ) -> Iterator[Path]:
     """Yields a folder to be filled, which then becomes `out`; if anything is raised, it is removed and `out` as it was.
 
-    check: raises UserError for an `out` that must not be replaced; asked at the start and at the end. What is in `out`
-    is replaced only with `overwrite`; else `out` must be empty then, or not there. launch: what the processes have in
-    common that fill one folder together, None: there is one process; the one that leads puts it in its place.
+    check: raises UserError for an `out` that must not be replaced; asked at the start and at the end. listed: the
+    folder gets a list of its files (`owned_files.py`), and those that a list in `out` names are replaced; else `out`
+    must be empty then, or not there. launch: what the processes have in common that fill one folder together, None:
+    there is one process; the one that leads puts it in its place.
 
     Raises UserError for a place that cannot be written to, and for a full disk.
     """
     check(out)
     place = out.resolve()
-    beginning = f".{place.name}.partial-{socket.gethostname()}-"
-    if launch is None:
-        _remove_abandoned(place.parent, beginning)
+    if leads:
+        _take_up_abandoned(place)
     folder = place.with_name(f".{place.name}.partial-{launch or _writer()}")
     try:
         folder.mkdir(parents=True, exist_ok=launch is not None)
+        if leads:
+            mark(folder, complete=False)
     except OSError as error:
         raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
     terminate = _exit_on_termination() if launch is None else None  # torchrun's ranks may be inside a collective
     try:
         yield folder
         if leads:
+            if listed:
+                mark(folder, complete=True)
+            else:
+                (folder / MARKER).unlink()
             _sync_all(folder)
             check(out)
-            _put(folder, place, overwrite)
+            _put(folder, place, listed)
             sync(place.parent)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -83,7 +91,7 @@ def whole_folder(
         raise UserError(f"{out}: no space left on the device; nothing was kept") from error
     finally:
         if leads:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_made(folder)
         if terminate is not None:
             signal.signal(signal.SIGTERM, terminate)
 
@@ -107,9 +115,9 @@ def _sync_all(folder: Path) -> None:
         sync(Path(inside))
 
 
-def _put(folder: Path, place: Path, overwrite: bool) -> None:
-    """Renames `folder` to `place`; without `overwrite` the system itself refuses where a file has come in meanwhile."""
-    if not (overwrite and place.exists()):
+def _put(folder: Path, place: Path, listed: bool) -> None:
+    """Renames `folder` to `place`; unless `listed`, the system itself refuses where a file has come in meanwhile."""
+    if not (listed and place.exists() and any(place.iterdir())):
         folder.rename(place)
         return
     old = folder.with_name(f"{folder.name}-old")
@@ -119,7 +127,9 @@ def _put(folder: Path, place: Path, overwrite: bool) -> None:
     except BaseException:
         old.rename(place)
         raise
-    shutil.rmtree(old)
+    remove_owned(old)
+    if old.exists():  # something came in between the check and here
+        raise UserError(f"{place}: replaced, but what came in meanwhile was not: it is in {old}; move it elsewhere")
 
 
 def _writer() -> str:
@@ -135,19 +145,30 @@ def _exit_on_termination() -> Any:
     return before
 
 
-def _remove_abandoned(parent: Path, beginning: str) -> None:
-    """Removes what killed processes of this host left behind of the same folder."""
-    for left in parent.glob(beginning.replace("[", "[[]") + "*"):
-        process = left.name.removeprefix(beginning).split("-")[0]
-        if process.isdigit() and not _alive(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+def _remove_abandoned_files(path: Path) -> None:
+    """Removes what killed processes of this host left behind of the same file."""
+    pattern = re.compile(re.escape(f".{path.name}.{socket.gethostname()}-") + r"(\d+)-\d+\.tmp")
+    for left in path.parent.glob(f".{_literally(path.name)}.*.tmp"):
+        match = pattern.fullmatch(left.name)
+        if match and not alive(int(match[1])) and left.is_file() and not left.is_symlink():
+            left.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _take_up_abandoned(place: Path) -> None:
+    """Removes what killed processes of this host left behind of the same folder, or puts it back where it belongs."""
+    of_host = re.compile(re.escape(f".{place.name}.partial-{socket.gethostname()}-") + r"(\d+)-\d+-old")
+    for left in place.parent.glob(f".{_literally(place.name)}.partial-*"):
+        if left.is_symlink() or (marker := Marker.read(left)) is None:
+            continue
+        replaced = of_host.fullmatch(left.name)
+        if replaced and not alive(int(replaced[1])):
+            if place.exists():
+                remove_owned(left)
+            else:
+                left.rename(place)  # killed between two renames: this is what was to be replaced
+        elif marker.files is None and marker.abandoned:
+            remove_owned(left)
+
+
+def _literally(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)

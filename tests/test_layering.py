@@ -42,6 +42,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("reading",),
         ("features",),
         ("batch", "comma_lists", "declaration", "sizes", "whole_files"),
+        ("owned_files",),
+        ("relative_names",),
         ("errors",),
     ),
     "data_pipeline.prepare": (

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from shardrec.data_pipeline import whole_files
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.owned_files import MARKER
 from shardrec.data_pipeline.whole_files import whole_file, whole_folder
 
 
@@ -58,7 +60,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, error: BaseExcepti
         raise error
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").write_text("old")
-    with pytest.raises(type(error)), whole_folder(tmp_path / "folder", anything, overwrite=True) as folder:
+    with pytest.raises(type(error)), whole_folder(tmp_path / "folder", anything, listed=True) as folder:
         (folder / "mine").write_text("ne")
         raise error
     with pytest.raises(type(error)), whole_folder(tmp_path / "new", must_be_new):
@@ -85,6 +87,31 @@ def test_a_killed_writer_leaves_no_folder_for_good(tmp_path: Path, how: signal.S
     with whole_folder(out, must_be_new) as folder:  # the next one removes what the killed one could not
         (folder / "x").write_text("1")
     assert [p.name for p in tmp_path.iterdir()] == ["out[1]"]
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    path, host = tmp_path / "plan[1].txt", socket.gethostname()
+    stop_inside("whole_file(out)", path, signal.SIGKILL)
+    assert len(os.listdir(tmp_path)) == 1
+    kept = [f".{path.name}.{host}-{os.getpid()}-0.tmp", f".{path.name}.elsewhere-1-0.tmp", f".{path.name}.mine.tmp"]
+    for name in kept:
+        (tmp_path / name).write_text("")
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, path.name])
+
+
+def test_what_a_kill_between_two_renames_moved_away_is_put_back(tmp_path: Path) -> None:
+    out, gone = tmp_path / "out", f".out.partial-{socket.gethostname()}-{2**22 + 1}-0"  # no process has that number
+    with whole_folder(out, must_be_new, listed=True) as folder:
+        (folder / "old").write_text("")
+    out.rename(tmp_path / f"{gone}-old")
+    (tmp_path / gone).mkdir()
+    (tmp_path / gone / "new").write_text("")  # not marked: anybody's
+    with pytest.raises(KeyboardInterrupt), whole_folder(out, anything, listed=True):
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(out)) == [MARKER, "old"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["out", gone])
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def prepare_histories(events: Events, protocol: HistoryProtocol, output: Output,
     folders = [_Positives(split, positives_of[split], protocol.sampling) for split in SPLITS]
     folders.append(_Positives(other_folder, positives_of["test"], protocol.other_sampling))
     tally = Tally()
-    with staged(output.folder, output.overwrite) as folder:
+    with staged(output.folder, output.overwrite, [events.source]) as folder:
         tables = _tables(rows, folder)
         for positives in folders:
             written = _write(rows, positives, tables, folder, output)

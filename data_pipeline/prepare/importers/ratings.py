@@ -116,7 +116,7 @@ def prepare_ratings(
         raise UserError(f"{folder}: no training ratings; check the input and the split")
     named = {name: f"{len(split_ratings.ids):,} ratings" for name, split_ratings in of_splits.items()}
     progress(", ".join(f"{name} {count}" for name, count in named.items()))
-    with staged(output.folder, output.overwrite) as staging:
+    with staged(output.folder, output.overwrite, [folder]) as staging:
         frequent = _Frequent.of(of_splits["train"].ids)
         lists = {name: _grouped(split_ratings, frequent) for name, split_ratings in of_splits.items()}
         tally = Tally()

@@ -111,7 +111,8 @@ def prepare(sources: Sequence[RawSource], recipe: Recipe, output: Output, progre
     left behind then.
     """
     numbered = [Numbered(part, source) for part, source in enumerate(sources)]
-    with staged(output.folder, output.overwrite) as folder, Workers(output.workers) as workers:
+    inputs = [source.path for source in sources]
+    with staged(output.folder, output.overwrite, inputs) as folder, Workers(output.workers) as workers:
         if isinstance(recipe.split, TimeSplit) and not recipe.split.cuts and any(s.split is None for s in sources):
             cut = find_cuts(numbered, recipe.split, workers)
             recipe = recipe.model_copy(update={"split": cut})

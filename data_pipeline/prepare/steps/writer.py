@@ -1,5 +1,6 @@
 """Prepared data is written to folders that appear complete or not at all, in Parquet files of bounded size."""
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.owned_files import check_replaceable
 from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.whole_files import whole_folder
 
@@ -18,15 +20,17 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def staged(out: str | Path, overwrite: bool = False) -> AbstractContextManager[Path]:
+def staged(out: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> AbstractContextManager[Path]:
     """Yields a folder to be filled, which then becomes `out`; it is removed if anything is raised.
 
-    Raises UserError where `out` holds anything, unless `overwrite` is given and `out` is prepared data (schema.yaml).
+    Raises UserError where `out` holds anything, unless `overwrite` is given and all in `out` is a preparation's: what
+    else is there, `inputs` and the working directory among it, is never replaced.
     """
-    return whole_folder(Path(out).absolute(), partial(_check_vacant, overwrite=overwrite), overwrite=overwrite)
+    check = partial(_check_vacant, overwrite=overwrite, inputs=tuple(inputs))
+    return whole_folder(Path(out).absolute(), check, listed=True)
 
 
-def _check_vacant(out: Path, overwrite: bool) -> None:
+def _check_vacant(out: Path, overwrite: bool, inputs: Sequence[str | Path]) -> None:
     if not out.exists():
         return
     if not out.is_dir():
@@ -35,10 +39,7 @@ def _check_vacant(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out}: is not empty; name another folder or give --overwrite")
-    if not (out / SCHEMA_FILE).exists():
-        raise UserError(
-            f"{out}: not overwritten, since it holds no {SCHEMA_FILE} and so is not prepared data; remove it"
-        )
+    check_replaceable(out, inputs)
 
 
 class RowsWriter:

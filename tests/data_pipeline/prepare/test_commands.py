@@ -56,6 +56,25 @@ def test_existing_output_is_refused_or_replaced(source: Path, tmp_path: Path) ->
     assert [file.row_group(i).num_rows for i in range(file.num_row_groups)] == [30, 30, 30, 10]
 
 
+@pytest.mark.parametrize("place", ["project", "project/run", ".", "link", "source's folder"])
+def test_overwrite_replaces_no_folder_of_the_users(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    run = tmp_path / "project" / "run"
+    (run / "checkpoints" / "step-8").mkdir(parents=True)
+    (run / "checkpoints" / "step-8" / "manifest.json").write_text("{}")
+    shardrec_prepare("libfm", source, tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for folder in (run, run.parent, source.parent):
+        (folder / "schema.yaml").write_text("features: []")
+    monkeypatch.chdir(run.parent)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    out = source.parent if place.startswith("source") else Path(".") if place == "." else tmp_path / place
+    with pytest.raises(UserError, match="not replaced, since"):
+        shardrec_prepare("libfm", source, out, "--overwrite")
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_given_files_and_down_sampling(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = shardrec_prepare("libfm", source, out, "--validation", source, "--test", source, "--negative-rate", "0.5")

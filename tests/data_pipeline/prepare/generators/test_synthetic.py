@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.owned_files import MARKER
 from shardrec.data_pipeline.prepare.generators.planted import Histories
 from shardrec.data_pipeline.prepare.generators.synthetic import parse_ids, synthetic
 
@@ -34,7 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_is_that_of_a_preparation(made: Path) -> None:
-    assert sorted(path.name for path in made.iterdir()) == ["best.yaml", "schema.yaml", "test", "train", "validation"]
+    names = ["best.yaml", "schema.yaml", "test", "train", "validation"]
+    assert sorted(path.name for path in made.iterdir()) == [MARKER, *names]
     schema = Schema.load(made / "schema.yaml")
     assert [f.name for f in schema.features] == ["id_1", "id_2", "id_3", "item", "history", "dense_1", "dense_2"]
     assert [f.num_embeddings for f in schema.sparse] == [5_000, 100, 20, 300, 300]

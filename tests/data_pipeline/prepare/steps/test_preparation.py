@@ -18,6 +18,7 @@ import yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
+from shardrec.data_pipeline.owned_files import MARKER
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
 from shardrec.data_pipeline.prepare.steps.fitting import Moments, ValueCounts
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
@@ -116,7 +117,8 @@ def test_every_row_is_in_one_split_in_order(prepared: Any) -> None:
         seen += places
     assert sorted(seen) == list(range(len(rows)))
     assert 850 < report.tally.rows["train"] < 1070
-    assert sorted(f.name for f in out.iterdir()) == ["schema.yaml", "test", "train", "validation", "vocabularies"]
+    made = ["schema.yaml", "test", "train", "validation", "vocabularies"]
+    assert sorted(f.name for f in out.iterdir()) == [MARKER, *made]
     for file in (out / "train").glob("*"):
         assert pq.ParquetFile(file).metadata.num_rows <= 256
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.owned_files import MARKER
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, RowsWriter, staged
 
 
@@ -39,6 +40,16 @@ def test_row_groups_and_files_have_their_sizes(
     assert sizes == [group_rows] * (total // group_rows) + ([total % group_rows] if total % group_rows else [])
 
 
+def test_files_that_come_in_while_a_folder_is_replaced_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged(out) as folder:
+        (folder / "x").write_text("1")
+    with pytest.raises(UserError, match="did not write 'mine'"), staged(out, overwrite=True) as folder:
+        (folder / "x").write_text("2")
+        (out / "mine").write_text("1")
+    assert (out / "x").read_text() == (out / "mine").read_text() == "1"
+
+
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with staged(out) as folder:
@@ -53,20 +64,21 @@ def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with staged(out) as folder:  # an empty folder is as good as none
-        (folder / "mine").write_text("1")
+        (folder / SCHEMA_FILE).write_text("1")
+    (out / "mine").write_text("1")
     for overwrite, message in (
         (False, "is not empty; name another folder or give --overwrite"),
-        (True, "not prepared"),
+        (True, "not replaced, since shardrec did not write 'mine' in it"),
     ):
         with pytest.raises(UserError, match=message), staged(out, overwrite):
             raise AssertionError("must not be entered")
-    (out / SCHEMA_FILE).write_text("")
+    (out / "mine").unlink()
     with pytest.raises(KeyboardInterrupt), staged(out, overwrite=True):
         raise KeyboardInterrupt
-    assert (out / "mine").exists()
+    assert (out / SCHEMA_FILE).read_text() == "1"
     with staged(out, overwrite=True) as folder:
         (folder / "new").write_text("2")
-    assert [f.name for f in out.iterdir()] == ["new"]
+    assert sorted(f.name for f in out.iterdir()) == [MARKER, "new"]
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
     with pytest.raises(UserError, match="is a file"), staged(out / "new"):
         pass
