@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.relative_names import RelativeName
 
 
 class Hash(Declaration):
@@ -50,7 +51,7 @@ class Vocabulary(Declaration):
     """
 
     kind: Literal["vocabulary"] = "vocabulary"
-    path: str
+    path: RelativeName
     size: int = Field(ge=0, description="number of values in the file")
 
     @property

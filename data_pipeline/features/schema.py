@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from shardrec.data_pipeline.declaration import Declaration, first_problem, load_yaml, plain, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
 
 # ---------------------------------------------------------------- how a column becomes table rows
@@ -312,10 +313,25 @@ class Schema(Declaration):
         """Returns the files that reading rows takes, relative to the schema's folder."""
         return tuple(dict.fromkeys(path for f in self.sparse for path in _vocabularies(f)))
 
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """Returns the files beside the schema that it names, relative to its folder.
+
+        They are its `vocabularies`, and those by which rows were prepared, which tell what the ids mean.
+        """
+        return tuple(dict.fromkeys((*self.vocabularies, *self.raw().vocabularies)))
+
     @classmethod
     def load(cls, path: str | Path) -> "Schema":
-        """Reads `schema.yaml`. Raises UserError for a missing file, broken YAML or an undeclared key."""
-        return load_yaml(cls, path, "schema; write one or make it with `shardrec prepare`")
+        """Reads `schema.yaml`.
+
+        Raises UserError for a missing file, broken YAML, an undeclared key, and a name that leads out of its folder.
+        """
+        schema = load_yaml(cls, path, "schema; write one or make it with `shardrec prepare`")
+        if "://" not in str(path):
+            for name in schema.named_files:
+                within(Path(path).parent, name)
+        return schema
 
     def save(self, path: str | Path) -> None:
         """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""

@@ -17,21 +17,12 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-
-CHUNK_BYTES = 32 << 20
-"""A chunk of rows has so many bytes: what is in memory beside the table, and what one checksum covers."""
+from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry
 
 _BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
-_CODES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
-SAVED_DTYPES = {code: dtype for dtype, code in _CODES.items()}
-"""The dtypes of saved tensors by their codes in safetensors headers."""
-
 REPLACE = "restore the file from a copy, or resume from an earlier step"
 """What an error line advises about a damaged file."""
-
-Entry = dict[str, Any]
-"""A manifest entry says what is in one file: table, place of the shard, and its tensors. JSON can hold it."""
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
@@ -44,8 +35,8 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     at = 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-        described[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        described[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape)}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)

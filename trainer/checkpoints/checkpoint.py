@@ -8,9 +8,9 @@ import base64
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.owned_files import remove_files, remove_if_empty, remove_made
 from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
@@ -29,6 +30,7 @@ from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 TOWER_FILE = "tower.safetensors"
 
 
@@ -137,14 +139,38 @@ def prune(folder: RunFolder, keep: int, best: int | None) -> None:
         if step != best:
             doomed = folder.checkpoints / f".step-{step}.old"
             folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(doomed, folder.checkpoint(step))
 
 
 def remove_unfinished(folder: RunFolder) -> None:
-    """Deletes what a killed run left half-written."""
+    """Deletes what a killed run left half-written or half-deleted."""
     for path in folder.checkpoints.iterdir():
-        if re.fullmatch(r"\.step-\d+\.(tmp|old)", path.name):
-            shutil.rmtree(path, ignore_errors=True)
+        match = re.fullmatch(r"\.step-(\d+)\.(tmp|old)", path.name)
+        if match is None or path.is_symlink():
+            continue
+        if match[2] == "tmp":
+            remove_made(path)
+        else:
+            _remove(path, folder.checkpoint(int(match[1])))
+
+
+def _remove(doomed: Path, place: Path) -> None:
+    """Deletes the files that a manifest names; what else lies among them goes back to where it was."""
+    with suppress(UserError):
+        remove_files(doomed, file_names(read_manifest(doomed)))
+        remove_files(doomed, [MANIFEST])
+    remove_if_empty(doomed)
+    if doomed.exists() and not place.exists():
+        doomed.rename(place)
+
+
+def file_names(content: Mapping[str, Any]) -> list[str]:
+    """Returns the files of a checkpoint, relative to its folder, by its manifest's content; not the manifest itself."""
+    entries = [
+        *content["tables"],
+        *(entry for id_map in content.get("id_maps", {}).values() for entry in id_map["files"]),
+    ]
+    return [*(entry["file"] for entry in entries), TOWER_FILE]
 
 
 # ---------------------------------------------------------------- the tower

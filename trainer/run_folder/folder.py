@@ -9,11 +9,11 @@ A run of stages has a folder of this kind for each of them, and `stages.yaml` an
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -21,10 +21,23 @@ from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.owned_files import MARKER, remove_files, remove_if_empty
+from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.atomic import write_atomically
+
+_FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
+_WRITTEN = (
+    *_FILES,
+    "logs/driver.log",
+    "logs/rank-*.log",
+    "logs/*.json",
+    "tensorboard/events.out.tfevents.*",
+    "checkpoints/.step-*.tmp/**/*",
+)  # before the first checkpoint
+_OWN_NAMES = (*_FILES, MARKER, "logs", "tensorboard", "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -142,10 +155,20 @@ class RunFolder:
             raise UserError(f"{path}: not a run folder (no config.yaml in it)")
         return folder
 
-    def discard(self) -> None:
-        """Removes the folder of a run that failed before its first checkpoint: there is nothing in it to go on from."""
+    def discard(self, *, keep: bool = False) -> None:
+        """Removes what a run wrote that failed before its first checkpoint: there is nothing in it to go on from.
+
+        What else lies in the folder stays, and then it does too; keep: it was there before the run.
+        """
         assert not self.steps()
-        shutil.rmtree(self.path)
+        names = [path.relative_to(self.path).as_posix() for pattern in _WRITTEN for path in self.path.glob(pattern)]
+        with suppress(UserError):  # there may have been no room for it
+            names += self.schema().named_files
+        remove_files(self.path, names)
+        for folder in (self.logs, self.checkpoints):
+            remove_if_empty(folder)
+        if not keep:
+            remove_if_empty(self.path)
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
         """Returns the run's resolved configuration; run and schema are where the folder is now."""
@@ -166,15 +189,16 @@ class RunFolder:
         if config.data.schema_folder == str(self.path):
             return
         schema.save(self.schema_file)
-        needed = schema.vocabularies
-        for path in dict.fromkeys((*needed, *schema.raw().vocabularies)):
-            target = self.path / path
+        for path in schema.named_files:
+            if PurePosixPath(path).parts[0] in _OWN_NAMES:
+                raise UserError(f"{config.data.schema_file}: a vocabulary's file is called {path}, as one of a run is")
+            target = within(self.path, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with whole_file(target) as temporary:
                     copy_files(f"{config.data.schema_folder}/{path}", str(temporary))
             except FileNotFoundError:
-                if path in needed:
+                if path in schema.vocabularies:
                     raise
 
     # ------------------------------------------------------------ checkpoints

@@ -97,7 +97,7 @@ def _copy_run(folder: RunFolder, made: RunFolder, final: Path) -> None:
     write_atomically(made.config_file, config.dump())
     shutil.copyfile(folder.schema_file, made.schema_file)
     schema = folder.schema()
-    for path in dict.fromkeys((*schema.vocabularies, *schema.raw().vocabularies)):
+    for path in schema.named_files:
         if (folder.path / path).exists():
             (made.path / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder.path / path, made.path / path)

@@ -54,6 +54,7 @@ def _train(
     blueprint: Blueprint, *, resume: bool, quiet: bool, began: float, stays: bool = False, embedded: bool = False
 ) -> dict[str, Any] | None:
     config = blueprint.config
+    existed = Path(config.run).exists()
     folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
     try:
         summary = supervised(
@@ -61,7 +62,7 @@ def _train(
         )
     except UserError:
         if leads() and not resume and folder.failure() and not folder.steps():
-            folder.discard()
+            folder.discard(keep=existed)
         raise
     if summary:
         if (at := summary.pop("first_step_at")) is not None:
@@ -91,6 +92,7 @@ def _train_stages(
     finished.pop(last, None)
     left = {name: stage for name, stage in stages.items() if name not in finished}
     blueprints = {name: inspect_run(stage, planned_folders(left)) for name, stage in left.items()}
+    existed = whole.path.exists()
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
@@ -111,7 +113,7 @@ def _train_stages(
                 gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
     except UserError:
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
-            whole.discard()
+            whole.discard(keep=existed)
         raise
     if not leads():
         if not embedded:

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, Vocabulary
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -79,3 +80,60 @@ def test_the_first_failure_counts(config: RunConfig) -> None:
     folder.fail(UserError("the cause"))
     folder.fail(UserError("a consequence"))
     assert str(folder.failure()) == "the cause"
+
+
+def test_a_discarded_run_takes_nothing_of_the_users_with_it(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder.create(config, resume=False)
+    for name in ("driver.log", "rank-0.log", "progress.json"):
+        (folder.logs / name).write_text("")
+    (folder.checkpoints / ".step-4.tmp" / "tables").mkdir(parents=True)
+    (folder.checkpoints / ".step-4.tmp" / "tables" / "a.safetensors").write_text("")
+    mine = [folder.path / "notes.txt", folder.logs / "what I saw.txt", folder.path / "vocabularies" / "mine"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "driver.log").write_text("precious")
+    (folder.path / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    folder.discard()
+    assert {path for path in folder.path.rglob("*") if path.is_file()} == set(mine)
+    assert (tmp_path / "elsewhere" / "driver.log").exists()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_discarded_folder_goes_unless_it_was_there_before(config: RunConfig, keep: bool) -> None:
+    folder = RunFolder.create(config, resume=False)
+    folder.discard(keep=keep)
+    assert folder.path.exists() is keep
+    assert not keep or not any(folder.path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../../precious", "/etc/passwd", "a/../../b", "config.yaml", "checkpoints/best"])
+def test_a_schema_writes_only_its_own_files_into_a_run(config: RunConfig, tmp_path: Path, name: str) -> None:
+    ids = {"kind": "identity", "num_ids": 3, "prepared": {"kind": "vocabulary", "path": name, "size": 2}}
+    declared = {"features": [{"kind": "id", "name": "a", "ids": ids}]}
+    (tmp_path / "data" / "schema.yaml").write_text(yaml.safe_dump(declared))
+    (tmp_path / "data" / "checkpoints").mkdir()
+    for place in (tmp_path / "data", tmp_path / "data" / "checkpoints"):
+        (place / Path(name).name).write_text("theirs")
+    with pytest.raises(UserError, match=r"must stay inside its folder|called .*, as one of a run is"):
+        RunFolder.create(config, resume=False)
+    assert not any(path.read_text() == "theirs" for path in Path(config.run).rglob("*") if path.is_file())
+
+
+def test_a_link_leads_no_vocabulary_out_of_its_folder(config: RunConfig, tmp_path: Path) -> None:
+    ids = Identity(num_ids=3, prepared=Vocabulary(path="vocabularies/a.parquet", size=2))
+    schema = Schema(features=(IdFeature(name="a", ids=ids),))
+    schema.save(tmp_path / "data" / "schema.yaml")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "a.parquet").write_text("precious")
+    (tmp_path / "data" / "vocabularies").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="a link leads out of"):  # read
+        RunFolder.create(config, resume=False)
+    (tmp_path / "data" / "vocabularies").unlink()
+    (tmp_path / "data" / "vocabularies").mkdir()
+    (tmp_path / "data" / "vocabularies" / "a.parquet").write_text("theirs")
+    (Path(config.run) / "vocabularies").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="a link leads out of"):  # written
+        RunFolder(Path(config.run)).describe(config)
+    assert (tmp_path / "secret" / "a.parquet").read_text() == "precious"
