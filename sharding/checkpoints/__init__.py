@@ -1,6 +1,7 @@
 """Rows lie on disk in files that load under any plan.
 
 - `copy_columns.py`: how tables start from columns of another run's tables
+- `entries.py`: what a manifest says of each file of tables and id maps, checked
 - `frozen.py`: how a checkpoint is read into tables that are only read
 - `id_maps.py`: how id maps are written, read and put together
 - `replaced_rows.py`: how a saved table is copied with some of its rows replaced

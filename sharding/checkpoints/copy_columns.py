@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, entries_by_table, fill_rectangle
+from shardrec.sharding.checkpoints.entries import Entry
+from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle
 from shardrec.sharding.tables.live import LiveTable
 from shardrec.sharding.updates.choose import warm_start_tables
 

@@ -76,6 +76,13 @@ _TABLES, _ID_MAPS = TypeAdapter(list[_TableFile]), TypeAdapter(dict[str, _IdMap]
 _OF_THE_WHOLE = ("num_embeddings", "embedding_dim", "physical_dim", "dtype", "optimizer", "dynamic")
 
 
+def file_metadata(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the header of an entry's file says of it."""
+    if "kind" in entry:
+        return {"id_map": entry["table"], "kind": entry["kind"], "row": str(entry["row"])}
+    return {key: str(entry[key]) for key in ("table", "row", "column")}
+
+
 def check_entries(tables: Any, id_maps: Any) -> None:
     """Raises ValueError, in one line, for entries that are not what `write_tables` and `write_id_maps` return."""
     try:

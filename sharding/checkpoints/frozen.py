@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
-from shardrec.sharding.checkpoints.shard_files import Entry, entries_by_table
+from shardrec.sharding.checkpoints.shard_files import entries_by_table
 from shardrec.sharding.checkpoints.tables import check_model
 from shardrec.sharding.distribution.frozen_rows import quantise
 from shardrec.sharding.tables.live import LiveTable

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.whole_files import sync
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
+from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
-from shardrec.sharding.checkpoints.shard_files import Entry, Scratch, fill_rectangle, write_file
+from shardrec.sharding.checkpoints.shard_files import Scratch, fill_rectangle, write_file
 from shardrec.sharding.dynamic.id_map import IdCounters, IdMap
 
 Saved = dict[str, dict[str, Any]]
@@ -44,9 +45,9 @@ def _write_map(inside: Path, name: str, id_map: IdMap) -> dict[str, Any]:
         if not id_map.buckets:
             continue
         path = inside / f"{quote(name, safe='')}.{kind}.r{first}.safetensors"
-        described = write_file(path, tensors, {"id_map": name, "kind": kind, "row": str(first)})
-        where = {"table": name, "kind": kind, "num_embeddings": row_count, "row": first, "column": 0}
-        files.append({**where, "file": f"{_FOLDER}/{path.name}", "tensors": described})
+        entry = {"table": name, "kind": kind, "num_embeddings": row_count, "row": first, "column": 0}
+        described = write_file(path, tensors, file_metadata(entry))
+        files.append({**entry, "file": f"{_FOLDER}/{path.name}", "tensors": described})
     return {"config": id_map.config.model_dump(), "counters": asdict(id_map.counters), "files": files}
 
 

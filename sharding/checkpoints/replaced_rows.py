@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
-from shardrec.sharding.checkpoints.shard_files import SAVED_DTYPES, Entry, Scratch, chunks, saved_row_bytes
+from shardrec.sharding.checkpoints.shard_files import Scratch, chunks, saved_row_bytes
 from shardrec.sharding.updates.rules import SAMPLES, RowUpdate
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a value -> what its bits are moved as

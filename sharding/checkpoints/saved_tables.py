@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.shard_files import (
     REPLACE,
-    SAVED_DTYPES,
-    Entry,
     Scratch,
+    check_header,
     chunks,
     entries_by_table,
     saved_row_bytes,
@@ -46,7 +46,10 @@ class SavedRows:
     tensors: Mapping[str, tuple[int, ...]]
 
     def file_sizes(self) -> dict[str, int]:
-        """Returns the bytes of each file. Raises UserError for one that is missing, or not as long as it was."""
+        """Returns the bytes of each file.
+
+        Raises UserError for one that is missing, or not as long as it was, or begins in another way.
+        """
         sizes = {}
         for entry in self.entries:
             path = self.folder / entry["file"]
@@ -58,6 +61,7 @@ class SavedRows:
             if size != expected:
                 fault = "cut short" if size < expected else "longer than when it was written"
                 raise UserError(f"{path}: {fault}: {size} bytes found, {expected} expected; {REPLACE}")
+            check_header(path, entry)
             sizes[entry["file"]] = size
         return sizes
 

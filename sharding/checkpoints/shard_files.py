@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry
+from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry, file_metadata
 
 _BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
@@ -30,23 +30,35 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
     Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32.
     """
-    described: dict[str, Any] = {}
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    at = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-        described[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape)}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)
+    described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
     with open(path, "xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(struct.pack("<Q", len(text)) + text))
+        _write_all(file.fileno(), memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()
             described[name]["chunk_rows"], described[name]["crc32"] = _write_rows(file.fileno(), tensor)
         os.fsync(file.fileno())
     return described
+
+
+def _header(described: Entry, metadata: Mapping[str, str]) -> bytes:
+    """Returns what a safetensors file of such tensors, one after another, begins with."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, tensor in described.items():
+        end = at + tensor["shape"][0] * saved_row_bytes(tensor)
+        header[name] = {"dtype": tensor["dtype"], "shape": tensor["shape"], "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _HEADER_ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
+
+
+def check_header(file: Path, entry: Entry) -> None:
+    """Raises UserError where a file does not begin as one of what its entry says; nothing of ours reads that part."""
+    expected = _header(entry["tensors"], file_metadata(entry))
+    with open(file, "rb") as opened:
+        if opened.read(len(expected)) != expected:
+            raise UserError(f"{file}: its header has changed since it was written; {REPLACE}")
 
 
 def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
@@ -173,6 +185,9 @@ def chunks(
     except FileNotFoundError:
         raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {REPLACE}") from None
     try:
+        end, size = described["start"] + shape[0] * width, os.fstat(descriptor).st_size
+        if size < end:  # before memory is taken for what a manifest says
+            raise UserError(f"{file}: cut short: {size} bytes found, {end} expected; {REPLACE}")
         for chunk in range(first // step, -(-last // step)):
             start = chunk * step
             size = min(step, shape[0] - start) * width

@@ -14,13 +14,8 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.whole_files import sync
-from shardrec.sharding.checkpoints.shard_files import (
-    Entry,
-    Scratch,
-    entries_by_table,
-    fill_rectangle,
-    write_file,
-)
+from shardrec.sharding.checkpoints.entries import Entry, file_metadata
+from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle, write_file
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
 from shardrec.sharding.updates.choose import row_update
 
@@ -61,15 +56,14 @@ def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
 def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
     tensors = {name: table.logical(shard, name) for name in shard.tensors}
     path = inside / f"{quote(table.name, safe='')}.r{shard.row}.c{shard.column}.safetensors"
-    described = write_file(path, tensors, {"table": table.name, "row": str(shard.row), "column": str(shard.column)})
-    return {
+    entry = {
         "table": table.name,
         **_description(table),
         "file": f"tables/{path.name}",
         "row": shard.row,
         "column": shard.column,
-        "tensors": described,
     }
+    return {**entry, "tensors": write_file(path, tensors, file_metadata(entry))}
 
 
 def _description(table: LiveTable) -> Entry:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
-from shardrec.trainer.checkpoints.checkpoint import read_manifest
+from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch

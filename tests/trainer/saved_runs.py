@@ -17,7 +17,7 @@ from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard
 from shardrec.sharding.updates.choose import row_update
-from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, read_manifest, write_manifest
+from shardrec.trainer.checkpoints.manifest import TOWER_FILE, read_manifest, write_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from tests.trainer.recorded import train
@@ -85,7 +85,9 @@ def saved_again(run: Path, step: int, to: Path, world_size: int, placements: dic
         read_tables(at, content["tables"], live)
         entries += write_tables(to, live)
     (to / TOWER_FILE).write_bytes((at / TOWER_FILE).read_bytes())
-    write_manifest(to / "manifest.json", {**content, "tables": entries, "world_size": world_size})
+    generators = content["generators"][:1] * world_size
+    changed = {"tables": entries, "world_size": world_size, "generators": generators}
+    write_manifest(to / "manifest.json", content | changed)
     return to
 
 

@@ -16,7 +16,7 @@ import torch
 
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.checkpoints.shard_files import CHUNK_BYTES, Entry
+from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, Entry
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.planning.placements import row_blocks
 from shardrec.sharding.planning.plan import table_bytes

@@ -4,5 +4,7 @@
 - `contents.py`: what is in a checkpoint, every byte checked: `shardrec checkpoint show`
 - `difference.py`: what differs between two checkpoints: `shardrec checkpoint diff`
 - `id_map_facts.py`: how full the id map of a checkpoint is
+- `manifest.py`: what a checkpoint's manifest says, checked before anything goes by it
+- `position.py`: how far a run has come
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
 """

@@ -5,18 +5,18 @@ Every rank streams its shards of the tables into `.step-N.tmp/`; when all are on
 """
 
 import base64
-import json
 import os
 import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
@@ -25,31 +25,19 @@ from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.trainer.checkpoints.manifest import (
+    FORMAT,
+    MANIFEST,
+    TOWER_FILE,
+    file_entry,
+    file_names,
+    read_manifest,
+    write_manifest,
+)
+from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-TOWER_FILE = "tower.safetensors"
-
-
-@dataclass
-class Position:
-    """A position says how far a run has come: all that training needs beside tensors.
-
-    step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
-    last log line; best: the best evaluation so far; stale: evaluations since then.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    rows: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    best: dict[str, Any] | None = None
-    stale: int = 0
-    stopped: bool = False
 
 
 def save(folder: RunFolder, session: Session, position: Position, order: Mapping[str, Any]) -> None:
@@ -59,7 +47,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
     """
     environment, distributed = session.environment, session.distributed
     final = folder.checkpoint(position.step)
-    if environment.broadcast((final / "manifest.json").exists()):
+    if environment.broadcast((final / MANIFEST).exists()):
         return
     temporary = folder.checkpoints / f".step-{position.step}.tmp"
     if environment.leads:
@@ -81,7 +69,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
             "tower": _write_tower(temporary / TOWER_FILE, session),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
-        write_manifest(temporary / "manifest.json", content)
+        write_manifest(temporary / MANIFEST, content)
         sync(temporary)
         temporary.rename(final)
         sync(folder.checkpoints)
@@ -108,24 +96,6 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
     else:
         torch.manual_seed(generator_seed(session.config.trainer.seed, position.step, environment.rank))
     return position
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Returns the checked content of a checkpoint's manifest. Raises UserError where it is missing or damaged."""
-    path = checkpoint / "manifest.json"
-    try:
-        document = json.loads(path.read_text())
-        content = document["content"]
-        damaged = zlib.crc32(_canonical(content)) != document["crc32"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {checkpoint.name} is not a complete checkpoint") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        damaged = True
-    if damaged:
-        raise UserError(f"{path}: damaged (its checksum differs); delete {checkpoint} to go on from an earlier one")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: format {content['format']}, this version reads {FORMAT}")
-    return content
 
 
 def generator_seed(seed: int, step: int, rank: int) -> int:
@@ -164,15 +134,6 @@ def _remove(doomed: Path, place: Path) -> None:
         doomed.rename(place)
 
 
-def file_names(content: Mapping[str, Any]) -> list[str]:
-    """Returns the files of a checkpoint, relative to its folder, by its manifest's content; not the manifest itself."""
-    entries = [
-        *content["tables"],
-        *(entry for id_map in content.get("id_maps", {}).values() for entry in id_map["files"]),
-    ]
-    return [*(entry["file"] for entry in entries), TOWER_FILE]
-
-
 # ---------------------------------------------------------------- the tower
 
 
@@ -194,12 +155,6 @@ def _write_tower(path: Path, session: Session) -> dict[str, Any]:
     return file_entry(path)
 
 
-def file_entry(path: Path) -> dict[str, int]:
-    """Returns what the manifest says of a file: its size and checksum."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "crc32": zlib.crc32(data)}
-
-
 def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns a checkpoint's tower with buffers and optimizer, by plan-independent names; `content`: its manifest's.
 
@@ -212,7 +167,10 @@ def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tenso
         raise UserError(f"{path}: missing; the checkpoint is damaged") from None
     if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
         raise UserError(f"{path}: damaged (size or checksum differ from the manifest's); delete {path.parent}")
-    return load_file(str(path))
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file ({error}); use another checkpoint") from None
 
 
 def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -238,30 +196,17 @@ def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Session)
             tensor.copy_(saved[name])
 
 
-# ---------------------------------------------------------------- the manifest
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-
-
-def write_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Writes a manifest with its own checksum, synced to disk."""
-    document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
-    with path.open("w") as file:
-        json.dump(document, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _generator_state(device: torch.device) -> bytes:
     state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
     return state.numpy().tobytes()
 
 
 def _set_generator_state(device: torch.device, state: bytes) -> None:
-    tensor = torch.frombuffer(bytearray(state), dtype=torch.uint8)
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(tensor, device)
-    else:
-        torch.set_rng_state(tensor)
+    tensor = torch.frombuffer(bytearray(state), dtype=torch.uint8) if state else torch.empty(0, dtype=torch.uint8)
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensor, device)
+        else:
+            torch.set_rng_state(tensor)
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint's generator cannot be taken up: {error}; use another checkpoint") from None

@@ -11,7 +11,7 @@ from shardrec.models.table_reads import declared_tables, features_of
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
-from shardrec.trainer.checkpoints.checkpoint import read_manifest
+from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 

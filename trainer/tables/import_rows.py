@@ -11,14 +11,16 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.files import find_files
+from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.id_maps import write_id_maps
 from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
 from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
-from shardrec.sharding.checkpoints.shard_files import Entry
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import DTYPES, starts_at_zero
 from shardrec.sharding.updates.choose import row_update
-from shardrec.trainer.checkpoints.checkpoint import TOWER_FILE, Position, saved_tower, write_manifest
+from shardrec.trainer.checkpoints.checkpoint import saved_tower
+from shardrec.trainer.checkpoints.manifest import TOWER_FILE, write_manifest
+from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from shardrec.trainer.checkpoints.checkpoint import Position
+from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.config.sections import EarlyStopping
 
 

@@ -14,6 +14,8 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.manifest import read_manifest
+from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -109,7 +111,7 @@ class Trainer:
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
         if steps:
             at = self.folder.checkpoint(steps[-1])
-            self.loader.check_state(checkpoint.read_manifest(at)["order"])
+            self.loader.check_state(read_manifest(at)["order"])
             self._take_up(checkpoint.restore(at, session), steps)
         elif self.config.init_from:
             start_from(self.config.init_from, session)
@@ -120,7 +122,7 @@ class Trainer:
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
         self.reporter.record("start", self._first_step, facts)
 
-    def _take_up(self, position: checkpoint.Position, steps: list[int]) -> None:
+    def _take_up(self, position: Position, steps: list[int]) -> None:
         """Puts a restored position in line with what is on disk and with today's settings."""
         self.state.take_up(position, steps, self.config.trainer.early_stopping)
         if self.environment.leads:

@@ -20,6 +20,7 @@ from shardrec.sharding.checkpoints.id_maps import check_alike
 from shardrec.sharding.checkpoints.tables import kind_of_ids
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.config.init_from import Contents, Copy, InitFrom, resolve_copies
 from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
@@ -113,7 +114,7 @@ class _Opened:
         assert source.run is not None, "stages are resolved before a run starts"
         folder = RunFolder.open(source.run)
         at = folder.checkpoint(environment.broadcast(folder.choose_step() if environment.leads else None))
-        content = checkpoint.read_manifest(at)
+        content = read_manifest(at)
         entries = content["tables"]
         tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
         tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}

@@ -13,8 +13,8 @@ from shardrec.sharding.checkpoints import saved_tables
 from shardrec.sharding.checkpoints import shard_files as checkpoint_module
 from shardrec.sharding.checkpoints.tables import write_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard
-from shardrec.trainer.checkpoints.checkpoint import read_manifest, write_manifest
 from shardrec.trainer.checkpoints.contents import summarise
+from shardrec.trainer.checkpoints.manifest import read_manifest, write_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from tests.sharding.checkpoints.test_saved_tables import TABLE
 from tests.trainer.command_line import refused, shardrec

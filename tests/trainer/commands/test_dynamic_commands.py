@@ -23,7 +23,7 @@ from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, 
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.dynamic.set_cache import UNUSED
 from shardrec.sharding.tables.first_values_by_id import draw_rows
-from shardrec.trainer.checkpoints.checkpoint import read_manifest, write_manifest
+from shardrec.trainer.checkpoints.manifest import read_manifest, write_manifest
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig

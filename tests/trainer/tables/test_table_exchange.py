@@ -15,7 +15,7 @@ import torch
 
 from shardrec.sharding.checkpoints import saved_tables
 from shardrec.sharding.checkpoints import shard_files as checkpoint_module
-from shardrec.trainer.checkpoints.checkpoint import read_manifest
+from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables import export as table_export
 from shardrec.trainer.tables import incoming_rows

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry, read_manifest, write_manifest
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from tests import ROOT
@@ -120,15 +120,15 @@ def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unb
     path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
     train(path, ("trainer.max_steps=14",))
     folder = RunFolder.open(tmp_path / "run")
-    file = folder.checkpoint(14) / checkpoint.TOWER_FILE
+    file = folder.checkpoint(14) / TOWER_FILE
     tensors = load_file(str(file))
     tensors["tower/model.mlp.layers.0.weight"] += 1e-3
     save_file(tensors, str(file))
     with pytest.raises(UserError, match=r"tower\.safetensors: damaged"):
         train(path, resume=True)
-    content = checkpoint.read_manifest(folder.checkpoint(14))
-    content["tower"] = checkpoint.file_entry(file)
-    checkpoint.write_manifest(folder.checkpoint(14) / "manifest.json", content)
+    content = read_manifest(folder.checkpoint(14))
+    content["tower"] = file_entry(file)
+    write_manifest(folder.checkpoint(14) / "manifest.json", content)
     resumed = train(path, resume=True)
     assert resumed["losses"] != result["losses"][14:]
     with pytest.raises(AssertionError):

@@ -1,0 +1,111 @@
+"""A manifest says what a checkpoint holds and how far its run had come; it is checked before anything goes by it.
+
+It is written last, with a checksum of itself and of every file. A folder without one is no checkpoint.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+
+from shardrec.data_pipeline.declaration import first_problem
+from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.checkpoints.entries import check_entries
+from shardrec.trainer.checkpoints.position import Position
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TOWER_FILE = "tower.safetensors"
+LARGEST = 1 << 30  # bytes: some 200,000 tables of 10 billion rows each
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    bytes: Annotated[int, Field(ge=0, lt=2**62)]
+    crc32: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Content(BaseModel):
+    """The content of a manifest; its entries are checked by who reads such files (`check_entries`)."""
+
+    format: int
+    world_size: Annotated[int, Field(gt=0, le=2**20)]
+    device: str
+    position: Position
+    order: dict[str, Any]
+    tables: list[Any]
+    id_maps: dict[str, Any] = {}
+    tower: _File
+    generators: list[Base64Bytes]
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Returns the checked content of a checkpoint's manifest.
+
+    Raises UserError where it is missing or damaged, of another format, or not what a checkpoint's says.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes, where {LARGEST:,} are the most; is it a manifest?")
+        document = json.loads(path.read_bytes())
+        content = document["content"]
+        damaged = zlib.crc32(_canonical(content)) != document["crc32"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {checkpoint.name} is not a complete checkpoint") from None
+    except (ValueError, KeyError, TypeError, RecursionError):  # whatever bytes do not hold JSON of this form
+        damaged = True
+    if damaged:
+        raise UserError(f"{path}: damaged (its checksum differs); delete {checkpoint} to go on from an earlier one")
+    _check(path, content)
+    return content
+
+
+def _check(path: Path, content: Any) -> None:
+    """Raises UserError where a manifest, whole as it is, is not that of a checkpoint."""
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise UserError(f"{path}: format {content.get('format')}, this version reads {FORMAT}")
+    try:
+        checked = _Content.model_validate(content)
+        if len(checked.generators) != checked.world_size:
+            raise ValueError(f"{len(checked.generators)} generators of {checked.world_size} workers")
+        check_entries(content["tables"], content.get("id_maps", {}))
+    except ValidationError as error:
+        problem = first_problem(error)
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return
+    raise UserError(
+        f"{path}: not a checkpoint's manifest: {problem}; restore it from a copy, or use another checkpoint"
+    )
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a manifest with its own checksum, synced to disk."""
+    document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
+    with path.open("w") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def file_entry(path: Path) -> dict[str, int]:
+    """Returns what the manifest says of a file: its size and checksum."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
+def file_names(content: Mapping[str, Any]) -> list[str]:
+    """Returns the files of a checkpoint, relative to its folder, by its manifest's content; not the manifest itself."""
+    of_maps = (entry for id_map in content.get("id_maps", {}).values() for entry in id_map["files"])
+    return [*(entry["file"] for entry in (*content["tables"], *of_maps)), TOWER_FILE]
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
