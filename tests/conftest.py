@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from tests import ROOT
 
 # Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where commands note which run folders this user trained: not in the home of who runs the tests.
+_STATE = tempfile.TemporaryDirectory(prefix="shardrec-tests-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
 LONGEST_FIRST = ("sharding", "trainer", "models", "data_pipeline")

@@ -19,6 +19,7 @@ from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.worker import computing
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -30,17 +31,22 @@ from shardrec.trainer.tables.export import export_table
 from shardrec.trainer.training.evaluation import evaluate
 
 
-def open(run_folder: str | Path, step: int | None = None, *, rows: RowKind | None = None) -> "TrainedModel":
+def open(
+    run_folder: str | Path, step: int | None = None, *, rows: RowKind | None = None, trust: bool = False
+) -> "TrainedModel":
     """Opens what a run trained. Tables are read when they are first needed, and held in this process.
 
     step: which checkpoint; None: the best, else the last. rows: "int8" holds tables' rows as int8 where that is
-    smaller; None: as they were trained.
+    smaller; None: as they were trained. trust: the code of a model of somebody's own may be imported from where the run
+    folder says, without which only a folder that this user trained on this machine may.
 
     Raises UserError where there is no run folder, or no such checkpoint.
 
         model = shardrec.open("runs/mine")
         scores = model.predict(frame)
     """
+    if trust:
+        trust_folders(run_folder)
     return TrainedModel(RunFolder.open(run_folder), step, rows=rows)
 
 

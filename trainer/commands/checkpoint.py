@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import AsJson, BestStep, RunPath
+from shardrec.trainer.commands.options import AsJson, BestStep, RunPath, Trust
 from shardrec.trainer.run_folder.terminal import error_line, status_line
 
 app = typer.Typer(no_args_is_help=True)
@@ -63,10 +63,14 @@ def export(
     step: BestStep = None,
     state: Annotated[bool, typer.Option("--state", help="also the optimizer's state, a column each")] = False,
     by_number: ByNumber = False,
+    trust: Trust = False,
 ) -> None:
     """Writes a table as Parquet: `id` and `vector`."""
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.tables.export import export_table
 
+    if trust:
+        trust_folders(run_folder)
     exported = export_table(run_folder, table, out, step, state=state, by_number=by_number)
     why = f" ({exported['why']})" if exported["why"] else ""
     left_out = exported["num_embeddings"] - exported["rows"]
@@ -89,10 +93,14 @@ def import_(
     skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="leave out ids that are no row's")] = False,
     id_column: Annotated[str, typer.Option(help="the column of ids")] = "id",
     vector_column: Annotated[str, typer.Option(help="the column of vectors")] = "vector",
+    trust: Trust = False,
 ) -> None:
     """Copies a run, with rows of one table taken from Parquet: `id` and `vector`."""
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.tables.import_rows import import_table
 
+    if trust:
+        trust_folders(run_folder)
     columns = (id_column, vector_column)
     imported = import_table(
         run_folder, table, data, out, step, by_number=by_number, skip_unknown=skip_unknown, columns=columns

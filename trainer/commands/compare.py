@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import Overrides, Quiet, RunFile
+from shardrec.trainer.commands.options import Overrides, Quiet, RunFile, Trust
 
 
 def compare(
@@ -39,11 +39,15 @@ def contrast(
     ] = None,
     by: Annotated[str | None, typer.Option(help="a sequence; also by its length")] = None,
     draws: Annotated[int, typer.Option(min=2, help="how often users are drawn")] = 1000,
+    trust: Trust = False,
 ) -> None:
     """Says how a comparison's models differ in AUC and GAUC, by a paired bootstrap over users."""
     from shardrec.data_pipeline.comma_lists import names_in
     from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.run_folder.terminal import messages
 
+    if trust:
+        trust_folders(comparison)
     names, paths = names_in(models or ""), tuple(data or ())
     print_contrast(contrast_models(comparison, names, data=paths, by=by, draws=draws, progress=messages().print))

@@ -18,6 +18,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one line of JSON, with all numbers")]
 BestStep = Annotated[int | None, typer.Option("--step", help="which checkpoint; default: the best, else the last")]
 NewestStep = Annotated[int | None, typer.Option("--step", help="which checkpoint; default: the newest")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="import the model's code and use the Ray cluster that the run folder names")
+]
 RowKind = Annotated[
     Literal["int8"] | None,
     typer.Option(help="hold tables' rows as int8, where that is smaller; default: as trained, with optimizer state"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import AsJson, Overrides, RunFile, Variant
+from shardrec.trainer.commands.options import AsJson, Overrides, RunFile, Trust, Variant
 
 
 def plan(
@@ -25,13 +25,17 @@ def plan(
     as_json: AsJson = False,
     variant: Variant = None,
     overrides: Overrides = None,
+    trust: Trust = False,
 ) -> None:
     """Prints where each table would live, here or on machines described by options, and what a step takes there.
 
     Allocates no table. Machines that are not here get an estimate of the step, its bottleneck and what to change.
     """
     from shardrec.trainer.config.load import load
+    from shardrec.trainer.config.trust import trust_folders
 
+    if trust:
+        trust_folders(run_file.parent)
     config = load(run_file, overrides or (), variant=variant)
 
     # these load torch, which an error in the run file need not wait for

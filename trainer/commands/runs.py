@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Variant
+from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Trust, Variant
 
 
 def train(
@@ -17,18 +17,24 @@ def train(
     variant: Variant = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Trains a model as a run file says."""
     from shardrec.trainer.config.load import load
     from shardrec.trainer.config.model_settings import check_models
     from shardrec.trainer.config.stages import resolve_stages
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.run_folder.summaries import print_summary
 
+    if trust:
+        trust_folders(run_file.parent)
     config = load(run_file, overrides or (), variant=variant)
     stages = resolve_stages(config)
+    if trust:
+        trust_folders(*(source.run for run in (config, *stages.values()) for source in run.init_from))
     if not stages and "RANK" not in os.environ:  # a torchrun's first rank may have made it already
         RunFolder.check(config, resume=resume)
     runs = list(stages.values()) or [config]
@@ -53,10 +59,11 @@ def evaluate(
     step: BestStep = None,
     rows: RowKind = None,
     overrides: Overrides = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Scores a trained model on its validation and test rows, or on other data."""
-    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.evaluate"):
+    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.evaluate", trust=trust):
         from shardrec.trainer.scoring.evaluate import evaluate_run
 
         paths = tuple(data or ())
@@ -80,10 +87,11 @@ def predict(
     ] = False,
     rows: RowKind = None,
     overrides: Overrides = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Writes a score for every row, beside its key columns, as Parquet."""
-    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.predict"):
+    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.predict", trust=trust):
         from shardrec.trainer.scoring.predict import predict_rows
 
         chosen = (tuple(keys or ()), step, tuple(overrides or ()))
@@ -92,11 +100,16 @@ def predict(
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 
 
-def _started_early(run_folder: Path, overrides: list[str] | None, module: str) -> AbstractContextManager[None]:
+def _started_early(
+    run_folder: Path, overrides: list[str] | None, module: str, *, trust: bool
+) -> AbstractContextManager[None]:
     """Starts what the workers of a finished run will need, as `started_early` does."""
     from shardrec.trainer.config.model_settings import check_models
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.run_folder.folder import RunFolder
 
+    if trust:
+        trust_folders(run_folder)
     config = RunFolder.open(run_folder).config(overrides or ())
     return started_early([config.launch], module, partial(check_models, [config]))

@@ -8,5 +8,6 @@
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
+- `trust.py`: what a run folder that may be anybody's is allowed to do
 - `variants.py`: `variants:`, several models in one run file
 """

@@ -13,14 +13,19 @@ from shardrec.data_pipeline.declaration import first_problem, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.overrides import RunFileLoader, apply_override
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+from shardrec.trainer.config.trust import check_trusted
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None) -> RunConfig:
     """Reads a run file; `variant` merges one of its variants over it, whose run folder is then RUN/VARIANT.
 
-    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
+    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value, and for a run
+    folder's own file that would run code that nobody vouched for (`trust.py`).
     """
-    return checked(read(path), str(path), Path(path).resolve().parent, overrides, variant=variant)
+    declared, home = read(path), Path(path).resolve().parent
+    if _is_of_run_folder(declared, Path(path)):
+        check_trusted(declared, home)
+    return checked(declared, str(path), home, overrides, variant=variant)
 
 
 def checked(
@@ -57,6 +62,16 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(declared, dict):
         raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
     return declared
+
+
+def _is_of_run_folder(declared: Mapping[str, Any], file: Path) -> bool:
+    """Says whether a file is what a run left, by what lies beside it."""
+    folder = file.resolve().parent
+    if file.name == "config.yaml":
+        return (folder / "schema.yaml").is_file() and (folder / "checkpoints").is_dir()
+    stages = declared.get("stages")
+    names = [stage.get("name") for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
+    return file.name == "stages.yaml" and any((folder / str(name) / "config.yaml").is_file() for name in names)
 
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:

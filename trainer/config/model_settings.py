@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.import_path import append_to_path
+from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import problem_in
 from shardrec.trainer.config.sections import RunConfig
 
@@ -18,7 +18,7 @@ def model_settings(config: RunConfig) -> tuple[Any, Any]:
     """
     from shardrec import models
 
-    append_to_path(config.import_from)
+    make_importable(config)
     model_class = models.resolve(config.model["name"])
     config_class = models.config_class(model_class)
     try:

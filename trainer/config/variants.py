@@ -14,6 +14,7 @@ from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.overrides import laid_over
+from shardrec.trainer.config.trust import is_foreign
 
 
 def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:
@@ -35,18 +36,19 @@ def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, A
         raise UserError(f"{where}: variants.{variant}: expected a partial run file (a mapping), found {over!r}")
     base = {key: value for key, value in declared.items() if key != "variants"}
     if "model" in base and "model" in over:
-        append_to_path(over.get("import_from", base.get("import_from")))
-        over = {**over, "model": _merged_model(base.pop("model"), over["model"])}
+        over = {**over, "model": _merged_model(base.pop("model"), over["model"], base.get("import_from"))}
     return laid_over(base, over)
 
 
-def _merged_model(base: Any, over: Any) -> Any:
+def _merged_model(base: Any, over: Any, import_from: str | None) -> Any:
     """Lays a model section over the file's own, of which another model takes what it knows and leaves the rest."""
     base, over = ({"name": given} if isinstance(given, str) else given for given in (base, over))
     if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
         return over
     name = over.get("name", base.get("name"))
     if isinstance(name, str) and name != base.get("name"):
+        if is_foreign(name):
+            append_to_path(import_from)
         settings = models.config_class(models.resolve(name))
         base = {"name": name, **_known_part(base, settings)}
     return laid_over(base, over)

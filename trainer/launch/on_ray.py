@@ -21,7 +21,7 @@ from ray import train
 from ray.train import FailureConfig, ScalingConfig
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.import_path import append_to_path
+from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.cores import worker_count
@@ -106,7 +106,7 @@ def _work(job: dict[str, Any]) -> None:
     if folder.failure():
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch)
-    append_to_path(config.import_from)
+    make_importable(config)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
             worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])

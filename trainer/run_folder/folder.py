@@ -26,6 +26,7 @@ from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 
 _FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
@@ -124,6 +125,7 @@ class RunFolder:
         self._keep_schema(config)
         self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
         write_atomically(self.config_file, config.dump())
+        note(config.model_dump(mode="json", by_alias=True), self.path)
 
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":

@@ -19,7 +19,7 @@ from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.checkpoints.checkpoint import restore
-from shardrec.trainer.config.import_path import append_to_path
+from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
@@ -78,7 +78,7 @@ def check_predictions(blueprint: Blueprint, data: tuple[str, ...], keys: tuple[s
 
 
 def _check_explains(config: RunConfig) -> None:
-    append_to_path(config.import_from)
+    make_importable(config)
     name = config.model["name"]
     if models.resolve(name).explain is None:
         raise UserError(

@@ -22,7 +22,8 @@ from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, write_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
-from shardrec.trainer.config.load import load
+from shardrec.trainer.config.load import load, read
+from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables.export import ID, VECTOR
@@ -69,6 +70,7 @@ def import_table(
         _copy_run(folder, made, out.resolve())
         copied.write(made.checkpoint(step))
         made.record("import", step, facts)
+    note(read(RunFolder(out).config_file), out)
     done = {"step": step, "ids": ids.kind, "why": ids.why, "new": len(copied.fresh)}
     return facts | done | asdict(checked)
 

@@ -14,6 +14,7 @@ from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import by_stage_names, planned_folders, resolve_stages
+from shardrec.trainer.config.trust import note
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
@@ -96,6 +97,7 @@ def _train_stages(
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
+        note(config.model_dump(mode="json", by_alias=True), whole.path)
         whole.summary_file.unlink(missing_ok=True)
     summaries: dict[str, Any] = dict(finished)
     try:
