@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 
 from shardrec.data_pipeline.declaration import first_problem
 from shardrec.data_pipeline.relative_names import RelativeName
-from shardrec.models.dynamic_ids import DynamicConfig
+from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig
+from shardrec.sharding.dynamic.id_map import IdCounters
 
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
 SAVED_DTYPES = {code: dtype for dtype, code in CODES.items()}
@@ -48,15 +49,15 @@ class _File(TypedDict):
     row: Count
     column: Count
     num_embeddings: Annotated[int, Field(gt=0, lt=2**62)]
-    tensors: Annotated[dict[str, _Tensor], Field(min_length=1)]
+    tensors: Annotated[dict[Annotated[str, Field(max_length=100)], _Tensor], Field(min_length=1)]
 
 
 @with_config(_STRICT)
 class _TableFile(_File):
     embedding_dim: Annotated[int, Field(gt=0, le=WIDEST)]
     physical_dim: Annotated[int, Field(gt=0, le=WIDEST)]
-    dtype: str
-    optimizer: str
+    dtype: Annotated[str, Field(max_length=100)]
+    optimizer: Annotated[str, Field(max_length=100)]
     dynamic: NotRequired[str | None]
 
 
@@ -68,10 +69,14 @@ class _IdMapFile(_File):
 @with_config(_STRICT)
 class _IdMap(TypedDict):
     config: dict[str, Any]
-    counters: dict[str, int]
+    counters: dict[str, Count]
     files: list[_IdMapFile]
 
 
+_COLUMNS = {
+    "rows": {"id", "count", "last_use", "admitted"},
+    "candidates": {"candidate_id", "candidate_count", "candidate_last_use"},
+}
 _TABLES, _ID_MAPS = TypeAdapter(list[_TableFile]), TypeAdapter(dict[str, _IdMap])
 _OF_THE_WHOLE = ("num_embeddings", "embedding_dim", "physical_dim", "dtype", "optimizer", "dynamic")
 
@@ -88,20 +93,13 @@ def check_entries(tables: Any, id_maps: Any) -> None:
     try:
         _TABLES.validate_python(tables)
         _ID_MAPS.validate_python(id_maps)
-        for facts in id_maps.values():
-            DynamicConfig.model_validate(facts["config"])
+        for name, facts in id_maps.items():
+            _check_id_map(name, facts)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
     for entry in tables:
         _check_file(entry, {"weight"})
     _check_alike(tables, _OF_THE_WHOLE)
-    for name, facts in id_maps.items():
-        if not any(entry["kind"] == "rows" for entry in facts["files"]):
-            raise ValueError(f"id map {name!r}: no file of its rows")
-        for entry in facts["files"]:
-            _check_file(entry, set())
-        for kind in ("rows", "candidates"):
-            _check_alike([e for e in facts["files"] if e["kind"] == kind], ("num_embeddings", "table"))
     files = [entry["file"] for entry in (*tables, *(e for facts in id_maps.values() for e in facts["files"]))]
     if len(set(files)) < len(files):
         raise ValueError("two entries are of one file")
@@ -109,11 +107,36 @@ def check_entries(tables: Any, id_maps: Any) -> None:
         raise ValueError(f"no id map {min(spaces)!r}, whose ids tables have")
 
 
+def _check_id_map(name: str, facts: Mapping[str, Any]) -> None:
+    """Raises ValueError where what is said of an id map's files contradicts itself, or its settings."""
+    config = DynamicConfig.model_validate(facts["config"])
+    if config.rows is None:
+        raise ValueError(f"id map {name!r}: its settings name no rows")
+    if unknown := facts["counters"].keys() - IdCounters.__dataclass_fields__.keys():
+        raise ValueError(f"id map {name!r}: unknown counter {min(unknown)!r}")
+    geometry = BucketGeometry.of(config.rows)
+    row_counts = {"rows": geometry.rows}
+    if config.after > 1:
+        row_counts["candidates"] = geometry.scaled(config.candidates).rows
+    for kind, columns in _COLUMNS.items():
+        files = [entry for entry in facts["files"] if entry["kind"] == kind]
+        for entry in files:
+            _check_file(entry, columns)
+        _check_alike(files, ("num_embeddings", "table"))
+        shapes = [tensor["shape"] for entry in files for tensor in entry["tensors"].values()]
+        if any(len(shape) != 1 for shape in shapes) or sum(shape[0] for shape in shapes) != (
+            row_counts.get(kind, 0) * len(columns)
+        ):
+            raise ValueError(f"id map {name!r}: its {kind} are not those of {config.rows} rows by its settings")
+
+
 def _check_file(entry: Mapping[str, Any], needed: set[str]) -> None:
     """Raises ValueError where the sizes of a file's tensors contradict each other, or the table's."""
     where, tensors = f"{entry['file']}:", entry["tensors"]
     if missing := needed - tensors.keys():
         raise ValueError(f"{where} no {min(missing)!r} in it")
+    if not entry["file"].endswith(".safetensors"):
+        raise ValueError(f"{where} not a safetensors file's name")
     for name, tensor in tensors.items():
         rows, width = tensor["shape"][0], math.prod(tensor["shape"][1:])
         if len({t["shape"][0] for t in tensors.values()}) > 1 or entry["row"] + rows > entry["num_embeddings"]:

@@ -74,6 +74,8 @@ def _check(path: Path, content: Any) -> None:
         checked = _Content.model_validate(content)
         if len(checked.generators) != checked.world_size:
             raise ValueError(f"{len(checked.generators)} generators of {checked.world_size} workers")
+        if missing := {"step", "epoch", "step_in_epoch", "rows"} - content["position"].keys():
+            raise ValueError(f"position: no {min(missing)!r} in it")
         check_entries(content["tables"], content.get("id_maps", {}))
     except ValidationError as error:
         problem = first_problem(error)

@@ -1,7 +1,11 @@
 """A position is how far a run has come; a checkpoint's manifest keeps it beside the tensors."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 @dataclass
@@ -12,11 +16,11 @@ class Position:
     last log line; best: the best evaluation so far; stale: evaluations since then.
     """
 
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    rows: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    step_in_epoch: Count = 0
+    rows: Count = 0
     losses: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] | None = None
-    stale: int = 0
+    stale: Count = 0
     stopped: bool = False

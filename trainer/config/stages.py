@@ -5,7 +5,7 @@ over them, its run folder RUN/NAME; what comes out are ordinary run configuratio
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,17 @@ def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
     return resolved_stages
 
 
+def stage_names(declared: Mapping[str, Any], where: str) -> list[str]:
+    """Returns the names of the stages of an unchecked run file. Raises UserError for what no stage is called."""
+    stages = declared.get("stages")
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
+        raise UserError(f"{where}: stages: expected a list of partial run files, each with a `name`")
+    names: list[str] = []
+    for stage in stages:
+        names.append(_checked_name(stage, names))
+    return names
+
+
 def planned_folders(stages: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
     """Returns run folder -> the configuration of the stage that will make it."""
     return {stage.run: stage for stage in stages.values()}
@@ -55,7 +66,7 @@ def by_stage_names(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"init_from": tuple(sources)})
 
 
-def _checked_name(stage: Mapping[str, Any], earlier: Mapping[str, RunConfig]) -> str:
+def _checked_name(stage: Mapping[str, Any], earlier: Container[str]) -> str:
     name = stage.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"stages: each needs a `name` that a folder can have (letters, digits, _ - .), found {name!r}")

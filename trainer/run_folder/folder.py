@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
 from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
@@ -24,8 +23,9 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.owned_files import MARKER, remove_files, remove_if_empty
 from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
-from shardrec.trainer.config.load import load
+from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.stages import stage_names
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 
@@ -147,7 +147,7 @@ class RunFolder:
         """
         folder = cls(Path(path).resolve())
         if folder.stages_file.exists():
-            names = [stage["name"] for stage in yaml.safe_load(folder.stages_file.read_text())["stages"]]
+            names = stage_names(read(folder.stages_file), str(folder.stages_file))
             finished = [name for name in names if cls(folder.path / name).summary() is not None]
             if names[-1] not in finished:
                 remedy = f"resume the run, or name {folder.path / finished[-1]}" if finished else "resume the run"
@@ -245,9 +245,15 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """Returns the summary of a run that is over, by its own word; None while it is not."""
         try:
-            summary = json.loads(self.summary_file.read_text())
+            summary = json.loads(self.summary_file.read_bytes())
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError):
+            summary = None
+        if not isinstance(summary, dict):
+            raise UserError(
+                f"{self.summary_file}: no run's summary (JSON); remove it: the run is unfinished then"
+            )
         return summary if summary.get("finished", True) else None  # a summary that does not say is an older one's
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -257,15 +263,16 @@ class RunFolder:
             file.write(line + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns all complete lines of metrics.jsonl."""
+        """Returns all complete lines of metrics.jsonl. Raises UserError for one that is no record."""
         if not self.metrics_file.exists():
             return []
         records = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # a kill can cut the last line short
+        lines = self.metrics_file.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            if (record := _record(line)) is not None:
+                records.append(record)
+            elif number < len(lines):  # a kill can cut the last line short
+                raise UserError(f"{self.metrics_file}: line {number} is not a record (JSON with kind, step); remove it")
         return records
 
     def forget_records_after(self, step: int) -> None:
@@ -287,6 +294,17 @@ class RunFolder:
             return UserError(json.loads(self.error_file.read_text())["error"])
         except (FileNotFoundError, json.JSONDecodeError):
             return None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Returns what a line of metrics.jsonl says; None where it is no record."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
+        return None
+    return record
 
 
 def _shown(model: dict[str, Any]) -> str:

@@ -137,3 +137,35 @@ def test_a_link_leads_no_vocabulary_out_of_its_folder(config: RunConfig, tmp_pat
     with pytest.raises(UserError, match="a link leads out of"):  # written
         RunFolder(Path(config.run)).describe(config)
     assert (tmp_path / "secret" / "a.parquet").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"null", b'{"kind": "train"}', b'{"kind": 1, "step": 2}', b'{"step": "2", "kind": "x"}', b"["]
+)
+def test_a_damaged_record_is_named_and_a_last_one_cut_short_is_not(config: RunConfig, line: bytes) -> None:
+    folder = RunFolder.create(config, resume=False)
+    folder.record("train", 1, {})
+    whole = folder.metrics_file.read_bytes()
+    folder.metrics_file.write_bytes(whole + line)
+    assert [r["step"] for r in folder.records()] == [1]
+    folder.metrics_file.write_bytes(whole + line + b"\n" + whole)
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is not a record"):
+        folder.records()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b"{", b"1" * 5000, b"[" * 5000])
+def test_a_damaged_summary_is_one_line(config: RunConfig, content: bytes) -> None:
+    folder = RunFolder.create(config, resume=False)
+    folder.summary_file.write_bytes(content)
+    with pytest.raises(UserError, match="no run's summary"):
+        folder.summary()
+
+
+@pytest.mark.parametrize(
+    "stages", ["", "stages: 1", "stages: [1]", "stages: []", "stages: [{name: ../x}]", "stages: [{}]", "- a", "\x00"]
+)
+def test_damaged_stages_are_one_line(config: RunConfig, stages: str) -> None:
+    folder = RunFolder.create(config, resume=False)
+    folder.stages_file.write_text(stages)
+    with pytest.raises(UserError, match=r"stages"):
+        RunFolder.open(folder.path)
