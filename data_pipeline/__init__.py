@@ -5,6 +5,7 @@
 - `declaration.py`: what users write in YAML, how it is read, and the one line that says what is wrong with it
 - `errors.py`: the exception that users see as a line instead of a traceback
 - `features/`: what a column means, and how its values become ids and numbers
+- `local_ray.py`: a Ray on this machine that nobody else may use
 - `loading/`: batches, made ahead of the step that takes them
 - `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
 - `owned_files.py`: what the program can prove that it wrote, all that it may remove

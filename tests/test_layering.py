@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("sampling",),
         ("reading",),
         ("features",),
-        ("batch", "comma_lists", "declaration", "sizes", "whole_files"),
+        ("batch", "comma_lists", "declaration", "local_ray", "sizes", "whole_files"),
         ("owned_files",),
         ("relative_names",),
         ("errors",),

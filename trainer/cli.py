@@ -6,6 +6,7 @@ What is imported here is light: each command loads what it needs when it runs.
 import os
 import sys
 import time
+import traceback
 
 import psutil
 import typer
@@ -47,7 +48,23 @@ def main() -> None:
     try:
         app(obj=_began())
     except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
+        _leave_peers(error_line(error))
         sys.exit(error_line(error))
+    except Exception:
+        _leave_peers(traceback.format_exc())
+        raise
+
+
+def _leave_peers(last_words: str) -> None:
+    """Ends one of several ranks at once: taken down in an orderly way, it would wait for peers, who wait for it.
+
+    They wait in a collective, and NCCL's do so for minutes; torchrun ends them as soon as this one is gone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
+        from shardrec.trainer.launch.backends import flush_and_exit
+
+        print(last_words, file=sys.stderr)
+        flush_and_exit(1)
 
 
 def _began() -> float:

@@ -8,7 +8,7 @@ would give them. Sharded tables are updated inside backward; `step` updates the 
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,7 @@ def distribute(
         step,
         env=ShardingEnv.from_process_group(process_group),
         device=device,
-        plan=_torchrec_plan(path, lookup, plan),
+        plan=_torchrec_plan(path, lookup, plan, _devices(device, process_group)),
         sharders=[BagSharder(), SequenceSharder()],
         init_data_parallel=False,
         init_parameters=False,
@@ -195,10 +195,21 @@ def _use_plan(
     return replicated
 
 
-def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan) -> ShardingPlan:
+def _devices(device: torch.device, process_group: dist.ProcessGroup) -> list[torch.device]:
+    """Returns the devices of all ranks, which each of them knows of itself alone: `cuda:1` may be rank 0's."""
+    ranks = dist.get_world_size(process_group)
+    if device.type == "cpu" or ranks == 1:
+        return [device] * ranks
+    mine = torch.tensor([torch.cuda.current_device() if device.index is None else device.index], device=device)
+    indices = [torch.empty_like(mine) for _ in range(ranks)]
+    dist.all_gather(indices, mine, group=process_group)
+    return [torch.device(device.type, int(index)) for index in indices]
+
+
+def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan, devices: Sequence[torch.device]) -> ShardingPlan:
     def sharding(table: TablePlan) -> Any:
         shards = [(s.rank, s.row, s.column, s.rows, s.columns) for s in table.shards]
-        return parameter_sharding(table.table, table.placement, shards, plan.device, plan.local_world_size)
+        return parameter_sharding(table.table, table.placement, shards, devices)
 
     modules = {}
     for i, part in enumerate(lookup.collections):

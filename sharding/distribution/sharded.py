@@ -5,7 +5,7 @@ alone. Checked with torchrec 1.6.1 and 1.8.0; what is overridden or private is p
 `tests/sharding/distribution/test_private_surface.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +34,13 @@ def parameter_sharding(
     table: EmbeddingTable,
     placement: str,
     shards: list[tuple[int, int, int, int, int]],
-    device: str,
-    local_world_size: int,
+    devices: Sequence[torch.device],
 ) -> ParameterSharding:
-    """Returns TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones."""
-    where = {"cpu": lambda r: "cpu", "cuda": lambda r: f"cuda:{r % local_world_size}"}[device]
-    by_fbgemm = has_fbgemm_kernel(table, device)
+    """Returns TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones.
+
+    devices: of all ranks, as each one knows its own.
+    """
+    by_fbgemm = has_fbgemm_kernel(table, devices[0].type)
     return ParameterSharding(
         sharding_type=placement,
         compute_kernel=compute_kernel(table),
@@ -47,7 +48,7 @@ def parameter_sharding(
         sharding_spec=EnumerableShardingSpec(
             [
                 ShardMetadata(
-                    shard_offsets=[row, column], shard_sizes=[rows, columns], placement=f"rank:{rank}/{where(rank)}"
+                    shard_offsets=[row, column], shard_sizes=[rows, columns], placement=f"rank:{rank}/{devices[rank]}"
                 )
                 for rank, row, column, rows, columns in shards
             ]

@@ -89,11 +89,20 @@ class Topology:
         return cls(world_size, local_world_size, device, max(0, left))
 
     def agreed(self, group: dist.ProcessGroup | None = None) -> "Topology":
-        """Returns the same on all ranks: with the least memory that any has, so that all make the same plan."""
-        least = torch.tensor([self.memory_per_rank, self.host_memory or 0], device=self.device)
+        """Returns the same on all ranks, so that all make the same plan.
+
+        It has the least memory that any rank has, and hosts of as many ranks as the largest one.
+        """
+        mine = [self.memory_per_rank, self.host_memory or 0, -self.local_world_size]
+        least = torch.tensor(mine, device=self.device)
         dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
-        memory, host = least.tolist()
-        return replace(self, memory_per_rank=memory, host_memory=None if self.host_memory is None else host)
+        memory, host, local = least.tolist()
+        return replace(
+            self,
+            memory_per_rank=memory,
+            host_memory=None if self.host_memory is None else host,
+            local_world_size=-local,
+        )
 
 
 def available_memory() -> int:

@@ -79,8 +79,8 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
 def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Position:
     """Fills a session's tables, tower and optimizers from any world size and plan; returns the position.
 
-    `grow`: tables may have more rows than the checkpoint's; the others keep their fresh values. Raises UserError where
-    the checkpoint is damaged, or another model's.
+    All workers call it alike. `grow`: tables may have more rows than the checkpoint's; the others keep their fresh
+    values. Raises UserError where the checkpoint is damaged, or another model's.
     """
     content = read_manifest(checkpoint)
     environment, distributed = session.environment, session.distributed
@@ -95,6 +95,7 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
         _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
     else:
         torch.manual_seed(generator_seed(session.config.trainer.seed, position.step, environment.rank))
+    environment.barrier()  # some read far larger tables than others, for whom a step's collectives would not wait
     return position
 
 

@@ -212,6 +212,7 @@ class LaunchConfig(Section):
     threads: int | None = Field(default=None, gt=0, description="of each worker; default: cores / workers of a machine")
     address: str | None = Field(default=None, description="of a Ray cluster; default: RAY_ADDRESS, else a local Ray")
     timeout: float = Field(default=120.0, gt=0, description="seconds that a collective may take")
+    start_timeout: float = Field(default=600.0, gt=0, description="seconds that workers wait for room on a Ray cluster")
     retries: int = Field(default=2, ge=0, description="times that Ray restarts the workers from the last checkpoint")
     memory: int | None = Field(default=None, gt=0, description="bytes for tables on one machine; default: measured")
     rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")

@@ -2,6 +2,7 @@
 
 - `allocator.py`: how the C allocator keeps memory for the next step
 - `backends.py`: which backend runs a worker function: this process, torchrun or Ray
+- `capacity.py`: whether Ray has room for a run's workers
 - `cores.py`: how many cores there are, and how many workers and threads a run has
 - `early_start.py`: a local Ray, started beside this process's imports
 - `environment.py`: a worker's place among its peers

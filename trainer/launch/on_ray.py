@@ -16,39 +16,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+import ray
 from ray import train
-from ray.train import FailureConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, ScalingConfig
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR as START_TIMEOUT
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.local_ray import variables
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.launch.capacity import Capacity, can_grow
 from shardrec.trainer.launch.cores import worker_count
-from shardrec.trainer.launch.environment import Environment, resolve_device
+from shardrec.trainer.launch.environment import Environment, device_kind, resolve_device
 from shardrec.trainer.launch.ray_train import Trainer
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.progress import ProgressFile
 
 
 def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Runs `worker` on `config.launch.workers` Ray workers. Raises UserError as `launch` does."""
+    workers, device = worker_count(config.launch), device_kind(config.launch.device)
+    # what `auto` is has been decided: workers elsewhere may see other devices
+    launch = config.launch.model_copy(update={"device": device})
+    config = config.model_copy(update={"launch": launch})
+    try:
+        with running_ray(launch, workers):
+            return _fitted(worker, config, folder, arguments, workers)
+    except UserError as error:
+        folder.fail(error)
+        raise
+
+
+def _fitted(
+    worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any], workers: int
+) -> dict[str, Any]:
     result_file, storage = folder.logs / "result.json", folder.logs / "ray"
     result_file.unlink(missing_ok=True)
-    workers = worker_count(config.launch)
-    with running_ray(config.launch, workers), _probe(folder) as probe:
+    use_gpu = config.launch.device == "cuda"
+    grows = _say_whether_there_is_room(Capacity.of_ray(workers, use_gpu=use_gpu), folder)
+    with _probe(folder) as probe, variables({START_TIMEOUT: str(config.launch.start_timeout)}):
         job = {
             "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
             "folder": str(folder.path),
             "probe": str(probe),
+            "is_local": is_ours(),
             "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
         }
         try:
-            _trainer(config.launch, workers, storage, job).fit()
+            _trainer(config.launch, workers, storage, job, grows=grows).fit()
+        except ControllerError as error:
+            traceback.print_exc()
+            if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                raise _no_room(Capacity.of_ray(workers, use_gpu=use_gpu), config.launch) from None
+            raise _cause(folder, error) from None
         except Exception as error:
             traceback.print_exc()
             raise _cause(folder, error) from None
@@ -59,16 +86,42 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
     return json.loads(result_file.read_text())
 
 
-def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, Any]) -> Trainer:
+def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
+    """Says what is missing, where workers will have to wait for it; returns whether the cluster may grow for them.
+
+    Raises UserError where a Ray of our own lacks it, on which nothing will come free.
+    """
+    if not capacity.missing:
+        return can_grow()
+    if is_ours():
+        raise UserError(f"launch.workers: {capacity} on this machine; ask for fewer, or set launch.device to cpu")
+    grows = can_grow()
+    ProgressFile(folder.logs).phase(
+        f"waiting for {'the cluster to grow' if grows else 'room on the cluster'}: {capacity}"
+    )
+    return grows
+
+
+def _no_room(capacity: Capacity, launch: LaunchConfig) -> UserError:
+    return UserError(
+        f"launch.workers: {capacity} after {launch.start_timeout:g} s; ask for fewer, free some, or wait longer by "
+        "launch.start_timeout"
+    )
+
+
+def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, Any], *, grows: bool) -> Trainer:
     return Trainer(
         _work,
         local=is_ours(),
         train_loop_config=job,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=resolve_device(launch.device).type == "cuda"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=launch.device == "cuda"),
         run_config=train.RunConfig(
             name=uuid.uuid4().hex,  # a name that was used before would silently resume that run
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=launch.retries),
+            failure_config=FailureConfig(
+                max_failures=launch.retries,
+                controller_failure_limit=-1 if grows else 0,  # it fails where workers have waited for START_TIMEOUT
+            ),
         ),
     )
 
@@ -105,7 +158,7 @@ def _work(job: dict[str, Any]) -> None:
         raise UserError(f"{folder.path}: not seen from host {host}; `run` must be on storage that all nodes share")
     if folder.failure():
         return  # a restart after an error that another try would only repeat
-    environment = _environment(config.launch)
+    environment = _environment(config.launch, is_local=job["is_local"])
     make_importable(config)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
@@ -118,8 +171,14 @@ def _work(job: dict[str, Any]) -> None:
         write_atomically(folder.logs / "result.json", json.dumps(result))
 
 
-def _environment(launch: LaunchConfig) -> Environment:
+def _environment(launch: LaunchConfig, *, is_local: bool) -> Environment:
     context = train.get_context()
-    local_rank, local_world_size = context.get_local_rank(), context.get_local_world_size()
-    device = resolve_device(launch.device, local_rank if torch.cuda.device_count() > 1 else 0)
-    return Environment(context.get_world_rank(), context.get_world_size(), local_rank, local_world_size, device)
+    local_rank = context.get_local_rank()
+    return Environment(
+        context.get_world_rank(),
+        context.get_world_size(),
+        local_rank,
+        context.get_local_world_size(),
+        resolve_device(launch.device, local_rank),
+        unseen_on=None if is_local else ray.get_runtime_context().get_node_id(),
+    )

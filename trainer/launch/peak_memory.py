@@ -3,21 +3,28 @@
 At one moment it is the sum of the processes' Pss (/proc/PID/smaps_rollup: a page that n processes share counts 1/n in
 each) plus the files in /dev/shm that appeared since and that none of them maps. The page cache does not count. Where
 there is no smaps_rollup (macOS) it is the sum of resident sizes, which counts shared pages more than once;
-`MemoryMonitor.measure` says which. Processes on other machines of a cluster are not seen.
+`MemoryMonitor.measure` says which. On the other machines of a run its workers measure themselves (`unseen_memory`).
 """
 
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+if TYPE_CHECKING:
+    from shardrec.trainer.launch.environment import Environment
+
 INTERVAL_SECONDS = 2.0
 DUTY = 0.05
+UNSEEN_MEMORY = "unseen_memory_bytes"
+"""The key, in a worker's result, of peak memory on machines that the launching process does not see."""
+
 _SHARED = Path("/dev/shm")
 _KIB = 1024
 
@@ -71,7 +78,7 @@ class MemoryMonitor:
 
     def __enter__(self) -> "MemoryMonitor":
         self._shared_before = {inode for inode, _, _ in _shared_files()}
-        self._sample()
+        self.sample()
         self._thread.start()
         return self
 
@@ -80,16 +87,17 @@ class MemoryMonitor:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._sample()
+        self.sample()
 
     def _watch(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
             began = time.monotonic()
-            self._sample()
+            self.sample()
             pause = max(self._interval, (time.monotonic() - began) / self._duty)
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Measures now."""
         alive = set().union(*map(process_tree, tuple(self._roots)))
         orphans = {p for p in self._known - alive if p.is_running()}
         self._known = alive.union(orphans, *(process_tree(p.pid) for p in orphans))
@@ -103,6 +111,27 @@ class MemoryMonitor:
             return 0
         mapped = set().union(*map(_mapped_files, pids))
         return sum(size for path, size in new if path not in mapped)
+
+
+@contextmanager
+def unseen_memory(environment: "Environment") -> Iterator[Callable[[], int]]:
+    """Measures workers that the launching process does not see: the first on each machine does so for all there.
+
+    What is yielded returns the sum of these machines' peaks so far, on every rank. All ranks call both alike.
+    """
+    places = environment.gather((environment.unseen_on, os.getpid()))
+    if not any(machine for machine, _ in places):
+        yield lambda: 0
+        return
+    here = [pid for machine, pid in places if machine is not None and machine == environment.unseen_on]
+    with MemoryMonitor(here) if here[:1] == [os.getpid()] else nullcontext() as monitor:
+
+        def peak() -> int:
+            if monitor is not None:
+                monitor.sample()
+            return sum(environment.gather(0 if monitor is None else monitor.peak_bytes))
+
+        yield peak
 
 
 def _shared_files() -> list[tuple[int, str, int]]:

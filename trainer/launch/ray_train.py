@@ -6,12 +6,14 @@ hands the workers their addresses, with which they make the process group themse
 longer than its run, goes without these actors. No module that is named here loads torch.
 """
 
+import ipaddress
 import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import ray
 from ray import train
 from ray.train import BackendConfig, Result
@@ -23,6 +25,9 @@ UNUSED = frozenset({"DatasetsCallback"})
 """Callbacks of Ray Train that start actors for what is never asked of it."""
 
 ABORT_SECONDS = 30.0  # that workers may take to stop after Ctrl-C
+
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Where workers of one machine meet on its loopback address, their collectives listen nowhere else either."""
 
 UNUSED_LOCALLY = UNUSED | {"PlacementGroupCleanerCallback"}
 
@@ -104,6 +109,8 @@ def free_address() -> tuple[str, int]:
 def set_variables(address: str, port: int) -> None:
     """Sets what torch.distributed and TorchRec read about this worker."""
     context = train.get_context()
+    for name in INTERFACE_VARIABLES if ipaddress.ip_address(address).is_loopback else ():
+        os.environ.setdefault(name, interface_of(address))
     os.environ.update(
         MASTER_ADDR=address,
         MASTER_PORT=str(port),
@@ -113,3 +120,9 @@ def set_variables(address: str, port: int) -> None:
         LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
         NODE_RANK=str(context.get_node_rank()),
     )
+
+
+def interface_of(address: str) -> str:
+    """Returns the name of this machine's network interface that has an address."""
+    found = (name for name, addresses in psutil.net_if_addrs().items() if address in [a.address for a in addresses])
+    return next(found, "lo")

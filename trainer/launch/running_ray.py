@@ -1,18 +1,19 @@
 """Starts and stops a local Ray to run on, or joins a cluster."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.local_ray import local_ray, variables
 from shardrec.trainer.config.sections import LaunchConfig
 from shardrec.trainer.launch.cores import cores, worker_count
 from shardrec.trainer.run_folder.captured_output import captured_output
 
-OBJECT_STORE_BYTES = 100 << 20  # training sends nothing through Ray's object store; its own minimum is 75 MiB
 INHERITED = ("GOMP_SPINCOUNT",)  # what a cluster's workers are told
 LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # 110 MB, to watch nodes that may go
@@ -20,6 +21,9 @@ LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # processes that wait for tasks, where all is actors
 }
 """Environment variables of a local Ray, which may be set otherwise."""
+
+QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""As Ray's next release does by itself; it warns until then."""
 
 _OURS = "shardrec-local"  # the namespace of a Ray that was started here
 
@@ -52,26 +56,33 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
         yield
         return
     address = launch.address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray's next release does; it warns until then
-    inherited = {"env_vars": {k: os.environ[k] for k in INHERITED if k in os.environ}}
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=False, runtime_env=inherited)
-        else:
-            for name, value in LOCAL_SETTINGS.items():
-                os.environ.setdefault(name, value)
-            ray.init(
-                address="local",
-                namespace=_OURS,
-                num_cpus=max(workers, cores()),  # fewer than workers, and they would wait for ever
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        cause = str(error).splitlines()[0]
-        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_joined(address) if address else _started(workers))
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            cause = str(error).splitlines()[0]
+            raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}") from None
         yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """Joins a cluster, with the token that this process's environment or home has, where the cluster asks for one."""
+    inherited = {"env_vars": {k: os.environ[k] for k in INHERITED if k in os.environ}}
+    with variables(_unset(QUIET)):
+        ray.init(address=address, log_to_driver=False, runtime_env=inherited)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _started(workers: int) -> Iterator[None]:
+    with variables(_unset(QUIET | LOCAL_SETTINGS)), local_ray(max(workers, cores()), namespace=_OURS):
+        yield
+
+
+def _unset(settings: Mapping[str, str]) -> dict[str, str | None]:
+    """Returns the environment variables that are not set otherwise already."""
+    return {name: value for name, value in settings.items() if name not in os.environ}

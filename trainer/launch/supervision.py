@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import flush_and_exit, launch
-from shardrec.trainer.launch.peak_memory import MemoryMonitor
+from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, MemoryMonitor
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
@@ -56,4 +56,5 @@ def supervised(
         if not (stays or embedded):
             flush_and_exit(0)
         return None
-    return result | {"peak_memory_bytes": memory.peak_bytes, "wall_seconds": round(time.monotonic() - began, 2)}
+    peak = memory.peak_bytes + result.pop(UNSEEN_MEMORY, 0)
+    return result | {"peak_memory_bytes": peak, "wall_seconds": round(time.monotonic() - began, 2)}

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.allocator import keep_freed_memory
 from shardrec.trainer.launch.cores import worker_threads
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 
 Worker = Callable[..., dict[str, Any]]
@@ -26,17 +26,18 @@ def run_worker(
 ) -> dict[str, Any]:
     """Calls `worker` in its environment. A UserError is also left in the run folder, where the launcher finds it."""
     keep_freed_memory()
-    own_group = not dist.is_initialized()
     try:
-        environment.join(config.launch.timeout)
-        with computing(config, environment):
-            return worker(config, folder, environment, **arguments)
+        with (
+            environment.group(config.launch.timeout),
+            computing(config, environment),
+            unseen_memory(environment) as unseen_peak,
+        ):
+            result = worker(config, folder, environment, **arguments)
+            unseen = unseen_peak()
+            return result | {UNSEEN_MEMORY: unseen} if unseen else result
     except UserError as error:
         folder.fail(error)
         raise
-    finally:
-        if own_group and dist.is_initialized():
-            dist.destroy_process_group()
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load
@@ -170,11 +168,8 @@ def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
     launches = [stage.launch for stage in stages]
     on_ray = [launch for launch in launches if choose_backend(launch) == "ray"]
     if choose_backend(launches[0]) == "torchrun":
-        Environment.from_variables(launches[0].device).join(launches[0].timeout)
-        try:
+        with Environment.from_variables(launches[0].device).group(launches[0].timeout):
             yield
-        finally:
-            dist.destroy_process_group()
     elif len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
         from shardrec.trainer.launch.running_ray import kept_ray  # a machine without Ray can still run in-process
 

@@ -121,6 +121,7 @@ class Trainer:
         self.reporter.start(self._first_step)
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
         self.reporter.record("start", self._first_step, facts)
+        environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
 
     def _take_up(self, position: Position, steps: list[int]) -> None:
         """Puts a restored position in line with what is on disk and with today's settings."""

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shardrec.data_pipeline.local_ray import local_ray
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_OBJECT_STORE_BYTES = 100 << 20
 
 
 class Workers:
@@ -18,7 +20,7 @@ class Workers:
 
     def __init__(self, number: int = 1) -> None:
         self._number = number
-        self._started = False
+        self._ray = ExitStack()
 
     def __enter__(self) -> "Workers":
         return self
@@ -26,11 +28,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._started:
-            import ray
-
-            ray.shutdown()
-            self._started = False
+        self._ray.close()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yields function(item) for all items, in their order. What the function raises is raised here."""
@@ -43,15 +41,7 @@ class Workers:
         import ray  # starting without it is much faster, and one worker does not need it
 
         if not ray.is_initialized():
-            ray.init(
-                address="local",
-                num_cpus=self._number,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-            )
-            self._started = True
+            self._ray.enter_context(local_ray(self._number, logging_level=logging.ERROR))
 
         def work(item: Any) -> Any:
             return function(item)

@@ -226,7 +226,7 @@ def test_what_torchrec_makes_of_it() -> None:
         mark_table(parameter, given, "cuda", seed=0)
         (marks,) = parameter._optimizer_kwargs  # type: ignore[attr-defined]
         told = add_params_from_parameter_sharding(
-            marks, parameter_sharding(given, "table_wise", [(0, 0, 0, 100, 8)], "cuda", 1)
+            marks, parameter_sharding(given, "table_wise", [(0, 0, 0, 100, 8)], [torch.device("cuda", 0)])
         )
         assert told.items() >= memory_parameters(given).items()
         assert told["bounds_check_mode"] is BoundsCheckMode.FATAL and told["stochastic_rounding"] is False

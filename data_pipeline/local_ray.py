@@ -1,0 +1,94 @@
+"""A local Ray is for the process that starts it alone: it listens on the loopback address, and asks for a token.
+
+Whoever may talk to a Ray runs code as its user, and Ray by itself listens on all interfaces and asks for nothing. The
+token is made anew for each Ray. It is in the environment of this process, of Ray's daemons and of its workers, and in
+no file and no command line. Ray reads what is set here through names of its own that may change with a release:
+`tests/data_pipeline/test_local_ray.py` looks at a real one.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+OBJECT_STORE_BYTES = 100 << 20  # nothing large goes through Ray's object store; its own minimum is 75 MiB
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
+    """Starts a Ray of this process's own, and stops it afterwards; `settings` are further ones of `ray.init`.
+
+    Raises what `ray.init` does where Ray does not start.
+    """
+    import ray  # takes a while, which those that need none do not wait for
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None}
+    with _authentication(token):
+        try:
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    **settings,
+                )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def variables(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets environment variables, or with None removes them, and puts back afterwards what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _authentication(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets variables of Ray's authentication, which a process reads once: it is told to read them again."""
+    try:
+        with variables(values):
+            _read_again()
+            yield
+    finally:
+        _read_again()
+
+
+def _read_again() -> None:
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Has the Ray that starts meanwhile take the loopback address, where all its servers then listen.
+
+    Ray does so by itself on macOS and Windows; `_node_ip_address="127.0.0.1"` it turns into the machine's address.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
