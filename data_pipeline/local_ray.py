@@ -72,7 +72,7 @@ def _authentication(values: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")

@@ -63,7 +63,7 @@ def _leave_peers(last_words: str) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
         from shardrec.trainer.launch.backends import flush_and_exit
 
-        print(last_words, file=sys.stderr)
+        print(last_words.rstrip(), file=sys.stderr)
         flush_and_exit(1)
 
 

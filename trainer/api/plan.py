@@ -6,6 +6,7 @@ from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import load
+from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.planning.machines import Machines
 from shardrec.trainer.planning.report import PlannedRun, planned_runs
@@ -28,7 +29,7 @@ def plan(
 
         print(shardrec.plan("run.yaml", shardrec.Machines(hosts=2, devices=8, device_memory="80GB")))
     """
-    config = config if isinstance(config, RunConfig) else load(config)
+    config = located(config) if isinstance(config, RunConfig) else load(config)
     planned = {run.stage: run for run in planned_runs(config, machines or Machines(), mean_length)}
     if stage is None and len(planned) == 1:
         return next(iter(planned.values()))

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
 from shardrec.trainer.config.model_settings import check_models
+from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.early_start import started_early
@@ -31,7 +32,7 @@ def train(
         print(summary.metrics["test"]["auc"])
     """
     began = time.time()
-    config = config if isinstance(config, RunConfig) else load(config)
+    config = located(config) if isinstance(config, RunConfig) else load(config)
     _check_importable(config)
     runs = list(resolve_stages(config).values()) or [config]
     check = partial(check_models, runs)

@@ -23,6 +23,7 @@ from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.terminal import messages
 
 
@@ -56,7 +57,9 @@ def compare_models(
     models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
+    key = "run" if out is None else "--out"
     out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else out.resolve()
+    check_lasting(key, out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric

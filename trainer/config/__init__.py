@@ -6,6 +6,7 @@
 - `load.py`: how a run file is read, overridden and checked
 - `model_settings.py`: a model's class and its settings, checked
 - `overrides.py`: `--set a.b=c`, and one document laid over another
+- `paths.py`: paths, made absolute as they come in
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
 - `trust.py`: what a run folder that may be anybody's is allowed to do

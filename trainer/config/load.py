@@ -1,6 +1,5 @@
 """Reads run files: YAML, with overrides and a variant laid over it, checked before anything starts."""
 
-import os
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from shardrec.data_pipeline.declaration import first_problem, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.overrides import RunFileLoader, apply_override
-from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+from shardrec.trainer.config.paths import located
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
 
 
@@ -116,23 +116,3 @@ def _section_of(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next((a for a in get_args(annotation) if a is not type(None)), None)
     return annotation
-
-
-def located(config: RunConfig) -> RunConfig:
-    """Returns the configuration with absolute paths: workers and later commands run in other folders."""
-    data = config.data
-    names = ("path", "schema_path", *SPLITS)
-    update = {name: _absolute(getattr(data, name)) for name in names}
-    if data.negatives:
-        update["negatives"] = data.negatives.model_copy(update={"items": _absolute(data.negatives.items)})
-    data = data.model_copy(update=update)
-    sources = tuple(source.model_copy(update={"run": _absolute(source.run)}) for source in config.init_from)
-    paths = {name: _absolute(getattr(config, name)) for name in ("run", "import_from")}
-    return config.model_copy(update=paths | {"data": data, "init_from": sources})
-
-
-def _absolute(paths: Paths | None) -> Any:
-    """Makes local paths absolute; URIs pass through."""
-    if isinstance(paths, tuple):
-        return tuple(str(_absolute(path)) for path in paths)
-    return paths if paths is None or "://" in paths else os.path.abspath(os.path.expanduser(paths))

@@ -11,8 +11,9 @@ from typing import Any
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.load import located, parse
+from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.overrides import OF_THE_WHOLE, laid_over
+from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import ray
 from ray import train
-from ray.train import ControllerError, FailureConfig, ScalingConfig
+from ray.train import ControllerError, ScalingConfig
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR as START_TIMEOUT
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.config import FailureConfig
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import variables

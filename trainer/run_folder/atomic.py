@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.whole_files import whole_file, whole_folder
+from shardrec.trainer.run_folder.lasting import check_lasting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,8 @@ def write_picture(path: Path, figure: "Figure") -> None:
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError unless `out` is not there, or an empty folder."""
+    """Raises UserError unless `out` is not there, or an empty folder, and in a place that lasts."""
+    check_lasting("--out", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty; name another --out")
 

@@ -28,6 +28,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import stage_names
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.lasting import check_lasting
 
 _FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
 _WRITTEN = (
@@ -93,6 +94,7 @@ class RunFolder:
     def check(cls, config: RunConfig, *, resume: bool) -> None:
         """Raises UserError where the folder of a new run, or of one taken up with `resume`, holds something else."""
         folder = cls(Path(config.run))
+        check_lasting("run", folder.path)
         if folder.config_file.exists():
             if not resume:
                 raise UserError(f"{folder.path}: holds a run already; continue it with --resume, or name another `run`")

@@ -7,6 +7,7 @@ from typing import Any
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_bytes
 from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.config.paths import absolute
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
@@ -35,7 +36,7 @@ def evaluate_run(
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
-    splits = splits_to_score(blueprint, folder, data)
+    splits = splits_to_score(blueprint, folder, absolute(data))
     chosen = folder.choose_step(step)
     return supervised(evaluate_worker, config, folder, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet)
 

@@ -20,6 +20,7 @@ from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.import_path import make_importable
+from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
@@ -55,6 +56,7 @@ def predict_rows(
     left as it was.
     """
     folder = RunFolder.open(run_folder)
+    data, out = absolute(data), absolute_folder(out)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     keys = keys or blueprint.schema.keys

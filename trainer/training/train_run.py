@@ -18,6 +18,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import leads, supervised
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.inspection import inspect_run
@@ -147,6 +148,7 @@ def _check_stage(
 
 def _check_folder(whole: RunFolder, resume: bool) -> None:
     """Raises UserError where the folder of a run of stages holds something else, or such a run already."""
+    check_lasting("run", whole.path)
     if not leads() or not whole.path.exists():
         return
     if whole.config_file.exists():

@@ -1,6 +1,8 @@
 """What a run on Ray starts before its first step, and what of Ray Train is replaced for that."""
 
 import inspect
+import os
+from pathlib import Path
 
 import pytest
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -8,10 +10,15 @@ from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import LaunchConfig
 from shardrec.trainer.launch import early_start
+from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.ray_train import UNUSED_LOCALLY, LocalScalingPolicy, Trainer
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.trainer import train_worker
+from tests.trainer.small_run import run_file, write_data
 
 LOCAL = [{"workers": 2}, {"workers": 1, "backend": "ray"}, {"workers": 3, "device": "cpu"}]
 OTHERS = [
@@ -38,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *launches: dict[str, object]) -> bo
             pass
 
     monkeypatch.setattr(early_start, "_started", Started)
-    with started_early([LaunchConfig.model_validate(launch) for launch in launches], "module", lambda: None):
+    with started_early([LaunchConfig.model_validate(asked) for asked in launches], "module", lambda: None):
         return begun == ["module"]
 
 
@@ -80,3 +87,14 @@ def test_what_is_wrong_is_said_before_anything_starts(workers: int, monkeypatch:
 
     with pytest.raises(UserError, match="no such thing"), started_early([LaunchConfig(workers=workers)], "x", check):
         pytest.fail("went on")
+
+
+def test_more_workers_than_this_machine_has_gpus_are_refused_at_once(tmp_path: Path) -> None:
+    overrides = (f"run={tmp_path}/run", "launch.workers=100", "launch.device=cuda")
+    config = load(run_file(tmp_path / "run.yaml", write_data(tmp_path / "data", rows=60)), overrides)
+    before = dict(os.environ)
+    with pytest.raises(UserError) as error:
+        launch(train_worker, config, RunFolder.create(config, resume=False))
+    assert str(error.value).startswith("launch.workers: 100 worker(s) ask for a GPU each, ")
+    assert str(error.value).endswith(" missing on this machine; ask for fewer, or set launch.device to cpu")
+    assert dict(os.environ) == before  # of a notebook, too

@@ -1,0 +1,62 @@
+"""A run on a Ray that is not its own, as clusters are: it waits for room, and its workers run in other folders."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.local_ray import local_ray
+from shardrec.trainer.config.load import load
+from shardrec.trainer.launch.backends import launch
+from shardrec.trainer.launch.capacity import can_grow
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.scoring.evaluate import evaluate_run
+from shardrec.trainer.scoring.predict import predict_rows
+from shardrec.trainer.training.train_run import train_run
+from shardrec.trainer.training.trainer import train_worker
+from tests.trainer.small_run import run_file, write_data
+
+ON_RAY = ("launch.backend=ray", "launch.workers=1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` and `run.yaml`, whose run is trained."""
+    folder = tmp_path_factory.mktemp("cluster")
+    train_run(load(run_file(folder / "run.yaml", write_data(folder / "data", rows=240))), quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray of two cores."""
+    with local_ray(2):
+        yield
+
+
+def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, folder: Path, tmp_path: Path) -> None:
+    config = load(folder / "run.yaml", (f"run={tmp_path}/run", "launch.workers=3", "launch.start_timeout=1"))
+    made = RunFolder.create(config, resume=False)
+    with pytest.raises(UserError) as error:
+        launch(train_worker, config, made)
+    asked = "3 worker(s) ask for a CPU each, 2 of 2 are free, 1 missing"
+    assert str(error.value).startswith(f"launch.workers: {asked} after 1 s; ") and not can_grow()
+    said = json.loads((made.logs / "progress.json").read_text())
+    assert said["phase"] == f"waiting for room on the cluster: {asked}"
+    assert str(made.failure()) == str(error.value)  # so that nothing is left of a run that never began
+
+
+def test_paths_are_those_of_the_folder_where_the_command_runs(
+    cluster: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    expected = evaluate_run(Path("run"), ("data/test",), quiet=True)
+    found = evaluate_run(Path("run"), ("data/test",), overrides=ON_RAY, quiet=True)
+    assert expected and found and found["metrics"] == expected["metrics"]
+    predict_rows(Path("run"), ("data/test/*.parquet",), Path("scores"), overrides=ON_RAY, quiet=True)
+    assert pq.read_table(folder / "scores").num_rows == expected["metrics"]["data"]["rows"]
+    assert ray.is_initialized()  # it was not the run's
