@@ -46,15 +46,20 @@ class Capacity:
 
 def can_grow() -> bool:
     """Returns whether an autoscaler launches nodes for the cluster that this process is connected to."""
-    return state.get_max_resources_from_cluster_config() is not None or any(
-        node_type and not node_type.startswith(_BY_HAND) for node_type in _node_types()
-    )
-
-
-def _node_types() -> set[str]:
-    """Returns the kinds of nodes that Ray's autoscalers tell, the second one by the nodes' labels."""
+    if state.get_max_resources_from_cluster_config() is not None:
+        return True
     if is_autoscaler_v2(fetch_from_server=True):
-        return {node["Labels"].get(_NODE_GROUP, "") for node in ray.nodes()}
-    with suppress(ValueError, KeyError, TypeError):
-        return set(json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS))["autoscaler_report"]["active_nodes"])
-    return set()
+        return any(node["Labels"].get(_NODE_GROUP) for node in ray.nodes())
+    return names_launched_nodes(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+
+
+def names_launched_nodes(status: bytes) -> bool:
+    """Returns whether a report of Ray's first autoscaler names a node of a kind that it launches.
+
+    It reports on clusters without autoscaling too, as one kind a node.
+    """
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        report = json.loads(status)["autoscaler_report"]
+        kinds = {*report["active_nodes"], *(report["node_type_mapping"] or {}).values()}
+        return any(not kind.startswith(_BY_HAND) for kind in kinds)
+    return False

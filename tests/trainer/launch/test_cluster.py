@@ -12,7 +12,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import local_ray
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
-from shardrec.trainer.launch.capacity import can_grow
+from shardrec.trainer.launch.capacity import can_grow, names_launched_nodes
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.evaluate import evaluate_run
 from shardrec.trainer.scoring.predict import predict_rows
@@ -48,6 +48,18 @@ def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, fol
     said = json.loads((made.logs / "progress.json").read_text())
     assert said["phase"] == f"waiting for room on the cluster: {asked}"
     assert str(made.failure()) == str(error.value)  # so that nothing is left of a run that never began
+
+
+@pytest.mark.parametrize(
+    ("kind", "grows"),
+    [("node_ffff", False), ("ray.head.default", True), (None, False)],
+    ids=["by hand", "auto", "none"],
+)
+def test_an_autoscaler_is_known_by_its_report(kind: str | None, grows: bool) -> None:
+    """As Ray 2.58's first autoscaler writes it; a head alone is active only after a while."""
+    report = {"active_nodes": {}, "pending_nodes": [], "node_type_mapping": {"ffff": kind} if kind else None}
+    assert names_launched_nodes(json.dumps({"autoscaler_report": report}).encode()) is grows
+    assert not names_launched_nodes(b"{}") and not names_launched_nodes(b"not JSON")
 
 
 def test_paths_are_those_of_the_folder_where_the_command_runs(
