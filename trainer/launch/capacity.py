@@ -36,6 +36,11 @@ class Capacity:
         """Returns how many workers there is no room for now."""
         return max(0, self.asked - self.free)
 
+    @property
+    def fits(self) -> bool:
+        """Returns whether there is room for all workers once nobody else is there."""
+        return self.asked <= self.total
+
     def __str__(self) -> str:
         """Returns what is asked, free and missing."""
         return (

@@ -61,7 +61,8 @@ def _fitted(
     result_file.unlink(missing_ok=True)
     use_gpu = config.launch.device == "cuda"
     grows = _say_whether_there_is_room(Capacity.of_ray(workers, use_gpu=use_gpu), folder)
-    with _probe(folder) as probe, variables({START_TIMEOUT: str(config.launch.start_timeout)}):
+    patience = config.launch.start_timeout / (1 + config.launch.retries)  # of each try
+    with _probe(folder) as probe, variables({START_TIMEOUT: str(patience)}):
         job = {
             "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
@@ -92,14 +93,14 @@ def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
 
     Raises UserError where a Ray of our own lacks it, on which nothing will come free.
     """
-    if not capacity.missing:
-        return can_grow()
-    if is_ours():
-        raise UserError(f"launch.workers: {capacity} on this machine; ask for fewer, or set launch.device to cpu")
+    if is_ours():  # what an earlier stage's workers have may not count as free yet
+        if not capacity.fits:
+            raise UserError(f"launch.workers: {capacity} on this machine; ask for fewer, or set launch.device to cpu")
+        return False
     grows = can_grow()
-    ProgressFile(folder.logs).phase(
-        f"waiting for {'the cluster to grow' if grows else 'room on the cluster'}: {capacity}"
-    )
+    if capacity.missing:
+        awaited = "the cluster to grow" if grows else "room on the cluster"
+        ProgressFile(folder.logs).phase(f"waiting for {awaited}: {capacity}")
     return grows
 
 
@@ -121,7 +122,7 @@ def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, A
             storage_path=str(storage),
             failure_config=FailureConfig(
                 max_failures=launch.retries,
-                controller_failure_limit=-1 if grows else 0,  # it fails where workers have waited for START_TIMEOUT
+                controller_failure_limit=-1 if grows else launch.retries,  # starts that fail, or find no room
             ),
         ),
     )

@@ -61,7 +61,8 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
             stack.enter_context(_joined(address) if address else _started(workers))
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             cause = str(error).splitlines()[0]
-            raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}") from None
+            token = "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here" if address else ""
+            raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}{token}") from None
         yield
 
 

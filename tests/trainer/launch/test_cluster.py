@@ -1,6 +1,9 @@
 """A run on a Ray that is not its own, as clusters are: it waits for room, and its workers run in other folders."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import ray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.local_ray import local_ray
+from shardrec.data_pipeline.local_ray import TOKEN_VARIABLES, local_ray
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.capacity import can_grow, names_launched_nodes
@@ -20,6 +23,17 @@ from shardrec.trainer.training.train_run import train_run
 from shardrec.trainer.training.trainer import train_worker
 from tests.trainer.small_run import run_file, write_data
 
+JOINING = """
+import sys, ray
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.launch.running_ray import running_ray
+try:
+    with running_ray(LaunchConfig(address=sys.argv[1]), 1):
+        print(f"{ray.cluster_resources()['CPU']:g} CPUs")
+except UserError as error:
+    print(error)
+"""
 ON_RAY = ("launch.backend=ray", "launch.workers=1")
 
 
@@ -36,6 +50,21 @@ def cluster() -> Iterator[None]:
     """A Ray of two cores."""
     with local_ray(2):
         yield
+
+
+def joined(**token: str) -> str:
+    """What a command prints that joins the cluster from another process, with these variables of authentication."""
+    environment = {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES} | token
+    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}  # or it waits long
+    command = [sys.executable, "-c", JOINING, ray.get_runtime_context().gcs_address]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_clusters_own_token_is_what_joins_it(cluster: None) -> None:
+    own = {name: value for name in TOKEN_VARIABLES if (value := os.environ.get(name))}
+    assert joined(**own) == "2 CPUs\n"
+    for token in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        assert joined(**token).endswith("; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here\n")
 
 
 def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, folder: Path, tmp_path: Path) -> None:

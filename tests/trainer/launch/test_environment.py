@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from shardrec.trainer.launch.peak_memory import unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.expected_workers import run_topology
+from shardrec.trainer.training.trainer import Trainer
 from tests.processes import PRELOADED, run_processes
 from tests.trainer.small_run import run_file, write_data
 
@@ -163,3 +165,32 @@ def test_a_command_of_several_ranks_ends_with_the_line_of_the_one_that_raised(ru
     assert [process.exitcode for process in ranks] == [1, 1]
     for log in logs:
         assert log.read_text().splitlines()[-1] == "shardrec: error: rank 1 cannot go on"
+
+
+# ---------------------------------------------------------------- ranks that take longer than others
+
+
+class LateTrainer(Trainer):
+    """Rank 1 is late to restore: it has far more to read."""
+
+    def restore(self) -> None:
+        marker = self.folder.path / "rank-1-restores"
+        if self.environment.rank == 1:
+            time.sleep(1)
+            marker.touch()
+        super().restore()
+        assert marker.exists(), "rank 0 went on alone, into collectives that wait for a step's time only"
+
+
+def late(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+    LateTrainer(config, folder, environment).restore()
+    return {}
+
+
+def restored(rank: int, run: Path, path: str) -> dict[str, Any]:
+    return launch(late, load(run, (f"run={path}",)), RunFolder(Path(path)))
+
+
+def test_no_rank_goes_on_before_all_have_restored(run: Path, tmp_path: Path) -> None:
+    RunFolder.create(load(run, (f"run={tmp_path}/run",)), resume=False)
+    assert run_processes(2, restored, run, f"{tmp_path}/run") == [{}, {}]
