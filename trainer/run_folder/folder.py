@@ -253,9 +253,7 @@ class RunFolder:
         except (ValueError, RecursionError):
             summary = None
         if not isinstance(summary, dict):
-            raise UserError(
-                f"{self.summary_file}: no run's summary (JSON); remove it: the run is unfinished then"
-            )
+            raise UserError(f"{self.summary_file}: no run's summary (JSON); remove it: the run is unfinished then")
         return summary if summary.get("finished", True) else None  # a summary that does not say is an older one's
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
