@@ -32,7 +32,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("distribution",),
         ("planning",),
         ("lookup",),
-        ("dynamic", "updates"),
+        ("dynamic",),
+        ("updates",),
         ("tables",),
     ),
     "data_pipeline": (

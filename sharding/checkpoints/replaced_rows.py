@@ -19,19 +19,8 @@ from torch import Tensor
 from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.checkpoints.shard_files import Scratch, chunks, saved_row_bytes
-from shardrec.sharding.updates.rules import SAMPLES, RowUpdate
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a value -> what its bits are moved as
-
-
-def fresh_state(update: RowUpdate, weight: Tensor) -> dict[str, Tensor]:
-    """Returns the optimizer state of rows [n, columns] that come from elsewhere.
-
-    In how many training samples a row occurs is left out: that belongs to the data, whatever the row holds.
-    """
-    state = update.state(weight)
-    update.warm_start(weight, state)
-    return {name: tensor for name, tensor in state.items() if name != SAMPLES}
 
 
 class ReplacedRows:

@@ -36,6 +36,7 @@ from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, merged, module_name
+from shardrec.sharding.updates.choose import start_tables
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.sample_counts import SampleCounts
 
@@ -162,7 +163,9 @@ def distribute(
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
-    initialize_tables([t for t in tables.values() if not t.table.frozen], seed)
+    trained = [t for t in tables.values() if not t.table.frozen]
+    initialize_tables(trained, seed)
+    start_tables(trained)
     lookup.use_dynamic(
         DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
     )

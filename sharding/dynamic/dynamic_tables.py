@@ -2,8 +2,8 @@
 
 Each rank asks for the rows of its distinct ids where their buckets are kept; these ranks count and admit them, once for
 the whole global batch, and answer. Which rows are fresh is told to all ranks, and whoever holds any of them, under
-whatever placement, gives them fresh weights and an optimizer state of zeros before they are looked up. After that, rows
-are numbers like any table's. One exchange serves all dynamic tables.
+whatever placement, gives them fresh weights and the optimizer state of a first step before they are looked up. After
+that, rows are numbers like any table's. One exchange serves all dynamic tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +22,7 @@ from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.dynamic.set_cache import bucket_of
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import LiveTable, starts_at_zero
+from shardrec.sharding.updates.choose import row_update
 
 
 def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) -> dict[DynamicIds, tuple[str, ...]]:
@@ -203,20 +204,26 @@ class DynamicTables:
 
 @torch.no_grad()
 def renew_rows(table: LiveTable, rows: Tensor, ids: Tensor, seed: int) -> None:
-    """Fills those of `rows` [n] that this rank has with the first values of `ids` [n], their state with zeros."""
+    """Fills those of `rows` [n] that this rank has with the first values of `ids` [n], and the state that has these."""
+    at_zero, spec = starts_at_zero(table.table), table.table
+    update = None if spec.optimizer is None else row_update(spec)  # an unsharded lookup only reads
     for shard in table.shards:
         here = ((rows >= shard.row) & (rows < shard.row + len(shard.weight))).nonzero().squeeze(1)
         if not len(here):
             continue
         at = rows[here] - shard.row
         for name, tensor in shard.tensors.items():
-            if name != "weight" or starts_at_zero(table.table):
+            if name != "weight" or at_zero:
                 tensor.index_fill_(0, at, 0)
-        if not starts_at_zero(table.table):
-            values = draw_rows(table.table, seed, ids[here])
-            width = table.logical(shard, "weight").shape[1]
-            values = values[:, shard.column : shard.column + width].to(shard.weight.dtype)
-            table.logical(shard, "weight").index_copy_(0, at, values)
+        if at_zero:
+            continue
+        values = draw_rows(spec, seed, ids[here])
+        width = table.logical(shard, "weight").shape[1]
+        values = values[:, shard.column : shard.column + width].to(shard.weight.dtype)
+        table.logical(shard, "weight").index_copy_(0, at, values)
+        if update is not None and update.holds_weights:
+            for name, state in update.fresh_state(values).items():
+                shard.tensors[name].index_copy_(0, at, state)
 
 
 def _values(batch: Batch, feature: str) -> Tensor:

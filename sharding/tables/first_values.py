@@ -49,7 +49,10 @@ def draw_block(table: EmbeddingTable, seed: int, block: int) -> np.ndarray:
 
 @torch.no_grad()
 def initialize_tables(tables: Iterable[LiveTable], seed: int) -> None:
-    """Fills this rank's shards with the first values of `seed`: weights as declared, padding and state 0."""
+    """Fills this rank's shards with the first values of `seed`: weights as declared, padding and state 0.
+
+    What state goes with weights that are not 0 is the optimizer's to say (`updates/choose.py: start_tables`).
+    """
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:
         waiting = []
         for table in tables:

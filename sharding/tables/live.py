@@ -33,8 +33,8 @@ def is_rounded(table: EmbeddingTable) -> bool:
 
 
 def starts_at_zero(table: EmbeddingTable) -> bool:
-    """Says whether fresh rows are 0 whatever is declared: FTRL's weights follow from its state."""
-    return table.optimizer is not None and table.optimizer.name == "ftrl"
+    """Says whether fresh rows are 0 in all columns: those of linear weights are."""
+    return table.zero_columns >= table.embedding_dim
 
 
 def physical_dim(table: EmbeddingTable) -> int:

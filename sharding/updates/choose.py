@@ -14,7 +14,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.tables.live import LiveTable, physical_dim
+from shardrec.sharding.tables.live import LiveTable, physical_dim, starts_at_zero
 from shardrec.sharding.updates.ftrl import Ftrl
 from shardrec.sharding.updates.rules import AdaGrad, Adam, RmsProp, RowUpdate, RowwiseAdaGrad, Sgd
 
@@ -82,6 +82,13 @@ def fbgemm_parameters(table: EmbeddingTable) -> dict[str, Any]:
     update = row_update(table)
     eps = {"eps": update.eps} if isinstance(update, AdaGrad | RowwiseAdaGrad) else {}
     return {"optimizer": _FUSED[table.optimizer.name], "learning_rate": update.learning_rate, **eps}
+
+
+def start_tables(tables: Iterable[LiveTable]) -> None:
+    """Sets the optimizer state that goes with drawn weights in this rank's shards, where that is not 0, in place."""
+    for table in tables:
+        if row_update(table.table).holds_weights and not starts_at_zero(table.table):
+            warm_start_tables([table])
 
 
 def warm_start_tables(tables: Iterable[LiveTable]) -> None:

@@ -28,10 +28,13 @@ class Ftrl(RowUpdate):
     g is of the loss summed over the global batch, as the paper's examples come one by one: beside a mean's g, some
     1 / batch size of that, sqrt(n) would stay far below any beta of the order of 1, and z below any such l1.
 
-    Weights are stored beside z and n, so that lookups read them. Fresh tables start at 0 (`first_values.py`).
+    Weights are stored beside z and n, so that lookups read them. Fresh rows are as any optimizer's, with n = 0 and the z
+    of which they follow: 0 where they are 0, as in the paper, and else what the line above says. From 0 alone factors
+    that multiply each other would have gradients of 0, and stay.
     """
 
     of_summed_loss: ClassVar[bool] = True
+    holds_weights: ClassVar[bool] = True
 
     beta: float
     l1: float
@@ -59,7 +62,8 @@ class Ftrl(RowUpdate):
         step = max(1, _CHUNK // max(1, weight.shape[1]))
         for start in range(0, len(weight), step):
             chunk = weight[start : start + step].float()
-            state["z"][start : start + step] = self._z(chunk, torch.tensor(c, device=chunk.device))
+            z = self._z(chunk, torch.tensor(c, device=chunk.device))
+            state["z"][start : start + step] = z.add_(0.0)  # no -0, whose bits are not those of a z that is 0
 
     def _z(self, weight: Tensor, c: Tensor) -> Tensor:
         return weight.sign().mul_(-self.l1).addcmul_(weight, c, value=-1)

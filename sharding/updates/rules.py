@@ -33,9 +33,11 @@ class RowUpdate(ABC):
     the rows in the batch, n being how many training samples a row occurs in, 1 for one that was counted in none.
     Mini-batch-aware L2 (Zhou et al., "Deep Interest Network", KDD 2018, section 5.1).
     of_summed_loss: g is of the loss summed over the batch's rows, not of its mean.
+    holds_weights: weights follow from state, so that state has to follow from weights that come from elsewhere.
     """
 
     of_summed_loss: ClassVar[bool] = False
+    holds_weights: ClassVar[bool] = False
 
     learning_rate: float
     weight_decay: float = 0.0
@@ -64,6 +66,15 @@ class RowUpdate(ABC):
         """Sets the state in place to what goes with weights that come from elsewhere: that of a first step."""
         for tensor in state.values():
             tensor.zero_()
+
+    def fresh_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Returns the state of rows [n, columns] that were never updated: drawn ones, or from elsewhere.
+
+        In how many training samples a row occurs is left out: that belongs to the data, whatever the row holds.
+        """
+        state = self.state(weight)
+        self.warm_start(weight, state)
+        return {name: tensor for name, tensor in state.items() if name != SAMPLES}
 
     @torch.no_grad()
     def apply(

@@ -174,9 +174,7 @@ class DynamicReference(Reference):
     def _renew(self, name: str, row: int, an_id: int) -> None:
         (table,) = {t for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)
                     for t in i.tables.values() if t.name == name}  # fmt: skip
-        is_ftrl = table.optimizer is not None and table.optimizer.name == "ftrl"
-        values = first_values(table, SEED, torch.tensor([an_id]))[0].double()
-        self.weights[name][row] = values * 0 if is_ftrl else values
+        self.weights[name][row] = first_values(table, SEED, torch.tensor([an_id]))[0].double()
         for key in [k for k in self.state[name] if k.endswith(f" {row}")]:
             del self.state[name][key]
 

@@ -51,7 +51,7 @@ OPTIMIZERS = {
     "rowwise_l2": TableOptimizer(name="rowwise_adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1),
     "rmsprop": TableOptimizer(name="rmsprop", learning_rate=0.01, eps=1e-3, smoothing=0.9),
     "frequency_adam": TableOptimizer(name="adam", learning_rate=0.05, eps=1e-3, weight_decay=4.0, decay="frequency"),
-    "ftrl": TableOptimizer(name="ftrl", learning_rate=2.0, beta=13.0, l1=1e-4, l2=1.0),
+    "ftrl": TableOptimizer(name="ftrl", learning_rate=2.0, beta=13.0, l1=0.1, l2=1.0),
     "whole_l2": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3, weight_decay=0.1, decay="table"),
 }
 FEWER = ("adagrad", "rowwise_adagrad", "ftrl", "whole_l2")

@@ -33,7 +33,7 @@ class Reference:
             assert n <= 65_536
             weight = torch.from_numpy(draw_block(table, SEED, 0)[:n]).double()
             assert table.optimizer is not None
-            self.weights[table.name] = weight * 0 if table.optimizer.name == "ftrl" else weight
+            self.weights[table.name] = weight
             self.state[table.name] = {}
 
     def train(self, batches: list[Rows], tower_rate: float = 0.1) -> list[float]:
@@ -107,8 +107,11 @@ def change_row(o: TableOptimizer, w: Tensor, g: Tensor, state: dict[str, Tensor]
     """The new weights of a row after a gradient, by the formulas of each optimizer's paper, in float64."""
 
     def held(name: str) -> Tensor:
-        """A row's state, 0 at first, to be changed in place."""
-        return state.setdefault(f"{name} {row}", torch.zeros_like(w))
+        """A row's state, 0 at first but for FTRL's z, to be changed in place."""
+        first = torch.zeros_like(w)
+        if name == "z":  # of which the first w follows, while n is 0
+            first = -w.sign() * o.l1 - w * (o.beta / o.learning_rate + o.l2)
+        return state.setdefault(f"{name} {row}", first)
 
     match o.name:
         case "sgd":

@@ -13,10 +13,10 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.files import find_files
 from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.id_maps import write_id_maps
-from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
+from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows
 from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
 from shardrec.sharding.tables.first_values_by_id import draw_rows
-from shardrec.sharding.tables.live import DTYPES, starts_at_zero
+from shardrec.sharding.tables.live import DTYPES
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, write_manifest
@@ -148,13 +148,11 @@ class _Copied:
         update, replaced = row_update(table), ReplacedRows(self._saved.tables[name], made)
         if name == self._name:
             for rows, vectors in self._incoming.blocks():
-                replaced.write(rows, {"weight": vectors, **fresh_state(update, vectors)})
+                replaced.write(rows, {"weight": vectors, **update.fresh_state(vectors)})
             return replaced.finish()
         for part in self.fresh.split(max(1, BLOCK_BYTES // (4 * table.embedding_dim))):
             weight = draw_rows(table, self._seed, part[:, 1])
-            if starts_at_zero(table):
-                weight.zero_()
-            replaced.write(part[:, 0].numpy(), {"weight": weight.to(DTYPES[table.dtype]), **update.state(weight)})
+            replaced.write(part[:, 0].numpy(), {"weight": weight.to(DTYPES[table.dtype]), **update.fresh_state(weight)})
         return replaced.finish()
 
     def _id_maps(self, made: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints import saved_tables
 from shardrec.sharding.checkpoints import shard_files as checkpoint_module
-from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows, fresh_state
+from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.tables.live import LiveTable
@@ -187,7 +187,7 @@ def test_fresh_state_of_ftrl() -> None:
     """McMahan et al. 2013: with n = 0 the z for which the update's w is the one given."""
     optimizer = TableOptimizer(name="ftrl", learning_rate=0.3, beta=2.0, l1=0.5, l2=0.25)
     weight = torch.tensor([[0.0, 1.5], [-0.25, 3.0]])
-    state = fresh_state(row_update(replace(TABLE, optimizer=optimizer)), weight)
+    state = row_update(replace(TABLE, optimizer=optimizer)).fresh_state(weight)
     assert state.keys() == {"z", "n"} and not state["n"].any()
     for i in range(2):
         for j in range(2):
@@ -198,6 +198,6 @@ def test_fresh_state_of_ftrl() -> None:
 
 def test_fresh_state_leaves_counts_of_samples() -> None:
     optimizer = TableOptimizer(name="adam", weight_decay=0.1, decay="frequency")
-    state = fresh_state(row_update(replace(TABLE, optimizer=optimizer)), torch.ones(3, 6))
+    state = row_update(replace(TABLE, optimizer=optimizer)).fresh_state(torch.ones(3, 6))
     assert {name: tuple(t.shape) for name, t in state.items()} == {"mean": (3, 6), "mean_square": (3, 6), "steps": (3,)}
     assert not any(t.any() for t in state.values())

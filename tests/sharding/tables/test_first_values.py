@@ -10,6 +10,7 @@ import torch
 from shardrec.models.table_settings import TableInit, TableOptimizer
 from shardrec.sharding.tables.first_values import BLOCK_BYTES, block_rows, draw_block, initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard
+from shardrec.sharding.updates.choose import start_tables
 from tests.sharding.cases import table
 
 
@@ -55,11 +56,20 @@ def test_rows_do_not_depend_on_how_many_there_are() -> None:
     assert not torch.equal(whole(many)[:7], whole(many)[65_536:65_543])
 
 
-def test_ftrl_tables_start_at_zero_whatever_is_declared() -> None:
-    spec = replace(table("t", 5, 3, init=TableInit(scale=2.0)), optimizer=TableOptimizer(name="ftrl", l1=0.1))
-    tensors = {name: torch.ones(5, 3) for name in ("weight", "z", "n")}
-    initialize_tables([LiveTable(spec, (TableShard(0, 0, tensors),))], seed=5)
-    assert not any(tensor.any() for tensor in tensors.values())
+def test_linear_weights_start_at_zero_whatever_is_declared() -> None:
+    """And under FTRL so do z and n, as in its paper; factors beside them start as declared, with the z of that."""
+    ftrl = TableOptimizer(name="ftrl", learning_rate=0.5, beta=2.0, l1=0.25, l2=1.0)
+    for columns, zeros in ((1, 1), (3, 1)):
+        spec = replace(table("t", 5, columns, init=TableInit(scale=2.0), zero_columns=zeros), optimizer=ftrl)
+        tensors = {name: torch.ones(5, columns) for name in ("weight", "z", "n")}
+        live = LiveTable(spec, (TableShard(0, 0, tensors),))
+        initialize_tables([live], seed=5)
+        start_tables([live])
+        w, z = tensors["weight"][:, zeros:], tensors["z"][:, zeros:]
+        torch.testing.assert_close(-(z - z.sign() * 0.25) / (2.0 / 0.5 + 1.0), w)  # the update's w of z, n = 0
+        assert bool((w != 0).all()) and torch.equal(tensors["weight"], whole(spec))
+        for tensor in (*(t[:, :zeros] for t in (tensors["weight"], tensors["z"])), tensors["n"]):
+            assert not tensor.numpy().view(np.int32).any()  # of all bits: no -0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
