@@ -33,6 +33,7 @@
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere
 - `tasks.py`: A task says what is learned from a tower's output: loss terms, predictions, metrics
 - `two_tower.py`: Two towers make vectors of users and of items, each computed alone, that meet in a dot product
+- `undefined.py`: A metric that its rows do not define has a value of its own, which says why
 - `user_item.py`: Models of user-item pairs read two features, one of the user and one of the item
 - `wide_deep.py`: Wide & Deep trains a linear part and an MLP jointly (Cheng et al., DLRS 2016)
 """

@@ -53,7 +53,7 @@ class PointwiseConfig(ModelConfig):
         default=0.5, gt=0, lt=1, description="probability from which accuracy calls a row positive"
     )
     top_k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
-        default=(), description="k's of hr@k and ndcg@k among the rows of a group"
+        default=(), description="k's of hr@k, ndcg@k, recall@k and precision@k, and mrr, among the rows of a group"
     )
 
     @model_validator(mode="after")

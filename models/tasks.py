@@ -28,6 +28,11 @@ from shardrec.models.metrics import (
 )
 from shardrec.models.metrics.collective import Collective
 
+NO_GROUP = (
+    "the schema has no group, inside of which it is computed; name its column (`group: user`) in schema.yaml, or choose "
+    "another metric"
+)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -145,7 +150,7 @@ class BinaryClassification(Pointwise):
         threshold: float = 0.5,
         top_k: tuple[int, ...] = (),
     ) -> None:
-        """threshold: the probability from which on accuracy calls a row positive; top_k: the k's of hr@k and ndcg@k."""
+        """threshold: the probability from which on accuracy calls a row positive; top_k: the k's of hr@k and so on."""
         super().__init__(label, grouped)
         self.negative_rate = negative_rate
         self.threshold = threshold
@@ -167,7 +172,7 @@ class BinaryClassification(Pointwise):
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
         """Makes auc, average_precision, log_loss, normalized_entropy, calibration, accuracy, rows.
 
-        With groups also gauc, and with `top_k` hr@k and ndcg@k.
+        With groups also gauc, and with `top_k` hr@k, ndcg@k, recall@k, precision@k and mrr.
         """
         shift = 0.0 if down_sampled else log(self.negative_rate)
 
@@ -176,9 +181,10 @@ class BinaryClassification(Pointwise):
             return self._predictions(logit, torch.sigmoid(logit), batch)
 
         metrics: list[Metric] = [Ranking(), LogLoss(), Calibration(), Accuracy(self.threshold), Rows()]
+        lacking = {} if self.grouped else {"gauc": NO_GROUP}
         if self.grouped:
             metrics += [GroupedAUC(), *([TopK(self.top_k)] if self.top_k else [])]
-        return MetricSet(metrics, read, collective)
+        return MetricSet(metrics, read, collective, lacking)
 
 
 class Regression(Pointwise):

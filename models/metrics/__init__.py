@@ -11,7 +11,7 @@
 - `predictions.py`: Predictions are what every metric reads: the rows of one batch that count
 - `ranking.py`: Ranking metrics (AUC, average precision, ROC and PR curves) are read off one table of scores
 - `score_table.py`: A score table holds the weight of either class at each distinct score, in bounded memory
-- `top_k.py`: Hit rate and NDCG at K say how far up a group's positives stand among its negatives
+- `top_k.py`: Top-K metrics say how far up a group's positives stand: hit rate, NDCG, recall and precision at K, and MRR
 """
 
 from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from math import log, nan, sqrt
+from math import log, sqrt
 from typing import ClassVar
 
 import torch
@@ -12,11 +12,22 @@ from torch.nn.functional import softplus
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.metrics.metric import Metric
 from shardrec.models.metrics.predictions import Predictions
+from shardrec.models.undefined import Undefined
+
+NO_WEIGHT = "no row has a weight over 0"
+NO_POSITIVES, NO_NEGATIVES = "all labels are 0", "all labels are 1"
 
 
-def ratio(numerator: float, denominator: float) -> float:
-    """Returns numerator / denominator, NaN where the denominator is 0."""
-    return numerator / denominator if denominator else nan
+def ratio(numerator: float, denominator: float, reason: str = NO_WEIGHT) -> float:
+    """Returns numerator / denominator; `Undefined`, for this reason, where the denominator is 0."""
+    return numerator / denominator if denominator else Undefined(reason)
+
+
+def lacking(positives: float, negatives: float) -> str:
+    """Says which weight rows lack to be of two classes, of which at least one has none."""
+    if positives == negatives == 0:
+        return NO_WEIGHT
+    return NO_NEGATIVES if positives else NO_POSITIVES
 
 
 class Sums(Metric):
@@ -49,7 +60,7 @@ class LogLoss(Sums):
     """`log_loss` is -E[y ln p + (1 - y) ln(1 - p)], `normalized_entropy` log loss / entropy of the mean label.
 
     Computed from logits (`score`), so that confident predictions lose nothing to rounding. Normalized entropy (He et
-    al., ADKDD 2014) is below 1 where the model beats the constant mean, and NaN where labels are of one class.
+    al., ADKDD 2014) is below 1 where the model beats the constant mean, and undefined where labels are of one class.
     """
 
     larger_is_better: ClassVar = {"log_loss": False, "normalized_entropy": False}
@@ -61,12 +72,14 @@ class LogLoss(Sums):
     def values(self, sums: Sequence[float]) -> dict[str, float]:
         loss, label, weight = sums
         log_loss, p = ratio(loss, weight), ratio(label, weight)
-        entropy = -p * log(p) - (1 - p) * log(1 - p) if 0 < p < 1 else nan
+        if not 0 < p < 1:
+            return {"log_loss": log_loss, "normalized_entropy": Undefined(lacking(label, weight - label))}
+        entropy = -p * log(p) - (1 - p) * log(1 - p)
         return {"log_loss": log_loss, "normalized_entropy": log_loss / entropy}
 
 
 class Calibration(Sums):
-    """`calibration` is mean prediction / mean label (NaN without positives); both means are beside it."""
+    """`calibration` is mean prediction / mean label (undefined without positives); both means are beside it."""
 
     larger_is_better: ClassVar = {"calibration": None, "label_mean": None, "prediction_mean": None}
 
@@ -76,7 +89,7 @@ class Calibration(Sums):
     def values(self, sums: Sequence[float]) -> dict[str, float]:
         value, label, weight = sums
         return {
-            "calibration": ratio(value, label),
+            "calibration": ratio(value, label, lacking(label, weight - label)),
             "label_mean": ratio(label, weight),
             "prediction_mean": ratio(value, weight),
         }
@@ -112,7 +125,7 @@ class Errors(Sums):
     def values(self, sums: Sequence[float]) -> dict[str, float]:
         square, absolute, label, value, weight = sums
         return {
-            "rmse": sqrt(ratio(square, weight)),
+            "rmse": sqrt(square / weight) if weight else Undefined(NO_WEIGHT),
             "mae": ratio(absolute, weight),
             "label_mean": ratio(label, weight),
             "prediction_mean": ratio(value, weight),

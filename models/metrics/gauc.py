@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shardrec.models.metrics.averages import ratio
-from shardrec.models.metrics.grouped import Grouped, Ties
+from shardrec.models.metrics.grouped import NO_GROUPS, Grouped, Ties
 
 
 class GroupedAUC(Grouped):
@@ -38,4 +38,4 @@ class GroupedAUC(Grouped):
     def values(self, sums: Sequence[float], groups: float) -> dict[str, float]:
         """Returns `gauc`."""
         auc, weight = sums
-        return {"gauc": ratio(auc, weight)}
+        return {"gauc": ratio(auc, weight, NO_GROUPS)}

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from math import nan
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -10,9 +9,12 @@ from torch import Tensor
 
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.metrics.metric import Metric
-from shardrec.models.metrics.ordered_bits import is_nan, ordered_bits
+from shardrec.models.metrics.ordered_bits import NAN_SCORES, is_nan, ordered_bits
 from shardrec.models.metrics.predictions import Predictions
 from shardrec.models.metrics.score_table import sums_at
+from shardrec.models.undefined import Undefined
+
+NO_GROUPS = "no group has rows of both classes"
 
 
 def mixed(group: Tensor) -> Tensor:
@@ -137,7 +139,7 @@ class Grouped(Metric):
         return GroupedRows(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
 
     def compute(self, collective: Collective) -> dict[str, float]:
-        """Returns the values, NaN where a score was; how many groups they are of, skip, and which share was kept."""
+        """Returns the values, undefined where a score was NaN; how many groups they are of, skip, which share was kept."""
         rows = self._all()
         level = int(collective.concatenate(torch.tensor([self._level], device=rows.group.device)).max())
         rows = rows.sampled(level)
@@ -152,7 +154,7 @@ class Grouped(Metric):
         *sums, groups, skipped, nans = collective.sum(torch.cat([self.sums(ties), counts.double()])).tolist()
         values = self.values(sums, groups)
         if nans:
-            values = dict.fromkeys(values, nan)
+            values = dict.fromkeys(values, Undefined(NAN_SCORES))
         values |= {f"{self.name}_groups": groups, f"{self.name}_skipped_groups": skipped}
         return values | ({f"{self.name}_sampled_share": 0.5**level} if level else {})
 

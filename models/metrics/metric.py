@@ -11,7 +11,7 @@ from shardrec.models.metrics.predictions import Predictions
 class Metric(ABC):
     """A metric has one or several named values over all rows seen by all ranks; sums are kept in float64.
 
-    A value that its rows do not define (the AUC of one class) is NaN.
+    A value that its rows do not define (the AUC of one class) is `Undefined`, a NaN that says why.
     """
 
     larger_is_better: ClassVar[Mapping[str, bool | None]]

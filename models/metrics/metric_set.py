@@ -1,6 +1,7 @@
 """A metric set holds the metrics of one evaluation, which are computed together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.metrics.collective import Alone, Collective
 from shardrec.models.metrics.metric import Metric
 from shardrec.models.metrics.predictions import Predictions
+from shardrec.models.undefined import Undefined
+
+NOT_FINITE = "the model's scores are not finite"
 
 
 class MetricSet:
@@ -21,14 +25,19 @@ class MetricSet:
         metrics: Sequence[Metric],
         read: Callable[[Any, Batch], Predictions],
         collective: Collective | None = None,
+        lacking: Mapping[str, str] | None = None,
     ) -> None:
+        """lacking: metrics that the task would have, and what it lacks to have them."""
+        self._lacking = dict(lacking or {})
         self._metrics = tuple(metrics)
         self._read = read
         self._collective = collective or Alone()
 
     def of(self, part: Callable[[Any], Any]) -> "MetricSet":
         """Returns these metrics for a tower that returns more than their task reads: `part` takes out what it reads."""
-        return MetricSet(self._metrics, lambda output, batch: self._read(part(output), batch), self._collective)
+        return MetricSet(
+            self._metrics, lambda output, batch: self._read(part(output), batch), self._collective, self._lacking
+        )
 
     @torch.no_grad()
     def update(self, output: Any, batch: Batch) -> None:
@@ -39,11 +48,17 @@ class MetricSet:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """Returns values by name over all ranks' rows, equal on all ranks, which must all call it."""
+        """Returns values by name over all ranks' rows, equal on all ranks, which must all call it.
+
+        Each is finite or `Undefined`.
+        """
         values: dict[str, float] = {}
         for metric in self._metrics:
             values |= metric.compute(self._collective)
-        return values
+        return {
+            name: value if isinstance(value, Undefined) or isfinite(value) else Undefined(NOT_FINITE)
+            for name, value in values.items()
+        }
 
     @property
     def directions(self) -> dict[str, bool]:
@@ -53,6 +68,8 @@ class MetricSet:
     def larger_is_better(self, name: str) -> bool:
         """Says whether early stopping looks for a large `name`. Raises UserError for a name that it cannot go by."""
         known = self.directions
+        if name in self._lacking:
+            raise UserError(f"metric {name!r}: {self._lacking[name]}")
         if name not in known:
             raise UserError(unknown("metric to select by", name, list(known)))
         return known[name]

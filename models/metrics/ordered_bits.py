@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 INFINITY = 0x7F800000
+NAN_SCORES = "the model's scores are NaN"
 
 
 def ordered_bits(score: Tensor) -> Tensor:

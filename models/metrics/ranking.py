@@ -7,18 +7,18 @@ the table fits. So bins get no coarser than memory demands, wherever the scores 
 happens inside of them.
 """
 
-from math import nan
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from shardrec.models.metrics.averages import ratio
+from shardrec.models.metrics.averages import lacking, ratio
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.metrics.metric import Metric
-from shardrec.models.metrics.ordered_bits import is_nan, ordered_bits, ordered_score
+from shardrec.models.metrics.ordered_bits import NAN_SCORES, is_nan, ordered_bits, ordered_score
 from shardrec.models.metrics.predictions import Predictions
 from shardrec.models.metrics.score_table import ScoreTable
+from shardrec.models.undefined import Undefined
 
 COMPACTION_ROWS = 1 << 20
 
@@ -88,19 +88,20 @@ class Ranking(Metric):
         return None if has_nan else ScoreTable.summed(keys, positives, negatives, dropped).counted()
 
     def compute(self, collective: Collective) -> dict[str, float]:
-        """Returns AUC, average precision and, of a compacted table, how far AUC may be off; NaN for NaN scores."""
+        """Returns AUC, average precision and, of a compacted table, how far AUC may be off; undefined for NaN scores."""
         table = self._merge(collective)
         if table is None:
-            return {"auc": nan, "average_precision": nan}
+            return dict.fromkeys(("auc", "average_precision"), Undefined(NAN_SCORES))
         positives, negatives = table.positives, table.negatives
         below = negatives.cumsum(0) - negatives
-        pairs = float(positives.sum() * negatives.sum())
+        all_positive, all_negative = float(positives.sum()), float(negatives.sum())
+        pairs, reason = all_positive * all_negative, lacking(all_positive, all_negative)
         values = {
-            "auc": ratio(float(positives @ (below + negatives / 2)), pairs),
-            "average_precision": ratio(float(positives @ _precision(table)), float(positives.sum())),
+            "auc": ratio(float(positives @ (below + negatives / 2)), pairs, reason),
+            "average_precision": ratio(float(positives @ _precision(table)), all_positive, reason),
         }
         if table.dropped:
-            values["auc_error_bound"] = ratio(float(positives @ negatives) / 2, pairs)
+            values["auc_error_bound"] = ratio(float(positives @ negatives) / 2, pairs, reason)
         return values
 
     def curves(self, collective: Collective) -> dict[str, Curve]:

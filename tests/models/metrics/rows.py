@@ -105,8 +105,9 @@ def by_scikit_learn(case: Case) -> dict[str, float]:
 
 
 def top_k(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray) -> dict[str, float]:
-    """HR and NDCG at the cutoffs by a loop over groups and their positives."""
-    values: dict[str, list[float]] = {f"{name}@{k}": [] for k in CUTOFFS for name in ("hr", "ndcg")}
+    """All top-K metrics at the cutoffs by a loop over groups and their ranks."""
+    names = [*(f"{name}@{k}" for k in CUTOFFS for name in ("hr", "ndcg", "recall", "precision")), "mrr"]
+    values: dict[str, list[float]] = {name: [] for name in names}
     counted = skipped = 0
     for g in np.unique(group):
         mine = (group == g) & (w > 0)
@@ -115,10 +116,16 @@ def top_k(logit: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray) ->
             skipped += bool(mine.any())
             continue
         counted += 1
-        ranks = [1 + sum(other >= score for other in negatives) for score in positives]
+        best_first = sorted(positives, reverse=True)
+        ranks = [i + 1 + sum(other >= score for other in negatives) for i, score in enumerate(best_first)]
         for k in CUTOFFS:
-            values[f"hr@{k}"].append(np.mean([rank <= k for rank in ranks]))
-            values[f"ndcg@{k}"].append(np.mean([np.log(2) / np.log(rank + 1) if rank <= k else 0 for rank in ranks]))
+            hits = [rank for rank in ranks if rank <= k]
+            best = sum(1 / np.log2(i + 2) for i in range(min(k, len(ranks))))
+            values[f"hr@{k}"].append(1.0 if hits else 0.0)
+            values[f"ndcg@{k}"].append(sum(1 / np.log2(rank + 1) for rank in hits) / best)
+            values[f"recall@{k}"].append(len(hits) / len(ranks))
+            values[f"precision@{k}"].append(len(hits) / k)
+        values["mrr"].append(1 / ranks[0])
     means = {name: float(np.mean(of_groups)) if counted else nan for name, of_groups in values.items()}
     return means | {"top_k_groups": counted, "top_k_skipped_groups": skipped}
 

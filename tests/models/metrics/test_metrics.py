@@ -1,15 +1,32 @@
 """All metrics equal scikit-learn's, on one process and on two ranks."""
 
+import copy
+import json
+import pickle
 from collections.abc import Callable
 from functools import cache
+from math import nan
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from shardrec.models.metrics import GroupedAUC, Metric, Predictions, Ranking, TopK, ranking
+from shardrec.models.metrics import (
+    Accuracy,
+    Calibration,
+    Errors,
+    GroupedAUC,
+    LogLoss,
+    Metric,
+    MetricSet,
+    Predictions,
+    Ranking,
+    TopK,
+    ranking,
+)
 from shardrec.models.metrics.collective import Alone
+from shardrec.models.undefined import Undefined, undefined_in, with_reasons
 from tests.models.metrics.rows import CASES, COARSE, by_scikit_learn, run_alone
 
 
@@ -101,3 +118,35 @@ def test_a_nan_score_makes_nan(metric: Callable[[], Metric], nan: float) -> None
     found.update(Predictions(score, score, label, one, torch.zeros(4, dtype=torch.int64)))
     values = found.compute(Alone())
     assert np.isnan(values[next(iter(values))])
+
+
+def rows_of(label: list[float], weight: list[float] | None = None, score: list[float] | None = None) -> Predictions:
+    n = len(label)
+    scores, ones = torch.tensor(score or [0.5] * n).double(), torch.ones(n).double()
+    weights = ones if weight is None else torch.tensor(weight).double()
+    return Predictions(scores, torch.sigmoid(scores), torch.tensor(label).double(), weights, torch.arange(n) // 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reasons"),
+    [
+        (rows_of([0, 0, 0]), dict.fromkeys(("auc", "average_precision", "normalized_entropy", "calibration"), "all labels are 0")),
+        (rows_of([1, 1, 1]), dict.fromkeys(("auc", "normalized_entropy"), "all labels are 1")),
+        (rows_of([1, 0], weight=[0, 0]), dict.fromkeys(("auc", "log_loss", "accuracy", "calibration", "rmse", "mae"), "no row has a weight over 0")),
+        (rows_of([1, 1, 0, 0]), dict.fromkeys(("gauc", "hr@1", "ndcg@1", "recall@1", "precision@1", "mrr"), "no group has rows of both classes")),
+        (rows_of([1, 0], score=[nan, 0.0]), {"auc": "the model's scores are NaN", "gauc": "the model's scores are NaN", "log_loss": "the model's scores are not finite", "mae": "the model's scores are not finite"}),
+    ],
+)  # fmt: skip
+def test_what_rows_do_not_define_is_a_value_that_says_why(rows: Predictions, reasons: dict[str, str]) -> None:
+    metrics = MetricSet(
+        [Ranking(), LogLoss(), Calibration(), Accuracy(), Errors(), GroupedAUC(), TopK((1,))], lambda rows, _: rows
+    )
+    metrics.update(rows, None)  # type: ignore[arg-type]
+    values = metrics.compute()
+    assert undefined_in(values).items() >= reasons.items()
+    assert all(isinstance(v, Undefined) or np.isfinite(v) for v in values.values())
+    for copied in (pickle.loads(pickle.dumps(values)), copy.deepcopy(values)):
+        assert undefined_in(copied) == undefined_in(values)
+    again = with_reasons(json.loads(json.dumps(values)), undefined_in(values))
+    assert undefined_in(again) == undefined_in(values)
+    np.testing.assert_equal(again, values)
