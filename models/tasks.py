@@ -29,8 +29,8 @@ from shardrec.models.metrics import (
 from shardrec.models.metrics.collective import Collective
 
 NO_GROUP = (
-    "the schema has no group, inside of which it is computed; name its column (`group: user`) in schema.yaml, or choose "
-    "another metric"
+    "the schema has no group, inside of which it is computed; name its column (`group: user`) in schema.yaml, or "
+    "choose another metric"
 )
 
 

@@ -195,6 +195,11 @@ class Loader:
         """Returns how many batches an epoch has."""
         return self.order.steps_per_epoch
 
+    @property
+    def row_bytes(self) -> float:
+        """Returns the estimated bytes of a decoded row."""
+        return self._footprint.row_bytes
+
     def order_state(self) -> dict[str, Any]:
         """Returns all that decides which rows make which batch, for a checkpoint."""
         return {
@@ -235,6 +240,10 @@ class Loader:
     def epoch_with_columns(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Batch, pa.Table]]:
         """Yields batches, each with the `extra_columns` of its live rows (padding rows come after them)."""
         return self._run(epoch, start_step, with_columns=True)
+
+    def padding(self, step: int) -> Batch:
+        """Returns a batch as large as this rank's batch `step` of an epoch, without any rows."""
+        return self._layout.collate([], self.order.padded_rows(step, self._world_size) * self._each)
 
     def _run(self, epoch: int, start_step: int, *, with_columns: bool) -> Iterator[Any]:
         if not 0 <= start_step <= self.steps_per_epoch:

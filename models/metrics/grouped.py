@@ -139,7 +139,7 @@ class Grouped(Metric):
         return GroupedRows(*(torch.cat(column) for column in zip(*self._parts, strict=True)))
 
     def compute(self, collective: Collective) -> dict[str, float]:
-        """Returns the values, undefined where a score was NaN; how many groups they are of, skip, which share was kept."""
+        """Returns the values, undefined for NaN scores; how many groups they are of, skip, and which share was kept."""
         rows = self._all()
         level = int(collective.concatenate(torch.tensor([self._level], device=rows.group.device)).max())
         rows = rows.sampled(level)

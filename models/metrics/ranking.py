@@ -88,7 +88,7 @@ class Ranking(Metric):
         return None if has_nan else ScoreTable.summed(keys, positives, negatives, dropped).counted()
 
     def compute(self, collective: Collective) -> dict[str, float]:
-        """Returns AUC, average precision and, of a compacted table, how far AUC may be off; undefined for NaN scores."""
+        """Returns AUC, average precision and, of a compacted table, how far AUC may be off; undefined by NaN scores."""
         table = self._merge(collective)
         if table is None:
             return dict.fromkeys(("auc", "average_precision"), Undefined(NAN_SCORES))

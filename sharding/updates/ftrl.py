@@ -28,9 +28,9 @@ class Ftrl(RowUpdate):
     g is of the loss summed over the global batch, as the paper's examples come one by one: beside a mean's g, some
     1 / batch size of that, sqrt(n) would stay far below any beta of the order of 1, and z below any such l1.
 
-    Weights are stored beside z and n, so that lookups read them. Fresh rows are as any optimizer's, with n = 0 and the z
-    of which they follow: 0 where they are 0, as in the paper, and else what the line above says. From 0 alone factors
-    that multiply each other would have gradients of 0, and stay.
+    Weights are stored beside z and n, so that lookups read them. Fresh rows are as any optimizer's, with n = 0 and the
+    z of which they follow: 0 where they are 0, as in the paper, and else -c w - sign(w) l1. From 0 alone factors that
+    multiply each other would have gradients of 0, and stay.
     """
 
     of_summed_loss: ClassVar[bool] = True

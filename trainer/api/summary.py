@@ -5,12 +5,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from shardrec.models.undefined import with_reasons
+
 
 @dataclass(frozen=True)
 class Summary:
     """A summary says where a finished run is, how good it is and how long it took.
 
-    run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint. steps, rows: trained on.
+    run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint; one that the rows do not
+    define is `Undefined`, a NaN that says why. not_scored: splits without metrics, and why. steps, rows: trained on.
     best_step: whose checkpoint is the best; epochs_to_best: until then. world_size: workers. samples_per_second: over
     all workers, without evaluation. seconds_to_first_step, wall_seconds: from the start of the call. parameters:
     weights of tables and of the tower. zero_weights: table -> share of exact zeros, where there is an L1. stages: of a
@@ -30,6 +33,7 @@ class Summary:
     wall_seconds: float
     parameters: dict[str, int]
     seconds_to_first_step: float | None = None
+    not_scored: dict[str, str] = field(default_factory=dict)
     zero_weights: dict[str, float] = field(default_factory=dict)
     stages: "dict[str, Summary]" = field(default_factory=dict)
 
@@ -38,4 +42,6 @@ class Summary:
         """Makes the summary that a run folder's summary.json holds as `values`."""
         stages = {name: cls.of(run_folder / name, stage) for name, stage in values.get("stages", {}).items()}
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**{**known, "run_folder": run_folder, "stages": stages})
+        undefined = values.get("undefined", {})
+        metrics = {split: with_reasons(of, undefined.get(split, {})) for split, of in values["metrics"].items()}
+        return cls(**{**known, "run_folder": run_folder, "metrics": metrics, "stages": stages})

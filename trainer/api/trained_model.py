@@ -97,11 +97,12 @@ class TrainedModel:
     def evaluate(self, data: Data | None = None) -> dict[str, dict[str, float]]:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
 
-        Raises UserError where there are no rows or labels.
+        A metric that the rows do not define is `Undefined`, a NaN that says why. Own splits without labels are left
+        out. Raises UserError where there are no rows or labels.
         """
         rows = None if data is None else Rows.of(data)
         with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
-            splits = splits_to_score(self._blueprint, self._folder, paths)
+            splits, _ = splits_to_score(self._blueprint, self._folder, paths)
             return {name: evaluate(self._session, self._session.loader(split)) for name, split in splits.items()}
 
     def table(self, name: str, *, state: bool = False) -> pa.Table:

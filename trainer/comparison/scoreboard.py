@@ -1,11 +1,13 @@
 """A scoreboard says what the runs of a comparison came to, one row a model: as a table, CSV, Markdown and a plot.
 
 Metrics are of the test split, or of the validation split where the data have no other: mean and sample standard
-deviation over the seeds that finished. Speed is the median over them.
+deviation over the seeds that finished. Speed is the median over them. A metric that no run's rows define is
+`undefined`, NaN in the CSV files, with the reason below the table.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan, nan
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
-from shardrec.trainer.run_folder.summaries import shown
+from shardrec.trainer.run_folder.summaries import UNDEFINED, left_out, shown
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
 PANELS = 3  # metrics that the plot has
@@ -30,10 +32,9 @@ class Outcome:
     summary: dict[str, Any] | None = None
     failure: str | None = None
 
-    def metrics(self, split: str) -> dict[str, float]:
-        """Returns the metrics of a split that have a value: what its rows do not define is left out."""
-        metrics = self.summary["metrics"].get(split, {}) if self.summary else {}
-        return {name: value for name, value in metrics.items() if value is not None}
+    def metrics(self, split: str) -> dict[str, float | None]:
+        """Returns the metrics of a split; None for what its rows do not define."""
+        return self.summary["metrics"].get(split, {}) if self.summary else {}
 
 
 @dataclass
@@ -67,9 +68,9 @@ class Scoreboard:
         return sorted((o for o in self.outcomes if o.model == model and o.summary), key=lambda o: o.seed)
 
     def values(self, model: str, metric: str) -> list[float]:
-        """Returns a metric of a model, one value a seed."""
-        of_runs = (outcome.metrics(self.split) for outcome in self.runs(model))
-        return [metrics[metric] for metrics in of_runs if metric in metrics]
+        """Returns a metric of a model, one value a seed that has it defined."""
+        of_runs = (outcome.metrics(self.split).get(metric) for outcome in self.runs(model))
+        return [value for value in of_runs if value is not None]
 
     @property
     def metrics(self) -> list[str]:
@@ -91,6 +92,8 @@ class Scoreboard:
                 row[metric] = fmean(values)
                 if len(values) > 1:
                     row[f"{metric}_std"] = stdev(values)
+            elif any(metric in outcome.metrics(self.split) for outcome in self.runs(model)):
+                row[metric] = nan
         if summaries:
             parameters = summaries[0]["parameters"]
             row |= {
@@ -123,12 +126,23 @@ class Scoreboard:
         rest += [f"{row['seconds']:,.0f}" if "seconds" in row else "-"]
         return [name, *shown, *rest]
 
+    def left_out(self) -> list[str]:
+        """Returns a line for each metric that is undefined and each split that was not scored, and in which runs."""
+        runs: dict[str, list[str]] = {}
+        done = [outcome for model in self.models for outcome in self.runs(model)]
+        for outcome in done:
+            for line in left_out(outcome.summary or {}):
+                runs.setdefault(line, []).append(f"{outcome.model} seed {outcome.seed}")
+        return [line + ("" if len(of) == len(done) else f" [{', '.join(of)}]") for line, of in runs.items()]
+
     def print(self, console: Console) -> None:
-        """Prints the table and, below it, why runs failed."""
+        """Prints the table and, below it, what has no numbers, and why runs failed."""
         header, rows = self.cells()
         title = f"{self.split} split, {self.seeds} seed(s)"
         columns = [name.replace(" ", "\n") for name in header]
         print_table(console, plain_table(columns, rows, left=("model",), title=title))
+        for line in self.left_out():
+            console.print(line, soft_wrap=True, markup=False)
         for outcome in self.failures:
             line = f"failed: {outcome.model}, seed {outcome.seed}: {outcome.failure}"
             console.print(line, soft_wrap=True, markup=False)
@@ -141,21 +155,26 @@ class Scoreboard:
         write_csv(folder / "compare.csv", map(self.row, self.models))
         write_csv(folder / "runs.csv", map(_run_row, sorted(self.outcomes, key=self._place)))
         write_atomically(folder / "compare.md", self.markdown())
-        if self.shown:
-            self._plot(folder / "compare.png")
+        if metrics := self._drawn():
+            self._plot(folder / "compare.png", metrics)
 
     def markdown(self) -> str:
         """Returns the table for people as Markdown."""
         header, rows = self.cells()
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return table + "".join(f"\n{line}\n" for line in self.left_out())
 
     def _place(self, outcome: Outcome) -> tuple[int, int]:
         return self.models.index(outcome.model), outcome.seed
 
-    def _plot(self, path: Path) -> None:
+    def _drawn(self) -> list[str]:
+        """Returns the metrics that the plot has: normalized entropy is as log loss, scaled."""
+        names = [name for name in self.shown if any(self.values(model, name) for model in self.models)]
+        return [name for name in names if name != "normalized_entropy"][:PANELS]
+
+    def _plot(self, path: Path, metrics: Sequence[str]) -> None:
         """Draws a panel a metric and a line a model: mean and standard deviation, the single seeds behind them."""
-        metrics = [name for name in self.shown if name != "normalized_entropy"][:PANELS]  # as log loss, scaled
         done = [model for model in self.models if self.runs(model)]
         figure = Figure(figsize=(1.5 + 3.2 * len(metrics), 1.2 + 0.32 * len(done)), layout="constrained", dpi=150)
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
@@ -188,20 +207,22 @@ def _run_row(outcome: Outcome) -> dict[str, Any]:
     if outcome.summary is None:
         return row | {"failure": outcome.failure}
     for name, value in outcome.summary.items():
-        if name not in ("metrics", "parameters", "stages"):
+        if name not in ("metrics", "undefined", "not_scored", "parameters", "stages"):
             row[name] = value
     parameters = outcome.summary["parameters"]
     row |= {"table_parameters": parameters["tables"], "tower_parameters": parameters["tower"]}
     for split, metrics in outcome.summary["metrics"].items():
-        row |= {f"{split}/{name}": value for name, value in metrics.items()}
+        row |= {f"{split}/{name}": nan if value is None else value for name, value in metrics.items()}
     return row
 
 
-def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:
+def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
 def _spread(mean: float | None, deviation: float | None) -> str:
     if mean is None:
         return "-"
+    if isnan(mean):
+        return UNDEFINED
     return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"

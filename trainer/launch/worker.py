@@ -44,13 +44,18 @@ def run_worker(
 def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
     """Sets the threads and the precision of matrix products that a run computes with; restores both afterwards."""
     threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # or it warns of how TorchRec asks it
+    hush_tracing()
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
     try:
         with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def hush_tracing() -> None:
+    """Keeps torch from warning of how TorchRec asks it whether it traces, as each batch of ids does."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from shardrec.models.undefined import undefined_in
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
@@ -29,13 +30,19 @@ class Reporter:
             self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
 
     def record(self, kind: str, step: int, values: dict[str, Any], prefix: str = "") -> None:
-        """Writes one line in metrics.jsonl, and each number as the TensorBoard scalar `prefix/name`."""
+        """Writes one line in metrics.jsonl, and each number as the TensorBoard scalar `prefix/name`.
+
+        Undefined ones are null in the line, which says why under `undefined`, and text in TensorBoard.
+        """
         if not self.leads:
             return
-        self.folder.record(kind, step, finite(values))
+        undefined = undefined_in(values)
+        self.folder.record(kind, step, finite(values) | ({"undefined": undefined} if undefined else {}))
         if self._writer is not None:
             for name, value in values.items():
-                if isinstance(value, int | float):
+                if name in undefined:
+                    self._writer.add_text(f"{prefix or kind}/{name}", str(value), step)
+                elif isinstance(value, int | float):
                     self._writer.add_scalar(f"{prefix or kind}/{name}", value, step)
 
     def close(self) -> None:

@@ -1,25 +1,28 @@
 """Prints what a finished command came to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from shardrec.data_pipeline.sizes import readable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.terminal import results
+from shardrec.trainer.run_folder.terminal import plain_table, print_table, results
 
 SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae")
+UNDEFINED = "undefined"
+"""What tables have in place of a number that the rows do not define."""
 
 
 def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
     """Prints the summary of a training run: its metrics, its speed, where it is."""
     console = results()
-    _print_metrics(console, summary["metrics"], best_attainable(config))
+    _print_metrics(console, summary, best_attainable(config))
     facts = [
         f"{summary['steps']} steps",
         f"{summary['rows']:,} rows",
@@ -41,7 +44,7 @@ def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
 def print_metrics(folder: RunFolder, result: dict[str, Any]) -> None:
     """Prints the result of `shardrec evaluate`."""
     console = results()
-    _print_metrics(console, result["metrics"], {})
+    _print_metrics(console, result, {})
     if table_bytes := result.get("table_bytes"):
         console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in table_bytes.items()))
     console.print(f"checkpoint step-{result['step']} of {folder.path}", soft_wrap=True)
@@ -56,23 +59,36 @@ def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
 def shown(metrics: Iterable[str]) -> list[str]:
     """Returns those of some metrics that tables for people have, in their order."""
     names = list(metrics)
-    return [name for name in SHOWN if name in names] + [name for name in names if "@" in name]
+    return [name for name in SHOWN if name in names] + [name for name in names if "@" in name or name == "mrr"]
 
 
-def _print_metrics(console: Console, metrics: dict[str, dict[str, float]], best: dict[str, dict[str, float]]) -> None:
+def left_out(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for what a result has no number for: metrics that rows do not define, and whole splits."""
+    for split, reasons in result.get("undefined", {}).items():
+        for reason in dict.fromkeys(reasons.values()):
+            names = ", ".join(name for name, its in reasons.items() if its == reason)
+            yield f"{split}: undefined: {names} ({reason})"
+    for split, reason in result.get("not_scored", {}).items():
+        yield f"{split}: not scored: {reason}"
+
+
+def _print_metrics(console: Console, result: Mapping[str, Any], best: dict[str, dict[str, float]]) -> None:
+    metrics: dict[str, dict[str, float]] = result["metrics"]
     names = shown(dict.fromkeys(name for of_split in metrics.values() for name in of_split))
-    if not names:
-        return
-    table = Table(box=None, header_style="bold")
-    table.add_column("split")
-    for name in names:
-        table.add_column(name, justify="right")
+    lines: list[list[str | Text]] = []
     for split, of_split in metrics.items():
-        table.add_row(split, *(_number(of_split.get(n)) for n in names))
+        lines.append([split, *(_number(of_split, name) for name in names)])
         if split in best:
-            table.add_row("  best attainable", *(_number(best[split].get(n)) for n in names), style="dim")
-    console.print(table)
+            attainable = ["  best attainable", *(_number(best[split], name) for name in names)]
+            lines.append([Text(cell, style="dim") for cell in attainable])
+    if names:
+        print_table(console, plain_table(["split", *names], lines, left=("split",)))
+    for line in left_out(result):
+        console.print(line, soft_wrap=True, markup=False)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(values: Mapping[str, float | None], name: str) -> str:
+    value = values.get(name)
+    if value is None:
+        return UNDEFINED if name in values else "-"
+    return f"{value:.4f}" if isfinite(value) else UNDEFINED

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.models.undefined import undefined_in
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_bytes
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.paths import absolute
@@ -30,21 +31,26 @@ def evaluate_run(
 ) -> dict[str, Any] | None:
     """Scores a run's validation and test rows, or those of `data`; returns metrics by split, the step and more.
 
+    `undefined` says of metrics without a value why, `not_scored` why splits were left out: their rows have no labels.
     step: which checkpoint; None: the best, else the last. rows: how tables are held, as `Blueprint` takes it. None on
     the further ranks of a torchrun. Raises UserError where there is nothing to score, or it cannot be read.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
-    splits = splits_to_score(blueprint, folder, absolute(data))
+    splits, not_scored = splits_to_score(blueprint, folder, absolute(data))
     chosen = folder.choose_step(step)
-    return supervised(evaluate_worker, config, folder, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet)
+    result = supervised(evaluate_worker, config, folder, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet)
+    return result and result | ({"not_scored": not_scored} if not_scored else {})
 
 
-def splits_to_score(blueprint: Blueprint, folder: RunFolder, data: tuple[str, ...] = ()) -> dict[str, Paths]:
-    """Returns paths by split: the run's own validation and test rows, or `data`, inspected.
+def splits_to_score(
+    blueprint: Blueprint, folder: RunFolder, data: tuple[str, ...] = ()
+) -> tuple[dict[str, Paths], dict[str, str]]:
+    """Returns paths by split, inspected: the run's own validation and test rows, or `data`; and what it leaves out.
 
-    Raises UserError where there are none, or they cannot be scored.
+    The run's own splits without labels are left out, each with a line that says so. Raises UserError where nothing is
+    left to score, or it cannot be scored.
     """
     own = {name: blueprint.config.data.split(name) for name in ("validation", "test")}
     splits: dict[str, Paths] = {name: paths for name, paths in own.items() if paths is not None}
@@ -52,9 +58,18 @@ def splits_to_score(blueprint: Blueprint, folder: RunFolder, data: tuple[str, ..
         splits = {"data": data}
     if not splits:
         raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
+    missing = {name: line for name, paths in splits.items() if (line := blueprint.missing_labels(paths))}
+    if len(missing) == len(splits):
+        name, line = next(iter(missing.items()))
+        raise UserError(
+            f"{'data' if data else f'{name} rows'}: without labels there is nothing to measure: {line}; name others "
+            "with --data, or score rows with `shardrec predict`"
+        )
+    for name in missing:
+        del splits[name]
     for paths in splits.values():
         inspect_split(blueprint, paths)
-    return splits
+    return splits, {name: f"its rows have no labels: {line}" for name, line in missing.items()}
 
 
 def evaluate_worker(
@@ -76,4 +91,11 @@ def evaluate_worker(
         loader = session.loader(paths)
         metrics[name] = evaluate(session, loader, progress.counter(f"evaluating {name}", loader.steps_per_epoch))
     sizes = {} if blueprint.rows is None else {"table_bytes": frozen_bytes(session.model.tables)}
-    return {"step": step, "metrics": metrics, "wall_seconds": time.monotonic() - began, **sizes}
+    undefined = {name: reasons for name, of in metrics.items() if (reasons := undefined_in(of))}
+    return {
+        "step": step,
+        "metrics": metrics,
+        **({"undefined": undefined} if undefined else {}),
+        "wall_seconds": time.monotonic() - began,
+        **sizes,
+    }

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.reading.labels import missing_labels
 from shardrec.data_pipeline.reading.parquet import DataSet, Index
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
@@ -60,6 +61,7 @@ class Blueprint:
         self.rows = rows
         self._schema = schema
         self._footers: dict[Paths, Index] = {}
+        self._unlabelled: dict[Paths, str | None] = {}
         self._plan: Plan | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,11 +95,21 @@ class Blueprint:
     def forget_files(self) -> None:
         """Forgets what is known of files, which may have changed; for who keeps a blueprint longer than one command."""
         self._footers.clear()
+        self._unlabelled.clear()
 
     def share_footers(self, paths: Paths, environment: Environment) -> None:
         """Gives all workers the leading one's view of some files. All workers call it alike."""
         index = self.data_set(paths).index if environment.leads else None
         self._footers[paths] = environment.broadcast(index)
+
+    def missing_labels(self, paths: Paths, environment: Environment | None = None) -> str | None:
+        """Says in a line why some files cannot be learned from or measured: a label has no values. None where all do.
+
+        All workers that have met call it alike; the leading one looks, once. Raises UserError as `data_set` does.
+        """
+        if (environment is None or environment.leads) and paths not in self._unlabelled:
+            self._unlabelled[paths] = missing_labels(self.data_set(paths), self.read)
+        return self._unlabelled[paths] if environment is None else environment.broadcast(self._unlabelled.get(paths))
 
     def plan(self, environment: Environment | None = None) -> Plan:
         """Places the model's tables on the run's workers. Raises PlanError where they do not fit.

@@ -5,18 +5,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.reading.labels import labels_in
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.table_reads import features_of
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.worker import hush_tracing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.session.tower import weight_decays
 from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
+
+LOOKED_THROUGH = 128 << 20
+"""Bytes of decoded rows, over all splits, that are looked through before a run starts: half a second of a core."""
+
+ALONE = Environment(0, 1, 0, 1, torch.device("cpu"))
+NAMED_LABELS = 5  # that an error line names
 
 
 def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = None) -> Blueprint:
@@ -30,9 +43,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
     blueprint = Blueprint(config)
     model, data = blueprint.model, config.data
-    for name in SPLITS:
-        if (paths := data.split(name)) is not None:
-            blueprint.loader(paths, training=name == "train")
+    without_labels = _inspect_splits(blueprint)
     if data.negatives:
         check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
@@ -43,10 +54,60 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
             raise UserError(
                 f"trainer: {metric!r} decides what is best, but there are no validation rows; name data.validation"
             )
+        if line := without_labels.get("validation"):
+            raise UserError(
+                f"trainer: {metric!r} decides what is best, but the validation rows have no labels: {line}; name "
+                "others as data.validation"
+            )
         model.task.metrics().larger_is_better(metric)
     if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
         blueprint.plan()  # on a cluster the workers do this, with their own memory
     return blueprint
+
+
+def _inspect_splits(blueprint: Blueprint) -> dict[str, str]:
+    """Looks at each split's columns, and through its rows where they fit the budget.
+
+    Returns the splits that are left out of scoring, since their rows have no labels, and a line that says why. Raises
+    UserError for files, columns and rows that cannot be read, and for class weights of labels that never occur.
+    """
+    left_out: dict[str, str] = {}
+    data, budget = blueprint.config.data, LOOKED_THROUGH
+    for name in SPLITS:
+        if (paths := data.split(name)) is None:
+            continue
+        if name != "train" and (line := blueprint.missing_labels(paths)):
+            left_out[name] = line
+            continue
+        loader = blueprint.loader(paths, training=name == "train")
+        size = loader.num_rows * loader.row_bytes
+        if size <= budget:
+            budget -= size
+            look_through(blueprint, blueprint.loader(paths, ALONE))
+        if name == "train" and data.class_weights:
+            _check_class_weights(blueprint, paths, data.class_weights)
+    return left_out
+
+
+def look_through(blueprint: Blueprint, loader: Loader) -> None:
+    """Reads all rows as an evaluation would. Raises UserError for the first that cannot be read or scored."""
+    hush_tracing()
+    for batch in loader.epoch(0):
+        blueprint.model.task.check(batch)
+
+
+def _check_class_weights(blueprint: Blueprint, paths: Paths, weights: Mapping[float, float]) -> None:
+    """Raises UserError for weights of labels that no training row has."""
+    labels = blueprint.read.labels
+    found = labels_in(blueprint.data_set(paths), labels[0], weights) if labels else None
+    if found is None:
+        return
+    if missing := [label for label in weights if float(np.float32(label)) not in found]:
+        there = ", ".join(f"{label:g}" for label in sorted(found)[:NAMED_LABELS])
+        raise UserError(
+            f"data.class_weights: no training row has label {missing[0]:g} (found "
+            f"{there}{', ...' if len(found) > NAMED_LABELS else ''}); name labels that there are"
+        )
 
 
 def inspect_split(blueprint: Blueprint, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True) -> None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from shardrec.models.undefined import Undefined, undefined_in, with_reasons
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.config.sections import EarlyStopping
 
@@ -55,20 +56,31 @@ class TrainingState:
     ) -> None:
         """Takes an evaluation into account: the best so far is kept; too many that are not better stop the run.
 
-        A NaN (the AUC of rows of one class) is never better. What a run starts from, before its first step, counts as
-        no failure to improve.
+        name: of a metric that is defined. What a run starts from, before its first step, counts as no failure to
+        improve. A best of another metric (of a run that was resumed by another) is measured by this one.
         """
         position, value = self.position, metrics[name]
         sign = 1 if larger_is_better else -1
         margin = stopping.min_delta if stopping else 0.0
-        better = position.best is None or sign * (value - position.best["value"]) > margin
-        if better and not math.isnan(value):
-            position.best = {"metric": name, "value": value, "step": position.step, "metrics": metrics}
+        before = None if position.best is None else position.best["metrics"].get(name)
+        if before is None or sign * (value - before) > margin:
+            position.best = {
+                "metric": name,
+                "value": value,
+                "step": position.step,
+                "metrics": {k: None if isinstance(v, Undefined) else v for k, v in metrics.items()},
+                "undefined": undefined_in(metrics),
+            }
             position.stale = 0
             self.improved = True
         elif position.step:
             position.stale += 1
             self.stop_if_stale(stopping)
+
+    def best_metrics(self) -> dict[str, float] | None:
+        """Returns the metrics of the best evaluation so far; None before there is one."""
+        best = self.position.best
+        return None if best is None else with_reasons(best["metrics"], best.get("undefined", {}))
 
     def stop_if_stale(self, stopping: EarlyStopping | None) -> None:
         """Stops a run that has not improved for as long as early stopping allows."""

@@ -11,12 +11,13 @@ import torch.distributed as dist
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
-from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.sections import SPLITS, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -34,6 +35,7 @@ from shardrec.trainer.training.hooks import (
     log_is_due,
     progressive_is_due,
 )
+from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.warm_start import start_from
 
@@ -71,6 +73,7 @@ class Trainer:
         train = config.data.split("train")
         assert train is not None
         self.loader = self.session.loader(train, training=True)
+        self.not_scored: dict[str, str] = {}  # splits that are left out, and why
         self.validation = self._split("validation")
         self.test = self._split("test") if config.trainer.evaluation.test else None
         self.state = TrainingState(self._total_steps())
@@ -97,11 +100,6 @@ class Trainer:
             due = partial(progressive_is_due, every_steps=every, config=settings.checkpoint)
             hooks.append(Hook(due, self.log_progressive))
         return [*hooks, Hook(partial(checkpoint_is_due, config=settings.checkpoint), self.save_checkpoint)]
-
-    @property
-    def best_metric(self) -> str:
-        """Returns the metric that decides which step is the best."""
-        return self.config.trainer.selection_metric or next(iter(self.session.model.task.metrics().directions))
 
     # ------------------------------------------------------------ the run
 
@@ -160,11 +158,11 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split and returns the summary.
 
-        `zero_weights` is the share of exact zeros in each table with an L1, of the best checkpoint too; `data` tells
-        the files of each split from others.
+        `undefined` says of metrics without a value why; `not_scored` why splits have no metrics at all, and that costs
+        the summary nothing else. `zero_weights` is the share of exact zeros in each table with an L1, of the best
+        checkpoint too; `data` tells the files of each split from others.
         """
-        test = self._split("test") if self.test is None else self.test
-        metrics = self._final_metrics(test)
+        metrics = self._final_metrics()
         position = self.state.position
         best_step = position.step if self.state.best_step is None else self.state.best_step
         summary = {
@@ -180,8 +178,13 @@ class Trainer:
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
-        loaders = {"train": self.loader, "validation": self.validation, "test": test}
-        summary["data"] = {split: loader.index.fingerprint for split, loader in loaders.items() if loader is not None}
+        if undefined := {split: reasons for split, of in metrics.items() if (reasons := undefined_in(of))}:
+            summary["undefined"] = undefined
+        if self.not_scored:
+            summary["not_scored"] = self.not_scored
+        paths = {split: path for split in SPLITS if (path := self.config.data.split(split)) is not None}
+        if self.environment.leads:
+            summary["data"] = {n: self.session.blueprint.data_set(p).index.fingerprint for n, p in paths.items()}
         if zeros := self.session.distributed.zero_shares():
             summary["zero_weights"] = zeros
         self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
@@ -189,20 +192,31 @@ class Trainer:
         self.environment.barrier()
         return summary
 
-    def _final_metrics(self, test: Loader | None) -> dict[str, dict[str, float]]:
-        position = self.state.position
+    def _final_metrics(self) -> dict[str, dict[str, float]]:
         metrics: dict[str, dict[str, float]] = {}
-        if position.best is not None:
-            metrics["validation"] = position.best["metrics"]
-            if position.best["step"] != position.step:
-                checkpoint.restore(self.folder.checkpoint(position.best["step"]), self.session)
-        if test is not None:
-            metrics["test"] = self._scored("test", test)
+        best = self.state.best_metrics()
+        if best is not None:
+            metrics["validation"] = best
+            if (step := self.state.best_step) not in (None, self.state.position.step):
+                checkpoint.restore(self.folder.checkpoint(step), self.session)
+        elif (found := self._scored_if_possible("validation", self.validation)) is not None:
+            metrics["validation"] = found
+        if self.test is None and "test" not in self.not_scored:
+            self.test = self._split("test")
+        if (found := self._scored_if_possible("test", self.test)) is not None:
+            metrics["test"] = found
         return metrics
 
     def _split(self, name: str) -> Loader | None:
+        """Returns the batches of a split; None where there is none, and where its rows have no labels."""
         paths = self.config.data.split(name)
-        return self.session.loader(paths) if paths is not None else None
+        if paths is None:
+            return None
+        self.session.blueprint.share_footers(paths, self.environment)
+        if missing := self.session.blueprint.missing_labels(paths, self.environment):
+            self.not_scored[name] = f"its rows have no labels: {missing}"
+            return None
+        return self.session.loader(paths)
 
     # ------------------------------------------------------------ between steps
 
@@ -223,20 +237,45 @@ class Trainer:
 
         Where the run file asks for it, the test split is scored beside it, and where tables have an L1 the share of
         their weights that are exactly 0 is counted, for the record only.
+
+        Raises UserError where validation rows cannot be scored or selected by, once what was trained is saved.
         """
         step = self.state.position.step
-        if self.test is not None:
-            self.reporter.record("test", step, self._scored("test", self.test))
+        if (found := self._scored_if_possible("test", self.test)) is not None:
+            self.reporter.record("test", step, found)
         if self.validation is not None:
-            metrics, name = self._scored("validation", self.validation), self.best_metric
-            self.reporter.record("validation", step, metrics)
-            larger = self.session.model.task.metrics().larger_is_better(name)
-            stopping = self.config.trainer.early_stopping
-            self.state.judge(metrics, name, larger_is_better=larger, stopping=stopping)
+            try:
+                metrics = self._scored("validation", self.validation)
+                self.reporter.record("validation", step, metrics)
+                self._judge(metrics)
+            except UserError as error:
+                if step == 0:
+                    raise
+                self.save_checkpoint()
+                raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
         with self.clock.paused():
             zeros = self.session.distributed.zero_shares()
         if zeros:
             self.reporter.record("zero_weights", step, {f"table/{t}": s for t, s in zeros.items()})
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Keeps or stops by the metric that decides. Raises UserError where the rows do not define it."""
+        state, settings = self.state, self.config.trainer
+        directions = self.session.model.task.metrics().directions
+        before = state.position.best["metric"] if state.position.best else None
+        name = selecting_metric(metrics, directions, wanted=settings.selection_metric, before=before)
+        if name is not None:
+            state.judge(metrics, name, larger_is_better=directions[name], stopping=settings.early_stopping)
+
+    def _scored_if_possible(self, split: str, loader: Loader | None) -> dict[str, float] | None:
+        """Returns a split's metrics; None, and from then on, where there is none or its rows cannot be scored."""
+        if loader is None or split in self.not_scored:
+            return None
+        try:
+            return self._scored(split, loader)
+        except UserError as error:
+            self.not_scored[split] = str(error)
+            return None
 
     def _scored(self, split: str, loader: Loader) -> dict[str, float]:
         on_batch = self.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
