@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shardrec.models.base import ModelConfig, PointwiseConfig, Recommender
     from shardrec.models.fields import Fields
     from shardrec.models.inputs import DenseFeatures, PooledEmbeddings, SequenceEmbeddings
+    from shardrec.models.undefined import Undefined
     from shardrec.trainer.api.load import load
     from shardrec.trainer.api.plan import Machines, plan
     from shardrec.trainer.api.summary import Summary
@@ -48,6 +49,7 @@ _HOMES = {
     "PooledEmbeddings": "models.inputs",
     "SequenceEmbeddings": "models.inputs",
     "DenseFeatures": "models.inputs",
+    "Undefined": "models.undefined",
     "UserError": "data_pipeline.errors",
 }
 """Where each name is at home, so that importing one loads no other."""
@@ -64,6 +66,7 @@ __all__ = [
     "SequenceEmbeddings",
     "Summary",
     "TrainedModel",
+    "Undefined",
     "UserError",
     "load",
     "open",

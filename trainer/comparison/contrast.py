@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
 from shardrec.trainer.run_folder.atomic import write_csv
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.summaries import UNDEFINED
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
 FILE = "contrast.csv"
 METRICS = ("auc", "gauc")
 LENGTHS = (1, 2, 3, 6, 11, 21)  # where ranges of history lengths begin
+UNKNOWN = Interval(nan, nan, nan)
+"""The difference in a metric that the rows do not define."""
 
 
 def contrast_models(
@@ -77,7 +81,7 @@ def contrast_models(
         for name, ours in zip(names[1:], others, strict=True):
             progress(f"drawing users: {name}, {subset}")
             facts = {"model": name, "to": names[0], "rows_of": subset, "rows": len(ours[0]), "groups": judged.groups}
-            lines.append(facts | judged.differences(ours, base, draws=draws))
+            lines.append(facts | dict.fromkeys(METRICS, UNKNOWN) | judged.differences(ours, base, draws=draws))
     write_csv(comparison / FILE, map(_flat, lines))
     return lines
 
@@ -136,13 +140,17 @@ def print_contrast(lines: Sequence[dict[str, Any]]) -> None:
     columns = ("model", "rows of", "rows", "groups", *METRICS)
     cells = []
     for line in lines:
-        differences = [_shown(line[metric]) if metric in line else "-" for metric in METRICS]
+        differences = [_shown(line[metric]) for metric in METRICS]
         cells.append([line["model"], line["rows_of"], f"{line['rows']:,}", f"{line['groups']:,}", *differences])
     title = f"less {lines[0]['to']}: difference, 95 % of draws"
-    print_whole(plain_table(columns, cells, left=("model", "rows of"), title=title))
+    unknown = any(isnan(line[metric].difference) for line in lines for metric in METRICS)
+    reason = ["undefined: auc of rows of one class, gauc of groups of one class each"] if unknown else []
+    print_whole(plain_table(columns, cells, left=("model", "rows of"), title=title), *reason)
 
 
 def _shown(interval: Interval) -> Text:
+    if isnan(interval.difference):
+        return Text(UNDEFINED)
     text = f"{interval.difference:+.4f}  {interval.low:+.4f} .. {interval.high:+.4f}"
     return Text(text, style="bold" if interval.clear else "")
 

@@ -42,7 +42,10 @@ class Judged:
     def differences(
         self, model: Sequence[Floats], base: Sequence[Floats], *, draws: int = 1000, seed: int = 0
     ) -> dict[str, Interval]:
-        """Returns `auc` of `model` less that of `base`, and `gauc` too where any group has both classes."""
+        """Returns `auc` of `model` less that of `base`, and `gauc`: of those, what the rows define.
+
+        Rows of one class have no `auc`, and groups of one class each no `gauc`.
+        """
         rng = np.random.default_rng(seed)
         first, second = (np.mean([self._group_auc(scores) for scores in runs], 0) for runs in (model, base))
         rows = np.bincount(self.group, self.weight, self.groups) * np.isfinite(first)
@@ -55,14 +58,18 @@ class Judged:
             counted = drawn @ rows
             return float(ours - theirs), float(drawn @ ahead / counted) if counted else np.nan
 
-        metrics = ("auc", "gauc") if rows.any() else ("auc",)
+        metrics = {0: "auc"} if len(np.unique(self.positive[self.weight > 0])) == 2 else {}
+        if rows.any():
+            metrics[1] = "gauc"
+        if not metrics:
+            return {}
         everyone = metrics_of(np.ones(self.groups, np.int64))
         drawn = [
             metrics_of(np.bincount(rng.integers(self.groups, size=self.groups), minlength=self.groups))
             for _ in range(draws)
         ]
-        middle = {name: np.nanpercentile([one[i] for one in drawn], [2.5, 97.5]) for i, name in enumerate(metrics)}
-        return {name: Interval(everyone[i], *map(float, middle[name])) for i, name in enumerate(metrics)}
+        middle = {name: np.nanpercentile([one[i] for one in drawn], [2.5, 97.5]) for i, name in metrics.items()}
+        return {name: Interval(everyone[i], *map(float, middle[name])) for i, name in metrics.items()}
 
     def _group_auc(self, scores: Floats) -> Floats:
         """Returns each group's AUC [groups], NaN for those of one class; ties count half."""

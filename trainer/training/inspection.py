@@ -1,7 +1,7 @@
 """Inspection finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import torch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.labels import labels_in
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
@@ -62,38 +61,47 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         model.task.metrics().larger_is_better(metric)
     if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
         blueprint.plan()  # on a cluster the workers do this, with their own memory
+    _look_through(blueprint, [name for name in SPLITS if name not in without_labels])
     return blueprint
 
 
 def _inspect_splits(blueprint: Blueprint) -> dict[str, str]:
-    """Looks at each split's columns, and through its rows where they fit the budget.
+    """Looks at each split's columns.
 
     Returns the splits that are left out of scoring, since their rows have no labels, and a line that says why. Raises
-    UserError for files, columns and rows that cannot be read, and for class weights of labels that never occur.
+    UserError for files and columns that cannot be read, and for class weights of labels that never occur.
     """
     left_out: dict[str, str] = {}
-    data, budget = blueprint.config.data, LOOKED_THROUGH
+    data = blueprint.config.data
     for name in SPLITS:
         if (paths := data.split(name)) is None:
             continue
         if name != "train" and (line := blueprint.missing_labels(paths)):
             left_out[name] = line
             continue
-        loader = blueprint.loader(paths, training=name == "train")
-        size = loader.num_rows * loader.row_bytes
-        if size <= budget:
-            budget -= size
-            look_through(blueprint, blueprint.loader(paths, ALONE))
+        blueprint.loader(paths, training=name == "train")
         if name == "train" and data.class_weights:
             _check_class_weights(blueprint, paths, data.class_weights)
     return left_out
 
 
-def look_through(blueprint: Blueprint, loader: Loader) -> None:
-    """Reads all rows as an evaluation would. Raises UserError for the first that cannot be read or scored."""
+def _look_through(blueprint: Blueprint, splits: Iterable[str]) -> None:
+    """Reads the rows of splits as an evaluation would, of those that fit what is left of the budget.
+
+    Raises UserError for the first row that cannot be read or scored.
+    """
     hush_tracing()
-    for batch in loader.epoch(0):
-        blueprint.model.task.check(batch)
+    budget: float = LOOKED_THROUGH
+    for name in splits:
+        if (paths := blueprint.config.data.split(name)) is None:
+            continue
+        loader = blueprint.loader(paths, ALONE)
+        budget -= (size := loader.num_rows * loader.row_bytes)
+        if budget < 0:
+            budget += size
+            continue
+        for batch in loader.epoch(0):
+            blueprint.model.task.check(batch)
 
 
 def _check_class_weights(blueprint: Blueprint, paths: Paths, weights: Mapping[float, float]) -> None:

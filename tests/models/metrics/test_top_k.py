@@ -90,6 +90,13 @@ def test_a_run_may_select_by_them() -> None:
         metrics.larger_is_better("hr@20")
 
 
+def test_gauc_needs_a_group() -> None:
+    metrics = PointwiseConfig().build_task(SCHEMA.model_copy(update={"group": None})).metrics()
+    with pytest.raises(UserError, match=r"metric 'gauc': the schema has no group, .* \(`group: user`\) in schema.yaml"):
+        metrics.larger_is_better("gauc")
+    assert PointwiseConfig().build_task(SCHEMA).metrics().larger_is_better("gauc")
+
+
 def test_they_need_groups_and_classes() -> None:
     with pytest.raises(UserError, match=r"model\.top_k: the schema has no group"):
         PointwiseConfig(top_k=(10,)).build_task(SCHEMA.model_copy(update={"group": None}))

@@ -215,14 +215,16 @@ def test_a_run_folder_that_is_taken(path: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_checkpoint_that_cannot_be_loaded(
     path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a table with more rows than there are ids today, cut short, or with a file missing; it is left as it is."""
+    """Of a table with other rows than there are ids today, cut short, or with a file missing; it is left as it is."""
     shardrec(monkeypatch, "train", path, "--quiet")
     schema = yaml.safe_load((data / "schema.yaml").read_text())
+    today = ("--set", f"data.schema={tmp_path}/today.yaml", "--set", "trainer.max_steps=4")
+    schema["features"][0]["ids"]["num_ids"] = 401
+    (tmp_path / "today.yaml").write_text(yaml.safe_dump(schema))
+    line = refused(monkeypatch, "train", path, "--resume", "--quiet", *today)
+    assert "step-2" in line and "'user' has num_embeddings 301 there and 401 here; use the model and tables it" in line
     schema["features"][0]["ids"]["num_ids"] = 201
     (tmp_path / "today.yaml").write_text(yaml.safe_dump(schema))
-    today = ("--set", f"data.schema={tmp_path}/today.yaml", "--set", "trainer.max_steps=4")
-    line = refused(monkeypatch, "train", path, "--resume", "--quiet", *today)
-    assert "step-2" in line and "'user' has num_embeddings 301 there and 201 here; use the model and tables it" in line
     again = ("--set", f"init_from={tmp_path}/run", "--set", f"run={tmp_path}/again")
     line = refused(monkeypatch, "train", path, "--quiet", *today, *again)
     assert "'user' is 201 rows x 5 columns, but table 'user' in" in line and "301 rows x 5 columns; tables may" in line

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.comparison.compare import compare_models
-from shardrec.trainer.comparison.contrast import contrast_models
+from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
 from tests.trainer.small_run import run_file, write_data
 
 
@@ -63,6 +64,20 @@ def test_rows_without_a_weight_are_one_line(comparison: Path, tmp_path: Path) ->
     pq.write_table(rows, tmp_path / "rows.parquet")
     with pytest.raises(UserError, match="column 'weight': found 1 null"):
         contrast_models(comparison, ["lr", "fm"], data=(str(tmp_path / "rows.parquet"),), draws=2)
+
+
+def test_what_rows_of_one_class_do_not_define_is_told(
+    comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pq.read_table(comparison.parent / "data/test")
+    pq.write_table(rows.filter(pc.equal(rows["label"], 1)), tmp_path / "rows.parquet")
+    found = contrast_models(comparison, ["lr", "fm"], data=(str(tmp_path / "rows.parquet"),), draws=2)
+    print_contrast(found)
+    _, header, line, reason = capsys.readouterr().out.splitlines()
+    assert header.split()[-2:] == ["auc", "gauc"] and line.split()[-2:] == ["undefined", "undefined"]
+    assert reason == "undefined: auc of rows of one class, gauc of groups of one class each"
+    (written,) = csv.DictReader((comparison / "contrast.csv").read_text().splitlines())
+    assert (written["auc"], written["gauc_low"]) == ("nan", "nan")
 
 
 def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path) -> None:

@@ -82,10 +82,28 @@ def test_only_failures_make_a_table_without_metrics(tmp_path: Path) -> None:
     assert not (tmp_path / "compare.png").exists()
 
 
-def test_undefined_metrics_are_left_out_of_the_mean() -> None:
-    found = board(Outcome("fm", 0, summary(0.7)), Outcome("fm", 1, summary(None)))
+def test_undefined_metrics_are_left_out_of_the_mean_and_told(tmp_path: Path) -> None:
+    why = {"undefined": {"test": {"auc": "the model's scores are NaN"}}}
+    found = board(Outcome("fm", 0, summary(0.7)), Outcome("fm", 1, summary(None, **why)))
     assert found.values("fm", "auc") == [0.7]
     assert "auc_std" not in found.row("fm")
+    assert found.left_out() == ["test: undefined: auc (the model's scores are NaN) [fm seed 1]"]
+
+
+def test_a_metric_that_no_run_has_defined_is_a_column_all_the_same(tmp_path: Path) -> None:
+    why = {"undefined": {"test": {"auc": "all labels are 0"}}, "not_scored": {"other": "its rows have no labels"}}
+    found = board(*(Outcome(model, 0, summary(None, **why)) for model in ("fm", "lr")), leading="auc")
+    found.write(tmp_path)
+    assert [r["auc"] for r in rows(tmp_path / "compare.csv")] == ["nan", "nan"]
+    assert [r["test/auc"] for r in rows(tmp_path / "runs.csv")] == ["nan", "nan"]
+    assert (tmp_path / "compare.md").read_text().splitlines()[2].startswith("| fm (1 of 3 done) | undefined | 0.4000 |")
+    text = io.StringIO()
+    found.print(Console(file=text, width=40))
+    for said in (text.getvalue(), (tmp_path / "compare.md").read_text()):
+        assert (
+            "test: undefined: auc (all labels are 0)\n" in said and "other: not scored: its rows have no labels" in said
+        )
+    assert (tmp_path / "compare.png").exists()  # of the metrics that there are
 
 
 def test_without_a_test_split_validation_counts() -> None:

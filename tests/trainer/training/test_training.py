@@ -8,7 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import shardrec
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
@@ -71,18 +74,49 @@ def test_the_best_checkpoint_outlives_a_crash_before_it_was_named(data: Path, tm
     assert again["metrics"]["test"]["rows"] == 600
 
 
-def test_a_metric_that_is_not_defined_is_never_the_best(data: Path, tmp_path: Path) -> None:
-    result = train(run_file(tmp_path / "run.yaml", with_one_class(data, tmp_path)))
-    assert RunFolder(tmp_path / "run").best_step() is None
-    assert result["best_step"] == result["steps"]
+def test_what_the_rows_do_not_define_is_shown_and_the_loss_decides_instead(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_file(tmp_path / "run.yaml", with_one_class(data, tmp_path), trainer={"epochs": 3, "tensorboard": True})
+    result = shardrec.train(path, quiet=True)
+    assert result is not None
+    found = validations(tmp_path / "run")
+    losses = [r["log_loss"] for r in found]
+    best = found[int(np.argmin(losses))]
+    assert result.best_step == RunFolder(tmp_path / "run").best_step() == best["step"]
+    assert result.metrics["validation"]["log_loss"] == min(losses) and result.metrics["test"]["auc"] > 0.5
+
+    reason = "all labels are 1"
+    assert {(r["auc"], r["undefined"]["auc"]) for r in found} == {(None, reason)}
+    auc = result.metrics["validation"]["auc"]
+    assert isinstance(auc, shardrec.Undefined) and np.isnan(auc) and auc.reason == reason
+    with shardrec.open(tmp_path / "run") as model:
+        assert model.evaluate()["validation"]["auc"].reason == reason  # type: ignore[attr-defined]
+    summary = RunFolder(tmp_path / "run").summary()
+    assert summary is not None and summary["metrics"]["validation"]["auc"] is None
+    assert summary["undefined"] == {"validation": dict.fromkeys(("auc", "normalized_entropy"), reason)}
+    print_summary(load(path), summary | {"metrics": result.metrics})
+    table, line = (text for text in capsys.readouterr().out.splitlines() if "validation" in text)
+    assert table.split()[:2] == ["validation", "undefined"] and line.endswith(f"auc, normalized_entropy ({reason})")
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert "validation/log_loss" in events.Tags()["scalars"] and "validation/auc" not in events.Tags()["scalars"]
+    assert reason.encode() in events.Tensors("validation/auc/text_summary")[0].tensor_proto.string_val[0]
 
 
-def test_a_metric_that_is_not_defined_before_the_first_step_stops_nothing(data: Path, tmp_path: Path) -> None:
+def test_selection_by_what_the_rows_do_not_define_is_an_error_that_costs_no_work(data: Path, tmp_path: Path) -> None:
+    """Before the first step and after an epoch, which is saved; training goes on by another metric."""
     spoiled = with_one_class(data, tmp_path)
-    stopping = {"epochs": 1, "evaluation": {"at_start": True}, "early_stopping": {"metric": "auc", "patience": 1}}
-    result = train(run_file(tmp_path / "run.yaml", spoiled, trainer=stopping))
-    assert [r["step"] for r in validations(tmp_path / "run")] == [0, result["steps"]]
-    assert result["steps"] > 1
+    stopping = {"epochs": 2, "early_stopping": {"metric": "auc", "patience": 1}}
+    said = r"'auc' decides what is best, but the validation rows do not define it: all labels are 1; .*\(average_precis"
+    path = run_file(tmp_path / "first.yaml", spoiled, trainer=stopping | {"evaluation": {"at_start": True}})
+    with pytest.raises(UserError, match=said):
+        train(path)
+    assert RunFolder(tmp_path / "first").steps() == []
+    path = run_file(tmp_path / "run.yaml", spoiled, trainer=stopping)
+    with pytest.raises(UserError, match=said + r".*what was trained so far is saved as step-11$"):
+        train(path)
+    result = train(path, ("trainer.early_stopping.metric=log_loss",), resume=True)
+    assert (result["first_step"], result["steps"], result["best_step"]) == (11, 22, 22)
 
 
 def with_one_class(data: Path, folder: Path) -> Path:

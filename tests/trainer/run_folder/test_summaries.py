@@ -1,0 +1,33 @@
+"""Results are printed whole, also in a narrow terminal, with the reason for what has no number."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.summaries import print_metrics
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])  # as in JSON, and as computed
+def test_a_narrow_terminal_cuts_nothing(
+    missing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    metrics = {f"{name}@{k}": 0.12345 for k in (5, 10, 20) for name in ("hr", "ndcg", "recall", "precision")}
+    split = "validation of the first week"
+    reason = {"auc": "all labels are 0", "calibration": "all labels are 0", "gauc": "no group has rows of both classes"}
+    result = {
+        "step": 7,
+        "metrics": {split: {"auc": missing, "log_loss": 0.5, **metrics, "mrr": 0.25}, "test": {"log_loss": 0.25}},
+        "undefined": {split: reason},
+    }
+    print_metrics(RunFolder(tmp_path), result)
+    header, first, second, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["split", "auc", "log_loss", *metrics, "mrr"]
+    assert first.split(split)[1].split() == ["undefined", "0.5000", *["0.1235"] * 12, "0.2500"]
+    assert second.split() == ["test", "-", "0.2500", *["-"] * 13]
+    assert lines[:2] == [
+        f"{split}: undefined: auc, calibration (all labels are 0)",
+        f"{split}: undefined: gauc (no group has rows of both classes)",
+    ]
