@@ -26,8 +26,10 @@ def selecting_metric(
             )
         return wanted
     losses = [name for name, larger_is_better in directions.items() if not larger_is_better]
-    candidates = [name for name in (before, next(iter(directions), None), *losses) if name in metrics]
-    return next((name for name in candidates if not isinstance(metrics[name], Undefined)), None)
+    for name in (*([before] if before in metrics else []), *list(directions)[:1], *losses):
+        if not isinstance(metrics.get(name), Undefined | None):
+            return name
+    return None
 
 
 def _defined(metrics: Mapping[str, float], directions: Mapping[str, bool]) -> str:
