@@ -26,10 +26,9 @@ def selecting_metric(
             )
         return wanted
     losses = [name for name, larger_is_better in directions.items() if not larger_is_better]
-    for name in (*([before] if before in metrics else []), *list(directions)[:1], *losses):
-        if not isinstance(metrics.get(name), Undefined | None):
-            return name
-    return None
+    earlier = [] if before is None else [before]
+    candidates = [name for name in (*earlier, *list(directions)[:1], *losses) if name in metrics]
+    return next((name for name in candidates if not isinstance(metrics[name], Undefined)), None)
 
 
 def _defined(metrics: Mapping[str, float], directions: Mapping[str, bool]) -> str:
