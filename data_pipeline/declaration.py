@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 
 D = TypeVar("D", bound="Declaration")
 V = TypeVar("V")
+_SHOWN = 1000  # characters of a list of names, or of a message about a value, that an error line shows
+_COMPARED = 250  # characters of the longest name for which a nearest one is looked for
 
 
 class Declaration(BaseModel):
@@ -69,9 +71,9 @@ def plain(declaration: Declaration) -> dict[str, Any]:
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
     """Returns one line about a misspelt name, with the nearest known one."""
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+    near = _nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"known: {shortened(', '.join(known), _SHOWN)}"
+    return f"unknown {what} {shortened(name, _COMPARED)!r}; {hint}"
 
 
 def first_problem(error: ValidationError) -> str:
@@ -80,13 +82,27 @@ def first_problem(error: ValidationError) -> str:
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"]) or "the top level"
     value = problem.get("input")
-    shown = f" (found {value!r})" if isinstance(value, str | int | float | bool) or value is None else ""
+    shown = f" (found {shortened(repr(value) if isinstance(value, str) else value)})" if _is_scalar(value) else ""
     message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "literal_error" and isinstance(value, str):
-        near = get_close_matches(value, re.findall("'([^']*)'", message), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        message, shown = f"unknown {problem['loc'][-1]} {value!r}; {hint}{message}", ""
-    return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        near = _nearest(value, re.findall("'([^']*)'", message))
+        hint = f"did you mean {near!r}? " if near else ""
+        message, shown = f"unknown {problem['loc'][-1]} {shortened(value, _COMPARED)!r}; {hint}{message}", ""
+    return f"{shortened(where, _SHOWN)}: {shortened(message, _SHOWN)}{shown}" + (
+        f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    )
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int | float | bool) or value is None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """Returns the known name that is most like a misspelt one. Very long names, slow to compare, are like none."""
+    if len(name) > _COMPARED:
+        return None
+    near = get_close_matches(name, [k for k in known if len(k) <= _COMPARED], n=1, cutoff=0.5)
+    return near[0] if near else None
 
 
 def named(what: str, name: str, known: Mapping[str, V], where: str = "") -> V:

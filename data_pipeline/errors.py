@@ -1,4 +1,6 @@
-"""One exception is shown to users as a line instead of a traceback."""
+"""One exception is shown to users as a line instead of a traceback; what the line shows of a value is bounded."""
+
+import reprlib
 
 
 class UserError(ValueError):
@@ -6,3 +8,33 @@ class UserError(ValueError):
 
     Anything that a user can cause (run files, data, paths, flags) raises this; a bug of ours raises anything else.
     """
+
+
+def shortened(value: object, length: int = 80) -> str:
+    """Returns what an error line shows of a value: text as it is, anything else as Python writes it, on one line.
+
+    Of more than `length` characters it is the beginning (of text, with how many there are). What cannot be printed is
+    escaped.
+    """
+    text = value if isinstance(value, str) else _Beginning(length).repr(value)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:length])
+    if len(text) <= length:
+        return shown
+    return f"{shown}... ({len(text):,} characters)" if text is value else f"{shown}..."
+
+
+class _Beginning(reprlib.Repr):
+    """Only the beginning of what Python writes for a value is made, however large the value is."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 2 * length
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = length
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Returns the number, or its size: Python itself refuses to write one of thousands of digits."""
+        return repr(x) if x.bit_length() < 4 * self.maxlong else f"an integer of {x.bit_length()} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        """Returns the first bytes."""
+        return repr(x[: self.maxstring])

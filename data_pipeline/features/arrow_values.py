@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
+
+_LONGEST_NAME = 250  # characters of a column's name that an error line shows
 
 
 class Origin(NamedTuple):
@@ -16,11 +18,13 @@ class Origin(NamedTuple):
     file: the file, and its row group where that is known
     first: the number of the batch's first row
     unit: what is counted
+    number_of: the number of each of the batch's rows, where they do not follow each other (rows of several lines)
     """
 
     file: str
     first: int = 0
     unit: str = "row"
+    number_of: Callable[[int], int] | None = None
 
     @classmethod
     def of(cls, where: "str | Origin") -> "Origin":
@@ -29,7 +33,8 @@ class Origin(NamedTuple):
 
     def row(self, at: int | np.integer) -> str:
         """Returns `file, row 17` for the batch's row `at`."""
-        return f"{self.file}, {self.unit} {self.first + int(at)}"
+        number = self.first + int(at) if self.number_of is None else self.number_of(int(at))
+        return f"{self.file}, {self.unit} {number}"
 
 
 class Place(NamedTuple):
@@ -42,7 +47,8 @@ class Place(NamedTuple):
     def error(self, at: int | np.integer, found: object, expected: str) -> UserError:
         """Returns the error about the value at index `at`: its row and column, what was found and was expected."""
         row = self.rows(int(at)) if self.rows else int(at)
-        return UserError(f"{self.origin.row(row)}, column {self.column!r}: found {found}, expected {expected}")
+        where = f"{self.origin.row(row)}, column {shortened(repr(self.column), _LONGEST_NAME)}"
+        return UserError(f"{where}: found {shortened(str(found))}, expected {shortened(expected, 400)}")
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

@@ -14,15 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
-from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
+from shardrec.data_pipeline.prepare.steps.lines import BLOCK_BYTES, Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import input_files
 
 USER, ITEM, TIME = "reviewerID", "asin", "unixReviewTime"
+LONGEST_LITERAL = 1 << 20
 _REVIEW = pa.schema([(USER, pa.string()), (ITEM, pa.string()), (TIME, pa.int64())])
 
 
@@ -39,7 +40,7 @@ def prepare_amazon(
     """
     files, parts = input_files([reviews]), []
     for file in files:
-        for lines in line_blocks(file):
+        for lines in line_blocks(file, longest=BLOCK_BYTES):
             users, items, seconds = _reviews(lines, file).columns
             parts.append((users.dictionary_encode(), items.dictionary_encode(), seconds))
     if not sum(len(part[0]) for part in parts):
@@ -81,14 +82,18 @@ def _each_review(lines: Lines, file: str) -> pa.RecordBatch:
         try:
             review = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}, line {number}: not JSON: {error}") from None
+            raise UserError(f"{file}, line {number}: not JSON: {shortened(str(error))}") from None
         for key, values in columns.items():
             value: Any = review.get(key) if isinstance(review, dict) else None
             if not (_is_seconds(value) if key == TIME else _is_text(value)):
                 expected = "whole seconds" if key == TIME else "a string of whole characters"
-                raise UserError(f"{file}, line {number}: found {key} = {value!r}, expected {expected}")
+                raise UserError(f"{file}, line {number}: found {key} = {_shown(value)}, expected {expected}")
             values.append(value)
     return pa.RecordBatch.from_pydict(columns, _REVIEW)
+
+
+def _shown(value: object) -> str:
+    return shortened(repr(value) if isinstance(value, str) else value)
 
 
 def _is_seconds(value: object) -> bool:
@@ -104,11 +109,14 @@ def _categories(path: str | Path) -> dict[object, str]:
     """Returns the category of each item that has one. Raises UserError (file, line) for what is no metadata."""
     category_of: dict[object, str] = {}
     for file in input_files([path]):
-        for number, line in (numbered for lines in line_blocks(file) for numbered in lines.numbered(file)):
+        for number, line in (
+            numbered for lines in line_blocks(file, longest=BLOCK_BYTES) for numbered in lines.numbered(file)
+        ):
             item = _literal(line)
             if not isinstance(item, dict) or not isinstance(item.get(ITEM), str):
+                found = shortened(line, 40)
                 raise UserError(
-                    f"{file}, line {number}: found {line[:40]!r}, expected JSON or a Python literal with {ITEM!r}"
+                    f"{file}, line {number}: found {found!r}, expected JSON or a Python literal with {ITEM!r}"
                 )
             category = _category(item)
             if category:
@@ -117,8 +125,11 @@ def _categories(path: str | Path) -> dict[object, str]:
 
 
 def _literal(line: str) -> Any:
-    """Returns the value of a line of JSON, or of Python; None where it is neither."""
-    for read in (json.loads, ast.literal_eval):
+    """Returns the value of a line of JSON, or of Python; None where it is neither.
+
+    Python takes some hundred bytes for each character of a literal, so that longer ones are not read.
+    """
+    for read in (json.loads, ast.literal_eval) if len(line) <= LONGEST_LITERAL else (json.loads,):
         try:
             return read(line)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

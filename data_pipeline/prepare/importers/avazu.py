@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Hash, Identity, Label
+from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, compressed_too
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
-from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 CATEGORIES = (
@@ -23,7 +24,7 @@ CATEGORIES = (
     *(f"C{i}" for i in range(14, 22)),
 )
 COLUMNS = ("id", "click", "hour", *CATEGORIES)
-PATTERNS = ("train", "train.csv", "train.gz", "train.csv.gz")
+PATTERNS = compressed_too("train", "train.csv")
 
 
 @dataclass

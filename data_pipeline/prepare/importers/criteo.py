@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Bucketize, Hash, Log
+from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.option_values import CriteoNumbers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
@@ -20,14 +21,14 @@ from shardrec.data_pipeline.prepare.steps.recipe import (
     RecipeFeature,
     RecipeId,
 )
-from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, compressed_too
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit
-from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-PATTERNS = ("train.txt", "train.txt.gz", "day_*")
+PATTERNS = (*compressed_too("train.txt"), "day_*")
 # floor((ln x)^2) above 2, the value itself below: the discretisation of the Kaggle contest's winners
 _BOUNDARIES = (-1.0, 0.0, 1.0, 2.0, *(exp(sqrt(k)) for k in range(1, 462)))
 

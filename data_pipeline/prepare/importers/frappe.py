@@ -22,6 +22,7 @@ from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, exist
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
+from shardrec.data_pipeline.reading.files import UNFINISHED
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 FIELDS = dict(zip(("user", "item", *CONTEXT), (0, 957, 5039, 5046, 5053, 5055, 5058, 5060, 5069, 5149), strict=True))
@@ -109,7 +110,7 @@ def prepare_frappe(
     split = HashSplit(fractions=FRACTIONS, seed=seed)
     if raw:
         return prepare([FrappeLog(the_file(folder, "frappe.csv"), seed=seed)], recipe(split), output, progress)
-    names = [str(f) for f in sorted(folder.glob("*.libfm*"))]
+    names = [str(f) for f in sorted(folder.glob("*.libfm*")) if f.is_file() and not f.name.startswith(UNFINISHED)]
     files = {part: [f for f in names if part in Path(f).name] for part in ("train", "validation", "test")}
     missing = [part for part, paths in files.items() if not paths]
     if missing:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.prepare.behaviour.candidates import (
     CandidateRows,
     CodeValues,
@@ -24,7 +23,7 @@ from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import RawSource, input_files
 from shardrec.data_pipeline.prepare.steps.splits import draw
-from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, no_null
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 _TIME_TYPES = {"integer": pa.int64(), "number": pa.float64(), "string": pa.string()}
@@ -123,7 +122,7 @@ def _read(
     for file in files:
         for batch, origin in TextFile(file, form, columns.types).batches():
             for name in columns.types:
-                _no_null(batch, name, origin)
+                no_null(batch, name, origin)
             parts.append(batch)
     if not parts:
         raise UserError(f"{files[0]}: has no rows")
@@ -137,13 +136,6 @@ def _read(
     if columns.time is not None:
         times = pc.rank(table.column(columns.time).combine_chunks(), tiebreaker="dense").to_numpy()
     return codes[0], codes[1], times, CodeValues(values[0], values[1], (columns.user, columns.item))
-
-
-def _no_null(batch: pa.RecordBatch, name: str, origin: Origin) -> None:
-    values = batch.column(name)
-    if values.null_count:
-        at = values.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise Place(origin, name).error(at, "an empty field", "a value")
 
 
 def _ordered(users: np.ndarray, items: np.ndarray, times: np.ndarray | None, num_items: int, seed: int) -> np.ndarray:

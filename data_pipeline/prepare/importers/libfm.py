@@ -6,6 +6,7 @@ value 1. What is neither becomes one weighted id list. A first pass over all fil
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,20 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Identity, Label, Role
+from shardrec.data_pipeline.prepare.steps.lines import line_blocks
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeFeature, RecipeId, RecipeIdList
-from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource
+from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, compressed_too
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
-from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, converted, open_bytes
+from shardrec.data_pipeline.prepare.steps.text import MOST_FIELDS, TextFile, TextFormat, converted
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 _LINE = TextFormat(delimiter="\x01", header=False, columns=("line",), quote=None)
-PATTERNS = ("*.libfm", "*.libfm.gz", "*.svm", "*.svm.gz", "*.libsvm", "*.libsvm.gz")
+PATTERNS = compressed_too("*.libfm", "*.svm", "*.libsvm")
 
 
 class Entries(NamedTuple):
@@ -247,16 +249,23 @@ def parse_field_map(text: str) -> dict[str, int]:
     entries = [e.rsplit(":", 1) for e in text.split(",")]
     where = "--fields"
     if ":" not in text or Path(text).is_file():
-        where = text
-        with open_bytes(text) as file:
-            entries = [line.replace(",", " ").split() for line in file.read().decode().splitlines() if line.strip()]
+        where = shortened(text, 200)
+        lines = (numbered for block in line_blocks(text) for numbered in block.numbered(text))
+        entries = [line.replace(",", " ").split() for _, line in islice(lines, MOST_FIELDS)]
     try:
         first_ids = {name.strip(): int(start) for name, start in entries}
     except ValueError:
         raise UserError(f"{where}: expected a name and the first id of each field, such as user:0,item:957") from None
     starts = list(first_ids.values())
-    if starts != sorted(set(starts)) or len(first_ids) != len(entries) or starts[0] < 0:
-        raise UserError(f"{where}: fields must have names of their own and ascending first ids, found {first_ids}")
+    if (
+        not starts
+        or starts != sorted(set(starts))
+        or len(first_ids) != len(entries)
+        or not 0 <= starts[0] <= starts[-1] < 2**62
+    ):
+        raise UserError(
+            f"{where}: fields must have names of their own and ascending first ids, found {shortened(first_ids)}"
+        )
     return first_ids
 
 

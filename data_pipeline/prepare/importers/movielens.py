@@ -13,17 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
 from shardrec.data_pipeline.features.schema import Bucketize, Label
 from shardrec.data_pipeline.prepare.steps.option_values import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
-from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_gzip, the_file
+from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_compressed, the_file
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
+from shardrec.data_pipeline.reading.files import find_files, short_message
 
 INTEGER, STRING = pa.int64(), pa.string()
 AGES = (18.0, 25.0, 35.0, 45.0, 50.0, 56.0)  # 1M publishes ages as these groups, 100K in years
@@ -58,14 +59,14 @@ class RatingsParquet(RawSource):
                 for batch in file.iter_batches(ROW_GROUP_ROWS, columns=names, use_threads=False):
                     yield batch, Origin(self.path, first)
                     first += batch.num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
 
     def column_names(self) -> list[str]:
         """Returns the known columns that the file has. Raises UserError for a missing one, or one not of integers."""
         try:
             schema = pq.read_schema(self.path)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
         names = [c for c in _RATING_TYPES if c != "timestamp" or c in schema.names]
         for name in names:
@@ -74,7 +75,7 @@ class RatingsParquet(RawSource):
         return names
 
     def _damaged(self, error: Exception) -> UserError:
-        return UserError(f"{self.path}: damaged Parquet file: {' '.join(str(error).split())}")
+        return UserError(f"{self.path}: damaged Parquet file: {shortened(short_message(error), 200)}")
 
 
 @dataclass
@@ -158,7 +159,7 @@ def prepare_movielens(
             raise UserError("--fold is a split of its own; leave out --by-time and --fractions")
         split = by_pair.model_copy(update={"fractions": {"train": 0.9, "validation": 0.1}})
     ratings = rating_sources(folder, fold)
-    users = _users_1m(folder) if plain_or_gzip(folder, "movies.dat") else _users_100k(folder)
+    users = _users_1m(folder) if plain_or_compressed(folder, "movies.dat") else _users_100k(folder)
     movies = movies_of(folder)
     timestamps = not isinstance(ratings[0], RatingsParquet) or "timestamp" in ratings[0].column_names()
     if isinstance(split, TimeSplit) and not timestamps:
@@ -181,12 +182,12 @@ def rating_sources(folder: Path, fold: int | None = None) -> list[RawSource]:
             TextFile(test, RATINGS_100K, _RATING_TYPES, split="test"),
         ]
     for name, form in (("ratings.dat", RATINGS_1M), ("u.data", RATINGS_100K)):
-        path = plain_or_gzip(folder, name)
+        path = plain_or_compressed(folder, name)
         if path:
             return [TextFile(path, form, _RATING_TYPES)]
-    if (folder / "ratings.parquet").is_file():
-        return [RatingsParquet(str(folder / "ratings.parquet"))]
-    raise UserError(f"{folder}: no ratings.dat, ratings.parquet or u.data (plain or .gz) in this folder")
+    if (folder / "ratings.parquet").exists():  # a file, or a folder of them as Spark writes it
+        return [RatingsParquet(file.path) for file in find_files(folder / "ratings.parquet")]
+    raise UserError(f"{folder}: no ratings.dat, ratings.parquet or u.data (plain or compressed) in this folder")
 
 
 def _table(path: str, form: TextFormat, types: dict[str, pa.DataType], separators: dict[str, str]) -> pa.Table:
@@ -212,7 +213,7 @@ def _users_100k(folder: Path) -> pa.Table:
 
 def movies_of(folder: Path) -> pa.Table:
     """Returns the movies of a folder: movie_id, genres (a list of strings), year. Raises UserError without any."""
-    return _movies_1m(folder) if plain_or_gzip(folder, "movies.dat") else _movies_100k(folder)
+    return _movies_1m(folder) if plain_or_compressed(folder, "movies.dat") else _movies_100k(folder)
 
 
 def _movies_1m(folder: Path) -> pa.Table:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.arrow_values import Place
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.importers.movielens import movies_of, rating_sources
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import existing_folder
+from shardrec.data_pipeline.prepare.steps.text import no_null
 
 _USER, _MOVIE, _TIME = "user_id", "movie_id", "timestamp"
 
@@ -31,21 +31,19 @@ def prepare_movielens_histories(
     timestamps.
     """
     folder = existing_folder(folder, "MovieLens' files")
-    (source,) = rating_sources(folder)
+    sources = rating_sources(folder)
     batches = []
-    for batch, origin in source.batches():
+    for batch, origin in (read for source in sources for read in source.batches()):
         if _TIME not in batch.schema.names:
-            raise UserError(f"{source.path}: has no column {_TIME}; histories need the order, as in ratings.dat")
+            raise UserError(f"{origin.file}: has no column {_TIME}; histories need the order, as in ratings.dat")
         for name in (_USER, _MOVIE, _TIME):
-            if batch.column(name).null_count:
-                at = batch.column(name).is_null().to_numpy(zero_copy_only=False).argmax()
-                raise Place(origin, name).error(at, "an empty field", "an integer")
+            no_null(batch, name, origin)
         batches.append(batch)
     if not batches:
-        raise UserError(f"{source.path}: has no rows")
+        raise UserError(f"{sources[0].path}: has no rows")
     users, movies = (Coded.of([batch.column(name) for batch in batches]) for name in (_USER, _MOVIE))
     seconds = np.concatenate([batch.column(_TIME).to_numpy() for batch in batches])
-    events = Events.of(source.path, users, movies, seconds, _first_genres(folder))
+    events = Events.of(sources[0].path, users, movies, seconds, _first_genres(folder))
     return prepare_histories(events, protocol or HistoryProtocol(), output, progress)
 
 

@@ -4,6 +4,7 @@
 the items that it is ranked among). Every training pair is a positive. Ids are table rows already.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
     note_unknown,
     shuffled,
 )
+from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
-from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_gzip
+from shardrec.data_pipeline.prepare.steps.source import RawSource, compressed_too, existing_folder, plain_or_compressed
 from shardrec.data_pipeline.prepare.steps.splits import draw
-from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, first_line
+from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
 TRAIN, TEST, NEGATIVE = "train.rating", "test.rating", "test.negative"
@@ -111,9 +113,10 @@ def prepare_ncf(
 def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
     """Returns the three files of one data set."""
     existing_folder(folder, f"NAME.{TRAIN}, NAME.{TEST}, NAME.{NEGATIVE}")
-    names = sorted({f.name.removesuffix(".gz").removesuffix(f".{TRAIN}") for f in folder.glob(f"*.{TRAIN}*")})
+    ends = compressed_too(f".{TRAIN}")
+    names = sorted({f.name[: f.name.rindex(f".{TRAIN}")] for f in folder.glob(f"*.{TRAIN}*") if f.name.endswith(ends)})
     if not names:
-        raise UserError(f"{folder}: no NAME.{TRAIN} (plain or .gz) in this folder")
+        raise UserError(f"{folder}: no NAME.{TRAIN} (plain or compressed) in this folder")
     if name is None and len(names) > 1:
         raise UserError(f"{folder}: holds several data sets ({', '.join(names)}); choose one by --name")
     if name is not None and name not in names:
@@ -126,33 +129,40 @@ def _files(folder: Path, name: str | None) -> tuple[str, str, str]:
 
 
 def _file(folder: Path, name: str) -> str:
-    path = plain_or_gzip(folder, name)
+    path = plain_or_compressed(folder, name)
     if path is None:
-        raise UserError(f"{folder}: no {name} (plain or .gz) in this folder")
+        raise UserError(f"{folder}: no {name} (plain or compressed) in this folder")
     return path
 
 
-def _read(path: str, columns: tuple[str, ...], types: dict[str, pa.DataType]) -> pa.Table:
+def _read(
+    path: str, columns: tuple[str, ...], types: dict[str, pa.DataType]
+) -> Iterator[tuple[pa.RecordBatch, Origin]]:
+    """Yields a file's rows. Raises UserError (file, line) for what is no row, and for a file without any."""
     form = TextFormat(delimiter="\t", header=False, quote=None, columns=columns)
-    batches = [batch for batch, _ in TextFile(path, form, types).batches()]
-    if not batches:
+    rows = 0
+    for batch, origin in TextFile(path, form, types).batches():
+        rows += batch.num_rows
+        yield batch, origin
+    if not rows:
         raise UserError(f"{path}: has no rows")
-    return pa.Table.from_batches(batches).combine_chunks()
 
 
 def _pairs(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns [lines] int64 users and items of a file of ratings. Raises UserError for what is no id."""
-    table = _read(path, _RATINGS, {"user": pa.int64(), "item": pa.int64()})
-    return _ids(table, "user", path), _ids(table, "item", path)
+    read = _read(path, _RATINGS, {"user": pa.int64(), "item": pa.int64()})
+    parts = [(_ids(batch, "user", origin), _ids(batch, "item", origin)) for batch, origin in read]
+    users, items = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return users, items
 
 
-def _ids(table: pa.Table, column: str, path: str) -> np.ndarray:
-    values = table.column(column).combine_chunks()
+def _ids(batch: pa.RecordBatch, column: str, origin: Origin) -> np.ndarray:
+    values = batch.column(column)
     ids = values.fill_null(-1).to_numpy()
     wrong = np.flatnonzero((ids < 0) | (ids >= 2**31))
     if len(wrong):
         value = values[int(wrong[0])].as_py()
-        raise Place(Origin(path, 1, "line"), column).error(wrong[0], value, "an id from 0 to 2^31 - 1")
+        raise Place(origin, column).error(wrong[0], value, "an id from 0 to 2^31 - 1")
     return ids
 
 
@@ -161,22 +171,34 @@ def _candidates(path: str, test: tuple[np.ndarray, np.ndarray], test_path: str) 
     negatives = tuple(f"negative {i}" for i in range(1, len(first_line(path).split("\t"))))
     if not negatives:
         raise UserError(f"{path}, line 1: found no negatives, expected `(user,item)` and items, separated by tabs")
-    table = _read(path, ("pair", *negatives), {"pair": pa.string(), **dict.fromkeys(negatives, pa.int64())})
-    pairs = table.column("pair").combine_chunks()
+    types = {"pair": pa.string(), **dict.fromkeys(negatives, pa.int64())}
+    users, items, first = [], [], 0
+    read = [(batch, origin, _given(batch, origin)) for batch, origin in _read(path, ("pair", *negatives), types)]
+    lines = sum(batch.num_rows for batch, *_ in read)
+    if lines != len(test[0]):
+        raise UserError(f"{path}: found {lines} lines, expected {len(test[0])} as in {test_path}")
+    for batch, origin, (given_users, given_items) in read:
+        expected = [of_all[first : first + batch.num_rows] for of_all in test]
+        differ = np.flatnonzero((given_users != expected[0]) | (given_items != expected[1]))
+        if len(differ):
+            at = int(differ[0])
+            pair = f"({expected[0][at]},{expected[1][at]})"
+            raise Place(origin, "pair").error(at, batch.column("pair")[at].as_py(), f"{pair} as in {test_path}")
+        users.append(given_users)
+        items.append(np.stack([given_items, *(_ids(batch, column, origin) for column in negatives)], axis=1))
+        first += batch.num_rows
+    return np.concatenate(users), np.concatenate(items)
+
+
+def _given(batch: pa.RecordBatch, origin: Origin) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the users and items of `(user,item)`. Raises UserError (file, line) for what is no such pair."""
+    pairs = batch.column("pair")
     matched = pc.extract_regex(pairs, _PAIR)
     if matched.null_count:
         at = int(matched.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise Place(Origin(path, 1, "line"), "pair").error(at, repr(pairs[at].as_py()), "`(user,item)`")
-    pair = [pc.struct_field(matched, part).cast(pa.int64()).to_numpy() for part in ("user", "item")]
-    if len(pair[0]) != len(test[0]):
-        raise UserError(f"{path}: found {len(pair[0])} lines, expected {len(test[0])} as in {test_path}")
-    differ = np.flatnonzero((pair[0] != test[0]) | (pair[1] != test[1]))
-    if len(differ):
-        at = int(differ[0])
-        raise Place(Origin(path, 1, "line"), "pair").error(
-            at, pairs[at].as_py(), f"({test[0][at]},{test[1][at]}) as in {test_path}"
-        )
-    return pair[0], np.stack([pair[1], *(_ids(table, column, path) for column in negatives)], axis=1)
+        raise Place(origin, "pair").error(at, repr(pairs[at].as_py()), "`(user,item)`")
+    users, items = (pc.struct_field(matched, part).cast(pa.int64()).to_numpy() for part in ("user", "item"))
+    return users, items
 
 
 def _one_a_user(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:

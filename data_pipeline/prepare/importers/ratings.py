@@ -5,7 +5,7 @@ asked ones those held out. Ratings are sent to splits as `prepare movielens` sen
 fractions and seed models of single ratings are compared on the same ones. All are held in memory (100 bytes each).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
 from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
+from shardrec.data_pipeline.prepare.steps.text import no_null
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
 
 FRACTIONS: dict[Split, float] = {"train": 0.855, "validation": 0.045, "test": 0.1}  # AutoRec's protocol
@@ -130,16 +131,20 @@ def prepare_ratings(
     return Report(Path(output.folder), schema, tally)
 
 
-def _read(sources: Iterable[RawSource], split: HashSplit, axis: Axis) -> _Ratings:
+def _read(sources: Sequence[RawSource], split: HashSplit, axis: Axis) -> _Ratings:
     listed: Axis = "user" if axis == "item" else "item"
     parts = []
     for part, source in enumerate(sources):
         first = 0
         for batch, origin in source.batches():
+            for name in ("user_id", "movie_id", "rating"):
+                no_null(batch, name, origin)
             codes = split.codes(batch, RowNumbers(part, first, batch.num_rows), origin)
             first += batch.num_rows
             row_ids, ids = (batch.column(_COLUMNS[a]).to_numpy().astype(np.int64) for a in (axis, listed))
             parts.append(_Ratings(row_ids, ids, batch.column("rating").to_numpy().astype(np.float32), codes))
+    if not parts:
+        raise UserError(f"{sources[0].path}: has no rows")
     return _Ratings._make(np.concatenate(values) for values in zip(*parts, strict=True))
 
 

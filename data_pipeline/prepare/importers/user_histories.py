@@ -4,21 +4,20 @@ The format of S3-Rec's data (Zhou et al., CIKM 2020). A user's lines are joined 
 `user item` a line, in the order of time, is read as well. Users and items are any words; there are no times.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
+from shardrec.data_pipeline.prepare.steps.json_objects import entries
 from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import input_files
-from shardrec.data_pipeline.prepare.steps.text import open_bytes
 
 
 def prepare_user_histories(
@@ -57,7 +56,9 @@ def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
     alone = np.flatnonzero((counts == 1) & ~blank)
     if len(alone):
         user = stripped[int(alone[0])].as_py()
-        raise UserError(f"{file}, line {lines.first + alone[0]}: found {user!r} alone, expected `user item item ...`")
+        raise UserError(
+            f"{file}, line {lines.first + alone[0]}: found {shortened(user)!r} alone, expected `user item item ...`"
+        )
     flat, starts = words.flatten(), words.offsets.to_numpy()[:-1]
     keep = np.ones(len(flat), bool)
     keep[starts] = False
@@ -67,20 +68,13 @@ def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
 
 def _first_attributes(path: str | Path) -> dict[object, str]:
     """Returns the first attribute of each item. Raises UserError for what is not such JSON."""
-    try:
-        with open_bytes(str(path)) as stream:
-            attributes_of = json.loads(stream.read())
-    except OSError as error:
-        raise UserError(f"{path}: damaged: {error}; fetch or write it again") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not JSON: {error}; expected {{"item": [attribute, ...], ...}}') from None
-    if not isinstance(attributes_of, dict):
-        raise UserError(f'{path}: found a {type(attributes_of).__name__}, expected {{"item": [attribute, ...], ...}}')
     first: dict[object, str] = {}
-    for item, attributes in attributes_of.items():
+    for item, attributes in entries(str(path)):
         one = attributes[0] if isinstance(attributes, list) and attributes else attributes
         if isinstance(one, dict | bool | float) or (isinstance(one, list) and one):
-            raise UserError(f"{path}: item {item!r} has {attributes!r}, expected a list of words or whole numbers")
-        if isinstance(one, str | int):
+            found = f"item {shortened(item)!r} has {shortened(attributes)}"
+            raise UserError(f"{path}: {found}, expected a list of words or whole numbers")
+        first.pop(item, None)  # of an item that is there twice the later entry counts, as in JSON
+        if isinstance(one, str | int) and one != "":
             first[item] = str(one)
     return first

@@ -230,6 +230,14 @@ class Recipe(Declaration):
                     result[f.weights] = f.separator
         return result
 
+    def paired(self) -> frozenset[str]:
+        """Returns the list columns whose elements belong to those of another list: by `aligned`, or as weights."""
+        columns: set[str] = set()
+        for f in self.sparse:
+            if (isinstance(f, RecipeSequence) and f.aligned) or (isinstance(f, RecipeIdList) and f.weights):
+                columns |= {f.columns[0], getattr(f, "weights", None) or f.columns[0]}
+        return frozenset(columns)
+
     def written_name(self, column: str) -> str:
         """Returns the output's name of a raw column that is kept, where features of ids take their own names.
 

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.prepare.steps.streams import COMPRESSED, is_empty
 from shardrec.data_pipeline.prepare.steps.writer import Split
+from shardrec.data_pipeline.reading.files import UNFINISHED
 
 
 class RawSource(ABC):
@@ -64,26 +66,53 @@ class Inputs:
 def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -> list[str]:
     """Returns the files named by `paths`: files, globs, or folders (there: what matches `patterns`).
 
+    What folders and globs leave out are names that begin with `_` or `.` (other programs' unfinished work, or not data:
+    `_SUCCESS`) and files that hold nothing. A name with characters of globs that is there is that file or folder.
     Numbers in names are counted, so that `day_10` comes after `day_9`; otherwise the order is that of `paths`. Raises
     UserError where nothing is found.
     """
     files: list[str] = []
     for named in paths:
-        path = Path(named)
-        if path.is_dir():
-            matches = {f for p in patterns for f in path.glob(p) if f.is_file() and not f.name.startswith(".")}
-            if not matches:
-                raise UserError(f"{path}: no files {' or '.join(patterns)} in this folder")
-        elif any(c in str(path) for c in "*?["):
-            matches = {f for f in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if f.is_file()}
-            if not matches:
-                raise UserError(f"{path}: no file matches")
-        elif path.is_file():
-            matches = {path}
-        else:
-            raise UserError(f"{path}: no such file")
-        files += [str(f) for f in sorted(matches, key=_natural)]
+        try:
+            files += [str(f) for f in sorted(_named_files(Path(named), patterns), key=_natural)]
+        except (OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{shortened(str(named), 200)}: cannot be read as a path or glob ({reason})") from None
     return files
+
+
+def _named_files(path: Path, patterns: Sequence[str]) -> Iterable[Path]:
+    """Returns the files that a path, folder or glob stands for. Raises UserError where there are none."""
+    if path.is_file():
+        return {path}
+    folder = path.is_dir()
+    if not folder and not any(c in str(path) for c in "*?["):
+        raise UserError(f"{shortened(str(path), 200)}: {'is no regular file' if path.exists() else 'no such file'}")
+    found = {f for p in patterns for f in path.glob(p)} if folder else _matches(path)
+    files = {f for f in found if f.is_file() and not (folder and f.name.startswith(UNFINISHED))}
+    if not files:
+        inside = f"no files {' or '.join(patterns)} in this folder" if folder else "no file matches"
+        deeper = "; folders in it are not looked into: name them, or give a glob such as '*/*.csv'"
+        raise UserError(f"{path}: {inside}{deeper if any(f.is_dir() for f in found) else ''}")
+    with_content = {f for f in files if not is_empty(str(f))}
+    if not with_content:
+        raise UserError(f"{path}: all {len(files)} files are empty")
+    return with_content
+
+
+def _matches(path: Path) -> set[Path]:
+    """Returns what a glob matches; a part of it that is there as it is written stands for itself.
+
+    Names that begin with `_` or `.` match a part that begins so only.
+    """
+    there, parts = Path(path.anchor), list(path.relative_to(path.anchor).parts)
+    while parts and parts[0] != "**" and (there / parts[0]).exists():
+        there /= parts.pop(0)
+    begun = tuple(c for c in UNFINISHED if not any(part.startswith(c) for part in parts))
+    found = there.glob(str(Path(*parts)))
+    return {f for f in found if not any(part.startswith(begun) for part in f.relative_to(there).parts)}
 
 
 def existing_folder(folder: str | Path, held: str) -> Path:
@@ -94,17 +123,24 @@ def existing_folder(folder: str | Path, held: str) -> Path:
     return folder
 
 
-def plain_or_gzip(folder: Path, name: str) -> str | None:
-    """Returns the path of a file called `name` or `name`.gz; None where there is neither."""
-    return next((str(path) for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+def plain_or_compressed(folder: Path, name: str) -> str | None:
+    """Returns the path of a file called `name`, or so with .gz, .bz2, ... behind; None where there is none."""
+    return next(
+        (str(folder / f"{name}{ending}") for ending in COMPRESSED if (folder / f"{name}{ending}").is_file()), None
+    )
 
 
 def the_file(folder: Path, name: str) -> str:
-    """Returns the path of a file called `name` or `name`.gz. Raises UserError where there is neither."""
-    path = plain_or_gzip(folder, name)
+    """Returns the path of a file called `name`, plain or compressed. Raises UserError where there is none."""
+    path = plain_or_compressed(folder, name)
     if path is None:
-        raise UserError(f"{folder}: no {name} or {name}.gz in this folder")
+        raise UserError(f"{folder}: no {name} (plain, or with {', '.join(COMPRESSED[1:])} behind) in this folder")
     return path
+
+
+def compressed_too(*names: str) -> tuple[str, ...]:
+    """Returns names or patterns of files, each plain and with the endings of compressed ones."""
+    return tuple(name + ending for name in names for ending in COMPRESSED)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

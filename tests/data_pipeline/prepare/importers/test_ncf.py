@@ -127,7 +127,7 @@ def test_which_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown data set 'tine'; did you mean 'tiny'"):
         prepare_ncf(tmp_path, Output(tmp_path / "out"), name="tine")
     (tmp_path / "tiny.test.negative").unlink()
-    with pytest.raises(UserError, match=r"no tiny\.test\.negative \(plain or \.gz\)"):
+    with pytest.raises(UserError, match=r"no tiny\.test\.negative \(plain or compressed\)"):
         prepare_ncf(tmp_path, Output(tmp_path / "out"), name="tiny")
 
 
