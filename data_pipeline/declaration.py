@@ -42,8 +42,8 @@ def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
         raise UserError(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates that Python has not, deep nesting
+        raise UserError(f"{path}: not valid YAML: {shortened(' '.join(str(error).split()), _SHOWN)}") from None
     try:
         return declaration.model_validate(declared)
     except ValidationError as error:

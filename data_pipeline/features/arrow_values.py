@@ -48,7 +48,7 @@ class Place(NamedTuple):
         """Returns the error about the value at index `at`: its row and column, what was found and was expected."""
         row = self.rows(int(at)) if self.rows else int(at)
         where = f"{self.origin.row(row)}, column {shortened(repr(self.column), _LONGEST_NAME)}"
-        return UserError(f"{where}: found {shortened(str(found))}, expected {shortened(expected, 400)}")
+        return UserError(f"{where}: found {shortened(str(found), 160)}, expected {shortened(expected, 400)}")
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

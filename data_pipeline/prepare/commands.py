@@ -1,5 +1,6 @@
 """`shardrec prepare` has one command per data set, and one for any delimited file."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,8 @@ def movielens(
     from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, TimeSplit
 
+    if not isfinite(threshold):
+        raise UserError(f"--threshold: found {threshold}, expected a rating such as 4")
     split: SplitRule | None = None
     if by_time:
         split = TimeSplit(column="timestamp", fractions=shares(fractions) or FRACTIONS)
@@ -132,7 +135,9 @@ def implicit(
     time_type: Annotated[TimeType, typer.Option(help="How times are compared.")] = "integer",
     delimiter: Annotated[str, typer.Option(help="Between fields; \\t is a tab.")] = ",",
     columns: Annotated[str | None, typer.Option(help="Names of the fields, `user,item,time`: no header line.")] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Negatives that a held-out item is ranked among.")] = 99,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Negatives that a held-out item is ranked among.")
+    ] = 99,
     no_validation: NoValidation = False,
     keep_unknown: Annotated[
         bool, typer.Option("--keep-unknown", help="Keep held-out items that no training row has, as row 0.")
@@ -143,15 +148,21 @@ def implicit(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
+    from pydantic import ValidationError
+
+    from shardrec.data_pipeline.declaration import first_problem
     from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, prepare_implicit
     from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.text import TextFormat
 
-    form = TextFormat(
-        delimiter=delimiter.replace("\\t", "\t"),
-        header=columns is None,
-        columns=tuple(columns.split(",")) if columns else None,
-    )
+    try:
+        form = TextFormat(
+            delimiter=delimiter.replace("\\t", "\t"),
+            header=columns is None,
+            columns=tuple(columns.split(",")) if columns else None,
+        )
+    except ValidationError as error:
+        raise UserError(f"--delimiter: {first_problem(error)}") from None
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     log = LogColumns(user, item, time, time_type)
     show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, progress))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from shardrec.data_pipeline.prepare.options import (
+    MOST,
     FileRows,
     FolderPath,
     Fractions,
@@ -21,9 +22,9 @@ from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GR
 
 app = typer.Typer()
 
-MaxLength = Annotated[int, typer.Option(min=1, help="So many of a user's latest events are a row's history.")]
-MinHistory = Annotated[int, typer.Option(min=0, help="Leave out rows with fewer earlier events.")]
-Negatives = Annotated[int, typer.Option(min=1, help="Rows with another item for each positive.")]
+MaxLength = Annotated[int, typer.Option(min=1, max=MOST, help="So many of a user's latest events are a row's history.")]
+MinHistory = Annotated[int, typer.Option(min=0, max=MOST, help="Leave out rows with fewer earlier events.")]
+Negatives = Annotated[int, typer.Option(min=1, max=10_000, help="Rows with another item for each positive.")]
 Sampled = Annotated[Sampling, typer.Option(help="Items of negatives: all alike, or as often as they occur.")]
 HistoryNegatives = Annotated[
     bool, typer.Option("--history-negatives", help="Beside each event of a history an item that the user never had.")
@@ -34,7 +35,7 @@ KeepUnknown = Annotated[
 FirstOnly = Annotated[
     bool, typer.Option("--first-only", help="Leave out events with an item that the user had before.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of negatives and of the order of training rows.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of negatives and of the order of training rows.")]
 
 
 @app.command()

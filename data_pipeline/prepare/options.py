@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardrec.data_pipeline.comma_lists import numbers_in
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 
 if TYPE_CHECKING:
     from shardrec.data_pipeline.prepare.steps.preparation import Report
@@ -24,15 +24,20 @@ Fractions = Annotated[
         "files are given."
     ),
 ]
-MinCount = Annotated[int, typer.Option(min=1, help="Values rarer than this in training rows share row 0.")]
-HashIds = Annotated[int | None, typer.Option("--hash", min=1, help="Hash each field to so many rows, no vocabulary.")]
+MOST = 2**31 - 1
+"""The largest number of rows, of a history, or of what is drawn for each row."""
+
+MinCount = Annotated[int, typer.Option(min=1, max=2**62, help="Values rarer than this in training rows share row 0.")]
+HashIds = Annotated[
+    int | None, typer.Option("--hash", min=1, max=2**62, help="Hash each field to so many rows, no vocabulary.")
+]
 NegativeRate = Annotated[float, typer.Option(min=0, max=1, help="Share of the training negatives that is kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of splits and of negatives, sampled or left out.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of splits and of negatives, sampled or left out.")]
 Workers = Annotated[int, typer.Option(min=1, help="Input files read at a time, through a local Ray if more than 1.")]
 NoValidation = Annotated[bool, typer.Option("--no-validation", help="Keep those rows for training.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
-RowGroupRows = Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")]
-FileRows = Annotated[int, typer.Option(min=1, help="Most rows per Parquet file.")]
+RowGroupRows = Annotated[int, typer.Option(min=1, max=MOST, help="Rows per Parquet row group.")]
+FileRows = Annotated[int, typer.Option(min=1, max=2**62, help="Most rows per Parquet file.")]
 
 
 def shares(text: str | None) -> "dict[Split, float] | None":
@@ -45,9 +50,10 @@ def shares(text: str | None) -> "dict[Split, float] | None":
         fractions = numbers_in(text, float)
     except ValueError:
         fractions = []
-    if len(fractions) != 3 or fractions[0] <= 0 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    shared_out = all(0 <= f <= 1 for f in fractions) and abs(sum(fractions) - 1) <= 1e-6
+    if len(fractions) != 3 or fractions[0] == 0 or not shared_out:
         raise UserError(
-            f"--fractions: found {text!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
+            f"--fractions: found {shortened(text)!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
         )
     return dict(zip(SPLITS, fractions, strict=True))
 

@@ -4,16 +4,17 @@ Fields are told by a field map (name and first id of each), else by position whe
 value 1. What is neither becomes one weighted id list. A first pass over all files finds the shape.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.features.schema import Identity, Label, Role
@@ -27,6 +28,7 @@ from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 from shardrec.data_pipeline.prepare.steps.text import MOST_FIELDS, TextFile, TextFormat, converted
 from shardrec.data_pipeline.prepare.steps.writer import Split
 
+LARGEST_ID = 2**62
 _LINE = TextFormat(delimiter="\x01", header=False, columns=("line",), quote=None)
 PATTERNS = compressed_too("*.libfm", "*.svm", "*.libsvm")
 
@@ -147,12 +149,11 @@ class LibfmFile(RawSource):
         """Yields the file's lines, parsed. Raises UserError (file, line) for what is not `label id:value ...`."""
         for batch, origin in TextFile(self.path, _LINE, {"line": pa.string()}).batches():
             parsed = _parsed(batch.column(0), origin)
-            low = np.flatnonzero(parsed.ids < self.starts[0])
-            if len(low):
-                row = int(parsed.rows[low[0]])
-                raise UserError(
-                    f"{origin.row(row)}: found id {parsed.ids[low[0]]}, expected ids from {self.starts[0]} on"
-                )
+            wrong = np.flatnonzero((parsed.ids < self.starts[0]) | (parsed.ids >= LARGEST_ID))
+            if len(wrong):
+                where = origin.row(int(parsed.rows[wrong[0]]))
+                below = f"from {self.starts[0]} on" + (", below 2^62" if parsed.ids[wrong[0]] > 0 else "")
+                raise UserError(f"{where}: found id {parsed.ids[wrong[0]]}, expected ids {below}")
             yield parsed, origin
 
     def shape(self) -> Shape:
@@ -248,7 +249,7 @@ def parse_field_map(text: str) -> dict[str, int]:
     """
     entries = [e.rsplit(":", 1) for e in text.split(",")]
     where = "--fields"
-    if ":" not in text or Path(text).is_file():
+    if ":" not in text or os.path.isfile(text):
         where = shortened(text, 200)
         lines = (numbered for block in line_blocks(text) for numbered in block.numbered(text))
         entries = [line.replace(",", " ").split() for _, line in islice(lines, MOST_FIELDS)]
@@ -261,7 +262,7 @@ def parse_field_map(text: str) -> dict[str, int]:
         not starts
         or starts != sorted(set(starts))
         or len(first_ids) != len(entries)
-        or not 0 <= starts[0] <= starts[-1] < 2**62
+        or not 0 <= starts[0] <= starts[-1] < LARGEST_ID
     ):
         raise UserError(
             f"{where}: fields must have names of their own and ascending first ids, found {shortened(first_ids)}"
@@ -321,6 +322,11 @@ def prepare_libfm(
             shape = shape.merge(shape_of_file)
     if shape.fewest is None:
         raise UserError(f"{files[0].path}: has no rows")
+    if shape.largest < 0:
+        raise UserError(f"{files[0].path}: no line has an id, expected `label id:value ...`")
     fields = fields_of(shape, field_map)
+    single = [f.name for f in fields if f.single and not f.weighted]
+    if group is not None and group not in single:
+        raise UserError(f"--group: {unknown('field of one id a line', group, single)}")
     sources = [replace(f, fields=fields) for f in files]
     return prepare(sources, recipe(fields, shape, split, negative_rate, seed, group, roles), output, progress)

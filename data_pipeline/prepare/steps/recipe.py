@@ -1,6 +1,7 @@
 """A recipe says what raw columns become: a schema whose vocabularies, means and deviations are still to be fitted."""
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -39,8 +40,8 @@ class FitVocabulary(Declaration):
     """
 
     kind: Literal["vocabulary"] = "vocabulary"
-    min_count: int = Field(default=1, ge=1)
-    max_size: int | None = Field(default=None, ge=1)
+    min_count: int = Field(default=1, ge=1, lt=2**63)
+    max_size: int | None = Field(default=None, ge=1, lt=2**63)
 
 
 class FitStandardise(Declaration):
@@ -99,7 +100,7 @@ class RecipeIdList(_Ids):
     kind: Literal["id_list"] = "id_list"
     separator: str = Field(default="|", min_length=1)
     weights: str | None = None
-    max_length: int | None = Field(default=None, gt=0)
+    max_length: int | None = Field(default=None, gt=0, lt=2**31)
 
 
 class RecipeSequence(_Ids):
@@ -107,7 +108,7 @@ class RecipeSequence(_Ids):
 
     kind: Literal["sequence"] = "sequence"
     separator: str = Field(default="|", min_length=1)
-    max_length: int = Field(gt=0)
+    max_length: int = Field(gt=0, lt=2**31)
     aligned: str | None = None
 
 
@@ -168,6 +169,9 @@ class Recipe(Declaration):
         for f in self.sparse:
             if isinstance(f.ids, FitVocabulary) and fits.setdefault(f.table_name, f.ids) != f.ids:
                 raise ValueError(f"features of table {f.table_name!r} declare different vocabularies")
+        for label in self.labels:
+            if not isfinite(label.threshold or 0) or (label.missing != "error" and not isfinite(label.missing)):
+                raise ValueError(f"label {label.name!r}: threshold and missing must be finite numbers")
         if self.negative_rate < 1 and not self.labels:
             raise ValueError("negative_rate needs a label")
         return self

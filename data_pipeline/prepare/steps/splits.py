@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from shardrec.data_pipeline.declaration import Declaration
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, missing_values
 from shardrec.data_pipeline.features.hashing import hash_array, hash_words
 from shardrec.data_pipeline.prepare.steps.writer import SPLITS, Split
@@ -41,7 +41,7 @@ class _Fractions(Declaration):
     @model_validator(mode="after")
     def _whole(self) -> "_Fractions":
         shares = list(self.fractions.values())
-        if any(s < 0 for s in shares) or abs(sum(shares) - 1) > 1e-6 or not self.fractions.get("train"):
+        if any(not 0 <= s <= 1 for s in shares) or abs(sum(shares) - 1) > 1e-6 or not self.fractions.get("train"):
             raise ValueError("fractions must be shares that sum to 1, with some for train")
         return self
 
@@ -88,9 +88,9 @@ class TimeSplit(_Fractions):
     @model_validator(mode="after")
     def _comparable(self) -> "TimeSplit":
         cuts: list[Any] = [c for c in self.cuts if c is not None]
-        kinds = {"integer": int, "number": int | float, "string": str}
-        if not all(isinstance(c, kinds[self.type]) for c in cuts):
-            raise ValueError(f"cuts of type {self.type} expected, found {cuts}")
+        kinds: dict[str, Any] = {"integer": int, "number": int | float, "string": str}
+        if not all(isinstance(c, kinds[self.type]) and (isinstance(c, str) or abs(c) < 2**63) for c in cuts):
+            raise ValueError(f"cuts of type {self.type} expected, found {shortened(cuts)}")
         if cuts != sorted(cuts) or (None in self.cuts and self.cuts != (*cuts, None)):
             raise ValueError("cuts must ascend")
         return self
@@ -110,6 +110,8 @@ class TimeSplit(_Fractions):
 
         counts: columns value (times, ascending) and count
         """
+        if not len(counts):
+            raise UserError(f"column {self.column!r}: the input has no rows to split")
         below = np.cumsum(counts.column("count").to_numpy())  # rows up to and with each time
         times = counts.column("value").to_pylist()
         cuts: list[int | float | str | None] = []

@@ -10,6 +10,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,8 +49,9 @@ class TextFormat(Declaration):
     @classmethod
     def _known(cls, encoding: str) -> str:
         try:
-            b"".decode(encoding)  # refuses what is not text, such as hex
             name = codecs.lookup(encoding).name.replace("_", "-")
+            with suppress(UnicodeError):
+                b"?".decode(encoding)  # refuses what is not text, such as hex
         except (LookupError, ValueError):
             name = "undefined"
         if name in _NO_CHARSETS:
@@ -63,10 +65,6 @@ class TextFormat(Declaration):
             raise ValueError(f"quote: found {self.quote!r}, expected an ASCII character that ends no line")
         if any(c in self.delimiter for c in "\r\n" + (self.quote or "")):
             raise ValueError(f"delimiter: found {shortened(self.delimiter)!r}, expected no line end or quote in it")
-        try:
-            self.delimiter.encode()
-        except UnicodeEncodeError:
-            raise ValueError("delimiter: found half a character (a surrogate), expected text") from None
         return self
 
     @property
@@ -167,13 +165,18 @@ class TextFile(RawSource):
         if data.startswith(_BOM):  # a character here, but the reader would leave it out
             data = b"\n" + data
         odd: list[Any] = []
+
+        def kept(row: Any) -> str:
+            odd.append(row)
+            return "error"
+
         read = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=len(data) + 1, column_names=[str(place) for place in range(fields)]
         )
         parse = pyarrow.csv.ParseOptions(
             delimiter=delimiter.decode(),
             quote_char=form.quote or False,
-            invalid_row_handler=lambda row: odd.append(row) or "error",
+            invalid_row_handler=kept,
         )
         convert = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(wanted, pa.string()),

@@ -164,3 +164,22 @@ def test_real_1m(shared_data: Path, tmp_path: Path, axis: Axis, rows: int) -> No
     vocabulary = pq.read_table(next((out / "vocabularies").iterdir()))
     assert vocabulary["count"].to_pylist() == sorted(vocabulary["count"].to_pylist(), reverse=True)
     assert sum(vocabulary["count"].to_pylist()) == counts["train"]
+
+
+def test_a_folder_of_parquet_files_is_read_as_spark_writes_it(tmp_path: Path) -> None:
+    parts = tmp_path / "source" / "ratings.parquet"
+    parts.mkdir(parents=True)
+    (parts / "_SUCCESS").write_text("")
+    for part in range(3):
+        columns = {"user_id": [part, part + 10], "movie_id": [1, 2], "rating": [5, 3]}
+        pq.write_table(pa.table(columns), parts / f"part-{part}.parquet")
+    report = prepare_ratings(tmp_path / "source", Output(tmp_path / "out"), fractions={"train": 1.0})
+    assert report.tally.labels["rating"]["train"] == (24.0, 6)
+
+
+def test_a_rating_that_is_empty_is_refused(folder: Path, tmp_path: Path) -> None:
+    with (folder / "ratings.dat").open("a") as file:
+        file.write("\n10::::3::1\n")
+    lines = len((folder / "ratings.dat").read_text().splitlines())
+    with pytest.raises(UserError, match=f"line {lines}, column 'movie_id': found an empty field, expected an integer"):
+        prepare_ratings(folder, Output(tmp_path / "out"))
