@@ -7,11 +7,13 @@
 - `features/`: what a column means, and how its values become ids and numbers
 - `local_ray.py`: a Ray on this machine that nobody else may use
 - `loading/`: batches, made ahead of the step that takes them
+- `natural_order.py`: names in the order of the numbers in them
 - `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
 - `owned_files.py`: what the program can prove that it wrote, all that it may remove
 - `reading/`: row ranges of Parquet files, as arrays, in an order computed from data and seed alone
 - `relative_names.py`: names of files that stay inside their folder
 - `sampling/`: negatives drawn for training rows
+- `sealed_parquet.py`: Parquet files that notice flipped bytes
 - `sizes.py`: sizes in bytes, as people read and write them
 - `whole_files.py`: files and folders that appear complete or not at all
 """

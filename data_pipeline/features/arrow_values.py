@@ -57,9 +57,24 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tells whether a type is a list of any kind: with 32- or 64-bit offsets, or of fixed size."""
+    """Tells whether a type is a list of any kind: with 32- or 64-bit offsets, of fixed size, or a view."""
     types = pa.types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or is_list_view(kind)
+
+
+def is_list_view(kind: pa.DataType) -> bool:
+    """Tells whether a type is a list whose rows may lie anywhere among the values."""
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def is_null(kind: pa.DataType) -> bool:
+    """Tells whether a type is that of columns in which nothing is known, as pandas writes columns of None."""
+    return bool(pa.types.is_null(kind))
+
+
+def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Returns values of the null type as nulls of another one, and others as they are."""
+    return pa.nulls(len(values), kind) if is_null(plain_type(values.type)) else values
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -75,6 +90,11 @@ def column_type(schema: pa.Schema, file: str, column: str, reader: str) -> pa.Da
         return schema.field(places[0]).type
     if places:
         raise UserError(f"{file}: column {column!r} is there {len(places)} times; {reader} needs exactly one")
+    if f"/{column}=" in file:
+        raise UserError(
+            f"{file}: column {column!r} is not in the file but in the names of its folders, which are not read; write "
+            f"it into the files ({reader} reads it)"
+        )
     raise UserError(f"{file}: {unknown('column', column, schema.names)} ({reader} reads it)")
 
 

@@ -7,9 +7,11 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.features.arrow_values import (
     Place,
+    as_type,
     expect_type,
     floats,
     integers,
+    is_null,
     is_number,
     missing_values,
     plain_type,
@@ -76,12 +78,16 @@ class IdReader:
         if feature.missing == "row":
             self.missing_row = MISSING if isinstance(ids, Raw) else ids.num_rows
         self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
+        self._read_as = pa.string() if self.lookup is not None and self.lookup.strings else pa.int64()
         self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
         crossed = ids.features if isinstance(ids, FeatureCross) else ()
         self._crossed = [(source.columns, IdReader(source, folder)) for source in crossed]
 
-    def check(self, kind: pa.DataType, file: str, column: str, reader: str) -> None:
-        """Raises UserError unless values of type `kind` can become rows as declared."""
+    def check(self, kind: pa.DataType, file: str, column: str, reader: str, *, empty: bool = False) -> None:
+        """Raises UserError unless values of type `kind` can become rows as declared.
+
+        empty: there may be no values at all, as in lists
+        """
         if self._crossed:
             for columns, source in self._crossed:
                 if column in columns:
@@ -89,6 +95,8 @@ class IdReader:
             return
         plain = plain_type(kind)
         integers, strings = pa.types.is_integer(plain), is_string(plain)
+        if is_null(plain) and (self.missing_row is not None or empty):
+            return
         if isinstance(self.declared, Identity):
             right, expected = integers, "integers (ids: identity)"
         elif isinstance(self.declared, Raw):
@@ -106,6 +114,7 @@ class IdReader:
         """Returns table rows: k arrays of n values (k > 1 for crosses only) -> [n] int64."""
         if self._crossed:
             return self._crossed_rows(columns, places)
+        columns = [as_type(values, self._read_as) for values in columns]
         rows = self._rows(columns, places[0])
         for values, place in zip(columns, places, strict=True):
             missing = missing_values(values)

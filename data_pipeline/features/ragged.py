@@ -5,6 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from shardrec.data_pipeline.features.arrow_values import as_type, is_list_view
+
+
+def plain_lists(lists: pa.Array) -> pa.Array:
+    """Returns lists in a form that `Ragged` knows: views are laid out, and a column of nulls has empty ones."""
+    if is_list_view(lists.type):
+        return lists.cast(pa.large_list(lists.type.value_type))
+    return as_type(lists, pa.list_(pa.int64()))
+
 
 class Ragged(NamedTuple):
     """Ragged rows are [n] int64 starts and lengths: which of a list array's flat values belong to each row."""

@@ -15,17 +15,19 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import (
     Origin,
     Place,
+    as_type,
     column_type,
     expect_type,
     floats,
     is_list,
+    is_null,
     is_number,
     missing_values,
     plain_type,
 )
 from shardrec.data_pipeline.features.hashing import hash_array, is_string
 from shardrec.data_pipeline.features.ids import IdReader
-from shardrec.data_pipeline.features.ragged import Ragged
+from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
 from shardrec.data_pipeline.features.schema import (
     Clip,
     DenseFeature,
@@ -78,13 +80,16 @@ class FeatureReader:
         many = isinstance(self.feature, IdListFeature | SequenceFeature)
         for column in self.columns:
             kind = column_type(schema, file, column, self._name)
+            if many and is_null(kind):  # no list in it
+                continue
             if many:
                 expect_type(is_list(kind), file, column, kind, "a list", f"{self._name} ({self.feature.kind})")
             inner = kind.value_type if many else kind
             if column == weights:
-                expect_type(is_number(inner), file, column, kind, "a list of numbers", f"{self._name} (as weights)")
+                right = is_number(inner) or is_null(inner)
+                expect_type(right, file, column, kind, "a list of numbers", f"{self._name} (as weights)")
             else:
-                self._ids.check(inner, file, column, self._name)
+                self._ids.check(inner, file, column, self._name, empty=many)
 
     def __call__(self, batch: pa.RecordBatch, where: str | Origin) -> Column:
         """Reads the feature of a batch's rows.
@@ -103,7 +108,7 @@ class FeatureReader:
 
     def _lists(self, batch: pa.RecordBatch, most: int | None, where: Origin) -> Column:
         assert self._ids is not None
-        lists = batch.column(self.columns[0])
+        lists = plain_lists(batch.column(self.columns[0]))
         id_rows = Ragged.of(lists)
         kept = id_rows.last(most)
         place = Place(where, self.columns[0], kept.row_of)
@@ -111,7 +116,7 @@ class FeatureReader:
         if len(self.columns) == 1:
             labels = isinstance(self.feature, IdListFeature) and self.feature.weighted  # not known: they are wanted
             return Column(ids, kept.lengths, np.full(len(ids), np.nan, np.float32) if labels else None)
-        beside = batch.column(self.columns[1])
+        beside = plain_lists(batch.column(self.columns[1]))
         place = Place(where, self.columns[1])
         weight_rows = Ragged.of(beside)
         differ = np.flatnonzero(weight_rows.lengths != id_rows.lengths)
@@ -123,7 +128,7 @@ class FeatureReader:
                 f"as many as {self.columns[0]!r} has ids: {id_rows.lengths[at]}",
             )
         kept = weight_rows.last(most)
-        weights = floats(kept.flat(beside.values))
+        weights = floats(as_type(kept.flat(beside.values), pa.float64()))
         wrong = np.flatnonzero(~np.isfinite(weights))
         if len(wrong):
             raise place._replace(rows=kept.row_of).error(wrong[0], weights[wrong[0]], "a finite weight for every id")
@@ -143,10 +148,12 @@ class _NumberReader:
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is not of numbers."""
         kind = column_type(schema, file, self.column, self._name)
+        if is_null(plain_type(kind)) and self._fill is not None:
+            return
         expect_type(is_number(plain_type(kind)), file, self.column, kind, "numbers", self._name)
 
     def __call__(self, batch: pa.RecordBatch, where: Origin) -> Column:
-        array = batch.column(self.column)
+        array = as_type(batch.column(self.column), pa.float64())
         raw = numbers = floats(array)
         if self._fill is not None:
             missing = np.isnan(raw)
@@ -255,7 +262,7 @@ def check_aligned(features: Iterable[SparseFeature | DenseFeature], batch: pa.Re
     for f in features:
         if not isinstance(f, SequenceFeature) or f.aligned is None:
             continue
-        lengths = Ragged.of(batch.column(f.columns[0])).lengths
+        lengths = Ragged.of(plain_lists(batch.column(f.columns[0]))).lengths
         earlier, expected = first_of.setdefault(f.aligned, (f, lengths))
         differ = np.flatnonzero(expected != lengths)
         if len(differ):

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_strings, is_string
+from shardrec.data_pipeline.sealed_parquet import UNREADABLE, read_checked
 
 VALUE = "value"  # the one column of a vocabulary file
 
@@ -23,8 +23,8 @@ def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
     Strings are large ones, whatever the file has.
     """
     try:
-        values = pq.read_table(f"{str(folder).rstrip('/')}/{path}", columns=[VALUE]).column(VALUE)
-    except (OSError, pa.ArrowInvalid, KeyError):
+        values = read_checked(f"{str(folder).rstrip('/')}/{path}", [VALUE]).column(VALUE)
+    except (*UNREADABLE, KeyError):
         return None
     return values.cast(pa.large_string() if is_string(values.type) else pa.int64())
 
@@ -57,8 +57,8 @@ class Lookup:
         """Reads the file `path` under `folder`. Raises UserError where it is missing, damaged or of another size."""
         source = f"{str(folder).rstrip('/')}/{path}"
         try:
-            table = pq.read_table(source)
-        except (OSError, pa.ArrowInvalid) as error:
+            table = read_checked(source)
+        except UNREADABLE as error:
             problem = "no such vocabulary file" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
             raise UserError(f"{source}: {' '.join(problem.split())}; run `shardrec prepare` again") from None
         if VALUE not in table.column_names or len(table) != size:

@@ -4,11 +4,13 @@ Row groups that are small as blocks (or runs of smaller ones) are decoded whole,
 decoder open instead of one per lane and is about twice as fast; of larger ones some chunks are decoded at a time.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.order import MOST_DEFAULT_LANES
-from shardrec.data_pipeline.reading.parquet import Index
 
 CHUNK_ROWS = 16_384
 """Rows decoded by a call: enough to hide the cost per call of some 50 columns, few enough to stay in a core's cache."""
@@ -21,6 +23,9 @@ RUN_ROWS = 65_536
 
 RUN_BYTES = 24 << 20
 """Row groups up to this size as blocks are decoded whole: about what an open decoder of 40 columns would hold."""
+
+VALUE_BYTES = 24
+"""What a value of a list takes while its row is read (measured): Arrow's array and levels, its id, copies of it."""
 
 FOOTER_SHARE = 8
 """Footers of files that are read in turns may take 1/8 of the memory (one is always open)."""
@@ -61,7 +66,7 @@ class Footprint:
             row_bytes,
             sum(index.sample.decoder_bytes.get(column, 0) for column in layout.columns),
             min(sum(footers), max(*footers, memory // FOOTER_SHARE)),
-            int(min(max(CHUNK_BYTES // row_bytes, 256), CHUNK_ROWS)),
+            _chunk_rows(row_bytes, index, layout.columns, memory),
             whole_rows,
             largest,
             all_kept=True,
@@ -99,3 +104,23 @@ class Footprint:
         """Returns the bytes of so many lanes, one of them decoding, and of batches (three times as wide as blocks)."""
         decoding = self.decoder_bytes + (self._decoded_rows + 3 * self.chunk_rows + 2 * window) * self.row_bytes
         return int(lanes * self.lane_bytes(window) + decoding + batch_rows * 3 * self.row_bytes + self.footer_bytes)
+
+
+def _chunk_rows(row_bytes: float, index: Index, columns: Iterable[str], memory: int) -> int:
+    """Returns how many rows a call decodes: fewer where lists are long that only in part become ids."""
+    decoded = VALUE_BYTES * sum(index.long_rows[c].values for c in columns if c in index.long_rows)
+    most = max(int(memory / 4 // decoded), 1) if decoded else CHUNK_ROWS
+    return int(min(max(CHUNK_BYTES // row_bytes, 256), CHUNK_ROWS, most))
+
+
+def check_long_rows(index: Index, columns: Iterable[str], memory: int) -> None:
+    """Raises UserError where one row's list may take more than `memory` bytes while it is read: see `LongRow`."""
+    for column in columns:
+        row = index.long_rows.get(column)
+        if row is not None and row.values * VALUE_BYTES > memory:
+            needed = row.values * VALUE_BYTES
+            raise UserError(
+                f"{row.file}: row group {row.group}: column {column!r} may have {row.values:,.0f} values in one row, "
+                f"and reading them takes {needed / 2**20:,.0f} MiB, more than data.memory of {memory / 2**20:,.0f} MiB; "
+                "cut such rows, write smaller row groups, or give more memory"
+            )

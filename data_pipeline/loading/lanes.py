@@ -13,8 +13,9 @@ import numpy as np
 from shardrec.data_pipeline.loading.footprint import Footprint
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.order import Order, Share
-from shardrec.data_pipeline.reading.parquet import Chunk, Index, RangeReader
+from shardrec.data_pipeline.reading.parquet import Chunk, RangeReader
 
 
 class _SharedGroup:

@@ -13,16 +13,16 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.loading.footprint import Footprint
+from shardrec.data_pipeline.loading.footprint import Footprint, check_long_rows
 from shardrec.data_pipeline.loading.lanes import LaneReader, shared_groups
 from shardrec.data_pipeline.loading.prefetch import prefetched
 from shardrec.data_pipeline.reading.blocks import join_tables
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.order import Order, default_lanes
-from shardrec.data_pipeline.reading.parquet import DataSet, RangeReader
+from shardrec.data_pipeline.reading.parquet import RangeReader
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 
@@ -87,7 +87,8 @@ class Loader:
             carried=settings.pair if settings else (),
             absent=absent,
         )
-        self._check_columns()
+        self._layout.check(self.index)
+        check_long_rows(self.index, self._layout.columns, memory)
         self._sampler: NegativeSampler | None = None
         self._each = 1  # rows handed out for a row of the files
         if settings is not None:
@@ -121,16 +122,6 @@ class Loader:
         if lanes is None:  # half of the memory is for batches and kept row groups
             lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
         return lanes, global_batch_size
-
-    def _check_columns(self) -> None:
-        """Raises UserError for a column that is missing or of a wrong type. All files have the first one's schema."""
-        path, arrow = self.index.files[0].path, self.index.schema
-        for reader in self._layout.checked:
-            reader.check(arrow, path)
-        for column in self._layout.extra_columns:
-            if column not in arrow.names:
-                raise UserError(f"{path}: {unknown('column', column, arrow.names)}")
-        self._no_extra = pa.schema([arrow.field(c) for c in self._layout.extra_columns]).empty_table()
 
     def _taken_by(self, negatives: Negatives, memory: int) -> int:
         """Returns the bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
@@ -210,18 +201,25 @@ class Loader:
             "global_batch_size": self.order.global_batch_size * self._each,
             "negatives": self._sampler.state() if self._sampler else None,
             "num_rows": self.num_rows,
-            "fingerprint": self.index.fingerprint,
+            "fingerprint": self.index.fingerprint.value,
         }
 
     def check_state(self, saved: Mapping[str, Any]) -> None:
         """Raises UserError where batches would differ from those of the run that saved `order_state()`."""
         for key, now in self.order_state().items():
-            if saved.get(key) == now:
+            if key == "fingerprint":
+                same = self.index.fingerprint.matches(saved.get(key))
+            elif key == "negatives" and self._sampler is not None:
+                same = self._sampler.matches(saved.get(key))
+            else:
+                same = saved.get(key) == now
+            if same:
                 continue
             if key in ("num_rows", "fingerprint"):
                 raise UserError(
                     f"the data under {self.index.files[0].path} are not those of the checkpoint ({self.num_rows} rows, "
-                    f"then {saved.get('num_rows')}); resume with the same files, or start a new run from the checkpoint"
+                    f"then {saved.get('num_rows')}; names, sizes and footers count); resume with the same files, or start "
+                    "a new run from the checkpoint"
                 )
             raise UserError(
                 f"data.{key} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "
@@ -260,6 +258,8 @@ class Loader:
     def _batches(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
         """Yields what is handed out, and how many live rows it has. Runs in the background thread."""
         order, layout, footprint = self.order, self._layout, self._footprint
+        carried = layout.carried
+        assert carried is not None
         assert self._sampler is not None or self._each == 1, "negatives were declared but not read"
         lanes = LaneReader(
             order,
@@ -284,7 +284,8 @@ class Loader:
             if self._sampler is not None:
                 parts = self._sampler.with_negatives(parts, epoch)
             batch = layout.collate(parts, order.padded_rows(step, self._world_size) * self._each)
-            yield (batch, join_tables([self._no_extra, *(p.extra for p in parts)])) if with_columns else batch, live
+            extra = join_tables([carried.empty_table(), *(p.extra for p in parts)]) if with_columns else None
+            yield batch if extra is None else (batch, extra), live
 
     def _count_decoded(self, rows: int) -> None:
         self.rows_decoded += rows

@@ -2,8 +2,12 @@
 
 - `blocks.py`: some rows of a data set as a few NumPy arrays
 - `collate.py`: record batches become blocks, and blocks become batches
-- `files.py`: data files found by path, folder, glob or URI, and opened
+- `column_types.py`: how files may differ in their columns
+- `files.py`: one data file, opened, and noticed when it changes
+- `finding.py`: data files found by path, folder, glob or URI
+- `index.py`: Parquet files as one numbered list of rows, known by their footers
+- `lake_tables.py`: folders of Delta Lake, Iceberg and Hudi, which are not read
 - `labels.py`: whether rows have labels at all, and which values these take
 - `order.py`: which rows come when
-- `parquet.py`: Parquet files as one numbered list of rows, any range of which can be read
+- `parquet.py`: any range of an index's rows, read in chunks
 """

@@ -26,6 +26,8 @@ from shardrec.data_pipeline.features.transforms import (
     check_aligned,
 )
 from shardrec.data_pipeline.reading.blocks import Block, Lists, offsets_of
+from shardrec.data_pipeline.reading.column_types import carried_schema, check_read_alike
+from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.parquet import Chunk
 
 
@@ -122,6 +124,7 @@ class Layout:
     """A layout says how the rows of a schema lie in blocks and batches.
 
     columns: the Parquet columns that are read
+    carried: the types in which `extra_columns` are handed on, once `check` has seen the files
     dense_names, id_names, weighted_id_names: the columns of `Batch.dense`, and the keys of its ids, in their order
     """
 
@@ -171,7 +174,9 @@ class Layout:
             *([self._group] if self._group else []),
         ]
         columns = [column for reader in self.checked for column in reader.columns]
+        self._read_columns = tuple(dict.fromkeys(columns))
         self.columns = tuple(dict.fromkeys([*columns, *self.extra_columns]))
+        self.carried: pa.Schema | None = None
 
     def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
         """Returns keys in this order, joined to runs where they lie side by side in blocks."""
@@ -187,6 +192,19 @@ class Layout:
             else:
                 runs.append(_Run(lists, row, row + 1))
         return _Keys(names, runs, weighted=weighted)
+
+    # ------------------------------------------------------------ the files that are read
+
+    def check(self, index: Index) -> None:
+        """Raises UserError for a column that a file lacks, or has in a type that is not read, or not as in the others.
+
+        What is not read may differ between files. From here on `carried` has the types of the `extra_columns`.
+        """
+        for schema, path in index.schemas:
+            for reader in self.checked:
+                reader.check(schema, path)
+        check_read_alike(self._read_columns, index.schemas)
+        self.carried = carried_schema(self.extra_columns, index.schemas)
 
     # ------------------------------------------------------------ sizes
 
@@ -235,6 +253,8 @@ class Layout:
         if self._group is not None:
             places[1] = self._group(batch, origin).values
         extra = pa.Table.from_batches([batch]).select(self.extra_columns)
+        if self.carried:
+            extra = extra.cast(self.carried)
         return Block(ids, tuple(self._read_lists(names, columns) for names in self._lists), numbers, places, extra)
 
     def _read_lists(self, names: Sequence[str], columns: Mapping[str, Column]) -> Lists:

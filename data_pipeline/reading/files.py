@@ -1,24 +1,48 @@
-"""Data files are found by path, folder, glob or URI, and opened in the way that suits what is read of them.
+"""A data file is opened in the way that suits what is read of it, and is noticed when it is no longer what it was."""
 
-Local paths and URIs of `pyarrow.fs` (s3://, gs://, hdfs://, file://) go through the same code.
-"""
-
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import NamedTuple
+import os
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-
-UNFINISHED = ("_", ".")
-"""Folders and globs leave out names that start so: they are other programs' unfinished work, or not data."""
+from shardrec.data_pipeline.sealed_parquet import UNREADABLE, Footer, open_checked
 
 REMOTE_READ_BYTES = 1 << 20
 """Bytes read at once, for each column, where a large row group is read piece by piece over a network."""
+
+
+class Stamp(NamedTuple):
+    """A stamp is how a file looks from outside; it changes when the file is replaced or rewritten.
+
+    modified: nanoseconds; inode: of a local file; tag: of an object (ETag). 0 and "": not known
+    """
+
+    size: int
+    modified: int = 0
+    inode: int = 0
+    tag: str = ""
+
+    def difference(self, now: "Stamp") -> str | None:
+        """Returns in words how a file looks otherwise now; None where it looks the same."""
+        if self.size != now.size:
+            return f"{self.size} bytes then, {now.size} now"
+        if self.tag != now.tag:
+            return f"ETag {self.tag} then, {now.tag} now"
+        if self.modified != now.modified:
+            return f"modified {_clock(self.modified)} then, {_clock(now.modified)} now"
+        return f"inode {self.inode} then, {now.inode} now" if self.inode != now.inode else None
+
+
+class Opened(NamedTuple):
+    """An opened file has its Parquet reader, how it looked just before, and the hash of its footer."""
+
+    parquet: pq.ParquetFile
+    stamp: Stamp
+    digest: bytes
 
 
 class File(NamedTuple):
@@ -33,25 +57,76 @@ class File(NamedTuple):
         """Tells whether the file lies behind a network."""
         return not isinstance(self.filesystem, pafs.LocalFileSystem)
 
-    def open(self, *, piecewise: bool) -> pq.ParquetFile:
+    def open(self, *, piecewise: bool) -> Opened:
         """Reads the footer. Raises UserError for a file that is not there, truncated, or not Parquet.
 
         piecewise: for row groups too large to be in memory at once. pyarrow would hold all bytes of the columns read,
         and its buffered streams grow to the same, so that local files are mapped into memory. Otherwise one read per
         column fetches a row group, and on remote file systems all columns are fetched together.
         """
+        options: dict[str, Any] = {"pre_buffer": self.remote and not piecewise}
         try:
+            stamp = None if self.remote else self.look()
             if piecewise and not self.remote:
-                return pq.ParquetFile(pa.memory_map(self.path), pre_buffer=False)
-            file = self.filesystem.open_input_file(self.path)
-            if piecewise:
-                return pq.ParquetFile(file, pre_buffer=False, buffer_size=REMOTE_READ_BYTES)
-            return pq.ParquetFile(file, pre_buffer=self.remote)
-        except (pa.ArrowException, OSError) as error:
+                source = pa.memory_map(self.path)
+            else:
+                source = self.filesystem.open_input_file(self.path)
+            if piecewise and self.remote:
+                options["buffer_size"] = REMOTE_READ_BYTES
+            footer = Footer.read(source)
+            return Opened(open_checked(source, footer, **options), stamp or self._remote_stamp(source), footer.digest)
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
                 "write it again, or leave it out"
             ) from error
+
+    def look(self) -> Stamp:
+        """Returns how a local file looks now. Raises OSError where it is not there."""
+        found = os.stat(self.path)
+        return Stamp(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def _remote_stamp(self, source: pa.NativeFile) -> Stamp:
+        """Returns how an object looked when it was opened: by its ETag, where the store has one."""
+        about = {key.lower(): value for key, value in (source.metadata() or {}).items()}
+        if tag := about.get(b"etag"):
+            return Stamp(source.size(), tag=tag.decode(errors="replace"))
+        return Stamp(source.size(), self.filesystem.get_file_info(self.path).mtime_ns or 0)
+
+
+class Sightings:
+    """Sightings are how one process saw files when it opened them first: a file must stay what it was."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, Stamp] = {}
+
+    def __getstate__(self) -> dict[str, dict[str, Stamp]]:
+        """Takes objects along, which look the same from everywhere; another machine has other inodes and clocks."""
+        return {"_stamps": {path: stamp for path, stamp in self._stamps.items() if stamp.tag}}
+
+    def add(self, file: File, stamp: Stamp) -> None:
+        """Keeps how a file looked. Raises UserError where it looked otherwise before."""
+        if difference := self._stamps.setdefault(file.path, stamp).difference(stamp):
+            raise changed(file, difference)
+
+    def check(self, file: File) -> None:
+        """Raises UserError where a local file that was seen looks otherwise now. Costs one system call."""
+        if file.remote or file.path not in self._stamps:
+            return
+        try:
+            now = file.look()
+        except OSError as error:
+            raise changed(file, short_message(error)) from None
+        if difference := self._stamps[file.path].difference(now):
+            raise changed(file, difference)
+
+
+def changed(file: File, difference: str) -> UserError:
+    """Returns the error about a file that is no longer what it was."""
+    return UserError(
+        f"{file.path}: changed after the start ({difference}), and rows of old and new files must not be mixed; put "
+        "the file back and go on with --resume, or start anew"
+    )
 
 
 def short_message(error: BaseException) -> str:
@@ -59,83 +134,6 @@ def short_message(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def find_files(paths: str | Path | Sequence[str | Path]) -> tuple[File, ...]:
-    """Returns the files that paths, folders, globs and URIs stand for; a folder stands for its *.parquet, at any depth.
-
-    What one path stands for is sorted by name; several paths keep their order; a file counts once. Raises UserError
-    where a path stands for nothing.
-    """
-    path_list = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not path_list:
-        raise UserError("no data files are named; data paths are Parquet files, folders or globs")
-    return _distinct(file for path in path_list for file in _find(str(path)))
-
-
-def _find(named: str) -> list[File]:
-    """Returns the files that a path, folder, glob or URI stands for, sorted. Raises UserError where there are none."""
-    try:
-        if "://" in named:
-            filesystem, path = pafs.FileSystem.from_uri(named)
-        else:
-            filesystem, path = pafs.LocalFileSystem(), Path(named).expanduser().absolute().as_posix()
-        infos = [i for i in _matches(filesystem, path) if i.is_file]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{named}: cannot be read as a data path ({short_message(error)})") from error
-    if not infos:
-        raise UserError(f"{named}: no such Parquet file, and no *.parquet files in such a folder; check the data paths")
-    return [File(filesystem, i.path, i.size) for i in sorted(infos, key=lambda i: i.path)]
-
-
-def _distinct(files: Iterable[File]) -> tuple[File, ...]:
-    """Returns each file once, at its first place."""
-    by_path: dict[str, list[File]] = {}
-    distinct = []
-    for file in files:
-        same_path = by_path.setdefault(file.path, [])
-        if not any(file.filesystem == earlier.filesystem for earlier in same_path):
-            same_path.append(file)
-            distinct.append(file)
-    return tuple(distinct)
-
-
-def _matches(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
-    """Returns what a path, or else a glob, stands for."""
-    return _entry(filesystem, path) or _expand(filesystem, "", path.split("/"))
-
-
-def _entry(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
-    """Returns the file of this name, or the *.parquet files of the folder of this name."""
-    info = filesystem.get_file_info(path)
-    return _parquet_files(filesystem, path) if info.type == pafs.FileType.Directory else [info] * info.is_file
-
-
-def _expand(filesystem: pafs.FileSystem, folder: str, parts: Sequence[str]) -> list[pafs.FileInfo]:
-    """Returns what `folder` / `parts` matches; `**` stands for any number of folders."""
-    plain = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
-    folder, parts = "/".join([*([folder] if folder else []), *parts[:plain]]), parts[plain:]
-    if not parts:
-        return _entry(filesystem, folder)
-    matches = []
-    inside = filesystem.get_file_info(pafs.FileSelector(folder or "/", allow_not_found=True))
-    inside = [info for info in inside if not info.base_name.startswith(UNFINISHED)]
-    if parts[0] == "**":
-        rest = parts[1:] or ["*.parquet"]
-        matches += _expand(filesystem, folder, rest)
-        for info in inside:
-            if info.type == pafs.FileType.Directory:
-                matches += _expand(filesystem, info.path, ["**", *rest])
-        return matches
-    for info in inside:
-        if fnmatchcase(info.base_name, parts[0]):
-            matches += _expand(filesystem, info.path, parts[1:])
-    return matches
-
-
-def _parquet_files(filesystem: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
-    """Returns a folder's *.parquet files, at any depth."""
-    infos = []
-    for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)):
-        below = info.path[len(folder) :].strip("/").split("/")
-        if info.path.endswith(".parquet") and not any(part.startswith(UNFINISHED) for part in below):
-            infos.append(info)
-    return infos
+def _clock(nanoseconds: int) -> str:
+    """Returns a local time, to the microsecond."""
+    return datetime.fromtimestamp(nanoseconds / 1e9).isoformat(" ")

@@ -7,7 +7,8 @@ import numpy as np
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.parquet import Chunk, Index, RangeReader
+from shardrec.data_pipeline.reading.index import Index
+from shardrec.data_pipeline.reading.parquet import Chunk, RangeReader
 
 READ_ROWS, READ_FOOTER_BYTES = 65_536, 64 << 20
 """Rows read at once, and memory for the footers of files that are read in turns."""
@@ -55,8 +56,8 @@ def items_of(index: Index, layout: Layout, item: str) -> Block:
 
 
 def chunks_of(index: Index, layout: Layout) -> Iterator[Chunk]:
-    """Yields all rows of a data set in order, with the columns of `layout`. Raises as `check_columns` does."""
-    check_columns(index, layout)
+    """Yields all rows of a data set in order, with the columns of `layout`. Raises as `Layout.check` does."""
+    layout.check(index)
     reader = RangeReader(
         index,
         layout.columns,
@@ -66,9 +67,3 @@ def chunks_of(index: Index, layout: Layout) -> Iterator[Chunk]:
         on_decoded=lambda rows: None,
     )
     return reader.read(0, index.num_rows)
-
-
-def check_columns(index: Index, layout: Layout) -> None:
-    """Raises UserError for a column that is missing or of a wrong type."""
-    for reader in layout.checked:
-        reader.check(index.schema, index.files[0].path)

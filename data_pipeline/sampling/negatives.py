@@ -20,8 +20,8 @@ from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.parquet import DataSet, Index
-from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, FirstRows, check_columns, chunks_of, items_of
+from shardrec.data_pipeline.reading.index import DataSet, Fingerprint, Index
+from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, FirstRows, chunks_of, items_of
 from shardrec.data_pipeline.sampling.pairs import PairSet
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 
@@ -47,7 +47,7 @@ class Negatives:
     catalogue: Block
     layout: Layout
     item_features: tuple[str, ...]
-    fingerprint: str | None = None
+    fingerprint: Fingerprint | None = None
 
     @classmethod
     def read(cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str) -> "Negatives":
@@ -132,7 +132,15 @@ class NegativeSampler:
 
     def state(self) -> dict[str, Any]:
         """Returns what decides the draws beside the order and its seed, for a checkpoint."""
-        return self._negatives.settings.model_dump() | {"items": self._negatives.fingerprint}
+        fingerprint = self._negatives.fingerprint
+        return self._negatives.settings.model_dump() | {"items": fingerprint and fingerprint.value}
+
+    def matches(self, saved: object) -> bool:
+        """Tells whether draws are those of the sampler that had this `state()`."""
+        fingerprint = self._negatives.fingerprint
+        if fingerprint and isinstance(saved, dict) and fingerprint.matches(saved.get("items")):
+            saved = saved | {"items": fingerprint.value}
+        return saved == self.state()
 
     def with_negatives(self, parts: list[Block], epoch: int) -> list[Block]:
         """Returns the rows of all parts, then the first negative of each, then the second of each, and so on.
@@ -220,7 +228,7 @@ def check_negatives(sampling: NegativeSampling, schema: Schema, features: Iterab
     """
     names = sampling.item_features(sampling.read_from(schema, features))
     if sampling.items is not None:
-        check_columns(DataSet.open(sampling.items).index, Layout(_only(schema, names), folder))
+        Layout(_only(schema, names), folder).check(DataSet.open(sampling.items).index)
 
 
 def _only(schema: Schema, names: Iterable[str]) -> Schema:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 Data: TypeAlias = Any
 """Files, folders, globs or URIs; or rows in memory: a pyarrow.Table or a pandas.DataFrame."""
@@ -57,7 +57,7 @@ class Rows:
         with tempfile.TemporaryDirectory() as scratch:
             path = os.path.join(scratch, "rows.parquet")
             try:
-                pq.write_table(self.selected(tuple(dict.fromkeys(wanted))), path)
+                write_sealed(self.selected(tuple(dict.fromkeys(wanted))), path)
                 yield (path,)
             except UserError as error:
                 raise UserError(str(error).replace(path, "the rows given")) from None

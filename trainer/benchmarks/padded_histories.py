@@ -22,7 +22,7 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Input
 from shardrec.models.layers.activations import Dice

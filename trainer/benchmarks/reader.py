@@ -17,7 +17,8 @@ import torch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
+from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 PLAIN_ROWS = 65_536
 """The plain pyarrow loop reads record batches of so many rows."""
@@ -138,9 +139,7 @@ def write_click_log(folder: Path, rows: int, files: int = 4, group_rows: int = 6
         columns = {f"id_{i}": rng.zipf(1.2, count) % _cardinality(i) for i in range(26)}
         columns |= {f"dense_{i}": rng.lognormal(size=count).astype(np.float32) for i in range(13)}
         columns["label"] = (rng.random(count) < 0.25).astype(np.int8)
-        pq.write_table(
-            pa.table(columns), folder / f"part-{file}.parquet", row_group_size=group_rows, compression="zstd"
-        )
+        write_sealed(pa.table(columns), folder / f"part-{file}.parquet", row_group_size=group_rows)
 
 
 def _cardinality(feature: int) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load, read

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from shardrec import models
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.sealed_parquet import SealedWriter
 from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
@@ -107,10 +107,10 @@ def predict_worker(
     restore(folder.checkpoint(step), session)
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
-    writer: pq.ParquetWriter | None = None
+    writer: SealedWriter | None = None
     row_count = 0
     for scores in scored_batches(session, loader, explain=explain, on_batch=on_batch):
-        writer = writer or pq.ParquetWriter(f"{out}/part-{environment.rank:05d}.parquet", scores.schema)
+        writer = writer or SealedWriter(f"{out}/part-{environment.rank:05d}.parquet", scores.schema)
         writer.write_table(scores)
         row_count += scores.num_rows
     if writer is not None:

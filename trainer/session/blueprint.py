@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.reading.index import DataSet, Index
 from shardrec.data_pipeline.reading.labels import missing_labels
-from shardrec.data_pipeline.reading.parquet import DataSet, Index
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.models.base import Recommender

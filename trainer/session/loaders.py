@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.trainer.config.sections import RunConfig

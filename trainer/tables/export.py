@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
+from shardrec.data_pipeline.sealed_parquet import SealedWriter
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
 from shardrec.trainer.run_folder.atomic import new_folder
@@ -86,12 +86,11 @@ def _write_parts(
     return file_count, row_count
 
 
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def _writer(path: Path, schema: pa.Schema) -> SealedWriter:
     leaves = [f.name if pa.types.is_floating(f.type) else f"{f.name}.list.element" for f in schema if f.name != ID]
-    return pq.ParquetWriter(
+    return SealedWriter(
         path,
         schema,
-        compression="zstd",
         use_dictionary=False,  # values hardly repeat
         column_encoding=dict.fromkeys(leaves, "BYTE_STREAM_SPLIT"),
         write_statistics=[ID],

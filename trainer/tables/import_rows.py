@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.files import find_files
+from shardrec.data_pipeline.reading.finding import find_files
 from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.id_maps import write_id_maps
 from shardrec.sharding.checkpoints.replaced_rows import ReplacedRows

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, column_type, expect_type, is_list, is_number
-from shardrec.data_pipeline.reading.files import File, short_message
+from shardrec.data_pipeline.reading.files import File, Sightings, short_message
+from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.live import DTYPES
 from shardrec.trainer.tables.export import ID, METADATA, VECTOR
@@ -55,6 +56,7 @@ class IncomingRows:
         self._files, self._table, self._finder = files, table, finder
         self._id, self._vector = columns
         self._ignored: dict[str, None] = {}
+        self._sightings = Sightings()
         for file in files:
             self._check_file(file, kind)
 
@@ -127,16 +129,20 @@ class IncomingRows:
         return f"vectors of {length} numbers, but the rows of table {table.name!r} have {table.embedding_dim} columns"
 
     def _opened(self, file: File) -> pq.ParquetFile:
-        return file.open(piecewise=True)
+        """Opens a file. Raises UserError where it is not the one that was opened before."""
+        opened = file.open(piecewise=True)
+        self._sightings.add(file, opened.stamp)
+        return opened.parquet
 
     def _batches(self, columns: list[str], step: int) -> Iterator[tuple[Origin, pa.RecordBatch]]:
         for file in self._files:
             first = 0
             try:
                 for batch in self._opened(file).iter_batches(step, columns=columns):
+                    self._sightings.check(file)
                     yield Origin(file.path, first), batch.select(columns)
                     first += len(batch)
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise UserError(f"{file.path}: cannot be read ({short_message(error)}); write it again") from error
 
     def _rows(self, ids: pa.Array, origin: Origin) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from shardrec.data_pipeline.comma_lists import numbers_in
@@ -33,6 +32,7 @@ from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, Split, staged
+from shardrec.data_pipeline.sealed_parquet import SealedWriter
 
 BEST_FILE = "best.yaml"
 _DICTIONARY_IDS = 4096  # columns of more ids are smaller, and 3 x faster to write, without a dictionary
@@ -167,7 +167,7 @@ def _write(part: _Part, log: ClickLog, folder: Path) -> "_Known":
     schema = _table(first, ids).schema
     path = folder / part.split / f"part-{part.number:05d}.parquet"
     path.parent.mkdir(exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few) as writer:
+    with SealedWriter(path, schema, use_dictionary=few) as writer:
         for index in range(math.ceil(part.rows / BLOCK_ROWS)):
             row_count = min(BLOCK_ROWS, part.rows - index * BLOCK_ROWS)
             block = log.block(part.split, part.number * _PART_BLOCKS + index, row_count)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
@@ -26,6 +25,7 @@ from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_fold
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.text import no_null
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
+from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 FRACTIONS: dict[Split, float] = {"train": 0.855, "validation": 0.045, "test": 0.1}  # AutoRec's protocol
 _COLUMNS = {"user": "user_id", "item": "movie_id"}
@@ -92,7 +92,7 @@ class _Frequent(NamedTuple):
         (folder / path).parent.mkdir()
         order = np.argsort(self.places)
         table = pa.table({VALUE: self.values[order], COUNT: self.counts[order]})
-        pq.write_table(table, folder / path, compression="zstd")
+        write_sealed(table, folder / path)
         return Vocabulary(path=path, size=len(table))
 
 

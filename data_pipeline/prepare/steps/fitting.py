@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.features.arrow_values import floats
 from shardrec.data_pipeline.features.hashing import is_string
@@ -19,6 +18,7 @@ from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.recipe import FitStandardise, Fitted, FitVocabulary, Recipe, vocabulary_path
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
 from shardrec.data_pipeline.prepare.steps.splits import TimeSplit
+from shardrec.data_pipeline.sealed_parquet import read_checked, write_sealed
 
 COUNT = "count"
 _COMPACT_ROWS = 1 << 20
@@ -145,7 +145,7 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
             numbers = transformed(numbers, steps)
             moments[name] = moments[name].merge(Moments.of(numbers[np.isfinite(numbers)]))
     for i, table in enumerate(tables):
-        pq.write_table(counts[table].table(), scratch / f"{numbered.part}-{i}.parquet", compression="zstd")
+        write_sealed(counts[table].table(), scratch / f"{numbered.part}-{i}.parquet")
     return moments
 
 
@@ -159,7 +159,7 @@ def _write_vocabulary(recipe: Recipe, table: str, i: int, items: list[Numbered],
     counts = ValueCounts()
     for item in items:
         path = scratch / f"{item.part}-{i}.parquet"
-        counts.merge(pq.read_table(path))
+        counts.merge(read_checked(str(path)))
         path.unlink()
     merged = counts.table()
     kept = merged.filter(pc.greater_equal(merged.column(COUNT), declared.min_count))
@@ -168,5 +168,5 @@ def _write_vocabulary(recipe: Recipe, table: str, i: int, items: list[Numbered],
         kept = kept.slice(0, declared.max_size)
     target = folder / vocabulary_path(table)
     target.parent.mkdir(exist_ok=True)
-    pq.write_table(kept, target, compression="zstd")
+    write_sealed(kept, target)
     return len(kept)

@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from re import split as split_pattern
 from typing import TypeVar
 
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.natural_order import natural_key
 from shardrec.data_pipeline.prepare.steps.streams import COMPRESSED, is_empty
 from shardrec.data_pipeline.prepare.steps.writer import Split
 from shardrec.data_pipeline.reading.files import UNFINISHED
@@ -74,7 +74,7 @@ def input_files(paths: Sequence[str | Path], patterns: Sequence[str] = ("*",)) -
     files: list[str] = []
     for named in paths:
         try:
-            files += [str(f) for f in sorted(_named_files(Path(named), patterns), key=_natural)]
+            files += sorted(map(str, _named_files(Path(named), patterns)), key=natural_key)
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -141,7 +141,3 @@ def the_file(folder: Path, name: str) -> str:
 def compressed_too(*names: str) -> tuple[str, ...]:
     """Returns names or patterns of files, each plain and with the endings of compressed ones."""
     return tuple(name + ending for name in names for ending in COMPRESSED)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in split_pattern(r"(\d+)", str(path))]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.features.schema import Identity, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
+from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,6 @@ class TableRows:
         rows[-1] = len(vocabulary) + 1
         path = vocabulary_path(table)
         (folder / path).parent.mkdir(exist_ok=True)
-        pq.write_table(vocabulary.select([VALUE, COUNT]), folder / path, compression="zstd")
+        write_sealed(vocabulary.select([VALUE, COUNT]), folder / path)
         declared = Vocabulary(path=path, size=len(vocabulary))
         return cls(rows, Identity(num_ids=declared.num_rows + missing, prepared=declared))

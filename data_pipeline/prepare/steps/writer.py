@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.owned_files import check_replaceable
 from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
+from shardrec.data_pipeline.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.whole_files import whole_folder
 
 SCHEMA_FILE = "schema.yaml"
@@ -45,8 +45,8 @@ def _check_vacant(out: Path, overwrite: bool, inputs: Sequence[str | Path]) -> N
 class RowsWriter:
     """A rows writer makes `folder/part-<part>-<n>.parquet` of rows.
 
-    Files are compressed by zstd and have row groups of exactly `row_group_rows`, but for a file's last one. Nothing is
-    created before the first row comes.
+    Files are compressed by zstd, sealed against flipped bytes, and have row groups of exactly `row_group_rows`, but for
+    a file's last one. Nothing is created before the first row comes.
 
     part: place of the input in the order of inputs, so that the files' names sort in row order
     rows: rows written so far
@@ -62,7 +62,7 @@ class RowsWriter:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._groups = 0
-        self._file: pq.ParquetWriter | None = None
+        self._file: SealedWriter | None = None
         self.rows = 0
 
     def __enter__(self) -> "RowsWriter":
@@ -108,7 +108,7 @@ class RowsWriter:
                 self._file.close()
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"part-{self._part:05d}-{self._groups // self._groups_a_file:05d}.parquet"
-            self._file = pq.ParquetWriter(self._folder / name, group.schema, compression="zstd")
+            self._file = SealedWriter(self._folder / name, group.schema)
         assert self._file is not None
         self._file.write_table(group.combine_chunks(), row_group_size=self._group_rows)
         self._groups += 1

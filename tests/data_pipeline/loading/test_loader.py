@@ -26,7 +26,7 @@ from shardrec.data_pipeline.features.schema import (
 from shardrec.data_pipeline.loading import footprint as footprint_module
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading import order as order_module
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 
 MANY = Identity(num_ids=1 << 30)
 SCHEMA = Schema(

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.parquet import DataSet, Index, RangeReader, Sample
+from shardrec.data_pipeline.reading.index import DataSet, Index, Sample
+from shardrec.data_pipeline.reading.parquet import RangeReader
 
 
 def write(path: Path, groups: list[int], start: int = 0, columns: dict[str, pa.DataType] | None = None) -> int:

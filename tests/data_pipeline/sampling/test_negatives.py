@@ -26,7 +26,7 @@ from shardrec.data_pipeline.features.schema import (
     SequenceFeature,
 )
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler, check_negatives
 from shardrec.data_pipeline.sampling.pairs import PairSet
 from shardrec.data_pipeline.sampling.settings import NegativeSampling

@@ -31,7 +31,7 @@ def test_a_second_stage_that_does_not_fit_its_memory(data: Path, tmp_path: Path)
 def test_everything_is_made_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training takes over the model, the plan and the footers that inspection made."""
     opened: list[str] = []
-    from shardrec.data_pipeline.reading.parquet import DataSet
+    from shardrec.data_pipeline.reading.index import DataSet
 
     plain = DataSet.open.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(DataSet, "open", classmethod(lambda cls, paths: (opened.append(paths), plain(cls, paths))[1]))

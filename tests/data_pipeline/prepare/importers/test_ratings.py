@@ -19,7 +19,7 @@ from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
 from shardrec.data_pipeline.prepare.importers.ratings import FRACTIONS, Axis, prepare_ratings
 from shardrec.data_pipeline.prepare.steps.preparation import Output
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
-from shardrec.data_pipeline.reading.parquet import DataSet
+from shardrec.data_pipeline.reading.index import DataSet
 
 USERS, MOVIES = 30, 12
 Single = dict[str, set[tuple[int, int, float]]]  # split -> (user, movie, rating)
