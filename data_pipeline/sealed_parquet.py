@@ -103,8 +103,21 @@ def open_checked(source: pa.NativeFile, footer: Footer, **options: Any) -> pq.Pa
     return pq.ParquetFile(source, metadata=footer.metadata, page_checksum_verification=True, **options)
 
 
+def footer_digest(place: str) -> bytes | None:
+    """Returns the hash of a file's footer, by path or URI; None where it cannot be read."""
+    try:
+        with _source(place) as source:
+            return Footer.read(source).digest
+    except UNREADABLE:
+        return None
+
+
 def read_checked(place: str, columns: list[str] | None = None) -> pa.Table:
     """Reads a whole Parquet file, by path or URI, in some columns (None: all). Raises one of `UNREADABLE`."""
-    filesystem, path = pafs.FileSystem.from_uri(place) if "://" in place else (pafs.LocalFileSystem(), place)
-    with filesystem.open_input_file(path) as source:
+    with _source(place) as source:
         return open_checked(source, Footer.read(source), pre_buffer=False).read(columns)
+
+
+def _source(place: str) -> pa.NativeFile:
+    filesystem, path = pafs.FileSystem.from_uri(place) if "://" in place else (pafs.LocalFileSystem(), place)
+    return filesystem.open_input_file(path)

@@ -121,6 +121,6 @@ def check_long_rows(index: Index, columns: Iterable[str], memory: int) -> None:
             needed = row.values * VALUE_BYTES
             raise UserError(
                 f"{row.file}: row group {row.group}: column {column!r} may have {row.values:,.0f} values in one row, "
-                f"and reading them takes {needed / 2**20:,.0f} MiB, more than data.memory of {memory / 2**20:,.0f} MiB; "
+                f"and reading them takes {needed / 2**20:,.0f} MiB, over data.memory of {memory / 2**20:,.0f} MiB; "
                 "cut such rows, write smaller row groups, or give more memory"
             )

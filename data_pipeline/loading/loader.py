@@ -218,8 +218,8 @@ class Loader:
             if key in ("num_rows", "fingerprint"):
                 raise UserError(
                     f"the data under {self.index.files[0].path} are not those of the checkpoint ({self.num_rows} rows, "
-                    f"then {saved.get('num_rows')}; names, sizes and footers count); resume with the same files, or start "
-                    "a new run from the checkpoint"
+                    f"then {saved.get('num_rows')}), by names, sizes and footers; resume with the same files, or "
+                    "start a new run from the checkpoint"
                 )
             raise UserError(
                 f"data.{key} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "

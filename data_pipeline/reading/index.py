@@ -172,7 +172,9 @@ class Index:
         """Opens a file again. Raises UserError as `File.open` does, and where it is no longer what was indexed."""
         file = self.files[number]
         opened = file.open(piecewise=piecewise)
-        self._check(number, opened)
+        self.sightings.add(file, opened.stamp)
+        if difference := self._difference(number, opened):
+            raise changed(file, difference)
         return opened.parquet
 
     def check_files(self) -> None:
@@ -184,16 +186,20 @@ class Index:
             list(pool.map(self._check_local, range(len(self.files))))
 
     def _check_local(self, number: int) -> None:
-        if not self.files[number].remote:
-            self._check(number, self.files[number].open(piecewise=False))
-
-    def _check(self, number: int, opened: Opened) -> None:
         file = self.files[number]
+        if file.remote:
+            return
+        opened = file.open(piecewise=False)
+        if difference := self._difference(number, opened):
+            raise UserError(f"{file.path}: another file than on rank 0 ({difference}); give all workers the same ones")
         self.sightings.add(file, opened.stamp)
-        if opened.stamp.size != file.size:
-            raise changed(file, f"{file.size} bytes then, {opened.stamp.size} now")
-        if opened.digest != self.digests[number]:
-            raise changed(file, "its footer is another")
+
+    def _difference(self, number: int, opened: Opened) -> str | None:
+        """Returns in words how a file differs from the one that was indexed, wherever that was; None: in nothing."""
+        size = self.files[number].size
+        if opened.stamp.size != size:
+            return f"{size} bytes there, {opened.stamp.size} here"
+        return None if opened.digest == self.digests[number] else "its footer is another"
 
 
 class DataSet:
@@ -235,23 +241,14 @@ class DataSet:
         )
 
     @classmethod
-    def recognised(cls, paths: str | Path | Sequence[str | Path], saved: object) -> "DataSet":
-        """Opens files in the order in which a saved fingerprint has them.
-
-        That is the order of the numbers in their names, or that of plain strings, in which files were read earlier;
-        the first, where the fingerprint is of neither.
-        """
-        now = cls.open(paths)
-        if not now.index.fingerprint.matches(saved):
-            earlier = cls.open(paths, by_number=False)
-            if earlier.index.fingerprint.matches(saved):
-                return earlier
-        return now
-
-    @classmethod
     def from_index(cls, index: Index) -> "DataSet":
         """Returns the data set that another process opened; reads nothing."""
         return cls(index)
+
+
+def fingerprints(paths: str | Path | Sequence[str | Path]) -> tuple[Fingerprint, ...]:
+    """Returns the fingerprints of files in the orders in which they are read, or were earlier: see `find_files`."""
+    return tuple(DataSet.open(paths, by_number=by_number).index.fingerprint for by_number in (True, False))
 
 
 class _Content(NamedTuple):

@@ -20,7 +20,7 @@ from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.index import DataSet, Fingerprint, Index
+from shardrec.data_pipeline.reading.index import DataSet, Fingerprint, Index, fingerprints
 from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, FirstRows, chunks_of, items_of
 from shardrec.data_pipeline.sampling.pairs import PairSet
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
@@ -38,7 +38,7 @@ class Negatives:
     known: keys user x `item_rows` + item of the training rows
     catalogue: the candidates, a row each, as `layout` reads them, by ascending item
     item_features: the features that a drawn item brings along
-    fingerprint: of the file of items, if there is one
+    fingerprints: of the files of items, if there are some, in the orders in which they may have been read
     """
 
     settings: NegativeSampling
@@ -47,7 +47,7 @@ class Negatives:
     catalogue: Block
     layout: Layout
     item_features: tuple[str, ...]
-    fingerprint: Fingerprint | None = None
+    fingerprints: tuple[Fingerprint, ...] = ()
 
     @classmethod
     def read(cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str) -> "Negatives":
@@ -81,7 +81,7 @@ class Negatives:
         else:
             source, layout = DataSet.open(settings.items), Layout(_only(schema, names), folder)
             block = items_of(source.index, layout, settings.item)
-            negatives = cls(settings, pairs, item_rows, block, layout, names, source.index.fingerprint)
+            negatives = cls(settings, pairs, item_rows, block, layout, names, fingerprints(settings.items))
         negatives._check_something_is_left()
         return negatives
 
@@ -132,15 +132,15 @@ class NegativeSampler:
 
     def state(self) -> dict[str, Any]:
         """Returns what decides the draws beside the order and its seed, for a checkpoint."""
-        fingerprint = self._negatives.fingerprint
-        return self._negatives.settings.model_dump() | {"items": fingerprint and fingerprint.value}
+        fingerprints = self._negatives.fingerprints
+        return self._negatives.settings.model_dump() | {"items": fingerprints[0].value if fingerprints else None}
 
     def matches(self, saved: object) -> bool:
         """Tells whether draws are those of the sampler that had this `state()`."""
-        fingerprint = self._negatives.fingerprint
-        if fingerprint and isinstance(saved, dict) and fingerprint.matches(saved.get("items")):
-            saved = saved | {"items": fingerprint.value}
-        return saved == self.state()
+        now = self.state()
+        if isinstance(saved, dict) and any(f.matches(saved.get("items")) for f in self._negatives.fingerprints):
+            saved = saved | {"items": now["items"]}
+        return saved == now
 
     def with_negatives(self, parts: list[Block], epoch: int) -> list[Block]:
         """Returns the rows of all parts, then the first negative of each, then the second of each, and so on.

@@ -1,5 +1,6 @@
 """Workers are launched in this process, under torchrun or on Ray.
 
+- `agreement.py`: whether ranks have the same settings and see the same files
 - `allocator.py`: how the C allocator keeps memory for the next step
 - `backends.py`: which backend runs a worker function: this process, torchrun or Ray
 - `capacity.py`: whether Ray has room for a run's workers

@@ -9,6 +9,7 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.agreement import check_settings
 from shardrec.trainer.launch.allocator import keep_freed_memory
 from shardrec.trainer.launch.cores import worker_threads
 from shardrec.trainer.launch.environment import Environment
@@ -32,6 +33,7 @@ def run_worker(
             computing(config, environment),
             unseen_memory(environment) as unseen_peak,
         ):
+            check_settings(config, arguments, environment)
             result = worker(config, folder, environment, **arguments)
             unseen = unseen_peak()
             return result | {UNSEEN_MEMORY: unseen} if unseen else result

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet, Index
 from shardrec.data_pipeline.reading.labels import missing_labels
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
+from shardrec.data_pipeline.sealed_parquet import footer_digest
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
@@ -24,6 +26,7 @@ from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.trainer.config.model_settings import model_settings
 from shardrec.trainer.config.sections import Paths, RunConfig
+from shardrec.trainer.launch.agreement import check_together
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.expected_workers import expected_environment, run_topology
 from shardrec.trainer.session.loaders import loader_for
@@ -97,10 +100,67 @@ class Blueprint:
         self._footers.clear()
         self._unlabelled.clear()
 
-    def share_footers(self, paths: Paths, environment: Environment) -> None:
-        """Gives all workers the leading one's view of some files. All workers call it alike."""
-        index = self.data_set(paths).index if environment.leads else None
-        self._footers[paths] = environment.broadcast(index)
+    def share_footers(self, paths: Paths, environment: Environment) -> Index:
+        """Gives all workers the leading one's view of some files, and returns it. All workers call it alike.
+
+        Raises UserError, on all workers, where one of them cannot read the files, or sees others.
+        """
+        index, problem = None, None
+        if environment.leads:
+            try:
+                index = self.data_set(paths).index
+            except UserError as error:
+                problem = str(error)
+        index, problem = environment.broadcast((index, problem))
+        if index is None:
+            raise UserError(problem)
+        check_together(environment, lambda: self._see(paths, index))
+        return self._footers[paths]
+
+    def _see(self, paths: Paths, index: Index) -> None:
+        """Takes over an index, unless this worker has made one. Raises UserError where it sees other files."""
+        if paths not in self._footers:
+            index.check_files()
+        mine = self._footers.setdefault(paths, index)
+        if mine.fingerprint != index.fingerprint:
+            raise UserError(
+                f"{mine.files[0].path}: this and the files beside it are not those of rank 0 (names, sizes or footers "
+                "differ); give all workers the same files"
+            )
+
+    def take_up_files(self, paths: Paths, environment: Environment, saved: object) -> bool:
+        """Takes files in the order in which a checkpoint's fingerprint has them; tells whether it is another one.
+
+        The order is that of plain strings, where the fingerprint is of that one. All workers call it alike.
+        """
+        if self.share_footers(paths, environment).fingerprint.matches(saved):
+            return False
+        by_name = environment.broadcast(DataSet.open(paths, by_number=False).index if environment.leads else None)
+        if not by_name.fingerprint.matches(saved):
+            return False
+        self._footers[paths] = by_name
+        return True
+
+    def read_by_name(self, paths: Paths, environment: Environment) -> None:
+        """Takes files in the order of their names as plain strings. All workers call it alike."""
+        index = environment.broadcast(DataSet.open(paths, by_number=False).index if environment.leads else None)
+        self._footers[paths] = index
+
+    def check_schema(self, environment: Environment) -> None:
+        """Raises UserError, on all workers, where one of them reads another schema or other vocabularies."""
+        if environment.world_size == 1:
+            return
+        folder = self.config.data.schema_folder
+        mine: dict[str, Any] = {"the schema": self.schema.model_dump(mode="json")}
+        mine |= {path: footer_digest(f"{folder.rstrip('/')}/{path}") for path in self.schema.vocabularies}
+        first = environment.broadcast(mine)
+
+        def check() -> None:
+            for name, content in mine.items():
+                if content != first.get(name):
+                    raise UserError(f"{name} under {folder} is another than on rank 0; give all workers the same data")
+
+        check_together(environment, check)
 
     def missing_labels(self, paths: Paths, environment: Environment | None = None) -> str | None:
         """Says in a line why some files cannot be learned from or measured: a label has no values. None where all do.

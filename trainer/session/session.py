@@ -31,6 +31,7 @@ class Session:
     @classmethod
     def build(cls, blueprint: Blueprint, environment: Environment) -> "Session":
         """Makes tables and tower with the first values of the run's seed. All workers call it alike."""
+        blueprint.check_schema(environment)
         config, model, read = blueprint.config, blueprint.model, blueprint.read
         plan = blueprint.plan(environment)
         dense_names = tuple(f.name for f in read.dense)

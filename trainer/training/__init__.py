@@ -5,6 +5,7 @@
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
 - `selection.py`: which metric of an evaluation decides what the best step is
+- `split_files.py`: the files of all splits, as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
 - `trainer.py`: the loop: build, restore, step after step, finish; a run resumes in `Trainer.restore`

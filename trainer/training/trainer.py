@@ -36,6 +36,7 @@ from shardrec.trainer.training.hooks import (
     progressive_is_due,
 )
 from shardrec.trainer.training.selection import selecting_metric
+from shardrec.trainer.training.split_files import FINGERPRINTS, other_fingerprints, take_up_files
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.warm_start import start_from
 
@@ -70,17 +71,21 @@ class Trainer:
         self.session = Session.build(blueprint or Blueprint(config), environment)
         if environment.leads:
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
-        train = config.data.split("train")
-        assert train is not None
-        self.loader = self.session.loader(train, training=True)
         self.not_scored: dict[str, str] = {}  # splits that are left out, and why
-        self.validation = self._split("validation")
-        self.test = self._split("test") if config.trainer.evaluation.test else None
+        self._make_loaders()
+        self._other_files = other_fingerprints(self.session)
         self.state = TrainingState(self._total_steps())
         self.clock = Clock()
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         torch.manual_seed(checkpoint.generator_seed(config.trainer.seed, 0, environment.rank))
+
+    def _make_loaders(self) -> None:
+        train = self.config.data.split("train")
+        assert train is not None
+        self.loader = self.session.loader(train, training=True)
+        self.validation = self._split("validation")
+        self.test = self._split("test") if self.config.trainer.evaluation.test else None
 
     def _total_steps(self) -> int:
         settings = self.config.trainer
@@ -109,7 +114,11 @@ class Trainer:
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
         if steps:
             at = self.folder.checkpoint(steps[-1])
-            self.loader.check_state(read_manifest(at)["order"])
+            order = read_manifest(at)["order"]
+            if take_up_files(self.session, order):
+                self._make_loaders()
+                self._other_files = other_fingerprints(self.session)
+            self.loader.check_state(order)
             self._take_up(checkpoint.restore(at, session), steps)
         elif self.config.init_from:
             start_from(self.config.init_from, session)
@@ -184,7 +193,7 @@ class Trainer:
             summary["not_scored"] = self.not_scored
         paths = {split: path for split in SPLITS if (path := self.config.data.split(split)) is not None}
         if self.environment.leads:
-            summary["data"] = {n: self.session.blueprint.data_set(p).index.fingerprint for n, p in paths.items()}
+            summary["data"] = {n: self.session.blueprint.data_set(p).index.fingerprint.value for n, p in paths.items()}
         if zeros := self.session.distributed.zero_shares():
             summary["zero_weights"] = zeros
         self.reporter.record("end", position.step, {f"{s}/{k}": v for s, m in metrics.items() for k, v in m.items()})
@@ -302,7 +311,8 @@ class Trainer:
                     f"step {step}: {broken[0]} is not finite, so no checkpoint is written and the last one "
                     "stays; lower the learning rates or set optimizer.tower.clip_norm"
                 )
-            checkpoint.save(self.folder, self.session, self.state.position, self.loader.order_state())
+            order = {**self.loader.order_state(), FINGERPRINTS: self._other_files}
+            checkpoint.save(self.folder, self.session, self.state.position, order)
         if self.environment.leads:
             self._mark_best()
             checkpoint.prune(self.folder, settings.keep, self.state.best_step)

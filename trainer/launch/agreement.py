@@ -1,0 +1,46 @@
+"""Ranks say whether they have the same settings and see the same files, before anything is trained or scored.
+
+Each of them reads its own run file and files; what differs would not be noticed in any other way.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.differences import first_difference
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.environment import Environment
+
+MAY_DIFFER = ("launch",)
+"""Settings of a worker's own machine, beside those that may always differ."""
+
+
+def check_together(environment: Environment, check: Callable[[], None]) -> None:
+    """Calls `check` on each rank; where it raises UserError on one, all raise that of the first. All call it alike."""
+    problem = None
+    try:
+        check()
+    except UserError as error:
+        problem = str(error)
+    for rank, (found, host) in enumerate(environment.gather((problem, socket.gethostname()))):
+        if found is not None:
+            raise UserError(found if environment.world_size == 1 else f"rank {rank} (on {host}): {found}")
+
+
+def check_settings(config: RunConfig, arguments: Mapping[str, Any], environment: Environment) -> None:
+    """Raises UserError, on all ranks, where one has other settings or arguments than the first. All call it alike."""
+    if environment.world_size == 1:
+        return
+    plain = {name: value for name, value in arguments.items() if isinstance(value, str | int | tuple | dict | None)}
+    first, expected = environment.broadcast((config, plain))
+
+    def check() -> None:
+        remedy = "start all workers by the same command, with the same run file"
+        if change := first_difference(first, config, MAY_DIFFER):
+            raise UserError(f"{change.key} is {change.now}, but {change.before} on rank 0; {remedy}")
+        for name, value in plain.items():
+            if value != expected.get(name):
+                raise UserError(f"{name} is {value}, but {expected.get(name)} on rank 0; {remedy}")
+
+    check_together(environment, check)
