@@ -52,7 +52,7 @@ def contrast_models(
         raise UserError(f"{comparison}: a contrast is of two models or more, found {names}; train more, or name them")
     first = runs[names[0]][0]
     schema, config = first.schema(), first.config()
-    own = config.data.split("test")
+    own = None if data else config.data.split("test")
     if not data and own is None:
         raise UserError(f"{first.path}: its data have no test rows; name files with --data")
     paths = data or ((own,) if isinstance(own, str) else tuple(own or ()))

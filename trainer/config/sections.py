@@ -78,13 +78,18 @@ class DataConfig(Section):
         return os.path.dirname(self.schema_file)
 
     def split(self, name: str) -> Paths | None:
-        """Returns a split's paths, None where the data set lacks it. Raises UserError where there is no train split."""
+        """Returns a split's paths, None where the data set lacks it.
+
+        Raises UserError where there is no train split, and where the whole folder is missing.
+        """
         paths: Paths | None = getattr(self, name)
         if paths is not None:
             return paths
         folder = f"{(self.path or '').rstrip('/')}/{name}"
         if self.path and _exists(folder):
             return folder
+        if self.path and not _exists(self.path):
+            raise UserError(f"data.path: no folder {self.path}; name the folder that holds the data set")
         if name == "train":
             raise UserError(f"data: no training rows; expected {self.path or 'path'}/train or a `train` entry")
         return None

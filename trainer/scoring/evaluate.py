@@ -52,10 +52,10 @@ def splits_to_score(
     The run's own splits without labels are left out, each with a line that says so. Raises UserError where nothing is
     left to score, or it cannot be scored.
     """
-    own = {name: blueprint.config.data.split(name) for name in ("validation", "test")}
-    splits: dict[str, Paths] = {name: paths for name, paths in own.items() if paths is not None}
-    if data:
-        splits = {"data": data}
+    splits: dict[str, Paths] = {"data": data} if data else {}
+    for name in () if data else ("validation", "test"):
+        if (paths := blueprint.config.data.split(name)) is not None:
+            splits[name] = paths
     if not splits:
         raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
     missing = {name: line for name, paths in splits.items() if (line := blueprint.missing_labels(paths))}

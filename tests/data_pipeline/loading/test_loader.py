@@ -358,6 +358,43 @@ def test_a_resume_that_would_change_batches_is_refused(tmp_path):
         load(tmp_path / "b", lanes=4).check_state(saved)
 
 
+def test_checkpoints_made_before_footers_counted_go_on(tmp_path):
+    write(tmp_path, [[64]])
+    loader = load(tmp_path, lanes=4)
+    earlier = loader.order_state() | {"fingerprint": loader.index.fingerprint.earlier}
+    loader.check_state(earlier)
+    same_sizes = loader.order_state()
+    pq.write_table(table(1, 64), tmp_path / "000.parquet")
+    with pytest.raises(
+        UserError, match=r"not those of the checkpoint \(64 rows, then 64\), by names, sizes and footers"
+    ):
+        load(tmp_path, lanes=4).check_state(same_sizes)
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_row_of_very_many_ids_is_refused_before_it_is_read(tmp_path, rows):
+    many = 4_000_000
+    offsets = pa.array(np.append(np.arange(rows), many), pa.int32())
+    one_id = pa.ListArray.from_arrays(offsets, pa.array(np.zeros(many, np.int64)))
+    pq.write_table(pa.table({"ids": pa.array([[1]]), "path": pa.array([[1]])}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"ids": one_id, "path": pa.array([[1]] * rows)}), tmp_path / "1.parquet")
+    assert (tmp_path / "1.parquet").stat().st_size < 50_000
+    source = DataSet.open(tmp_path)
+
+    def loader(name, memory):
+        schema = Schema(features=(IdListFeature(name=name, ids=MANY, max_length=5),), labels=())
+        return Loader(source, schema, folder=".", global_batch_size=16, window=16, memory=memory)
+
+    message = (
+        r"1\.parquet: row group 0: column 'ids' may have 4,000,000 values in one row, .* 92 MiB, over data.memory of"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        loader("ids", 64 << 20)
+    assert "\n" not in str(caught.value)
+    assert loader("path", 64 << 20).num_rows == rows + 1  # nothing reads the long row
+    assert sum(batch.ids.lengths().sum() for batch in loader("ids", 1 << 30).epoch(0)) == rows + 5
+
+
 def test_class_weights_and_lists_of_many_kinds(tmp_path):
     write(tmp_path, [[40]])
     weights = {1.0: 3.0}

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.reading.files import Sightings
 from shardrec.data_pipeline.reading.index import DataSet, Index, Sample
 from shardrec.data_pipeline.reading.parquet import RangeReader
 
@@ -30,6 +31,12 @@ def write(path: Path, groups: list[int], start: int = 0, columns: dict[str, pa.D
             writer.write_table(pa.table([pa.array(values).cast(f.type) for f in schema], schema=schema), max(rows, 1))
             start += rows
     return start
+
+
+def write_ten(path: Path, start: int) -> None:
+    """A file of two row groups of 5 rows, equally large whatever the values are."""
+    rows = pa.table({"x": np.arange(start, start + 10)})
+    pq.write_table(rows, path, 5, compression="none", use_dictionary=False)
 
 
 def reader(index: Index, on_decoded, chunk_rows: int = 7, whole_rows: int = 10**6) -> RangeReader:
@@ -69,7 +76,7 @@ def test_any_range_of_rows(tmp_path_factory, files):
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=9).filter(sum), st.integers(1, 60), st.data())
 def test_runs_cut_a_range_where_row_groups_end(groups, rows, data):
-    index = Index((), np.array([0, len(groups)]), np.array(groups), pa.schema([]), Sample(0, {}, {}))
+    index = Index((), np.array([0, len(groups)]), np.array(groups), (), Sample(0, {}, {}))
     start = data.draw(st.integers(0, index.num_rows - 1))
     stop = data.draw(st.integers(start + 1, index.num_rows))
     runs = list(index.runs(start, stop, rows))
@@ -134,6 +141,17 @@ def test_the_fingerprint_is_that_of_the_data_not_of_its_folder(tmp_path):
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
+def test_equal_sizes_and_rows_are_not_equal_files(tmp_path):
+    prints = []
+    for start in (0, 10):
+        write_ten(tmp_path / "a.parquet", start)
+        prints.append(DataSet.open(tmp_path).index.fingerprint)
+    assert prints[0].earlier == prints[1].earlier  # what checkpoints held before footers counted
+    assert prints[0].value != prints[1].value
+    assert prints[0].matches(prints[0].earlier) and not prints[0].matches(prints[1].value)
+    assert not prints[0].matches(None)
+
+
 def test_lists_are_counted_by_their_values(tmp_path):
     pq.write_table(pa.table({"l": [[1, 2, 3], [4, 5, 6]], "x": [0, 1]}), tmp_path / "a.parquet")
     assert DataSet.open(tmp_path).index.values_per_row == {"l": 3, "x": 1}
@@ -179,30 +197,61 @@ def test_corrupt_pages_are_named(tmp_path):
         read(source, 0, 5000, chunk_rows=1000)
 
 
-def test_a_file_that_changed_or_vanished_since_it_was_indexed(tmp_path):
-    write(tmp_path / "a.parquet", [5])
-    source = DataSet.open(tmp_path)
-    write(tmp_path / "a.parquet", [4])
-    with pytest.raises(UserError, match=r"a\.parquet.* changed"):
-        read(source, 0, 5)
-    (tmp_path / "a.parquet").unlink()
-    with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
-        read(source, 0, 5)
+def rewrite(path: Path) -> None:
+    """In place: the inode stays."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+
+
+def replace(path: Path) -> None:
+    """By another file with the same content and times."""
+    times = path.stat()
+    shutil.copy(path, path.with_name("new"))
+    path.with_name("new").replace(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("change", "message"),
     [
-        ({"x": pa.int64()}, r"b\.parquet: no column 'y', expected float as in .*a\.parquet"),
-        ({"x": pa.int32(), "y": pa.float32()}, r"b\.parquet: column 'x' is int32, expected int64 as in .*a\.parquet"),
-        ({"x": pa.int64(), "y": pa.float32(), "z": pa.int8()}, r"b\.parquet: column 'z' is not in .*a\.parquet"),
+        (lambda path: write(path, [5, 4, 1]), r"bytes then"),
+        (lambda path: write_ten(path, 10), r"modified"),
+        (rewrite, r"modified .* then, .* now"),
+        (replace, r"inode"),
+        (Path.unlink, r"No such file"),
     ],
 )
-def test_files_that_disagree_in_schema(tmp_path, columns, message):
-    write(tmp_path / "a.parquet", [5])
-    write(tmp_path / "b.parquet", [5], columns=columns)
-    with pytest.raises(UserError, match=message):
-        DataSet.open(tmp_path)
+def test_a_file_that_changed_since_it_was_indexed_or_while_it_is_read(tmp_path, change, message):
+    whole = rf"a\.parquet: (changed after the start \(.*{message}|not a readable Parquet file).*"
+    for begun in (False, True):
+        write_ten(tmp_path / "a.parquet", 0)
+        index = DataSet.open(tmp_path).index
+        chunks = reader(index, lambda rows: None, chunk_rows=5).read(0, 10)
+        if begun:
+            next(chunks)
+        change(tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=whole) as caught:
+            next(chunks)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_changed_between_two_readers(tmp_path):
+    write(tmp_path / "a.parquet", [5, 5])
+    index = pickle.loads(pickle.dumps(DataSet.open(tmp_path).index))  # as another rank gets it
+    assert len(list(reader(index, lambda rows: None).read(0, 10))) == 2
+    rewrite(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: changed after the start"):
+        next(reader(index, lambda rows: None).read(0, 10))
+
+
+def test_another_process_may_see_another_inode_but_not_another_file(tmp_path):
+    write_ten(tmp_path / "a.parquet", 0)
+    index = pickle.loads(pickle.dumps(DataSet.open(tmp_path).index))
+    replace(tmp_path / "a.parquet")  # as on another machine
+    index.check_files()
+    index = pickle.loads(pickle.dumps(index))
+    write_ten(tmp_path / "a.parquet", 10)
+    with pytest.raises(UserError, match=r"a\.parquet: another file than on rank 0 \(its footer is another\)"):
+        index.check_files()
 
 
 def test_the_order_of_columns_may_differ(tmp_path):
@@ -217,7 +266,7 @@ def test_large_row_groups_are_read_piece_by_piece(tmp_path, remote):
     index = DataSet.open(tmp_path).index
     if remote:  # anything but the plain local file system
         files = [f._replace(filesystem=pafs.SubTreeFileSystem("/", f.filesystem)) for f in index.files]
-        index = dataclasses.replace(index, files=tuple(files))
+        index = dataclasses.replace(index, files=tuple(files), sightings=Sightings())
         assert index.files[0].remote
     held, seen = {}, {}
     for whole_rows in (1000, 10**6):
