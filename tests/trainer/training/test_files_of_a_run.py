@@ -13,7 +13,7 @@ import yaml
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.index import DataSet
-from shardrec.trainer.checkpoints.checkpoint import read_manifest, write_manifest
+from shardrec.trainer.checkpoints.manifest import read_manifest, write_manifest
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
