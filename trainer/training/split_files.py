@@ -35,8 +35,9 @@ def take_up_files(session: Session, saved: Mapping[str, Any]) -> bool:
     train = data.split("train")
     assert train is not None
     reordered = blueprint.take_up_files(train, environment, saved.get("fingerprint"))
+    others = saved.get(FINGERPRINTS)
     for name, paths in ((name, data.split(name)) for name in SPLITS if name != "train"):
-        known = saved.get(FINGERPRINTS, {}).get(name)
+        known = others.get(name) if isinstance(others, dict) else None
         if paths is None:
             continue
         if FINGERPRINTS not in saved and reordered:
