@@ -13,7 +13,8 @@ from shardrec.data_pipeline.features.arrow_values import Origin, missing_values
 from shardrec.data_pipeline.features.schema import IdListFeature, Label, Schema
 from shardrec.data_pipeline.features.transforms import LabelReader
 from shardrec.data_pipeline.reading.files import short_message
-from shardrec.data_pipeline.reading.parquet import DataSet, Index
+from shardrec.data_pipeline.reading.index import DataSet, Index
+from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 
 MOST_ROWS = 1 << 24
 """Rows of which labels are looked at, at most: a second or two."""
@@ -26,7 +27,8 @@ def missing_labels(data: DataSet, schema: Schema) -> str | None:
 
     What a label's `missing` stands for is there. Raises UserError where a file cannot be read.
     """
-    index, names = data.index, set(data.index.schema.names)
+    index = data.index
+    names = {name for schema, _ in index.schemas for name in schema.names}
     ratings = (f.weights for f in schema.features if isinstance(f, IdListFeature) and f.weights_are == "labels")
     for column in (*(label.columns[0] for label in schema.labels), *filter(None, ratings)):
         if column not in names:
@@ -65,15 +67,20 @@ def _has_values(index: Index, column: str) -> bool:
 
 
 def _batches(index: Index, column: str) -> Iterator[tuple[Origin, pa.RecordBatch]]:
-    """Yields the rows of one column, file after file. Raises UserError where they cannot be decoded."""
-    for file in index.files:
+    """Yields the rows of one column, file after file; files that lack it are passed over.
+
+    Raises UserError where they cannot be decoded, and for a file that has changed.
+    """
+    for number, file in enumerate(index.files):
         first = 0
-        with file.open(piecewise=True) as opened:
+        with index.open(number, piecewise=True) as opened:
+            if column not in opened.schema_arrow.names:
+                continue
             try:
                 for batch in opened.iter_batches(_CHUNK_ROWS, columns=[column], use_threads=False):
                     yield Origin(file.path, first), batch
                     first += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise UserError(
                     f"{file.path}: column {column!r} cannot be decoded ({short_message(error)}); the file is corrupt: "
                     "write it again, or leave it out"

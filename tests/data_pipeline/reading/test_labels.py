@@ -11,8 +11,8 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdFeature, IdListFeature, Label, Schema
 from shardrec.data_pipeline.reading import labels
+from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.labels import labels_in, missing_labels
-from shardrec.data_pipeline.reading.parquet import DataSet
 
 USER = IdFeature(name="user", ids=Identity(num_ids=9))
 NAN, F32 = float("nan"), pa.float32()

@@ -156,7 +156,7 @@ def test_files_that_are_replaced_before_a_run_goes_on(tmp_path, monkeypatch):
     for name in ("train", "validation", "test"):
         file = tmp_path / "data" / name / "0.parquet"
         size = file.stat().st_size
-        write(file, {**ROWS, "user": list(range(7, -1, -1)), "label": [3] * 8})
+        write(file, {**ROWS, "user": list(range(7, -1, -1)), "label": [0, 1] * 4})
         assert file.stat().st_size == size
         assert "are not those of the checkpoint" in refused(monkeypatch, *go_on)
         write(file)
