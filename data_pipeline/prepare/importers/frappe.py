@@ -22,7 +22,7 @@ from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, exist
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
-from shardrec.data_pipeline.reading.files import UNFINISHED
+from shardrec.data_pipeline.reading.finding import UNFINISHED
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 FIELDS = dict(zip(("user", "item", *CONTEXT), (0, 957, 5039, 5046, 5053, 5055, 5058, 5060, 5069, 5149), strict=True))

@@ -24,7 +24,7 @@ from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_fold
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat
 from shardrec.data_pipeline.prepare.steps.writer import Split
-from shardrec.data_pipeline.reading.files import find_files, short_message
+from shardrec.data_pipeline.reading.finding import find_files, short_message
 
 INTEGER, STRING = pa.int64(), pa.string()
 AGES = (18.0, 25.0, 35.0, 45.0, 50.0, 56.0)  # 1M publishes ages as these groups, 100K in years

@@ -13,7 +13,7 @@ from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.natural_order import natural_key
 from shardrec.data_pipeline.prepare.steps.streams import COMPRESSED, is_empty
 from shardrec.data_pipeline.prepare.steps.writer import Split
-from shardrec.data_pipeline.reading.files import UNFINISHED
+from shardrec.data_pipeline.reading.finding import UNFINISHED
 
 
 class RawSource(ABC):
