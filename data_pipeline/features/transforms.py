@@ -40,6 +40,11 @@ from shardrec.data_pipeline.features.schema import (
     Standardise,
 )
 
+LARGEST_NUMBER = 1e15
+"""The largest magnitude of a dense feature after its transforms, or of a weight: fp32 holds its square with room."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class Column(NamedTuple):
     """A column is one feature, label or weight of n rows. The arrays may be read-only views of Arrow memory.
@@ -67,7 +72,9 @@ class FeatureReader:
         self._name = f"feature {feature.name!r}"
         self._ids = None if isinstance(feature, DenseFeature) else IdReader(feature, folder)
         self._number = (
-            _NumberReader(feature.columns[0], self._name, feature) if isinstance(feature, DenseFeature) else None
+            _NumberReader(feature.columns[0], self._name, feature, LARGEST_NUMBER)
+            if isinstance(feature, DenseFeature)
+            else None
         )
 
     def check(self, schema: pa.Schema, file: str) -> None:
@@ -129,17 +136,22 @@ class FeatureReader:
             )
         kept = weight_rows.last(most)
         weights = floats(as_type(kept.flat(beside.values), pa.float64()))
-        wrong = np.flatnonzero(~np.isfinite(weights))
+        wrong = np.flatnonzero(~(np.abs(weights) <= LARGEST_NUMBER))  # NaN is wrong
         if len(wrong):
-            raise place._replace(rows=kept.row_of).error(wrong[0], weights[wrong[0]], "a finite weight for every id")
+            expected = f"a finite weight for every id, of magnitude {LARGEST_NUMBER:g} at most"
+            raise place._replace(rows=kept.row_of).error(wrong[0], weights[wrong[0]], expected)
         return Column(ids, kept.lengths, weights.astype(np.float32, copy=False))
 
 
 class _NumberReader:
-    """A number reader reads one finite float32 a row: a dense feature, a label or a weight."""
+    """A number reader reads one finite float32 a row, of magnitude `largest` at most: a dense feature, label or weight.
 
-    def __init__(self, column: str, name: str, declared: DenseFeature | Label) -> None:
+    A label may be any that float32 holds: it goes into the loss alone, which is looked at itself.
+    """
+
+    def __init__(self, column: str, name: str, declared: DenseFeature | Label, largest: float = _FLOAT32_MAX) -> None:
         self.column = column
+        self._largest = largest
         self._name = name
         self._fill = None if declared.missing == "error" else float(declared.missing)
         self._steps: tuple[DenseTransform, ...] = declared.transforms if isinstance(declared, DenseFeature) else ()
@@ -160,13 +172,18 @@ class _NumberReader:
             if missing.any():
                 numbers = np.where(missing, raw.dtype.type(self._fill), raw)
         numbers = self._transformed(numbers)
-        finite = np.isfinite(numbers)
-        if not finite.all():
-            at = int(finite.argmin())
+        if len(numbers) and not (numbers.min() >= -self._largest and numbers.max() <= self._largest):  # NaN is neither
+            at = int((np.abs(numbers) <= self._largest).argmin())
             found = str(raw[at]) if array[at].is_valid else "null"
-            remedy = "a finite number, or `missing` in the schema" if np.isnan(raw[at]) else "a finite number"
-            raise Place(where, self.column).error(at, found, remedy)
+            raise Place(where, self.column).error(at, found, self._expected(raw[at], numbers[at]))
         return Column(numbers)
+
+    def _expected(self, raw: float, number: float) -> str:
+        if np.isnan(raw):
+            return "a finite number, or `missing` in the schema"
+        if not np.isfinite(number):
+            return "a finite number"
+        return f"a number of magnitude {self._largest:g} at most; scale it, or give it `transforms` in the schema"
 
     def _transformed(self, numbers: np.ndarray) -> np.ndarray:
         if self._threshold is not None:  # NaN stays NaN, for the check that follows
@@ -212,7 +229,7 @@ class WeightReader:
 
     def __init__(self, column: str) -> None:
         self.columns: tuple[str, ...] = (column,)
-        self._number = _NumberReader(column, "the sample weight", Label(name=column))
+        self._number = _NumberReader(column, "the sample weight", Label(name=column), LARGEST_NUMBER)
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is not of numbers."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry, file_metadata
+from shardrec.sharding.tables.magnitudes import count_beyond, largest_value
 
 _BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
@@ -28,14 +29,16 @@ REPLACE = "restore the file from a copy, or resume from an earlier step"
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
     """Streams tensors [rows] or [rows, columns] to a new safetensors file, on disk when it returns.
 
-    Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32.
+    Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32; and
+    `unsound`, where any are, the number of values that are not finite or beyond `largest_value`.
     """
     described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
     with open(path, "xb", buffering=0) as file:
         _write_all(file.fileno(), memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()
-            described[name]["chunk_rows"], described[name]["crc32"] = _write_rows(file.fileno(), tensor)
+            rows, sums, unsound = _write_rows(file.fileno(), tensor, largest_value(name))
+            described[name] |= {"chunk_rows": rows, "crc32": sums, **({"unsound": unsound} if unsound else {})}
         os.fsync(file.fileno())
     return described
 
@@ -61,18 +64,23 @@ def check_header(file: Path, entry: Entry) -> None:
             raise UserError(f"{file}: its header has changed since it was written; {REPLACE}")
 
 
-def _write_rows(descriptor: int, tensor: Tensor) -> tuple[int, list[int]]:
-    """Streams a tensor's rows; returns the rows of a chunk and each chunk's CRC32, taken while the chunk is written."""
+def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, list[int], int]:
+    """Streams a tensor's rows; returns the rows of a chunk, each chunk's CRC32, and how many values exceed `largest`.
+
+    The last two are taken while the chunk is written.
+    """
     step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
-    sums = []
+    sums, unsound = [], 0
     with ThreadPoolExecutor(1) as beside:
         for start in range(0, len(tensor), step):
-            chunk = memoryview(tensor[start : start + step].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-            checksum = beside.submit(zlib.crc32, chunk)
+            rows = tensor[start : start + step].cpu().contiguous()
+            chunk = memoryview(rows.view(-1).view(torch.uint8).numpy().data)
+            checksum, beyond = beside.submit(zlib.crc32, chunk), beside.submit(count_beyond, rows, largest)
             _write_all(descriptor, chunk)
             _write_behind(descriptor)
             sums.append(checksum.result())
-    return step, sums
+            unsound += beyond.result()
+    return step, sums, unsound
 
 
 def _write_behind(descriptor: int) -> None:

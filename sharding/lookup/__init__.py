@@ -2,5 +2,6 @@
 
 - `assemble.py`: how the outputs of TorchRec's collections become a tower's named inputs
 - `columns.py`: how columns of a wide output become inputs, and their gradients columns again, in one pass
+- `gradient_guard.py`: how gradients that would spoil rows are kept out of the kernels
 - `lookup.py`: which TorchRec collection holds which table, and the lookup of all of them
 """

@@ -29,6 +29,7 @@ from shardrec.models.table_reads import declared_tables, with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route
+from shardrec.sharding.lookup.gradient_guard import GradientGuard
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, module_name, physical_dim
 
@@ -183,6 +184,10 @@ class EmbeddingLookup(nn.Module):
     def use_collections(self, collections: Sequence[tuple[Group, nn.Module]]) -> None:
         """Replaces the collections that hold the tables."""
         self.parts = nn.ModuleList(Part(group, module, self.weighted_names) for group, module in collections)
+        self.guard = GradientGuard(
+            [[table.name for table in group.tables] for group, _ in collections],
+            [group.kind == "sequences" for group, _ in collections],
+        )
         routes = {
             (feature, table.name): Route(i, group.key(feature, table), group.kind == "sequences")
             for i, (group, _) in enumerate(collections)
@@ -199,7 +204,9 @@ class EmbeddingLookup(nn.Module):
         """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
         if self.dynamic is not None:
             batch = self.dynamic.rows(batch, training=self.training)
-        return self.assemble([part(batch) for part in self.parts], batch)
+        outputs = [part(batch) for part in self.parts]  # all are asked before any is waited for
+        self.guard.watch(outputs)
+        return self.assemble(outputs, batch)
 
     @property
     def collections(self) -> list[Part]:

@@ -7,4 +7,5 @@
 - `manifest.py`: what a checkpoint's manifest says, checked before anything goes by it
 - `position.py`: how far a run has come
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
+- `unsound_values.py`: what must not be in a checkpoint, as training could not go on from it
 """

@@ -8,9 +8,10 @@ import base64
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from shardrec.trainer.checkpoints.manifest import (
     write_manifest,
 )
 from shardrec.trainer.checkpoints.position import Position
+from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_entries, unsound_tower
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
@@ -43,7 +45,8 @@ from shardrec.trainer.session.tower import MODEL
 def save(folder: RunFolder, session: Session, position: Position, order: Mapping[str, Any]) -> None:
     """Writes `checkpoints/step-N`. A complete `step-N` is not written again. All workers call it alike.
 
-    order: what decides which rows make which batch (`Loader.order_state`).
+    order: what decides which rows make which batch (`Loader.order_state`). Raises UnsoundValuesError, on all workers
+    and with nothing left behind, where training could not go on from what would be saved.
     """
     environment, distributed = session.environment, session.distributed
     final = folder.checkpoint(position.step)
@@ -57,6 +60,12 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
     entries = environment.gather(write_tables(temporary, distributed.tables))
     id_maps = environment.gather(write_id_maps(temporary, distributed.id_maps))
     generators = environment.gather(_generator_state(environment.device))
+    of_tower = environment.broadcast(unsound_tower(session) if environment.leads else None)
+    if unsound := unsound_entries(entry for of_rank in entries for entry in of_rank) | of_tower:
+        if environment.leads:
+            remove_made(temporary)
+        environment.barrier()
+        raise UnsoundValuesError(unsound)
     if environment.leads:
         content = {
             "format": FORMAT,
@@ -104,13 +113,24 @@ def generator_seed(seed: int, step: int, rank: int) -> int:
     return zlib.crc32(f"generator {seed} {step} {rank}".encode())
 
 
-def prune(folder: RunFolder, keep: int, best: int | None) -> None:
-    """Deletes all but the last `keep` checkpoints and that of step `best`."""
+def prune(folder: RunFolder, keep: int, *spared: int | None) -> None:
+    """Deletes all but the last `keep` checkpoints and those of steps to be spared."""
     for step in folder.steps()[:-keep]:
-        if step != best:
+        if step not in spared:
             doomed = folder.checkpoints / f".step-{step}.old"
             folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
             _remove(doomed, folder.checkpoint(step))
+
+
+def set_aside(folder: RunFolder, steps: Iterable[int], *, remove: bool = False) -> None:
+    """Renames checkpoints to `step-N.diverged`, so that no run goes on from them; `remove`: deletes them."""
+    for step in steps:
+        place = folder.checkpoint(step)
+        if remove:
+            _remove(place, place)
+            continue
+        names = chain([f"{place.name}.diverged"], (f"{place.name}.diverged-{n}" for n in count(2)))
+        place.rename(next(path for name in names if not (path := folder.checkpoints / name).exists()))
 
 
 def remove_unfinished(folder: RunFolder) -> None:
@@ -138,18 +158,8 @@ def _remove(doomed: Path, place: Path) -> None:
 # ---------------------------------------------------------------- the tower
 
 
-def _tower_tensors(session: Session) -> dict[str, Tensor]:
-    """Live tensors by plan-independent names."""
-    distributed, tower = session.distributed, session.tower
-    named: dict[str, Tensor] = {f"tower/{k}": p.detach() for k, p in tower.parameters.items()}
-    named |= {f"tower_buffer/{k}": b for k, b in distributed.tower_buffers().items()}
-    for name, state in tower.state().items():
-        named |= {f"tower_optimizer/{name}/{key}": tensor for key, tensor in state.items()}
-    return named
-
-
 def _write_tower(path: Path, session: Session) -> dict[str, Any]:
-    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in _tower_tensors(session).items()}
+    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in session.tower_tensors().items()}
     save_file(tensors, str(path))
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -181,7 +191,7 @@ def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Session) -> None:
-    live = _tower_tensors(session)
+    live = session.tower_tensors()
     for name in sorted(set(saved) ^ set(live)):
         side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
         why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"

@@ -13,7 +13,8 @@ class Position:
     """A position says how far a run has come: all that training needs beside tensors.
 
     step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
-    last log line; best: the best evaluation so far; stale: evaluations since then.
+    last log line; best: the best evaluation so far; stale: evaluations since then. first_loss: of the run's first step,
+    by which a later one is told to be out of all proportion.
     """
 
     step: Count = 0
@@ -24,3 +25,4 @@ class Position:
     best: dict[str, Any] | None = None
     stale: Count = 0
     stopped: bool = False
+    first_loss: float | None = None

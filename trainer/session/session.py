@@ -71,6 +71,22 @@ class Session:
         tables = sum(table.num_embeddings * table.embedding_dim for table in self.model.tables.values())
         return {"tables": tables, "tower": sum(p.numel() for p in self.tower.parameters.values())}
 
+    def tower_tensors(self) -> dict[str, torch.Tensor]:
+        """Returns the tower's live parameters, buffers and optimizer state, by plan-independent names."""
+        named: dict[str, torch.Tensor] = {f"tower/{k}": p.detach() for k, p in self.tower.parameters.items()}
+        named |= {f"tower_buffer/{k}": b for k, b in self.distributed.tower_buffers().items()}
+        for name, state in self.tower.state().items():
+            named |= {f"tower_optimizer/{name}/{key}": tensor for key, tensor in state.items()}
+        return named
+
+    def stopped_gradients(self) -> torch.Tensor:
+        """Returns [parts of the lookup + 1] float64 on the device, not 0 where a gradient was kept from an update.
+
+        They are this rank's: of the tables that `distributed.lookup.guard.tables` names, and of the tower.
+        """
+        device = self.environment.device
+        return torch.cat([self.distributed.lookup.guard.stopped(device), self.tower.stopped(device)]).double()
+
     def loader(
         self, paths: Paths, *, training: bool = False, labelled: bool = True, keys: Sequence[str] = ()
     ) -> Loader:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.trainer.config.sections import Schedule, TowerOptimizer
 
 MODEL = "model."
@@ -53,6 +54,7 @@ class Tower:
         self.parameters = dict(parameters)
         self.config = config
         self.optimizer = _build(self.parameters, config) if self.parameters else None
+        self._stopped: Tensor | None = None
         self._initialise_state()
 
     def zero_grad(self) -> None:
@@ -60,14 +62,29 @@ class Tower:
             parameter.grad = None
 
     def step(self, factor: float) -> None:
-        """Makes one update at `factor` times the learning rate, the gradient's norm clipped as configured."""
+        """Makes one update at `factor` times the learning rate, the gradient's norm clipped as configured.
+
+        A gradient that is not finite, or absurdly large, is remembered in `stopped`. On CPU its update is not made; a
+        GPU is not waited for, and the caller must not go on from what it comes to.
+        """
         if self.optimizer is None:
             return
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        sound = norm <= LARGEST_GRADIENT  # False for NaN
+        self.stopped(norm.device).logical_or_(~sound)
+        if norm.device.type == "cpu" and not bool(sound):
+            return
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.clip_norm, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
         self.optimizer.step()
+
+    def stopped(self, device: torch.device) -> Tensor:
+        """Returns [1] bool on the device: whether a gradient was ever not finite, or absurdly large."""
+        if self._stopped is None:
+            self._stopped = torch.zeros(1, dtype=torch.bool, device=device)
+        return self._stopped
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Returns {parameter name: {state name: live tensor}}."""

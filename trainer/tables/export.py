@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.sealed_parquet import SealedWriter
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
+from shardrec.sharding.tables.magnitudes import count_beyond
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -36,8 +39,8 @@ def export_table(
     """Writes `out/part-00000.parquet` and further ones: the table's rows that have an id, in the order of the rows.
 
     With `state` also a column for each of the optimizer's state, a list as long as the vector or one number a row.
-    Returns what was written, in figures. Raises UserError where `out` is not empty, and where the checkpoint or the
-    table is missing or damaged; then `out` is left as it was.
+    Returns what was written, in figures. Raises UserError where `out` is not empty, where the checkpoint or the table
+    is missing or damaged, and for a value that is not finite; then `out` is left as it was.
     """
     folder = RunFolder.open(run_folder)
     step = folder.choose_step(step)
@@ -74,6 +77,12 @@ def _write_parts(
     writer, file_count, row_count, room = None, 0, 0, 0  # room: rows that the file at hand still takes
     for (block_ids, with_id), *tensor_blocks in blocks:
         values = [block if with_id is None else block[with_id] for _, block in tensor_blocks]
+        if count := sum(count_beyond(v, torch.finfo(v.dtype).max) for v in values):
+            start = tensor_blocks[0][0]
+            raise UserError(
+                f"{table.folder}: {count:,} values of table {table.name!r} in rows {start} to {start + step} are not "
+                "finite, and would spoil what reads them; export another step"
+            )
         if writer is None or room < len(block_ids):
             if writer is not None:
                 writer.close()

@@ -16,6 +16,7 @@ from shardrec.data_pipeline.reading.files import File, Sightings, short_message
 from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.live import DTYPES
+from shardrec.sharding.tables.magnitudes import LARGEST_VALUE
 from shardrec.trainer.tables.export import ID, METADATA, VECTOR
 from shardrec.trainer.tables.ids import ROW_NUMBERS, DynamicRowFinder, RowFinder
 
@@ -92,16 +93,17 @@ class IncomingRows:
         """Yields ascending rows [n] int64 and their vectors [n, columns] in the table's dtype.
 
         Ids that are no row's are left out. Raises UserError for nulls, other lengths, and what is not finite in the
-        table's dtype.
+        table's dtype, or too large to train on.
         """
         dim = self._table.embedding_dim
         for origin, batch in self._batches([self._id, self._vector], step=max(1, BLOCK_BYTES // (8 * dim))):
             rows = self._rows(batch.column(0), origin)
             vectors = torch.from_numpy(self._vectors(batch.column(1), origin)).to(DTYPES[self._table.dtype])
-            finite = vectors.isfinite().all(1).numpy()
-            if not finite.all():
-                at = int(finite.argmin())
-                raise self._error(origin, at, f"a value beyond {self._table.dtype}", "smaller numbers")
+            sound = (vectors.isfinite() & (vectors.abs() <= LARGEST_VALUE)).all(1).numpy()
+            if not sound.all():
+                at = int(sound.argmin())
+                beyond = self._table.dtype if not vectors[at].isfinite().all() else f"{LARGEST_VALUE:g}"
+                raise self._error(origin, at, f"a value beyond {beyond}", "smaller numbers")
             order = np.argsort(rows, kind="stable")
             order = order[np.searchsorted(rows, 0, sorter=order) :]
             yield rows[order], vectors[torch.from_numpy(order)]

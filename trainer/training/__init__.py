@@ -1,9 +1,11 @@
 """The loop trains, and calls all that is here.
 
 - `clock.py`: training speed, without the time that evaluations, checkpoints and the first steps take
+- `divergence.py`: when a loss has left all proportion, and what that says of checkpoints
 - `evaluation.py`: scores rows with the tables as they are, between steps and before them
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
+- `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
 - `selection.py`: which metric of an evaluation decides what the best step is
 - `split_files.py`: the files of all splits, as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep

@@ -11,12 +11,15 @@ import torch.distributed as dist
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.models.tasks import Term
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_report import plan_text
+from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
+from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, check_sound
 from shardrec.trainer.config.sections import SPLITS, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -27,6 +30,7 @@ from shardrec.trainer.session.forward import loss_values, objective, stack_terms
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
 from shardrec.trainer.training.clock import Clock
+from shardrec.trainer.training.divergence import DIVERGED, OUT_OF_PROPORTION, Evidence, proportion
 from shardrec.trainer.training.evaluation import ProgressiveValidation, evaluate
 from shardrec.trainer.training.hooks import (
     Hook,
@@ -35,12 +39,11 @@ from shardrec.trainer.training.hooks import (
     log_is_due,
     progressive_is_due,
 )
+from shardrec.trainer.training.refusal import Refusal, some_of
 from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.split_files import FINGERPRINTS, other_fingerprints, take_up_files
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.warm_start import start_from
-
-NAMED_ROWS = 5  # rows that an error line names
 
 
 def train_worker(
@@ -76,6 +79,9 @@ class Trainer:
         self._other_files = other_fingerprints(self.session)
         self.state = TrainingState(self._total_steps())
         self.clock = Clock()
+        self.evidence = Evidence()
+        self.refusal = Refusal(folder, environment, config.optimizer)
+        self._trained: Batch | None = None  # the last batch, whose loss tells whether it is rows or weights that broke
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         torch.manual_seed(checkpoint.generator_seed(config.trainer.seed, 0, environment.rank))
@@ -112,6 +118,7 @@ class Trainer:
         """Takes up the newest complete checkpoint; else starts from what `init_from` names, or fresh."""
         environment, session = self.environment, self.session
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
+        self.refusal.resumed = bool(steps)
         if steps:
             at = self.folder.checkpoint(steps[-1])
             order = read_manifest(at)["order"]
@@ -120,8 +127,13 @@ class Trainer:
                 self._other_files = other_fingerprints(self.session)
             self.loader.check_state(order)
             self._take_up(checkpoint.restore(at, session), steps)
+            self._check_restored(steps[-1])
         elif self.config.init_from:
             start_from(self.config.init_from, session)
+            try:
+                check_sound(session)
+            except UnsoundValuesError as error:
+                raise UserError(f"init_from: {error}; start from another step or run") from None
         if not steps:
             self._count_samples()
         self._first_step = self.state.position.step
@@ -129,6 +141,15 @@ class Trainer:
         facts = {"resumed": bool(steps), "world_size": environment.world_size}
         self.reporter.record("start", self._first_step, facts)
         environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
+
+    def _check_restored(self, step: int) -> None:
+        """Raises UserError, and sets the checkpoint aside, where training cannot go on from what it holds."""
+        self.evidence.saved(step)
+        try:
+            check_sound(self.session)
+        except UnsoundValuesError as error:
+            self.evidence.judge(step, sound=False)
+            raise self.refusal.because(f"checkpoint step-{step}: {error}", self.evidence) from None
 
     def _take_up(self, position: Position, steps: list[int]) -> None:
         """Puts a restored position in line with what is on disk and with today's settings."""
@@ -172,6 +193,7 @@ class Trainer:
         checkpoint too; `data` tells the files of each split from others.
         """
         metrics = self._final_metrics()
+        self._prune(is_over=True)
         position = self.state.position
         best_step = position.step if self.state.best_step is None else self.state.best_step
         summary = {
@@ -249,6 +271,7 @@ class Trainer:
 
         Raises UserError where validation rows cannot be scored or selected by, once what was trained is saved.
         """
+        self._check_stopped()
         step = self.state.position.step
         if (found := self._scored_if_possible("test", self.test)) is not None:
             self.reporter.record("test", step, found)
@@ -299,23 +322,33 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Writes a checkpoint, marks the best, prunes.
 
-        Raises UserError, and writes none, where the tower is not finite.
+        Raises UserError, and writes none, where training could not go on from it.
         """
-        step, settings = self.state.position.step, self.config.trainer.checkpoint
+        self._check_stopped()
+        step = self.state.position.step
         self.state.improved = False
         with self.clock.paused():
             self.reporter.progress.phase("saving checkpoint")
-            broken = [n for n, p in self.session.tower.parameters.items() if not bool(torch.isfinite(p).all())]
-            if broken:
-                raise UserError(
-                    f"step {step}: {broken[0]} is not finite, so no checkpoint is written and the last one "
-                    "stays; lower the learning rates or set optimizer.tower.clip_norm"
-                )
             order = {**self.loader.order_state(), FINGERPRINTS: self._other_files}
-            checkpoint.save(self.folder, self.session, self.state.position, order)
+            try:
+                checkpoint.save(self.folder, self.session, self.state.position, order)
+            except UnsoundValuesError as error:
+                raise self.refusal.because(f"step {step}: {error}, and are not saved", self.evidence) from None
+        self.evidence.saved(step)
         if self.environment.leads:
             self._mark_best()
-            checkpoint.prune(self.folder, settings.keep, self.state.best_step)
+        self._prune()
+
+    def _prune(self, *, is_over: bool = False) -> None:
+        """Deletes old checkpoints, but the last good one not before a newer one has proved to be good.
+
+        Once training is over nothing will prove it; that its last loss was in proportion has to do.
+        """
+        spared = self.evidence.sound
+        if is_over and proportion(self.state.loss, self.state.position.first_loss) <= OUT_OF_PROPORTION:
+            spared = None
+        if self.environment.leads:
+            checkpoint.prune(self.folder, self.config.trainer.checkpoint.keep, self.state.best_step, spared)
 
     def _mark_best(self) -> None:
         """Names the best step in the run folder, once its checkpoint is there."""
@@ -339,7 +372,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """Updates tables and tower by one global batch, of which `batch` is this worker's part.
 
-        Raises UserError on all workers, with nothing updated, where the loss is not finite.
+        Raises UserError on all workers, with nothing updated, where the loss is not finite or out of all proportion,
+        and where a gradient of the step before was not fit for an update.
         """
         session, state = self.session, self.state
         rows, weight = self._summed_over_workers(batch)
@@ -350,12 +384,9 @@ class Trainer:
         session.distributed.begin(UpdateContext(state.position.step, factor, weight))
         output = session.distributed.module(batch)
         terms = session.model.task.loss(output, batch)
-        summed = stack_terms(terms)
-        dist.all_reduce(summed)
-        sums = summed.tolist()  # the one place where a GPU is waited for
+        sums = self._summed_terms(terms)
         losses = loss_values(terms, sums)
-        if not math.isfinite(losses["loss"]):
-            self._refuse(output, batch)
+        self._check_loss(losses["loss"], output, batch)
         session.tower.zero_grad()
         objective(terms, sums, self.environment.world_size).backward()
         session.tower.step(factor)
@@ -363,7 +394,17 @@ class Trainer:
         session.model.after_step()
         state.learning_rate_factor = factor
         state.stepped(losses, rows)
+        self._trained = batch
         self.clock.step(rows)
+
+    def _summed_terms(self, terms: dict[str, Term]) -> list[list[float]]:
+        """Sums the loss's terms over all ranks. Raises UserError where the step before stopped a gradient."""
+        summed = torch.cat([stack_terms(terms).view(-1), self.session.stopped_gradients()])
+        dist.all_reduce(summed)
+        numbers = summed.tolist()  # the one place where a GPU is waited for
+        of_terms = 2 * len(terms)
+        self._refuse_stopped(numbers[of_terms:])
+        return [numbers[i : i + 2] for i in range(0, of_terms, 2)]
 
     def _summed_over_workers(self, batch: Batch) -> tuple[int, float]:
         """Live rows and their weights of the global batch: of the data alone, so known before any of it is computed."""
@@ -372,16 +413,65 @@ class Trainer:
         rows, weight = sums.tolist()
         return int(rows), weight
 
-    def _refuse(self, output: Any, batch: Batch) -> None:
-        """All ranks stop here together, before any row or parameter is updated. Raises UserError."""
+    # ------------------------------------------------------------ when it cannot go on
+
+    def _check_stopped(self) -> None:
+        """Raises UserError where a gradient of the last step was not fit for an update. All ranks call it alike."""
+        stopped = self.session.stopped_gradients()
+        dist.all_reduce(stopped)
+        self._refuse_stopped(stopped.tolist())
+
+    def _refuse_stopped(self, stopped: list[float]) -> None:
+        """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""
+        if not any(stopped):
+            return
+        *of_parts, of_tower = stopped
+        tables = self.session.distributed.lookup.guard.tables
+        names = [repr(name) for part, count in zip(tables, of_parts, strict=True) if count for name in part]
+        whose = (f"tables {some_of(names)}", "the tower")
+        of = " and ".join(w for w, found in zip(whose, (names, of_tower), strict=True) if found)
+        what = f"gradients of {of} are not finite, or above {LARGEST_GRADIENT:g}, and are not used"
+        raise self.refusal.because(f"step {self.state.position.step}: {what}", self.evidence)
+
+    def _check_loss(self, loss: float, output: Any, batch: Batch) -> None:
+        """Raises UserError where a loss is not finite or out of all proportion. It tells of the newest checkpoint."""
+        position = self.state.position
+        if position.first_loss is None and math.isfinite(loss):
+            position.first_loss = loss
+        times = proportion(loss, position.first_loss)
+        if math.isinf(times):
+            raise self._not_finite(output, batch)
+        if times > DIVERGED:
+            self.evidence.judge(position.step, sound=not self._weights_are_broken())
+            what = f"step {position.step + 1}: the loss is {loss:.3g}, and was {position.first_loss:.3g} at the start"
+            raise self.refusal.because(f"{what}; nothing was updated", self.evidence)
+        if self.evidence.judge(position.step, sound=times <= OUT_OF_PROPORTION):
+            self._prune()
+
+    def _not_finite(self, output: Any, batch: Batch) -> UserError:
+        """Returns the error for a loss that is not finite; all ranks stop here together, before anything is updated."""
         broken = batch.rows[self.session.model.task.broken_rows(output, batch)].tolist()
         parts = self.environment.gather((broken, batch.rows[batch.live].tolist()))
-        blamed = {r for part, _ in parts for r in part}
-        of_all = sorted(blamed or {r for _, live in parts for r in live})  # else none alone: their sum, say
-        named = ", ".join(map(str, of_all[:NAMED_ROWS])) + (", ..." if len(of_all) > NAMED_ROWS else "")
-        last = max(self.folder.steps(), default=None)
-        kept = f"checkpoint step-{last} stays good" if last is not None else "no checkpoint was written yet"
-        raise UserError(
-            f"step {self.state.position.step + 1}: the loss is not finite, from {len(of_all)} rows ({named}) of the "
-            f"training data; nothing was updated and {kept}; lower the learning rates, clip, or look at those rows"
-        )
+        blamed, live = ({r for part in parts for r in part[i]} for i in (0, 1))
+        of_all = sorted(blamed or live)  # else none alone: their sum, say
+        weights = self._weights_are_broken(otherwise=2 * len(of_all) > len(live))
+        step = self.state.position.step
+        self.evidence.judge(step, sound=not weights)
+        rows = f"{len(of_all)} rows ({some_of(of_all)}) of the training data"
+        what = f"step {step + 1}: the loss is not finite, from {rows}; nothing was updated"
+        remedy = None if weights else "look at those rows (tables and tower give other rows a loss in proportion)"
+        return self.refusal.because(what, self.evidence, remedy)
+
+    def _weights_are_broken(self, otherwise: bool = True) -> bool:
+        """Says whether the batch trained on last has a loss out of proportion now; `otherwise`, where there was none.
+
+        All ranks call it alike.
+        """
+        if self._trained is None:
+            return otherwise
+        with torch.no_grad():
+            terms = self.session.model.task.loss(self.session.distributed.module(self._trained), self._trained)
+        summed = stack_terms(terms)
+        dist.all_reduce(summed)
+        loss = loss_values(terms, summed.tolist())["loss"]
+        return proportion(loss, self.state.position.first_loss) > OUT_OF_PROPORTION

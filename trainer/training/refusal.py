@@ -1,0 +1,56 @@
+"""A run that diverges ends with one line that names what broke, and what to go on from, on all workers alike."""
+
+from collections.abc import Sequence
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.config.sections import OptimizerConfig
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.divergence import Evidence
+
+NAMED = 5  # rows or tables that an error line names
+
+
+class Refusal:
+    """A refusal to go on sets aside the checkpoints that no run should go on from: `--resume` takes what it names.
+
+    resumed: the run folder was there before this training, and stays.
+    """
+
+    def __init__(self, folder: RunFolder, environment: Environment, optimizer: OptimizerConfig) -> None:
+        self._folder, self._environment, self._optimizer = folder, environment, optimizer
+        self.resumed = False
+
+    def because(self, what: str, evidence: Evidence, remedy: str | None = None) -> UserError:
+        """Returns the error for what broke. remedy: None is to lower the rates. All workers call it alike."""
+        left, doubtful = self._environment.broadcast(self._set_aside(evidence) if self._environment.leads else None)
+        kept, going_on = "no checkpoint is good", "start anew"
+        if left is not None:
+            kept = f"checkpoint step-{left} is {'good' if left == evidence.sound else 'the one before'}"
+            going_on = "go on from it with --resume"
+        elif self.resumed:
+            going_on = "start anew under another `run`"
+        if doubtful and (left is not None or self.resumed):
+            kept += f", {some_of([f'step-{step}' for step in doubtful])} not (now named step-N.diverged)"
+        return UserError(f"{what}; {kept}; {remedy or self._lower_rates()}, and {going_on}")
+
+    def _set_aside(self, evidence: Evidence) -> tuple[int | None, list[int]]:
+        """Sets doubtful checkpoints aside; they are removed where the whole run is about to be discarded.
+
+        Returns the newest step that is left, and the doubtful ones.
+        """
+        steps = self._folder.steps()
+        doubtful = [step for step in steps if step in evidence.unsound]
+        left = max((step for step in steps if step not in doubtful), default=None)
+        checkpoint.set_aside(self._folder, doubtful, remove=left is None and not self.resumed)
+        return left, doubtful
+
+    def _lower_rates(self) -> str:
+        tables, tower = self._optimizer.tables.learning_rate, self._optimizer.tower.learning_rate
+        return f"lower optimizer.tables.learning_rate ({tables:g}) or optimizer.tower.learning_rate ({tower:g})"
+
+
+def some_of(names: Sequence[object]) -> str:
+    """Returns the first few of some names."""
+    return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
