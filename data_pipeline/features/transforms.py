@@ -152,6 +152,8 @@ class _NumberReader:
     def __init__(self, column: str, name: str, declared: DenseFeature | Label, largest: float = _FLOAT32_MAX) -> None:
         self.column = column
         self._largest = largest
+        by_schema = ", or give it `transforms` in the schema" if isinstance(declared, DenseFeature) else ""
+        self._scaling = f"scale it{by_schema}"
         self._name = name
         self._fill = None if declared.missing == "error" else float(declared.missing)
         self._steps: tuple[DenseTransform, ...] = declared.transforms if isinstance(declared, DenseFeature) else ()
@@ -183,7 +185,7 @@ class _NumberReader:
             return "a finite number, or `missing` in the schema"
         if not np.isfinite(number):
             return "a finite number"
-        return f"a number of magnitude {self._largest:g} at most; scale it, or give it `transforms` in the schema"
+        return f"a number of magnitude {self._largest:g} at most; {self._scaling}"
 
     def _transformed(self, numbers: np.ndarray) -> np.ndarray:
         if self._threshold is not None:  # NaN stays NaN, for the check that follows

@@ -22,6 +22,7 @@ from shardrec.sharding.distribution.distribute import distribute
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.collective import ProcessGroupCollective
+from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.benchmarks.id_stream import Stream, build_table, run_stream
 from tests.sharding.cases import (
     SEED,
@@ -216,6 +217,22 @@ def score_between_steps() -> dict[str | None, list[float]]:
     return found
 
 
+def spoil_gradients(value: float, spoiled_rank: int) -> dict[str, Any]:
+    """Tables before and after a step whose loss one rank multiplies by `value`, and which parts it stopped here."""
+    case = every_case().rotated(ANY, optimizers=(*STATEFUL, OPTIMIZERS["sgd"], OPTIMIZERS["rowwise_adagrad"]))
+    distributed = make(case)
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    rows = training_batches()[0]
+    count_samples(case, distributed, [rows])
+    before = whole_tables(distributed)
+    distributed.begin(UpdateContext(0))
+    total, _ = distributed.module(share(case, rows, rank, ranks, distributed.lookup))
+    (total * (value if rank == spoiled_rank else 1.0)).backward()
+    distributed.step()
+    stopped = distributed.lookup.guard.stopped(torch.device("cpu")).tolist()
+    return {"before": before, "after": whole_tables(distributed), "stopped": stopped}
+
+
 class Wide(nn.Module):
     """A tower with a parameter that no loss reaches, a buffer and different values on every rank."""
 
@@ -338,6 +355,7 @@ def run_everything(
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()
+        results["spoiled"] = spoil_gradients(float("inf"), spoiled_rank=1)
     if dist.get_world_size() in CHAIN:
         results["link"] = walk_link(rank, folder, CHAIN.index(dist.get_world_size()), link)
     results |= {"wrote": write_checkpoint(folder)} if entries is None else {"read": read_checkpoint(folder, entries)}

@@ -42,7 +42,7 @@ def unsound_tower(session: Session) -> dict[str, int]:
         is_buffer = kind == "tower_buffer"  # moments are of the data's magnitude
         largest = torch.finfo(torch.float32).max if is_buffer else largest_value(state)
         if count := count_beyond(tensor, largest):
-            counts[f"the tower's {parameter.removeprefix(MODEL)}" + (f"'s {state}" if state else "")] = count
+            counts[(f"{state} of " if state else "") + f"the tower's {parameter.removeprefix(MODEL)}"] = count
     return counts
 
 
@@ -62,4 +62,4 @@ def check_sound(session: Session) -> None:
 
 
 def _of_table(table: str, tensor: str) -> str:
-    return f"table {table!r}" if tensor == "weight" else f"table {table!r}'s {tensor}"
+    return f"table {table!r}" if tensor == "weight" else f"{tensor} of table {table!r}"

@@ -108,6 +108,8 @@ def test_weights_go_with_their_ids(weights: list[list[float]], most: int) -> Non
         ([[1.0], [1.0]], "row 1, column 'w': found 1 weights, expected as many as 's' has ids: 2"),
         ([[1.0], [1.0, nan]], "row 1, column 'w': found nan, expected a finite weight"),
         ([[1.0], [None, 1.0]], "row 1, column 'w': found nan, expected a finite weight"),
+        ([[1.0], [1.0, -2e30]], "row 1, column 'w': found -2e[+]30, expected .* of magnitude 1e[+]15 at most"),
+        ([[1.0], [1.0, 1e300]], "row 1, column 'w': found 1e[+]300, expected a finite weight"),
     ],
 )
 def test_wrong_weights(weights: list[list[float]], message: str) -> None:
@@ -172,6 +174,22 @@ def test_nan_is_missing_and_infinity_is_an_error() -> None:
     assert read(clipped, pa.array([1.0, np.inf])).values.tolist() == [1, 5]
 
 
+def test_a_number_that_squares_would_overflow_of_is_an_error() -> None:
+    """A feature's, as transforms leave it; a label goes into the loss alone, which is looked at itself."""
+    feature = DenseFeature(name="d")
+    assert read(feature, pa.array([1e15, -1e15])).values.tolist() == [np.float32(1e15), -np.float32(1e15)]
+    refused(
+        feature,
+        pa.array([1.0, 3e38], pa.float32()),
+        "row 101, column 'd': found 3e[+]38, expected a number of magnitude",
+    )
+    refused(feature, pa.array([1.0, -1.1e15]), "1e[+]15 at most; scale it, or give it `transforms`")
+    logged = DenseFeature(name="d", transforms=(Log(),))
+    assert read(logged, pa.array([3e38])).values[0] == pytest.approx(np.log1p(3e38))
+    labels = pa.RecordBatch.from_pydict({"label": pa.array([3e38])})
+    assert LabelReader(Label())(labels, "f").values[0] == np.float32(3e38)
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6) | st.none(), max_size=30))
 def test_transforms_apply_in_order_after_the_fill(values: list[float | None]) -> None:
@@ -207,7 +225,7 @@ def test_sample_weights_are_finite_and_not_negative() -> None:
         return WeightReader("w")(batch, "f").values.tolist()
 
     assert weights(0.0, 2.5) == [0, 2.5]
-    for value, found in ((-1.0, "-1"), (nan, "nan"), (np.inf, "inf"), (None, "null")):
+    for value, found in ((-1.0, "-1"), (nan, "nan"), (np.inf, "inf"), (None, "null"), (2e30, r"2e\+30")):
         with pytest.raises(UserError, match=f"f, row 1, column 'w': found {found}"):
             weights(1.0, value)
 
