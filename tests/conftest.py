@@ -23,6 +23,20 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 LONGEST_FIRST = ("sharding", "trainer", "models", "data_pipeline")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from this process and from all that it starts, unless the tests that need one are asked for.
+
+    So a test of the CPU is one on every machine, whatever it says of `launch.device`.
+    """
+    if not _asks_for_gpus(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch first looks for GPUs, which no conftest does
+
+
+def _asks_for_gpus(config: pytest.Config) -> bool:
+    """Says whether this is `pytest -m gpu`."""
+    return bool(config.option.markexpr.strip() == "gpu")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real public data sets beside the project; their licences forbid a copy inside it."""
@@ -30,6 +44,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test on the emulated GPU, and under `pytest -m gpu` on a real one; which of the two it is."""
+    if request.param == "real":
+        yield "real"
+        return
+    from tests.emulated_cuda.emulated import emulated_cuda
+
+    with emulated_cuda():
+        yield "emulated"
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which asks for it where `-n` is given
@@ -46,9 +72,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begins with the longest layers where tests run side by side."""
+    """Skips tests marked `gpu` where there is none for them; begins with the longest layers of those side by side."""
+    if not _asks_for_gpus(config):
+        _skip_marked(items, "needs a GPU: make gpu-check")
+    elif not _finds_gpus():
+        _skip_marked(items, "needs a GPU: torch finds none here")
     if hasattr(config, "workerinput"):
         items.sort(key=_place)
+
+
+def _finds_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _skip_marked(items: list[pytest.Item], reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _place(item: pytest.Item) -> int:

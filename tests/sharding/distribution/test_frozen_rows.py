@@ -101,9 +101,8 @@ def test_plain_operations_sum_as_the_cpu_kernel_does() -> None:
     torch.testing.assert_close(rows(ids, torch.arange(6)), dequantise(held[ids]), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "fp32"])
-def test_gpus_look_up_what_cpus_do(dtype: str) -> None:
+def test_gpus_look_up_what_cpus_do(dtype: str, gpu: str) -> None:
     values, generator = draw(50, 7), torch.Generator().manual_seed(1)
     ids, offsets = torch.randint(0, 50, (40,), generator=generator), torch.tensor([0, 3, 3, 10, 25, 40, 40])
     weights = torch.rand(40, generator=generator)

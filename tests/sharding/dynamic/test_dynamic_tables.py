@@ -197,8 +197,7 @@ def test_maps_have_the_rows_that_tables_have(rows: int) -> None:
     assert made.geometry.rows == ids.default_row == len(made.row_state["id"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
-def test_a_gpu_gives_ids_the_same_rows() -> None:
+def test_a_gpu_gives_ids_the_same_rows(gpu: str) -> None:
     case = one_table(dynamic("t", rows=24, after=2))
     lookups = {d: EmbeddingLookup(case.inputs, (), device=d, seed=7) for d in ("cpu", "cuda")}
     for step, rows in enumerate(raw_rows(5), start=1):

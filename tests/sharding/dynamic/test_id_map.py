@@ -404,9 +404,8 @@ def test_free_rows_stay_the_first_to_be_taken() -> None:
     assert (state["last_use"][free] == UNUSED).all() and state["last_use"][~free].item() > UNUSED
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
 @pytest.mark.parametrize("said", [{}, {"after": 2}, {"evict": "lru"}, {"evict": "age", "age": 2}, {"probability": 0.3}])
-def test_a_gpu_keeps_the_same_map(said: dict[str, Any]) -> None:
+def test_a_gpu_keeps_the_same_map(said: dict[str, Any], gpu: str) -> None:
     maps = [table_map(DynamicConfig(rows=5_000, **said), device=device) for device in ("cpu", "cuda")]
     for step in range(6):
         ids, counts = draw_ids(4_000, seed=step % 4).unique(return_counts=True)

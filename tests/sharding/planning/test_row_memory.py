@@ -1,8 +1,9 @@
 """Rows outside of device memory: what they take where, what is refused, what kernels are told, that they learn.
 
-What needs a GPU is skipped where there is none.
+GPUs are emulated but under `pytest -m gpu`.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from shardrec.sharding.planning.row_memory import (
 )
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.first_values import initialize_tables
+from tests.emulated_cuda.emulated import emulated_cuda
 from tests.processes import run_processes
 from tests.sharding.cases import table
 
@@ -307,6 +309,11 @@ def learn(rank: int, memory: str, device: str, folder: Path) -> dict[str, Tensor
     return found | values(second, "set anew")
 
 
+def learn_on_gpu(rank: int, gpu: str, memory: str, folder: Path) -> dict[str, Tensor]:
+    with emulated_cuda() if gpu == "emulated" else nullcontext():
+        return learn(rank, memory, "cuda", folder)
+
+
 def assert_loaded(found: dict[str, Tensor]) -> None:
     """What was saved is what was loaded, of five tensors at each of four times."""
     assert len(found) == 4 * 5
@@ -321,15 +328,14 @@ def test_memory_changes_nothing_on_cpu(tmp_path: Path) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there is none here")
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_rows_learn_wherever_they_are(memory: str, tmp_path: Path) -> None:
+def test_rows_learn_wherever_they_are(memory: str, gpu: str, tmp_path: Path) -> None:
     """Tables and state after steps, after a save and a load, and after rows were overwritten, as CPU workers have them.
 
     A cache that was not written back would save stale rows; one that was not emptied would look up old ones.
     """
     expected = learn(0, "device", "cpu", tmp_path / "cpu")
-    (found,) = run_processes(1, learn, memory, "cuda", tmp_path / memory)
+    (found,) = run_processes(1, learn_on_gpu, gpu, memory, tmp_path / memory)
     assert_loaded(found)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -1,0 +1,32 @@
+"""The whole emulation, as a context."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from tests.emulated_cuda.device import emulated_device
+from tests.emulated_cuda.groups import Collectives, emulated_groups
+from tests.emulated_cuda.kernels import emulated_kernels
+
+
+@contextmanager
+def emulated_cuda(index: int = 0, count: int = 1) -> Iterator[Collectives]:
+    """Has this thread run on `cuda:index` of `count` emulated GPUs; yields what watches its collectives.
+
+    Inside, anything that mixes devices raises `device.DeviceMix`.
+    """
+    autocast = torch.autocast
+
+    def of_cpu(device_type: str, **settings: Any) -> Any:
+        return autocast("cpu", **settings)  # which the emulated tensors go by
+
+    with (
+        emulated_device(index, count),
+        emulated_kernels(),
+        patch.object(torch, "autocast", of_cpu),
+        emulated_groups() as watch,
+    ):
+        yield watch
