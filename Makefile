@@ -1,10 +1,12 @@
 # make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
 # make test: install, then lint, type-check and run every test
 # make tests: every test alone
+# make gpu-check: on a machine with a GPU, the tests that need one, then samples/s of a training step on it
 #
 # DEVICE=cpu|cuda   which builds to install (default: cuda where nvidia-smi sees a GPU)
 # TORCH_INDEX=URL   where PyTorch comes from (default: pip's own setting); its CPU builds: https://download.pytorch.org/whl/cpu
 # PYTHON=python3    the interpreter (3.11 or newer) that .venv is made with
+# RUN=python3       gpu-check by this interpreter, which has all that is needed (Ray is not); default: .venv's, installed
 # JOBS=2            processes that run tests side by side; 0: one test after another, in one process
 
 PYTHON ?= python3
@@ -13,10 +15,11 @@ TORCH_INDEX ?=
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+RUN ?= $(BIN)/python
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test tests lint types clean
+.PHONY: install demo test tests gpu-check lint types clean
 
 install: $(INSTALLED)
 
@@ -41,6 +44,12 @@ test: $(INSTALLED)
 
 tests: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+
+# -W: of the versions of libraries that a machine has, some warn of others
+gpu-check: $(if $(filter $(BIN)/python,$(RUN)),$(INSTALLED))
+	$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check: torch finds no GPU here")'
+	$(RUN) -m pytest -m gpu -W default -rs tests/sharding tests/emulated_cuda
+	$(RUN) -m shardrec bench step --set launch.workers=1 --set launch.device=cuda
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

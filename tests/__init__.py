@@ -8,6 +8,7 @@ What several tests share lies beside them:
 - `models/cases.py`, `behaviour.py`, `reference_lookup.py`: a case of every model, and what all models must do
 - `sharding/cases.py`, `reference.py`, `plain_id_map.py`: tables and batches of every kind, and plain loops beside them
 - `sharding/everywhere.py`: what these do on 1 to 4 ranks, once for all tests that look at it
+- `emulated_cuda/`: a GPU for machines that have none, on which devices may not mix
 - `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data, run files
 - `trainer/recorded.py`: trains in this process or in several, keeping each batch and loss; compares checkpoints
 - `trainer/command_line.py`: runs a `shardrec` command in this process
@@ -18,6 +19,9 @@ one after another. `make tests` uses `JOBS` processes side by side, 2 if not tol
 - A module's tests run in one process, in order, so that its fixtures are made once. `tests/sharding` counts as one
   module: its tests share processes. The modules that take longest begin.
 - Tests that measure memory are marked `alone`: they wait until no other test runs, and others wait for them.
+- Tests see no GPU, also where there is one, so that a helper which names no device means the CPU. What a GPU must do is
+  tested on an emulated one, and under `pytest -m gpu`, which `make gpu-check` runs, on a real one: such a test takes
+  the fixture `gpu`, or is marked `gpu`.
 - A test process has one torch thread (`OMP_NUM_THREADS`, unless it is set). Names of files and ports are drawn anew or
   lie in `tmp_path`, never fixed: another test may run at the same moment.
 - Ranks are forked from a process that has imported everything. Ray and `torchrun` start processes that import it all

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry
 from shardrec.sharding.tables.draws import mixed
+from shardrec.sharding.tables.live import count_nonzero
 
 NEVER = torch.iinfo(torch.int64).max
 """A row that is not to be taken is worth this."""
@@ -101,7 +102,7 @@ class SetCache:
 
     def occupied(self) -> int:
         """Returns how many rows an id has."""
-        return int(torch.count_nonzero(self.count))
+        return count_nonzero(self.count)
 
     def find(self, ids: Tensor, sets: Tensor) -> Tensor:
         """Returns the rows of ids [n] int64 by their sets [n, choices]: [n], -1 for those that have none."""

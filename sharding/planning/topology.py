@@ -71,22 +71,19 @@ class Topology:
 
     @classmethod
     def here(
-        cls, world_size: int, local_world_size: int, device: Literal["cpu", "cuda"], reserve: int | None = None
+        cls, world_size: int, local_world_size: int, device: torch.device, reserve: int | None = None
     ) -> "Topology":
         """Returns this machine, whose memory is less by `reserve` bytes a rank for everything but tables.
 
         CPU: the smaller of available physical memory and what the control group leaves, divided by the local ranks.
-        CUDA: free memory of this rank's GPU. Raises UserError for `cuda` without a GPU.
+        CUDA: free memory of this rank's GPU, `device`; no other is asked. Raises UserError for `cuda` without a GPU.
         """
-        if device == "cuda":
-            if not torch.cuda.is_available():
-                raise UserError("device is cuda, but torch finds no GPU here; set launch.device to cpu")
-            free = torch.cuda.mem_get_info()[0]
-            left = free - (CUDA_RESERVE if reserve is None else reserve)
+        if device.type == "cuda":
+            left = _free_memory(device) - (CUDA_RESERVE if reserve is None else reserve)
             host = max(0, available_memory() - local_world_size * CPU_RESERVE)
-            return cls(world_size, local_world_size, device, max(0, left), host_memory=host, **_RATES[device])
+            return cls(world_size, local_world_size, "cuda", max(0, left), host_memory=host, **_RATES["cuda"])
         left = available_memory() // local_world_size - (CPU_RESERVE if reserve is None else reserve)
-        return cls(world_size, local_world_size, device, max(0, left))
+        return cls(world_size, local_world_size, "cpu", max(0, left))
 
     def agreed(self, group: dist.ProcessGroup | None = None) -> "Topology":
         """Returns the same on all ranks, so that all make the same plan.
@@ -103,6 +100,14 @@ class Topology:
             host_memory=None if self.host_memory is None else host,
             local_world_size=-local,
         )
+
+
+def _free_memory(gpu: torch.device) -> int:
+    """Returns the bytes of a GPU that nobody uses, torch's own cache of what this process has freed among them."""
+    if not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch finds no GPU here; set launch.device to cpu")
+    cached = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return int(torch.cuda.mem_get_info(gpu)[0]) + cached
 
 
 def available_memory() -> int:

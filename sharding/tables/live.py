@@ -18,6 +18,7 @@ from shardrec.models.tables import EmbeddingTable
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}
 KERNEL_COLUMNS = 4  # FBGEMM's kernels read rows in vectors of four
+COUNTED_AT_ONCE = 1 << 24  # numbers, of which a GPU makes as many bytes
 SCALE_BYTES = 8  # of an int8 row: its scale and its bias, fp32
 
 
@@ -93,7 +94,13 @@ class LiveTable:
     def zeros(self) -> int:
         """Returns how many weights of this rank's shards are exactly 0."""
         weights = [self.logical(shard, "weight") for shard in self.shards]
-        return sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
+        return sum(w.numel() - count_nonzero(w) for w in weights)
+
+
+def count_nonzero(tensor: Tensor) -> int:
+    """Returns how many numbers of [rows, ...] are not 0, in parts: on a GPU torch makes a byte for each."""
+    rows = max(1, COUNTED_AT_ONCE // max(1, tensor[:1].numel()))
+    return int(sum(torch.count_nonzero(part) for part in tensor.split(rows)))
 
 
 def merged(parts: Iterable[LiveTable]) -> dict[str, LiveTable]:

@@ -243,27 +243,55 @@ def _set_generator_state(state: Tensor, device: Any = None) -> None:
     torch.set_rng_state(state)
 
 
+class Driver:
+    """What `torch.cuda` answers of `count` GPUs of `MEMORY` bytes; the first is current until another is set.
+
+    asked: GPUs whose memory was asked for, which on a real one opens a context there. reserved, allocated: bytes that
+    torch's cache holds of a GPU, and of these those in use.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.current, self.count = 0, count
+        self.asked: set[int] = set()
+        self.reserved = self.allocated = 0
+
+    def answers(self) -> dict[str, Callable[..., Any]]:
+        """Returns the functions of `torch.cuda` that are replaced."""
+        stream = SimpleNamespace(synchronize=lambda: None)
+        return {
+            "is_available": lambda: True,
+            "is_initialized": lambda: True,
+            "device_count": lambda: self.count,
+            "current_device": lambda: self.current,
+            "set_device": self.set_device,
+            "synchronize": lambda device=None: None,
+            "current_stream": lambda device=None: stream,
+            "mem_get_info": self.mem_get_info,
+            "memory_reserved": lambda device=None: self.reserved,
+            "memory_allocated": lambda device=None: self.allocated,
+            "max_memory_reserved": lambda device=None: self.reserved,
+            "reset_peak_memory_stats": lambda device=None: None,
+            "empty_cache": self.empty_cache,
+            "get_rng_state": lambda device=None: torch.get_rng_state(),
+            "set_rng_state": _set_generator_state,
+        }
+
+    def set_device(self, device: Any) -> None:
+        self.current = torch.device(device).index
+
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        asked = None if device is None else torch.device(device).index
+        self.asked.add(self.current if asked is None else asked)
+        return MEMORY - self.reserved, MEMORY
+
+    def empty_cache(self) -> None:
+        self.reserved = self.allocated
+
+
 @contextmanager
-def emulated_device(index: int, count: int, memory: int = MEMORY) -> Iterator[None]:
-    """Has this process see `count` GPUs, its own being `cuda:index`, with `memory` bytes of which all are free."""
-    stream = SimpleNamespace(synchronize=lambda: None)
-    answers: dict[str, Callable[..., Any]] = {
-        "is_available": lambda: True,
-        "device_count": lambda: count,
-        "current_device": lambda: index,
-        "set_device": lambda device: None,
-        "synchronize": lambda device=None: None,
-        "current_stream": lambda device=None: stream,
-        "mem_get_info": lambda device=None: (memory, memory),
-        "get_device_properties": lambda device=None: SimpleNamespace(total_memory=memory),
-        "memory_reserved": lambda device=None: 0,
-        "memory_allocated": lambda device=None: 0,
-        "max_memory_reserved": lambda device=None: 0,
-        "reset_peak_memory_stats": lambda device=None: None,
-        "empty_cache": lambda: None,
-        "get_rng_state": lambda device=None: torch.get_rng_state(),
-        "set_rng_state": _set_generator_state,
-    }
+def emulated_device(index: int, count: int) -> Iterator[Driver]:
+    """Has this process see `count` GPUs of `MEMORY` bytes each; tensors are on `cuda:index`."""
+    driver = Driver(count)
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
@@ -273,9 +301,9 @@ def emulated_device(index: int, count: int, memory: int = MEMORY) -> Iterator[No
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(DeviceTensor, "home", torch.device("cuda", index)))
-        stack.enter_context(patch.multiple(torch.cuda, **answers))
+        stack.enter_context(patch.multiple(torch.cuda, **driver.answers()))
         stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", run_backward))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         stack.enter_context(Calls())
-        yield
+        yield driver

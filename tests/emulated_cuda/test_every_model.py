@@ -40,10 +40,15 @@ def learn(rank: int, world_size: int, run_files: dict[str, str], device: str) ->
         if device == "cpu":
             found[name] = _train(rank, path, run, device, STEPS)
             continue
-        with emulated_cuda(rank, world_size) if device == "emulated" else nullcontext() as watch:
+        with emulated_cuda(rank, world_size) if device == "emulated" else nullcontext() as emulation:
+            if emulation:
+                emulation.driver.reserved = (1 + rank) << 30
             first = _train(rank, path, run, "cuda", 1)
             second = _train(rank, path, run, "cuda", STEPS, resume=True)
-        found[name] = second | {"losses": first["losses"] + second["losses"], "collectives": watch and watch.seen}
+        found[name] = second | {"losses": first["losses"] + second["losses"]}
+        if emulation:
+            assert emulation.driver.asked == {rank}
+            found[name]["collectives"] = emulation.collectives.seen
     return found
 
 
@@ -86,9 +91,7 @@ def on_a_real_gpu(run_files: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_one_emulated_gpu_learns_as_the_cpu_does(
-    name: str, on_cpu: dict[str, Any], on_one_gpu: dict[str, Any]
-) -> None:
+def test_one_emulated_gpu_learns_as_the_cpu_does(name: str, on_cpu: dict[str, Any], on_one_gpu: dict[str, Any]) -> None:
     _assert_alike(on_one_gpu[name], on_cpu[name])
 
 
@@ -105,6 +108,11 @@ def test_two_emulated_gpus_learn_as_one_process_does(
 @pytest.mark.parametrize("name", MODELS)
 def test_a_real_gpu_learns_as_the_cpu_does(name: str, on_cpu: dict[str, Any], on_a_real_gpu: dict[str, Any]) -> None:
     _assert_alike(on_a_real_gpu[name], on_cpu[name], tolerance=1e-4)
+
+
+def test_the_summary_tells_of_the_gpus_memory(on_cpu: dict[str, Any], on_two_gpus: dict[str, Any]) -> None:
+    assert on_two_gpus["deepfm"]["peak_device_memory_bytes"] == 2 << 30  # of the second, which holds more
+    assert "peak_device_memory_bytes" not in on_cpu["deepfm"]
 
 
 def _assert_alike(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-5) -> None:

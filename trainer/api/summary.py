@@ -15,9 +15,10 @@ class Summary:
     run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint; one that the rows do not
     define is `Undefined`, a NaN that says why. not_scored: splits without metrics, and why. steps, rows: trained on.
     best_step: whose checkpoint is the best; epochs_to_best: until then. world_size: workers. samples_per_second: over
-    all workers, without evaluation. seconds_to_first_step, wall_seconds: from the start of the call. parameters:
-    weights of tables and of the tower. zero_weights: table -> share of exact zeros, where there is an L1. stages: of a
-    run of stages, by name; all else is then the last one's.
+    all workers, without evaluation. peak_device_memory_bytes: of the GPU that held most; None on CPU.
+    seconds_to_first_step, wall_seconds: from the start of the call. parameters: weights of tables and of the tower.
+    zero_weights: table -> share of exact zeros, where there is an L1. stages: of a run of stages, by name; all else is
+    then the last one's.
     """
 
     run_folder: Path
@@ -32,6 +33,7 @@ class Summary:
     peak_memory_bytes: int
     wall_seconds: float
     parameters: dict[str, int]
+    peak_device_memory_bytes: int | None = None
     seconds_to_first_step: float | None = None
     not_scored: dict[str, str] = field(default_factory=dict)
     zero_weights: dict[str, float] = field(default_factory=dict)

@@ -39,10 +39,14 @@ def train(
     with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         import torch  # only now that the configuration is in order
 
+        from shardrec.trainer.launch.backends import choose_backend
+        from shardrec.trainer.launch.freed_memory import give_back_freed_memory
         from shardrec.trainer.training.train_run import train_run
 
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        elsewhere = all(choose_backend(run.launch) == "ray" for run in runs)  # then no GPU is this process's to ask
+        with torch.random.fork_rng(devices=() if elsewhere else range(torch.cuda.device_count())):
             values = train_run(config, resume=resume, quiet=quiet, embedded=True, began=began)
+        give_back_freed_memory()  # this process's next run needs it
     return None if values is None else Summary.of(Path(config.run), values)
 
 

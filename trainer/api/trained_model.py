@@ -21,6 +21,7 @@ from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
+from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import computing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.evaluate import splits_to_score
@@ -121,6 +122,7 @@ class TrainedModel:
             self.__dict__.pop(name, None)
         if self._leave is not None:
             self._leave()
+            give_back_freed_memory()
 
     def __enter__(self) -> Self:
         return self

@@ -82,7 +82,7 @@ def build_table(config: DynamicConfig, embedding_dim: int, device: torch.device)
     inputs = {"pooled": PooledEmbeddings({NAME: table})}
     optimizer = TableOptimizer()
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    topology = Topology.here(ranks, ranks, "cuda" if device.type == "cuda" else "cpu")
+    topology = Topology.here(ranks, ranks, device)
     plan = plan_tables(inputs, optimizer, topology.agreed() if ranks > 1 else topology)
     lookup = EmbeddingLookup(inputs, (), device="meta")
     return distribute(PooledStep(lookup), plan, optimizer=optimizer, seed=0, device=device)

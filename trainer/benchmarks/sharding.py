@@ -5,7 +5,6 @@ plain gathers read, bytes that plain exchanges move. A case's floor is the time 
 bytes; its share of the measured lookup says how much is left to gain.
 """
 
-import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from shardrec.trainer.benchmarks.sharded_tables import (
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -139,7 +139,7 @@ def sharding_worker(
         exchange = exchange_ceiling(measured["exchanged_bytes_per_rank"], environment.device, steps)
         latency = exchange_latency(environment.device, steps)
         results.append(measured | _beside_ceilings(case, measured, gather, exchange) | {"latency_seconds": latency})
-        gc.collect()
+        give_back_freed_memory()  # the next case needs it
     return {"cases": results, "threads": torch.get_num_threads()}
 
 

@@ -27,15 +27,15 @@ def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, 
     """
     trainer = Trainer(config, folder, environment)
     trainer.session.distributed.module.train()
-    rows = config.data.global_batch_size
-    batches = _in_memory(trainer.loader, environment.device)
+    rows, device = config.data.global_batch_size, environment.device
+    batches = _in_memory(trainer.loader, device)
     trainer.session.distributed.count_samples(batches)
     _warm_up(trainer.train_step, batches)
     environment.barrier()
-    step = statistics.median(_seconds(trainer.train_step, b) for b in islice(cycle(batches), steps))
-    lookup = statistics.median(_seconds(_lookup, trainer, b) for b in islice(cycle(batches), steps))
-    forward = statistics.median(_seconds(_forward, trainer, b) for b in islice(cycle(batches), steps))
-    end_to_end = _end_to_end(trainer.train_step, trainer.loader, environment.device, steps)
+    step = statistics.median(_seconds(device, trainer.train_step, b) for b in islice(cycle(batches), steps))
+    lookup = statistics.median(_seconds(device, _lookup, trainer, b) for b in islice(cycle(batches), steps))
+    forward = statistics.median(_seconds(device, _forward, trainer, b) for b in islice(cycle(batches), steps))
+    end_to_end = _end_to_end(trainer.train_step, trainer.loader, device, steps)
     figures = {
         "step_samples_per_second": rows / max(environment.gather(step)),
         "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
@@ -71,7 +71,7 @@ def steps_per_second(
     if prepare:
         prepare(batches)
     _warm_up(train_step, batches)
-    step = statistics.median(_seconds(train_step, b) for b in islice(cycle(batches), steps))
+    step = statistics.median(_seconds(device, train_step, b) for b in islice(cycle(batches), steps))
     return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
 
 
@@ -84,11 +84,11 @@ def _warm_up(train_step: Callable[[Batch], None], batches: list[Batch]) -> None:
         train_step(batch)
 
 
-def _seconds(work: Any, *arguments: Any) -> float:
+def _seconds(device: torch.device, work: Any, *arguments: Any) -> float:
     began = time.perf_counter()
     work(*arguments)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 

@@ -4,7 +4,6 @@ Every run is an ordinary one with its own folder, OUT/MODEL/seed-K, trained in a
 one run. What is finished stays: the same command again goes on where it stopped.
 """
 
-import gc
 import multiprocessing
 import os
 import threading
@@ -142,7 +141,11 @@ def _earlier(entry: Entry) -> Outcome | None:
 
 
 class _Workplace:
-    """A workplace is a process in which runs are trained one after another; a new one takes over when it has died."""
+    """A workplace is a process in which runs are trained one after another.
+
+    A new one takes over where it has died, or where a run went down otherwise than by an error of its user's: after a
+    CUDA error nothing more can be computed on a GPU in the process that met it.
+    """
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
@@ -171,6 +174,7 @@ class _Workplace:
             self._leave()
             return Outcome(entry.model, entry.seed, failure="its process died" + _told(entry))
         except Exception as error:
+            self._leave()  # what went down may have taken a GPU's state with it, and holds its tables
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return Outcome(entry.model, entry.seed, failure=line + _told(entry))
         return Outcome(entry.model, entry.seed, entry.folder.summary())
@@ -184,12 +188,13 @@ def _told(entry: Entry) -> str:
 
 def _train(config: RunConfig, quiet: bool) -> None:
     """Trains one run, in the workplace's process."""
+    from shardrec.trainer.launch.freed_memory import give_back_freed_memory
     from shardrec.trainer.training.train_run import train_run
 
     try:
         train_run(config, resume=_begun(RunFolder(Path(config.run))) is not None, quiet=quiet)
     finally:
-        gc.collect()  # tables hang in cycles, and the next run needs the memory
+        give_back_freed_memory()  # the next run needs it
 
 
 def _end_with_parent() -> None:

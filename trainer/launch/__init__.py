@@ -7,6 +7,7 @@
 - `cores.py`: how many cores there are, and how many workers and threads a run has
 - `early_start.py`: a local Ray, started beside this process's imports
 - `environment.py`: a worker's place among its peers
+- `freed_memory.py`: memory of the host and of GPUs, given back after a run; the peak of the latter
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `peak_memory.py`: peak memory of all of a run's processes
 - `ray_train.py`: Ray Train without what a first step would wait for

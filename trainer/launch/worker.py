@@ -13,6 +13,7 @@ from shardrec.trainer.launch.agreement import check_settings
 from shardrec.trainer.launch.allocator import keep_freed_memory
 from shardrec.trainer.launch.cores import worker_threads
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_device_memory
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 
@@ -25,7 +26,10 @@ MATMUL_ERROR = 1e-5  # relative; products under the default precision stay withi
 def run_worker(
     worker: Worker, config: RunConfig, folder: RunFolder, environment: Environment, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Calls `worker` in its environment. A UserError is also left in the run folder, where the launcher finds it."""
+    """Calls `worker` in its environment; adds the peak of its GPUs' memory to what it returns, where it has some.
+
+    A UserError is also left in the run folder, where the launcher finds it.
+    """
     keep_freed_memory()
     try:
         with (
@@ -33,8 +37,9 @@ def run_worker(
             computing(config, environment),
             unseen_memory(environment) as unseen_peak,
         ):
+            watch_device_memory(environment)
             check_settings(config, arguments, environment)
-            result = worker(config, folder, environment, **arguments)
+            result = worker(config, folder, environment, **arguments) | peak_device_memory(environment)
             unseen = unseen_peak()
             return result | {UNSEEN_MEMORY: unseen} if unseen else result
     except UserError as error:

@@ -28,6 +28,11 @@ def print_summary(config: RunConfig, summary: dict[str, Any]) -> None:
         f"{summary['rows']:,} rows",
         f"{summary['samples_per_second']:,.0f} samples/s on {summary['world_size']} worker(s)",
         f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",
+        *(
+            [f"of a GPU {summary['peak_device_memory_bytes'] / 1e9:.2f} GB"]
+            if "peak_device_memory_bytes" in summary
+            else []
+        ),
         f"{summary['wall_seconds']:.0f} s in all",
     ]
     if "seconds_to_first_step" in summary:

@@ -23,7 +23,7 @@ def run_topology(config: RunConfig, environment: Environment | None = None) -> T
     """Returns a run's workers, with the memory and the rates that the run file says or that are found here."""
     environment = environment or expected_environment(config.launch)
     local = environment.local_world_size
-    topology = Topology.here(environment.world_size, local, "cuda" if environment.device.type == "cuda" else "cpu")
+    topology = Topology.here(environment.world_size, local, environment.device)
     if config.launch.memory is not None:
         topology = replace(topology, memory_per_rank=config.launch.memory // local)
     if topology.host_memory is not None:

@@ -14,8 +14,9 @@ from shardrec.trainer.session.session import Session
 
 
 def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> dict[str, float]:
-    """Returns the task's metrics over all rows of `loader`, the same on every rank: finite, or `Undefined`.
+    """Returns the task's metrics over all rows of `loader`, those of rank 0 on every rank: finite, or `Undefined`.
 
+    What is decided by them is thereby decided alike, also where sums on GPUs come out a little different on each.
     `on_batch` hears of each finished step. Raises UserError, on all ranks alike and once all are through, for rows of
     any rank that cannot be read or scored.
     """
@@ -27,7 +28,7 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
             metrics.update(session.distributed.module(batch), batch)
             on_batch(step)
     batches.raise_error()
-    return metrics.compute()
+    return session.environment.broadcast(metrics.compute())
 
 
 class _Batches:

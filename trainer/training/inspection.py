@@ -16,11 +16,13 @@ from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.table_reads import features_of
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
-from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+from shardrec.trainer.config.sections import SPLITS, LaunchConfig, Paths, RunConfig
+from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.worker import hush_tracing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
+from shardrec.trainer.session.expected_workers import expected_environment
 from shardrec.trainer.session.tower import weight_decays
 from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
 
@@ -59,8 +61,8 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
                 "others as data.validation"
             )
         model.task.metrics().larger_is_better(metric)
-    if not (config.launch.address or os.environ.get("RAY_ADDRESS")):
-        blueprint.plan()  # on a cluster the workers do this, with their own memory
+    if not _workers_plan(config.launch):
+        blueprint.plan()
     _look_through(blueprint, [name for name in SPLITS if name not in without_labels])
     return blueprint
 
@@ -116,6 +118,15 @@ def _check_class_weights(blueprint: Blueprint, paths: Paths, weights: Mapping[fl
             f"data.class_weights: no training row has label {missing[0]:g} (found "
             f"{there}{', ...' if len(found) > NAMED_LABELS else ''}); name labels that there are"
         )
+
+
+def _workers_plan(launch: LaunchConfig) -> bool:
+    """Says whether workers alone make the plan, with memory that only they see: a cluster's, and Ray's GPUs.
+
+    A launcher that asked a GPU for its memory would take some of it.
+    """
+    on_cluster = launch.address or os.environ.get("RAY_ADDRESS")
+    return bool(on_cluster) or (choose_backend(launch) == "ray" and expected_environment(launch).device.type == "cuda")
 
 
 def inspect_split(blueprint: Blueprint, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True) -> None:

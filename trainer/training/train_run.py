@@ -1,6 +1,5 @@
 """A whole training run is inspected, launched and summed up in its run folder; stages run one after another."""
 
-import gc
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from shardrec.trainer.config.stages import by_stage_names, planned_folders, reso
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.supervision import leads, supervised
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -111,7 +111,7 @@ def _train_stages(
                     embedded=embedded,
                 )
                 began = None  # a later stage begins when the one before it is over
-                gc.collect()  # a stage's tables hang in cycles; the next stage needs the memory
+                give_back_freed_memory()  # the next stage needs it
     except UserError:
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
             whole.discard(keep=existed)

@@ -96,7 +96,7 @@ def test_written_rates_are_those_that_a_run_plans_by(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
     topology = run_topology(load(tmp_path / "run.yaml"))
     assert topology.row_bandwidth == calibrated(found)["row_bandwidth"]
-    assert topology.local_bandwidth == Topology.here(1, 1, "cpu").local_bandwidth
+    assert topology.local_bandwidth == Topology.here(1, 1, torch.device("cpu")).local_bandwidth
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,21 @@ class CrashesOnce(LR):
             MARK.touch()
             os._exit(7)
         return super().forward(field, dense)
+
+
+class BreaksItsGpuOnce(LR):
+    broken = False  # as a GPU's state is in a process that has met a CUDA error: for good
+
+    def __init__(self, fields, config: LRConfig) -> None:
+        super().__init__(fields, config)
+
+    def forward(self, field, dense):
+        mark = MARK.with_name("broken")
+        if BreaksItsGpuOnce.broken or not mark.exists():
+            mark.touch()
+            BreaksItsGpuOnce.broken = True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().forward(field, dense)
 """
 
 
@@ -80,6 +95,7 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
         "bad": {"model": {"name": "lr", "embeding_dim": 1}},
         "base": {"model": "lr", "trainer": {"epochs": 1}},
         "crash": {"model": "crashing_model:CrashesOnce", "trainer": {"epochs": 1}},
+        "cuda": {"model": "crashing_model:BreaksItsGpuOnce", "trainer": {"epochs": 1}},
         "deep": {"trainer": {"epochs": 12, "evaluation": {"every_epochs": 4}}},
     }
     rare = {"checkpoint": {"every_steps": 10, "every_epochs": None}}
@@ -97,11 +113,14 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     log = out / "crash/seed-0/logs/driver.log"
     assert printed.count("failed: crash, seed") == 1
     assert f"failed: crash, seed 0: its process died; see {log}" in printed
+    assert printed.count("failed: cuda, seed") == 1  # the second seed's run has a process of its own
+    assert "failed: cuda, seed 0: RuntimeError: CUDA error: an illegal memory access was encountered; see " in printed
     found = rows(out / "compare.csv")
     assert [(r["model"], r["runs"], r["failed"]) for r in found] == [
         ("bad", "0", "2"),
         ("base", "2", "0"),
         ("crash", "1", "1"),
+        ("cuda", "1", "1"),
         ("deep", "2", "0"),
     ]
     assert (first.stat().st_mtime_ns, first.read_text()) == (written, kept)

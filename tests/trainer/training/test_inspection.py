@@ -11,6 +11,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.train_run import train_run
+from tests.emulated_cuda.emulated import emulated_cuda
 from tests.trainer.small_run import run_file, write_data
 
 
@@ -26,6 +27,25 @@ def test_a_second_stage_that_does_not_fit_its_memory(data: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"data\.memory of 38 MiB is too small"):
         train_run(load(path), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_of_ray_asks_no_gpu(data: Path, tmp_path: Path) -> None:
+    """Its workers plan; a launcher that asked would take a context's memory of the first GPU."""
+    config = load(run_file(tmp_path / "run.yaml", data, launch={"device": "cuda", "workers": 2}))
+    with emulated_cuda(count=2) as emulation:
+        inspect_run(config)
+        assert not emulation.driver.asked
+        inspect_run(load(run_file(tmp_path / "run.yaml", data, launch={"device": "cuda", "workers": 1})))
+        assert emulation.driver.asked == {0}  # where the launcher is the worker
+
+
+def test_a_rank_of_torchrun_asks_its_own_gpu(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, str(value))
+    with emulated_cuda(index=1, count=2) as emulation:
+        inspect_run(load(run_file(tmp_path / "run.yaml", data, launch={"device": "cuda"})))
+    assert emulation.driver.asked == {1}
 
 
 def test_everything_is_made_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
