@@ -8,6 +8,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
@@ -32,6 +33,8 @@ class FNN(Recommender):
         )
         self.linear = Affine(len(fields.dense))
         self.mlp = MLP(1 + len(fields.dense) + field.width, config.mlp)
+        if self.mlp.takes_away_shifts:
+            keep_at_zero(self.linear.bias)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1 + D], [B, N] -> [B]."""

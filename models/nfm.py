@@ -8,6 +8,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.fm import fm_terms
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.moments import BatchNorm
@@ -40,6 +41,8 @@ class NFM(Recommender):
         self.norm = BatchNorm(width) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.mlp = MLP(width + len(fields.dense), config.mlp)
+        if isinstance(self.norm, BatchNorm) and self.mlp.takes_away_shifts and not config.dropout:
+            keep_at_zero(self.norm.bias)
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1 + D], [B, N] -> [B]."""

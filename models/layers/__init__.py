@@ -3,6 +3,7 @@
 - `activation_unit.py`: DIN's activation unit says how much each past event matters for the item in question
 - `activations.py`: Activations are made by the names that run files use
 - `affine.py`: The affine part belongs to no table: it is the global bias and the weights of dense features
+- `cancelled.py`: A cancelled parameter changes nothing of what is learned: what follows takes it away again
 - `cross.py`: Cross layers make explicit feature crosses of bounded degree, without ever forming the matrix x_0 x_l^T
 - `fm.py`: An FM's terms are read off fields whose rows hold first-order weight and factors side by side
 - `glorot.py`: Glorot's initialisation (Glorot & Bengio, AISTATS 2010) is for papers that start from it

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from shardrec.models.layers.activations import Activation, activation, input_width
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.moments import BatchNorm
 
@@ -23,7 +24,7 @@ class MLP(nn.Module):
     """An MLP has hidden layers as `config` says, then one linear layer (`Logit`) to `out` columns.
 
     out=None leaves that one off, so that `width`, the columns that come out, is the last hidden size. padded: as in
-    `Standardise`.
+    `Standardise`. Batch norm leaves the linear layer before it no bias: that is kept at 0.
     """
 
     def __init__(self, width: int, config: MLPConfig, out: int | None = 1, *, padded: bool = True) -> None:
@@ -31,18 +32,28 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for size in config.hidden:
             inner = input_width(config.activation, size)
-            layers.append(nn.Linear(width, inner))
+            linear = nn.Linear(width, inner)
+            layers.append(linear)
             if config.batch_norm:
+                keep_at_zero(linear.bias)
                 layers.append(BatchNorm(inner, padded=padded))
             layers.append(activation(config.activation, size, padded=padded))
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
             width = size
+        if config.activation == "identity" and not config.dropout:
+            for norm in [layer for layer in layers if isinstance(layer, BatchNorm)][:-1]:
+                keep_at_zero(norm.bias)  # the next one's
         if out is not None:
             layers.append(Logit(width, out))
             width = out
         self.layers = nn.Sequential(*layers)
         self.width = width
+
+    @property
+    def takes_away_shifts(self) -> bool:
+        """Says whether a constant that is added to all rows of the input changes nothing in training."""
+        return len(self.layers) > 1 and isinstance(self.layers[1], BatchNorm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, columns in] -> [n, width]."""

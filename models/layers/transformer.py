@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.packing import inverse, regroup
 
 _GROWTH = 1.2  # of a bucket's width over the one before
@@ -98,6 +99,7 @@ class TransformerLayer(nn.Module):
         self.heads = heads
         self.scale = (width // heads) ** -0.5
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        keep_at_zero(self.key.bias)  # a query's product with it is in all of its scores
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.attended_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

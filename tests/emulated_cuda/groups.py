@@ -65,7 +65,8 @@ class HookedReplica(nn.Module):
         self.module = module
         for parameter in module.parameters():
             dist.broadcast(parameter.detach(), 0)
-            parameter.register_post_accumulate_grad_hook(_average)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_average)
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 

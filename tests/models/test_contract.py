@@ -3,7 +3,7 @@
 A new model gets all of this by its line in `models/__init__.py`; one whose settings have no defaults adds them here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from tests.models.cases import (
     histories_schema,
     mixed_batch,
     mixed_schema,
+    randomise,
     ratings_batch,
     ratings_schema,
 )
@@ -65,6 +66,10 @@ VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [
     ("din", SETTINGS["din"] | {"interaction": "outer_product", "softmax": True}),
     ("dien", SETTINGS["dien"] | {"evolving": "agru", "auxiliary_score": "net", "hidden": 3}),
 ]
+
+
+MLPS = ("mlp", "bottom", "attention", "auxiliary_mlp")
+IDENTITIES = [("embedding_mlp", {"mlp": {"hidden": [8, 8], "batch_norm": True, "activation": "identity"}})]
 
 
 def parametrized(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
@@ -166,7 +171,30 @@ def test_every_input_reaches_the_loss_and_every_parameter_gets_a_gradient(name: 
         reached = flat.abs().sum(1) > 0
         assert reached.all(), f"{key}: no gradient at {(~reached).nonzero().flatten().tolist()}"
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.abs().sum() > 0), key
+
+
+def normed(settings: dict[str, Any], known: Container[str]) -> dict[str, Any]:
+    """Settings with batch norm wherever a model can have it."""
+    parts = [part for part in MLPS if part in known and (part != "auxiliary_mlp" or "auxiliary_score" in settings)]
+    return settings | {part: settings.get(part, {}) | {"batch_norm": True} for part in parts}
+
+
+@parametrized(
+    [*VARIANTS, *((name, normed(s, config_class(MODELS[name]).model_fields)) for name, s in VARIANTS), *IDENTITIES]
+)
+def test_no_gradient_is_rounding_alone(name: str, settings: dict[str, Any]) -> None:
+    """Adam would make full steps of it. What has no other gradient is 0, and no optimizer's."""
+    model, lookup = build(name, settings)
+    assert not any(p.any() for p in model.parameters() if not p.requires_grad)
+    model.double(), lookup.double()
+    batch = batch_of(name, 32)
+    with torch.no_grad():
+        randomise(model, lookup)
+    loss_of(model, lookup, batch).backward()
+    largest = {key: float(p.grad.abs().max()) for key, p in model.named_parameters() if p.grad is not None}
+    for key, parameter in model.named_parameters():
+        assert not parameter.requires_grad or largest[key] > 1e-11 * max(largest.values()), key
 
 
 @every_model
@@ -245,7 +273,7 @@ def test_padding_counts_nowhere(name: str, settings: dict[str, Any]) -> None:
         batch.dense[16:] = 1000
         loss = loss_of(model, lookup, batch)
         loss.backward()
-        gradients.append({k: p.grad for m in (model, lookup) for k, p in m.named_parameters()})
+        gradients.append({k: p.grad for m in (model, lookup) for k, p in m.named_parameters() if p.requires_grad})
         state = {k: v for k, v in model.state_dict().items() if "running" in k}
         gradients[-1] |= {"loss": loss.detach(), **state}
     for key, value in gradients[0].items():

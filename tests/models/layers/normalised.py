@@ -1,7 +1,7 @@
 """A net with batch norm and Dice, trained on all rows or on a rank's share of them."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from shardrec.models.layers.mlp import MLP, MLPConfig
@@ -41,13 +41,18 @@ def train_share(_: None, collective: Collective) -> dict[str, Tensor]:
             output = net(padded)
         loss = (output - target)[live].square().sum() / ROWS
         (collective.world_size * loss).backward()
-        for parameter in net.parameters():
+        for parameter in trained(net):
             parameter.grad = collective.sum(parameter.grad) / collective.world_size
         descend(net)
     return net.state_dict()
 
 
+def trained(net: MLP) -> list[nn.Parameter]:
+    """All but the linear layers' biases, which are kept at 0."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
 @torch.no_grad()
 def descend(net: MLP) -> None:
-    for parameter in net.parameters():
+    for parameter in trained(net):
         parameter -= RATE * parameter.grad
