@@ -11,6 +11,7 @@ from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
 from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLPConfig
 
 
@@ -39,7 +40,9 @@ class DIN(HistoryModel):
         self.mlp = self.mlp_over(self.event_width, config.mlp)
         self.attention = ActivationUnit(self.event_width, config.attention, config.interaction)
         if config.softmax:
-            keep_at_zero(self.attention.mlp.layers[-1].bias)
+            unit = self.attention.mlp.layers[-1]
+            assert isinstance(unit, Logit)
+            keep_at_zero(unit.bias)
 
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
