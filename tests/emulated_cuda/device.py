@@ -266,6 +266,7 @@ class Driver:
             "set_device": self.set_device,
             "synchronize": lambda device=None: None,
             "current_stream": lambda device=None: stream,
+            "get_device_properties": lambda device=None: SimpleNamespace(uuid=f"GPU-{torch.device(device).index}"),
             "mem_get_info": self.mem_get_info,
             "memory_reserved": lambda device=None: self.reserved,
             "memory_allocated": lambda device=None: self.allocated,
