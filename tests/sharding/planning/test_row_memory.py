@@ -264,6 +264,7 @@ class Squares(nn.Module):
 
 def learn(rank: int, memory: str, device: str, folder: Path) -> dict[str, Tensor]:
     """Some steps, a save in between that is loaded into fresh tables, and rows set anew behind the kernel's back."""
+    home = torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         dist.destroy_process_group()  # `distribute` makes one that knows GPUs
     optimizers = {"a": SGD, "b": ADAGRAD, "c": ROWWISE}
@@ -276,7 +277,7 @@ def learn(rank: int, memory: str, device: str, folder: Path) -> dict[str, Tensor
 
     def made() -> Any:
         plan = plan_tables(inputs, SGD, topology)
-        return distribute(Squares(inputs), plan, optimizer=SGD, seed=3, device=torch.device(device))
+        return distribute(Squares(inputs), plan, optimizer=SGD, seed=3, device=home)
 
     def steps(held: Any, count: int) -> None:
         for _ in range(count):
@@ -284,7 +285,7 @@ def learn(rank: int, memory: str, device: str, folder: Path) -> dict[str, Tensor
             keys = KeyedJaggedTensor(keys=list(held.lookup.id_names), values=ids, lengths=torch.ones(1800).long())
             batch = Batch(dense=torch.zeros(600, 0), ids=keys, weighted_ids=None, labels={}, weights=torch.ones(600),
                           groups=None, rows=torch.arange(600))  # fmt: skip
-            held.module(batch.to(torch.device(device))).div(600).backward()
+            held.module(batch.to(home)).div(600).backward()
 
     def values(held: Any, name: str) -> dict[str, Tensor]:
         return {
