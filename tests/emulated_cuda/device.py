@@ -266,7 +266,7 @@ class Driver:
             "set_device": self.set_device,
             "synchronize": lambda device=None: None,
             "current_stream": lambda device=None: stream,
-            "get_device_properties": lambda device=None: SimpleNamespace(uuid=f"GPU-{torch.device(device).index}"),
+            "get_device_properties": self.get_device_properties,
             "mem_get_info": self.mem_get_info,
             "memory_reserved": lambda device=None: self.reserved,
             "memory_allocated": lambda device=None: self.allocated,
@@ -279,6 +279,10 @@ class Driver:
 
     def set_device(self, device: Any) -> None:
         self.current = torch.device(device).index
+
+    def get_device_properties(self, device: Any = None) -> SimpleNamespace:
+        index = self.current if device is None else torch.device(device).index
+        return SimpleNamespace(total_memory=MEMORY, uuid=f"GPU-{index}")
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         asked = None if device is None else torch.device(device).index
