@@ -3,10 +3,13 @@
 - `batch.py`: a batch on its way from the loader to the tower
 - `comma_lists.py`: lists written as one word with commas
 - `declaration.py`: what users write in YAML, how it is read, and the one line that says what is wrong with it
+- `documents.py`: YAML, read and written by one door
 - `errors.py`: the exception that users see as a line instead of a traceback
+- `file_names.py`: what a table's name becomes in the names of files
 - `features/`: what a column means, and how its values become ids and numbers
 - `local_ray.py`: a Ray on this machine that nobody else may use
 - `loading/`: batches, made ahead of the step that takes them
+- `name_patterns.py`: which names a pattern of a run file means
 - `natural_order.py`: names in the order of the numbers in them
 - `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
 - `owned_files.py`: what the program can prove that it wrote, all that it may remove

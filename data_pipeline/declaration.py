@@ -1,49 +1,56 @@
 """Declarations are what users write in YAML: how they are read, and the one line that says what is wrong with them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.errors import UserError, in_quotes, shortened
+
+LONGEST_MISSPELT = 100
+"""Characters of a name that is compared with known ones, and shown whole."""
+
+LONGEST_LIST = 1500
+"""Characters of known names that a line lists, at most."""
+
+LONGEST_MESSAGE = 400
+"""Characters of what a declaration says is wrong with it, at most."""
 
 D = TypeVar("D", bound="Declaration")
 V = TypeVar("V")
-_SHOWN = 1000  # characters of a list of names, or of a message about a value, that an error line shows
-_COMPARED = 250  # characters of the longest name for which a nearest one is looked for
 
 
 class Declaration(BaseModel):
     """A declaration is what users may write in `schema.yaml`: it is immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Name = Annotated[str, Field(min_length=1)]
+"""A name is any text but the empty one: what stands for it in files and modules is made so that both can have it."""
+
+
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path cannot hold a NUL character")
+    return path
+
+
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_without_nul)]
+"""A place is a path or URI, as file systems take it."""
 
 
 def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
     """Reads `declaration` from the YAML file at `path`, a local path or a URI that `pyarrow.fs` knows.
 
-    Raises UserError for a missing file (`what` ends the line: "no such ..."), broken YAML or a wrong or undeclared key.
+    Raises UserError as `read_document` does (`what` ends the line: "no such ..."), and for a wrong or undeclared key.
     """
-    try:
-        if "://" in str(path):
-            from pyarrow.fs import FileSystem  # slow to import, and most files are local
-
-            system, place = FileSystem.from_uri(str(path))
-            with system.open_input_stream(place) as stream:
-                text = stream.read().decode()
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-        declared = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates that Python has not, deep nesting
-        raise UserError(f"{path}: not valid YAML: {shortened(' '.join(str(error).split()), _SHOWN)}") from None
+    declared = read_document(path, what)
     try:
         return declaration.model_validate(declared)
     except ValidationError as error:
@@ -71,38 +78,76 @@ def plain(declaration: Declaration) -> dict[str, Any]:
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
     """Returns one line about a misspelt name, with the nearest known one."""
-    near = _nearest(name, known)
-    hint = f"did you mean {near!r}?" if near else f"known: {shortened(', '.join(known), _SHOWN)}"
-    return f"unknown {what} {shortened(name, _COMPARED)!r}; {hint}"
+    near = nearest(name, known)
+    return f"unknown {what} {in_quotes(name)}; " + (f"did you mean {near!r}?" if near else f"known: {listed(known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is most like a misspelt one; None where none is like it."""
+    if len(name) > LONGEST_MISSPELT:
+        return None
+    alike = (one for one in known if one != name and len(one) <= LONGEST_MISSPELT)
+    return next(iter(get_close_matches(name, alike, n=1, cutoff=0.65)), None)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns names with commas between, and how many there are beyond those that `LONGEST_LIST` takes; else "none"."""
+    shown, room, left_out = [], LONGEST_LIST, 0
+    for name in names:
+        text = name if len(name) <= LONGEST_MISSPELT and name.isprintable() else in_quotes(name)
+        room -= len(text) + 2
+        shown += [text] * (room >= 0)
+        left_out += room < 0
+    return (", ".join(shown) or "none") + (f" and {left_out:,} more" if left_out else "")
+
+
+def given_twice(names: Iterable[str]) -> str | None:
+    """Returns the first of the names, in their order, that is there twice; None where each is there once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def first_problem(error: ValidationError) -> str:
     """Returns the first thing that pydantic found wrong as one line: where, what was found, what was expected."""
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = ".".join(str(part) for part in problem["loc"]) or "the top level"
-    value = problem.get("input")
-    shown = f" (found {shortened(repr(value) if isinstance(value, str) else value)})" if _is_scalar(value) else ""
-    message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "literal_error" and isinstance(value, str):
-        near = _nearest(value, re.findall("'([^']*)'", message))
+    where = ".".join(_part(part) for part in problem["loc"]) or "the top level"
+    message, shown = _message(problem)
+    return f"{where}: {message}{shown}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+_EXPECTED = {
+    "model_type": "expected a mapping of keys to values",
+    "model_attributes_type": "expected a mapping of keys to values",
+    "dict_type": "expected a mapping of names to values",
+    "tuple_type": "expected a list",
+}
+"""What pydantic says in the words of Python, in those of YAML."""
+
+
+def _message(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what is wrong, and what was found, in words of bounded length."""
+    kind, value, message = problem["type"], problem.get("input"), shortened(problem["msg"], LONGEST_MESSAGE)
+    if kind == "extra_forbidden":
+        return "unknown key", ""
+    expected = problem.get("ctx", {}).get("expected_tags" if kind == "union_tag_invalid" else "expected", "")
+    if kind == "union_tag_invalid":
+        value = problem["ctx"]["tag"]
+    if kind in ("union_tag_invalid", "literal_error") and isinstance(value, str):
+        near = nearest(value, re.findall("'([^']*)'", expected))
         hint = f"did you mean {near!r}? " if near else ""
-        message, shown = f"unknown {problem['loc'][-1]} {shortened(value, _COMPARED)!r}; {hint}{message}", ""
-    return f"{shortened(where, _SHOWN)}: {shortened(message, _SHOWN)}{shown}" + (
-        f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    )
+        what = "kind" if kind == "union_tag_invalid" else _part(problem["loc"][-1])
+        return f"unknown {what} {in_quotes(value)}; {hint}expected {expected}", ""
+    message = _EXPECTED.get(kind, message)
+    shown = f" (found {in_quotes(value)})" if isinstance(value, str | int | float | bool) or value is None else ""
+    if kind == "string_type" and isinstance(value, int | float):
+        shown += "; text that looks like a number, or yes and no, needs quotes"
+    return message.removeprefix("Value error, "), shown
 
 
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int | float | bool) or value is None
-
-
-def _nearest(name: str, known: Sequence[str]) -> str | None:
-    """Returns the known name that is most like a misspelt one. Very long names, slow to compare, are like none."""
-    if len(name) > _COMPARED:
-        return None
-    near = get_close_matches(name, [k for k in known if len(k) <= _COMPARED], n=1, cutoff=0.5)
-    return near[0] if near else None
+def _part(part: int | str) -> str:
+    """Returns a part of a place in a document as it is, but for one that is long or would break the line."""
+    text = str(part)
+    return text if len(text) <= LONGEST_MISSPELT and text.isprintable() else in_quotes(text)
 
 
 def named(what: str, name: str, known: Mapping[str, V], where: str = "") -> V:

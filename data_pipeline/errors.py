@@ -38,3 +38,13 @@ class _Beginning(reprlib.Repr):
     def repr_bytes(self, x: bytes, level: int) -> str:
         """Returns the first bytes."""
         return repr(x[: self.maxstring])
+
+
+def in_quotes(value: object) -> str:
+    """Returns what an error line shows of a value, text as Python writes it: in quotes, and in one line."""
+    return shortened(repr(value) if isinstance(value, str) else value)
+
+
+def printable(name: str) -> str:
+    """Returns a name as lines of text show it: as it is, or in quotes where it would break the line or not be seen."""
+    return name if name.isprintable() and name.strip() == name != "" else repr(name)

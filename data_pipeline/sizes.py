@@ -15,11 +15,17 @@ def readable(count: int) -> str:
 
 
 def parse_bytes(value: Any) -> Any:
-    """Returns the bytes of `512MB`, `1GiB` or `2e9`; a value that is not text passes through."""
+    """Returns the bytes of `512MB`, `1GiB` or `2e9`; a value that is not text passes through.
+
+    Raises ValueError for what is no size, or one that no machine has.
+    """
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([kKMGT]?)(i?)B?\s*", value)
     if not match:
         raise ValueError("expected a size such as 512MB or 1GiB")
     number, unit, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+    size = float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0)
+    if not 0 <= size < 2**63:
+        raise ValueError("expected a size below 8 EiB, such as 512MB or 1GiB")
+    return int(size)

@@ -16,8 +16,8 @@ from shardrec.models.layers.pair_attention import PairAttention
 class AFMConfig(PointwiseConfig):
     """`afm` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
-    attention_size: int = Field(default=16, gt=0, description="hidden units of the attention network")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its first-order weight")
+    attention_size: int = Field(default=16, gt=0, lt=2**31, description="hidden units of the attention network")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the pooled pairs")
 
 

@@ -18,10 +18,10 @@ _NUMBERS_AT_ONCE = 1 << 19  # on CPUs, of [b, M, width]: 2 MiB in fp32 stay in c
 class AutoIntConfig(PointwiseConfig):
     """`autoint` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0)
-    layers: int = Field(default=3, gt=0, description="of attention over fields")
-    heads: int = Field(default=2, gt=0)
-    head_dim: int = Field(default=32, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
+    layers: int = Field(default=3, gt=0, le=1000, description="of attention over fields")
+    heads: int = Field(default=2, gt=0, le=1000)
+    head_dim: int = Field(default=32, gt=0, lt=2**31)
     scale: bool = Field(default=False, description="divide attention's products by sqrt(head_dim)")
     mlp: MLPConfig | None = Field(default=MLPConfig(), description="AutoInt+'s; null: AutoInt")
 

@@ -31,7 +31,7 @@ from shardrec.models.tasks import Task, Term, at_least_fp32
 class AutoRecConfig(ModelConfig):
     """`autorec` has these settings of its own, and none of the pointwise models'."""
 
-    hidden: int = Field(default=500, gt=0, description="hidden units")
+    hidden: int = Field(default=500, gt=0, lt=2**31, description="hidden units")
     activation: Activation = Field(default="sigmoid", description="g, of the hidden units")
     output: Literal["identity", "sigmoid"] = Field(default="identity", description="f; sigmoid spans the rating range")
     rated: str = Field(default="rated", description="id list with the ratings that are known as weights")

@@ -22,7 +22,7 @@ class ModelConfig(BaseModel):
     The class is found by the annotation of the model's `__init__`, `config: MyConfig`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -52,7 +52,7 @@ class PointwiseConfig(ModelConfig):
     threshold: float = Field(
         default=0.5, gt=0, lt=1, description="probability from which accuracy calls a row positive"
     )
-    top_k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    top_k: tuple[Annotated[int, Field(gt=0, lt=2**31)], ...] = Field(
         default=(), description="k's of hr@k, ndcg@k, recall@k and precision@k, and mrr, among the rows of a group"
     )
 

@@ -17,11 +17,13 @@ from shardrec.models.layers.transformer import LengthBuckets, TransformerLayer, 
 class BSTConfig(HistoryConfig):
     """`bst` has these settings of its own."""
 
-    layers: int = Field(default=1, gt=0, description="transformer layers")
+    layers: int = Field(default=1, gt=0, le=1000, description="transformer layers")
     heads: int = Field(
-        default=2, gt=0, description="attention heads of each; the columns of an event are dealt to them"
+        default=2, gt=0, le=1000, description="attention heads of each; the columns of an event are dealt to them"
     )
-    hidden: int | None = Field(default=None, gt=0, description="of a layer's feed-forward net; None: 4 times an event")
+    hidden: int | None = Field(
+        default=None, gt=0, lt=2**31, description="of a layer's feed-forward net; None: 4 times an event"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of what attention and the feed-forward net add")
 
 

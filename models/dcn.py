@@ -15,8 +15,8 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 class DCNConfig(PointwiseConfig):
     """`dcn` has these settings of its own; `mlp: {hidden: []}` leaves the deep part off."""
 
-    embedding_dim: int = Field(default=16, gt=0)
-    cross_layers: int = Field(default=3, gt=0, description="crosses up to degree cross_layers + 1")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
+    cross_layers: int = Field(default=3, gt=0, le=1000, description="crosses up to degree cross_layers + 1")
     mlp: MLPConfig = MLPConfig()
 
 

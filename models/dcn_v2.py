@@ -17,10 +17,12 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 class DCNv2Config(PointwiseConfig):
     """`dcn_v2` has these settings of its own; `mlp: {hidden: []}` leaves the deep part off."""
 
-    embedding_dim: int = Field(default=16, gt=0)
-    cross_layers: int = Field(default=3, gt=0, description="crosses up to degree cross_layers + 1")
-    low_rank: int | None = Field(default=None, gt=0, description="rank of the cross layers' matrices; None: full")
-    experts: int = Field(default=1, gt=0, description="low-rank experts a layer, mixed by a gate")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
+    cross_layers: int = Field(default=3, gt=0, le=1000, description="crosses up to degree cross_layers + 1")
+    low_rank: int | None = Field(
+        default=None, gt=0, lt=2**31, description="rank of the cross layers' matrices; None: full"
+    )
+    experts: int = Field(default=1, gt=0, le=1000, description="low-rank experts a layer, mixed by a gate")
     structure: Literal["stacked", "parallel"] = "parallel"
     mlp: MLPConfig = MLPConfig()
 

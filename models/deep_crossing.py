@@ -1,7 +1,7 @@
 """Deep Crossing stacks all fields and puts them through residual units (Shan et al., KDD 2016)."""
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shardrec.data_pipeline.errors import UserError
@@ -10,6 +10,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.mlp import Width
 from shardrec.models.layers.residual import ResidualUnit
 from shardrec.models.tasks import MultiClass, Pointwise
 
@@ -17,12 +18,16 @@ from shardrec.models.tasks import MultiClass, Pointwise
 class DeepCrossingConfig(PointwiseConfig):
     """`deep_crossing` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0)
-    units: tuple[PositiveInt, ...] = Field(
-        default=(512, 512, 256, 128, 64), description="hidden sizes of the residual units, the paper's by default"
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
+    units: tuple[Width, ...] = Field(
+        default=(512, 512, 256, 128, 64),
+        max_length=1000,
+        description="hidden sizes of the residual units, the paper's by default",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of what a residual unit adds")
-    classes: int | None = Field(default=None, ge=2, description="softmax over so many classes; None: as `task` says")
+    classes: int | None = Field(
+        default=None, ge=2, lt=2**31, description="softmax over so many classes; None: as `task` says"
+    )
 
     @model_validator(mode="after")
     def _classes_fit(self) -> "DeepCrossingConfig":

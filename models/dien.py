@@ -29,7 +29,9 @@ UPDATES: dict[str, Update] = {"augru": "scaled", "aigru": "learned", "agru": "at
 class DIENConfig(HistoryConfig):
     """`dien` has these settings of its own."""
 
-    hidden: int | None = Field(default=None, gt=0, description="columns of both GRUs' states; None: those of an event")
+    hidden: int | None = Field(
+        default=None, gt=0, lt=2**31, description="columns of both GRUs' states; None: those of an event"
+    )
     evolving: Literal["augru", "aigru", "agru"] = Field(
         default="augru", description="attention scales the update gate, scales the inputs, or is the update gate"
     )

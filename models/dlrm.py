@@ -15,7 +15,7 @@ from shardrec.models.layers.product import InnerProducts
 class DLRMConfig(PointwiseConfig):
     """`dlrm` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     bottom: MLPConfig = Field(
         default=MLPConfig(hidden=(512, 256, 64)), description="of the dense features; a layer of D units follows"
     )

@@ -59,7 +59,7 @@ class BucketGeometry:
 class DynamicConfig(BaseModel):
     """A dynamic table's settings say which ids get a row, and whose row is taken for them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rows: int | None = Field(
         default=None,
@@ -69,7 +69,10 @@ class DynamicConfig(BaseModel):
         "as many as the schema declares ids",
     )
     after: int = Field(
-        default=1, ge=1, description="an id gets a row in the step in which it has occurred so often; 1: at once"
+        default=1,
+        ge=1,
+        lt=2**31,
+        description="an id gets a row in the step in which it has occurred so often; 1: at once",
     )
     probability: float | None = Field(
         default=None, gt=0, le=1, description="instead of `after`: each occurrence gets its id a row with this chance"

@@ -13,7 +13,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 class EmbeddingMLPConfig(PointwiseConfig):
     """`embedding_mlp` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     mlp: MLPConfig = MLPConfig()
 
 

@@ -1,12 +1,12 @@
 """Fields are the features that a model may use, and make the tables that it declares for them."""
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
+from shardrec.data_pipeline.name_patterns import matches
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.table_settings import TableInit, TableSettings
 from shardrec.models.tables import EmbeddingTable
@@ -58,9 +58,9 @@ class Fields:
             return self.pooled
         patterns = tuple(patterns)
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in self.pooled):
+            if not any(matches(name, pattern) for name in self.pooled):
                 raise UserError("model: " + unknown("id or id_list feature", pattern, self.pooled))
-        return tuple(name for name in self.pooled if any(fnmatchcase(name, p) for p in patterns))
+        return tuple(name for name in self.pooled if any(matches(name, p) for p in patterns))
 
     def table(
         self, feature: str, *, embedding_dim: int, zero_columns: int = 0, group: str = "", **defaults: Any
@@ -80,7 +80,7 @@ class Fields:
         overrides: dict[str, Any] = {}
         init = defaults.pop("init", TableInit())
         for pattern, settings in self.settings.items():
-            if fnmatchcase(name, pattern):
+            if matches(name, pattern):
                 self._matched.add(pattern)
                 overrides |= {k: v for k in settings.model_fields_set if (v := getattr(settings, k)) is not None}
                 init = settings.init.over(init) if settings.init else init

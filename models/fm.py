@@ -13,7 +13,7 @@ from shardrec.models.layers.fm import fm_terms
 class FMConfig(PointwiseConfig):
     """`fm` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its first-order weight")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the D pairwise sums")
 
 

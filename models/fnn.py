@@ -15,7 +15,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 class FNNConfig(PointwiseConfig):
     """`fnn` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its first-order weight")
     mlp: MLPConfig = Field(default=MLPConfig(hidden=(400, 400), activation="tanh"), description="over z")
 
 

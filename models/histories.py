@@ -26,7 +26,7 @@ NEGATIVE = "negative_"  # how the name of a sequence of negatives begins
 class HistoryConfig(PointwiseConfig):
     """Every model that reads a history has these settings."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     mlp: MLPConfig = Field(default=MLPConfig(), description="over [interest; target; context; dense]")
     history: tuple[str, ...] | None = Field(
         default=None, description="sequences, aligned with each other; None: all but those called negative_..."

@@ -13,7 +13,7 @@ from shardrec.models.user_item import UserItemConfig
 class MFConfig(UserItemConfig):
     """`mf` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its bias")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its bias")
     mean: float | None = Field(
         default=None, description="where mu, which is learned, starts; None: the middle of `clip`, 0 without one"
     )

@@ -28,7 +28,7 @@ HALVINGS = 3  # hidden layers of the tower, unless its settings name some (secti
 class GMFConfig(UserItemConfig):
     """`gmf` has these settings of its own."""
 
-    embedding_dim: int = Field(default=8, gt=0)
+    embedding_dim: int = Field(default=8, gt=0, lt=2**31)
 
 
 class GMF(Recommender):
@@ -47,7 +47,7 @@ class GMF(Recommender):
 class NCFMLPConfig(UserItemConfig):
     """`ncf_mlp` has these settings of its own."""
 
-    embedding_dim: int = Field(default=32, gt=0)
+    embedding_dim: int = Field(default=32, gt=0, lt=2**31)
     mlp: MLPConfig = Field(default=MLPConfig(), description="without `hidden`: three layers, each half as wide")
 
 
@@ -68,9 +68,12 @@ class NCFMLP(Recommender):
 class NeuMFConfig(UserItemConfig):
     """`neumf` has these settings of its own."""
 
-    embedding_dim: int = Field(default=8, gt=0, description="of the tables gmf/*")
+    embedding_dim: int = Field(default=8, gt=0, lt=2**31, description="of the tables gmf/*")
     mlp_embedding_dim: int | None = Field(
-        default=None, gt=0, description="of the tables mlp/*; None: 4 times the other, so that both parts end as wide"
+        default=None,
+        gt=0,
+        lt=2**31,
+        description="of the tables mlp/*; None: 4 times the other, so that both parts end as wide",
     )
     mlp: MLPConfig = Field(default=MLPConfig(), description="without `hidden`: three layers, each half as wide")
 
@@ -95,7 +98,7 @@ class NeuMF(Recommender):
 class NCFSharedConfig(UserItemConfig):
     """`ncf_shared` has these settings of its own."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     activation: Activation = "relu"
 
     @field_validator("activation")

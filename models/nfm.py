@@ -17,7 +17,7 @@ from shardrec.models.layers.moments import BatchNorm
 class NFMConfig(PointwiseConfig):
     """`nfm` has these settings of its own; `dropout` and `batch_norm` are the bi-interaction's, the MLP has others."""
 
-    embedding_dim: int = Field(default=16, gt=0, description="factors a row, beside its first-order weight")
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its first-order weight")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the bi-interaction vector")
     batch_norm: bool = Field(default=True, description="of the bi-interaction vector")
     mlp: MLPConfig = MLPConfig()

@@ -25,7 +25,7 @@ Outer = Literal["superposition", "full", "max"]
 class ProductConfig(PointwiseConfig):
     """All product networks have these settings."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     mlp: MLPConfig = MLPConfig()
 
 

@@ -16,7 +16,7 @@ Memory = Literal["device", "managed", "host", "cached"]
 class TableOptimizer(BaseModel):
     """A table's optimizer updates its rows, by a rule of `sharding/updates/rules.py` or `sharding/updates/ftrl.py`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam", "ftrl"] = "rowwise_adagrad"
     learning_rate: float = Field(default=0.05, gt=0, description="ftrl: alpha")
@@ -66,7 +66,7 @@ _OPTIMIZERS_WITH = {
 class TableInit(BaseModel):
     """Fresh rows are drawn from this distribution, which never depends on the number of rows or on the plan."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["uniform", "normal"] = "uniform"
     scale: float = Field(default=0.01, ge=0, description="uniform on [-scale, scale], or the standard deviation")
@@ -75,7 +75,7 @@ class TableInit(BaseModel):
 class InitSettings(BaseModel):
     """A run file may say this of fresh rows. None: as the model declares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["uniform", "normal"] | None = None
     scale: float | None = Field(default=None, ge=0)
@@ -88,9 +88,9 @@ class InitSettings(BaseModel):
 class TableSettings(BaseModel):
     """A run file may say this of tables, by name pattern. None: as the model declares, else the run's default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    embedding_dim: int | None = Field(default=None, gt=0, description="columns beside a table's zero columns")
+    embedding_dim: int | None = Field(default=None, gt=0, lt=2**31, description="columns beside a table's zero columns")
     dtype: Dtype | None = None
     rounding: Rounding | None = None
     init: InitSettings | None = None

@@ -1,7 +1,6 @@
 """Two towers make vectors of users and of items, each computed alone, that meet in a dot product."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature
+from shardrec.data_pipeline.name_patterns import matches
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
@@ -24,11 +24,11 @@ COSINE_SCALE = 10.0  # where the learned factor of a cosine starts
 class TwoTowerConfig(PointwiseConfig):
     """`two_tower` has these settings of its own; `user` and `item` are names or patterns of features of any kind."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     user: tuple[str, ...] | None = Field(default=None, description="features of the user tower; None: of role user")
     item: tuple[str, ...] | None = Field(default=None, description="features of the item tower; None: of role item")
     mlp: MLPConfig = Field(default=MLPConfig(), description="hidden layers of each tower")
-    vector_dim: int = Field(default=64, gt=0, description="of user and item vectors")
+    vector_dim: int = Field(default=64, gt=0, lt=2**31, description="of user and item vectors")
     normalise: bool = Field(default=False, description="make all vectors of length 1")
     affine: bool = Field(default=True, description="learn a scale and a bias of the dot product")
 
@@ -102,7 +102,7 @@ def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, 
     names = (*fields.pooled, *fields.dense)
     for side, patterns in named.items():
         for pattern in patterns or ():
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(matches(name, pattern) for name in names):
                 raise UserError(f"two_tower: {side}: " + unknown("feature", pattern, names))
     sides = {side: _Side([], []) for side in SIDES}
     for name in names:
@@ -121,7 +121,7 @@ def _split(fields: Fields, named: dict[str, Sequence[str] | None]) -> dict[str, 
 
 def _side_of(name: str, fields: Fields, named: dict[str, Sequence[str] | None]) -> str | None:
     """Returns the tower that reads a feature; None where both towers' features are named and it is not among them."""
-    named_for = [side for side, patterns in named.items() if any(fnmatchcase(name, p) for p in patterns or ())]
+    named_for = [side for side, patterns in named.items() if any(matches(name, p) for p in patterns or ())]
     role = fields.schema[name].role
     if len(named_for) > 1:
         raise UserError(f"two_tower: feature {name!r} is named for both towers, `user` and `item`; leave it in one")

@@ -15,7 +15,7 @@ from shardrec.models.layers.mlp import MLP, MLPConfig
 class WideDeepConfig(PointwiseConfig):
     """`wide_deep` has these settings of its own; `wide` and `deep` are names or patterns of id and id_list features."""
 
-    embedding_dim: int = Field(default=16, gt=0)
+    embedding_dim: int = Field(default=16, gt=0, lt=2**31)
     mlp: MLPConfig = MLPConfig()
     wide: tuple[str, ...] | None = Field(default=None, description="features of the wide part; None: all")
     deep: tuple[str, ...] | None = Field(default=None, description="of the deep part; None: all but crosses")

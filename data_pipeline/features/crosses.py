@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.declaration import Declaration, Name
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Cross, FeatureCross, IdFeature, Role, Schema
 
@@ -15,9 +15,9 @@ class CrossedFeatures(Declaration):
     name: of the new feature; default: the features' names with `_x_` between
     """
 
-    features: tuple[str, ...]
+    features: tuple[Name, ...]
     num_ids: int = Field(gt=0, lt=2**63)
-    name: str | None = None
+    name: Name | None = None
 
     @field_validator("features")
     @classmethod
@@ -40,7 +40,7 @@ class CrossedFeatures(Declaration):
         one that has not exactly one id a row, and where a feature that is not this cross is called so.
         """
         name = self.feature_name
-        known = next((f for f in schema.features if f.name == name), None)
+        known = schema.by_name.get(name)
         if known is not None:
             if isinstance(known, IdFeature) and self._is(known, schema):
                 return schema

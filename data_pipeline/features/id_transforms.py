@@ -3,12 +3,11 @@
 Crosses of features, which are made of such declarations, are in `schema.py`.
 """
 
-from math import isfinite
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.declaration import Declaration, Name
 from shardrec.data_pipeline.relative_names import RelativeName
 
 
@@ -33,7 +32,7 @@ class Raw(Declaration):
     """
 
     kind: Literal["raw"] = "raw"
-    prepared_column: str | None = None
+    prepared_column: Name | None = None
 
     @property
     def num_rows(self) -> int:
@@ -52,7 +51,7 @@ class Vocabulary(Declaration):
 
     kind: Literal["vocabulary"] = "vocabulary"
     path: RelativeName
-    size: int = Field(ge=0, description="number of values in the file")
+    size: int = Field(ge=0, lt=2**63, description="number of values in the file")
 
     @property
     def num_rows(self) -> int:
@@ -68,8 +67,6 @@ class Bucketize(Declaration):
 
     @model_validator(mode="after")
     def _ascending(self) -> "Bucketize":
-        if not all(isfinite(b) for b in self.boundaries):
-            raise ValueError("boundaries must be finite")
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError("boundaries must ascend strictly")
         return self
@@ -87,7 +84,7 @@ class Cross(Declaration):
     """
 
     kind: Literal["cross"] = "cross"
-    columns: tuple[str, ...] = Field(min_length=2)
+    columns: tuple[Name, ...] = Field(min_length=2, max_length=256)
     num_ids: int = Field(gt=0, lt=2**63)
     seed: int = Field(default=0, ge=0, lt=2**64)
 
@@ -109,7 +106,7 @@ class Identity(Declaration):
     kind: Literal["identity"] = "identity"
     num_ids: int = Field(gt=0, lt=2**63)
     prepared: PreparedBy | None = None
-    prepared_column: str | None = None
+    prepared_column: Name | None = None
 
     @model_validator(mode="after")
     def _enough_rows(self) -> "Identity":

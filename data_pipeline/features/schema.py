@@ -4,20 +4,25 @@
 reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration, first_problem, load_yaml, plain, unknown
+from shardrec.data_pipeline.declaration import Declaration, Name, first_problem, given_twice, load_yaml, plain, unknown
+from shardrec.data_pipeline.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
 from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
 
 # ---------------------------------------------------------------- how a column becomes table rows
+
+MOST_CROSSED = 256
+"""Columns that one cross reads, at most, those of the crosses inside it included."""
 
 
 class FeatureCross(Declaration):
@@ -29,6 +34,12 @@ class FeatureCross(Declaration):
     kind: Literal["feature_cross"] = "feature_cross"
     features: tuple["IdFeature", ...] = Field(min_length=2)
     num_ids: int = Field(gt=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _of_few_columns(self) -> "FeatureCross":
+        if len(self.columns) > MOST_CROSSED:
+            raise ValueError(f"a cross reads {MOST_CROSSED} columns at most, found {len(self.columns)}")
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,8 +77,15 @@ class Clip(Declaration):
     """Clipping turns x into min(max(x, low), high)."""
 
     kind: Literal["clip"] = "clip"
-    low: float | None = None
-    high: float | None = None
+    low: float | None = Field(default=None, allow_inf_nan=True)
+    high: float | None = Field(default=None, allow_inf_nan=True)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Clip":
+        low, high = (-inf if self.low is None else self.low), (inf if self.high is None else self.high)
+        if not low <= high:
+            raise ValueError(f"low must not be above high, found {self.low} and {self.high}")
+        return self
 
 
 DenseTransform = Annotated[Log | Standardise | Clip, Field(discriminator="kind")]
@@ -88,12 +106,12 @@ class _Sparse(Declaration):
     `table` names their space: features of one `table` share one table per group of a model.
     """
 
-    name: str
-    column: str | None = None
+    name: Name
+    column: Name | None = None
     role: Role | None = None
     ids: IdTransform
     missing: Literal["error", "row"] = "error"
-    table: str | None = None
+    table: Name | None = None
 
     @model_validator(mode="after")
     def _crossable(self) -> "_Sparse":
@@ -145,9 +163,9 @@ class IdListFeature(_Sparse):
     """
 
     kind: Literal["id_list"] = "id_list"
-    weights: str | None = None
+    weights: Name | None = None
     weights_are: Literal["values", "labels"] = "values"
-    max_length: int | None = Field(default=None, gt=0)
+    max_length: int | None = Field(default=None, gt=0, lt=2**31)
 
     @model_validator(mode="after")
     def _labels_have_a_column(self) -> "IdListFeature":
@@ -173,16 +191,16 @@ class SequenceFeature(_Sparse):
     """
 
     kind: Literal["sequence"] = "sequence"
-    max_length: int = Field(gt=0)
-    aligned: str | None = None
+    max_length: int = Field(gt=0, lt=2**31)
+    aligned: Name | None = None
 
 
 class DenseFeature(Declaration):
     """A dense feature has one number a row; null and NaN are errors unless `missing` gives a number for them."""
 
     kind: Literal["dense"] = "dense"
-    name: str
-    column: str | None = None
+    name: Name
+    column: Name | None = None
     role: Role | None = None
     transforms: tuple[DenseTransform, ...] = ()
     missing: Literal["error"] | float = "error"
@@ -200,8 +218,8 @@ SparseFeature = IdFeature | IdListFeature | SequenceFeature
 class Label(Declaration):
     """A label is what is predicted. With `threshold`, values >= threshold become 1 and the others 0."""
 
-    name: str = "label"
-    column: str | None = None
+    name: Name = "label"
+    column: Name | None = None
     threshold: float | None = None
     missing: Literal["error"] | float = "error"
 
@@ -221,17 +239,16 @@ class Schema(Declaration):
 
     features: tuple[Feature, ...] = Field(min_length=1)
     labels: tuple[Label, ...] = (Label(),)
-    weight: str | None = None
-    group: str | None = None
-    keys: tuple[str, ...] = ()
+    weight: Name | None = None
+    group: Name | None = None
+    keys: tuple[Name, ...] = ()
     negative_rate: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
         for kind, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
-            twice = sorted({n for n in names if names.count(n) > 1})
-            if twice:
-                raise ValueError(f"{kind} {twice[0]!r} is declared twice")
+            if (twice := given_twice(names)) is not None:
+                raise ValueError(f"{kind} {twice!r} is declared twice")
         first_of_table: dict[str, SparseFeature] = {}
         first_aligned: dict[str, SequenceFeature] = {}
         for f in self.sparse:
@@ -262,10 +279,20 @@ class Schema(Declaration):
 
     def __getitem__(self, name: str) -> Any:
         """Returns the feature called `name`. Raises UserError naming the nearest known one."""
-        for f in self.features:
-            if f.name == name:
-                return f
-        raise UserError(unknown("feature", name, [f.name for f in self.features]))
+        if name not in self.by_name:
+            raise UserError(unknown("feature", name, list(self.by_name)))
+        return self.by_name[name]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Any]:
+        """Returns the features by name."""
+        return {f.name: f for f in self.features}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns a copy with other values, unchecked, as pydantic does; what was cached of the first is left out."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("by_name", None)
+        return copied
 
     def sharing(self, table: str, names: Iterable[str]) -> "Schema":
         """Returns the schema with these features on one table. Raises UserError where they cannot share one."""
@@ -335,9 +362,9 @@ class Schema(Declaration):
 
     def save(self, path: str | Path) -> None:
         """Writes `schema.yaml`, leaving out what equals its default (but never `kind`)."""
-        text = yaml.safe_dump(plain(self), sort_keys=False, width=120, default_flow_style=None)
+        text = dump_document(plain(self), flow=None)
         with whole_file(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _raw(f: Any) -> Any:

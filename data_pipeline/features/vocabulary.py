@@ -4,14 +4,18 @@ Distinct values are looked up by binary search over sorted 64-bit keys (the inte
 strings are compared afterwards, so that a lookup is exact and costs nothing per repetition of a value.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_strings, is_string
+from shardrec.data_pipeline.features.id_transforms import Vocabulary
 from shardrec.data_pipeline.sealed_parquet import UNREADABLE, read_checked
 
 VALUE = "value"  # the one column of a vocabulary file
@@ -27,6 +31,33 @@ def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
     except (*UNREADABLE, KeyError):
         return None
     return values.cast(pa.large_string() if is_string(values.type) else pa.int64())
+
+
+def check_vocabularies(features: Iterable[Any], folder: str | Path) -> None:
+    """Raises UserError for a vocabulary of some features that is missing or of another size; reads footers alone."""
+    for feature in features:
+        ids = getattr(feature, "ids", None)
+        if isinstance(ids, Vocabulary):
+            source = f"{str(folder).rstrip('/')}/{ids.path}"
+            try:
+                footer = pq.read_metadata(source)
+            except UNREADABLE as error:
+                raise _unreadable(source, error) from None
+            _check_file(source, footer.num_rows, footer.schema.names, ids.size)
+        check_vocabularies(getattr(ids, "features", ()), folder)
+
+
+def _unreadable(source: str, error: Exception) -> UserError:
+    problem = "no such vocabulary file" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
+    return UserError(f"{source}: {' '.join(problem.split())}; run `shardrec prepare` again")
+
+
+def _check_file(source: str, rows: int, columns: list[str], size: int) -> None:
+    if VALUE not in columns or rows != size:
+        raise UserError(
+            f"{source}: found {rows} rows with columns {', '.join(columns)}; the schema expects "
+            f"{size} rows with a column {VALUE!r}; keep schema.yaml and vocabularies/ of one preparation together"
+        )
 
 
 class Lookup:
@@ -59,13 +90,8 @@ class Lookup:
         try:
             table = read_checked(source)
         except UNREADABLE as error:
-            problem = "no such vocabulary file" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
-            raise UserError(f"{source}: {' '.join(problem.split())}; run `shardrec prepare` again") from None
-        if VALUE not in table.column_names or len(table) != size:
-            raise UserError(
-                f"{source}: found {len(table)} rows with columns {', '.join(table.column_names)}; the schema expects "
-                f"{size} rows with a column {VALUE!r}; keep schema.yaml and vocabularies/ of one preparation together"
-            )
+            raise _unreadable(source, error) from None
+        _check_file(source, len(table), table.column_names, size)
         values = table.column(VALUE).combine_chunks()
         if values.null_count or not (is_string(values.type) or pa.types.is_integer(values.type)):
             raise UserError(

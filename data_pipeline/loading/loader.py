@@ -221,9 +221,10 @@ class Loader:
                     f"then {saved.get('num_rows')}), by names, sizes and footers; resume with the same files, or "
                     "start a new run from the checkpoint"
                 )
+            setting = "trainer.seed" if key == "seed" else f"data.{key}"
             raise UserError(
-                f"data.{key} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "
-                f"set data.{key} back, or start a new run from the checkpoint"
+                f"{setting} is {now}, but the checkpoint was made with {saved.get(key)}, and batches would differ; "
+                f"set {setting} back, or start a new run from the checkpoint"
             )
 
     # ------------------------------------------------------------ batches

@@ -159,7 +159,8 @@ class Layout:
         self._weight = WeightReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
         self.dense_names = tuple(f.name for f in schema.dense)
-        read = [name for name in order if name not in absent]
+        left_out = set(absent)
+        read = [name for name in order if name not in left_out]
         self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
         self._lists = _equal_lengths([sparse[n] for n in read if not isinstance(sparse[n], IdFeature)])
         self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
@@ -181,12 +182,14 @@ class Layout:
     def _keys(self, names: Sequence[str], *, weighted: bool) -> _Keys:
         """Returns keys in this order, joined to runs where they lie side by side in blocks."""
         runs: list[_Run] = []
+        places: dict[str, tuple[int | None, int]] = {name: (None, row) for row, name in enumerate(self._single)}
+        for i, together in enumerate(self._lists):
+            places |= {name: (i, row) for row, name in enumerate(together)}
         for name in names:
-            lists = next((i for i, together in enumerate(self._lists) if name in together), None)
-            if lists is None and name not in self._single:
+            if name not in places:
                 runs.append(_Absent(-1, 0, 1))
                 continue
-            row = (self._single if lists is None else self._lists[lists]).index(name)
+            lists, row = places[name]
             if runs and (runs[-1].lists, runs[-1].last) == (lists, row):
                 runs[-1] = runs[-1]._replace(last=row + 1)
             else:

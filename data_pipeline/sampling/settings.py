@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shardrec.data_pipeline.declaration import Declaration, unknown
+from shardrec.data_pipeline.declaration import Declaration, Place, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,
@@ -28,11 +28,11 @@ class NegativeSampling(Declaration):
         candidates; None: the items of the training rows, with the features of their first row
     """
 
-    per_positive: int = Field(default=4, gt=0)
+    per_positive: int = Field(default=4, gt=0, lt=2**20)
     user: str = "user"
     item: str = "item"
     distribution: Literal["uniform"] = "uniform"
-    items: str | None = None
+    items: Place | None = None
 
     @property
     def pair(self) -> tuple[str, str]:

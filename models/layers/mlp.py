@@ -1,6 +1,8 @@
 """A multi-layer perceptron is the deep part of most towers."""
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from shardrec.models.layers.activations import Activation, activation, input_width
@@ -8,13 +10,16 @@ from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.moments import BatchNorm
 
+Width = Annotated[int, Field(gt=0, lt=2**31)]
+"""A width is a layer's number of units."""
+
 
 class MLPConfig(BaseModel):
     """A run file sets this of an MLP, each of whose hidden layers is: linear, batch norm, activation, dropout."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    hidden: tuple[PositiveInt, ...] = (400, 400, 400)
+    hidden: tuple[Width, ...] = Field(default=(400, 400, 400), max_length=1000)
     activation: Activation = "relu"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     batch_norm: bool = False

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_names import file_stems
 from shardrec.data_pipeline.whole_files import sync
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
@@ -31,12 +31,13 @@ def write_id_maps(folder: Path, maps: Mapping[str, IdMap]) -> Saved:
         return {}
     inside = folder / _FOLDER
     inside.mkdir(parents=True, exist_ok=True)
-    saved = {name: _write_map(inside, name, id_map) for name, id_map in maps.items()}
+    stems = file_stems(maps)
+    saved = {name: _write_map(inside / stems[name], name, id_map) for name, id_map in maps.items()}
     sync(inside)
     return saved
 
 
-def _write_map(inside: Path, name: str, id_map: IdMap) -> dict[str, Any]:
+def _write_map(stem: Path, name: str, id_map: IdMap) -> dict[str, Any]:
     parts = {"rows": (id_map.row_state, id_map.first_row, id_map.geometry.rows)}
     if id_map.candidate_state:
         parts["candidates"] = (id_map.candidate_state, id_map.first_candidate, id_map.candidate_rows)
@@ -44,7 +45,7 @@ def _write_map(inside: Path, name: str, id_map: IdMap) -> dict[str, Any]:
     for kind, (tensors, first, row_count) in parts.items():
         if not id_map.buckets:
             continue
-        path = inside / f"{quote(name, safe='')}.{kind}.r{first}.safetensors"
+        path = stem.with_name(f"{stem.name}.{kind}.r{first}.safetensors")
         entry = {"table": name, "kind": kind, "num_embeddings": row_count, "row": first, "column": 0}
         described = write_file(path, tensors, file_metadata(entry))
         files.append({**entry, "file": f"{_FOLDER}/{path.name}", "tensors": described})

@@ -70,17 +70,26 @@ def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, l
     The last two are taken while the chunk is written.
     """
     step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
+    if len(tensor) <= step:  # most tables of a wide schema are small, and a thread each would take longer than they do
+        rows = tensor.cpu().contiguous()
+        chunk = _bytes_of(rows)
+        _write_all(descriptor, chunk)
+        return step, [zlib.crc32(chunk)] if len(tensor) else [], count_beyond(rows, largest)
     sums, unsound = [], 0
     with ThreadPoolExecutor(1) as beside:
         for start in range(0, len(tensor), step):
             rows = tensor[start : start + step].cpu().contiguous()
-            chunk = memoryview(rows.view(-1).view(torch.uint8).numpy().data)
+            chunk = _bytes_of(rows)
             checksum, beyond = beside.submit(zlib.crc32, chunk), beside.submit(count_beyond, rows, largest)
             _write_all(descriptor, chunk)
             _write_behind(descriptor)
             sums.append(checksum.result())
             unsound += beyond.result()
     return step, sums, unsound
+
+
+def _bytes_of(rows: Tensor) -> memoryview:
+    return memoryview(rows.view(-1).view(torch.uint8).numpy().data)
 
 
 def _write_behind(descriptor: int) -> None:

@@ -8,11 +8,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_names import file_stems
 from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle, write_file
@@ -35,13 +35,14 @@ def write_tables(
     rank, ranks = (
         (dist.get_rank(process_group), dist.get_world_size(process_group)) if dist.is_initialized() else (0, 1)
     )
-    entries = []
-    for table in tables.values():
+    entries, stems = [], file_stems(tables)
+    for name, table in tables.items():
         for shard in table.shards:
             if table.replicated:
                 shard = _share(shard, rank, ranks)
             if len(shard.weight):
-                entries.append(_write_shard(inside, table, shard))
+                path = inside / f"{stems[name]}.r{shard.row}.c{shard.column}.safetensors"
+                entries.append(_write_shard(path, table, shard))
     sync(inside)
     return entries
 
@@ -53,9 +54,8 @@ def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
     return TableShard(shard.row + start, shard.column, {n: t[start:stop] for n, t in shard.tensors.items()})
 
 
-def _write_shard(inside: Path, table: LiveTable, shard: TableShard) -> Entry:
+def _write_shard(path: Path, table: LiveTable, shard: TableShard) -> Entry:
     tensors = {name: table.logical(shard, name) for name in shard.tensors}
-    path = inside / f"{quote(table.name, safe='')}.r{shard.row}.c{shard.column}.safetensors"
     entry = {
         "table": table.name,
         **_description(table),

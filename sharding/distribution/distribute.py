@@ -35,7 +35,8 @@ from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
-from shardrec.sharding.tables.live import LiveTable, TableShard, merged, module_name
+from shardrec.sharding.tables.live import LiveTable, TableShard, merged
+from shardrec.sharding.tables.module_names import module_name, table_name
 from shardrec.sharding.updates.choose import start_tables
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.sample_counts import SampleCounts
@@ -225,13 +226,12 @@ def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan, devices: Sequ
 
 def _live_tables(plan: Plan, local_kernels: Iterable[Any]) -> dict[str, LiveTable]:
     """Returns the kernels' memory by table; tables of which this rank has nothing have no shards."""
-    names = {module_name(n): n for n in plan.tables}
     empty = [LiveTable(t.table, ()) for t in plan.tables.values()]
     return merged(
         [
             *empty,
             *(
-                LiveTable(plan.tables[names[table]].table, (TableShard(row, column, tensors),))
+                LiveTable(plan.tables[table_name(table)].table, (TableShard(row, column, tensors),))
                 for kernel in local_kernels
                 for table, row, column, tensors in kernel.shards()
             ),

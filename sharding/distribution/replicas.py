@@ -13,7 +13,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.lookup.lookup import Group
-from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard, is_rounded, module_name, physical_dim
+from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard, is_rounded, physical_dim
+from shardrec.sharding.tables.module_names import feature_key, quoted
 from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.choose import row_update
 from shardrec.sharding.updates.context import UpdateContext
@@ -24,7 +25,7 @@ def _kernel(tables: Sequence[EmbeddingTable], features: Sequence[int], device: t
     shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
     updates = [row_update(t) for t in tables]
     dtypes = [DTYPES[t.dtype] for t in tables]
-    roundings = [ShardRounding(seed, module_name(t.name)) if is_rounded(t) else None for t in tables]
+    roundings = [ShardRounding(seed, quoted(t.name)) if is_rounded(t) else None for t in tables]
     return RowTables(shapes, features, updates, dtypes=dtypes, device=device, roundings=roundings, deferred=True)
 
 
@@ -34,7 +35,7 @@ class ReplicatedBags(nn.Module):
     def __init__(self, group: Group, device: torch.device, seed: int) -> None:
         super().__init__()
         self.group = group
-        self._features = [f for features in group.features.values() for f in features]
+        self._features = [feature_key(f) for features in group.features.values() for f in features]
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
         self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
@@ -44,7 +45,8 @@ class ReplicatedBags(nn.Module):
         """Returns the bags' sums [B, sum of D] of all features, keyed as an EmbeddingBagCollection's."""
         keys = ids.keys()
         if keys != self._features:
-            ids = ids.permute([keys.index(f) for f in self._features])
+            places = {key: place for place, key in enumerate(keys)}
+            ids = ids.permute([places[f] for f in self._features])
         weights = ids.weights_or_none() if self.group.kind == "weighted_bags" else None
         return KeyedTensor(self._keys, self._dims, self.kernels[0](ids.values(), ids.offsets(), weights))
 
@@ -68,7 +70,7 @@ class ReplicatedSequences(nn.Module):
         """Returns the rows [ids, D] of each feature, by key."""
         sequences = {}
         for kernel, (table, features) in zip(self.kernels, self.group.features.items(), strict=True):
-            read = [ids[f] for f in features]
+            read = [ids[feature_key(f)] for f in features]
             values = torch.cat([r.values() for r in read])
             vectors = kernel(values, torch.arange(values.numel() + 1, device=values.device))
             parts = vectors.split([r.values().numel() for r in read]) if len(read) > 1 else (vectors,)  # spares a copy

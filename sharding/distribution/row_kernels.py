@@ -26,6 +26,7 @@ from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.frozen_rows import FrozenRows
 from shardrec.sharding.planning.row_memory import memory_parameters
 from shardrec.sharding.tables.live import is_fused, is_rounded
+from shardrec.sharding.tables.module_names import quoted, table_name
 from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
 from shardrec.sharding.updates.context import UpdateContext
@@ -193,6 +194,7 @@ class RowUpdateKernel(_OwnKernel):
         super().__init__(config, pooled=pooled)
         parameters = config.fused_params or {}
         seed = parameters[_ROUNDING_SEED]
+        names = [quoted(table_name(table.name)) for table in config.embedding_tables]
         self.tables = RowTables(
             self.shapes,
             self.feature_tables,
@@ -200,8 +202,8 @@ class RowUpdateKernel(_OwnKernel):
             dtypes=[data_type_to_dtype(config.data_type)] * len(self.shapes),
             device=device,
             roundings=[
-                None if seed is None else ShardRounding(seed, table.name, *table.local_metadata.shard_offsets)
-                for table in config.embedding_tables
+                None if seed is None else ShardRounding(seed, name, *table.local_metadata.shard_offsets)
+                for name, table in zip(names, config.embedding_tables, strict=True)
             ],
         )
 

@@ -183,9 +183,10 @@ def _is_dense(declared: Input) -> bool:
 def _dense_columns(declared: Input, names: Sequence[str]) -> slice | list[int]:
     """Returns an input's columns of `batch.dense`: as a slice, hence a view, where they follow each other."""
     assert isinstance(declared, DenseFeatures)
-    unknown = [f for f in declared.features if f not in names]
+    places = {name: place for place, name in enumerate(names)}
+    unknown = [f for f in declared.features if f not in places]
     if unknown:
         raise ValueError(f"dense feature {unknown[0]!r} is not among the batch's columns {list(names)}")
-    at = [list(names).index(f) for f in declared.features]
+    at = [places[f] for f in declared.features]
     start = at[0] if at else 0
     return slice(start, start + len(at)) if at == list(range(start, start + len(at))) else at

@@ -12,12 +12,16 @@ On an ordinary device the module is the unsharded reference and trains with auto
 all have weights or all have none.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -31,7 +35,8 @@ from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_feat
 from shardrec.sharding.lookup.assemble import Assemble, Route
 from shardrec.sharding.lookup.gradient_guard import GradientGuard
 from shardrec.sharding.tables.first_values import initialize_tables
-from shardrec.sharding.tables.live import LiveTable, TableShard, module_name, physical_dim
+from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
+from shardrec.sharding.tables.module_names import feature_key, feature_name, module_name
 
 Kind = Literal["bags", "weighted_bags", "sequences"]
 _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.FP32}  # of vectors
@@ -51,8 +56,13 @@ class Group:
 
     def key(self, feature: str, table: EmbeddingTable) -> str:
         """Returns TorchRec's key of a feature's vectors: with the table's name where several tables are read by it."""
-        readers = sum(feature in names for names in self.features.values())
-        return f"{feature}@{module_name(table.name)}" if readers > 1 else feature
+        key = feature_key(feature)
+        return f"{key}@{module_name(table.name)}" if self._readers[feature] > 1 else key
+
+    @cached_property
+    def _readers(self) -> Counter[str]:
+        """Counts the tables that each feature reads."""
+        return Counter(feature for features in self.features.values() for feature in features)
 
     def only(self, names: set[str]) -> "Group":
         """Returns the group with some of its tables."""
@@ -65,16 +75,25 @@ class Group:
                 name=module_name(table.name),
                 num_embeddings=table.num_embeddings,
                 embedding_dim=physical_dim(table),
-                feature_names=list(features),
+                feature_names=[feature_key(feature) for feature in features],
                 data_type=_DATA_TYPES[table.dtype],
                 init_fn=_leave,
             )
             for table, features in self.features.items()
         ]
-        if self.kind == "sequences":
-            return EmbeddingCollection(tables=[EmbeddingConfig(**c) for c in common], device=device)
-        bags = [EmbeddingBagConfig(pooling=PoolingType.SUM, **c) for c in common]
-        return EmbeddingBagCollection(tables=bags, is_weighted=self.kind == "weighted_bags", device=device)
+        with _Undrawn() if device.type == "meta" else nullcontext():
+            if self.kind == "sequences":
+                return EmbeddingCollection(tables=[EmbeddingConfig(**c) for c in common], device=device)
+            bags = [EmbeddingBagConfig(pooling=PoolingType.SUM, **c) for c in common]
+            return EmbeddingBagCollection(tables=bags, is_weighted=self.kind == "weighted_bags", device=device)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Tensors are not drawn while this lasts: on the meta device that means nothing and takes 0.3 ms a table."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ and not args else func(*args, **kwargs)
 
 
 def _leave(weight: Tensor) -> None:
@@ -113,12 +132,14 @@ class Part(nn.Module):
         super().__init__()
         self.group = group
         self.collection = collection
+        self._escapes = any(feature_key(f) != f for features in group.features.values() for f in features)
         with_weights = {f in weighted for features in group.features.values() for f in features}
         self._source = "both" if len(with_weights) > 1 else "weighted_ids" if True in with_weights else "ids"
 
     def forward(self, batch: Batch) -> Any:
         """Returns the collection's output for the ids of a batch that it reads."""
-        return self.collection(self._ids(batch))
+        ids = self._ids(batch)
+        return self.collection(_with_keys(ids) if self._escapes else ids)
 
     def _ids(self, batch: Batch) -> KeyedJaggedTensor:
         if self._source == "ids":
@@ -128,6 +149,18 @@ class Part(nn.Module):
         if self._source == "both":
             return _joined(batch.ids, batch.weighted_ids, weights)
         return batch.weighted_ids if weights else _unweighted(batch.weighted_ids)
+
+
+def _with_keys(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """Returns the same ids by the keys that stand for their features' names inside of TorchRec."""
+    return KeyedJaggedTensor(
+        keys=[feature_key(feature) for feature in ids.keys()],
+        values=ids.values(),
+        weights=ids.weights_or_none(),
+        lengths=ids.lengths(),
+        stride=ids.stride(),
+        length_per_key=ids.length_per_key_or_none(),
+    )
 
 
 def _unweighted(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
@@ -170,8 +203,10 @@ class EmbeddingLookup(nn.Module):
         device = torch.device(device)
         self.dynamic_features = dynamic_features(pair for group in self.groups for pair in group.features.items())
         self.dynamic: DynamicTables | None = None
-        self.use_collections([(group, group.collection(device)) for group in self.groups])
-        if device.type != "meta":
+        if device.type == "meta":
+            self.use_collections([])  # `distribute` makes them, of what the plan leaves together
+        else:
+            self.use_collections([(group, group.collection(device)) for group in self.groups])
             tables = self.unsharded_tables()
             initialize_tables(tables.values(), seed)
             self.use_dynamic(DynamicTables(self.dynamic_features, tables.values(), seed=seed, device=device))
@@ -225,10 +260,12 @@ class EmbeddingLookup(nn.Module):
 
     def _wanted(self) -> list[str]:
         wanted: dict[str, None] = {}
+        if not self.parts:  # still to be distributed
+            return list(dict.fromkeys(f for g in self.groups for features in g.features.values() for f in features))
         for part in self.collections:
             declared = [f for features in part.group.features.values() for f in features]
             order = getattr(part.collection, "feature_order", None)
-            wanted |= dict.fromkeys(order() if callable(order) else declared)
+            wanted |= dict.fromkeys(map(feature_name, order()) if callable(order) else declared)
         return list(wanted)
 
     def table_parameters(self) -> dict[str, nn.Parameter]:

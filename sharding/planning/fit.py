@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, printable
 from shardrec.data_pipeline.sizes import readable
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
@@ -59,7 +59,7 @@ def check_memory(tables: Tables, plans: Mapping[str, TablePlan], topology: Topol
 
 def _largest(on_rank: Iterable[TablePlan], rank: int, maps: int) -> list[str]:
     """Names the largest of what a rank has, tables and `maps` bytes of id maps, and the sum of the others."""
-    sizes = [(p.bytes_on(rank), f"{p.name} ({p.placement}, {readable(p.bytes_on(rank))})") for p in on_rank]
+    sizes = [(p.bytes_on(rank), f"{printable(p.name)} ({p.placement}, {readable(p.bytes_on(rank))})") for p in on_rank]
     sizes += [(maps, f"id maps ({readable(maps)})")] * bool(maps)
     sizes.sort(key=lambda each: -each[0])
     texts = [text for _, text in sizes[:_NAMED]]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from shardrec.data_pipeline.errors import printable
 from shardrec.data_pipeline.sizes import readable
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.planning.row_memory import described_memory
@@ -96,7 +97,7 @@ def _host_memory_lines(plan: Plan) -> list[str]:
     outside = [p.table for p in plan.tables.values() if p.table.memory != "device"]
     if not outside:
         return []
-    names = ", ".join(f"{t.name}: {described_memory(t)}" for t in outside)
+    names = ", ".join(f"{printable(t.name)}: {described_memory(t)}" for t in outside)
     return [f"rows in host memory: {names}; {_span(plan.host_bytes)} of each host"]
 
 
@@ -104,7 +105,7 @@ def _described(plan: TablePlan) -> list[str]:
     table = plan.table
     assert table.optimizer is not None
     numbers = [f"{table.num_embeddings:,}", str(table.embedding_dim)]
-    return [table.name, *numbers, table.dtype, table.optimizer.name, plan.placement]
+    return [printable(table.name), *numbers, table.dtype, table.optimizer.name, plan.placement]
 
 
 def _all_rows(plan: Plan) -> str:

@@ -6,5 +6,6 @@
 - `first_values_by_id.py`: first values of a dynamic table's rows by their id
 - `live.py`: what is declared of a table, how it is stored, and where its live rows are
 - `magnitudes.py`: which values training goes on from: finite, and not absurdly large
+- `module_names.py`: what stands for a table's or a feature's name inside of torch and TorchRec
 - `rounding.py`: stochastic rounding of fp16 rows
 """

@@ -8,7 +8,6 @@ Everything that names rows and columns to the outside (checkpoints) means logica
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -48,11 +47,6 @@ def physical_dim(table: EmbeddingTable) -> int:
 def row_bytes(table: EmbeddingTable, columns: int) -> int:
     """Returns the bytes of the weights of a row of so many physical columns."""
     return columns * DTYPES[table.dtype].itemsize + (SCALE_BYTES if table.dtype == "int8" else 0)
-
-
-def module_name(table: str) -> str:
-    """Returns a table's name as a module's: without dots."""
-    return quote(table, safe="/ ").replace(".", "%2E")
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ import pytest
 
 from tests import ROOT
 from tests.fuzzing import DOORS
-from tests.fuzzing.importers import IMPORTERS, one, run, write
+from tests.fuzzing.importers import IMPORTERS, run, write
 
-CASES = {"importers": 200}
-FOUND = (1112, 2404, 5883)  # these ended in tracebacks once
+CASES = {"importers": 200, "run_files": 150, "schemas": 150, "manifests": 120, "run_folders": 80}
+FOUND = {"importers": (1112, 2404, 5883), "run_files": (4344,), "manifests": (196, 197, 206, 211)}  # once tracebacks
 
 
-@pytest.mark.parametrize("seed", FOUND)
-def test_what_was_found(seed: int) -> None:
-    one(seed)
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found(name: str) -> None:
+    for seed in FOUND[name]:
+        DOORS[name](seed)
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories
@@ -109,7 +109,7 @@ def _run(scratch: Path, data: Path, model: str, precision: str, batch_size: int,
         "trainer": {"precision": precision, "tensorboard": False},
         "launch": {"workers": 1, "backend": "in_process"},
     }
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(dump_document(content))
     return load(path, overrides)
 
 

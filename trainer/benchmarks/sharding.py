@@ -14,12 +14,12 @@ from statistics import median
 from typing import Any
 
 import torch
-import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from shardrec.data_pipeline.comma_lists import names_in, numbers_in
 from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
 from shardrec.models.table_settings import Placement
@@ -123,7 +123,7 @@ def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -
         "model": "lr",
         "launch": {"workers": world_size},
     }
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(dump_document(content))
     return load(path, overrides)
 
 
@@ -189,7 +189,7 @@ def calibrated(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def write_rates(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes `launch: {rates: ...}`, the part of a run file that planning reads."""
-    write_atomically(path, yaml.safe_dump({"launch": {"rates": calibrated(results)}}))
+    write_atomically(path, dump_document({"launch": {"rates": calibrated(results)}}))
 
 
 # ---------------------------------------------------------------- what is shown

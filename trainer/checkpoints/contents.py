@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from shardrec.data_pipeline.errors import printable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.checkpoint import saved_tower
@@ -166,7 +167,8 @@ def _tables(tables: dict[str, Any]) -> Table:
         columns += ["norm", "mean row norm", "zeros %", "dead rows %", "not finite"]
     lines = []
     for name, t in tables.items():
-        cells = [name, f"{t['rows']:,}", str(t["dim"]), t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
+        described = [t["dtype"], t["optimizer"], ", ".join(t["state"]) or "-"]
+        cells = [printable(name), f"{t['rows']:,}", str(t["dim"]), *described]
         cells += [f"{t['bytes'] / 1e6:,.2f}", str(t["files"])]
         if values:
             not_finite = t["not_finite"] + sum(state["not_finite"] for state in t["state"].values())
@@ -180,5 +182,5 @@ def _id_maps(id_maps: dict[str, Any]) -> Table:
     lines = []
     for name, m in id_maps.items():
         read = [f"{m[key]:,}" if key in m else "-" for key in ("occupied", "candidates")]
-        lines.append([name, f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"])])
+        lines.append([printable(name), f"{m['rows']:,}", *read, f"{m['bytes'] / 1e6:,.2f}", str(m["files"])])
     return plain_table(("id map", "rows", "occupied", "candidates", "MB", "files"), lines, left=("id map",))

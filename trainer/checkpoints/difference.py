@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardrec.data_pipeline.errors import printable
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
 from shardrec.trainer.checkpoints.contents import tower_tensors
 from shardrec.trainer.checkpoints.saved_model import SavedModel
@@ -108,7 +109,7 @@ def _compared(
         if name in a and name in b:
             yield list(compare(name))
         else:
-            yield [_only(f"{what} {name}", name in a)]
+            yield [_only(f"{what} {printable(name)}", name in a)]
 
 
 def _only(name: str, in_a: bool) -> Unlike:
@@ -120,9 +121,9 @@ def _table(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], No
     progress(f"comparing table {name}")
     for what in ("num_embeddings", "embedding_dim", "dtype", "optimizer", "dynamic"):
         if getattr(one, what) != getattr(other, what):
-            yield Unlike(f"table {name}", what, str(getattr(one, what)), str(getattr(other, what)))
+            yield Unlike(f"table {printable(name)}", what, str(getattr(one, what)), str(getattr(other, what)))
     scale = other.physical_dim / one.physical_dim  # of what is a mean over the columns that each kernel stores
-    yield from _tensors(f"table {name}", one, other, {"accumulator": scale})
+    yield from _tensors(f"table {printable(name)}", one, other, {"accumulator": scale})
 
 
 def _id_map(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], None]) -> Iterator[Difference]:
@@ -131,10 +132,10 @@ def _id_map(name: str, a: SavedModel, b: SavedModel, progress: Callable[[str], N
     facts, others = (m.ids.config.model_dump() | asdict(m.counters) for m in (one, other))
     for what, value in facts.items():
         if value != others[what]:
-            yield Unlike(f"id map {name}", what, str(value), str(others[what]))
-    yield from _tensors(f"id map {name}", one.rows, other.rows)
+            yield Unlike(f"id map {printable(name)}", what, str(value), str(others[what]))
+    yield from _tensors(f"id map {printable(name)}", one.rows, other.rows)
     if one.candidates and other.candidates:
-        yield from _tensors(f"id map {name}", one.candidates, other.candidates)
+        yield from _tensors(f"id map {printable(name)}", one.candidates, other.candidates)
 
 
 def _tensors(

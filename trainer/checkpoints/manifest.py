@@ -92,7 +92,7 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a manifest with its own checksum, synced to disk."""
     document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
     with path.open("w") as file:
-        json.dump(document, file)
+        file.write(json.dumps(document))  # `json.dump` encodes in Python, ten times as slow
         file.flush()
         os.fsync(file.fileno())
 

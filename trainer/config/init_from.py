@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declaration import Place, unknown
 from shardrec.data_pipeline.errors import UserError
 
-Column = Annotated[int, Field(ge=0)]
+Column = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Transfer(BaseModel):
@@ -23,7 +23,7 @@ class Transfer(BaseModel):
     columns: of a table's rows, or of a parameter's last dimension; default all; a stop of null is the end.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     source: str | None = Field(default=None, alias="from")
     columns: tuple[Column, Column | None] | None = None
@@ -45,7 +45,7 @@ class InitFrom(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run: str | None = None
+    run: Place | None = None
     stage: str | None = None
     tables: dict[str, Transfer] | None = None
     parameters: dict[str, Transfer] | None = Field(default=None, description="of the tower, and its moments")
@@ -192,6 +192,8 @@ class Side:
 def _matched(pattern: str, name: str) -> str | None:
     """Returns what the `*` of a pattern stands for in a name ("" where it has none); None where they do not match."""
     before, star, after = pattern.partition("*")
+    if pattern == name and star:
+        return "*"  # a name with a star in it
     if not star:
         return "" if pattern == name else None
     fits = name.startswith(before) and name.endswith(after) and len(name) >= len(before) + len(after)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from shardrec.data_pipeline.declaration import first_problem, unknown
-from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.overrides import RunFileLoader, apply_override
+from shardrec.data_pipeline.declaration import first_problem, nearest, unknown
+from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.errors import UserError, in_quotes
+from shardrec.trainer.config.overrides import apply_override
 from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
@@ -50,15 +50,7 @@ def checked(
 
 def read(path: str | Path) -> dict[str, Any]:
     """Returns a run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
-    path = Path(path)
-    try:
-        declared = yaml.load(path.read_text(), RunFileLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such run file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder, where a run file (YAML) is expected") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    declared = read_document(path, "run file", exponents=True)
     if not isinstance(declared, dict):
         raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
     return declared
@@ -89,7 +81,23 @@ def problem_in(error: ValidationError, root: type[BaseModel]) -> str:
         return first_problem(error)
     *parents, key = (str(part) for part in problem["loc"])
     section = ".".join(parents)
-    return (f"in {section}: " if section else "") + unknown("key", key, _known_keys(root, parents))
+    known = _known_keys(root, parents)
+    home = None if key in known or nearest(key, known) else _home_of(root, key)
+    where = f"in {section}: " if section else ""
+    if home:
+        return f"{where}unknown key {in_quotes(key)}; did you mean {home}.{key}?"
+    return where + unknown("key", key, known)
+
+
+def _home_of(root: type[BaseModel], key: str, inside: str = "") -> str | None:
+    """Returns the section that has a key, by its path; None where no section or several of one level have it."""
+    sections = {name: _section_of(field.annotation) for name, field in root.model_fields.items()}
+    sections = {n: s for n, s in sections.items() if isinstance(s, type) and issubclass(s, BaseModel)}
+    having = [name for name, section in sections.items() if key in _known_keys(section, ())]
+    if having:
+        return f"{inside}{having[0]}" if len(having) == 1 else None
+    deeper = [home for name, section in sections.items() if (home := _home_of(section, key, f"{inside}{name}."))]
+    return deeper[0] if len(deeper) == 1 else None
 
 
 def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:

@@ -4,21 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.documents import parse_document
+from shardrec.data_pipeline.errors import UserError, in_quotes
 
 OF_THE_WHOLE = ("run", "stages", "variants", "import_from")  # keys that stages have no own
 
-
-class RunFileLoader(yaml.SafeLoader):
-    """A YAML loader that knows YAML 1.2's floats (`1e-3` is a number), which PyYAML reads as text."""
-
-
-RunFileLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+MOST_PARTS = 20
+"""Parts of a key that an override writes to, at most."""
 
 
 def apply_override(declared: dict[str, Any], override: str) -> None:
@@ -28,22 +21,24 @@ def apply_override(declared: dict[str, Any], override: str) -> None:
     """
     target, equals, text = override.partition("=")
     parts = [part.strip('"') for part in re.findall(r'"[^"]*"|[^.]+', target.strip())]
-    if not equals or not parts:
-        raise UserError(f"--set {override}: expected a.b=value")
-    try:
-        value = yaml.load(text, RunFileLoader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value") from None
+    what = f"--set {_shown(override)}"
+    if not equals or not parts or len(parts) > MOST_PARTS:
+        raise UserError(f"{what}: expected a.b=value")
+    value = parse_document(text, what, exponents=True)
     listed = declared.get("stages")
     stages = {str(s.get("name")): s for s in listed if isinstance(s, dict)} if isinstance(listed, list) else {}
     if stages and parts[0] == "stages" and len(parts) > 2:
         if parts[1] not in stages:
-            raise UserError(f"--set {override}: " + unknown("stage", parts[1], list(stages)))
+            raise UserError(f"{what}: " + unknown("stage", parts[1], list(stages)))
         return _write(stages[parts[1]], parts[2:], value)
     _write(declared, parts, value)
     if parts[0] not in OF_THE_WHOLE:
         for stage in stages.values():
             _write(stage, parts, value)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 80 and text.isprintable() else in_quotes(text)
 
 
 def _write(document: dict[str, Any], path: list[str], value: Any) -> None:

@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shardrec.data_pipeline.declaration import Name, Place, given_twice
+from shardrec.data_pipeline.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import Schema
@@ -19,34 +20,37 @@ from shardrec.data_pipeline.sizes import parse_bytes
 from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.init_from import InitFrom
 
-Paths = str | tuple[str, ...]
+Paths = Place | Annotated[tuple[Place, ...], Field(min_length=1, max_length=1_000_000)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+"""A count is of things that are made one by one: rows of a batch, steps, epochs, seconds."""
+
 SPLITS = ("train", "validation", "test")
 
 
 class Section(BaseModel):
     """A section of the run file is immutable, and unknown keys in it are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
     """Says which rows, in which order. `path` is a folder of `shardrec prepare`; the other paths override its parts."""
 
-    path: str | None = None
-    schema_path: str | None = Field(default=None, alias="schema", description="default: PATH/schema.yaml")
+    path: Place | None = None
+    schema_path: Place | None = Field(default=None, alias="schema", description="default: PATH/schema.yaml")
     train: Paths | None = None
     validation: Paths | None = None
     test: Paths | None = None
-    features: tuple[str, ...] | None = Field(default=None, description="subset of the schema's features")
-    share: dict[str, tuple[str, ...]] = Field(default={}, description="table name -> features that share it")
+    features: tuple[Name, ...] | None = Field(default=None, description="subset of the schema's features")
+    share: dict[Name, tuple[Name, ...]] = Field(default={}, description="table name -> features that share it")
     crosses: tuple[CrossedFeatures, ...] = Field(default=(), description="combinations of features, as features")
-    global_batch_size: int = Field(default=4096, gt=0)
-    evaluation_batch_size: int | None = Field(default=None, gt=0)
+    global_batch_size: Count = 4096
+    evaluation_batch_size: Count | None = None
     order: Literal["shuffled", "time"] = "shuffled"
-    lanes: int | None = Field(default=None, gt=0)
-    window: int = Field(default=16384, gt=0)
-    memory: int = Field(default=1 << 30, gt=0, description="bytes of decoded rows that a rank keeps")
-    prefetch: int = Field(default=4, gt=0, description="batches made ahead")
+    lanes: Count | None = None
+    window: Count = 16384
+    memory: int = Field(default=1 << 30, gt=0, lt=2**63, description="bytes of decoded rows that a rank keeps")
+    prefetch: int = Field(default=4, gt=0, le=1024, description="batches made ahead")
     class_weights: dict[float, float] | None = None
     negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
 
@@ -59,8 +63,8 @@ class DataConfig(Section):
     @classmethod
     def _of_different_names(cls, crosses: tuple[CrossedFeatures, ...]) -> tuple[CrossedFeatures, ...]:
         names = [cross.feature_name for cross in crosses]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two crosses make a feature {twice[0]!r}; give one of them another `name`")
+        if (twice := given_twice(names)) is not None:
+            raise ValueError(f"two crosses make a feature {twice!r}; give one of them another `name`")
         return crosses
 
     @property
@@ -122,7 +126,7 @@ class TowerOptimizer(Section):
 class Schedule(Section):
     """A schedule is a factor on both learning rates: linear warm-up from 0, then decay until the last step."""
 
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, lt=2**63)
     decay: Literal["none", "linear", "cosine"] = "none"
     final_factor: float = Field(default=0.0, ge=0, le=1)
 
@@ -142,8 +146,8 @@ class EvaluationConfig(Section):
     beats what it was given. `test` scores the test split as often, for the record only: nothing is chosen by it.
     """
 
-    every_steps: int | None = Field(default=None, gt=0)
-    every_epochs: int | None = Field(default=1, gt=0)
+    every_steps: Count | None = None
+    every_epochs: Count | None = 1
     at_start: bool = False
     test: bool = False
 
@@ -152,24 +156,24 @@ class EarlyStopping(Section):
     """Training stops after `patience` evaluations without an improvement of more than `min_delta`."""
 
     metric: str = "auc"
-    patience: int = Field(default=1, gt=0)
+    patience: Count = 1
     min_delta: float = Field(default=0.0, ge=0)
 
 
 class CheckpointConfig(Section):
     """The last `keep` checkpoints stay, and the best. One is always written at the end of training."""
 
-    every_steps: int | None = Field(default=None, gt=0)
-    every_epochs: int | None = Field(default=1, gt=0)
-    keep: int = Field(default=2, gt=0)
+    every_steps: Count | None = None
+    every_epochs: Count | None = 1
+    keep: Count = 2
 
 
 class TrainerConfig(Section):
     """Says how long a run trains, how precisely, and what it does between steps."""
 
-    seed: int = Field(default=0, ge=0)
-    epochs: int = Field(default=1, gt=0)
-    max_steps: int | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    epochs: Count = 1
+    max_steps: int | None = Field(default=None, gt=0, lt=2**63)
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -179,7 +183,7 @@ class TrainerConfig(Section):
     early_stopping: EarlyStopping | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     progressive_validation: bool = Field(default=False, description="score each batch before training on it")
-    log_every_steps: int = Field(default=50, gt=0)
+    log_every_steps: Count = 50
     tensorboard: bool = True
 
     @model_validator(mode="after")
@@ -211,15 +215,23 @@ class Rates(Section):
 class LaunchConfig(Section):
     """Says where a run's workers run. `workers: null` is one a GPU, or one process with all cores without GPUs."""
 
-    workers: int | None = Field(default=None, gt=0)
+    workers: int | None = Field(default=None, gt=0, le=65_536)
     backend: Literal["auto", "in_process", "ray"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, gt=0, description="of each worker; default: cores / workers of a machine")
-    address: str | None = Field(default=None, description="of a Ray cluster; default: RAY_ADDRESS, else a local Ray")
-    timeout: float = Field(default=120.0, gt=0, description="seconds that a collective may take")
-    start_timeout: float = Field(default=600.0, gt=0, description="seconds that workers wait for room on a Ray cluster")
-    retries: int = Field(default=2, ge=0, description="times that Ray restarts the workers from the last checkpoint")
-    memory: int | None = Field(default=None, gt=0, description="bytes for tables on one machine; default: measured")
+    threads: int | None = Field(
+        default=None, gt=0, le=4096, description="of each worker; default: cores / workers of a machine"
+    )
+    address: Place | None = Field(default=None, description="of a Ray cluster; default: RAY_ADDRESS, else a local Ray")
+    timeout: float = Field(default=120.0, gt=0, le=30 * 86_400, description="seconds that a collective may take")
+    start_timeout: float = Field(
+        default=600.0, gt=0, le=30 * 86_400, description="seconds that workers wait for room on a Ray cluster"
+    )
+    retries: int = Field(
+        default=2, ge=0, lt=2**31, description="times that Ray restarts the workers from the last checkpoint"
+    )
+    memory: int | None = Field(
+        default=None, gt=0, lt=2**63, description="bytes for tables on one machine; default: measured"
+    )
     rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
 
     @field_validator("memory", mode="before")
@@ -231,7 +243,7 @@ class LaunchConfig(Section):
 class RunConfig(Section):
     """The configuration of a run, or of a chain. `model` is a name or `module:Class`, with its settings beside it."""
 
-    run: str = Field(description="the run folder")
+    run: Place = Field(description="the run folder")
     data: DataConfig
     model: dict[str, Any] = {}
     tables: dict[str, TableSettings] = {}
@@ -239,9 +251,11 @@ class RunConfig(Section):
     trainer: TrainerConfig = TrainerConfig()
     launch: LaunchConfig = LaunchConfig()
     init_from: tuple[InitFrom, ...] = Field(default=(), description="tables and tower parameters to start from")
-    import_from: str | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
+    import_from: Place | None = Field(default=None, description="folder appended to sys.path for `module:Class` models")
     stages: tuple[dict[str, Any], ...] = Field(
-        default=(), description="runs in turn, each a partial run file with a `name`, merged over the rest"
+        default=(),
+        max_length=1000,
+        description="runs in turn, each a partial run file with a `name`, merged over the rest",
     )
     variants: dict[str, dict[str, Any]] = Field(
         default={}, exclude=True, description="name -> partial run file, merged over the rest where it is asked for"
@@ -288,7 +302,7 @@ class RunConfig(Section):
 
     def dump(self) -> str:
         """Returns the resolved run file as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, width=120)
+        return dump_document(self.model_dump(mode="json", by_alias=True))
 
 
 def _exists(path: str) -> bool:

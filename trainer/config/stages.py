@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.overrides import OF_THE_WHOLE, laid_over
 from shardrec.trainer.config.paths import located
@@ -70,7 +70,9 @@ def by_stage_names(config: RunConfig) -> RunConfig:
 def _checked_name(stage: Mapping[str, Any], earlier: Container[str]) -> str:
     name = stage.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"stages: each needs a `name` that a folder can have (letters, digits, _ - .), found {name!r}")
+        raise UserError(
+            f"stages: each needs a `name` that a folder can have (letters, digits, _ - .), found {in_quotes(name)}"
+        )
     if name in earlier:
         raise UserError(f"stages: {name!r} is there twice")
     for key in OF_THE_WHOLE:

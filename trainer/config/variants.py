@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from shardrec import models
 from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.overrides import laid_over
 from shardrec.trainer.config.trust import is_foreign
@@ -27,13 +27,17 @@ def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, A
     if not isinstance(variants, Mapping):
         raise UserError(f"{where}: variants: expected a mapping of names to partial run files")
     if not re.fullmatch(r"\w[\w.-]*", variant):
-        raise UserError(f"variant {variant!r}: expected a name that a folder can have (letters, digits, _ - .)")
+        raise UserError(
+            f"variant {in_quotes(variant)}: expected a name that a folder can have (letters, digits, _ - .)"
+        )
     if variant not in variants and variant not in models.MODELS:
-        known = [*variants, *(name for name in models.MODELS if name not in variants)]
+        known = [*map(str, variants), *(name for name in models.MODELS if name not in variants)]
         raise UserError(f"{where}: " + unknown("variant or model", variant, known))
     over = variants.get(variant, {"model": variant})
     if not isinstance(over, Mapping):
-        raise UserError(f"{where}: variants.{variant}: expected a partial run file (a mapping), found {over!r}")
+        raise UserError(
+            f"{where}: variants.{variant}: expected a partial run file (a mapping), found {in_quotes(over)}"
+        )
     base = {key: value for key, value in declared.items() if key != "variants"}
     if "model" in base and "model" in over:
         over = {**over, "model": _merged_model(base.pop("model"), over["model"], base.get("import_from"))}

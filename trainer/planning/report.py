@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.features.vocabulary import check_vocabularies
 from shardrec.data_pipeline.sizes import readable
 from shardrec.models.base import Recommender
 from shardrec.sharding.planning.advice import Change, worthwhile_changes
@@ -21,7 +22,7 @@ from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.planning.chart import draw_memory
 from shardrec.trainer.planning.machines import Machines, dense_flops, faster_products, matmul_kind
 from shardrec.trainer.planning.workload import DescribedWorkload, workload_of
-from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.session.blueprint import build_model, needed
 from shardrec.trainer.session.expected_workers import run_topology
 
 _CHANGES = 3  # changes that are printed
@@ -82,7 +83,9 @@ def planned_runs(config: RunConfig, machines: Machines, mean_length: float | Non
     Raises UserError for options that contradict each other, PlanError where tables do not fit.
     """
     for name, stage in (resolve_stages(config) or {"": config}).items():
-        model = build_model(stage, stage.load_schema())
+        schema = stage.load_schema()
+        model = build_model(stage, schema)
+        check_vocabularies(needed(stage, schema, model).features, stage.data.schema_folder)
         topology = machines.topology(stage) if machines.elsewhere else _topology_here(stage)
         plan = plan_tables(model.inputs, stage.optimizer.tables, topology)
         reserve = machines.reserved(topology.device)

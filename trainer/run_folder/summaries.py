@@ -5,10 +5,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.text import Text
 
+from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.sizes import readable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -58,7 +59,17 @@ def print_metrics(folder: RunFolder, result: dict[str, Any]) -> None:
 def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:
     """Returns split -> metrics that no model can beat, where the data's maker knows them (`best.yaml` beside it)."""
     path = Path(config.data.path or "") / "best.yaml"
-    return yaml.safe_load(path.read_text()) if config.data.path and path.exists() else {}
+    try:
+        best = read_document(path, "best scores") if config.data.path and path.exists() else {}
+    except UserError:
+        return {}  # it is a help to compare with: whatever it holds must not cost a finished run its summary
+    splits = best.items() if isinstance(best, dict) else ()
+    scores = {s: _numbers(of_split) for s, of_split in splits if isinstance(of_split, dict)}
+    return {split: of_split for split, of_split in scores.items() if of_split}
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: score for name, score in scores.items() if isinstance(score, int | float)}
 
 
 def shown(metrics: Iterable[str]) -> list[str]:

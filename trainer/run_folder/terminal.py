@@ -15,7 +15,7 @@ WIDEST = 10_000
 
 def results() -> Console:
     """Returns a console on standard output, for what a command was asked for."""
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def messages(file: TextIO | None = None) -> Console:
@@ -44,7 +44,7 @@ def print_table(console: Console, table: Table) -> None:
 
 def print_whole(*parts: Table | str) -> None:
     """Prints tables and lines of text below each other, also where a pipe or a terminal is narrower than they are."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for part in parts:
         if isinstance(part, Table):
             print_table(console, part)

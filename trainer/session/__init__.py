@@ -6,4 +6,5 @@
 - `loaders.py`: how a run's files become batches
 - `session.py`: one worker's share of a run: tables, tower, batches
 - `tower.py`: the tower's optimizer, and the learning-rate schedule that tables share with it
+- `tower_size.py`: a tower's size, found before its memory is taken
 """

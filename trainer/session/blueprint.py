@@ -30,14 +30,16 @@ from shardrec.trainer.launch.agreement import check_together
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.expected_workers import expected_environment, run_topology
 from shardrec.trainer.session.loaders import loader_for
+from shardrec.trainer.session.tower_size import check_tower_size
 
 
 def build_model(config: RunConfig, schema: Schema) -> Recommender:
     """Builds the model with its tower initialised from the run's seed.
 
-    Raises UserError for unknown models and settings.
+    Raises UserError for unknown models and settings, PlanError for a tower that no memory here holds.
     """
     model_class, settings = model_settings(config)
+    check_tower_size(lambda: model_class(Fields(schema, config.tables), settings), config.optimizer.tower)
     fields = Fields(schema, config.tables)
     with torch.random.fork_rng(devices=[]):  # whoever asks has draws of their own
         torch.manual_seed(config.trainer.seed)
@@ -195,7 +197,8 @@ class Blueprint:
     ) -> Loader:
         """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`."""
         if id_order is None:
-            id_order = [feature.name for feature in self.read.sparse if feature.name in self.model.features]
+            features = set(self.model.features)
+            id_order = [feature.name for feature in self.read.sparse if feature.name in features]
         return loader_for(
             self.config,
             self.read,

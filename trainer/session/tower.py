@@ -6,13 +6,13 @@ step, so that a checkpoint of step 0 restores like any other.
 
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from shardrec.data_pipeline.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.name_patterns import matches
 from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.trainer.config.sections import Schedule, TowerOptimizer
 
@@ -39,7 +39,7 @@ def weight_decays(names: Iterable[str], patterns: Mapping[str, float]) -> dict[s
     names = tuple(names)
     found = dict.fromkeys(names, 0.0)
     for pattern, factor in patterns.items():
-        matching = [name for name in names if fnmatchcase(name, pattern)]
+        matching = [name for name in names if matches(name, pattern)]
         if not matching and pattern != "*":
             parts = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names if "." in name)
             raise UserError("optimizer.tower.weight_decay: " + unknown("tower parameter", pattern, [*parts, *names]))

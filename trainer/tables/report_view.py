@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shardrec.data_pipeline.errors import printable
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 
 BAR = 40
@@ -37,14 +38,14 @@ def _table_line(name: str, t: dict[str, Any]) -> list[str]:
         distinct = "saturated" if c["distinct_ids"] is None else f"{c['distinct_ids']:,.0f} ± {c['deviation']:,.0f}"
         ids = [distinct, f"{100 * c['shared']:.1f}"]
     norms = [f"{n:.4g}" if (n := t["norms"][what]) is not None else "-" for what in ("mean", "largest")]
-    return [name, kind, f"{t['rows']:,}", str(t["dim"]), *used, *ids, *norms]
+    return [printable(name), kind, f"{t['rows']:,}", str(t["dim"]), *used, *ids, *norms]
 
 
 def _id_map_line(name: str, m: dict[str, Any]) -> list[str]:
     counts = {what: f"{m[what]:,}" for what in _ID_MAP_COLUMNS if what in m}
     oldest = "-" if m["oldest_use"] is None else f"{m['oldest_use']:,} steps"
     cells = counts | {
-        "id map": name,
+        "id map": printable(name),
         "%": _percent(m["occupied"], m["rows"]),
         "churn": f"{m['churn']:.2f}",
         "oldest use": oldest,
@@ -61,7 +62,7 @@ def _histogram(name: str, table: dict[str, Any]) -> list[str]:
     norms = table["norms"]
     why = table["judged_by"]
     which = f"all rows ({why})" if table["updated"] is None else f"used rows, by {why}"
-    lines = [f"{name}: norms of {which}"]
+    lines = [f"{printable(name)}: norms of {which}"]
     special = [("0", norms["zero"]), ("not finite", norms["not_finite"])]
     bins = [(f"{low:.3g} to {high:.3g}", count) for low, high, count in norms["bins"]]
     shown = [(label, count) for label, count in special if count] + bins

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from shardrec.data_pipeline.comma_lists import numbers_in
+from shardrec.data_pipeline.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import (
     BLOCK_ROWS,
@@ -112,7 +112,7 @@ def write_log(
                 tally.rows[split] = part_sums.rows
                 tally.add_label("label", split, part_sums.clicks, part_sums.rows)
         best = {split: part_sums.best() for split, part_sums in sums.items() if part_sums.rows}
-        (folder / BEST_FILE).write_text(yaml.safe_dump(best, sort_keys=False))
+        (folder / BEST_FILE).write_text(dump_document(best))
         log.schema.save(folder / SCHEMA_FILE)
     return SyntheticReport(Path(out), log.schema, tally, best)
 

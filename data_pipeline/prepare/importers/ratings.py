@@ -20,7 +20,7 @@ from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.option_values import Axis
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
+from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_paths
 from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.text import no_null
@@ -126,7 +126,8 @@ def prepare_ratings(
             tally.rows[name] = _write(staging / name, axis, lists["train"], asked, output)
             if len(asked.ids):
                 tally.add_label("rating", name, float(asked.ratings.sum(dtype=np.float64)), len(asked.ids))
-        schema = schema_of(axis, frequent.write(staging, vocabulary_path(_id_space(axis))))
+        space = _id_space(axis)
+        schema = schema_of(axis, frequent.write(staging, vocabulary_paths([space])[space]))
         schema.save(staging / SCHEMA_FILE)
     return Report(Path(output.folder), schema, tally)
 

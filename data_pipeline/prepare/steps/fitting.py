@@ -15,7 +15,7 @@ from shardrec.data_pipeline.features.schema import Clip, Log
 from shardrec.data_pipeline.features.transforms import transformed
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
-from shardrec.data_pipeline.prepare.steps.recipe import FitStandardise, Fitted, FitVocabulary, Recipe, vocabulary_path
+from shardrec.data_pipeline.prepare.steps.recipe import FitStandardise, Fitted, FitVocabulary, Recipe, RecipeIds
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
 from shardrec.data_pipeline.prepare.steps.splits import TimeSplit
 from shardrec.data_pipeline.sealed_parquet import read_checked, write_sealed
@@ -103,7 +103,11 @@ def fit(sources: Iterable[Numbered], recipe: Recipe, folder: Path, workers: Work
     for part_moments in workers.map(partial(_fit_part, recipe=recipe, tables=tables, scratch=scratch), items):
         for name, m in part_moments.items():
             moments[name] = moments.get(name, Moments()).merge(m)
-    sizes = {table: _write_vocabulary(recipe, table, i, items, folder, scratch) for i, table in enumerate(tables)}
+    fits, paths = {f.table_name: f.ids for f in recipe.sparse}, recipe.vocabulary_paths()
+    sizes = {}
+    for i, table in enumerate(tables):
+        counted = [scratch / f"{item.part}-{i}.parquet" for item in items]
+        sizes[table] = _write_vocabulary(fits[table], counted, folder / paths[table])
     scratch.rmdir()
     return Fitted(vocabularies=sizes, moments={name: (m.mean, m.deviation) for name, m in moments.items()})
 
@@ -149,16 +153,14 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
     return moments
 
 
-def _write_vocabulary(recipe: Recipe, table: str, i: int, items: list[Numbered], folder: Path, scratch: Path) -> int:
-    """Merges the files' counts of one table into its vocabulary, and returns its size.
+def _write_vocabulary(declared: RecipeIds, counted: list[Path], target: Path) -> int:
+    """Merges the files' counts of one table, which are then removed, into its vocabulary, and returns its size.
 
     Values are the most frequent first, then by value.
     """
-    declared = next(f.ids for f in recipe.sparse if f.table_name == table)
     assert isinstance(declared, FitVocabulary)
     counts = ValueCounts()
-    for item in items:
-        path = scratch / f"{item.part}-{i}.parquet"
+    for path in counted:
         counts.merge(read_checked(str(path)))
         path.unlink()
     merged = counts.table()
@@ -166,7 +168,6 @@ def _write_vocabulary(recipe: Recipe, table: str, i: int, items: list[Numbered],
     kept = kept.sort_by([(COUNT, "descending"), (VALUE, "ascending")])
     if declared.max_size is not None:
         kept = kept.slice(0, declared.max_size)
-    target = folder / vocabulary_path(table)
     target.parent.mkdir(exist_ok=True)
     write_sealed(kept, target)
     return len(kept)

@@ -1,13 +1,14 @@
 """A recipe says what raw columns become: a schema whose vocabularies, means and deviations are still to be fitted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from math import isfinite
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.declaration import Declaration, Name
 from shardrec.data_pipeline.features.schema import (
     Bucketize,
     Clip,
@@ -29,6 +30,7 @@ from shardrec.data_pipeline.features.schema import (
     Standardise,
     Vocabulary,
 )
+from shardrec.data_pipeline.file_names import file_stems
 from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFormat
 
@@ -63,13 +65,13 @@ class _Ids(Declaration):
     type: by default integer for identity, number for bucketize, string for everything else
     """
 
-    name: str
-    column: str | None = None
+    name: Name
+    column: Name | None = None
     role: Role | None = None
     ids: RecipeIds
     type: Literal["string", "integer", "number"] | None = None
     missing: Literal["error", "row"] = "error"
-    table: str | None = None
+    table: Name | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ class RecipeIdList(_Ids):
 
     kind: Literal["id_list"] = "id_list"
     separator: str = Field(default="|", min_length=1)
-    weights: str | None = None
+    weights: Name | None = None
     max_length: int | None = Field(default=None, gt=0, lt=2**31)
 
 
@@ -109,15 +111,15 @@ class RecipeSequence(_Ids):
     kind: Literal["sequence"] = "sequence"
     separator: str = Field(default="|", min_length=1)
     max_length: int = Field(gt=0, lt=2**31)
-    aligned: str | None = None
+    aligned: Name | None = None
 
 
 class RecipeDense(Declaration):
     """A dense feature has one number a row; `missing` stands for an empty field, before the transforms."""
 
     kind: Literal["dense"] = "dense"
-    name: str
-    column: str | None = None
+    name: Name
+    column: Name | None = None
     role: Role | None = None
     transforms: tuple[RecipeTransform, ...] = ()
     missing: Literal["error"] | float = "error"
@@ -154,9 +156,9 @@ class Recipe(Declaration):
     format: TextFormat = TextFormat()
     features: tuple[RecipeFeature, ...] = Field(min_length=1)
     labels: tuple[Label, ...] = (Label(),)
-    weight: str | None = None
-    group: str | None = None
-    keys: tuple[str, ...] = ()
+    weight: Name | None = None
+    group: Name | None = None
+    keys: tuple[Name, ...] = ()
     split: SplitRule = HashSplit()
     negative_rate: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**64)
@@ -165,6 +167,7 @@ class Recipe(Declaration):
     def _consistent(self) -> "Recipe":
         self.schema_of(Fitted())  # what a schema refuses (names twice, unequal tables) is refused here
         self.raw_columns()
+        self._check_written_names()
         fits: dict[str, FitVocabulary] = {}
         for f in self.sparse:
             if isinstance(f.ids, FitVocabulary) and fits.setdefault(f.table_name, f.ids) != f.ids:
@@ -191,6 +194,10 @@ class Recipe(Declaration):
         """Tells whether a first pass over training rows is needed."""
         standardised = any(isinstance(t, FitStandardise) for f in self.dense for t in f.transforms)
         return standardised or any(isinstance(f.ids, FitVocabulary) for f in self.sparse)
+
+    def vocabulary_paths(self) -> dict[str, str]:
+        """Returns where the vocabulary of each table lies that is fitted."""
+        return vocabulary_paths(f.table_name for f in self.sparse if isinstance(f.ids, FitVocabulary))
 
     def raw_columns(self) -> dict[str, pa.DataType]:
         """Returns the raw columns and their types. Raises ValueError where one is read as two types."""
@@ -247,14 +254,36 @@ class Recipe(Declaration):
 
         A feature whose raw ids are table rows already is its raw column.
         """
-        taken = {f.name for f in self.sparse if not isinstance(f.ids, Identity) or f.columns != (f.name,)}
-        return f"{column}_raw" if column in taken else column
+        return f"{column}_raw" if column in self.rewritten else column
+
+    @cached_property
+    def rewritten(self) -> frozenset[str]:
+        """Returns the features whose prepared column is not the raw one of their name."""
+        return frozenset(f.name for f in self.sparse if not isinstance(f.ids, Identity) or f.columns != (f.name,))
+
+    def _check_written_names(self) -> None:
+        """Raises ValueError where two columns of prepared rows would have one name."""
+        written: dict[str, str] = {}
+        columns = [(f.name, f"feature {f.name!r}") for f in self.sparse if f.name in self.rewritten]
+        columns += [
+            (weights_name(f.name), f"the weights of {f.name!r}")
+            for f in self.sparse
+            if isinstance(f, RecipeIdList) and f.weights
+        ]
+        kept = dict.fromkeys([*(d.column or d.name for d in self.dense), *(x.columns[0] for x in self.labels)])
+        kept |= dict.fromkeys(c for c in (self.weight, self.group, *self.keys) if c)
+        kept |= dict.fromkeys(f.name for f in self.sparse if f.name not in self.rewritten)
+        columns += [(self.written_name(column), f"column {column!r}") for column in kept]
+        for name, source in columns:
+            if (other := written.setdefault(name, source)) != source:
+                raise ValueError(f"{other} and {source} would both be written as {name!r}; give a feature another name")
 
     def schema_of(self, fitted: Fitted) -> Schema:
         """Returns the schema that reads raw rows; what `fitted` lacks counts as empty."""
         features: list[Feature] = []
+        paths = self.vocabulary_paths()
         for f in self.features:
-            features.append(_dense(f, fitted) if isinstance(f, RecipeDense) else _sparse(f, fitted))
+            features.append(_dense(f, fitted) if isinstance(f, RecipeDense) else _sparse(f, fitted, paths))
         return Schema(
             features=tuple(features),
             labels=self.labels,
@@ -292,9 +321,9 @@ def weights_name(feature: str) -> str:
     return f"{feature}_weights"
 
 
-def vocabulary_path(table: str) -> str:
-    """Returns where a table's vocabulary lies, relative to the schema."""
-    return "vocabularies/" + table.replace("/", "%2F") + ".parquet"
+def vocabulary_paths(tables: Iterable[str]) -> dict[str, str]:
+    """Returns where each table's vocabulary lies, relative to the schema."""
+    return {table: f"vocabularies/{stem}.parquet" for table, stem in file_stems(tables, "=").items()}
 
 
 def _written_ids(f: SparseFeature) -> Identity | Raw:
@@ -310,10 +339,10 @@ def _unless(default: str, name: str) -> str | None:
     return None if name == default else name
 
 
-def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted) -> SparseFeature:
+def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted, paths: Mapping[str, str]) -> SparseFeature:
     size = fitted.vocabularies.get(f.table_name, 0)
     fit = isinstance(f.ids, FitVocabulary)
-    ids = Vocabulary(path=vocabulary_path(f.table_name), size=size) if fit else f.ids
+    ids = Vocabulary(path=paths[f.table_name], size=size) if fit else f.ids
     common: Mapping[str, object] = {
         "name": f.name,
         "column": f.column,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from shardrec.data_pipeline.features.schema import Identity, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
-from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_path
+from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_paths
 from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 
@@ -41,7 +41,7 @@ class TableRows:
         rows = np.zeros(len(values) + 1, np.int32)  # the last one answers -1
         rows[vocabulary.column("code").to_numpy()] = np.arange(1, len(vocabulary) + 1)
         rows[-1] = len(vocabulary) + 1
-        path = vocabulary_path(table)
+        path = vocabulary_paths([table])[table]
         (folder / path).parent.mkdir(exist_ok=True)
         write_sealed(vocabulary.select([VALUE, COUNT]), folder / path)
         declared = Vocabulary(path=path, size=len(vocabulary))

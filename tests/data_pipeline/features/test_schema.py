@@ -77,7 +77,7 @@ def test_subsets_keep_the_schemas_order() -> None:
     [
         ("features: [{kind: id, name: a, ids: {kind: hash, num_ids: 4, sead: 3}}]", "ids.hash.sead: unknown key"),
         ("featurs: []", "featurs: unknown key"),
-        ("features: [{kind: idd, name: a}]", "'idd' .* does not match"),
+        ("features: [{kind: idd, name: a}]", "unknown kind 'idd'; did you mean 'id'"),
         ("features: [{kind: id, name: a, ids: {kind: hash, num_ids: x}}]", r"num_ids: .*integer.*\(found 'x'\)"),
         ("features: [{kind: id, name: a, ids: {kind: identity, num_ids: 0}}]", "greater than 0"),
         ("features: []", "at least 1"),
@@ -85,7 +85,7 @@ def test_subsets_keep_the_schemas_order() -> None:
         ("[1,", "not valid YAML"),
         ("features: [{kind: id_list, name: a, ids: {kind: cross, columns: [a, b], num_ids: 3}}]", "kind must be id"),
         ("features: [{kind: id, name: a, ids: {kind: bucketize, boundaries: [2, 1]}}]", "boundaries must ascend"),
-        ("features: [{kind: id, name: a, ids: {kind: bucketize, boundaries: [.nan]}}]", "must be finite"),
+        ("features: [{kind: id, name: a, ids: {kind: bucketize, boundaries: [.nan]}}]", "a finite number"),
         ("features: [{kind: dense, name: a}, {kind: dense, name: a}]", "feature 'a' is declared twice"),
         (
             "features: [{kind: id, name: a, ids: {kind: hash, num_ids: 4}, table: t}, "
@@ -120,10 +120,10 @@ def test_wrong_schemas_get_one_line(tmp_path: Path, text: str, message: str) -> 
 def test_a_missing_or_unreadable_schema(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such schema; write one"):
         Schema.load(tmp_path / "schema.yaml")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="a folder, where a schema"):
         Schema.load(tmp_path)
     (tmp_path / "schema.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not UTF-8"):
         Schema.load(tmp_path / "schema.yaml")
 
 

@@ -168,3 +168,27 @@ def test_sequences_of_unequal_dims() -> None:
 def test_two_tables_of_one_name() -> None:
     with pytest.raises(ValueError, match="two tables are called 't'"):
         EmbeddingLookup({"x": bags(), "y": PooledEmbeddings({"b": table("t", 8, 4)})}, DENSE)
+
+
+def test_names_that_look_like_torchrecs_keys() -> None:
+    """TorchRec writes feature@table where tables share a feature; a feature that is called so has its own rows."""
+    tables = {name: table(name, 4, 4) for name in ("wide/a", "deep/a", "type", "a%40b")}
+    names = {"a": "wide/a", "a@table:wide/a": "type", "a%40table:wide/a": "a%40b"}
+    pooled = PooledEmbeddings({feature: tables[name] for feature, name in names.items()})
+    inputs = {"first": pooled, "second": PooledEmbeddings({"a": tables["deep/a"]})}
+    case = Case(inputs, lengths=dict.fromkeys(names, 3))
+    rows = draw_rows(case, 6, torch.Generator().manual_seed(2))
+    lookup = EmbeddingLookup(case.inputs, DENSE, device="cpu", seed=7)
+    weights = lookup.table_parameters()
+    batch = share(case, rows, 0, 1, lookup)
+    looked_up = lookup(batch)
+    for place, (feature, name) in enumerate(names.items()):
+        torch.testing.assert_close(looked_up["first"][:, place], _sums(weights[name], batch.ids[feature]))
+    torch.testing.assert_close(looked_up["second"][:, 0], _sums(weights["deep/a"], batch.ids["a"]))
+    sharded = look_up(case, rows, True)
+    for name in inputs:
+        torch.testing.assert_close(sharded[name], looked_up[name])
+
+
+def _sums(weight: torch.Tensor, ids: Any) -> torch.Tensor:
+    return torch.stack([weight[row].sum(0) for row in ids.values().split(ids.lengths().tolist())]).detach()

@@ -50,6 +50,11 @@ def rows_of(file: Path) -> int:
 
 RUN_FILE_MISTAKES = [
     ("trainer.epoch=2", ["unknown key 'epoch'", "'epochs'"]),
+    (
+        "model.mlp.hidden=[1000000000, 1000000000]",
+        ["not enough memory: the tower would have 1,000,000,", "smaller layers"],
+    ),
+    ("model.mlp.hidden=[2147483647, 2147483647]", ["not enough memory: the tower", "smaller layers"]),
     ("model.embeding_dim=2", ["deepfm", "'embeding_dim'", "'embedding_dim'"]),
     ("model.name=deepfn", ["'deepfn'", "'deepfm'"]),
     ("model.name=nowhere.to_be:Found", ["nowhere", "import"]),

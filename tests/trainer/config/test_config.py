@@ -80,12 +80,36 @@ def test_resolved_file_reads_back_equal(run_file: Path, tmp_path: Path) -> None:
         ("data.memory=lots", ["data.memory", "512MB"]),
         ("trainer.epochs", ["--set trainer.epochs", "a.b=value"]),
         ("data.schemas=x", ["data", "did you mean 'schema'"]),
+        ("data.epochs=3", ["in data: unknown key 'epochs'", "did you mean trainer.epochs"]),
+        ("trainer.embedding_dim=3", ["in trainer: unknown key 'embedding_dim'; known: seed, epochs"]),
+        ("tables.C1.nam=3", ["in tables.C1: unknown key 'nam'; known: embedding_dim, dtype"]),
+        ("trainer={epochs: 1, epochs: 2}", ["--set trainer={epochs: 1, epochs: 2}", "'epochs' is there twice"]),
+        ('run="x\\0y"', ["run: a path cannot hold a NUL character"]),
+        ("run=''", ["run: ", "at least 1 character"]),
+        ("run=" + "x" * 5000, ["run: ", "at most 4096 characters", "... ("]),
+        ("run=\udcff", ["half of a surrogate pair"]),
+        ("data.memory=1e400GB", ["data.memory: expected a size below 8 EiB"]),
+        ("data.memory=.inf", ["data.memory"]),
+        ("launch.timeout=.inf", ["launch.timeout", "finite"]),
+        ("launch.timeout=1e30", ["launch.timeout", "less than or equal to 2592000"]),
+        ("launch.threads=1000000", ["launch.threads", "less than or equal to 4096"]),
+        ("launch.workers=1000000", ["launch.workers", "less than or equal to 65536"]),
+        ("trainer.epochs=" + "9" * 6000, ["a number of 6,000 characters"]),
+        ("trainer.epochs=" + "9" * 90, ["trainer.epochs", "less than 2147483648"]),
+        ("data.global_batch_size=1e300", ["data.global_batch_size"]),
+        ("optimizer.tables.learning_rate=.nan", ["optimizer.tables.learning_rate", "finite"]),
+        ("tables={'*': {init: {scale: .inf}}}", ["tables.*.init.scale", "finite"]),
+        ("model=" + "[" * 3000, ["nested deeper than 100 levels"]),
+        (".".join("abcdefghijklmnopqrstuvwxyz") + "=1", ["expected a.b=value"]),
+        ("x=" + "y" * 100_000, ["unknown key 'x'"]),
+        ("data.features=" + "x" * 100_000, ["data.features", "expected a list", "... ("]),
+        ("y" * 100_000 + "=1", ["unknown key 'yyy", "... ("]),
     ],
 )
 def test_mistakes_are_one_line(run_file: Path, override: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         load(run_file, [override])
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     for part in parts:
         assert part in str(caught.value)
 
@@ -103,7 +127,12 @@ def test_best_is_what_early_stopping_watches(run_file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [("a: [", "not valid YAML"), ("- 1", "mapping"), ("run: x\nmodel: fm\n", "data: Field required")],
+    [
+        ("a: [", "not valid YAML"),
+        ("run: a\nrun: b", "there twice, in lines 1 and 2"),
+        ("- 1", "mapping"),
+        ("run: x\nmodel: fm\n", "data: Field required"),
+    ],
 )
 def test_broken_files(tmp_path: Path, content: str, part: str) -> None:
     path = tmp_path / "broken.yaml"

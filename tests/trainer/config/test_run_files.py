@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from shardrec.data_pipeline.documents import parse_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema, Vocabulary
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
@@ -29,7 +30,7 @@ from shardrec.models import MODELS
 from shardrec.models.base import Recommender
 from shardrec.trainer.config.init_from import resolve_copies
 from shardrec.trainer.config.load import load, read
-from shardrec.trainer.config.overrides import RunFileLoader, laid_over
+from shardrec.trainer.config.overrides import laid_over
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.session.blueprint import Blueprint
@@ -126,7 +127,7 @@ def examples() -> Iterator[tuple[str, dict[str, Any]]]:
     for page in PAGES:
         text = page.read_text()
         for found in EXAMPLE.finditer(text):
-            content = yaml.load(found[1], RunFileLoader)
+            content = parse_document(found[1], page.name, exponents=True)
             if not content.keys() <= RunConfig.model_fields.keys():
                 continue
             if "my_models" not in found[1]:  # tests/models/test_own_models.py runs it

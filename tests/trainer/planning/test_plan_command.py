@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -20,6 +22,7 @@ from shardrec.data_pipeline.features.schema import (
     Raw,
     Schema,
     SequenceFeature,
+    Vocabulary,
 )
 from shardrec.models import MODELS, config_class
 from shardrec.models.base import PointwiseConfig, Recommender
@@ -182,6 +185,20 @@ def test_bars_are_the_whole_memory_of_a_rank(run_file: Path) -> None:
 
 
 # ---------------------------------------------------------------- refusals
+
+
+def test_a_vocabulary_that_is_missing_or_of_another_size(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("--set", "data.features=[item, tags, n0]")
+    path = run_file.parent / "schema.yaml"
+    schema = Schema.load(path)
+    ids = Vocabulary(path="item.parquet", size=3)
+    features = tuple(f.model_copy(update={"ids": ids}) if f.name == "item" else f for f in schema.features)
+    schema.model_copy(update={"features": features}).save(path)
+    assert "item.parquet: no such vocabulary file; run" in refused(monkeypatch, "plan", run_file, *small)
+    pq.write_table(pa.table({"value": ["a", "b"]}), run_file.parent / "item.parquet")
+    assert "item.parquet: found 2 rows" in refused(monkeypatch, "plan", run_file, *small)
+    pq.write_table(pa.table({"value": ["a", "b", "c"]}), run_file.parent / "item.parquet")
+    plan(monkeypatch, run_file, *small)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import xxhash
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature, Schema
+from shardrec.data_pipeline.features.schema import IdFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.owned_files import MARKER
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
@@ -320,9 +320,27 @@ def test_columns_that_features_also_name(tmp_path: Path) -> None:
     assert late == (sum(float(r["hour"]) >= 12 for r in expected), len(expected))
 
 
+def test_vocabularies_of_any_names_have_files_of_their_own(tmp_path: Path) -> None:
+    names = ["a/b", "a%2Fb", "User", "user", "..", "x" * 300, "字" * 100, "\0", "type", "1e3"]
+    features = [{"kind": "id", "name": n, "column": "user_id", "ids": {"kind": "vocabulary"}} for n in names]
+    recipe = {**RECIPE, "features": features, "weight": None, "group": None, "keys": []}
+    out, _ = run(tmp_path, Inputs([write(tmp_path / "a.csv", lines(60))]), recipe)
+    schema = Schema.load(out / "schema.yaml")
+    assert [f.name for f in schema.features] == names
+    paths = [f.ids.path for f in schema.raw().sparse if isinstance(f.ids, Vocabulary)]
+    assert len({path.lower() for path in paths}) == len(names)
+    assert sorted(f"vocabularies/{file.name}" for file in (out / "vocabularies").iterdir()) == sorted(paths)
+    for row in table(out, "train"):
+        assert len({row[name] for name in names}) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"features": [*RECIPE["features"], {"kind": "dense", "name": "tags_weights"}]},
+            "the weights of 'tags' and column 'tags_weights' would both be written as 'tags_weights'",
+        ),
         ({"featurs": []}, "featurs: unknown key"),
         ({"features": [{"kind": "id", "name": "a", "ids": {"kind": "vocab"}}]}, "'vocab'"),
         ({"weight": "user_id"}, "column 'user_id' is read as string and, by weight, as double"),
