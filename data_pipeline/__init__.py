@@ -5,6 +5,7 @@
 - `declaration.py`: what users write in YAML, how it is read, and the one line that says what is wrong with it
 - `documents.py`: YAML, read and written by one door
 - `errors.py`: the exception that users see as a line instead of a traceback
+- `file_errors.py`: errors of the operating system, which say which file they were about
 - `file_names.py`: what a table's name becomes in the names of files
 - `features/`: what a column means, and how its values become ids and numbers
 - `local_ray.py`: a Ray on this machine that nobody else may use

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_errors import NO_ROOM, about
 from shardrec.data_pipeline.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
 
 _count = itertools.count()
@@ -34,9 +35,10 @@ def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
     _remove_abandoned_files(path)
     temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
-        yield temporary
-        if synced:
-            sync(temporary)
+        with about(path):
+            yield temporary
+            if synced:
+                sync(temporary)
         temporary.replace(path)
         if synced:
             sync(path.parent)
@@ -86,7 +88,7 @@ def whole_folder(
             _put(folder, place, listed)
             sync(place.parent)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             raise
         raise UserError(f"{out}: no space left on the device; nothing was kept") from error
     finally:

@@ -30,8 +30,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
-    *(runs.train, compare.compare, compare.contrast),
+    *(compare.compare, compare.contrast),
     *(runs.evaluate, runs.predict, plan.plan, tables.tables),
 ):
     app.command()(command)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_errors import about
 from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry, file_metadata
 from shardrec.sharding.tables.magnitudes import count_beyond, largest_value
 
@@ -33,7 +34,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     `unsound`, where any are, the number of values that are not finite or beyond `largest_value`.
     """
     described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
-    with open(path, "xb", buffering=0) as file:
+    with about(path), open(path, "xb", buffering=0) as file:
         _write_all(file.fileno(), memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()

@@ -15,16 +15,24 @@ from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.early_start import started_early
+from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.run_folder.starting import Resume, resumes
 
 
 def train(
-    config: RunConfig | str | Path | Mapping[str, Any], *, resume: bool = False, quiet: bool = False
+    config: RunConfig | str | Path | Mapping[str, Any],
+    *,
+    resume: Resume = False,
+    step: int | None = None,
+    quiet: bool = False,
 ) -> Summary | None:
     """Trains as a configuration says, on the workers that it names, and returns what came of it.
 
-    config: as `load` gives it, or what `load` takes. resume: goes on from the newest complete checkpoint of the run
-    folder. quiet: shows no progress. Progress goes to stderr, in a notebook too. The generators and the number of
-    threads of this process are afterwards as they were. On the further ranks of a torchrun the result is None.
+    config: as `load` gives it, or what `load` takes. resume: True goes on from the newest checkpoint of the run folder
+    that is whole, and is an error where no run is; "auto" goes on with the run that is there, else starts it, and says
+    which. step: the checkpoint to go on from, instead of the newest; later ones are set aside. quiet: shows no
+    progress. Progress goes to stderr, in a notebook too. The generators and the number of threads of this process are
+    afterwards as they were. On the further ranks of a torchrun the result is None.
 
     Raises UserError for what is wrong with the run, before anything is written where that can be known.
 
@@ -34,6 +42,7 @@ def train(
     began = time.time()
     config = located(config) if isinstance(config, RunConfig) else load(config)
     _check_importable(config)
+    goes_on = resumes(config, resume, step) if leads() else bool(resume)
     runs = list(resolve_stages(config).values()) or [config]
     check = partial(check_models, runs)
     with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
@@ -45,7 +54,7 @@ def train(
 
         elsewhere = all(choose_backend(run.launch) == "ray" for run in runs)  # then no GPU is this process's to ask
         with torch.random.fork_rng(devices=() if elsewhere else range(torch.cuda.device_count())):
-            values = train_run(config, resume=resume, quiet=quiet, embedded=True, began=began)
+            values = train_run(config, resume=goes_on, step=step, quiet=quiet, embedded=True, began=began)
         give_back_freed_memory()  # this process's next run needs it
     return None if values is None else Summary.of(Path(config.run), values)
 

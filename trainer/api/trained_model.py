@@ -24,6 +24,7 @@ from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import computing
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.scoring.evaluate import splits_to_score
 from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches
 from shardrec.trainer.session.blueprint import Blueprint
@@ -52,11 +53,14 @@ def open(
 
 
 class TrainedModel:
-    """A trained model is one checkpoint of a run. Use it in a `with` block, or `close` it, to give its memory back."""
+    """A trained model is one checkpoint of a run. Use it in a `with` block, or `close` it, to give its memory back.
+
+    Until then no training prunes the checkpoint.
+    """
 
     def __init__(self, folder: RunFolder, step: int | None = None, *, rows: RowKind | None = None) -> None:
         self.run_folder = folder.path
-        self.step = folder.choose_step(step)
+        self.step, self._hold = hold_step(folder, step)
         self._folder, self._rows = folder, rows
         self._leave: weakref.finalize | None = None
 
@@ -118,6 +122,7 @@ class TrainedModel:
 
     def close(self) -> None:
         """Gives back the memory of the tables. The model can be used again; it reads them anew."""
+        self._hold.release()
         for name in ("_session", "_blueprint", "_environment"):
             self.__dict__.pop(name, None)
         if self._leave is not None:
@@ -147,7 +152,8 @@ class TrainedModel:
 
     @cached_property
     def _session(self) -> Session:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        _, hold = hold_step(self._folder, self.step)  # again, where the model was closed meanwhile
+        with hold, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             session = Session.build(self._blueprint, self._environment)
             restore(self._folder.checkpoint(self.step), session)
         return session

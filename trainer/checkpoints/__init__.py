@@ -2,10 +2,12 @@
 
 - `checkpoint.py`: tables, tower, optimizers, generators and the place in the data, complete or absent
 - `contents.py`: what is in a checkpoint, every byte checked: `shardrec checkpoint show`
+- `damage.py`: whether a checkpoint is damaged, read whole
 - `difference.py`: what differs between two checkpoints: `shardrec checkpoint diff`
 - `id_map_facts.py`: how full the id map of a checkpoint is
 - `manifest.py`: what a checkpoint's manifest says, checked before anything goes by it
 - `position.py`: how far a run has come
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
+- `set_aside.py`: a checkpoint that a run does not go on from, moved out of its way
 - `unsound_values.py`: what must not be in a checkpoint, as training could not go on from it
 """

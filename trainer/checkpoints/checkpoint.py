@@ -11,16 +11,17 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_errors import about
 from shardrec.data_pipeline.owned_files import remove_files, remove_if_empty, remove_made
 from shardrec.data_pipeline.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
@@ -36,8 +37,10 @@ from shardrec.trainer.checkpoints.manifest import (
     write_manifest,
 )
 from shardrec.trainer.checkpoints.position import Position
+from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_entries, unsound_tower
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import held_steps
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
@@ -80,6 +83,8 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
         }
         write_manifest(temporary / MANIFEST, content)
         sync(temporary)
+        if final.exists():  # without a manifest, as a copy that was broken off leaves it
+            moved_aside(final)
         temporary.rename(final)
         sync(folder.checkpoints)
     environment.barrier()
@@ -91,6 +96,13 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
     All workers call it alike. `grow`: tables may have more rows than the checkpoint's; the others keep their fresh
     values. Raises UserError where the checkpoint is damaged, or another model's.
     """
+    position = fill(checkpoint, session, grow=grow)
+    session.environment.barrier()  # some read far larger tables, for whom a step's collectives would not wait
+    return position
+
+
+def fill(checkpoint: Path, session: Session, *, grow: bool = False) -> Position:
+    """Does one worker's part of `restore`, and waits for nobody."""
     content = read_manifest(checkpoint)
     environment, distributed = session.environment, session.distributed
     if any(live.table.frozen for live in distributed.tables.values()):
@@ -104,7 +116,6 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
         _set_generator_state(environment.device, base64.b64decode(content["generators"][environment.rank]))
     else:
         torch.manual_seed(generator_seed(session.config.trainer.seed, position.step, environment.rank))
-    environment.barrier()  # some read far larger tables than others, for whom a step's collectives would not wait
     return position
 
 
@@ -114,12 +125,16 @@ def generator_seed(seed: int, step: int, rank: int) -> int:
 
 
 def prune(folder: RunFolder, keep: int, *spared: int | None) -> None:
-    """Deletes all but the last `keep` checkpoints and those of steps to be spared."""
+    """Deletes all but the last `keep` checkpoints, those of steps to be spared, and those that somebody reads."""
+    spared = (*spared, *held_steps(folder))
     for step in folder.steps()[:-keep]:
         if step not in spared:
             doomed = folder.checkpoints / f".step-{step}.old"
             folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
-            _remove(doomed, folder.checkpoint(step))
+            if step in held_steps(folder):  # a reader came at the same moment, and waits for it
+                doomed.rename(folder.checkpoint(step))
+            else:
+                _remove(doomed, folder.checkpoint(step))
 
 
 def set_aside(folder: RunFolder, steps: Iterable[int], *, remove: bool = False) -> None:
@@ -129,8 +144,7 @@ def set_aside(folder: RunFolder, steps: Iterable[int], *, remove: bool = False) 
         if remove:
             _remove(place, place)
             continue
-        names = chain([f"{place.name}.diverged"], (f"{place.name}.diverged-{n}" for n in count(2)))
-        place.rename(next(path for name in names if not (path := folder.checkpoints / name).exists()))
+        moved_aside(place, "diverged")
 
 
 def remove_unfinished(folder: RunFolder) -> None:
@@ -160,8 +174,10 @@ def _remove(doomed: Path, place: Path) -> None:
 
 def _write_tower(path: Path, session: Session) -> dict[str, Any]:
     tensors = {k: t.detach().cpu().contiguous().clone() for k, t in session.tower_tensors().items()}
-    save_file(tensors, str(path))
-    with path.open("rb") as file:
+    data = serialized(tensors)  # not `save_file`, whose files nobody else may read
+    with about(path), path.open("xb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
     return file_entry(path)
 

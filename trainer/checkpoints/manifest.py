@@ -14,6 +14,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from shardrec.data_pipeline.declaration import first_problem
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_errors import about
 from shardrec.sharding.checkpoints.entries import check_entries
 from shardrec.trainer.checkpoints.position import Position
 
@@ -91,7 +92,7 @@ def _check(path: Path, content: Any) -> None:
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a manifest with its own checksum, synced to disk."""
     document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
-    with path.open("w") as file:
+    with about(path), path.open("w") as file:
         file.write(json.dumps(document))  # `json.dump` encodes in Python, ten times as slow
         file.flush()
         os.fsync(file.fileno())

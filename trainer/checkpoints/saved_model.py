@@ -1,7 +1,7 @@
 """A saved model is a checkpoint named on the command line; its run declares the tables that it holds."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,22 @@ from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
 from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import Hold, hold_step
 from shardrec.trainer.session.blueprint import build_model
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A saved model is a complete checkpoint: its manifest's `content`, `tables` by name, `id_maps` by id space."""
+    """A saved model is a complete checkpoint: its manifest's `content`, `tables` by name, `id_maps` by id space.
+
+    No training prunes it while it is open.
+    """
 
     path: Path
     content: Mapping[str, Any]
     tables: Mapping[str, SavedTable]
     id_maps: Mapping[str, SavedIdMap]
+    hold: Hold | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path, step: int | None = None) -> "SavedModel":
@@ -34,11 +39,21 @@ class SavedModel:
         if (path / "manifest.json").exists() or (path / "tables").is_dir():
             if step is not None:
                 raise UserError(f"{path}: a checkpoint, which --step cannot choose from; leave it out, or name the run")
-            return cls.read(path.resolve())
+            path = path.resolve()
+            hold = Hold(path) if RunFolder(path.parent.parent).checkpoints == path.parent else None
+            return replace(cls.read(path), hold=hold)
         if not any((path / name).exists() for name in ("config.yaml", "stages.yaml")):
             raise UserError(f"{path}: neither a run folder (no config.yaml in it) nor a checkpoint (no manifest.json)")
-        folder = RunFolder.open(path)
-        return cls.read(folder.checkpoint(folder.choose_step(step)))
+        return cls.of(RunFolder.open(path), step)
+
+    @classmethod
+    def of(cls, folder: RunFolder, step: int | None = None, *, newest: bool = False) -> "SavedModel":
+        """Opens the checkpoint of the step asked for, else the best, or the `newest`, else the last.
+
+        Raises UserError where there is none, or its manifest is damaged.
+        """
+        chosen, hold = hold_step(folder, step, newest=newest)
+        return replace(cls.read(folder.checkpoint(chosen)), hold=hold)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "SavedModel":
@@ -46,6 +61,12 @@ class SavedModel:
         content = read_manifest(checkpoint)
         id_maps = saved_id_maps(checkpoint, content.get("id_maps", {}))
         return cls(checkpoint, content, saved_tables(checkpoint, content["tables"]), id_maps)
+
+    @property
+    def step(self) -> int:
+        """Returns how many updates had been made."""
+        step: int = self.content["position"]["step"]
+        return step
 
     def table(self, name: str) -> SavedTable:
         """Returns the saved table of a name. Raises UserError, with the nearest known name, where there is none."""

@@ -1,14 +1,29 @@
 """`shardrec train`, `evaluate` and `predict`: one run, from its run file or its folder."""
 
-import os
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Trust, Variant
+from shardrec.trainer.launch.torchrun import leads
+
+
+class TrainCommand(TyperCommand):
+    """The command takes `--resume` alone or with `auto` behind it, and never the run file for its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Writes the value to its option before options are told from arguments."""
+        spelled: list[str] = []
+        for argument in args:
+            if argument == "auto" and spelled and spelled[-1] == "--resume=newest":
+                spelled[-1] = "--resume=auto"
+            else:
+                spelled.append("--resume=newest" if argument == "--resume" else argument)
+        return super().parse_args(ctx, spelled)
 
 
 def train(
@@ -16,7 +31,13 @@ def train(
     run_file: RunFile,
     variant: Variant = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="go on from the newest complete checkpoint of the run folder")] = False,
+    resume: Annotated[
+        Literal["newest", "auto"] | None,
+        typer.Option(metavar="[auto]", help="go on with the run that is there; auto: or start it where none is"),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="which checkpoint to go on from; default: the newest that is whole")
+    ] = None,
     trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
@@ -26,7 +47,7 @@ def train(
     from shardrec.trainer.config.stages import resolve_stages
     from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
-    from shardrec.trainer.run_folder.folder import RunFolder
+    from shardrec.trainer.run_folder.starting import resumes
     from shardrec.trainer.run_folder.summaries import print_summary
 
     if trust:
@@ -35,14 +56,15 @@ def train(
     stages = resolve_stages(config)
     if trust:
         trust_folders(*(source.run for run in (config, *stages.values()) for source in run.init_from))
-    if not stages and "RANK" not in os.environ:  # a torchrun's first rank may have made it already
-        RunFolder.check(config, resume=resume)
+    goes_on = resume is not None
+    if leads():  # torchrun's other ranks would find what the first one has made by now
+        goes_on = resumes(config, "auto" if resume == "auto" else goes_on, step)
     runs = list(stages.values()) or [config]
     check = partial(check_models, runs)
     with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
 
-        summary = train_run(config, resume=resume, quiet=quiet, began=context.obj)
+        summary = train_run(config, resume=goes_on, step=step, quiet=quiet, began=context.obj)
     if summary:
         for name, stage in stages.items():
             typer.echo(f"stage {name}")

@@ -21,8 +21,10 @@ from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.run_folder.command_files import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.terminal import messages
 
 
@@ -63,7 +65,7 @@ def compare_models(
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
     board, console = Scoreboard(models, seeds, leading), messages()
-    with _Workplace() as workplace:
+    with locked(out, command_name("compare")), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             outcome = _earlier(entry)
             if outcome is None:
@@ -182,7 +184,7 @@ class _Workplace:
 
 def _told(entry: Entry) -> str:
     """Says where a run that went down left its last words."""
-    logs = sorted(entry.folder.path.glob("**/logs/driver.log"), key=os.path.getmtime)
+    logs = sorted(entry.folder.path.glob("**/logs/**/driver.log"), key=os.path.getmtime)
     return f"; see {logs[-1]}" if logs else ""
 
 

@@ -7,6 +7,7 @@
 - `model_settings.py`: a model's class and its settings, checked
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `paths.py`: paths, made absolute as they come in
+- `relocation.py`: a run file inside a run folder means that folder
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
 - `trust.py`: what a run folder that may be anybody's is allowed to do

@@ -12,19 +12,24 @@ from shardrec.data_pipeline.documents import read_document
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.overrides import apply_override
 from shardrec.trainer.config.paths import located
+from shardrec.trainer.config.relocation import is_of_run_folder, relocated
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None) -> RunConfig:
+def load(
+    path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None, vouched: bool = True
+) -> RunConfig:
     """Reads a run file; `variant` merges one of its variants over it, whose run folder is then RUN/VARIANT.
+
+    vouched: the user named the file, and so vouches for it, unless it lies in a run folder.
 
     Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value, and for a run
     folder's own file that would run code that nobody vouched for (`trust.py`).
     """
     declared, home = read(path), Path(path).resolve().parent
-    if _is_of_run_folder(declared, Path(path)):
-        check_trusted(declared, home)
+    if not vouched or is_of_run_folder(declared, Path(path)):
+        check_trusted(declared, Path(path).parent)
     return checked(declared, str(path), home, overrides, variant=variant)
 
 
@@ -49,21 +54,17 @@ def checked(
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Returns a run file's content, unchecked. Raises UserError for a missing file and broken YAML."""
+    """Returns a run file's content, unchecked; that of a run folder with `run` where the folder is now.
+
+    Raises UserError for a missing file and broken YAML.
+    """
+    path = Path(path)
+    if own := next((path / n for n in ("config.yaml", "stages.yaml") if (path / n).is_file()), None):
+        raise UserError(f"{path}: a folder, where a run file (YAML) is expected; of this run it is {own}")
     declared = read_document(path, "run file", exponents=True)
     if not isinstance(declared, dict):
         raise UserError(f"{path}: a run file is a mapping of sections; see the ready ones in trainer/runs")
-    return declared
-
-
-def _is_of_run_folder(declared: Mapping[str, Any], file: Path) -> bool:
-    """Says whether a file is what a run left, by what lies beside it."""
-    folder = file.resolve().parent
-    if file.name == "config.yaml":
-        return (folder / "schema.yaml").is_file() and (folder / "checkpoints").is_dir()
-    stages = declared.get("stages")
-    names = [stage.get("name") for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
-    return file.name == "stages.yaml" and any((folder / str(name) / "config.yaml").is_file() for name in names)
+    return relocated(declared, path)
 
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:

@@ -13,5 +13,6 @@
 - `ray_train.py`: Ray Train without what a first step would wait for
 - `running_ray.py`: a local Ray, started and stopped, or a cluster, joined
 - `supervision.py`: progress, logs and memory around a launch
+- `torchrun.py`: what a process knows of the torchrun that launched it
 - `worker.py`: a worker's whole life, however it was launched
 """

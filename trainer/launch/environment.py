@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from shardrec.data_pipeline.errors import UserError
 
@@ -108,8 +109,12 @@ class Environment:
     def _own_store(self, timeout: float) -> dist.Store | None:
         """Returns the store of workers that meet on a loopback address: torch's own listens on all interfaces.
 
-        None where they meet elsewhere, or torchrun has a store for them.
+        None where they meet elsewhere, or torchrun has a store for them. Its store still has the addresses of ranks
+        that have ended when it starts them anew, which these then pass over.
         """
+        if attempt := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+            shared, *_ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+            return dist.PrefixStore(f"attempt {attempt}", shared)
         address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
         if "TORCHELASTIC_RUN_ID" in os.environ or not _is_loopback(address):
             return None

@@ -67,6 +67,7 @@ def _fitted(
             "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
             "folder": str(folder.path),
+            "logs": str(folder.logs),
             "probe": str(probe),
             "is_local": is_ours(),
             "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
@@ -144,7 +145,7 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
 @contextmanager
 def _probe(folder: RunFolder) -> Iterator[Path]:
     """Yields a file by which workers see that they share the run folder with the launcher."""
-    probe = folder.path / f".probe-{uuid.uuid4().hex}"
+    probe = folder.logs / f".probe-{uuid.uuid4().hex}"
     probe.touch()
     try:
         yield probe
@@ -154,10 +155,10 @@ def _probe(folder: RunFolder) -> Iterator[Path]:
 
 def _work(job: dict[str, Any]) -> None:
     """Runs on each worker, and again from the top after a restart."""
-    config, folder = parse(job["config"], "run"), RunFolder(Path(job["folder"]))
+    config, folder = parse(job["config"], "run"), RunFolder(Path(job["folder"]), Path(job["logs"]))
     if not Path(job["probe"]).exists():
         host = os.uname().nodename
-        raise UserError(f"{folder.path}: not seen from host {host}; `run` must be on storage that all nodes share")
+        raise UserError(f"{folder.logs}: not seen from host {host}; `run` must be on storage that all nodes share")
     if folder.failure():
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])

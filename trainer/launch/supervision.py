@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import flush_and_exit, launch
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, MemoryMonitor
+from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
@@ -16,11 +17,6 @@ from shardrec.trainer.run_folder.terminal import messages
 
 if TYPE_CHECKING:
     from shardrec.trainer.launch.worker import Worker
-
-
-def leads() -> bool:
-    """Returns whether this process writes and prints, as all do but torchrun's further ranks."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _root() -> int:
@@ -50,8 +46,11 @@ def supervised(
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
     with MemoryMonitor({_root()}) as memory, captured as terminal:
         console = messages(terminal)
-        with ProgressView(folder.logs, console=console, quiet=quiet or not leads()):
-            result = launch(worker, config, folder, **arguments)
+        try:
+            with ProgressView(folder.logs, console=console, quiet=quiet or not leads()) as view:
+                result = launch(worker, config, folder, **arguments)
+        finally:
+            view.said.show()
     if not leads():
         if not (stays or embedded):
             flush_and_exit(0)

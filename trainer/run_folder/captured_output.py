@@ -5,12 +5,27 @@ Python. It is process-wide, and processes started meanwhile inherit it.
 """
 
 import ctypes
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from shardrec.data_pipeline.file_errors import NO_ROOM
+
+
+class _Log(io.FileIO):
+    """A log takes what there is room for: a full disk shall stop what has to be kept, with its own line."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return memoryview(data).nbytes
 
 
 @contextmanager
@@ -23,7 +38,10 @@ def captured_output(path: str | Path) -> Iterator[TextIO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        log = stack.enter_context(path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        raw = io.BufferedWriter(_Log(path, "a"))
+        log = stack.enter_context(
+            io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        )
         outside = stack.enter_context(_outside(sys.stderr))
         before = sys.stdout, sys.stderr
         _flush()

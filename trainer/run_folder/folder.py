@@ -20,6 +20,7 @@ from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.file_errors import about
 from shardrec.data_pipeline.owned_files import MARKER, remove_files, remove_if_empty
 from shardrec.data_pipeline.relative_names import within
 from shardrec.data_pipeline.whole_files import whole_file
@@ -29,13 +30,14 @@ from shardrec.trainer.config.stages import stage_names
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lock import check_owned, was_begun
 
 _FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
+_LOGS = ("driver.log", "rank-*.log", "*.json", "messages.txt")
 _WRITTEN = (
     *_FILES,
-    "logs/driver.log",
-    "logs/rank-*.log",
-    "logs/*.json",
+    *(f"logs/{name}" for name in _LOGS),
+    *(f"logs/*-*/{name}" for name in _LOGS),  # of each command
     "tensorboard/events.out.tfevents.*",
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
@@ -44,9 +46,13 @@ _OWN_NAMES = (*_FILES, MARKER, "logs", "tensorboard", "checkpoints")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder is known by its path; its methods say what is in it, and write it."""
+    """A run folder is known by its path; its methods say what is in it, and write it.
+
+    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_files.py).
+    """
 
     path: Path
+    own_logs: Path | None = None
 
     @property
     def config_file(self) -> Path:
@@ -60,8 +66,8 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """Returns the folder of the workers' logs."""
-        return self.path / "logs"
+        """Returns the folder of the workers' logs, of what they tell each other, and of what they tell the launcher."""
+        return self.own_logs or self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
@@ -104,8 +110,15 @@ class RunFolder:
                     f"{folder.path}: holds a run of another model ({_shown(before.model)}), "
                     f"this one is {_shown(config.model)}; name another `run`"
                 )
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        elif folder.path.exists() and not (folder.path.is_dir() and was_begun(folder.path)):
             raise UserError(f"{folder.path}: not a run folder and not empty; name another `run`")
+        elif resume:
+            raise nothing_to_resume(folder.path)
+
+    def check_owned(self) -> None:
+        """Raises UserError where another training has taken this folder over meanwhile."""
+        if self.own_logs is not None:
+            check_owned(self.path, self.own_logs.name)
 
     @classmethod
     def create(cls, config: RunConfig, *, resume: bool) -> "RunFolder":
@@ -176,7 +189,7 @@ class RunFolder:
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
         """Returns the run's resolved configuration; run and schema are where the folder is now."""
-        config = load(self.config_file, overrides)
+        config = load(self.config_file, overrides, vouched=False)
         data = config.data.model_copy(update={"schema_path": str(self.schema_file)})
         return config.model_copy(update={"run": str(self.path), "data": data})
 
@@ -259,7 +272,7 @@ class RunFolder:
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
         line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
-        with self.metrics_file.open("a") as file:
+        with about(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(line + "\n")
 
     def records(self) -> list[dict[str, Any]]:
@@ -285,8 +298,8 @@ class RunFolder:
         try:
             with self.error_file.open("x") as file:
                 json.dump({"error": str(error)}, file)
-        except FileExistsError:
-            pass
+        except OSError:
+            pass  # another worker was first; or the disk is full, and the error itself has to get through
 
     def failure(self) -> UserError | None:
         """Returns what stopped the run on some worker, if anything did."""
@@ -305,6 +318,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
         return None
     return record
+
+
+def nothing_to_resume(path: Path) -> UserError:
+    """Returns the error of a --resume where there is no run."""
+    return UserError(
+        f"{path}: holds no run to go on with; leave --resume out to start one, or say --resume auto, which does either"
+    )
 
 
 def _shown(model: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from shardrec.data_pipeline.whole_files import whole_file
+from shardrec.trainer.run_folder.said import Said
 from shardrec.trainer.run_folder.terminal import messages
 
 _FILE = "progress.json"
@@ -107,6 +108,7 @@ class ProgressView:
         self._path = Path(logs) / _FILE
         self._console = console or messages()
         self._quiet = quiet
+        self.said = Said(logs, self._console)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -132,6 +134,7 @@ class ProgressView:
             while not self._stop.wait(_POLL_SECONDS):
                 event = self._read() or event
                 shown.show(event)
+                self.said.show()
             shown.show(self._read() or event)
 
     def _read(self) -> Event | None:

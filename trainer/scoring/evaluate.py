@@ -12,7 +12,10 @@ from shardrec.trainer.config.paths import absolute
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.run_folder.command_files import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
@@ -39,8 +42,11 @@ def evaluate_run(
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     splits, not_scored = splits_to_score(blueprint, folder, absolute(data))
-    chosen = folder.choose_step(step)
-    result = supervised(evaluate_worker, config, folder, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet)
+    chosen, hold = hold_step(folder, step)
+    with hold, own_logs(folder, command_name("evaluate"), leads=leads(), reads=True) as logged:
+        result = supervised(
+            evaluate_worker, config, logged, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet
+        )
     return result and result | ({"not_scored": not_scored} if not_scored else {})
 
 

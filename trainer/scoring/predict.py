@@ -23,9 +23,12 @@ from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.launch.supervision import leads, supervised
+from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import new_folder
+from shardrec.trainer.run_folder.command_files import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
@@ -62,11 +65,12 @@ def predict_rows(
     keys = keys or blueprint.schema.keys
     check_predictions(blueprint, data, keys, explain=explain)
     launched = os.environ.get("TORCHELASTIC_RUN_ID")  # all ranks of a torchrun write into one folder
-    with new_folder(out, launch=launched, leads=leads()) as temporary:
+    chosen, hold = hold_step(folder, step)
+    logs = own_logs(folder, command_name("predict"), leads=leads(), reads=True)
+    with hold, new_folder(out, launch=launched, leads=leads()) as temporary, logs as folder:
         return supervised(
             predict_worker, config, folder, quiet=quiet,
-            data=data, out=str(temporary), keys=keys, step=folder.choose_step(step), explain=explain,
-            blueprint=blueprint,
+            data=data, out=str(temporary), keys=keys, step=chosen, explain=explain, blueprint=blueprint,
         )  # fmt: skip
 
 

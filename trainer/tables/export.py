@@ -43,8 +43,8 @@ def export_table(
     is missing or damaged, and for a value that is not finite; then `out` is left as it was.
     """
     folder = RunFolder.open(run_folder)
-    step = folder.choose_step(step)
-    saved = SavedModel.read(folder.checkpoint(step))
+    saved = SavedModel.of(folder, step)
+    step = saved.step
     table, declared = saved.table(name), DeclaredTable.of(folder, name)
     id_map = saved.id_map(table)
     ids = TableIds.of(folder, declared.features, table.num_embeddings, id_map=id_map, by_number=by_number)

@@ -52,8 +52,8 @@ def import_table(
     `out`; then nothing is left behind.
     """
     folder = RunFolder.open(run_folder)
-    step = folder.choose_step(step)
-    saved = SavedModel.read(folder.checkpoint(step))
+    saved = SavedModel.of(folder, step)
+    step = saved.step
     table, id_map = saved.table(name), saved.id_map(saved.table(name))
     declared = DeclaredTable.all(folder, _sharing(saved, table))
     for sharing in declared:

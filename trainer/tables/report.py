@@ -45,8 +45,7 @@ def table_report(
     progress: is told which one is read. Raises UserError where there is no such checkpoint, or it is damaged.
     """
     folder = RunFolder.open(run_folder)
-    step = folder.choose_step(max(folder.steps(), default=None) if step is None else step)
-    saved, config, schema = SavedModel.read(folder.checkpoint(step)), folder.config(), folder.schema()
+    saved, config, schema = SavedModel.of(folder, step, newest=True), folder.config(), folder.schema()
     declared = DeclaredTable.all(folder, saved.tables)
     id_maps = {}
     for name, id_map in saved.id_maps.items():
@@ -57,7 +56,7 @@ def table_report(
     for name, table in saved.tables.items():
         progress(f"reading table {name}")
         tables[name] = _table_facts(table, declared[name], schema, saved.id_map(table), config)
-    return {"checkpoint": str(saved.path), "step": step, "tables": tables, "id_maps": id_maps}
+    return {"checkpoint": str(saved.path), "step": saved.step, "tables": tables, "id_maps": id_maps}
 
 
 def collisions(rows: int, updated: int) -> dict[str, float | None]:

@@ -10,6 +10,7 @@
 - `split_files.py`: the files of all splits, as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
+- `taking_up.py`: a run's folder, made or taken up where it stopped
 - `trainer.py`: the loop: build, restore, step after step, finish; a run resumes in `Trainer.restore`
 - `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`
 """

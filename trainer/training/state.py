@@ -6,7 +6,13 @@ from typing import Any
 
 from shardrec.models.undefined import Undefined, undefined_in, with_reasons
 from shardrec.trainer.checkpoints.position import Position
-from shardrec.trainer.config.sections import EarlyStopping
+from shardrec.trainer.config.sections import EarlyStopping, TrainerConfig
+
+
+def last_step(settings: TrainerConfig, steps_per_epoch: int) -> int:
+    """Returns the step after which a run ends, where nothing stops it before."""
+    steps = settings.epochs * steps_per_epoch
+    return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from shardrec.trainer.config.trust import note
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
-from shardrec.trainer.launch.supervision import leads, supervised
+from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.command_files import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
+from shardrec.trainer.run_folder.starting import check_stages_folder
+from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.inspection import inspect_run
+from shardrec.trainer.training.taking_up import finished_summary, taken_up
 from shardrec.trainer.training.trainer import train_worker
 
 
@@ -29,17 +34,21 @@ def train_run(
     config: RunConfig,
     *,
     resume: bool = False,
+    step: int | None = None,
     quiet: bool = False,
     embedded: bool = False,
     began: float | None = None,
 ) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
 
-    embedded: in a process that is not the command's own: its output is left alone, and no rank is ended.
+    resume: as `starting.resumes` decided. step: the checkpoint to go on from; later ones are set aside. None: the
+    newest one that is whole. embedded: in a process that is not the command's own: its output is left alone, and no
+    rank is ended.
 
     Stages run one after another, once all of them were found to be in order; the summary is the last one's, with those
     of all under `stages`. Raises UserError for what is wrong with the run, before anything is written where that can be
-    known; a folder whose run failed before its first checkpoint is removed.
+    known, and where another process trains in the folder; a folder whose run failed before its first checkpoint is
+    removed. A run that is finished, with nothing left to train, stays as it is.
 
     began: from when times count, in seconds of the epoch: when the command was started; default: now.
     """
@@ -47,30 +56,49 @@ def train_run(
     if stages:
         return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began)
     began = began or time.time()
-    return _train(inspect_run(config), resume=resume, quiet=quiet, embedded=embedded, began=began)
+    return _train(inspect_run(config), resume=resume, step=step, quiet=quiet, embedded=embedded, began=began)
 
 
 def _train(
-    blueprint: Blueprint, *, resume: bool, quiet: bool, began: float, stays: bool = False, embedded: bool = False
+    blueprint: Blueprint,
+    *,
+    resume: bool,
+    quiet: bool,
+    began: float,
+    step: int | None = None,
+    stays: bool = False,
+    embedded: bool = False,
 ) -> dict[str, Any] | None:
-    config = blueprint.config
-    existed = Path(config.run).exists()
-    folder = RunFolder.create(config, resume=resume) if leads() else RunFolder.awaited(config)
-    try:
+    config, name = blueprint.config, command_name("train")
+    with ExitStack() as stack:
+        if leads():
+            stack.enter_context(locked(Path(config.run), name))
+            folder = stack.enter_context(taken_up(config, name, resume=resume, step=step))
+        else:
+            folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
+        if resume and (done := finished_summary(blueprint, folder)) is not None:
+            return _left_alone(folder, done, stays=stays or embedded)
         summary = supervised(
             train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint
         )
-    except UserError:
-        if leads() and not resume and folder.failure() and not folder.steps():
-            folder.discard(keep=existed)
-        raise
-    if summary:
-        if (at := summary.pop("first_step_at")) is not None:
-            summary["seconds_to_first_step"] = round(at - began, 2)
-        summary["wall_seconds"] = round(time.time() - began, 2)
-        summary["finished"] = True
-        write_summary(folder, summary)
-    return summary
+        if summary:
+            if (at := summary.pop("first_step_at")) is not None:
+                summary["seconds_to_first_step"] = round(at - began, 2)
+            summary["wall_seconds"] = round(time.time() - began, 2)
+            summary["finished"] = True
+            write_summary(folder, summary)
+        return summary
+
+
+def _left_alone(folder: RunFolder, summary: dict[str, Any], *, stays: bool) -> dict[str, Any] | None:
+    """Returns the summary of a finished run as it is; further ranks of a torchrun end, unless they are to stay."""
+    if leads():
+        line = f"{folder.path}: finished at step {summary['steps']} and left as it is; trainer.epochs may give it more"
+        messages().print(line, markup=False, soft_wrap=True)
+        return summary
+    if not stays:
+        flush_and_exit(0)
+    return None
 
 
 def _train_stages(
@@ -83,8 +111,26 @@ def _train_stages(
     began: float | None,
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
-    whole, last = RunFolder(Path(config.run)), list(stages)[-1]
-    _check_folder(whole, resume)
+    whole, name = RunFolder(Path(config.run)), command_name("train")
+    if not leads():
+        return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
+    check_stages_folder(whole, resume=resume)
+    with locked(whole.path, name):
+        check_stages_folder(whole, resume=resume)
+        return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
+
+
+def _train_each(
+    config: RunConfig,
+    stages: Mapping[str, RunConfig],
+    whole: RunFolder,
+    *,
+    resume: bool,
+    quiet: bool,
+    embedded: bool,
+    began: float | None,
+) -> dict[str, Any] | None:
+    last = list(stages)[-1]
     folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
     finished = {n: s for n, f in folders.items() if resume and (s := f.summary()) is not None}
     for name, stage in stages.items() if resume else ():
@@ -92,7 +138,6 @@ def _train_stages(
     finished.pop(last, None)
     left = {name: stage for name, stage in stages.items() if name not in finished}
     blueprints = {name: inspect_run(stage, planned_folders(left)) for name, stage in left.items()}
-    existed = whole.path.exists()
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
@@ -104,7 +149,7 @@ def _train_stages(
             for name in left:
                 summaries[name] = _train(
                     blueprints.pop(name),
-                    resume=resume,
+                    resume=resume and RunFolder(Path(stages[name].run)).config_file.exists(),
                     quiet=quiet,
                     began=began or time.time(),
                     stays=True,
@@ -112,9 +157,9 @@ def _train_stages(
                 )
                 began = None  # a later stage begins when the one before it is over
                 give_back_freed_memory()  # the next stage needs it
-    except UserError:
+    except (UserError, KeyboardInterrupt, OSError):
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
-            whole.discard(keep=existed)
+            whole.discard(keep=True)  # with the lock, which removes a folder that it made
         raise
     if not leads():
         if not embedded:
@@ -144,20 +189,6 @@ def _check_stage(
             f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; remove "
             f"{folder.path}, or name another run"
         )
-
-
-def _check_folder(whole: RunFolder, resume: bool) -> None:
-    """Raises UserError where the folder of a run of stages holds something else, or such a run already."""
-    check_lasting("run", whole.path)
-    if not leads() or not whole.path.exists():
-        return
-    if whole.config_file.exists():
-        raise UserError(f"{whole.path}: holds a run without stages; name another `run`")
-    if whole.stages_file.exists():
-        if not resume:
-            raise UserError(f"{whole.path}: holds a run already; continue it with --resume, or name another `run`")
-    elif not whole.path.is_dir() or any(whole.path.iterdir()):
-        raise UserError(f"{whole.path}: not a run folder and not empty; name another `run`")
 
 
 @contextmanager

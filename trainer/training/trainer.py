@@ -1,8 +1,10 @@
 """A trainer builds, restores, then makes one step after another until the epochs are over or nothing improves."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.file_errors import NO_ROOM, about
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Term
 from shardrec.models.undefined import undefined_in
@@ -17,14 +20,17 @@ from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.damage import damage
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
+from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, check_sound
 from shardrec.trainer.config.sections import SPLITS, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter
+from shardrec.trainer.run_folder.said import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import loss_values, objective, stack_terms
 from shardrec.trainer.session.session import Session
@@ -42,7 +48,7 @@ from shardrec.trainer.training.hooks import (
 from shardrec.trainer.training.refusal import Refusal, some_of
 from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.split_files import FINGERPRINTS, other_fingerprints, take_up_files
-from shardrec.trainer.training.state import TrainingState
+from shardrec.trainer.training.state import TrainingState, last_step
 from shardrec.trainer.training.warm_start import start_from
 
 
@@ -53,13 +59,36 @@ def train_worker(
 
     blueprint: what inspection made of the run; None makes it anew.
     """
-    trainer = Trainer(config, folder, environment, blueprint)
+    with _room(folder):
+        trainer = Trainer(config, folder, environment, blueprint)
+        try:
+            trainer.restore()
+            trainer.fit()
+            return trainer.finish()
+        finally:
+            trainer.reporter.close()
+
+
+@contextmanager
+def _room(folder: RunFolder) -> Iterator[None]:
+    """Makes a full disk a UserError, which no launcher tries again, and which names the file and the way on."""
     try:
-        trainer.restore()
-        trainer.fit()
-        return trainer.finish()
-    finally:
-        trainer.reporter.close()
+        with about(folder.path):
+            yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        last = max(folder.steps(), default=None)
+        ahead = "start again" if last is None else f"go on with --resume: checkpoint step-{last} stays good"
+        raise UserError(f"{error.filename}: {error.strerror}; make room, then {ahead}") from error
+
+
+def _saved_order(at: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Returns what a checkpoint says of the order of rows, or else what is wrong with its manifest."""
+    try:
+        return read_manifest(at)["order"], None
+    except UserError as error:
+        return None, str(error)
 
 
 class Trainer:
@@ -94,9 +123,7 @@ class Trainer:
         self.test = self._split("test") if self.config.trainer.evaluation.test else None
 
     def _total_steps(self) -> int:
-        settings = self.config.trainer
-        steps = settings.epochs * self.loader.steps_per_epoch
-        return min(steps, settings.max_steps) if settings.max_steps else steps
+        return last_step(self.config.trainer, self.loader.steps_per_epoch)
 
     @property
     def hooks(self) -> list[Hook]:
@@ -120,13 +147,8 @@ class Trainer:
         steps = environment.broadcast(self.folder.steps() if environment.leads else None)
         self.refusal.resumed = bool(steps)
         if steps:
-            at = self.folder.checkpoint(steps[-1])
-            order = read_manifest(at)["order"]
-            if take_up_files(self.session, order):
-                self._make_loaders()
-                self._other_files = other_fingerprints(self.session)
-            self.loader.check_state(order)
-            self._take_up(checkpoint.restore(at, session), steps)
+            position, steps = self._restored(steps)
+            self._take_up(position, steps)
             self._check_restored(steps[-1])
         elif self.config.init_from:
             start_from(self.config.init_from, session)
@@ -150,6 +172,48 @@ class Trainer:
         except UnsoundValuesError as error:
             self.evidence.judge(step, sound=False)
             raise self.refusal.because(f"checkpoint step-{step}: {error}", self.evidence) from None
+
+    def _restored(self, steps: list[int]) -> tuple[Position, list[int]]:
+        """Restores the newest of some checkpoints that is whole; returns its position, and the steps up to it.
+
+        Those that are damaged are set aside, with a line each. Raises UserError, on all ranks and with nothing changed
+        on disk, where none is whole, or the newest whole one is not this run's.
+        """
+        environment = self.environment
+        damaged: dict[Path, str] = {}
+        for count in range(len(steps), 0, -1):
+            at, position = self.folder.checkpoint(steps[count - 1]), None
+            order, problem = environment.broadcast(_saved_order(at) if environment.leads else None)
+            if order is not None:
+                self._check_order(order)
+                try:
+                    position = checkpoint.fill(at, self.session)
+                except UserError as error:
+                    problem = str(error)
+            problem = next(filter(None, environment.gather(problem)), None)
+            if problem is None:
+                assert position is not None
+                if environment.leads:
+                    self._pass_over(damaged, steps[count - 1])
+                return position, steps[:count]
+            if environment.broadcast(damage(at) if environment.leads else None) is None:
+                raise UserError(problem)
+            damaged[at] = problem
+        raise UserError(next(iter(damaged.values())) + "; no earlier checkpoint is whole")
+
+    def _check_order(self, order: Mapping[str, Any]) -> None:
+        """Raises UserError, on all ranks, where the batches would not be those of the run that saved a checkpoint."""
+        if take_up_files(self.session, order):
+            self._make_loaders()
+            self._other_files = other_fingerprints(self.session)
+        self.loader.check_state(order)
+
+    def _pass_over(self, damaged: Mapping[Path, str], step: int) -> None:
+        """Sets damaged checkpoints aside, where they would be taken for what this run is about to write."""
+        for at, problem in damaged.items():
+            aside = moved_aside(at)
+            found = problem.partition("; ")[0]
+            say(self.folder.logs, f"{found}; {at.name} is now {aside.name}, and the run goes on from step {step}")
 
     def _take_up(self, position: Position, steps: list[int]) -> None:
         """Puts a restored position in line with what is on disk and with today's settings."""
@@ -329,6 +393,8 @@ class Trainer:
         self.state.improved = False
         with self.clock.paused():
             self.reporter.progress.phase("saving checkpoint")
+            if self.environment.leads:
+                self.folder.check_owned()
             order = {**self.loader.order_state(), FINGERPRINTS: self._other_files}
             try:
                 checkpoint.save(self.folder, self.session, self.state.position, order)

@@ -25,6 +25,7 @@ from shardrec.trainer.config.init_from import Contents, Copy, InitFrom, resolve_
 from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import Hold, hold_step
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
@@ -97,30 +98,33 @@ def start_from(sources: Sequence[InitFrom], session: Session) -> None:
             names = {c.target: SourceColumns(c.source, c.start, c.scale) for c in wanted.tables}
             copy_tables(one.folder, one.entries, session.distributed.tables, names)
             _copy_parameters(session, one.tower, wanted.parameters)
+    environment.barrier()  # the leading worker holds the checkpoints for all
     torch.manual_seed(checkpoint.generator_seed(session.config.trainer.seed, 0, environment.rank))
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A source's checkpoint: the best of a run, else its last."""
+    """A source's checkpoint: the best of a run, else its last. The leading worker's keeps it from being pruned."""
 
     folder: Path
     entries: list[dict[str, Any]]
     tower: dict[str, Tensor]
     contents: Contents
+    hold: Hold | None
 
     @classmethod
     def of(cls, source: InitFrom, environment: Environment) -> "_Opened":
         assert source.run is not None, "stages are resolved before a run starts"
         folder = RunFolder.open(source.run)
-        at = folder.checkpoint(environment.broadcast(folder.choose_step() if environment.leads else None))
+        step, hold = hold_step(folder) if environment.leads else (None, None)
+        at = folder.checkpoint(environment.broadcast(step))
         content = read_manifest(at)
         entries = content["tables"]
         tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
         tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}
         shapes = {name: tuple(tensor.shape) for name, tensor in tower.items()}
         dynamic = frozenset(e["table"] for e in entries if e.get("dynamic"))
-        return cls(at, entries, tower, Contents(source.run, tables, shapes, dynamic))
+        return cls(at, entries, tower, Contents(source.run, tables, shapes, dynamic), hold)
 
 
 @torch.no_grad()

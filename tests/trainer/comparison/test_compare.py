@@ -20,6 +20,7 @@ import yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.comparison.compare import compare_models
 from shardrec.trainer.config.load import load
+from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.training.train_run import train_run
 from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
@@ -110,7 +111,7 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     shardrec(monkeypatch, *command, status=1)
     printed = capsys.readouterr().out
     assert printed.count("failed: bad, seed") == 2 and "model lr: unknown key 'embeding_dim'" in printed
-    log = out / "crash/seed-0/logs/driver.log"
+    (log,) = (out / "crash/seed-0/logs").glob("train-*/driver.log")
     assert printed.count("failed: crash, seed") == 1
     assert f"failed: crash, seed 0: its process died; see {log}" in printed
     assert printed.count("failed: cuda, seed") == 1  # the second seed's run has a process of its own
@@ -186,3 +187,11 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="without torchrun"):
         compare_models(path, ("lr",), 1, (), None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_has_its_folder_alone(data: Path, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", data, variants={"base": {"model": "lr"}})
+    with locked(tmp_path / "run", "compare-there"):
+        with pytest.raises(UserError, match=r"run: in use by `compare` \(process \d+ on "):
+            compare_models(path, [], 1, (), None, quiet=True)
+        assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]

@@ -1,0 +1,69 @@
+"""Whether a training starts a run or goes on with one is decided here, once, before anything is prepared."""
+
+from pathlib import Path
+from typing import Literal
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.run_folder.folder import RunFolder, nothing_to_resume
+from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lock import check_free, was_begun
+from shardrec.trainer.run_folder.terminal import messages
+
+Resume = bool | Literal["auto"]
+"""False starts a run, True goes on with one that is there, "auto" does what there is to do, and says which."""
+
+
+def resumes(config: RunConfig, resume: Resume, step: int | None = None) -> bool:
+    """Returns whether a training goes on with the run in its folder.
+
+    step: the checkpoint to go on from, instead of the newest. Raises UserError where the folder holds something else,
+    is in use, or does not hold the run or the checkpoint to go on from.
+    """
+    folder = RunFolder(Path(config.run))
+    going_on = _has_begun(folder) if resume == "auto" else resume
+    if step is not None:
+        _check_step(config, folder, step, going_on=going_on)
+    check_free(folder.path)
+    if config.stages:
+        check_stages_folder(folder, resume=going_on)
+    else:
+        RunFolder.check(config, resume=going_on)
+    if resume == "auto":
+        messages().print(_said(folder, going_on), markup=False, soft_wrap=True)
+    return going_on
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    return folder.config_file.exists() or folder.stages_file.exists()
+
+
+def _said(folder: RunFolder, going_on: bool) -> str:
+    if not going_on:
+        return f"{folder.path}: starts a new run"
+    if folder.stages_file.exists():
+        return f"{folder.path}: goes on with its stages"
+    newest = max(folder.steps(), default=None)
+    return f"{folder.path}: goes on from " + ("step 0 (no checkpoint yet)" if newest is None else f"step {newest}")
+
+
+def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bool) -> None:
+    if not going_on:
+        raise UserError(f"--step {step}: says where --resume goes on from; there is no run to go on with")
+    if config.stages:
+        raise UserError(f"--step {step}: of which stage? resume that one by {folder.path}/STAGE/config.yaml")
+    folder.choose_step(step)
+
+
+def check_stages_folder(whole: RunFolder, *, resume: bool) -> None:
+    """Raises UserError where the folder of a run of stages holds something else, or such a run already, or none."""
+    check_lasting("run", whole.path)
+    if whole.config_file.exists():
+        raise UserError(f"{whole.path}: holds a run without stages; name another `run`")
+    if whole.stages_file.exists():
+        if not resume:
+            raise UserError(f"{whole.path}: holds a run already; continue it with --resume, or name another `run`")
+    elif resume:
+        raise nothing_to_resume(whole.path)
+    elif whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path)):
+        raise UserError(f"{whole.path}: not a run folder and not empty; name another `run`")
