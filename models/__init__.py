@@ -42,7 +42,7 @@ import importlib
 import traceback
 from typing import TYPE_CHECKING, get_type_hints
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.registry import Registry
 

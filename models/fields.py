@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
-from shardrec.data_pipeline.name_patterns import matches
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.table_settings import TableInit, TableSettings
 from shardrec.models.tables import EmbeddingTable

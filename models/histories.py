@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, SequenceFeature
 from shardrec.models.base import PointwiseConfig, Recommender

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Role
 from shardrec.models.base import PointwiseConfig

@@ -42,9 +42,17 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("sampling",),
         ("reading",),
         ("features",),
-        ("owned_files", "documents"),
-        ("relative_names",),
-        ("errors", "file_errors"),
+        ("batch", "declared", "files", "local_ray"),
+        ("errors",),
+    ),
+    "data_pipeline.files": (
+        ("whole_files",),
+        ("owned_files", "sealed_parquet"),
+        ("file_errors", "file_names", "natural_order", "relative_names"),
+    ),
+    "data_pipeline.declared": (
+        ("declaration",),
+        ("comma_lists", "documents", "name_patterns", "sizes"),
     ),
     "data_pipeline.prepare": (
         ("commands",),

@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from shardrec.data_pipeline.declaration import Declaration, Name
+from shardrec.data_pipeline.declared.declaration import Declaration, Name
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Cross, FeatureCross, IdFeature, Role, Schema
 

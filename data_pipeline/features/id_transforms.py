@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration, Name
-from shardrec.data_pipeline.relative_names import RelativeName
+from shardrec.data_pipeline.declared.declaration import Declaration, Name
+from shardrec.data_pipeline.files.relative_names import RelativeName
 
 
 class Hash(Declaration):

@@ -12,12 +12,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration, Name, first_problem, given_twice, load_yaml, plain, unknown
-from shardrec.data_pipeline.documents import dump_document
+from shardrec.data_pipeline.declared.declaration import (
+    Declaration,
+    Name,
+    first_problem,
+    given_twice,
+    load_yaml,
+    plain,
+    unknown,
+)
+from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
-from shardrec.data_pipeline.relative_names import within
-from shardrec.data_pipeline.whole_files import whole_file
+from shardrec.data_pipeline.files.relative_names import within
+from shardrec.data_pipeline.files.whole_files import whole_file
 
 # ---------------------------------------------------------------- how a column becomes table rows
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_strings, is_string
 from shardrec.data_pipeline.features.id_transforms import Vocabulary
-from shardrec.data_pipeline.sealed_parquet import UNREADABLE, read_checked
+from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE, read_checked
 
 VALUE = "value"  # the one column of a vocabulary file
 

@@ -150,7 +150,7 @@ def implicit(
     """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
     from pydantic import ValidationError
 
-    from shardrec.data_pipeline.declaration import first_problem
+    from shardrec.data_pipeline.declared.declaration import first_problem
     from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, prepare_implicit
     from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.text import TextFormat

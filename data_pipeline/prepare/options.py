@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardrec.data_pipeline.comma_lists import numbers_in
+from shardrec.data_pipeline.declared.comma_lists import numbers_in
 from shardrec.data_pipeline.errors import UserError, shortened
 
 if TYPE_CHECKING:

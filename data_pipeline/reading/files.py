@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sealed_parquet import UNREADABLE, Footer, open_checked
+from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE, Footer, open_checked
 
 REMOTE_READ_BYTES = 1 << 20
 """Bytes read at once, for each column, where a large row group is read piece by piece over a network."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.natural_order import natural_key
+from shardrec.data_pipeline.files.natural_order import natural_key
 from shardrec.data_pipeline.reading.files import File, short_message
 from shardrec.data_pipeline.reading.lake_tables import refuse_tables_around, refuse_tables_inside
 

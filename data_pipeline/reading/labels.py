@@ -12,9 +12,9 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, missing_values
 from shardrec.data_pipeline.features.schema import IdListFeature, Label, Schema
 from shardrec.data_pipeline.features.transforms import LabelReader
+from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message
 from shardrec.data_pipeline.reading.index import DataSet, Index
-from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 
 MOST_ROWS = 1 << 24
 """Rows of which labels are looked at, at most: a second or two."""

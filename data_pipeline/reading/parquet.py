@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import is_list
+from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message
 from shardrec.data_pipeline.reading.index import Index
-from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 
 OPEN_FILES, REMOTE_OPEN_FILES = 32, 4
 """Files kept open for their next use: two for each of 16 lanes, but few where a file holds on to fetched row groups."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shardrec.data_pipeline.declaration import Declaration, Place, unknown
+from shardrec.data_pipeline.declared.declaration import Declaration, Place, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,

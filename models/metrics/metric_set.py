@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.metrics.collective import Alone, Collective
 from shardrec.models.metrics.metric import Metric

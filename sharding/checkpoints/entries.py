@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field, ValidationError, with_config
 from pydantic.type_adapter import TypeAdapter
 from typing_extensions import TypedDict
 
-from shardrec.data_pipeline.declaration import first_problem
-from shardrec.data_pipeline.relative_names import RelativeName
+from shardrec.data_pipeline.declared.declaration import first_problem
+from shardrec.data_pipeline.files.relative_names import RelativeName
 from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig
 from shardrec.sharding.dynamic.id_map import IdCounters
 

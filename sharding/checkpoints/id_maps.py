@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_names import file_stems
-from shardrec.data_pipeline.whole_files import sync
+from shardrec.data_pipeline.files.file_names import file_stems
+from shardrec.data_pipeline.files.whole_files import sync
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.saved_tables import SavedRows

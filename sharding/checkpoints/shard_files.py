@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import about
+from shardrec.data_pipeline.files.file_errors import about
 from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry, file_metadata
 from shardrec.sharding.tables.magnitudes import count_beyond, largest_value
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_names import file_stems
-from shardrec.data_pipeline.whole_files import sync
+from shardrec.data_pipeline.files.file_names import file_stems
+from shardrec.data_pipeline.files.whole_files import sync
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle, write_file
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim

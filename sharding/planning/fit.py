@@ -9,8 +9,8 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError, printable
-from shardrec.data_pipeline.sizes import readable
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
 from shardrec.sharding.planning.plan import TablePlan, bytes_per_rank, id_map_share, replica_bytes, table_bytes

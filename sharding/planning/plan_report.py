@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import printable
-from shardrec.data_pipeline.sizes import readable
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.planning.row_memory import described_memory
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import shortened
 
 

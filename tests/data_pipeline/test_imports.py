@@ -9,13 +9,13 @@ from tests import ROOT
 
 HEAVY = ("torch", "torchrec", "fbgemm_gpu", "ray", "pandas", "pyarrow", "numpy")
 DECLARED = (
-    "declaration",
+    "declared.declaration",
     "errors",
     "features.crosses",
     "features.id_transforms",
     "features.schema",
     "sampling.settings",
-    "sizes",
+    "declared.sizes",
 )
 
 

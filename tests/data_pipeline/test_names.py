@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardrec.data_pipeline.file_names import LONGEST, file_stems
-from shardrec.data_pipeline.name_patterns import matches
+from shardrec.data_pipeline.declared.name_patterns import matches
+from shardrec.data_pipeline.files.file_names import LONGEST, file_stems
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=250)
 

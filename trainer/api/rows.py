@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sealed_parquet import write_sealed
+from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 
 Data: TypeAlias = Any
 """Files, folders, globs or URIs; or rows in memory: a pyarrow.Table or a pandas.DataFrame."""

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.documents import dump_document
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from shardrec.data_pipeline.declaration import first_problem
+from shardrec.data_pipeline.declared.declaration import first_problem
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sizes import readable
 from shardrec.models.dynamic_ids import DynamicConfig
 from shardrec.sharding.planning.topology import available_memory
 from shardrec.trainer.benchmarks.id_stream import Stream, build_table, run_stream

@@ -16,9 +16,9 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, Schema
+from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet
-from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 PLAIN_ROWS = 65_536
 """The plain pyarrow loop reads record batches of so many rows."""

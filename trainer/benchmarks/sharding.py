@@ -17,9 +17,9 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from shardrec.data_pipeline.comma_lists import names_in, numbers_in
-from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.documents import dump_document
+from shardrec.data_pipeline.declared.comma_lists import names_in, numbers_in
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
 from shardrec.models.table_settings import Placement

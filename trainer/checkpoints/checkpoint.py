@@ -21,9 +21,9 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import about
-from shardrec.data_pipeline.owned_files import remove_files, remove_if_empty, remove_made
-from shardrec.data_pipeline.whole_files import sync
+from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.owned_files import remove_files, remove_if_empty, remove_made
+from shardrec.data_pipeline.files.whole_files import sync
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables

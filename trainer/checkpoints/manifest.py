@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
-from shardrec.data_pipeline.declaration import first_problem
+from shardrec.data_pipeline.declared.declaration import first_problem
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import about
+from shardrec.data_pipeline.files.file_errors import about
 from shardrec.sharding.checkpoints.entries import check_entries
 from shardrec.trainer.checkpoints.position import Position
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shardrec.data_pipeline.declaration import named
+from shardrec.data_pipeline.declared.declaration import named
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.table_reads import declared_tables, features_of
 from shardrec.models.tables import EmbeddingTable

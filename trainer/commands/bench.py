@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shardrec.data_pipeline.comma_lists import names_in
+from shardrec.data_pipeline.declared.comma_lists import names_in
 from shardrec.trainer.commands.options import LaunchOverrides, Overrides
 from shardrec.trainer.run_folder.terminal import messages, results
 

@@ -19,7 +19,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Trains several models on the same data under several seeds, and prints one table; goes on where it stopped."""
-    from shardrec.data_pipeline.comma_lists import names_in
+    from shardrec.data_pipeline.declared.comma_lists import names_in
     from shardrec.trainer.comparison.compare import compare_models
     from shardrec.trainer.run_folder.terminal import results
 
@@ -42,7 +42,7 @@ def contrast(
     trust: Trust = False,
 ) -> None:
     """Says how a comparison's models differ in AUC and GAUC, by a paired bootstrap over users."""
-    from shardrec.data_pipeline.comma_lists import names_in
+    from shardrec.data_pipeline.declared.comma_lists import names_in
     from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
     from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.run_folder.terminal import messages

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.text import Text
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged

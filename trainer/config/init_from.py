@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shardrec.data_pipeline.declaration import Place, unknown
+from shardrec.data_pipeline.declared.declaration import Place, unknown
 from shardrec.data_pipeline.errors import UserError
 
 Column = Annotated[int, Field(ge=0, lt=2**31)]

@@ -7,8 +7,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from shardrec.data_pipeline.declaration import first_problem, nearest, unknown
-from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.declared.declaration import first_problem, nearest, unknown
+from shardrec.data_pipeline.declared.documents import read_document
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.overrides import apply_override
 from shardrec.trainer.config.paths import located

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from shardrec.data_pipeline.declaration import unknown
-from shardrec.data_pipeline.documents import parse_document
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.declared.documents import parse_document
 from shardrec.data_pipeline.errors import UserError, in_quotes
 
 OF_THE_WHOLE = ("run", "stages", "variants", "import_from")  # keys that stages have no own

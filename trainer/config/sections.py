@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shardrec.data_pipeline.declaration import Name, Place, given_twice
-from shardrec.data_pipeline.documents import dump_document
+from shardrec.data_pipeline.declared.declaration import Name, Place, given_twice
+from shardrec.data_pipeline.declared.documents import dump_document
+from shardrec.data_pipeline.declared.sizes import parse_bytes
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
-from shardrec.data_pipeline.sizes import parse_bytes
 from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.init_from import InitFrom
 

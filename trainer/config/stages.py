@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.overrides import OF_THE_WHOLE, laid_over

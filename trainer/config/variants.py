@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shardrec import models
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.import_path import append_to_path
 from shardrec.trainer.config.overrides import laid_over

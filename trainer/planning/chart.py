@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError, printable
-from shardrec.data_pipeline.sizes import readable
 from shardrec.sharding.planning.plan import Plan, bytes_per_rank
 from shardrec.trainer.run_folder.atomic import write_picture
 

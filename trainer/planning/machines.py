@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from shardrec.data_pipeline.declared.sizes import parse_bytes, readable
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sizes import parse_bytes, readable
 from shardrec.sharding.planning.fit import PlanError
 from shardrec.sharding.planning.topology import CPU_RESERVE, CUDA_RESERVE, DENSE_FLOPS, Topology
 from shardrec.trainer.config.sections import RunConfig

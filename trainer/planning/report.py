@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.features.vocabulary import check_vocabularies
-from shardrec.data_pipeline.sizes import readable
 from shardrec.models.base import Recommender
 from shardrec.sharding.planning.advice import Change, worthwhile_changes
 from shardrec.sharding.planning.cost import GROUPS, Estimate, PartEstimate, estimate_step

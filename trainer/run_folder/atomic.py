@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.whole_files import whole_file, whole_folder
+from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.trainer.run_folder.lasting import check_lasting
 
 if TYPE_CHECKING:

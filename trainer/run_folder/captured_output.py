@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from shardrec.data_pipeline.file_errors import NO_ROOM
+from shardrec.data_pipeline.files.file_errors import NO_ROOM
 
 
 class _Log(io.FileIO):

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from shardrec.data_pipeline.file_errors import about
+from shardrec.data_pipeline.files.file_errors import about
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.owner import Owner
 

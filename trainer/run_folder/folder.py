@@ -20,10 +20,10 @@ from pyarrow.fs import copy_files
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.file_errors import about
-from shardrec.data_pipeline.owned_files import MARKER, remove_files, remove_if_empty
-from shardrec.data_pipeline.relative_names import within
-from shardrec.data_pipeline.whole_files import whole_file
+from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.owned_files import MARKER, remove_files, remove_if_empty
+from shardrec.data_pipeline.files.relative_names import within
+from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import stage_names

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import about
-from shardrec.data_pipeline.owned_files import remove_if_empty
+from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.owned_files import remove_if_empty
 from shardrec.trainer.run_folder.heartbeat import HEARTBEAT
 from shardrec.trainer.run_folder.owner import Owner
 from shardrec.trainer.run_folder.terminal import messages

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from shardrec.data_pipeline.whole_files import whole_file
+from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.run_folder.said import Said
 from shardrec.trainer.run_folder.terminal import messages
 

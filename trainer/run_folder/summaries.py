@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.declared.documents import read_document
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sizes import readable
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import plain_table, print_table, results

@@ -13,8 +13,8 @@ from torch import Tensor
 from shardrec import models
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.data_pipeline.sealed_parquet import SealedWriter
 from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind

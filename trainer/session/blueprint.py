@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.files.sealed_parquet import footer_digest
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet, Index
 from shardrec.data_pipeline.reading.labels import missing_labels
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
-from shardrec.data_pipeline.sealed_parquet import footer_digest
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.name_patterns import matches
 from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.trainer.config.sections import Schedule, TowerOptimizer
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sizes import readable
 from shardrec.models.base import Recommender
 from shardrec.sharding.planning.fit import PlanError
 from shardrec.sharding.planning.topology import available_memory

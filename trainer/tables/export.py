@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sealed_parquet import SealedWriter
+from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.magnitudes import count_beyond
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, column_type, expect_type, is_list, is_number
+from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import File, Sightings, short_message
-from shardrec.data_pipeline.sealed_parquet import UNREADABLE
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.live import DTYPES
 from shardrec.sharding.tables.magnitudes import LARGEST_VALUE

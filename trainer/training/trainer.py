@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import NO_ROOM, about
+from shardrec.data_pipeline.files.file_errors import NO_ROOM, about
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Term
 from shardrec.models.undefined import undefined_in

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shardrec.data_pipeline.comma_lists import numbers_in
-from shardrec.data_pipeline.documents import dump_document
+from shardrec.data_pipeline.declared.comma_lists import numbers_in
+from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.prepare.generators.planted import (
     BLOCK_ROWS,
     ClickLog,
@@ -32,7 +33,6 @@ from shardrec.data_pipeline.prepare.steps.preparation import Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, Split, staged
-from shardrec.data_pipeline.sealed_parquet import SealedWriter
 
 BEST_FILE = "best.yaml"
 _DICTIONARY_IDS = 4096  # columns of more ids are smaller, and 3 x faster to write, without a dictionary

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shardrec.data_pipeline.declaration import load_yaml
+from shardrec.data_pipeline.declared.declaration import load_yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

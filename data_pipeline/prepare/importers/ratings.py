@@ -15,6 +15,7 @@ import pyarrow as pa
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.prepare.importers.movielens import rating_sources
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.option_values import Axis
@@ -25,7 +26,6 @@ from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_fold
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, RowNumbers
 from shardrec.data_pipeline.prepare.steps.text import no_null
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, RowsWriter, Split, staged
-from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 FRACTIONS: dict[Split, float] = {"train": 0.855, "validation": 0.045, "test": 0.1}  # AutoRec's protocol
 _COLUMNS = {"user": "user_id", "item": "movie_id"}

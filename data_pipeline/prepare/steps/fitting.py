@@ -14,11 +14,11 @@ from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.schema import Clip, Log
 from shardrec.data_pipeline.features.transforms import transformed
 from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.files.sealed_parquet import read_checked, write_sealed
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.recipe import FitStandardise, Fitted, FitVocabulary, Recipe, RecipeIds
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
 from shardrec.data_pipeline.prepare.steps.splits import TimeSplit
-from shardrec.data_pipeline.sealed_parquet import read_checked, write_sealed
 
 COUNT = "count"
 _COMPACT_ROWS = 1 << 20

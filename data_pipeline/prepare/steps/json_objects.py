@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.prepare.steps.streams import Text
-from shardrec.data_pipeline.sizes import readable
 
 LARGEST_ENTRY = 4 << 20
 """Bytes of the largest entry that is read: Python's objects take up to twenty times the memory of their text."""

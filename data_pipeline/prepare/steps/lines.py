@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.steps.quoting import Quoted, Quoting
 from shardrec.data_pipeline.prepare.steps.streams import Text, line_ends
-from shardrec.data_pipeline.sizes import readable
 
 BLOCK_BYTES = 8 << 20
 LONGEST_LINE = 32 << 20

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration, Name
+from shardrec.data_pipeline.declared.declaration import Declaration, Name
 from shardrec.data_pipeline.features.schema import (
     Bucketize,
     Clip,
@@ -30,7 +30,7 @@ from shardrec.data_pipeline.features.schema import (
     Standardise,
     Vocabulary,
 )
-from shardrec.data_pipeline.file_names import file_stems
+from shardrec.data_pipeline.files.file_names import file_stems
 from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFormat
 

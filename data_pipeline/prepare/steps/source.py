@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.natural_order import natural_key
+from shardrec.data_pipeline.files.natural_order import natural_key
 from shardrec.data_pipeline.prepare.steps.streams import COMPRESSED, is_empty
 from shardrec.data_pipeline.prepare.steps.writer import Split
 from shardrec.data_pipeline.reading.finding import UNFINISHED

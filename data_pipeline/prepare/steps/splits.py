@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration
+from shardrec.data_pipeline.declared.declaration import Declaration
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, missing_values
 from shardrec.data_pipeline.features.hashing import hash_array, hash_words

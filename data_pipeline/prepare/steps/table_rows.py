@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.features.schema import Identity, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT
 from shardrec.data_pipeline.prepare.steps.recipe import vocabulary_paths
-from shardrec.data_pipeline.sealed_parquet import write_sealed
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import Field, field_validator, model_validator
 
-from shardrec.data_pipeline.declaration import Declaration, unknown
+from shardrec.data_pipeline.declared.declaration import Declaration, unknown
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
 from shardrec.data_pipeline.prepare.steps.lines import Lines, first_record, line_blocks

@@ -10,10 +10,10 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.owned_files import check_replaceable
+from shardrec.data_pipeline.files.owned_files import check_replaceable
+from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
+from shardrec.data_pipeline.files.whole_files import whole_folder
 from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
-from shardrec.data_pipeline.sealed_parquet import SealedWriter
-from shardrec.data_pipeline.whole_files import whole_folder
 
 SCHEMA_FILE = "schema.yaml"
 Split = Literal["train", "validation", "test"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shardrec.data_pipeline.declaration import unknown
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     Bucketize,

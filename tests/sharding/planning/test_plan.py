@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardrec.data_pipeline.sizes import readable
+from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.planning.plan import Plan

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from shardrec.data_pipeline.declared.sizes import parse_bytes
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.sizes import parse_bytes
 from shardrec.trainer.config.load import load
 
 RUN = """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from shardrec.data_pipeline.documents import parse_document
+from shardrec.data_pipeline.declared.documents import parse_document
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema, Vocabulary
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol

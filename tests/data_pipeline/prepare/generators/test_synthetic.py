@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.owned_files import MARKER
+from shardrec.data_pipeline.files.owned_files import MARKER
 from shardrec.data_pipeline.prepare.generators.planted import Histories
 from shardrec.data_pipeline.prepare.generators.synthetic import parse_ids, synthetic
 

@@ -18,7 +18,7 @@ import yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import IdFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.transforms import FeatureReader
-from shardrec.data_pipeline.owned_files import MARKER
+from shardrec.data_pipeline.files.owned_files import MARKER
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
 from shardrec.data_pipeline.prepare.steps.fitting import Moments, ValueCounts
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report

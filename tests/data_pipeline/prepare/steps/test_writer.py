@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.owned_files import MARKER
+from shardrec.data_pipeline.files.owned_files import MARKER
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, RowsWriter, staged
 
 

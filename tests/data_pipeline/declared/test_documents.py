@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardrec.data_pipeline.documents import MOST_BYTES, dump_document, parse_document, read_document
+from shardrec.data_pipeline.declared.documents import MOST_BYTES, dump_document, parse_document, read_document
 from shardrec.data_pipeline.errors import UserError
 
 NINE_TIMES = "".join(f"v{n}: &v{n} [{', '.join([f'*v{n - 1}' if n else 'x'] * 9)}]\n" for n in range(9))

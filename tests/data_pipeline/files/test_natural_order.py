@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardrec.data_pipeline.natural_order import natural_key
+from shardrec.data_pipeline.files.natural_order import natural_key
 
 
 def test_numbers_count_as_numbers():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from shardrec.data_pipeline import whole_files
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.owned_files import MARKER
-from shardrec.data_pipeline.whole_files import whole_file, whole_folder
+from shardrec.data_pipeline.files import whole_files
+from shardrec.data_pipeline.files.owned_files import MARKER
+from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 
 
 def must_be_new(out: Path) -> None:
@@ -29,7 +29,7 @@ def anything(out: Path) -> None:
 def stop_inside(opening: str, out: Path, how: signal.Signals) -> None:
     """Sends a signal to a process that has written half a file inside `opening`."""
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom shardrec.data_pipeline.whole_files import *\n"
+        "import sys, time\nfrom pathlib import Path\nfrom shardrec.data_pipeline.files.whole_files import *\n"
         f"out = Path(sys.argv[1])\nwith {opening} as t:\n"
         "    (t / 'x' if t.is_dir() else t).write_text('ha'); print('in', flush=True); time.sleep(60)\n"
     )

@@ -10,10 +10,10 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import DenseFeature, Hash, IdFeature, IdListFeature, Schema, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
+from shardrec.data_pipeline.files.sealed_parquet import SEAL, SealedWriter, read_checked, write_sealed
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.prepare.steps.writer import RowsWriter
 from shardrec.data_pipeline.reading.index import DataSet
-from shardrec.data_pipeline.sealed_parquet import SEAL, SealedWriter, read_checked, write_sealed
 
 FLIPS = 200
 SCHEMA = Schema(

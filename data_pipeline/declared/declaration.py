@@ -9,13 +9,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shardrec.data_pipeline.documents import read_document
+from shardrec.data_pipeline.declared.documents import read_document
 from shardrec.data_pipeline.errors import UserError, in_quotes, shortened
 
 LONGEST_MISSPELT = 100
 """Characters of a name that is compared with known ones, and shown whole."""
 
-LONGEST_LIST = 1500
+LONGEST_LIST = 1000
 """Characters of known names that a line lists, at most."""
 
 LONGEST_MESSAGE = 400

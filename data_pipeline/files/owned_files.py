@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.relative_names import RelativeName
+from shardrec.data_pipeline.files.relative_names import RelativeName
 
 MARKER = ".shardrec.json"
 """The file that says what the program wrote beside it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.owned_files import MARKER, check_replaceable, mark, remove_files, remove_owned
+from shardrec.data_pipeline.files.owned_files import MARKER, check_replaceable, mark, remove_files, remove_owned
 
 
 @pytest.fixture

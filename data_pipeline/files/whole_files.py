@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.file_errors import NO_ROOM, about
-from shardrec.data_pipeline.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
+from shardrec.data_pipeline.files.file_errors import NO_ROOM, about
+from shardrec.data_pipeline.files.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
 
 _count = itertools.count()
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say whose folders cannot be synced
