@@ -7,11 +7,12 @@
 - `documents.py`: run files, overrides and schemas
 - `importers.py`: raw files and recipes of `shardrec prepare`
 - `mutations.py`: documents with one thing changed in them
+- `parquet.py`: Parquet files with flipped bits, with and without checksums
 """
 
 from collections.abc import Callable
 
-from tests.fuzzing import checkpoints, documents, importers
+from tests.fuzzing import checkpoints, documents, importers, parquet
 
 DOORS: dict[str, Callable[[int], None]] = {
     "importers": importers.one,
@@ -19,5 +20,7 @@ DOORS: dict[str, Callable[[int], None]] = {
     "schemas": documents.schema,
     "manifests": checkpoints.manifest,
     "run_folders": checkpoints.damaged_file,
+    "parquet": parquet.checked,
+    "plain_parquet": parquet.unchecked,
 }
 """What can be fuzzed: each takes a seed and raises for a traceback, naming what it did."""

@@ -9,7 +9,15 @@ from tests import ROOT
 from tests.fuzzing import DOORS
 from tests.fuzzing.importers import IMPORTERS, run, write
 
-CASES = {"importers": 200, "run_files": 150, "schemas": 150, "manifests": 120, "run_folders": 80}
+CASES = {
+    "importers": 200,
+    "run_files": 150,
+    "schemas": 150,
+    "manifests": 40,
+    "run_folders": 40,
+    "parquet": 100,
+    "plain_parquet": 100,
+}
 FOUND = {"importers": (1112, 2404, 5883), "run_files": (4344,), "manifests": (196, 197, 206, 211)}  # once tracebacks
 
 

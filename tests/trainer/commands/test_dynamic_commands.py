@@ -329,11 +329,12 @@ def test_ids_that_cannot_come_in(
 # ---------------------------------------------------------------- starting from such a run
 
 
-def started(config: RunConfig, folder: RunFolder, environment: Environment) -> None:
+def started(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
     """Saves what a run starts from as step 0."""
     trainer = Trainer(config, folder, environment)
     trainer.restore()
     trainer.save_checkpoint()
+    return {}
 
 
 def test_a_run_that_starts_from_a_whole_one(root: Path, run: Path, said: Callable[..., str]) -> None:

@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_second_stage_that_does_not_fit_its_memory(data: Path, tmp_path: Path) -> None:
     """Its batches made ahead are counted before the first stage is trained to its end."""
-    stages = [{"name": "first"}, {"name": "second", "data": {"prefetch": 100_000}}]
+    stages = [{"name": "first"}, {"name": "second", "data": {"prefetch": 1024}}]
     path = run_file(tmp_path / "run.yaml", data, data={"memory": 40_000_000}, stages=stages)
     with pytest.raises(UserError, match=r"data\.memory of 38 MiB is too small"):
         train_run(load(path), quiet=True)
