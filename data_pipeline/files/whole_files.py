@@ -22,6 +22,7 @@ from shardrec.data_pipeline.files.file_errors import NO_ROOM, about
 from shardrec.data_pipeline.files.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
 
 _count = itertools.count()
+_looked_through: set[Path] = set()  # folders in which nothing abandoned is left
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say whose folders cannot be synced
 
 
@@ -32,7 +33,7 @@ def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
     synced: a crash of the machine loses neither the old content nor the new one.
     """
     path = Path(path)
-    _remove_abandoned_files(path)
+    _remove_abandoned_files(path.parent)
     temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         with about(path):
@@ -147,10 +148,13 @@ def _exit_on_termination() -> Any:
     return before
 
 
-def _remove_abandoned_files(path: Path) -> None:
-    """Removes what killed processes of this host left behind of the same file."""
-    pattern = re.compile(re.escape(f".{path.name}.{socket.gethostname()}-") + r"(\d+)-\d+\.tmp")
-    for left in path.parent.glob(f".{_literally(path.name)}.*.tmp"):
+def _remove_abandoned_files(folder: Path) -> None:
+    """Removes what killed processes of this host left behind in a folder, once: there may be thousands of files."""
+    if folder in _looked_through:
+        return
+    _looked_through.add(folder)
+    pattern = re.compile(r"\..+\." + re.escape(socket.gethostname()) + r"-(\d+)-\d+\.tmp")
+    for left in folder.glob(".*.tmp"):
         match = pattern.fullmatch(left.name)
         if match and not alive(int(match[1])) and left.is_file() and not left.is_symlink():
             left.unlink(missing_ok=True)
