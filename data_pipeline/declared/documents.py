@@ -89,7 +89,8 @@ def _text(path: str | Path, what: str) -> str:
             f"{path}: cannot be read: not UTF-8 text (byte {found:#04x} at {error.start}); save it as UTF-8"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        raise UserError(f"{in_quotes(str(path))}: cannot be read: {_one_line(error)}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+        raise UserError(f"{in_quotes(str(path))}: cannot be read: {reason}") from None
 
 
 def _local_bytes(path: Path) -> bytes:

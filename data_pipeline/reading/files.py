@@ -1,6 +1,8 @@
 """A data file is opened in the way that suits what is read of it, and is noticed when it is no longer what it was."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -65,7 +67,7 @@ class File(NamedTuple):
         column fetches a row group, and on remote file systems all columns are fetched together.
         """
         options: dict[str, Any] = {"pre_buffer": self.remote and not piecewise}
-        try:
+        with readable(self.path):
             stamp = None if self.remote else self.look()
             if piecewise and not self.remote:
                 source = pa.memory_map(self.path)
@@ -75,11 +77,6 @@ class File(NamedTuple):
                 options["buffer_size"] = REMOTE_READ_BYTES
             footer = Footer.read(source)
             return Opened(open_checked(source, footer, **options), stamp or self._remote_stamp(source), footer.digest)
-        except UNREADABLE as error:
-            raise UserError(
-                f"{self.path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
-                "write it again, or leave it out"
-            ) from error
 
     def look(self) -> Stamp:
         """Returns how a local file looks now. Raises OSError where it is not there."""
@@ -92,6 +89,18 @@ class File(NamedTuple):
         if tag := about.get(b"etag"):
             return Stamp(source.size(), tag=tag.decode(errors="replace"))
         return Stamp(source.size(), self.filesystem.get_file_info(self.path).mtime_ns or 0)
+
+
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Makes an error line of what Arrow says of a file that is not there, truncated, or not Parquet."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
+            "write it again, or leave it out"
+        ) from error
 
 
 class Sightings:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.files import File, Opened, Sightings, Stamp, changed
+from shardrec.data_pipeline.reading.files import File, Opened, Sightings, Stamp, changed, readable
 from shardrec.data_pipeline.reading.finding import find_files
 
 FOOTER_THREADS = 16
@@ -264,9 +264,9 @@ class _Content(NamedTuple):
 
     @classmethod
     def read(cls, file: File) -> "_Content":
-        """Reads a file's footer."""
+        """Reads a file's footer. Raises UserError for a file that is not there, truncated, or not Parquet."""
         opened = file.open(piecewise=False)
-        with opened.parquet as parquet:
+        with opened.parquet as parquet, readable(file.path):
             metadata = parquet.metadata
             groups = range(metadata.num_row_groups)
             group_rows = np.fromiter((metadata.row_group(g).num_rows for g in groups), np.int64, len(groups))

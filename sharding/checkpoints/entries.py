@@ -73,6 +73,7 @@ class _IdMap(TypedDict):
     files: list[_IdMapFile]
 
 
+_WEIGHTS = {"fp32": "F32", "fp16": "F16"}
 _COLUMNS = {
     "rows": {"id", "count", "last_use", "admitted"},
     "candidates": {"candidate_id", "candidate_count", "candidate_last_use"},
@@ -99,6 +100,9 @@ def check_entries(tables: Any, id_maps: Any) -> None:
         raise ValueError(first_problem(error)) from None
     for entry in tables:
         _check_file(entry, {"weight"})
+        weight = entry["tensors"]["weight"]
+        if len(weight["shape"]) != 2 or weight["dtype"] != _WEIGHTS.get(entry["dtype"], weight["dtype"]):
+            raise ValueError(f"{entry['file']}: its weight is not rows of {entry['dtype']}")
     _check_alike(tables, _OF_THE_WHOLE)
     files = [entry["file"] for entry in (*tables, *(e for facts in id_maps.values() for e in facts["files"]))]
     if len(set(files)) < len(files):

@@ -161,6 +161,8 @@ def fill_rectangle(
     for entry in entries:
         if name not in entry["tensors"]:
             raise UserError(f"{folder / entry['file']}: holds no {name!r} of table {table!r}; {REPLACE}")
+        if len(entry["tensors"][name]["shape"]) != target.dim():
+            raise UserError(f"{folder / entry['file']}: {name!r} of table {table!r} has another shape; {REPLACE}")
         if target.dim() == 2:
             filled += _copy(folder / entry["file"], entry, name, target, row, column, scratch, scale)
         elif entry["column"] == 0:  # one number a row: equal in all column-wise shards

@@ -34,7 +34,7 @@ def resolve_stages(config: RunConfig) -> dict[str, RunConfig]:
         if isinstance(own.get("model"), str):
             own["model"] = {"name": own["model"]}
         declared = laid_over(common, own) | {"run": f"{config.run}/{name}"}
-        resolved = parse(declared, f"stage {name!r}")
+        resolved = parse(declared, f"stage {in_quotes(name)}")
         resolved_stages[name] = located(_with_folders(resolved, name, resolved_stages))
     return resolved_stages
 
@@ -69,15 +69,14 @@ def by_stage_names(config: RunConfig) -> RunConfig:
 
 def _checked_name(stage: Mapping[str, Any], earlier: Container[str]) -> str:
     name = stage.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(
-            f"stages: each needs a `name` that a folder can have (letters, digits, _ - .), found {in_quotes(name)}"
-        )
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        expected = "each needs a `name` that a folder can have (up to 100 letters, digits, _ - .)"
+        raise UserError(f"stages: {expected}, found {in_quotes(name)}")
     if name in earlier:
-        raise UserError(f"stages: {name!r} is there twice")
+        raise UserError(f"stages: {in_quotes(name)} is there twice")
     for key in OF_THE_WHOLE:
         if key in stage:
-            raise UserError(f"stages: {name!r} has a key {key!r}, which belongs to the whole run file")
+            raise UserError(f"stages: {in_quotes(name)} has a key {key!r}, which belongs to the whole run file")
     return name
 
 
@@ -88,7 +87,7 @@ def _with_folders(config: RunConfig, name: str, earlier: Mapping[str, RunConfig]
         if source.stage is not None:
             if source.stage not in earlier:
                 near = unknown("earlier stage", source.stage, list(earlier)) if earlier else "it is the first one"
-                raise UserError(f"init_from: stage {name!r} starts from {source.stage!r}: {near}")
+                raise UserError(f"init_from: stage {in_quotes(name)} starts from {in_quotes(source.stage)}: {near}")
             source = source.model_copy(update={"run": earlier[source.stage].run, "stage": None})
         sources.append(source)
     return config.model_copy(update={"init_from": tuple(sources)})

@@ -26,9 +26,9 @@ def varied(declared: Mapping[str, Any], variant: str, where: str) -> dict[str, A
     variants = declared.get("variants") or {}
     if not isinstance(variants, Mapping):
         raise UserError(f"{where}: variants: expected a mapping of names to partial run files")
-    if not re.fullmatch(r"\w[\w.-]*", variant):
+    if not re.fullmatch(r"\w[\w.-]{0,99}", variant):
         raise UserError(
-            f"variant {in_quotes(variant)}: expected a name that a folder can have (letters, digits, _ - .)"
+            f"variant {in_quotes(variant)}: expected a name that a folder can have (up to 100 letters, digits, _ - .)"
         )
     if variant not in variants and variant not in models.MODELS:
         known = [*map(str, variants), *(name for name in models.MODELS if name not in variants)]
