@@ -18,11 +18,12 @@ CASES = {
     "parquet": 100,
     "plain_parquet": 100,
 }
+# once they ended in a traceback, or in a line without end
 FOUND = {
     "importers": (1112, 2404, 5883),
     "run_files": (172, 392, 4344),
     "manifests": (125, 196, 197, 206),
-}  # not one line, once
+}
 
 
 @pytest.mark.parametrize("name", FOUND)
