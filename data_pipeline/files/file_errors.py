@@ -1,9 +1,11 @@
-"""An error of the operating system says which file it was about."""
+"""An error of the operating system says which file it was about; a full disk is the user's to mend."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from shardrec.data_pipeline.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What systems say where a file cannot become larger: the disk, the user's share of it, or what a file may have."""
@@ -18,3 +20,18 @@ def about(path: str | Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def full_disk_named(folder: Path, way_on: Callable[[], str]) -> Iterator[None]:
+    """Makes a full disk a UserError, which no launcher tries again, and which names the file and the way on.
+
+    folder: what is named where the error names no file. way_on: says what to do once there is room.
+    """
+    try:
+        with about(folder):
+            yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; make room, then {way_on()}") from error

@@ -16,7 +16,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.torchrun import leads
-from shardrec.trainer.run_folder.starting import Resume, resumes
+from shardrec.trainer.run_folder.resuming import Resume, resumes
 
 
 def train(

@@ -7,7 +7,9 @@
 - `id_map_facts.py`: how full the id map of a checkpoint is
 - `manifest.py`: what a checkpoint's manifest says, checked before anything goes by it
 - `position.py`: how far a run has come
+- `removal.py`: a checkpoint removed, by the files that its manifest names, and never while somebody reads it
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
 - `set_aside.py`: a checkpoint that a run does not go on from, moved out of its way
+- `tower_file.py`: the tower with its buffers and optimizer, as a checkpoint has them in one file
 - `unsound_values.py`: what must not be in a checkpoint, as training could not go on from it
 """

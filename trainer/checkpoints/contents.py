@@ -14,9 +14,9 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import printable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
-from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.id_map_facts import READ, id_map_facts
 from shardrec.trainer.checkpoints.saved_model import SavedModel
+from shardrec.trainer.checkpoints.tower_file import saved_tower
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.session.tower import MODEL
 

@@ -4,8 +4,8 @@ from collections import deque
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.saved_model import SavedModel
+from shardrec.trainer.checkpoints.tower_file import saved_tower
 
 
 def damage(checkpoint: Path) -> str | None:

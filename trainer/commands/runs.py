@@ -47,7 +47,7 @@ def train(
     from shardrec.trainer.config.stages import resolve_stages
     from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
-    from shardrec.trainer.run_folder.starting import resumes
+    from shardrec.trainer.run_folder.resuming import resumes
     from shardrec.trainer.run_folder.summaries import print_summary
 
     if trust:

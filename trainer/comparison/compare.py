@@ -21,7 +21,7 @@ from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.run_folder.command_files import command_name
+from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import locked

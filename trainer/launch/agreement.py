@@ -1,4 +1,4 @@
-"""Ranks say whether they have the same settings and see the same files, before anything is trained or scored.
+"""Ranks agree on whether to go on: they have the same settings and see the same files, and end by the same error.
 
 Each of them reads its own run file and files; what differs would not be noticed in any other way.
 """
@@ -26,6 +26,13 @@ def check_together(environment: Environment, check: Callable[[], None]) -> None:
     for rank, (found, host) in enumerate(environment.gather((problem, socket.gethostname()))):
         if found is not None:
             raise UserError(found if environment.world_size == 1 else f"rank {rank} (on {host}): {found}")
+
+
+def raise_alike(environment: Environment, error: UserError | None) -> None:
+    """Raises, on each rank, the UserError of the first one that has any. Waits for all, who call it alike."""
+    lines = environment.gather(None if error is None else str(error))
+    if line := next(filter(None, lines), None):
+        raise UserError(line) from error
 
 
 def check_settings(config: RunConfig, arguments: Mapping[str, Any], environment: Environment) -> None:

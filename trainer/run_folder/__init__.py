@@ -2,7 +2,7 @@
 
 - `atomic.py`: text, CSV, pictures and folders that appear complete or not at all
 - `captured_output.py`: what libraries print, put into a log
-- `command_files.py`: logs and messages of one command, in a folder of its own
+- `command_logs.py`: logs and messages of one command, in a folder of their own
 - `folder.py`: the run folder, what is in it and how it is opened
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
@@ -11,8 +11,8 @@
 - `owner.py`: which process works on a run folder, and whether it still lives
 - `progress.py`: how far a run is, from the leading worker to the terminal
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
-- `said.py`: lines from a worker to the user
-- `starting.py`: whether a training starts a run or goes on with one
+- `resuming.py`: whether a training starts a run or goes on with one
 - `summaries.py`: what a finished command prints
 - `terminal.py`: consoles, error lines and tables that are printed whole
+- `worker_lines.py`: lines from a worker to the user
 """

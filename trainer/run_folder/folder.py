@@ -48,7 +48,7 @@ _OWN_NAMES = (*_FILES, MARKER, "logs", "tensorboard", "checkpoints")
 class RunFolder:
     """A run folder is known by its path; its methods say what is in it, and write it.
 
-    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_files.py).
+    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_logs.py).
     """
 
     path: Path
@@ -172,10 +172,10 @@ class RunFolder:
             raise UserError(f"{path}: not a run folder (no config.yaml in it)")
         return folder
 
-    def discard(self, *, keep: bool = False) -> None:
+    def discard(self) -> None:
         """Removes what a run wrote that failed before its first checkpoint: there is nothing in it to go on from.
 
-        What else lies in the folder stays, and then it does too; keep: it was there before the run.
+        What else lies in the folder stays, and the folder itself: whose lock made it (`locked`) removes it.
         """
         assert not self.steps()
         names = [path.relative_to(self.path).as_posix() for pattern in _WRITTEN for path in self.path.glob(pattern)]
@@ -184,8 +184,6 @@ class RunFolder:
         remove_files(self.path, names)
         for folder in (self.logs, self.checkpoints):
             remove_if_empty(folder)
-        if not keep:
-            remove_if_empty(self.path)
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
         """Returns the run's resolved configuration; run and schema are where the folder is now."""

@@ -1,4 +1,4 @@
-"""A lock keeps a run folder for one training at a time: a file that says whose it is.
+"""A lock keeps a run folder for one training at a time; it is a file that says whose the folder is.
 
 Files and their time stamps are all that is asked of the file system, since kernel locks do not hold on every shared
 one. The lock of a process that has ended is taken over: on the same machine its end is seen at once, on another one by

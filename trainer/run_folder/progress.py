@@ -24,8 +24,8 @@ from rich.progress import (
 )
 
 from shardrec.data_pipeline.files.whole_files import whole_file
-from shardrec.trainer.run_folder.said import Said
 from shardrec.trainer.run_folder.terminal import messages
+from shardrec.trainer.run_folder.worker_lines import WorkerLines
 
 _FILE = "progress.json"
 _WRITE_SECONDS = 0.2
@@ -108,7 +108,7 @@ class ProgressView:
         self._path = Path(logs) / _FILE
         self._console = console or messages()
         self._quiet = quiet
-        self.said = Said(logs, self._console)
+        self.said = WorkerLines(logs, self._console)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 

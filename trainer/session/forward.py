@@ -1,6 +1,6 @@
 """A forward step is one lookup and one pass of the tower: the unit that a plan distributes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from shardrec.models.base import Explanation, Recommender
 from shardrec.models.layers.moments import live_rows
 from shardrec.models.tasks import Term
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.trainer.launch.environment import Environment
 
 Sums = Sequence[Sequence[float]]
 """(total, count) of each loss term over all ranks."""
@@ -61,12 +62,22 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return all_reduce(tensor)
 
 
-def stack_terms(terms: dict[str, Term]) -> Tensor:
+def global_rows(batch: Batch, environment: Environment) -> tuple[int, float]:
+    """Returns how many live rows the global batch has, and their weight; `batch`, on the CPU, is this worker's part.
+
+    That is of the data alone, so known before any of it is computed. All workers call it alike.
+    """
+    weights = torch.where(batch.live, batch.weights, 0).double().sum()
+    rows, weight = environment.summed(torch.stack([batch.live.double().sum(), weights])).tolist()
+    return int(rows), weight
+
+
+def stack_terms(terms: Mapping[str, Term]) -> Tensor:
     """Stacks this rank's totals and counts, [terms, 2] float64, ready to be summed over ranks."""
     return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
 
 
-def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
+def objective(terms: Mapping[str, Term], summed: Sums, world_size: int) -> Tensor:
     """Returns what a rank calls backward on: world_size * local total / global count, as gradients are averaged.
 
     summed: global totals and counts. A term that counted nowhere adds nothing.
@@ -75,7 +86,7 @@ def objective(terms: dict[str, Term], summed: Sums, world_size: int) -> Tensor:
     return torch.stack([term.total * scale for term, scale in zip(terms.values(), scales, strict=True)]).sum()
 
 
-def loss_values(terms: dict[str, Term], summed: Sums) -> dict[str, float]:
+def loss_values(terms: Mapping[str, Term], summed: Sums) -> dict[str, float]:
     """Returns the global mean of each term, and `loss`, their sum."""
     means = {name: total / count if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
     return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

@@ -18,10 +18,10 @@ from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import DTYPES
 from shardrec.sharding.updates.choose import row_update
-from shardrec.trainer.checkpoints.checkpoint import saved_tower
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, write_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
+from shardrec.trainer.checkpoints.tower_file import saved_tower
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically

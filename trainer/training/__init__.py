@@ -6,11 +6,13 @@
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
+- `run_checkpoints.py`: the newest whole checkpoint taken up, new ones written, old ones pruned
 - `selection.py`: which metric of an evaluation decides what the best step is
-- `split_files.py`: the files of all splits, as a checkpoint knows them
+- `splits.py`: the rows that are trained on and scored, and their files as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
 - `taking_up.py`: a run's folder, made or taken up where it stopped
-- `trainer.py`: the loop: build, restore, step after step, finish; a run resumes in `Trainer.restore`
+- `trainer.py`: the loop: build, restore, step after step, finish
 - `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`
+- `watch.py`: a step's loss and gradients looked at, and a run ended by them
 """

@@ -10,6 +10,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
 from shardrec.sharding.tables.collective import ProcessGroupCollective
+from shardrec.trainer.launch.agreement import raise_alike
 from shardrec.trainer.session.session import Session
 
 
@@ -52,9 +53,7 @@ class _Batches:
 
     def raise_error(self) -> None:
         """Raises the first rank's error, if there is any. All ranks call it alike."""
-        lines = self._session.environment.gather(None if self._error is None else str(self._error))
-        if line := next(filter(None, lines), None):
-            raise UserError(line) from self._error
+        raise_alike(self._session.environment, self._error)
 
 
 class ProgressiveValidation:

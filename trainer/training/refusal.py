@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.removal import remove
+from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -18,16 +19,18 @@ class Refusal:
     resumed: the run folder was there before this training, and stays.
     """
 
-    def __init__(self, folder: RunFolder, environment: Environment, optimizer: OptimizerConfig) -> None:
-        self._folder, self._environment, self._optimizer = folder, environment, optimizer
+    def __init__(
+        self, folder: RunFolder, environment: Environment, optimizer: OptimizerConfig, evidence: Evidence
+    ) -> None:
+        self._folder, self._environment, self._optimizer, self._evidence = folder, environment, optimizer, evidence
         self.resumed = False
 
-    def because(self, what: str, evidence: Evidence, remedy: str | None = None) -> UserError:
+    def because(self, what: str, remedy: str | None = None) -> UserError:
         """Returns the error for what broke. remedy: None is to lower the rates. All workers call it alike."""
-        left, doubtful = self._environment.broadcast(self._set_aside(evidence) if self._environment.leads else None)
+        left, doubtful = self._environment.broadcast(self._set_aside() if self._environment.leads else None)
         kept, going_on = "no checkpoint is good", "start anew"
         if left is not None:
-            kept = f"checkpoint step-{left} is {'good' if left == evidence.sound else 'the one before'}"
+            kept = f"checkpoint step-{left} is {'good' if left == self._evidence.sound else 'the one before'}"
             going_on = "go on from it with --resume"
         elif self.resumed:
             going_on = "start anew under another `run`"
@@ -35,15 +38,19 @@ class Refusal:
             kept += f", {some_of([f'step-{step}' for step in doubtful])} not (now named step-N.diverged)"
         return UserError(f"{what}; {kept}; {remedy or self._lower_rates()}, and {going_on}")
 
-    def _set_aside(self, evidence: Evidence) -> tuple[int | None, list[int]]:
+    def _set_aside(self) -> tuple[int | None, list[int]]:
         """Sets doubtful checkpoints aside; they are removed where the whole run is about to be discarded.
 
         Returns the newest step that is left, and the doubtful ones.
         """
         steps = self._folder.steps()
-        doubtful = [step for step in steps if step in evidence.unsound]
+        doubtful = [step for step in steps if step in self._evidence.unsound]
         left = max((step for step in steps if step not in doubtful), default=None)
-        checkpoint.set_aside(self._folder, doubtful, remove=left is None and not self.resumed)
+        for step in doubtful:
+            if left is None and not self.resumed:
+                remove(self._folder.checkpoint(step))
+            else:
+                moved_aside(self._folder.checkpoint(step), "diverged")
         return left, doubtful
 
     def _lower_rates(self) -> str:

@@ -11,7 +11,7 @@ from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.run_folder.command_files import own_logs
+from shardrec.trainer.run_folder.command_logs import own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
@@ -40,7 +40,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
         full = isinstance(error.__cause__, OSError)  # where a worker's line may not have found room
         told = full or not isinstance(error, UserError) or folder.failure()  # else the logs say why a worker died
         if not was_there and told and not folder.steps():
-            folder.discard(keep=True)  # with the lock, which removes a folder that it made
+            folder.discard()
         raise
 
 

@@ -18,11 +18,11 @@ from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import write_atomically
-from shardrec.trainer.run_folder.command_files import command_name, own_logs
+from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
-from shardrec.trainer.run_folder.starting import check_stages_folder
+from shardrec.trainer.run_folder.resuming import check_stages_folder
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.inspection import inspect_run
@@ -41,7 +41,7 @@ def train_run(
 ) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
 
-    resume: as `starting.resumes` decided. step: the checkpoint to go on from; later ones are set aside. None: the
+    resume: as `resuming.resumes` decided. step: the checkpoint to go on from; later ones are set aside. None: the
     newest one that is whole. embedded: in a process that is not the command's own: its output is left alone, and no
     rank is ended.
 
@@ -159,7 +159,7 @@ def _train_each(
                 give_back_freed_memory()  # the next stage needs it
     except (UserError, KeyboardInterrupt, OSError):
         if leads() and not resume and not any(f.path.exists() for f in folders.values()):
-            whole.discard(keep=True)  # with the lock, which removes a folder that it made
+            whole.discard()
         raise
     if not leads():
         if not embedded:

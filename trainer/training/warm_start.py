@@ -21,6 +21,8 @@ from shardrec.sharding.checkpoints.tables import kind_of_ids
 from shardrec.sharding.updates.choose import row_update
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.manifest import read_manifest
+from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
+from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, check_sound
 from shardrec.trainer.config.init_from import Contents, Copy, InitFrom, resolve_copies
 from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
@@ -83,7 +85,8 @@ def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str,
 def start_from(sources: Sequence[InitFrom], session: Session) -> None:
     """Fills tables and tower as `init_from` says; what it does not name keeps its fresh values. All ranks call it.
 
-    Raises UserError as `config.init_from.resolve` does, and for checkpoints that are missing or damaged.
+    Raises UserError as `config.init_from.resolve` does, for checkpoints that are missing or damaged, and where training
+    could not go on from what they hold.
     """
     environment = session.environment
     opened = [_Opened.of(source, environment) for source in sources]
@@ -100,6 +103,10 @@ def start_from(sources: Sequence[InitFrom], session: Session) -> None:
             _copy_parameters(session, one.tower, wanted.parameters)
     environment.barrier()  # the leading worker holds the checkpoints for all
     torch.manual_seed(checkpoint.generator_seed(session.config.trainer.seed, 0, environment.rank))
+    try:
+        check_sound(session)
+    except UnsoundValuesError as error:
+        raise UserError(f"init_from: {error}; start from another step or run") from None
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class _Opened:
         at = folder.checkpoint(environment.broadcast(step))
         content = read_manifest(at)
         entries = content["tables"]
-        tower = checkpoint.model_tensors(checkpoint.saved_tower(at, content))
+        tower = model_tensors(saved_tower(at, content))
         tables = {e["table"]: (e["num_embeddings"], e["embedding_dim"]) for e in entries}
         shapes = {name: tuple(tensor.shape) for name, tensor in tower.items()}
         dynamic = frozenset(e["table"] for e in entries if e.get("dynamic"))

@@ -15,8 +15,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from shardrec.trainer.checkpoints.checkpoint import model_tensors
 from shardrec.trainer.checkpoints.manifest import read_manifest
+from shardrec.trainer.checkpoints.tower_file import model_tensors
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from tests import ROOT

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import shardrec as shardrec_package
-from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.removal import prune
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -223,10 +223,10 @@ def test_what_is_open_is_not_pruned(run: Path, opened: Callable[[Path, int], Any
     folder = RunFolder.open(run.with_suffix(""))
     for at in (folder.path, folder.checkpoint(2)) if opened == SavedModel.open else (folder.path,):
         reader = [opened(at, 2 if at == folder.path else None)]
-        checkpoint.prune(folder, 1, None)
+        prune(folder, 1, None)
         assert folder.steps() == [2, 4]
         reader.clear()
-    checkpoint.prune(folder, 1, None)
+    prune(folder, 1, None)
     assert folder.steps() == [4]
 
 

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, 
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.lock import locked
 
 
 @pytest.fixture
@@ -100,12 +101,15 @@ def test_a_discarded_run_takes_nothing_of_the_users_with_it(config: RunConfig, t
     assert (tmp_path / "elsewhere" / "driver.log").exists()
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_discarded_folder_goes_unless_it_was_there_before(config: RunConfig, keep: bool) -> None:
-    folder = RunFolder.create(config, resume=False)
-    folder.discard(keep=keep)
-    assert folder.path.exists() is keep
-    assert not keep or not any(folder.path.iterdir())
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_discarded_folder_goes_with_its_lock_unless_it_was_there_before(config: RunConfig, was_there: bool) -> None:
+    path = Path(config.run)
+    if was_there:
+        path.mkdir()
+    with locked(path, "train"):
+        RunFolder.create(config, resume=False).discard()
+    assert path.exists() is was_there
+    assert not was_there or not any(path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["../../precious", "/etc/passwd", "a/../../b", "config.yaml", "checkpoints/best"])

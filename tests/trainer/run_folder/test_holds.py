@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.checkpoints.checkpoint import prune
 from shardrec.trainer.checkpoints.manifest import FORMAT, TOWER_FILE, write_manifest
+from shardrec.trainer.checkpoints.removal import prune
 from shardrec.trainer.run_folder import holds
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import Hold, held_steps, hold_step

@@ -78,10 +78,11 @@ def files_worker(
     trainer.restore()
     trainer.fit()
     trainer.finish()
-    assert trainer.validation is not None
+    validation = trainer.splits.to_score("validation")
+    assert validation is not None
     return {
         name: [Path(file.path).name for file in loader.index.files]
-        for name, loader in (("train", trainer.loader), ("validation", trainer.validation))
+        for name, loader in (("train", trainer.loader), ("validation", validation))
     }
 
 

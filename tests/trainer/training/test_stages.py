@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.checkpoints.checkpoint import model_tensors
+from shardrec.trainer.checkpoints.tower_file import model_tensors
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.overrides import laid_over
@@ -189,7 +189,8 @@ def test_a_copied_fm_predicts_the_same(root: Path, fm: Path) -> None:
 
 
 def test_what_only_gets_worse_keeps_its_start(root: Path, fm: Path) -> None:
-    ruinous = {"tables": {"name": "sgd", "learning_rate": 1e4}, "tower": {"name": "sgd", "learning_rate": 0.5}}
+    """Rates are far too high, and no evaluation is as good as that of step 0; the loss stays in proportion."""
+    ruinous = {"tables": {"name": "sgd", "learning_rate": 100.0}, "tower": {"name": "sgd", "learning_rate": 0.5}}
     at_start = {**SHORT, "evaluation": {"at_start": True}}
     path = written(root, "fm_ruined", model=FM, init_from=[{"run": str(fm), **ALL_OF_AN_FM}], trainer=at_start)
     content = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""What a worker has to say to the user goes through a file to the process that the user started, line by line."""
+"""Worker lines are what workers say to the user: a file brings them to the process that the user started."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +15,8 @@ def say(logs: Path, line: str) -> None:
         file.write(" ".join(line.split()) + "\n")
 
 
-class Said:
-    """What was said is printed as it comes, each line once."""
+class WorkerLines:
+    """Worker lines are printed as they come, each one once."""
 
     def __init__(self, logs: str | Path, console: Console) -> None:
         self._path, self._console, self._shown = Path(logs) / _FILE, console, 0

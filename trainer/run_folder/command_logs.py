@@ -52,9 +52,8 @@ def own_logs(folder: RunFolder, name: str, *, leads: bool = True, reads: bool = 
     """Yields the run folder with the logs of one command, in a folder of its own of that name; older ones are removed.
 
     leads: whether this process removes the files by which the command's processes spoke, in the end, and logs that are
-    empty. reads: the command
-    writes nothing but these; where the run folder cannot be written, they are in a temporary folder, which stays only
-    where the command fails.
+    empty. reads: the command writes nothing but these; where the run folder cannot be written, they are in a temporary
+    folder, which stays only where the command fails.
     """
     try:
         own = _made(folder.path / "logs", name)

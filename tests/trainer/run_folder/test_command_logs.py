@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.run_folder import command_files
-from shardrec.trainer.run_folder.command_files import KEPT, command_name, own_logs
+from shardrec.trainer.run_folder import command_logs
+from shardrec.trainer.run_folder.command_logs import KEPT, command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.owner import Owner
 
@@ -76,7 +76,7 @@ def test_where_the_run_folder_cannot_be_written_logs_are_elsewhere(
     if not full.exists():
         pytest.skip("needs /dev/full")
     run = RunFolder(tmp_path)
-    monkeypatch.setattr(command_files, "_OWNER", "../../full")  # a note that finds no room
+    monkeypatch.setattr(command_logs, "_OWNER", "../../full")  # a note that finds no room
     (tmp_path / "full").symlink_to(full)
     with own_logs(run, "evaluate-a", reads=True) as own:
         assert tmp_path not in own.logs.parents

@@ -1,0 +1,71 @@
+"""A checkpoint's tower file holds the tower's parameters, buffers and optimizer state, by plan-independent names."""
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.file_errors import about
+from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.session.tower import MODEL
+
+
+def write_tower(path: Path, session: Session) -> dict[str, Any]:
+    """Writes a session's tower to a new file, synced to disk; returns what the manifest says of it."""
+    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in session.tower_tensors().items()}
+    data = save(tensors)  # not `save_file`, whose files nobody else may read
+    with about(path), path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return file_entry(path)
+
+
+def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns a checkpoint's tower with buffers and optimizer, by plan-independent names; `content`: its manifest's.
+
+    Raises UserError for a file that is missing or damaged.
+    """
+    path, entry = checkpoint / TOWER_FILE, content["tower"]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the checkpoint is damaged") from None
+    if len(data) != entry["bytes"] or zlib.crc32(data) != entry["crc32"]:
+        raise UserError(f"{path}: damaged (size or checksum differ from the manifest's); delete {path.parent}")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file ({error}); use another checkpoint") from None
+
+
+def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a saved tower's parameters and buffers, without optimizer state, by the names that its model has."""
+    kinds = (f"tower/{MODEL}", f"tower_buffer/{MODEL}")
+    return {name.removeprefix(kind): t for kind in kinds for name, t in saved.items() if name.startswith(kind)}
+
+
+def restore_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Session) -> None:
+    """Fills a session's tower from a saved one, `saved` in `checkpoint`. Raises UserError for another model's."""
+    live = session.tower_tensors()
+    for name in sorted(set(saved) ^ set(live)):
+        side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
+        why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"
+        raise UserError(f"{checkpoint}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
+    for name, tensor in live.items():
+        if saved[name].shape != tensor.shape:
+            raise UserError(
+                f"{checkpoint}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
+                "is it a checkpoint of another model?"
+            )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])

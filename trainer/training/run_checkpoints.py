@@ -1,0 +1,124 @@
+"""A run's checkpoints are those in its folder: it goes on from the newest whole one, and keeps the last and best."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints import checkpoint
+from shardrec.trainer.checkpoints.damage import damage
+from shardrec.trainer.checkpoints.manifest import read_manifest
+from shardrec.trainer.checkpoints.position import Position
+from shardrec.trainer.checkpoints.removal import prune
+from shardrec.trainer.checkpoints.set_aside import moved_aside
+from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.worker_lines import say
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.training.splits import Splits
+from shardrec.trainer.training.state import TrainingState
+from shardrec.trainer.training.watch import Watch
+
+
+class RunCheckpoints:
+    """A run's checkpoints hold its session, its state and the files of its splits. All workers use them alike."""
+
+    def __init__(self, folder: RunFolder, session: Session, splits: Splits, state: TrainingState, watch: Watch) -> None:
+        self._folder, self._session, self._splits, self._state, self._watch = folder, session, splits, state, watch
+        self._leads, self._settings = session.environment.leads, session.config.trainer
+
+    # ------------------------------------------------------------ going on
+
+    def restore_newest(self) -> bool:
+        """Takes up the newest whole checkpoint; says whether there is one.
+
+        Damaged ones after it are set aside, with a line each. Raises UserError, on all workers, where none is whole, or
+        the newest whole one is not this run's, both with nothing changed on disk; and where it is not to be gone on
+        from.
+        """
+        steps = self._session.environment.broadcast(self._folder.steps() if self._leads else None)
+        if not steps:
+            return False
+        position, steps = self._restored(steps)
+        self._state.take_up(position, steps, self._settings.early_stopping)
+        if self._leads:
+            self._mark_best()
+            self._folder.describe(self._session.config)
+        self._watch.check_restored(steps[-1])
+        return True
+
+    def _restored(self, steps: list[int]) -> tuple[Position, list[int]]:
+        """Restores the newest of some checkpoints that is whole; returns its position, and the steps up to it."""
+        environment = self._session.environment
+        damaged: dict[Path, str] = {}
+        for count in range(len(steps), 0, -1):
+            at = self._folder.checkpoint(steps[count - 1])
+            saved, problem = environment.broadcast(_saved_files(at) if self._leads else None)
+            if saved is not None:
+                self._splits.take_up(**saved)
+                try:
+                    position = checkpoint.restore(at, self._session)
+                except UserError as error:
+                    problem = str(error)
+                else:
+                    self._pass_over(damaged, steps[count - 1])
+                    return position, steps[:count]
+            assert problem is not None
+            if environment.broadcast(damage(at) if self._leads else None) is None:
+                raise UserError(problem)
+            damaged[at] = problem
+        raise UserError(next(iter(damaged.values())) + "; no earlier checkpoint is whole")
+
+    def _pass_over(self, damaged: Mapping[Path, str], step: int) -> None:
+        """Sets damaged checkpoints aside, where they would be taken for what this run is about to write."""
+        for at, problem in damaged.items() if self._leads else ():
+            aside = moved_aside(at)
+            found = problem.partition("; ")[0]
+            say(self._folder.logs, f"{found}; {at.name} is now {aside.name}, and the run goes on from step {step}")
+
+    # ------------------------------------------------------------ between steps
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step, marks the best, prunes.
+
+        Raises UserError, and writes none, where training could not go on from it, or another training has the folder.
+        """
+        self._state.improved = False
+        if self._leads:
+            self._folder.check_owned()
+        try:
+            checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
+        except UnsoundValuesError as error:
+            raise self._watch.not_saved(error) from None
+        self._watch.saved()
+        if self._leads:
+            self._mark_best()
+        self.prune()
+
+    def prune(self, *, is_over: bool = False) -> None:
+        """Deletes old checkpoints, but the last good one not before a newer one has proved to be good."""
+        spared = self._watch.spared(is_over=is_over)
+        if self._leads:
+            prune(self._folder, self._settings.checkpoint.keep, self._state.best_step, spared)
+
+    def _mark_best(self) -> None:
+        """Names the best step in the run folder, once its checkpoint is there."""
+        best = self._state.best_step
+        if best is not None and best in self._folder.steps() and best != self._folder.best_step():
+            self._folder.mark_best(best)
+
+    # ------------------------------------------------------------ at the end
+
+    def restore_best(self) -> None:
+        """Fills the session from the best checkpoint, where that is not what it holds."""
+        if (step := self._state.best_step) not in (None, self._state.position.step):
+            checkpoint.restore(self._folder.checkpoint(step), self._session)
+
+
+def _saved_files(at: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Returns what `Splits.take_up` needs of a checkpoint, or else what is wrong with its manifest."""
+    try:
+        content = read_manifest(at)
+    except UserError as error:
+        return None, str(error)
+    return {"saved": content["order"], "scored": content["position"].get("best") is not None}, None

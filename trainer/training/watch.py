@@ -1,0 +1,151 @@
+"""A watch looks at every step's loss and gradients, and ends a run that they show not to be worth going on with."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.errors import UserError
+from shardrec.models.tasks import Term
+from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
+from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, check_sound
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.forward import loss_values, stack_terms
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.training.divergence import DIVERGED, OUT_OF_PROPORTION, Evidence, proportion
+from shardrec.trainer.training.refusal import Refusal, some_of
+from shardrec.trainer.training.state import TrainingState
+
+
+class Watch:
+    """A watch has the evidence on a run's checkpoints, the refusal that a run ends with, and the last batch.
+
+    All workers call its methods alike, and raise the same.
+    """
+
+    def __init__(self, folder: RunFolder, session: Session, state: TrainingState) -> None:
+        self._session, self._state = session, state
+        self._evidence = Evidence()
+        self._refusal = Refusal(folder, session.environment, session.config.optimizer, self._evidence)
+        self._trained: Batch | None = None  # its loss tells whether it is rows or weights that broke
+
+    # ------------------------------------------------------------ checkpoints
+
+    def check_restored(self, step: int) -> None:
+        """Raises UserError, and sets the checkpoint aside, where training cannot go on from what it gave the session.
+
+        step: of the checkpoint that the run goes on from.
+        """
+        self._refusal.resumed = True
+        self._evidence.saved(step)
+        try:
+            check_sound(self._session)
+        except UnsoundValuesError as error:
+            self._evidence.judge(step, sound=False)
+            raise self._refusal.because(f"checkpoint step-{step}: {error}") from None
+
+    def saved(self) -> None:
+        """Takes up that there is a checkpoint of this step, which the next loss is computed from."""
+        self._evidence.saved(self._state.position.step)
+
+    def not_saved(self, error: UnsoundValuesError) -> UserError:
+        """Returns the error for a checkpoint that would hold unsound values."""
+        return self._refusal.because(f"step {self._state.position.step}: {error}, and are not saved")
+
+    def spared(self, *, is_over: bool) -> int | None:
+        """Returns the step of the last good checkpoint, which stays until a newer one has proved to be good.
+
+        Once training is over nothing will prove it; that its last loss was in proportion has to do.
+        """
+        in_proportion = self._proportion(self._state.loss) <= OUT_OF_PROPORTION
+        return None if is_over and in_proportion else self._evidence.sound
+
+    # ------------------------------------------------------------ gradients
+
+    def check_gradients(self) -> None:
+        """Raises UserError where a gradient of the last step was not fit for an update."""
+        stopped = self._session.stopped_gradients()
+        dist.all_reduce(stopped)
+        self._refuse_stopped(stopped.tolist())
+
+    def summed(self, terms: Mapping[str, Term]) -> list[list[float]]:
+        """Sums a step's loss terms over all workers: [total, count] of each.
+
+        Raises UserError as `check_gradients`, whose sums come in the same exchange.
+        """
+        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients()])
+        dist.all_reduce(summed)
+        numbers = summed.tolist()  # the one place where a GPU is waited for
+        of_terms = 2 * len(terms)
+        self._refuse_stopped(numbers[of_terms:])
+        return [numbers[i : i + 2] for i in range(0, of_terms, 2)]
+
+    def _refuse_stopped(self, stopped: list[float]) -> None:
+        """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""
+        if not any(stopped):
+            return
+        *of_parts, of_tower = stopped
+        tables = self._session.distributed.lookup.guard.tables
+        names = [repr(name) for part, count in zip(tables, of_parts, strict=True) if count for name in part]
+        whose = (f"tables {some_of(names)}", "the tower")
+        of = " and ".join(w for w, found in zip(whose, (names, of_tower), strict=True) if found)
+        what = f"gradients of {of} are not finite, or above {LARGEST_GRADIENT:g}, and are not used"
+        raise self._refusal.because(f"step {self._state.position.step}: {what}")
+
+    # ------------------------------------------------------------ the loss
+
+    def trained(self, batch: Batch) -> None:
+        """Keeps the batch that was trained on last."""
+        self._trained = batch
+
+    def check_loss(self, loss: float, output: Any, batch: Batch) -> bool:
+        """Says whether a step's loss is the first evidence on the newest checkpoint.
+
+        Raises UserError where it is not finite or out of all proportion; so it must not have been trained on yet.
+        output: the model's, for `batch`.
+        """
+        position = self._state.position
+        if position.first_loss is None and math.isfinite(loss):
+            position.first_loss = loss
+        times = self._proportion(loss)
+        if math.isinf(times):
+            raise self._not_finite(output, batch)
+        if times > DIVERGED:
+            self._evidence.judge(position.step, sound=not self._weights_are_broken())
+            what = f"step {position.step + 1}: the loss is {loss:.3g}, and was {position.first_loss:.3g} at the start"
+            raise self._refusal.because(f"{what}; nothing was updated")
+        return self._evidence.judge(position.step, sound=times <= OUT_OF_PROPORTION)
+
+    def _not_finite(self, output: Any, batch: Batch) -> UserError:
+        """Returns the error for a loss that is not finite: it names the rows, and tells whether it is they or weights.
+
+        Those are blamed whose own loss is not finite.
+        """
+        broken = batch.rows[self._session.model.task.broken_rows(output, batch)].tolist()
+        parts = self._session.environment.gather((broken, batch.rows[batch.live].tolist()))
+        blamed, live = ({r for part in parts for r in part[i]} for i in (0, 1))
+        of_all = sorted(blamed or live)  # else none alone: their sum, say
+        weights = self._weights_are_broken(otherwise=2 * len(of_all) > len(live))
+        step = self._state.position.step
+        self._evidence.judge(step, sound=not weights)
+        rows = f"{len(of_all)} rows ({some_of(of_all)}) of the training data"
+        what = f"step {step + 1}: the loss is not finite, from {rows}; nothing was updated"
+        remedy = None if weights else "look at those rows (tables and tower give other rows a loss in proportion)"
+        return self._refusal.because(what, remedy)
+
+    def _weights_are_broken(self, otherwise: bool = True) -> bool:
+        """Says whether the batch trained on last has a loss out of proportion now; `otherwise`: where there is none."""
+        if self._trained is None:
+            return otherwise
+        with torch.no_grad():
+            terms = self._session.model.task.loss(self._session.distributed.module(self._trained), self._trained)
+        summed = stack_terms(terms)
+        dist.all_reduce(summed)
+        loss = loss_values(terms, summed.tolist())["loss"]
+        return self._proportion(loss) > OUT_OF_PROPORTION
+
+    def _proportion(self, loss: float) -> float:
+        return proportion(loss, self._state.position.first_loss)
