@@ -1,4 +1,4 @@
-"""Keeps what libraries print out of the user's way: in a log file instead of on the terminal.
+"""Captured output is what libraries print, kept out of the user's way: in a log file instead of on the terminal.
 
 Redirection is at the level of file descriptors, since Ray's daemons, gloo, glog and FBGEMM write there and not through
 Python. It is process-wide, and processes started meanwhile inherit it.

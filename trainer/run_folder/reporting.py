@@ -1,4 +1,4 @@
-"""Writes what a run leaves for people and programs: metrics.jsonl, TensorBoard, the progress file, summary.json."""
+"""A reporter writes what a run leaves for people and programs: metrics.jsonl, TensorBoard, summary.json."""
 
 import json
 import math

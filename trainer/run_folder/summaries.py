@@ -1,4 +1,4 @@
-"""Prints what a finished command came to."""
+"""A summary is printed when a command is finished, and says what it came to."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite

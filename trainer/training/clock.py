@@ -8,7 +8,7 @@ WARM_UP_STEPS = 3  # kernels are chosen and buffers grown in the first steps
 
 
 class Clock:
-    """Counts rows and seconds from the step after warm-up on; `paused` leaves out what is not training.
+    """A clock counts rows and seconds from the step after warm-up on; `paused` leaves out what is not training.
 
     first_step_at: when the first step was done, in seconds of the epoch.
     """
@@ -27,7 +27,7 @@ class Clock:
 
     @property
     def rate(self) -> float:
-        """Samples a second, 0 before there is anything to tell."""
+        """Returns the samples a second, 0 before there is anything to tell."""
         return self._rows / self.seconds if self._rows else 0.0
 
     def step(self, rows: int) -> None:

@@ -274,7 +274,7 @@ class Trainer:
     # ------------------------------------------------------------ one step
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches from the position on; moves the position behind a batch before it is trained on."""
+        """Yields batches from the position on; moves the position behind a batch before it is trained on."""
         state = self.state
         while not state.is_finished:
             for batch in self.loader.epoch(state.position.epoch, state.position.step_in_epoch):

@@ -19,11 +19,18 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry, read_manifest, write_manifest
 from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.backends import launch
+from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.evaluate import evaluate_run
+from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
 from tests import ROOT
+from tests.processes import run_processes
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, table, write_data
 
@@ -115,6 +122,32 @@ def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Pat
     (moved,) = train_in_processes(3, path, resumed=((*three, "tables.*={placement: row_wise}"),))
     assert moved["batches"] == expected["batches"][14:]
     assert moved["losses"] == pytest.approx(expected["losses"][14:], abs=1e-4)
+
+
+def restoring_worker(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+    """Restores the newest checkpoint, whole or not; returns what is refused, and whether this rank has the table."""
+    session = Session.build(Blueprint(config), environment)
+    line = ""
+    try:
+        restore(folder.checkpoint(folder.steps()[-1]), session)
+    except UserError as error:
+        line = str(error)
+    return {"line": line, "has": bool(session.distributed.tables["item"].shards)}
+
+
+def restored_by_rank(rank: int, path: Path) -> dict[str, Any]:
+    config = load(path, ("tables.item={placement: table_wise}",))
+    return launch(restoring_worker, config, RunFolder(Path(config.run)))
+
+
+def test_damage_that_one_rank_finds_stops_all_by_its_line(data: Path, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 1, "evaluation": {"every_epochs": None}})
+    train(path)
+    file = next((tmp_path / "run/checkpoints/step-1/tables").glob("item.*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    one, other = run_processes(2, restored_by_rank, path)
+    assert one["has"] != other["has"]
+    assert one["line"] == other["line"] and f"{file}: cut short" in one["line"]
 
 
 def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unbroken: tuple) -> None:
