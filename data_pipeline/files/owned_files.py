@@ -5,6 +5,7 @@ the list does not name is the user's, and so is what a link leads to.
 """
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from shardrec.data_pipeline.files.relative_names import RelativeName
 
 MARKER = ".shardrec.json"
 """The file that says what the program wrote beside it."""
+
+_LOOKED_AT = 1 << 20  # bytes of a file, for what it is
 
 
 class Marker(BaseModel):
@@ -52,7 +55,26 @@ def mark(folder: Path, *, complete: bool) -> None:
         marker = Marker(files=tuple(sorted(_files(folder) - {MARKER})))
     else:
         marker = Marker(host=socket.gethostname(), process=os.getpid())
-    (folder / MARKER).write_text(marker.model_dump_json(exclude_none=True) + "\n")
+    with open(folder / MARKER, "w", opener=not_through_links) as file:
+        file.write(marker.model_dump_json(exclude_none=True) + "\n")
+
+
+def not_through_links(path: str, flags: int) -> int:
+    """Opens a file for `open(..., opener=not_through_links)`; raises OSError where a link is in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def check_own_file(path: Path, pattern: bytes) -> None:
+    """Raises UserError where a file is to be replaced that is not all of `pattern`, as the program's own are."""
+    if not path.is_symlink() and not path.exists():
+        return
+    try:
+        with open(path, "rb", opener=not_through_links) as file:
+            is_own = re.fullmatch(pattern, file.read(_LOOKED_AT), re.DOTALL) is not None
+    except OSError:  # a link, a folder
+        is_own = False
+    if not is_own:
+        raise UserError(f"{path}: not replaced, since nothing in it proves that shardrec wrote it; move it away")
 
 
 def check_replaceable(folder: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -96,8 +118,10 @@ def remove_made(folder: Path) -> None:
 def remove_files(folder: Path, names: Iterable[str]) -> None:
     """Removes files by their names in a folder, and the folders inside it that this leaves empty; never through links.
 
-    Names of what is not there, and of folders and links, are passed over.
+    Names of what is not there, and of folders and links, are passed over; all names are where `folder` is a link.
     """
+    if folder.is_symlink():
+        return
     within: set[PurePosixPath] = set()
     for name in names:
         parents = [parent for parent in PurePosixPath(name).parents if parent.parts]

@@ -10,10 +10,11 @@ import os
 import re
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
     path = Path(path)
     _remove_abandoned_files(path.parent)
     temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         with about(path):
+            temporary.open("x").close()  # else who writes it would follow a link that waits there
             yield temporary
             if synced:
                 sync(temporary)
@@ -67,12 +70,16 @@ def whole_folder(
     """
     check(out)
     place = out.resolve()
+    _check_renamable(out, place)
     if leads:
         _take_up_abandoned(place)
     folder = place.with_name(f".{place.name}.partial-{launch or _writer()}")
     try:
         folder.mkdir(parents=True, exist_ok=launch is not None)
+        if folder.is_symlink():
+            raise UserError(f"{folder}: a link, where this command is to write; remove it")
         if leads:
+            _open_as(place, folder)
             mark(folder, complete=False)
     except OSError as error:
         raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
@@ -97,6 +104,22 @@ def whole_folder(
             remove_made(folder)
         if terminate is not None:
             signal.signal(signal.SIGTERM, terminate)
+
+
+def _check_renamable(out: Path, place: Path) -> None:
+    """Raises UserError where another folder cannot take the place of an empty one: a shell, or a disk, is in it."""
+    for path, noun in ((Path.cwd(), "the working directory"), (place if place.is_mount() else None, "a disk's mount")):
+        if path is not None and path.resolve().is_relative_to(place):
+            raise UserError(f"{out}: not replaced, since it is or holds {noun}; name a new folder in it")
+
+
+def _open_as(place: Path, folder: Path) -> None:
+    """Gives a folder the group and the permissions of the one whose place it is to take, if there is one."""
+    if place.is_dir():
+        status = place.stat()
+        with suppress(OSError):
+            os.chown(folder, -1, status.st_gid)
+        folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
 
 
 def sync(path: Path) -> None:

@@ -21,6 +21,7 @@ from shardrec.data_pipeline.declared.comma_lists import names_in, numbers_in
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
 from shardrec.models.table_settings import Placement
 from shardrec.trainer.benchmarks.sharded_tables import (
@@ -35,7 +36,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.supervision import supervised
-from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
+from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
@@ -193,6 +194,16 @@ def write_rates(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 # ---------------------------------------------------------------- what is shown
+
+
+def check_writable(out: Path | None, rates: Path | None) -> None:
+    """Raises UserError where what `write_results` or `write_rates` would replace is something else."""
+    if out is not None:
+        check_own_file(out / "sharding.csv", rb"placement,rows,batch,pooling,skew.*")
+        check_own_file(out / "sharding.json", rb'\{"placement": .*')
+        check_own_picture(out / "sharding.png")
+    if rates is not None:
+        check_own_file(rates, rb"launch:\n  rates:\n(    [a-z_]+: [0-9.e+-]+\n)*")
 
 
 def write_results(results: Sequence[dict[str, Any]], out: Path) -> None:

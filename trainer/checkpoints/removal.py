@@ -15,7 +15,7 @@ def prune(folder: RunFolder, keep: int, *spared: int | None) -> None:
     """Deletes all but the last `keep` checkpoints, those of steps to be spared, and those that somebody reads."""
     spared = (*spared, *held_steps(folder))
     for step in folder.steps()[:-keep]:
-        if step not in spared:
+        if step not in spared and not folder.checkpoint(step).is_symlink():
             doomed = folder.checkpoints / f".step-{step}.old"
             folder.checkpoint(step).rename(doomed)  # a half-deleted folder must not look complete
             if step in held_steps(folder):  # a reader came at the same moment, and waits for it

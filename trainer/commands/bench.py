@@ -121,11 +121,15 @@ def sharding(
     from shardrec.trainer.benchmarks.sharding import (
         Sweep,
         benchmark_sharding,
+        check_writable,
         print_results,
         write_rates,
         write_results,
     )
+    from shardrec.trainer.config.paths import absolute_folder
 
+    out, calibrate = (None if path is None else absolute_folder(path) for path in (out, calibrate))
+    check_writable(out, calibrate)
     sweep = Sweep.read(placements, workers, rows, batch_sizes, pooling, skews)
     common = {"tables": tables, "embedding_dim": embedding_dim, "dtype": dtype, "optimizer": optimizer}
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:

@@ -16,13 +16,17 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="runs of each model, under trainer.seed 0, 1, ...")] = 3,
     out: Annotated[Path | None, typer.Option(help="folder of the comparison; default: the run file's `run`")] = None,
     overrides: Overrides = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Trains several models on the same data under several seeds, and prints one table; goes on where it stopped."""
     from shardrec.data_pipeline.declared.comma_lists import names_in
     from shardrec.trainer.comparison.compare import compare_models
+    from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.run_folder.terminal import results
 
+    if trust:
+        trust_folders(run_file.parent)
     board = compare_models(run_file, names_in(models or ""), seeds, overrides or (), out, quiet)
     board.print(results())
     if board.failures:

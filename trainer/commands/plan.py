@@ -54,5 +54,6 @@ def plan(
         row_bandwidth=row_bandwidth,
         dense_flops=dense_flops,
     )
+    chart = chart.expanduser() if chart else None
     for printed in print_plans(config, machines, mean_length=mean_length, chart=chart, as_json=as_json):
         typer.echo(printed)

@@ -18,6 +18,7 @@ from shardrec.data_pipeline.reading.index import Fingerprint, fingerprints
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load, read
+from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
@@ -59,8 +60,9 @@ def compare_models(
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
     key = "run" if out is None else "--out"
-    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else out.resolve()
+    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else absolute_folder(out)
     check_lasting(key, out)
+    Scoreboard.check_writable(out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
@@ -97,6 +99,9 @@ def _check(entries: Sequence[Entry]) -> None:
                     f"models are compared on the same rows, but the {split} rows of {first.model!r} are {a} and "
                     f"those of {entry.model!r} are {b}"
                 )
+        for place in (entry.folder.path.parent, entry.folder.path):
+            if place.is_symlink():
+                raise UserError(f"{place}: a link, through which no run is trained; name another --out, or its target")
         begun = _begun(entry.folder)
         if begun is not None and (change := first_difference(load(begun), entry.config)):
             raise UserError(

@@ -1,5 +1,6 @@
 """`shardrec contrast` compares models on the same test rows: each one less the first, with bootstrap intervals."""
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan, nan
@@ -15,6 +16,7 @@ from rich.text import Text
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
 from shardrec.trainer.run_folder.atomic import write_csv
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -46,6 +48,7 @@ def contrast_models(
     Raises UserError where runs are missing or not finished, for a `by` that is no list, and for rows without a label,
     group or weight that the schema names.
     """
+    check_own_file(comparison / FILE, rb"model,to,rows_of,rows,groups.*")
     runs = _finished(comparison, models)
     names = list(runs)
     if len(names) < 2:
@@ -88,9 +91,7 @@ def contrast_models(
 
 def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFolder]]:
     """Returns the folders of each model's finished runs, by seed."""
-    trained = (
-        sorted(path.name for path in comparison.iterdir() if any(path.glob("seed-*"))) if comparison.is_dir() else []
-    )
+    trained = sorted(path.name for path in comparison.iterdir() if _of_seeds(path)) if comparison.is_dir() else []
     if not trained:
         raise UserError(f"{comparison}: no runs of a comparison in it; name the folder of a `shardrec compare`")
     for name in models:
@@ -98,12 +99,17 @@ def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFold
             raise UserError(f"{comparison}: " + unknown("model", name, trained))
     runs = {}
     for name in models or trained:
-        folders = sorted((comparison / name).glob("seed-*"), key=lambda path: int(path.name.split("-")[1]))
-        done = [folder for folder in folders if RunFolder(folder).summary() is not None]
+        done = [folder for folder in _of_seeds(comparison / name) if RunFolder(folder).summary() is not None]
         if not done:
             raise UserError(f"{comparison / name}: no finished run; finish the comparison, or leave {name} out")
         runs[name] = [RunFolder.open(folder) for folder in done]
     return runs
+
+
+def _of_seeds(model: Path) -> list[Path]:
+    """Returns the folders of a model's runs, by seed."""
+    seeds = {path: re.fullmatch(r"seed-([0-9]{1,20})", path.name) for path in model.glob("seed-*")}
+    return sorted((path for path, match in seeds.items() if match), key=lambda path: int(path.name[len("seed-") :]))
 
 
 def _column(schema: Schema, name: str) -> str:

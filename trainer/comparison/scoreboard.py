@@ -15,11 +15,18 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from shardrec.trainer.run_folder.atomic import write_atomically, write_csv, write_picture
+from shardrec.data_pipeline.files.owned_files import check_own_file
+from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.summaries import UNDEFINED, left_out, shown
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 
 PANELS = 3  # metrics that the plot has
+_FILES = {
+    "compare.csv": rb"model,runs,failed.*",
+    "runs.csv": rb"model,seed.*",
+    "compare.md": rb"\| model \|[^\n]*\n\| --- \|.*",
+}  # and what each of them is like
+_PICTURE = "compare.png"
 FACTS = ("samples/s", "table parameters", "tower parameters", "epochs to best", "seconds")
 
 
@@ -149,6 +156,15 @@ class Scoreboard:
 
     # ------------------------------------------------------------ files
 
+    @staticmethod
+    def check_writable(folder: Path) -> None:
+        """Raises UserError where files in `folder` have the names of those that are written, and are others."""
+        is_earlier = (folder / "compare.csv").exists()
+        for name, pattern in _FILES.items():
+            check_own_file(folder / name, pattern)
+        if not is_earlier:
+            check_own_picture(folder / _PICTURE)
+
     def write(self, folder: Path) -> None:
         """Writes compare.csv, runs.csv, compare.md and compare.png in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +172,7 @@ class Scoreboard:
         write_csv(folder / "runs.csv", map(_run_row, sorted(self.outcomes, key=self._place)))
         write_atomically(folder / "compare.md", self.markdown())
         if metrics := self._drawn():
-            self._plot(folder / "compare.png", metrics)
+            self._plot(folder / _PICTURE, metrics)
 
     def markdown(self) -> str:
         """Returns the table for people as Markdown."""

@@ -12,7 +12,7 @@ from shardrec.data_pipeline.declared.documents import read_document
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.trainer.config.overrides import apply_override
 from shardrec.trainer.config.paths import located
-from shardrec.trainer.config.relocation import is_of_run_folder, relocated
+from shardrec.trainer.config.relocation import lies_in_run_folder, relocated
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
 
@@ -28,7 +28,7 @@ def load(
     folder's own file that would run code that nobody vouched for (`trust.py`).
     """
     declared, home = read(path), Path(path).resolve().parent
-    if not vouched or is_of_run_folder(declared, Path(path)):
+    if not vouched or lies_in_run_folder(declared, Path(path)):
         check_trusted(declared, Path(path).parent)
     return checked(declared, str(path), home, overrides, variant=variant)
 

@@ -23,10 +23,22 @@ def is_of_run_folder(declared: Mapping[str, Any], file: Path) -> bool:
     """Says whether a file is what a run left, by what lies beside it."""
     folder = file.resolve().parent
     if file.name == "config.yaml":
-        return (folder / "schema.yaml").is_file() and (folder / "checkpoints").is_dir()
+        return file.is_file() and (folder / "schema.yaml").is_file() and (folder / "checkpoints").is_dir()
     stages = declared.get("stages")
     names = [stage.get("name") for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
     return file.name == "stages.yaml" and any((folder / str(name) / "config.yaml").is_file() for name in names)
+
+
+def lies_in_run_folder(declared: Mapping[str, Any], file: Path) -> bool:
+    """Says whether a run file came with a run folder, under whatever name: so did what it names."""
+    folder = file.resolve().parent
+    left = ("metrics.jsonl", "plan.txt")
+    return (
+        is_of_run_folder(declared, file)
+        or ((folder / "stages.yaml").is_file() and any(folder.glob("*/checkpoints")))
+        or is_of_run_folder({}, folder / "config.yaml")
+        or ((folder / "config.yaml").is_file() and any((folder / name).is_file() for name in left))
+    )
 
 
 def _beside(source: Any, before: Path, here: Path) -> Any:

@@ -25,7 +25,7 @@ def trust_folders(*folders: str | Path | None) -> None:
 
 def is_foreign(model: str) -> bool:
     """Tells whether a run file's model is code of the user's or of anybody's, `module:Class`, and not one of ours."""
-    return ":" in model and not model.startswith(("shardrec.", "__main__:"))
+    return ":" in model and not model.startswith(("shardrec.models.", "__main__:"))
 
 
 def check_trusted(declared: Mapping[str, Any], folder: Path) -> None:

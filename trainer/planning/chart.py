@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError, printable
 from shardrec.sharding.planning.plan import Plan, bytes_per_rank
-from shardrec.trainer.run_folder.atomic import write_picture
+from shardrec.trainer.run_folder.atomic import check_own_picture, write_picture
 
 LARGEST = 8  # tables that have a colour of their own
 
@@ -27,11 +27,16 @@ def memory_stacks(plan: Plan) -> list[tuple[str, NDArray[np.int64]]]:
 
 
 def draw_memory(plan: Plan, path: Path) -> None:
-    """Writes the chart as PNG. Raises UserError for a file of another kind, and for a folder that is not there."""
+    """Writes the chart as PNG.
+
+    Raises UserError for a file of another kind, for one that is there and no chart of ours, and for a folder that is
+    not there.
+    """
     if path.suffix.lower() != ".png":
         raise UserError(f"--chart {path}: expected a file that ends in .png")
     if not path.parent.is_dir():
         raise UserError(f"--chart {path}: there is no folder {path.parent}")
+    check_own_picture(path)
     ranks = np.arange(plan.world_size)
     figure = Figure(figsize=(max(5.0, min(16.0, 2.5 + 0.11 * plan.world_size)), 4.0), layout="constrained", dpi=150)
     axes = figure.subplots()

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.trainer.run_folder.lasting import check_lasting
+
+_SOFTWARE = "shardrec"
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,9 +34,14 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_picture(path: Path, figure: "Figure") -> None:
-    """Writes a figure as PNG."""
+    """Writes a figure as PNG, which says in itself who made it."""
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"Software": _SOFTWARE})
+
+
+def check_own_picture(path: Path) -> None:
+    """Raises UserError where something else is in the place of a picture."""
+    check_own_file(path, rb"\x89PNG.{,300}Software\x00" + _SOFTWARE.encode() + b".*")
 
 
 def check_out(out: Path) -> None:

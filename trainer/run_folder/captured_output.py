@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from shardrec.data_pipeline.files.file_errors import NO_ROOM
+from shardrec.data_pipeline.files.owned_files import not_through_links
 
 
 class _Log(io.FileIO):
@@ -38,7 +39,7 @@ def captured_output(path: str | Path) -> Iterator[TextIO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        raw = io.BufferedWriter(_Log(path, "a"))
+        raw = io.BufferedWriter(_Log(path, "a", opener=not_through_links))
         log = stack.enter_context(
             io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         )

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.owned_files import not_through_links
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.owner import Owner
 
@@ -31,7 +32,7 @@ _NAMES = re.compile(r"(train|evaluate|predict)-.+")
 _MESSAGES = ("progress.json", "result.json", "messages.txt")
 _DAY_SECONDS = 86_400.0
 _count = itertools.count()
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ELOOP)
 
 
 def command_name(command: str) -> str:
@@ -78,6 +79,7 @@ def own_logs(folder: RunFolder, name: str, *, leads: bool = True, reads: bool = 
 
 def _made(logs: Path, name: str) -> Path:
     """Makes the folder of a command, with a note of whose it is."""
+    _check_no_link(logs)
     launched_together = "-torchrun-" in name
     own, count = logs / name, 1
     while True:
@@ -87,14 +89,20 @@ def _made(logs: Path, name: str) -> Path:
         except FileExistsError:
             count += 1
             own = logs / f"{name}-{count}"
+    _check_no_link(own)
     note = own / _OWNER
     try:
-        with about(note):
-            note.write_text(Owner.this_process(name).dump())
+        with about(note), open(note, "w", opener=not_through_links) as file:
+            file.write(Owner.this_process(name).dump())
     except OSError:
         _remove(own)
         raise
     return own
+
+
+def _check_no_link(place: Path) -> None:
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, "a link, through which no logs are written", str(place))
 
 
 def _prune(logs: Path, own: Path) -> None:

@@ -8,6 +8,7 @@ A run of stages has a folder of this kind for each of them, and `stages.yaml` an
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from pyarrow.fs import copy_files
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.file_errors import about
-from shardrec.data_pipeline.files.owned_files import MARKER, remove_files, remove_if_empty
+from shardrec.data_pipeline.files.owned_files import MARKER, not_through_links, remove_files, remove_if_empty
 from shardrec.data_pipeline.files.relative_names import within
 from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.config.load import load, read
@@ -30,7 +31,7 @@ from shardrec.trainer.config.stages import stage_names
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
-from shardrec.trainer.run_folder.lock import check_owned, was_begun
+from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 
 _FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
 _LOGS = ("driver.log", "rank-*.log", "*.json", "messages.txt")
@@ -41,7 +42,8 @@ _WRITTEN = (
     "tensorboard/events.out.tfevents.*",
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
-_OWN_NAMES = (*_FILES, MARKER, "logs", "tensorboard", "checkpoints")
+_FOLDERS = ("logs", "tensorboard", "checkpoints")
+_OWN_NAMES = (*_FILES, *_FOLDERS, MARKER, LOCK)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,16 @@ class RunFolder:
             raise UserError(f"{folder.path}: not a run folder and not empty; name another `run`")
         elif resume:
             raise nothing_to_resume(folder.path)
+        folder.check_no_links(_FOLDERS)
+
+    def check_no_links(self, names: Iterable[str]) -> None:
+        """Raises UserError where a folder in this one, which is to be written to and pruned, is a link elsewhere."""
+        for place in (self.path / name for name in names):
+            if place.is_symlink():
+                raise UserError(
+                    f"{place}: a link to {os.readlink(place)}, through which nothing is written or removed; move what "
+                    "it leads to here, or put all of the run folder there"
+                )
 
     def check_owned(self) -> None:
         """Raises UserError where another training has taken this folder over meanwhile."""
@@ -178,10 +190,11 @@ class RunFolder:
         What else lies in the folder stays, and the folder itself: whose lock made it (`locked`) removes it.
         """
         assert not self.steps()
-        names = [path.relative_to(self.path).as_posix() for pattern in _WRITTEN for path in self.path.glob(pattern)]
+        here = self.path.resolve()  # `run` itself may be a link
+        names = [path.relative_to(here).as_posix() for pattern in _WRITTEN for path in here.glob(pattern)]
         with suppress(UserError):  # there may have been no room for it
             names += self.schema().named_files
-        remove_files(self.path, names)
+        remove_files(here, names)
         for folder in (self.logs, self.checkpoints):
             remove_if_empty(folder)
 
@@ -205,7 +218,7 @@ class RunFolder:
             return
         schema.save(self.schema_file)
         for path in schema.named_files:
-            if PurePosixPath(path).parts[0] in _OWN_NAMES:
+            if PurePosixPath(path).parts[0].casefold() in _OWN_NAMES:  # as some file systems compare them
                 raise UserError(f"{config.data.schema_file}: a vocabulary's file is called {path}, as one of a run is")
             target = within(self.path, path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +283,7 @@ class RunFolder:
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
         line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
-        with about(self.metrics_file), self.metrics_file.open("a") as file:
+        with about(self.metrics_file), open(self.metrics_file, "a", opener=not_through_links) as file:
             file.write(line + "\n")
 
     def records(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.owned_files import not_through_links
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.heartbeat import HEARTBEAT
 from shardrec.trainer.run_folder.owner import Owner
@@ -28,7 +29,8 @@ class Hold:
         owner = Owner.this_process("read")
         mark = checkpoint.with_name(f".{checkpoint.name}.held-{owner.host}-{owner.pid}-{next(_count)}")
         try:
-            mark.write_text(owner.dump())
+            with open(mark, "w", opener=not_through_links) as file:
+                file.write(owner.dump())
         except OSError:
             with suppress(OSError):
                 mark.unlink(missing_ok=True)

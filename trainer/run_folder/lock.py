@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import about
-from shardrec.data_pipeline.files.owned_files import remove_if_empty
+from shardrec.data_pipeline.files.owned_files import not_through_links, remove_if_empty
 from shardrec.trainer.run_folder.heartbeat import HEARTBEAT
 from shardrec.trainer.run_folder.owner import Owner
 from shardrec.trainer.run_folder.terminal import messages
@@ -109,8 +109,8 @@ def _created(file: Path, owner: Owner) -> bool:
     """Makes the file whole or not at all; returns False where there is one."""
     temporary = file.with_name(f"{LOCK}.{owner.host}-{owner.pid}-{next(_count)}.tmp")
     try:
-        with about(temporary):
-            temporary.write_text(owner.dump())
+        with about(temporary), open(temporary, "w", opener=not_through_links) as made:
+            made.write(owner.dump())
         try:
             os.link(temporary, file)
         except OSError as error:

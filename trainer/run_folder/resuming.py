@@ -1,10 +1,12 @@
 """Whether a training starts a run or goes on with one is decided here, once, before anything is prepared."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.run_folder.folder import RunFolder, nothing_to_resume
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import check_free, was_begun
@@ -26,7 +28,7 @@ def resumes(config: RunConfig, resume: Resume, step: int | None = None) -> bool:
         _check_step(config, folder, step, going_on=going_on)
     check_free(folder.path)
     if config.stages:
-        check_stages_folder(folder, resume=going_on)
+        check_stages_folder(folder, resolve_stages(config), resume=going_on)
     else:
         RunFolder.check(config, resume=going_on)
     if resume == "auto":
@@ -55,8 +57,11 @@ def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bo
     folder.choose_step(step)
 
 
-def check_stages_folder(whole: RunFolder, *, resume: bool) -> None:
-    """Raises UserError where the folder of a run of stages holds something else, or such a run already, or none."""
+def check_stages_folder(whole: RunFolder, stages: Iterable[str], *, resume: bool) -> None:
+    """Raises UserError where the folder of a run of stages holds something else, or such a run already, or none.
+
+    stages: their names, which are those of the folders in it.
+    """
     check_lasting("run", whole.path)
     if whole.config_file.exists():
         raise UserError(f"{whole.path}: holds a run without stages; name another `run`")
@@ -67,3 +72,4 @@ def check_stages_folder(whole: RunFolder, *, resume: bool) -> None:
         raise nothing_to_resume(whole.path)
     elif whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path)):
         raise UserError(f"{whole.path}: not a run folder and not empty; name another `run`")
+    whole.check_no_links(("logs", *stages))

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from shardrec.data_pipeline.files.owned_files import not_through_links
+
 _FILE = "messages.txt"
 
 
 def say(logs: Path, line: str) -> None:
     """Has the launching process print a line, on any machine that shares the run folder; logs have it too."""
     print(line, flush=True)
-    with suppress(OSError), (logs / _FILE).open("a") as file:
+    with suppress(OSError), open(logs / _FILE, "a", opener=not_through_links) as file:
         file.write(" ".join(line.split()) + "\n")
 
 

@@ -18,6 +18,7 @@ from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.tables.magnitudes import count_beyond
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
+from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables.ids import TableIds
@@ -42,7 +43,7 @@ def export_table(
     Returns what was written, in figures. Raises UserError where `out` is not empty, where the checkpoint or the table
     is missing or damaged, and for a value that is not finite; then `out` is left as it was.
     """
-    folder = RunFolder.open(run_folder)
+    folder, out = RunFolder.open(run_folder), absolute_folder(out)
     saved = SavedModel.of(folder, step)
     step = saved.step
     table, declared = saved.table(name), DeclaredTable.of(folder, name)

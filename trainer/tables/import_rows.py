@@ -23,6 +23,7 @@ from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
 from shardrec.trainer.checkpoints.tower_file import saved_tower
 from shardrec.trainer.config.load import load, read
+from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -51,7 +52,7 @@ def import_table(
     forgotten. Returns what was done, in figures. Raises UserError for what is wrong with the data, the checkpoint or
     `out`; then nothing is left behind.
     """
-    folder = RunFolder.open(run_folder)
+    folder, out = RunFolder.open(run_folder), absolute_folder(out)
     saved = SavedModel.of(folder, step)
     step = saved.step
     table, id_map = saved.table(name), saved.id_map(saved.table(name))

@@ -114,9 +114,9 @@ def _train_stages(
     whole, name = RunFolder(Path(config.run)), command_name("train")
     if not leads():
         return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
-    check_stages_folder(whole, resume=resume)
+    check_stages_folder(whole, stages, resume=resume)
     with locked(whole.path, name):
-        check_stages_folder(whole, resume=resume)
+        check_stages_folder(whole, stages, resume=resume)
         return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
 
 

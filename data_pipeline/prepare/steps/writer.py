@@ -27,7 +27,7 @@ def staged(out: str | Path, overwrite: bool = False, inputs: Iterable[str | Path
     else is there, `inputs` and the working directory among it, is never replaced.
     """
     check = partial(_check_vacant, overwrite=overwrite, inputs=tuple(inputs))
-    return whole_folder(Path(out).absolute(), check, listed=True)
+    return whole_folder(Path(out).expanduser().absolute(), check, listed=True)
 
 
 def _check_vacant(out: Path, overwrite: bool, inputs: Sequence[str | Path]) -> None:

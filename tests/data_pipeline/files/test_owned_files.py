@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.files.owned_files import MARKER, check_replaceable, mark, remove_files, remove_owned
+from shardrec.data_pipeline.files.owned_files import (
+    MARKER,
+    check_own_file,
+    check_replaceable,
+    mark,
+    remove_files,
+    remove_owned,
+)
 
 
 @pytest.fixture
@@ -134,3 +141,28 @@ def test_files_are_removed_by_name_and_never_through_links(tmp_path: Path, monke
     remove_files(run, ["logs/deep/a.log", "kept/a.log", "linked/a.log", "plan.txt", "absent/x", "logs"])
     assert everything(run) == {"kept", "kept/notes", "linked", "plan.txt"}
     assert os.listdir(precious) == ["a.log"]
+
+
+def test_nothing_goes_through_a_folder_that_is_a_link(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(ours)
+    remove_files(tmp_path / "link", ["schema.yaml", "train/part-0.parquet"])
+    assert everything(ours) == {MARKER, "schema.yaml", "train", "train/part-0.parquet"}
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / MARKER).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        mark(tmp_path / "new", complete=False)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_file_is_replaced_where_it_is_known_for_ours(tmp_path: Path) -> None:
+    file, pattern = tmp_path / "rates.csv", rb"a,b\n.*"
+    check_own_file(file, pattern)  # nothing there
+    file.write_text("a,b\n1,2\n")
+    check_own_file(file, pattern)
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "other").write_text("notes\na,b\n")
+    for name in ("link", "dangling", "other", "."):
+        with pytest.raises(UserError, match="nothing in it proves that shardrec wrote it"):
+            check_own_file(tmp_path / name, pattern)

@@ -177,3 +177,50 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pyte
         (folder / "a").mkdir()
         (folder / "a" / "x").write_text("1")
     assert sorted(synced) == sorted([("x", False), ("a", False), (folder.name, False), (tmp_path.name, True)])
+
+
+def test_a_link_that_waits_under_a_temporary_name_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.setattr(whole_files, "_count", iter([7]))
+    (tmp_path / f".x.{socket.gethostname()}-{os.getpid()}-7.tmp").symlink_to(tmp_path / "precious")
+    with whole_file(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / ".out.partial-launch").symlink_to(tmp_path / "folder")
+    with (
+        pytest.raises(UserError, match="a link, where this command is to write"),
+        whole_folder(tmp_path / "out", must_be_new, launch="launch"),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine" and (tmp_path / "x").read_text() == "new"
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_an_empty_folder_keeps_its_permissions(tmp_path: Path) -> None:
+    out = tmp_path / "private"
+    out.mkdir(mode=0o700)
+    with whole_folder(out, must_be_new) as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700  # while it is filled, too
+        (folder / "x").write_text("")
+    assert out.stat().st_mode & 0o777 == 0o700
+    assert out.stat().st_gid == tmp_path.stat().st_gid
+
+
+def test_the_working_directory_is_not_replaced_though_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path("."), tmp_path / "here"):
+        with (
+            pytest.raises(UserError, match="the working directory; name a new folder in it"),
+            whole_folder(out, anything),
+        ):
+            pass
+    with pytest.raises(UserError, match="a disk's mount"), whole_folder(Path("/proc"), anything):
+        pass
+    with whole_folder(Path("new"), must_be_new) as folder:
+        (folder / "x").write_text("")
+    assert (tmp_path / "here" / "new" / "x").exists()

@@ -12,7 +12,14 @@ import yaml
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.benchmarks.sharded_tables import Case, draw_ids, made_batches
-from shardrec.trainer.benchmarks.sharding import Sweep, benchmark_sharding, calibrated, write_rates, write_results
+from shardrec.trainer.benchmarks.sharding import (
+    Sweep,
+    benchmark_sharding,
+    calibrated,
+    check_writable,
+    write_rates,
+    write_results,
+)
 from shardrec.trainer.config.load import load
 from shardrec.trainer.session.expected_workers import run_topology
 
@@ -63,6 +70,13 @@ def test_all_cases_are_measured_and_written(tmp_path: Path) -> None:
     assert lines == found
     assert [float(row["samples_per_second"]) for row in written] == [row["samples_per_second"] for row in found]
     assert (tmp_path / "out/sharding.png").stat().st_size > 5000
+    check_writable(tmp_path / "out", None)
+    for path in (tmp_path / "out").iterdir():
+        kept = path.read_bytes()
+        path.write_text("mine")
+        with pytest.raises(UserError, match="nothing in it proves that shardrec wrote it"):
+            check_writable(tmp_path / "out", None)
+        path.write_bytes(kept)
 
 
 def test_rates_are_medians_of_what_tells_them() -> None:
@@ -90,9 +104,13 @@ def test_rates_are_medians_of_what_tells_them() -> None:
 def test_written_rates_are_those_that_a_run_plans_by(tmp_path: Path) -> None:
     found = benchmark_sharding(tmp_path, Sweep.read("row_wise", "1", "50", "32", "1", "0"), {"tables": 2}, steps=1)
     write_rates(found, tmp_path / "rates.yaml")
+    check_writable(None, tmp_path / "rates.yaml")
     content = {"run": "run", "data": {"path": "data"}, "model": "fm"} | yaml.safe_load(
         (tmp_path / "rates.yaml").read_text()
     )
+    (tmp_path / "run.yaml").write_text((tmp_path / "rates.yaml").read_text() + "run: run\n")
+    with pytest.raises(UserError, match="nothing in it proves that shardrec wrote it"):
+        check_writable(None, tmp_path / "run.yaml")  # it has more in it by now
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
     topology = run_topology(load(tmp_path / "run.yaml"))
     assert topology.row_bandwidth == calibrated(found)["row_bandwidth"]

@@ -38,6 +38,8 @@ def test_differences_are_those_of_the_runs_own_metrics(comparison: Path) -> None
     for name in ("auc", "gauc"):
         means = [sum(m[name] for m in metrics[model]) / 2 for model in ("lr", "fm")]
         assert found[0][name].difference == pytest.approx(means[1] - means[0], abs=1e-6)
+    (comparison / "lr" / "seed-of-doubt").mkdir()  # none of its runs
+    assert contrast_models(comparison, ["lr", "fm"], by="tags", draws=5) == found
     written = list(csv.DictReader((comparison / "contrast.csv").read_text().splitlines()))
     assert [float(row["auc_low"]) for row in written] == [row["auc"].low for row in found]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 
 
@@ -116,3 +117,14 @@ def test_seconds_are_of_runs_that_were_not_interrupted() -> None:
     staged = summary(0.7, stages={"a": summary(0.7, wall_seconds=4.0), "b": summary(0.7, wall_seconds=5.0)})
     assert board(Outcome("fm", 0, staged), Outcome("fm", 1, summary(0.7, first_step=3))).row("fm")["seconds"] == 9.0
     assert "seconds" not in board(Outcome("fm", 0, summary(0.7, first_step=3))).row("fm")
+
+
+@pytest.mark.parametrize("name", ["compare.csv", "runs.csv", "compare.md", "compare.png"])
+def test_files_of_the_users_that_have_its_names_stay(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="nothing in it proves that shardrec wrote it"):
+        Scoreboard.check_writable(tmp_path)
+    (tmp_path / name).unlink()
+    for outcome in (Outcome("fm", 0, failure="no"), Outcome("fm", 0, summary(0.7))):
+        board(outcome).write(tmp_path)
+        Scoreboard.check_writable(tmp_path)

@@ -11,6 +11,7 @@ import yaml
 
 import shardrec as library
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.trust import is_foreign
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.small_run import run_file, write_data
 
@@ -67,6 +68,7 @@ def commands(run: Path, out: Path) -> dict[str, tuple[object, ...]]:
         "export": ("checkpoint", "export", run, "--table", table, "--out", out),
         "import": ("checkpoint", "import", run, "--table", table, "--data", out.parent / "rows.parquet", "--out", out),
         "plan": ("plan", run / "config.yaml"),
+        "compare": ("compare", run / "config.yaml", "--models", "lr", "--out", out),
         "resume": ("train", run / "config.yaml", "--resume", "--quiet"),
         "init_from": ("train", run.parent / "next.yaml", "--quiet"),
     }
@@ -76,7 +78,7 @@ def test_what_this_user_trained_opens_without_a_word(trained: Path, monkeypatch:
     shardrec(monkeypatch, "evaluate", trained / "run", "--quiet")
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "tables", "export", "import", "plan", "resume"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "tables", "export", "import", "plan", "resume", "compare"])
 def test_strange_code_does_not_run(
     strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -143,3 +145,23 @@ def test_our_models_need_nothing_and_import_from_nowhere(
     shardrec(monkeypatch, "evaluate", tmp_path / "ours", "--quiet")
     assert str(strange.parent) not in sys.path
     assert not any((tmp_path / "state").rglob("*.json"))
+
+
+@pytest.mark.parametrize("beside", [("config.yaml", "schema.yaml", "checkpoints"), ("config.yaml", "metrics.jsonl")])
+def test_a_run_file_that_came_with_a_run_folder_is_as_strange(
+    strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: tuple[str, ...]
+) -> None:
+    """Under another name than its own, and where what makes a run folder was left out of it."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in beside:
+        (shutil.copytree if (strange / name).is_dir() else shutil.copy)(strange / name, theirs / name)
+    shutil.copy(strange / "config.yaml", theirs / "better.yaml")
+    for name in ("config.yaml", "better.yaml"):
+        for command in ("plan", "train"):
+            assert "would import theirs_alone:Own" in refused(monkeypatch, command, theirs / name)
+    assert not (strange.parent / "theirs_alone.ran").exists()
+
+
+def test_the_command_line_is_no_model(strange: Path) -> None:
+    assert is_foreign("shardrec.__main__:Own") and not is_foreign("shardrec.models.fm:FM")

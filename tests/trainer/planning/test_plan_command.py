@@ -103,6 +103,9 @@ def test_json_and_chart(
     assert found["samples_per_second"] == pytest.approx(65_536e3 / found["step_milliseconds"])
     image = chart.read_bytes()
     assert image.startswith(b"\x89PNG") and len(image) > 10_000
+    plan(monkeypatch, run_file, *CLUSTER, "--json", "--chart", chart)  # in place of our own
+    chart.write_bytes(image.replace(b"shardrec", b"somebody"))
+    assert "nothing in it proves" in refused(monkeypatch, "plan", run_file, *CLUSTER, "--chart", chart)
 
 
 def test_each_stage_is_planned_and_drawn(

@@ -8,6 +8,7 @@ import pytest
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.run_folder import command_logs
+from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.command_logs import KEPT, command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.owner import Owner
@@ -76,8 +77,7 @@ def test_where_the_run_folder_cannot_be_written_logs_are_elsewhere(
     if not full.exists():
         pytest.skip("needs /dev/full")
     run = RunFolder(tmp_path)
-    monkeypatch.setattr(command_logs, "_OWNER", "../../full")  # a note that finds no room
-    (tmp_path / "full").symlink_to(full)
+    monkeypatch.setattr(command_logs, "_OWNER", str(full))  # a note that finds no room
     with own_logs(run, "evaluate-a", reads=True) as own:
         assert tmp_path not in own.logs.parents
         (own.logs / "driver.log").write_text("words")
@@ -85,3 +85,24 @@ def test_where_the_run_folder_cannot_be_written_logs_are_elsewhere(
     with pytest.raises(OSError, match=r"No space left on device: .*full"), own_logs(run, "train-a"):
         pass
     assert names(run) == set()
+
+
+def test_logs_do_not_go_through_links(tmp_path: Path) -> None:
+    run, elsewhere = RunFolder(tmp_path / "run"), tmp_path / "another"
+    for folder in (run.path, elsewhere):
+        folder.mkdir()
+    (elsewhere / "precious").write_text("mine")
+    (run.path / "logs").symlink_to(elsewhere)
+    with own_logs(run, "evaluate-a", reads=True) as logged:  # which needs no place there
+        assert not logged.logs.is_relative_to(run.path)
+    with pytest.raises(OSError, match="a link, through which no logs are written"), own_logs(run, "train-a"):
+        pass
+    (run.path / "logs").unlink()
+    (run.path / "logs/train-torchrun-x").mkdir(parents=True)  # whose name can be known before
+    (run.path / "logs/train-torchrun-x/owner.json").symlink_to(elsewhere / "precious")
+    (run.path / "logs/driver.log").symlink_to(elsewhere / "precious")
+    with pytest.raises(OSError, match="symbolic links"), own_logs(run, "train-torchrun-x"):
+        pass
+    with pytest.raises(OSError, match="symbolic links"), captured_output(run.path / "logs/driver.log"):
+        pass
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {"precious": "mine"}

@@ -1,6 +1,7 @@
 """Run folders: never mixed up, never half-written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.starting import check_stages_folder
 
 
 @pytest.fixture
@@ -173,3 +175,42 @@ def test_damaged_stages_are_one_line(config: RunConfig, stages: str) -> None:
     folder.stages_file.write_text(stages)
     with pytest.raises(UserError, match=r"stages"):
         RunFolder.open(folder.path)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs", "tensorboard"])
+def test_a_run_does_not_go_on_through_links(config: RunConfig, tmp_path: Path, name: str) -> None:
+    folder, elsewhere = RunFolder.create(config, resume=False), tmp_path / "another"
+    elsewhere.mkdir()
+    shutil.rmtree(folder.path / name, ignore_errors=True)
+    (folder.path / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=rf"{name}: a link to .*another, through which nothing is written or removed"):
+        RunFolder.create(config, resume=True)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_stages_do_not_go_on_through_links(config: RunConfig, tmp_path: Path) -> None:
+    whole = RunFolder(tmp_path / "whole")
+    whole.path.mkdir()
+    whole.stages_file.touch()
+    (whole.path / "first").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="whole/first: a link to"):
+        check_stages_folder(whole, ["first"], resume=True)
+
+
+def test_a_link_as_run_is_the_users_own_and_is_cleared_as_any(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    Path(config.run).symlink_to(tmp_path / "disk")
+    folder = RunFolder.create(config, resume=False)
+    (tmp_path / "disk" / "notes").write_text("mine")
+    folder.discard(keep=True)
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"notes"}
+
+
+@pytest.mark.parametrize("name", [".lock", "LOGS/x", "Config.yaml"])
+def test_a_vocabulary_takes_no_place_of_the_runs(config: RunConfig, name: str) -> None:
+    folder = Path(config.data.schema_folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    Schema(features=(IdFeature(name="a", ids=Vocabulary(path=name, size=3)),)).save(folder / "schema.yaml")
+    with pytest.raises(UserError, match="as one of a run is"):
+        RunFolder.create(config, resume=False)

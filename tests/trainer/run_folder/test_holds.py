@@ -84,3 +84,13 @@ def test_one_that_is_pruned_while_it_is_chosen_is_not_taken(folder: RunFolder, m
 def test_a_folder_that_cannot_be_written_is_read_without(tmp_path: Path) -> None:
     with Hold(tmp_path / "nowhere/step-1"):
         pass
+
+
+def test_a_checkpoint_of_another_run_that_is_linked_to_is_not_pruned(folder: RunFolder, tmp_path: Path) -> None:
+    theirs = tmp_path / "another" / "step-1"
+    theirs.parent.mkdir()
+    folder.checkpoint(1).rename(theirs)
+    folder.checkpoint(1).symlink_to(theirs)
+    prune(folder, 1)
+    assert folder.steps() == [1, 4]
+    assert {path.name for path in theirs.iterdir()} == {"manifest.json", TOWER_FILE}
