@@ -25,7 +25,14 @@ _P1, _P2, _P3, _P4, _P5 = (
 _MASK = (1 << 64) - 1
 _CHUNK = 16384  # values hashed at a time: the temporaries stay in the processor's cache
 
+LONGEST = 1 << 16
+"""Bytes of a string that is an id. Each 32 bytes are a step in Python: a single long string would take minutes."""
+
 WordReader = Callable[[int], np.ndarray]  # byte offset within each value -> the little-endian word there, uint64
+
+
+class LongStringError(UserError):
+    """A string is longer than ids are."""
 
 
 def hash_integers(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -49,7 +56,7 @@ def hash_words(columns: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 def hash_strings(array: pa.Array, seed: int = 0) -> np.ndarray:
     """Returns the XXH64 of each value's bytes (UTF-8 for strings): [n] string, large_string or binary -> [n] uint64.
 
-    A null hashes to an unspecified value: mask it.
+    A null hashes to an unspecified value: mask it. Raises LongStringError for a value of more than `LONGEST` bytes.
     """
     data, offsets = _string_buffers(array)
     lengths = np.diff(offsets)
@@ -57,6 +64,8 @@ def hash_strings(array: pa.Array, seed: int = 0) -> np.ndarray:
         return np.empty(0, np.uint64)
     starts = offsets[:-1]
     longest = int(lengths.max())
+    if longest > LONGEST:
+        raise LongStringError(f"a string of {longest:,} bytes, where ids have {LONGEST:,} at most")
     if longest == int(lengths.min()):
         return _in_chunks(len(starts), lambda a, b: _xxh64(longest, b - a, seed, *_bytes_at(data, starts[a:b])))
     order = np.argsort(lengths.astype(np.min_scalar_type(longest)), kind="stable")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import (
     Place,
     as_type,
@@ -16,7 +18,14 @@ from shardrec.data_pipeline.features.arrow_values import (
     missing_values,
     plain_type,
 )
-from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
+from shardrec.data_pipeline.features.hashing import (
+    LONGEST,
+    LongStringError,
+    hash_array,
+    hash_integers,
+    hash_words,
+    is_string,
+)
 from shardrec.data_pipeline.features.id_transforms import MISSING
 from shardrec.data_pipeline.features.schema import (
     Bucketize,
@@ -115,7 +124,10 @@ class IdReader:
         if self._crossed:
             return self._crossed_rows(columns, places)
         columns = [as_type(values, self._read_as) for values in columns]
-        rows = self._rows(columns, places[0])
+        try:
+            rows = self._rows(columns, places[0])
+        except LongStringError:
+            raise _too_long(columns, places) from None
         for values, place in zip(columns, places, strict=True):
             missing = missing_values(values)
             if missing is None:
@@ -151,3 +163,15 @@ class IdReader:
         else:
             hashes = hash_words([hash_array(c) for c in columns], ids.seed)
         return (hashes % np.uint64(ids.num_ids)).astype(np.int64)
+
+
+def _too_long(columns: list[pa.Array], places: list[Place]) -> UserError:
+    """Returns the error about the longest string of some columns."""
+    found = []
+    for column, place in zip(columns, places, strict=True):
+        if is_string(plain_type(column.type)):
+            strings = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+            lengths = pc.fill_null(pc.binary_length(strings.cast(pa.large_binary())), 0).to_numpy()
+            found.append((int(lengths.max()), int(lengths.argmax()), place))
+    longest, at, place = max(found, key=lambda item: item[0])
+    return place.error(at, f"a string of {longest:,} bytes", f"an id of at most {LONGEST:,} bytes")

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.hashing import hash_strings, is_string
+from shardrec.data_pipeline.features.hashing import LongStringError, hash_strings, is_string
 from shardrec.data_pipeline.features.id_transforms import Vocabulary
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE, read_checked
 
 VALUE = "value"  # the one column of a vocabulary file
+_BYTES_A_VALUE = 32  # at least, while a lookup is made: value, key, sorted key, order
 
 
 def kept_values(folder: str | Path, path: str) -> pa.ChunkedArray | None:
@@ -38,13 +40,16 @@ def check_vocabularies(features: Iterable[Any], folder: str | Path) -> None:
     for feature in features:
         ids = getattr(feature, "ids", None)
         if isinstance(ids, Vocabulary):
-            source = f"{str(folder).rstrip('/')}/{ids.path}"
-            try:
-                footer = pq.read_metadata(source)
-            except UNREADABLE as error:
-                raise _unreadable(source, error) from None
-            _check_file(source, footer.num_rows, footer.schema.names, ids.size)
+            _check_footer(f"{str(folder).rstrip('/')}/{ids.path}", ids.size)
         check_vocabularies(getattr(ids, "features", ()), folder)
+
+
+def _check_footer(source: str, size: int) -> None:
+    try:
+        footer = pq.read_metadata(source)
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from None
+    _check_file(source, footer.num_rows, footer.schema.names, size)
 
 
 def _unreadable(source: str, error: Exception) -> UserError:
@@ -87,18 +92,27 @@ class Lookup:
     def open(cls, folder: str | Path, path: str, size: int) -> "Lookup":
         """Reads the file `path` under `folder`. Raises UserError where it is missing, damaged or of another size."""
         source = f"{str(folder).rstrip('/')}/{path}"
+        _check_footer(source, size)
+        if size * _BYTES_A_VALUE > psutil.virtual_memory().available:
+            raise UserError(
+                f"{source}: {size:,} values need {_BYTES_A_VALUE} bytes each, more than there is memory for"
+            )
         try:
-            table = read_checked(source)
+            values = read_checked(source, [VALUE]).column(VALUE)
         except UNREADABLE as error:
             raise _unreadable(source, error) from None
-        _check_file(source, len(table), table.column_names, size)
-        values = table.column(VALUE).combine_chunks()
+        if is_string(values.type):
+            values = values.cast(pa.large_string())  # of which more than 2 GiB fit together
+        values = values.combine_chunks()
         if values.null_count or not (is_string(values.type) or pa.types.is_integer(values.type)):
             raise UserError(
                 f"{source}: column {VALUE!r} is {values.type} with {values.null_count} nulls; "
                 "expected strings or integers without nulls"
             )
-        return cls(values, source)
+        try:
+            return cls(values, source)
+        except LongStringError as error:
+            raise UserError(f"{source}: {error}") from None
 
     def rows(self, distinct: pa.Array) -> np.ndarray:
         """Returns the table rows of distinct values, [n] -> [n] int64; that of a null may be any.

@@ -64,6 +64,11 @@ def not_through_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def without_waiting(path: str, flags: int) -> int:
+    """Opens a file for `open(..., opener=without_waiting)`: a pipe in its place is empty, and not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def check_own_file(path: Path, pattern: bytes) -> None:
     """Raises UserError where a file is to be replaced that is not all of `pattern`, as the program's own are."""
     if not path.is_symlink() and not path.exists():

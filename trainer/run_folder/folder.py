@@ -18,11 +18,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyarrow.fs import copy_files
+from pydantic import BaseModel
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.file_errors import about
-from shardrec.data_pipeline.files.owned_files import MARKER, not_through_links, remove_files, remove_if_empty
+from shardrec.data_pipeline.files.owned_files import (
+    MARKER,
+    not_through_links,
+    remove_files,
+    remove_if_empty,
+    without_waiting,
+)
 from shardrec.data_pipeline.files.relative_names import within
 from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.config.load import load, read
@@ -44,6 +51,34 @@ _WRITTEN = (
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "checkpoints")
 _OWN_NAMES = (*_FILES, *_FOLDERS, MARKER, LOCK)
+
+
+_LARGEST_MARK = 100  # bytes of `checkpoints/best`
+
+
+class _Summary(BaseModel):
+    """The types of what commands read in summary.json; what an earlier version did not write may be missing."""
+
+    finished: bool = True
+    metrics: dict[str, dict[str, float | None]] = {}
+    parameters: dict[str, int] = {}
+    steps: int = 0
+    rows: int = 0
+    samples_per_second: float = 0
+    world_size: int = 1
+    first_step: int = 0
+    best_step: int | None = None
+    epochs_to_best: float | None = None
+    stopped_early: bool = False
+    data: dict[str, Any] = {}
+    peak_memory_bytes: float = 0
+    peak_device_memory_bytes: float = 0
+    wall_seconds: float = 0
+    seconds_to_first_step: float = 0
+    zero_weights: dict[str, float] = {}
+    undefined: dict[str, dict[str, str]] = {}
+    not_scored: dict[str, str] = {}
+    stages: dict[str, "_Summary"] = {}
 
 
 @dataclass(frozen=True)
@@ -235,7 +270,7 @@ class RunFolder:
         """Returns the steps of all complete checkpoints, ascending."""
         if not self.checkpoints.exists():
             return []
-        names = (re.fullmatch(r"step-(\d+)", p.name) for p in self.checkpoints.iterdir())
+        names = (re.fullmatch(r"step-(0|[1-9][0-9]{0,18})", p.name) for p in self.checkpoints.iterdir())
         return sorted(int(m[1]) for m in names if m and (self.checkpoints / m[0] / "manifest.json").exists())
 
     def checkpoint(self, step: int) -> Path:
@@ -245,8 +280,9 @@ class RunFolder:
     def best_step(self) -> int | None:
         """Returns the step that `checkpoints/best` names, if its checkpoint is there."""
         try:
-            step = int((self.checkpoints / "best").read_text())
-        except (FileNotFoundError, ValueError):
+            with open(self.checkpoints / "best", "rb", opener=without_waiting) as file:
+                step = int(file.read(_LARGEST_MARK))
+        except (FileNotFoundError, IsADirectoryError, ValueError):
             return None
         return step if step in self.steps() else None
 
@@ -272,11 +308,12 @@ class RunFolder:
         """Returns the summary of a run that is over, by its own word; None while it is not."""
         try:
             summary = json.loads(self.summary_file.read_bytes())
+            _Summary.model_validate(summary)
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a ValidationError is one
             summary = None
-        if not isinstance(summary, dict):
+        if summary is None:
             raise UserError(f"{self.summary_file}: no run's summary (JSON); remove it: the run is unfinished then")
         return summary if summary.get("finished", True) else None  # a summary that does not say is an older one's
 

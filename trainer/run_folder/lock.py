@@ -127,6 +127,8 @@ def _created(file: Path, owner: Owner) -> bool:
 
 def _read(file: Path) -> str | None:
     try:
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file}: no lock of a training, but another thing in its place; remove it")
         return file.read_text(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -11,6 +11,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     Bucketize,
     Cross,
@@ -186,3 +187,26 @@ def test_vocabulary_files_that_are_not_the_schemas(tmp_path: Path) -> None:
     refused(feature, pa.array(["5"]), "found 1 rows .* expects 2", tmp_path)
     vocabulary(tmp_path, pa.array(["a", "a"]))
     refused(feature, pa.array(["5"]), "value 'a' is there twice", tmp_path)
+
+
+# ---------------------------------------------------------------- what would take minutes, or all memory
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_a_string_of_many_kilobytes_is_no_id(tmp_path: Path, kind: pa.DataType) -> None:
+    values = pa.array(["a", None, "x" * 70_000])
+    values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    feature = IdFeature(name="f", ids=Hash(num_ids=5), missing="row")
+    refused(feature, values, r"row 102, column 'f': found a string of 70,000 bytes, expected .* 65,536 bytes", tmp_path)
+    feature = IdFeature(name="f", ids=vocabulary(tmp_path, pa.array(["x" * 70_000])))
+    with pytest.raises(UserError, match=r"v.parquet: a string of 70,000 bytes"):
+        read(feature, pa.array(["a"]), tmp_path)
+
+
+def test_a_vocabulary_of_another_size_is_not_read(tmp_path: Path) -> None:
+    ids = vocabulary(tmp_path, pa.array([1]))
+    content = bytearray((tmp_path / "v.parquet").read_bytes())
+    content[4:12] = b"no pages"
+    (tmp_path / "v.parquet").write_bytes(content)
+    feature = IdFeature(name="f", ids=ids.model_copy(update={"size": 2**40}))
+    refused(feature, pa.array([5]), "found 1 rows .* expects 1099511627776", tmp_path)

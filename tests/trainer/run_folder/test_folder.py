@@ -159,7 +159,9 @@ def test_a_damaged_record_is_named_and_a_last_one_cut_short_is_not(config: RunCo
         folder.records()
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[]", b"{", b"1" * 5000, b"[" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"[]", b"{", b"1" * 5000, b"[" * 5000, b'{"metrics": 3}', b'{"steps": "x"}']
+)
 def test_a_damaged_summary_is_one_line(config: RunConfig, content: bytes) -> None:
     folder = RunFolder.create(config, resume=False)
     folder.summary_file.write_bytes(content)
@@ -214,3 +216,16 @@ def test_a_vocabulary_takes_no_place_of_the_runs(config: RunConfig, name: str) -
     Schema(features=(IdFeature(name="a", ids=Vocabulary(path=name, size=3)),)).save(folder / "schema.yaml")
     with pytest.raises(UserError, match="as one of a run is"):
         RunFolder.create(config, resume=False)
+
+
+def test_names_that_are_not_quite_a_steps_are_none(config: RunConfig) -> None:
+    folder = RunFolder.create(config, resume=False)
+    complete(folder, 7)
+    for name in ("step-008", "step-\u0669", "step-1 "):
+        (folder.checkpoints / name).mkdir()
+        (folder.checkpoints / name / "manifest.json").write_text("{}")
+    assert folder.steps() == [7]
+    for mark in ("/dev/zero", str(folder.checkpoints)):  # without an end, and none at all
+        (folder.checkpoints / "best").unlink(missing_ok=True)
+        (folder.checkpoints / "best").symlink_to(mark)
+        assert folder.best_step() is None

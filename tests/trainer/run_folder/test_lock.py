@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -156,3 +156,10 @@ def test_what_a_training_killed_at_once_leaves_is_known(tmp_path: Path) -> None:
     (tmp_path / "foreign" / LOCK).write_text("somebody else's")
     (tmp_path / "foreign/yarn.js").touch()
     assert not was_begun(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_no_lock_and_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / LOCK)
+    with pytest.raises(UserError, match="no lock of a training"), locked(tmp_path, "train"):
+        pass
