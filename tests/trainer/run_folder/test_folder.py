@@ -13,7 +13,7 @@ from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
-from shardrec.trainer.run_folder.starting import check_stages_folder
+from shardrec.trainer.run_folder.resuming import check_stages_folder
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_link_as_run_is_the_users_own_and_is_cleared_as_any(config: RunConfig,
     Path(config.run).symlink_to(tmp_path / "disk")
     folder = RunFolder.create(config, resume=False)
     (tmp_path / "disk" / "notes").write_text("mine")
-    folder.discard(keep=True)
+    folder.discard()
     assert {path.name for path in (tmp_path / "disk").iterdir()} == {"notes"}
 
 
