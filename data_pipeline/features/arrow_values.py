@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.declared.declaration import unknown
-from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.errors import UserError, in_quotes, shortened
 
 _LONGEST_NAME = 250  # characters of a column's name that an error line shows
 
@@ -85,14 +85,14 @@ def is_number(kind: pa.DataType) -> bool:
 
 def column_type(schema: pa.Schema, file: str, column: str, reader: str) -> pa.DataType:
     """Returns the type of `column`. Raises UserError where there is none, or several."""
-    places = schema.get_all_field_indices(column)
+    places, reader, shown = schema.get_all_field_indices(column), shortened(reader, 150), in_quotes(column)
     if len(places) == 1:
         return schema.field(places[0]).type
     if places:
-        raise UserError(f"{file}: column {column!r} is there {len(places)} times; {reader} needs exactly one")
+        raise UserError(f"{file}: column {shown} is there {len(places)} times; {reader} needs exactly one")
     if f"/{column}=" in file:
         raise UserError(
-            f"{file}: column {column!r} is not in the file but in the names of its folders, which are not read; write "
+            f"{file}: column {shown} is not in the file but in the names of its folders, which are not read; write "
             f"it into the files ({reader} reads it)"
         )
     raise UserError(f"{file}: {unknown('column', column, schema.names)} ({reader} reads it)")

@@ -54,7 +54,8 @@ def damaged_file(seed: int) -> None:
         file.unlink()  # it may be a hard link
         file.write_bytes(flipped(before, draw) if draw.random() < 0.5 else broken(before, draw))
         shown = _read(run)
-        if file.is_relative_to(_checkpoint(run)) and file.read_bytes() != before:
+        same_text = file.name == MANIFEST and _json(file.read_bytes()) == _json(before)  # with other spaces
+        if file.is_relative_to(_checkpoint(run)) and file.read_bytes() != before and not same_text:
             assert not shown, f"{file.relative_to(run)} differs, which nothing noticed"
 
 
@@ -77,6 +78,13 @@ def _evaluate(run: Path) -> None:
 
 def _export(run: Path) -> None:
     export_table(run, "deep/user", run.with_name("out"))
+
+
+def _json(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @contextmanager
