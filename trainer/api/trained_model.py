@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.api.process_group import GROUP
@@ -103,12 +104,14 @@ class TrainedModel:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
 
         A metric that the rows do not define is `Undefined`, a NaN that says why. Own splits without labels are left
-        out. Raises UserError where there are no rows or labels.
+        out. Raises UserError where there are no rows or labels, and where any of the rows cannot be scored.
         """
         rows = None if data is None else Rows.of(data)
         with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
-            splits, _ = splits_to_score(self._blueprint, self._folder, paths)
-            return {name: evaluate(self._session, self._session.loader(split)) for name, split in splits.items()}
+            splits = splits_to_score(self._blueprint, self._folder, paths)
+            for line in splits.failed.values():
+                raise UserError(line)
+            return {name: evaluate(self._session, self._session.loader(of)) for name, of in splits.paths.items()}
 
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Trust, Variant
 from shardrec.trainer.launch.torchrun import leads
 
@@ -95,6 +96,8 @@ def evaluate(
         from shardrec.trainer.run_folder.summaries import print_metrics
 
         print_metrics(RunFolder.open(run_folder), result)
+        if failed := result.get("failed"):
+            raise UserError(f"{failed[0]}: {result['not_scored'][failed[0]]}")
 
 
 def predict(

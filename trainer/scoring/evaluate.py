@@ -1,6 +1,7 @@
 """A trained model is evaluated on its own splits, or on other data: `shardrec evaluate`."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +35,43 @@ def evaluate_run(
 ) -> dict[str, Any] | None:
     """Scores a run's validation and test rows, or those of `data`; returns metrics by split, the step and more.
 
-    `undefined` says of metrics without a value why, `not_scored` why splits were left out: their rows have no labels.
-    step: which checkpoint; None: the best, else the last. rows: how tables are held, as `Blueprint` takes it. None on
-    the further ranks of a torchrun. Raises UserError where there is nothing to score, or it cannot be read.
+    `undefined` says of metrics without a value why, `not_scored` why the run's own splits were left out: their rows
+    have no labels; or they cannot be read or scored, and then they are in `failed` too. step: which checkpoint; None:
+    the best, else the last. rows: how tables are held, as `Blueprint` takes it. None on further ranks of a torchrun.
+    Raises UserError where there is nothing to score, or none of it can be.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
-    splits, not_scored = splits_to_score(blueprint, folder, absolute(data))
+    splits = splits_to_score(blueprint, folder, absolute(data))
     chosen, hold = hold_step(folder, step)
     with hold, own_logs(folder, command_name("evaluate"), leads=leads(), reads=True) as logged:
         result = supervised(
-            evaluate_worker, config, logged, splits=splits, step=chosen, blueprint=blueprint, quiet=quiet
+            evaluate_worker, config, logged, splits=splits.paths, step=chosen, blueprint=blueprint, quiet=quiet
         )
-    return result and result | ({"not_scored": not_scored} if not_scored else {})
+    if result is None:
+        return None
+    failed = splits.failed | result.pop("failed")
+    not_scored = {name: f"its rows have no labels: {line}" for name, line in splits.unlabelled.items()} | failed
+    return result | ({"not_scored": not_scored} if not_scored else {}) | ({"failed": list(failed)} if failed else {})
 
 
-def splits_to_score(
-    blueprint: Blueprint, folder: RunFolder, data: tuple[str, ...] = ()
-) -> tuple[dict[str, Paths], dict[str, str]]:
-    """Returns paths by split, inspected: the run's own validation and test rows, or `data`; and what it leaves out.
+@dataclass
+class Splits:
+    """Splits to score are paths by name; of those that are left out there are lines that say why.
 
-    The run's own splits without labels are left out, each with a line that says so. Raises UserError where nothing is
-    left to score, or it cannot be scored.
+    unlabelled: their rows have no labels. failed: they were to be scored, and cannot be read.
+    """
+
+    paths: dict[str, Paths] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def splits_to_score(blueprint: Blueprint, folder: RunFolder, data: tuple[str, ...] = ()) -> Splits:
+    """Returns what to score, inspected: the run's own validation and test rows, or `data`.
+
+    Raises UserError where nothing is left to score.
     """
     splits: dict[str, Paths] = {"data": data} if data else {}
     for name in () if data else ("validation", "test"):
@@ -64,18 +79,29 @@ def splits_to_score(
             splits[name] = paths
     if not splits:
         raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
-    missing = {name: line for name, paths in splits.items() if (line := blueprint.missing_labels(paths))}
-    if len(missing) == len(splits):
-        name, line = next(iter(missing.items()))
-        raise UserError(
-            f"{'data' if data else f'{name} rows'}: without labels there is nothing to measure: {line}; name others "
-            "with --data, or score rows with `shardrec predict`"
-        )
-    for name in missing:
-        del splits[name]
-    for paths in splits.values():
-        inspect_split(blueprint, paths)
-    return splits, {name: f"its rows have no labels: {line}" for name, line in missing.items()}
+    found = Splits()
+    for name, paths in splits.items():
+        try:
+            if line := blueprint.missing_labels(paths):
+                found.unlabelled[name] = line
+            else:
+                inspect_split(blueprint, paths)
+                found.paths[name] = paths
+        except UserError as error:
+            found.failed[name] = str(error)
+    if not found.paths:
+        raise _nothing_to_score(found)
+    return found
+
+
+def _nothing_to_score(splits: Splits) -> UserError:
+    if splits.failed:
+        return UserError(next(iter(splits.failed.values())))
+    name, line = next(iter(splits.unlabelled.items()))
+    return UserError(
+        f"{'data' if name == 'data' else f'{name} rows'}: without labels there is nothing to measure: {line}; name "
+        "others with --data, or score rows with `shardrec predict`"
+    )
 
 
 def evaluate_worker(
@@ -87,21 +113,31 @@ def evaluate_worker(
     step: int,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
-    """Does one worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`."""
+    """Does one worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`.
+
+    `failed` says of splits why their rows could not be scored. Raises UserError where that is all of them.
+    """
     progress = ProgressFile(folder.logs, enabled=environment.leads)
     blueprint = blueprint or Blueprint(config, folder.schema())
     session = Session.build(blueprint, environment)
     restore(folder.checkpoint(step), session)
-    metrics, began = {}, time.monotonic()
+    metrics, failed, began = {}, {}, time.monotonic()
     for name, paths in splits.items():
         loader = session.loader(paths)
-        metrics[name] = evaluate(session, loader, progress.counter(f"evaluating {name}", loader.steps_per_epoch))
+        on_batch = progress.counter(f"evaluating {name}", loader.steps_per_epoch)
+        try:
+            metrics[name] = evaluate(session, loader, on_batch)
+        except UserError as error:
+            failed[name] = str(error)
+            if len(failed) == len(splits):
+                raise
     sizes = {} if blueprint.rows is None else {"table_bytes": frozen_bytes(session.model.tables)}
     undefined = {name: reasons for name, of in metrics.items() if (reasons := undefined_in(of))}
     return {
         "step": step,
         "metrics": metrics,
         **({"undefined": undefined} if undefined else {}),
+        "failed": failed,
         "wall_seconds": time.monotonic() - began,
         **sizes,
     }

@@ -30,6 +30,7 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_split
@@ -131,12 +132,13 @@ def scored_batches(
 ) -> Iterator[pa.Table]:
     """Scores this worker's rows batch by batch: tables of `row`, the loader's extra columns, and `prediction`.
 
-    With `explain` they have `weights` and `weights_of` too. `on_batch` hears of each finished step.
+    With `explain` they have `weights` and `weights_of` too. `on_batch` hears of each finished step. Raises
+    UserError, on all ranks alike, for rows of any rank that cannot be read.
     """
     forward = session.forward
     session.distributed.module.eval()
-    for step, (batch, columns) in enumerate(loader.epoch_with_columns(0), start=1):
-        session.model.task.check(batch)
+    batches = AgreedBatches(session, loader)
+    for step, (batch, columns) in enumerate(batches, start=1):
         on_device = batch.to(session.environment.device)
         with torch.no_grad():
             output, explanation = forward.explained(on_device) if explain else (forward(on_device), None)
@@ -145,6 +147,7 @@ def scored_batches(
             scores |= explained(explanation, batch)
         yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})
         on_batch(step)
+    batches.raise_error()
 
 
 def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:

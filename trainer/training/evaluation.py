@@ -6,11 +6,10 @@ from contextlib import contextmanager
 import torch
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
 from shardrec.sharding.tables.collective import ProcessGroupCollective
-from shardrec.trainer.launch.agreement import raise_alike
+from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.session import Session
 
 
@@ -18,42 +17,18 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
     """Returns the task's metrics over all rows of `loader`, those of rank 0 on every rank: finite, or `Undefined`.
 
     What is decided by them is thereby decided alike, also where sums on GPUs come out a little different on each.
-    `on_batch` hears of each finished step. Raises UserError, on all ranks alike and once all are through, for rows of
-    any rank that cannot be read or scored.
+    `on_batch` hears of each finished step. Raises UserError, on all ranks alike, for rows of any rank that cannot be
+    read or scored.
     """
     metrics = session.model.task.metrics(ProcessGroupCollective())
-    batches = _Batches(session, loader)
+    batches = AgreedBatches(session, loader)
     with _scoring(session):
-        for step, batch in enumerate(batches, start=1):
+        for step, (batch, _) in enumerate(batches, start=1):
             batch = batch.to(session.environment.device)
             metrics.update(session.distributed.module(batch), batch)
             on_batch(step)
     batches.raise_error()
     return session.environment.broadcast(metrics.compute())
-
-
-class _Batches:
-    """A rank's batches are as many as every other's: after a bad row they are padding, and the error is kept."""
-
-    def __init__(self, session: Session, loader: Loader) -> None:
-        self._session, self._loader = session, loader
-        self._error: UserError | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = 0
-        try:
-            for batch in self._loader.epoch(0):
-                self._session.model.task.check(batch)
-                yield batch
-                step += 1
-        except UserError as error:
-            self._error = error
-            if self._session.environment.world_size > 1:
-                yield from map(self._loader.padding, range(step, self._loader.steps_per_epoch))
-
-    def raise_error(self) -> None:
-        """Raises the first rank's error, if there is any. All ranks call it alike."""
-        raise_alike(self._session.environment, self._error)
 
 
 class ProgressiveValidation:

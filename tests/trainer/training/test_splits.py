@@ -12,8 +12,13 @@ import yaml
 
 import shardrec as python
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
-from tests.processes import ProcessError
+from shardrec.trainer.scoring.predict import scored_batches
+from shardrec.trainer.session.agreed_batches import ASK_STEPS
+from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
+from tests.processes import ProcessError, run_processes
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import train, train_in_processes
 from tests.trainer.small_run import run_file, write_data
@@ -117,6 +122,52 @@ def test_ranks_meet_a_bad_row_of_one_of_them_together(data: Path, tmp_path: Path
     *_, end = RunFolder(tmp_path / "run").records()
     assert end["kind"] == "end" and end["validation/rows"] == 240 and "test/rows" not in end
     assert RunFolder(tmp_path / "second").steps() == [5]
+
+
+def test_a_split_that_cannot_be_scored_costs_evaluate_no_other(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows, or its files: the other split's metrics are printed, then the error, with status 1."""
+    copied = changed(data, tmp_path)
+    path = run_file(tmp_path / "run.yaml", copied, trainer={"epochs": 1})
+    shardrec(monkeypatch, "train", path, "--quiet")
+    kept = pq.read_table(copied / "test/0.parquet")
+    pq.write_table(bad_row(kept), copied / "test/0.parquet")
+    line = refused(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
+    assert "error: test: " in line and "row 239, column 'user': found 999" in line
+    out = capsys.readouterr().out
+    assert " validation " in out and "test: not scored: " in out
+    with python.open(tmp_path / "run") as model, pytest.raises(UserError, match="row 239"):
+        model.evaluate()
+    pq.write_table(kept, copied / "test/0.parquet")
+    (copied / "validation/0.parquet").unlink()
+    assert "error: validation: " in refused(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
+    assert " test " in capsys.readouterr().out
+    line = refused(monkeypatch, "evaluate", tmp_path / "run", "--data", copied / "validation", "--quiet")
+    assert "no such Parquet file" in line and " test " not in capsys.readouterr().out
+
+
+def _predicted(rank: int, run: Path, data: Path) -> tuple[int, str]:
+    """Predicts as one rank of two; returns how many batches it scored, and what it raised."""
+    folder, environment = RunFolder.open(run), Environment.from_variables("cpu")
+    environment.join(60)
+    session = Session.build(Blueprint(folder.config(("data.evaluation_batch_size=2",)), folder.schema()), environment)
+    scored: list[int] = []
+    with pytest.raises(UserError) as raised:
+        list(scored_batches(session, session.loader(str(data), labelled=False), on_batch=scored.append))
+    return len(scored), str(raised.value)
+
+
+def test_ranks_that_predict_stop_soon_after_a_bad_row_of_one_of_them(data: Path, tmp_path: Path) -> None:
+    """The first row of the second rank: both leave their loops at the same step, long before the last."""
+    train(run_file(tmp_path / "run.yaml", data, trainer={"epochs": 1}))
+    rows = pq.read_table(data / "validation/0.parquet")
+    users = rows["user"].to_pylist()
+    users[120] = 999
+    pq.write_table(rows.set_column(0, "user", pa.array(users, pa.int64())), tmp_path / "bad.parquet")
+    first, second = run_processes(2, _predicted, tmp_path / "run", tmp_path / "bad.parquet")
+    assert first == second == (ASK_STEPS, first[1])
+    assert "row 120, column 'user': found 999" in first[1]
 
 
 def test_class_weights_of_labels_that_never_occur(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
