@@ -132,12 +132,13 @@ def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, A
 def _cause(folder: RunFolder, error: Exception) -> UserError:
     """Returns what to tell the user: what a worker left, what it raised, or where to look."""
     raised = [e for e in getattr(error, "worker_failures", {}).values() if isinstance(e, UserError)]
+    trains = folder.logs.name.partition("-")[0] == "train"
     return (
         folder.failure()
         or next(iter(raised), None)
         or UserError(
             f"a worker died ({type(error).__name__}); its last words are in {folder.logs}/rank-*.log, Ray's in "
-            f"{folder.logs}/driver.log; --resume goes on from the last checkpoint"
+            f"{folder.logs}/driver.log" + ("; --resume goes on from the last checkpoint" if trains else "")
         )
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from shardrec import models
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.file_errors import NO_ROOM
 from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.base import Explanation
@@ -112,15 +113,32 @@ def predict_worker(
     restore(folder.checkpoint(step), session)
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
+    scores = scored_batches(session, loader, explain=explain, on_batch=on_batch)
+    row_count = _written(scores, f"{out}/part-{environment.rank:05d}.parquet")
+    return {"rows": sum(environment.gather(row_count)), "step": step}
+
+
+def _written(tables: Iterator[pa.Table], part: str) -> int:
+    """Writes tables to a file, as they come, and returns their rows. Raises UserError, also for a full disk.
+
+    A launcher would try any other error again.
+    """
     writer: SealedWriter | None = None
     row_count = 0
-    for scores in scored_batches(session, loader, explain=explain, on_batch=on_batch):
-        writer = writer or SealedWriter(f"{out}/part-{environment.rank:05d}.parquet", scores.schema)
-        writer.write_table(scores)
-        row_count += scores.num_rows
-    if writer is not None:
-        writer.close()
-    return {"rows": sum(environment.gather(row_count)), "step": step}
+    try:
+        for table in tables:
+            writer = writer or SealedWriter(part, table.schema)
+            writer.write_table(table)
+            row_count += table.num_rows
+        if writer is not None:
+            writer.close()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"{part}: no space left on the device; nothing was kept; make room, or name another --out"
+        ) from error
+    return row_count
 
 
 def scored_batches(

@@ -365,3 +365,20 @@ def _limited(path: Path, largest_file: int) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     with pytest.MonkeyPatch.context() as patch:
         return refused(patch, "train", path, "--resume", "--quiet", *MORE)
+
+
+def test_scores_that_find_no_room_are_a_line_and_leave_nothing(data: Path, tmp_path: Path) -> None:
+    """A worker says so itself: what a launcher would not know it would try again."""
+    path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
+    command(path)
+    line = apart(_predict_limited, tmp_path / "run", data / "train", tmp_path / "scores")
+    assert (
+        "/part-00000.parquet: no space left on the device; nothing was kept; make room, or name another --out" in line
+    )
+    assert not list(tmp_path.glob("*scores*"))
+
+
+def _predict_limited(run: Path, rows: Path, out: Path) -> str:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with pytest.MonkeyPatch.context() as patch:
+        return refused(patch, "predict", run, "--data", rows, "--out", out, "--quiet")
