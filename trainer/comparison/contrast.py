@@ -23,6 +23,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.summaries import UNDEFINED
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
+from shardrec.trainer.session.blueprint import Blueprint
 
 FILE = "contrast.csv"
 METRICS = ("auc", "gauc")
@@ -62,6 +63,11 @@ def contrast_models(
     label = next((x for x in schema.labels if x.name == config.model.get("label")), schema.labels[0])
     length = None if by is None else _column(schema, by)
     keys = tuple(dict.fromkeys(filter(None, (label.columns[0], schema.group, schema.weight, length))))
+    if line := Blueprint(config, schema).missing_labels(paths):
+        raise UserError(
+            f"{'data' if data else 'test rows'}: without labels nothing can be compared: {line}; name others "
+            "with --data"
+        )
     scores: dict[str, list[Any]] = {}
     with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
         for name, folders in runs.items():

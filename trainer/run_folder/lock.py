@@ -39,10 +39,15 @@ def locked(folder: Path, command: str) -> Iterator[None]:
     another process has it.
     """
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     owner, file = Owner.this_process(command), folder / LOCK
     try:
-        _take(file, owner)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _take(file, owner)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written to: {error.strerror}; name another `run`, or mend that"
+            ) from error
         HEARTBEAT.add(file)
         yield
     finally:

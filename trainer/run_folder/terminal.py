@@ -31,8 +31,11 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 
 def error_line(error: Exception) -> str:
-    """Returns the one line that a command ends with because of `error`."""
-    return f"shardrec: error: {' '.join(str(error).split())}"
+    """Returns the one line that a command ends with because of `error`; one of the system's begins with the file."""
+    line = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
+        line = f"{error.filename}: {error.strerror}"
+    return f"shardrec: error: {' '.join(line.split())}"
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -186,8 +186,8 @@ def _check_stage(
     missing = [n for n, f in folders.items() if str(f.path) in sources and n not in finished]
     if missing and folder.steps():
         raise UserError(
-            f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; remove "
-            f"{folder.path}, or name another run"
+            f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; put "
+            f"{folders[missing[0]].path} back if it was moved, else remove {folder.path}, or name another run"
         )
 
 

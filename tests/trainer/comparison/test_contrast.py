@@ -59,6 +59,17 @@ def test_what_cannot_be_contrasted_is_one_line(comparison: Path, models: list[st
     assert line in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_rows_without_labels_are_one_line_before_any_is_scored(comparison: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(comparison.parent / "data/test")
+    pq.write_table(rows.drop_columns(["label"]), tmp_path / "rows.parquet")
+    said: list[str] = []
+    with pytest.raises(
+        UserError, match="data: without labels nothing can be compared: there is no column 'label'; name"
+    ):
+        contrast_models(comparison, [], data=(str(tmp_path / "rows.parquet"),), progress=said.append)
+    assert not said
+
+
 def test_rows_without_a_weight_are_one_line(comparison: Path, tmp_path: Path) -> None:
     rows = pq.read_table(comparison.parent / "data/test")
     weights = pa.array([None, *rows["weight"].to_pylist()[1:]], rows["weight"].type)
