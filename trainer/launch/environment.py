@@ -170,8 +170,21 @@ def resolve_device(device: str, local_rank: int = 0) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Returns one worker a GPU; on CPU one, since threads beat processes there until memory bandwidth is short."""
+    """Returns one worker a GPU; on CPU one, since threads beat processes there until memory bandwidth is short.
+
+    Raises UserError as `check_found` does.
+    """
+    check_found(device)
     return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
+def check_found(device: torch.device) -> None:
+    """Raises UserError for a GPU where this machine has none."""
+    if device.type == "cuda" and torch.cuda.device_count() == 0:
+        raise UserError(
+            "launch.device is cuda, but no GPU is found here; set it to cpu or auto, or name a cluster that has some by "
+            "launch.address, and launch.workers"
+        )
 
 
 def check_devices(workers: Sequence[tuple[str, str, str | None]]) -> None:

@@ -7,14 +7,19 @@ import torch.distributed as dist
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment, default_workers, resolve_device
+from shardrec.trainer.launch.environment import Environment, check_found, default_workers, resolve_device
 
 
 def expected_environment(launch: LaunchConfig) -> Environment:
-    """Returns this process's place among a run's workers; where they are still to be started, the first one's."""
-    if choose_backend(launch) == "torchrun":
+    """Returns this process's place among a run's workers; where they are still to be started, the first one's.
+
+    Raises UserError where they would compute here, on GPUs, and there are none.
+    """
+    backend, device = choose_backend(launch), resolve_device(launch.device)
+    if backend != "ray":
+        check_found(device)
+    if backend == "torchrun":
         return Environment.from_variables(launch.device)
-    device = resolve_device(launch.device)
     world_size = launch.workers or default_workers(device)
     return Environment(0, world_size, 0, world_size, device)
 

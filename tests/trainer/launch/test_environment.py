@@ -17,13 +17,13 @@ import torch.distributed as dist
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.cli import main
 from shardrec.trainer.config.load import load
-from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment, check_devices
 from shardrec.trainer.launch.peak_memory import unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
-from shardrec.trainer.session.expected_workers import run_topology
+from shardrec.trainer.session.expected_workers import expected_environment, run_topology
 from shardrec.trainer.training.trainer import Trainer
 from tests.processes import PRELOADED, run_processes
 from tests.trainer.small_run import run_file, write_data
@@ -191,3 +191,10 @@ def restored(rank: int, run: Path, path: str) -> dict[str, Any]:
 def test_no_rank_goes_on_before_all_have_restored(run: Path, tmp_path: Path) -> None:
     RunFolder.create(load(run, (f"run={tmp_path}/run",)), resume=False)
     assert run_processes(2, restored, run, f"{tmp_path}/run") == [{"all": True}] * 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_gpu_that_is_asked_for_and_not_there_is_one_line(workers: int | None) -> None:
+    with pytest.raises(UserError, match="launch.device is cuda, but no GPU is found here; set it to cpu or auto"):
+        expected_environment(LaunchConfig(device="cuda", workers=workers))
