@@ -182,8 +182,8 @@ def check_found(device: torch.device) -> None:
     """Raises UserError for a GPU where this machine has none."""
     if device.type == "cuda" and torch.cuda.device_count() == 0:
         raise UserError(
-            "launch.device is cuda, but no GPU is found here; set it to cpu or auto, or name a cluster that has some by "
-            "launch.address, and launch.workers"
+            "launch.device is cuda, but no GPU is found here; set it to cpu or auto, or name a cluster that has some "
+            "by launch.address, and launch.workers"
         )
 
 

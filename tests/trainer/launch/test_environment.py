@@ -196,5 +196,5 @@ def test_no_rank_goes_on_before_all_have_restored(run: Path, tmp_path: Path) -> 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("workers", [None, 1])
 def test_a_gpu_that_is_asked_for_and_not_there_is_one_line(workers: int | None) -> None:
-    with pytest.raises(UserError, match="launch.device is cuda, but no GPU is found here; set it to cpu or auto"):
+    with pytest.raises(UserError, match=r"launch.device is cuda, but no GPU is found here; set it to cpu or auto"):
         expected_environment(LaunchConfig(device="cuda", workers=workers))
