@@ -155,7 +155,7 @@ class EvaluationConfig(Section):
 class EarlyStopping(Section):
     """Training stops after `patience` evaluations without an improvement of more than `min_delta`."""
 
-    metric: str = "auc"
+    metric: str | None = Field(default=None, description="default: best_metric, else the task's first")
     patience: Count = 1
     min_delta: float = Field(default=0.0, ge=0)
 
@@ -189,7 +189,7 @@ class TrainerConfig(Section):
     @model_validator(mode="after")
     def _selects_by_one_metric(self) -> "TrainerConfig":
         stopping = self.early_stopping
-        if stopping and self.best_metric not in (None, stopping.metric):
+        if stopping and stopping.metric and self.best_metric not in (None, stopping.metric):
             raise ValueError(
                 f"found best_metric {self.best_metric!r} beside early_stopping.metric {stopping.metric!r}, expected "
                 "one metric for both; leave best_metric out, or give early_stopping its metric"
@@ -199,7 +199,7 @@ class TrainerConfig(Section):
     @property
     def selection_metric(self) -> str | None:
         """Returns the metric that decides what `best` is, where the run file names one."""
-        return self.early_stopping.metric if self.early_stopping else self.best_metric
+        return (self.early_stopping.metric if self.early_stopping else None) or self.best_metric
 
 
 class Rates(Section):

@@ -24,13 +24,13 @@ def resumes(config: RunConfig, resume: Resume, step: int | None = None) -> bool:
     """
     folder = RunFolder(Path(config.run))
     going_on = _has_begun(folder) if resume == "auto" else resume
-    if step is not None:
-        _check_step(config, folder, step, going_on=going_on)
     check_free(folder.path)
     if config.stages:
         check_stages_folder(folder, resolve_stages(config), resume=going_on)
     else:
         RunFolder.check(config, resume=going_on)
+    if step is not None:
+        _check_step(config, folder, step, going_on=going_on)
     if resume == "auto":
         messages().print(_said(folder, going_on), markup=False, soft_wrap=True)
     return going_on

@@ -123,6 +123,9 @@ def test_best_is_what_early_stopping_watches(run_file: Path) -> None:
     assert "\n" not in str(caught.value)
     assert load(run_file, [overrides[0], "trainer.best_metric=auc"]).trainer.selection_metric == "auc"
     assert load(run_file, [overrides[1]]).trainer.selection_metric == "log_loss"
+    without = "trainer.early_stopping={patience: 2}"  # the task's first metric is not always AUC
+    assert load(run_file, [without]).trainer.selection_metric is None
+    assert load(run_file, [without, overrides[1]]).trainer.selection_metric == "log_loss"
 
 
 @pytest.mark.parametrize(
