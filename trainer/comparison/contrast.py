@@ -68,16 +68,7 @@ def contrast_models(
             f"{'data' if data else 'test rows'}: without labels nothing can be compared: {line}; name others "
             "with --data"
         )
-    scores: dict[str, list[Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
-        for name, folders in runs.items():
-            for seed, folder in enumerate(folders):
-                progress(f"scoring {folder.path}")
-                out = Path(scratch) / name / str(seed)
-                out.parent.mkdir(exist_ok=True)
-                predict_rows(folder.path, paths, out, keys, quiet=True)
-                rows = pq.read_table(out).sort_by("row")
-                scores.setdefault(name, []).append(rows[SCORE].to_numpy())
+    scores, rows = _scored(runs, paths, keys, progress)
     labels = _whole(rows, label.columns[0]).astype(np.float64)
     if label.threshold is not None:
         labels = labels >= label.threshold
@@ -93,6 +84,26 @@ def contrast_models(
             lines.append(facts | dict.fromkeys(METRICS, UNKNOWN) | judged.differences(ours, base, draws=draws))
     write_csv(comparison / FILE, map(_flat, lines))
     return lines
+
+
+def _scored(
+    runs: Mapping[str, Sequence[RunFolder]],
+    paths: tuple[str, ...],
+    keys: tuple[str, ...],
+    progress: Callable[[str], None],
+) -> tuple[dict[str, list[Any]], pa.Table]:
+    """Returns the scores [rows] of each model's runs, and the rows' key columns, in the order of the rows."""
+    scores: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
+        for name, folders in runs.items():
+            for seed, folder in enumerate(folders):
+                progress(f"scoring {folder.path}")
+                out = Path(scratch) / name / str(seed)
+                out.parent.mkdir(exist_ok=True)
+                predict_rows(folder.path, paths, out, keys, quiet=True)
+                rows = pq.read_table(out).sort_by("row")
+                scores.setdefault(name, []).append(rows[SCORE].to_numpy())
+    return scores, rows
 
 
 def _finished(comparison: Path, models: Sequence[str]) -> dict[str, list[RunFolder]]:
