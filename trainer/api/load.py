@@ -6,29 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.load import checked, read
+from shardrec.trainer.config.load import checked
+from shardrec.trainer.config.load import load as load_file
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.config.stages import resolve_stages
+from shardrec.trainer.config.trust import trust_folders
 
 
 def load(
-    run_file: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, variant: str | None = None
+    run_file: str | Path | Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    variant: str | None = None,
+    trust: bool = False,
 ) -> RunConfig:
     """Reads a run file, or takes a dictionary of the same form.
 
     overrides: `a.b=c`, as `--set` takes them. variant: one of the file's variants, merged over it; its run folder is
     then RUN/VARIANT. Paths are relative to the working directory. In a dictionary `model` may be a class of your own,
-    alone or as the `name` beside its settings.
+    alone or as the `name` beside its settings. trust: a run folder that the file lies in or starts from may name code
+    that is imported; without it only one that this user trained on this machine may.
 
-    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value.
+    Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value, and for a run
+    folder's own file that would run code that nobody vouched for.
 
         config = shardrec.load("run.yaml", ["trainer.epochs=3"])
         config = shardrec.load({"run": "runs/mine", "data": {"path": "data"}, "model": MyModel})
     """
     if isinstance(run_file, Mapping):
-        declared, where, home = _named(run_file), "run file", Path(os.getcwd())
+        config = checked(_named(run_file), "run file", Path(os.getcwd()), overrides, variant=variant)
     else:
-        declared, where, home = read(run_file), str(run_file), Path(run_file).resolve().parent
-    return checked(declared, where, home, overrides, variant=variant)
+        if trust:
+            trust_folders(Path(run_file).parent)
+        config = load_file(run_file, overrides, variant=variant)
+    if trust:
+        trust_folders(*(source.run for run in (config, *resolve_stages(config).values()) for source in run.init_from))
+    return config
 
 
 def _named(declared: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,17 @@ def test_trusted_code_does(strange: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (strange.parent / "theirs_alone.ran").exists()
 
 
+def test_python_asks_as_the_commands_do(strange: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardrec.trainer.config.trust._said", set())
+    for call in (library.load, library.plan, library.train):
+        with pytest.raises(UserError, match="would import theirs_alone:Own"):
+            call(strange / "config.yaml")
+    assert not (strange.parent / "theirs_alone.ran").exists()
+    with pytest.raises(UserError, match=f"{strange}: its run file would import theirs_alone:Own"):
+        library.train(library.load(strange.parent / "next.yaml"), quiet=True)
+    assert library.load(strange / "config.yaml", trust=True).model["name"] == "theirs_alone:Own"
+
+
 def test_the_run_that_another_starts_from_is_as_strange(
     strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
