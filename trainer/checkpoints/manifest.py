@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from shardrec.data_pipeline.declared.declaration import first_problem
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.data_pipeline.files.file_errors import about
 from shardrec.sharding.checkpoints.entries import check_entries
 from shardrec.trainer.checkpoints.position import Position
@@ -77,6 +77,8 @@ def _check(path: Path, content: Any) -> None:
             raise ValueError(f"{len(checked.generators)} generators of {checked.world_size} workers")
         if missing := {"step", "epoch", "step_in_epoch", "rows"} - content["position"].keys():
             raise ValueError(f"position: no {min(missing)!r} in it")
+        if unknown := content["position"].keys() - Position.__dataclass_fields__.keys():
+            raise ValueError(f"position: {in_quotes(min(unknown))} is known to no version up to this one")
         check_entries(content["tables"], content.get("id_maps", {}))
     except ValidationError as error:
         problem = first_problem(error)
