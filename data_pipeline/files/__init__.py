@@ -4,6 +4,7 @@
 - `file_names.py`: what a table's name becomes in the names of files
 - `natural_order.py`: names in the order of the numbers in them
 - `owned_files.py`: what the program can prove that it wrote, all that it may remove
+- `processes.py`: which processes live, and where their numbers mean something
 - `relative_names.py`: names of files that stay inside their folder
 - `sealed_parquet.py`: Parquet files that notice flipped bytes
 - `whole_files.py`: files and folders that appear complete or not at all

@@ -7,13 +7,13 @@ the list does not name is the user's, and so is what a link leads to.
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.processes import alive, here
 from shardrec.data_pipeline.files.relative_names import RelativeName
 
 MARKER = ".shardrec.json"
@@ -25,13 +25,13 @@ _LOOKED_AT = 1 << 20  # bytes of a file, for what it is
 class Marker(BaseModel):
     """A marker lists the files of a folder, relative to it.
 
-    While a process is still filling the folder there is no list yet, but `host` and `process`.
+    While a process is still filling the folder there is no list yet, but `place` and `process`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: tuple[RelativeName, ...] | None = None
-    host: str | None = None
+    place: str | None = None
     process: int | None = None
 
     @classmethod
@@ -45,8 +45,8 @@ class Marker(BaseModel):
 
     @property
     def abandoned(self) -> bool:
-        """Tells whether who wrote it ran on this machine and is gone."""
-        return self.host == socket.gethostname() and self.process is not None and not alive(self.process)
+        """Tells whether who wrote it ran in this place, and is gone."""
+        return self.place == here() and self.process is not None and not alive(self.process)
 
 
 def mark(folder: Path, *, complete: bool) -> None:
@@ -54,7 +54,7 @@ def mark(folder: Path, *, complete: bool) -> None:
     if complete:
         marker = Marker(files=tuple(sorted(_files(folder) - {MARKER})))
     else:
-        marker = Marker(host=socket.gethostname(), process=os.getpid())
+        marker = Marker(place=here(), process=os.getpid())
     with open(folder / MARKER, "w", opener=not_through_links) as file:
         file.write(marker.model_dump_json(exclude_none=True) + "\n")
 
@@ -146,17 +146,6 @@ def remove_if_empty(folder: Path) -> None:
             folder.rmdir()
         except OSError:
             return  # something is in it: not ours
-
-
-def alive(process: int) -> bool:
-    """Tells whether a process of this machine is there."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _files(folder: Path) -> set[str]:

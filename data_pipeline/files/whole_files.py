@@ -9,7 +9,6 @@ import itertools
 import os
 import re
 import signal
-import socket
 import stat
 import sys
 import threading
@@ -20,7 +19,8 @@ from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import NO_ROOM, about
-from shardrec.data_pipeline.files.owned_files import MARKER, Marker, alive, mark, remove_made, remove_owned
+from shardrec.data_pipeline.files.owned_files import MARKER, Marker, mark, remove_made, remove_owned
+from shardrec.data_pipeline.files.processes import alive, here
 
 _count = itertools.count()
 _looked_through: set[Path] = set()  # folders in which nothing abandoned is left
@@ -159,7 +159,7 @@ def _put(folder: Path, place: Path, listed: bool) -> None:
 
 
 def _writer() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{next(_count)}"
+    return f"{here()}-{os.getpid()}-{next(_count)}"
 
 
 def _exit_on_termination() -> Any:
@@ -176,7 +176,7 @@ def _remove_abandoned_files(folder: Path) -> None:
     if folder in _looked_through:
         return
     _looked_through.add(folder)
-    pattern = re.compile(r"\..+\." + re.escape(socket.gethostname()) + r"-(\d+)-\d+\.tmp")
+    pattern = re.compile(r"\..+\." + re.escape(here()) + r"-(\d+)-\d+\.tmp")
     for left in folder.glob(".*.tmp"):
         match = pattern.fullmatch(left.name)
         if match and not alive(int(match[1])) and left.is_file() and not left.is_symlink():
@@ -185,7 +185,7 @@ def _remove_abandoned_files(folder: Path) -> None:
 
 def _take_up_abandoned(place: Path) -> None:
     """Removes what killed processes of this host left behind of the same folder, or puts it back where it belongs."""
-    of_host = re.compile(re.escape(f".{place.name}.partial-{socket.gethostname()}-") + r"(\d+)-\d+-old")
+    of_host = re.compile(re.escape(f".{place.name}.partial-{here()}-") + r"(\d+)-\d+-old")
     for left in place.parent.glob(f".{_literally(place.name)}.partial-*"):
         if left.is_symlink() or (marker := Marker.read(left)) is None:
             continue

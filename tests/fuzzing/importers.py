@@ -105,21 +105,10 @@ def _log(delimiter: str = ",") -> bytes:
     )
 
 
-def _importers() -> dict[str, Importer]:
-    ratings = _text(60, lambda i: f"{1 + i % 6}::{1 + i * 7 % 11}::{1 + i % 5}::{978300000 + i}")
-    users = _text(6, lambda i: f"{1 + i}::{'MF'[i % 2]}::{(1, 18, 25)[i % 3]}::{i}::0{i}370")
-    movies = _text(11, lambda i: f"{1 + i}::Film {i} (19{80 + i})::Drama|Comedy")
-    movielens = {"ratings.dat": ratings, "users.dat": users, "movies.dat": movies}
-    flags = "|".join(["0", "1", "1", *["0"] * 16])
-    smaller = {
-        "u.data": ratings.replace(b"::", b"\t"),
-        "u.user": _text(6, lambda i: f"{1 + i}|{20 + i}|M|artist|0{i}370"),
-        "u.item": _text(11, lambda i: f"{1 + i}|Film {i}|01-Jan-199{i % 10}||http://x|{flags}"),
-    }
+def _of_columns() -> dict[str, Importer]:
+    """Returns importers of single rows."""
     frappe = "user\titem\tcnt\tdaytime\tweekday\tisweekend\thomework\tcost\tweather\tcountry\tcity"
     avazu = ",".join(COLUMNS)
-    histories = _text(20, lambda i: f"{i} " + " ".join(str(1 + (i * 3 + j) % 13) for j in range(6)))
-    review = '{{"reviewerID": "u{u}", "asin": "a{a}", "unixReviewTime": {t}, "text": "{{x"}}'
     return {
         "delimited": Importer(
             ("delimited", "x.csv", "OUT", "--recipe", "r.yaml"), {"x.csv": _log(), "r.yaml": RECIPE.encode()}
@@ -159,10 +148,34 @@ def _importers() -> dict[str, Importer]:
             ("frappe", ".", "OUT", "--raw"),
             {"frappe.csv": _text(30, lambda i: f"{i % 4}\t{i % 9}\t1\ta\tb\tc\td\te\tf\tg\th" if i else frappe)},
         ),
+    }
+
+
+def _of_movielens() -> dict[str, Importer]:
+    """Returns importers of MovieLens' files."""
+    ratings = _text(60, lambda i: f"{1 + i % 6}::{1 + i * 7 % 11}::{1 + i % 5}::{978300000 + i}")
+    users = _text(6, lambda i: f"{1 + i}::{'MF'[i % 2]}::{(1, 18, 25)[i % 3]}::{i}::0{i}370")
+    movies = _text(11, lambda i: f"{1 + i}::Film {i} (19{80 + i})::Drama|Comedy")
+    movielens = {"ratings.dat": ratings, "users.dat": users, "movies.dat": movies}
+    flags = "|".join(["0", "1", "1", *["0"] * 16])
+    smaller = {
+        "u.data": ratings.replace(b"::", b"\t"),
+        "u.user": _text(6, lambda i: f"{1 + i}|{20 + i}|M|artist|0{i}370"),
+        "u.item": _text(11, lambda i: f"{1 + i}|Film {i}|01-Jan-199{i % 10}||http://x|{flags}"),
+    }
+    return {
         "movielens": Importer(("movielens", ".", "OUT"), movielens),
         "movielens 100k": Importer(("movielens", ".", "OUT"), smaller),
         "ratings": Importer(("ratings", ".", "OUT"), {"ratings.dat": ratings}),
         "movielens-histories": Importer(("movielens-histories", ".", "OUT"), movielens),
+    }
+
+
+def _of_behaviour() -> dict[str, Importer]:
+    """Returns importers of users' histories."""
+    histories = _text(20, lambda i: f"{i} " + " ".join(str(1 + (i * 3 + j) % 13) for j in range(6)))
+    review = '{{"reviewerID": "u{u}", "asin": "a{a}", "unixReviewTime": {t}, "text": "{{x"}}'
+    return {
         "histories": Importer(
             ("histories", "x.txt", "OUT", "--attributes", "a.json"),
             {"x.txt": histories, "a.json": json.dumps({str(i): [f"c{i % 3}", i] for i in range(1, 14)}).encode()},
@@ -185,7 +198,7 @@ def _importers() -> dict[str, Importer]:
     }
 
 
-IMPORTERS = _importers()
+IMPORTERS = _of_columns() | _of_movielens() | _of_behaviour()
 _PACKED = (gzip.compress, bz2.compress)
 
 

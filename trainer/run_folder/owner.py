@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from shardrec.data_pipeline.files.processes import pid_namespace
+
 _PROC = "/proc"
 
 
@@ -66,7 +68,7 @@ def _place() -> str:
     """Returns where process numbers mean the same: this boot of this machine, this container."""
     try:
         with open(f"{_PROC}/sys/kernel/random/boot_id") as file:
-            return f"{file.read().strip()} {os.readlink(f'{_PROC}/self/ns/pid')}"
+            return f"{file.read().strip()} pid:[{pid_namespace()}]"
     except OSError:
         return "one machine"  # no containers either
 

@@ -14,7 +14,10 @@ import pytest
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files import whole_files
 from shardrec.data_pipeline.files.owned_files import MARKER
+from shardrec.data_pipeline.files.processes import here
 from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
+
+NOBODY = 2**22 + 1  # no process has that number
 
 
 def must_be_new(out: Path) -> None:
@@ -90,10 +93,12 @@ def test_a_killed_writer_leaves_no_folder_for_good(tmp_path: Path, how: signal.S
 
 
 def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
-    path, host = tmp_path / "plan[1].txt", socket.gethostname()
+    path = tmp_path / "plan[1].txt"
     stop_inside("whole_file(out)", path, signal.SIGKILL)
     assert len(os.listdir(tmp_path)) == 1
-    kept = [f".{path.name}.{host}-{os.getpid()}-0.tmp", f".{path.name}.elsewhere-1-0.tmp", f".{path.name}.mine.tmp"]
+    in_a_container = f"{socket.gethostname()}-1-{NOBODY}"  # whose processes cannot be seen from here
+    writers = [f"{here()}-{os.getpid()}-0", f"{in_a_container}-0", "elsewhere-1-0", "mine"]
+    kept = [f".{path.name}.{writer}.tmp" for writer in writers]
     for name in kept:
         (tmp_path / name).write_text("")
     with whole_file(path) as temporary:
@@ -102,7 +107,7 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_pat
 
 
 def test_what_a_kill_between_two_renames_moved_away_is_put_back(tmp_path: Path) -> None:
-    out, gone = tmp_path / "out", f".out.partial-{socket.gethostname()}-{2**22 + 1}-0"  # no process has that number
+    out, gone = tmp_path / "out", f".out.partial-{here()}-{NOBODY}-0"
     with whole_folder(out, must_be_new, listed=True) as folder:
         (folder / "old").write_text("")
     out.rename(tmp_path / f"{gone}-old")
@@ -184,7 +189,7 @@ def test_a_link_that_waits_under_a_temporary_name_is_not_followed(
 ) -> None:
     (tmp_path / "precious").write_text("mine")
     monkeypatch.setattr(whole_files, "_count", iter([7]))
-    (tmp_path / f".x.{socket.gethostname()}-{os.getpid()}-7.tmp").symlink_to(tmp_path / "precious")
+    (tmp_path / f".x.{here()}-{os.getpid()}-7.tmp").symlink_to(tmp_path / "precious")
     with whole_file(tmp_path / "x") as temporary:
         temporary.write_text("new")
     (tmp_path / "folder").mkdir()
