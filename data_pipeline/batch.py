@@ -1,6 +1,6 @@
 """A batch carries rows from the loader to the tower: it holds tensors only and moves between devices as one object."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ class Batch:
     weights: [B] float32 sample weights
     groups: [B] int64 (strings hashed), or None
     rows: [B] int64, a row's place in its data set (files in order, rows in order)
+    dense_sequences: name -> [T] float32, row after row beside the ids of the sequences that it is aligned with
     """
 
     dense: Tensor
@@ -30,6 +31,7 @@ class Batch:
     weights: Tensor
     groups: Tensor | None
     rows: Tensor
+    dense_sequences: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -157,7 +157,9 @@ class Recommender(nn.Module):
 
 
 def _features(source: Input) -> Iterable[str]:
-    return source.features if isinstance(source, DenseFeatures) else source.tables
+    if isinstance(source, DenseFeatures):
+        return source.features
+    return (*source.tables, *source.dense) if isinstance(source, SequenceEmbeddings) else source.tables
 
 
 def _training_only(source: Input) -> bool:

@@ -6,7 +6,18 @@ from typing import Any
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Raw, Schema, SequenceFeature, SparseFeature
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    DenseSequenceFeature,
+    Feature,
+    IdFeature,
+    IdListFeature,
+    LoggedAt,
+    Raw,
+    Schema,
+    SequenceFeature,
+    SparseFeature,
+)
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.table_settings import TableInit, TableSettings
 from shardrec.models.tables import EmbeddingTable
@@ -23,6 +34,8 @@ class Fields:
     A table is called after its id space (`Schema`'s `table`), with `group/` before it where a model keeps several sets
     of tables (Wide&Deep's `wide/` and `deep/`). `settings` maps name patterns (`*`, `deep/C*`) to `TableSettings`;
     later patterns win.
+
+    Of logged transitions these are the features of the row itself (`place: now`): what followed is asked for by `at`.
     """
 
     def __init__(self, schema: Schema, settings: Mapping[str, TableSettings] | None = None) -> None:
@@ -31,23 +44,40 @@ class Fields:
         self._matched: set[str] = set()
 
     @property
+    def now(self) -> tuple[Feature, ...]:
+        """Returns the features that a row has of itself, whatever their kind: those of `place: now`."""
+        return tuple(f for f in self.schema.features if f.place == "now")
+
+    def at(self, place: LoggedAt) -> dict[str, str]:
+        """Returns the features at another place of a logged transition: what each is `of` -> its name.
+
+        `fields.at("next")["user"]` is the feature that has the user of the next state.
+        """
+        return self.schema.places(place)
+
+    @property
     def pooled(self) -> tuple[str, ...]:
         """Returns the names of the id and id-list features, labels left out: the fields of an interaction model."""
         return tuple(
             f.name
-            for f in self.schema.features
+            for f in self.now
             if isinstance(f, IdFeature) or (isinstance(f, IdListFeature) and f.weights_are == "values")
         )
 
     @property
     def sequences(self) -> tuple[str, ...]:
         """Returns the names of the sequence features."""
-        return tuple(f.name for f in self.schema.features if isinstance(f, SequenceFeature))
+        return tuple(f.name for f in self.now if isinstance(f, SequenceFeature))
 
     @property
     def dense(self) -> tuple[str, ...]:
         """Returns the names of the dense features."""
-        return tuple(f.name for f in self.schema.dense)
+        return tuple(f.name for f in self.now if isinstance(f, DenseFeature))
+
+    @property
+    def dense_sequences(self) -> tuple[str, ...]:
+        """Returns the names of the dense sequences: numbers beside the ids of sequences."""
+        return tuple(f.name for f in self.now if isinstance(f, DenseSequenceFeature))
 
     def select(self, patterns: Iterable[str] | None) -> tuple[str, ...]:
         """Returns the pooled features that match any of the name patterns, in the schema's order (None: all).
@@ -75,7 +105,7 @@ class Fields:
         """
         declared = self.schema[feature]
         if not hasattr(declared, "table_name"):
-            raise UserError(f"feature {feature!r} is dense; a table needs an id, id_list or sequence feature")
+            raise UserError(f"feature {feature!r} is {declared.kind}; a table needs an id, id_list or sequence feature")
         name = f"{group}/{declared.table_name}" if group else declared.table_name
         overrides: dict[str, Any] = {}
         init = defaults.pop("init", TableInit())

@@ -94,7 +94,7 @@ def _sequences(fields: Fields, named: tuple[str, ...] | None) -> tuple[str, ...]
     if not chosen:
         raise UserError(
             "model: this model reads a history, but the schema (or its subset) has no sequence feature for it (its "
-            f"features: {', '.join(f.name for f in fields.schema.features)}); declare one by `kind: sequence`, or use "
+            f"features: {', '.join(f.name for f in fields.now)}); declare one by `kind: sequence`, or use "
             "embedding_mlp"
         )
     first: SequenceFeature = fields.schema[chosen[0]]
@@ -116,7 +116,7 @@ def alignment(sequence: SequenceFeature) -> str:
 def _target(fields: Fields, sequence: str, named: str | None) -> str:
     """Returns the name of the id feature on a sequence's table; of several the one that does not describe the user."""
     table = fields.schema[sequence].table_name
-    ids = [f for f in fields.schema.features if isinstance(f, IdFeature)]
+    ids = [f for f in fields.now if isinstance(f, IdFeature)]
     candidates = [f for f in ids if f.table_name == table]
     if named is not None:
         if named not in [f.name for f in ids]:

@@ -47,11 +47,13 @@ class SequenceEmbeddings:
 
     `tables` maps features, aligned with each other, to their tables of one dim: position t of all F features is one
     event.
+    dense: dense sequences aligned with them, whose N numbers of each event are the `dense` [T, N] of the `Jagged`.
     training_only: evaluation and prediction neither read nor look up its features, and leave the tower's parameter at
     its default.
     """
 
     tables: Mapping[str, EmbeddingTable]
+    dense: tuple[str, ...] = ()
     training_only: bool = False
 
 
@@ -66,13 +68,15 @@ class Jagged(NamedTuple):
     """A jagged batch holds the sequences of B rows without padding: row b owns positions offsets[b] .. offsets[b + 1].
 
     values: [T, F, D], for T positions in all and F aligned features; lengths: [B] int64; offsets: [B + 1] int64, from 0
-    to T; weights: [T] or None. Rows of 2, 0 and 3 events have lengths [2, 0, 3], offsets [0, 2, 2, 5] and T = 5.
+    to T; weights: [T] or None; dense: [T, N] numbers beside the values, or None. Rows of 2, 0 and 3 events have
+    lengths [2, 0, 3], offsets [0, 2, 2, 5] and T = 5.
     """
 
     values: Tensor
     lengths: Tensor
     offsets: Tensor
     weights: Tensor | None = None
+    dense: Tensor | None = None
 
     def row_of_position(self) -> Tensor:
         """Returns [T] int64: the row that owns each position."""

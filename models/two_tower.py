@@ -49,8 +49,8 @@ class TwoTower(Recommender):
     to 1/2, and Adam would take thousands of steps to a scale at which it is not.
 
     Tables are called after their id spaces in both towers: a user's last items and the item share one. Raises UserError
-    for a context feature, for one that is in both towers, for one without role where roles decide, and for a tower
-    without an id or id_list feature.
+    for a context or user_item feature, for one that is in both towers, for one without role where roles decide, and for
+    a tower without an id or id_list feature.
     """
 
     def __init__(self, fields: Fields, config: TwoTowerConfig) -> None:
@@ -132,6 +132,11 @@ def _side_of(name: str, fields: Fields, named: dict[str, Sequence[str] | None]) 
             f"two_tower: feature {name!r} has role: context, known only when a request comes; vectors of a tower that "
             "reads it could not be computed ahead: name both towers' features without it (`user`, `item`), or "
             "leave it out by data.features"
+        )
+    if role == "user_item":
+        raise UserError(
+            f"two_tower: feature {name!r} has role: user_item, known only once the two meet, but a tower makes its "
+            "vectors alone: name both towers' features without it (`user`, `item`), or leave it out by data.features"
         )
     if named_for:
         return named_for[0]

@@ -32,7 +32,7 @@ def _feature(fields: Fields, role: Role, named: str | None) -> str:
         if named not in fields.pooled:
             raise UserError(f"model: {role}: " + unknown("id or id_list feature", named, fields.pooled))
         return named
-    first = next((f.name for f in fields.schema.features if f.kind == "id" and f.role == role), None)
+    first = next((f.name for f in fields.now if f.kind == "id" and f.role == role), None)
     if first is None:
         raise UserError(
             f"model: no id feature of the schema has role: {role}; name one by `{role}` in the run file's `model` "

@@ -36,8 +36,9 @@ class CrossedFeatures(Declaration):
     def added_to(self, schema: Schema) -> Schema:
         """Returns the schema with this cross as one more id feature, or as it is where it has that cross already.
 
-        The cross is of the role that all its features have, if they agree. Raises UserError for an unknown feature, for
-        one that has not exactly one id a row, and where a feature that is not this cross is called so.
+        The cross is of the role that all its features have, if they agree, and of `user_item` where some are of the
+        user and the others of the item. Raises UserError for an unknown feature, for one that has not exactly one id a
+        row or belongs to another place of a transition, and where a feature that is not this cross is called so.
         """
         name = self.feature_name
         known = schema.by_name.get(name)
@@ -49,11 +50,10 @@ class CrossedFeatures(Declaration):
                 f"{', '.join(self.features)} into {self.num_ids} rows; give the cross of that `name` another"
             )
         crossed = tuple(self._source(schema, feature) for feature in self.features)
-        roles: set[Role | None] = {feature.role for feature in crossed}
         cross = IdFeature(
             name=name,
             ids=FeatureCross(features=crossed, num_ids=self.num_ids),
-            role=roles.pop() if len(roles) == 1 else None,
+            role=_role_of({feature.role for feature in crossed}),
         )
         return schema.model_copy(update={"features": (*schema.features, cross)})
 
@@ -79,4 +79,15 @@ class CrossedFeatures(Declaration):
                 f"data.crosses: {self.feature_name!r}: feature {name!r} is of kind {feature.kind}; a cross needs "
                 "features with one id a row (kind: id; `bucketize` makes one of numbers)"
             )
+        if feature.place != "now":
+            raise UserError(
+                f"data.crosses: {self.feature_name!r}: feature {name!r} has place: {feature.place}; a cross is of the "
+                "row's own features"
+            )
         return feature.model_copy(update={"table": None})
+
+
+def _role_of(roles: set[Role | None]) -> Role | None:
+    if len(roles) == 1:
+        return next(iter(roles))
+    return "user_item" if roles <= {"user", "item", "user_item"} else None

@@ -4,7 +4,7 @@
 reads and how that column becomes table rows (`ids`) or numbers (`transforms`); a run file may use any subset.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -100,23 +100,47 @@ DenseTransform = Annotated[Log | Standardise | Clip, Field(discriminator="kind")
 
 # ---------------------------------------------------------------- features
 
-Role = Literal["user", "item", "context"]
-"""What a feature describes: who is asked for, what is scored, or the moment of the request.
+Role = Literal["user", "item", "user_item", "context"]
+"""What a feature describes: who is asked for, what is scored, both of them together, or the moment of the request.
 
 Vectors of items can be computed ahead of requests from item features alone, and a negative that is drawn for a row
-takes another item's item features and keeps the others.
+takes another item's item features and keeps the others. A `user_item` feature is known only once both are.
 """
 
+LoggedAt = Literal["now", "next", "candidate", "next_candidate"]
+"""Where in a logged transition a value belongs: to the row itself, to the state that followed, to each item that could
+have been shown, or to each one that could have been in the state that followed."""
 
-class _Sparse(Declaration):
-    """A sparse feature has ids.
+CANDIDATES: tuple[LoggedAt, ...] = ("candidate", "next_candidate")
 
-    `table` names their space: features of one `table` share one table per group of a model.
+
+class _Feature(Declaration):
+    """A feature has a name, a column, and what it describes.
+
+    place, of: a feature that is not of `now` has the values of the feature `of` at another place of a transition. It
+        has no `role` of its own but that one's.
     """
 
     name: Name
     column: Name | None = None
     role: Role | None = None
+    place: LoggedAt = "now"
+    of: Name | None = None
+
+    @model_validator(mode="after")
+    def _placed_of_something(self) -> Self:
+        if (self.of is None) != (self.place == "now"):
+            found = f"place: {self.place}" + (" without `of`" if self.of is None else f" and of: {self.of}")
+            raise ValueError(f"`of` says whose values a feature has at another `place` than now; found {found}")
+        return self
+
+
+class _Sparse(_Feature):
+    """A sparse feature has ids.
+
+    `table` names their space: features of one `table` share one table per group of a model.
+    """
+
     ids: IdTransform
     missing: Literal["error", "row"] = "error"
     table: Name | None = None
@@ -203,13 +227,9 @@ class SequenceFeature(_Sparse):
     aligned: Name | None = None
 
 
-class DenseFeature(Declaration):
-    """A dense feature has one number a row; null and NaN are errors unless `missing` gives a number for them."""
+class _Numbers(_Feature):
+    """A feature of numbers has finite ones; null and NaN are errors unless `missing` gives a number for them."""
 
-    kind: Literal["dense"] = "dense"
-    name: Name
-    column: Name | None = None
-    role: Role | None = None
     transforms: tuple[DenseTransform, ...] = ()
     missing: Literal["error"] | float = "error"
 
@@ -219,8 +239,28 @@ class DenseFeature(Declaration):
         return (self.column or self.name,)
 
 
-Feature = Annotated[IdFeature | IdListFeature | SequenceFeature | DenseFeature, Field(discriminator="kind")]
+class DenseFeature(_Numbers):
+    """A dense feature has one number a row."""
+
+    kind: Literal["dense"] = "dense"
+
+
+class DenseSequenceFeature(_Numbers):
+    """A dense sequence has a number for each id of the sequences that it is `aligned` with: prices of past items.
+
+    It is as long as they are in every row, and its most recent `max_length` are kept.
+    """
+
+    kind: Literal["dense_sequence"] = "dense_sequence"
+    max_length: int = Field(gt=0, lt=2**31)
+    aligned: Name
+
+
 SparseFeature = IdFeature | IdListFeature | SequenceFeature
+NumericFeature = DenseFeature | DenseSequenceFeature
+Feature = Annotated[
+    IdFeature | IdListFeature | SequenceFeature | DenseFeature | DenseSequenceFeature, Field(discriminator="kind")
+]
 
 
 class Label(Declaration):
@@ -242,7 +282,8 @@ class Schema(Declaration):
 
     `weight` is a column of sample weights, `group` one of integers or strings that grouped metrics (GAUC) go by,
     `keys` are columns that predictions carry along. `negative_rate` is the share of negatives that training data keeps
-    (down-sampling at preparation): predictions are corrected by it.
+    (down-sampling at preparation): predictions are corrected by it. `propensity` is a column of the probabilities with
+    which logged items were shown, `time` one that the rows are in order of; neither goes into batches.
     """
 
     features: tuple[Feature, ...] = Field(min_length=1)
@@ -251,39 +292,79 @@ class Schema(Declaration):
     group: Name | None = None
     keys: tuple[Name, ...] = ()
     negative_rate: float = Field(default=1.0, gt=0, le=1)
+    propensity: Name | None = None
+    time: Name | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
         for kind, names in (("feature", [f.name for f in self.features]), ("label", [x.name for x in self.labels])):
             if (twice := given_twice(names)) is not None:
                 raise ValueError(f"{kind} {twice!r} is declared twice")
+        self._check_tables()
+        self._check_together()
+        return self
+
+    def _check_together(self) -> None:
+        """Raises ValueError for features that need others, or do not go with them: of one list, of one transition."""
+        self._check_aligned()
+        for f in self.features:
+            _check_placed(f, self.by_name)
+        for place in CANDIDATES:
+            _check_candidates(place, [f for f in self.features if f.place == place])
+        placed = [(f.place, f.of) for f in self.features if f.of is not None]
+        if (again := given_twice(placed)) is not None:
+            first, second = (f.name for f in self.features if (f.place, f.of) == again)
+            raise ValueError(
+                f"features {first!r} and {second!r} both have place: {again[0]} and of: {again[1]}; leave one out"
+            )
+
+    def _check_tables(self) -> None:
         first_of_table: dict[str, SparseFeature] = {}
-        first_aligned: dict[str, SequenceFeature] = {}
         for f in self.sparse:
-            if isinstance(f, SequenceFeature) and f.aligned is not None:
-                companion = first_aligned.setdefault(f.aligned, f)
-                if companion.max_length != f.max_length:
-                    raise ValueError(
-                        f"sequences {companion.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
-                        f"{companion.max_length} and {f.max_length} elements; give them one max_length"
-                    )
             earlier = first_of_table.setdefault(f.table_name, f)
             if earlier.num_embeddings != f.num_embeddings:
                 raise ValueError(
                     f"features {earlier.name!r} and {f.name!r} share table {f.table_name!r} but need "
                     f"{earlier.num_embeddings} and {f.num_embeddings} rows; give them the same ids or other tables"
                 )
-        return self
+
+    def _check_aligned(self) -> None:
+        first_aligned: dict[str, SequenceFeature | DenseSequenceFeature] = {}
+        for f in self.features:
+            if not isinstance(f, SequenceFeature | DenseSequenceFeature) or f.aligned is None:
+                continue
+            companion = first_aligned.setdefault(f.aligned, f)
+            if companion.max_length != f.max_length:
+                raise ValueError(
+                    f"sequences {companion.name!r} and {f.name!r} are aligned as {f.aligned!r} but keep "
+                    f"{companion.max_length} and {f.max_length} elements; give them one max_length"
+                )
+        of_ids = {f.aligned for f in self.sparse if isinstance(f, SequenceFeature)}
+        for numbers in self.dense_sequences:
+            if numbers.aligned not in of_ids:
+                raise ValueError(
+                    f"dense_sequence {numbers.name!r} is aligned as {numbers.aligned!r}, but no sequence of ids is; "
+                    f"give the one that its numbers lie beside `aligned: {numbers.aligned}`"
+                )
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
         """Returns the features of ids."""
-        return tuple(f for f in self.features if not isinstance(f, DenseFeature))
+        return tuple(f for f in self.features if not isinstance(f, NumericFeature))
 
     @property
     def dense(self) -> tuple[DenseFeature, ...]:
-        """Returns the features of numbers."""
+        """Returns the features of one number a row."""
         return tuple(f for f in self.features if isinstance(f, DenseFeature))
+
+    @property
+    def dense_sequences(self) -> tuple[DenseSequenceFeature, ...]:
+        """Returns the features of many numbers a row."""
+        return tuple(f for f in self.features if isinstance(f, DenseSequenceFeature))
+
+    def places(self, place: LoggedAt) -> dict[str, str]:
+        """Returns the features at a place other than now: the name of what each is `of` -> its own."""
+        return {f.of: f.name for f in self.features if f.place == place and f.of is not None}
 
     def __getitem__(self, name: str) -> Any:
         """Returns the feature called `name`. Raises UserError naming the nearest known one."""
@@ -306,8 +387,10 @@ class Schema(Declaration):
         """Returns the schema with these features on one table. Raises UserError where they cannot share one."""
         wanted = {self[name].name for name in names}
         for name in sorted(wanted):
-            if isinstance(self[name], DenseFeature):
-                raise UserError(f"feature {name!r} is dense; only features of ids share a table ({table!r})")
+            if isinstance(self[name], NumericFeature):
+                raise UserError(
+                    f"feature {name!r} is {self[name].kind}; only features of ids share a table ({table!r})"
+                )
         features = tuple(f.model_copy(update={"table": table}) if f.name in wanted else f for f in self.features)
         try:
             return Schema.model_validate(self.model_dump() | {"features": features})
@@ -315,12 +398,13 @@ class Schema(Declaration):
             raise UserError(first_problem(error)) from None
 
     def unlabelled(self) -> "Schema":
-        """Returns the schema of rows that are to be scored: their labels, weight and group are not known."""
+        """Returns the schema of rows that are to be scored: labels, weight, group, propensity and time are unknown."""
         features = tuple(
             f.model_copy(update={"weights": None}) if isinstance(f, IdListFeature) and f.weights_are == "labels" else f
             for f in self.features
         )
-        return self.model_copy(update={"features": features, "labels": (), "weight": None, "group": None})
+        unknown_columns = dict.fromkeys(("weight", "group", "propensity", "time"))
+        return self.model_copy(update={"features": features, "labels": (), **unknown_columns})
 
     def subset(self, names: Iterable[str] | None) -> "Schema":
         """Returns the schema with these features only, in the schema's order (None: all)."""
@@ -330,6 +414,15 @@ class Schema(Declaration):
         for name in sorted(wanted):
             self[name]
         return self.model_copy(update={"features": tuple(f for f in self.features if f.name in wanted)})
+
+    def chosen(self, names: Iterable[str]) -> "Schema":
+        """Returns the schema with the features that a run names. Raises UserError where they need one left out."""
+        chosen = self.subset(names)
+        try:
+            chosen._check_together()
+        except ValueError as error:
+            raise UserError(f"data.features: {error}") from None
+        return chosen
 
     def without(self, names: Iterable[str]) -> "Schema":
         """Returns the schema with its other features."""
@@ -377,7 +470,7 @@ class Schema(Declaration):
 
 def _raw(f: Any) -> Any:
     """Returns one feature as `Schema.raw` has it."""
-    ids = None if isinstance(f, DenseFeature) else f.ids
+    ids = None if isinstance(f, NumericFeature) else f.ids
     if isinstance(ids, FeatureCross):
         return f.model_copy(update={"ids": ids.model_copy(update={"features": tuple(map(_raw, ids.features))})})
     if isinstance(ids, Raw):
@@ -393,3 +486,42 @@ def _vocabularies(f: SparseFeature) -> list[str]:
     if isinstance(f.ids, FeatureCross):
         return [path for source in f.ids.features for path in _vocabularies(source)]
     return [f.ids.path] if isinstance(f.ids, Vocabulary) else []
+
+
+def _check_placed(f: Any, known: Mapping[str, Any]) -> None:
+    """Raises ValueError for a feature that does not go with what it is `of`."""
+    if f.of is None:
+        return
+    described = f"feature {f.name!r} (place: {f.place}, of: {f.of})"
+    now = known.get(f.of)
+    if now is None:
+        here = [name for name, other in known.items() if other.place == "now"]
+        raise ValueError(f"{described}: {unknown('feature', f.of, here)}")
+    if now.place != "now":
+        raise ValueError(f"{described}: {f.of!r} has place: {now.place} itself; name a feature of the row")
+    if f.role not in (None, now.role):
+        raise ValueError(f"{described} has role: {f.role}, but {f.of!r} has role: {now.role}; leave it out")
+    kind = now.kind
+    if f.place in CANDIDATES:
+        kind = {"id": "sequence", "dense": "dense_sequence"}.get(kind, "")
+        if not kind:
+            raise ValueError(f"{described}: {f.of!r} is of kind {now.kind}; candidates have an id or a number each")
+    if f.kind != kind:
+        raise ValueError(f"{described} is of kind {f.kind}, expected {kind}, as {f.of!r} is of kind {now.kind}")
+    if not isinstance(f, NumericFeature) and f.table_name != now.table_name:
+        raise ValueError(
+            f"{described} has table {f.table_name!r}, expected that of {f.of!r}: give it `table: {now.table_name}`"
+        )
+    if isinstance(f, IdListFeature) and f.weighted != now.weighted:
+        with_weights, without = (f.name, f.of) if f.weighted else (f.of, f.name)
+        raise ValueError(f"{described}: {with_weights!r} has weights and {without!r} has none; give both some, or none")
+
+
+def _check_candidates(place: LoggedAt, features: Sequence[Any]) -> None:
+    """Raises ValueError for candidates that are not aligned with each other."""
+    for f in features[1:]:
+        if f.aligned is None or f.aligned != features[0].aligned:
+            raise ValueError(
+                f"features {features[0].name!r} (aligned: {features[0].aligned}) and {f.name!r} (aligned: {f.aligned}) "
+                f"have place: {place} but make no one list of candidates; give them one `aligned`"
+            )

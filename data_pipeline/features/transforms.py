@@ -30,11 +30,12 @@ from shardrec.data_pipeline.features.ids import IdReader
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
 from shardrec.data_pipeline.features.schema import (
     Clip,
-    DenseFeature,
+    DenseSequenceFeature,
     DenseTransform,
     IdListFeature,
     Label,
     Log,
+    NumericFeature,
     SequenceFeature,
     SparseFeature,
     Standardise,
@@ -49,8 +50,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 class Column(NamedTuple):
     """A column is one feature, label or weight of n rows. The arrays may be read-only views of Arrow memory.
 
-    values: int64 table rows, or float32 numbers for dense features, labels and weights; length n, or sum(lengths)
-    lengths: int64 [n] for id lists and sequences; None: exactly one value per row
+    values: int64 table rows, or float32 numbers for features of numbers, labels and weights; n, or sum(lengths) of them
+    lengths: int64 [n] for id lists and sequences of any kind; None: exactly one value per row
     weights: float32 beside `values` for id lists with weights
     """
 
@@ -65,15 +66,15 @@ class FeatureReader:
     columns: the Parquet columns it needs
     """
 
-    def __init__(self, feature: SparseFeature | DenseFeature, folder: str | Path) -> None:
+    def __init__(self, feature: SparseFeature | NumericFeature, folder: str | Path) -> None:
         """Opens vocabularies under `folder`, the schema's. Raises UserError for a missing or damaged one."""
         self.feature = feature
         self.columns: tuple[str, ...] = feature.columns
         self._name = f"feature {feature.name!r}"
-        self._ids = None if isinstance(feature, DenseFeature) else IdReader(feature, folder)
+        self._ids = None if isinstance(feature, NumericFeature) else IdReader(feature, folder)
         self._number = (
             _NumberReader(feature.columns[0], self._name, feature, LARGEST_NUMBER)
-            if isinstance(feature, DenseFeature)
+            if isinstance(feature, NumericFeature)
             else None
         )
 
@@ -106,7 +107,8 @@ class FeatureReader:
         Raises UserError for the first value that the declaration does not allow.
         """
         if self._number is not None:
-            return self._number(batch, Origin.of(where))
+            most = self.feature.max_length if isinstance(self.feature, DenseSequenceFeature) else None
+            return self._number(batch, Origin.of(where), most)
         if isinstance(self.feature, IdListFeature | SequenceFeature):
             return self._lists(batch, self.feature.max_length, Origin.of(where))
         assert self._ids is not None
@@ -144,30 +146,45 @@ class FeatureReader:
 
 
 class _NumberReader:
-    """A number reader reads one finite float32 a row, of magnitude `largest` at most: a dense feature, label or weight.
+    """A number reader reads finite float32 numbers, of magnitude `largest` at most: of a feature, label or weight.
 
     A label may be any that float32 holds: it goes into the loss alone, which is looked at itself.
     """
 
-    def __init__(self, column: str, name: str, declared: DenseFeature | Label, largest: float = _FLOAT32_MAX) -> None:
+    def __init__(self, column: str, name: str, declared: NumericFeature | Label, largest: float = _FLOAT32_MAX) -> None:
         self.column = column
         self._largest = largest
-        by_schema = ", or give it `transforms` in the schema" if isinstance(declared, DenseFeature) else ""
+        by_schema = ", or give it `transforms` in the schema" if isinstance(declared, NumericFeature) else ""
         self._scaling = f"scale it{by_schema}"
         self._name = name
         self._fill = None if declared.missing == "error" else float(declared.missing)
-        self._steps: tuple[DenseTransform, ...] = declared.transforms if isinstance(declared, DenseFeature) else ()
+        self._steps: tuple[DenseTransform, ...] = declared.transforms if isinstance(declared, NumericFeature) else ()
         self._threshold = declared.threshold if isinstance(declared, Label) else None
+        self._many = isinstance(declared, DenseSequenceFeature)
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a missing column or one that is not of numbers."""
         kind = column_type(schema, file, self.column, self._name)
+        if self._many:
+            if is_null(kind):  # no list in it
+                return
+            numbers = is_list(kind) and (is_number(plain_type(kind.value_type)) or is_null(plain_type(kind.value_type)))
+            expect_type(numbers, file, self.column, kind, "a list of numbers", f"{self._name} (dense_sequence)")
+            return
         if is_null(plain_type(kind)) and self._fill is not None:
             return
         expect_type(is_number(plain_type(kind)), file, self.column, kind, "numbers", self._name)
 
-    def __call__(self, batch: pa.RecordBatch, where: Origin) -> Column:
-        array = as_type(batch.column(self.column), pa.float64())
+    def __call__(self, batch: pa.RecordBatch, where: Origin, most: int | None = None) -> Column:
+        """Reads a number a row, or the last `most` of each of a dense sequence's lists."""
+        if not self._many:
+            return Column(self._read(batch.column(self.column), Place(where, self.column)))
+        lists = plain_lists(batch.column(self.column))
+        kept = Ragged.of(lists).last(most)
+        return Column(self._read(kept.flat(lists.values), Place(where, self.column, kept.row_of)), kept.lengths)
+
+    def _read(self, values: pa.Array, place: Place) -> np.ndarray:
+        array = as_type(values, pa.float64())
         raw = numbers = floats(array)
         if self._fill is not None:
             missing = np.isnan(raw)
@@ -177,8 +194,8 @@ class _NumberReader:
         if len(numbers) and not (numbers.min() >= -self._largest and numbers.max() <= self._largest):  # NaN is neither
             at = int((np.abs(numbers) <= self._largest).argmin())
             found = str(raw[at]) if array[at].is_valid else "null"
-            raise Place(where, self.column).error(at, found, self._expected(raw[at], numbers[at]))
-        return Column(numbers)
+            raise place.error(at, found, self._expected(raw[at], numbers[at]))
+        return numbers
 
     def _expected(self, raw: float, number: float) -> str:
         if np.isnan(raw):
@@ -272,14 +289,16 @@ class GroupReader:
         return Column(hash_array(array).view(np.int64))
 
 
-def check_aligned(features: Iterable[SparseFeature | DenseFeature], batch: pa.RecordBatch, where: str | Origin) -> None:
+def check_aligned(
+    features: Iterable[SparseFeature | NumericFeature], batch: pa.RecordBatch, where: str | Origin
+) -> None:
     """Raises UserError (row, columns, lengths) where sequences of one `aligned` name are not equally long.
 
     What counts are the lengths in the data: where only the most recent are kept, longer ones would hide a shift.
     """
-    first_of: dict[str, tuple[SequenceFeature, np.ndarray]] = {}
+    first_of: dict[str, tuple[SequenceFeature | DenseSequenceFeature, np.ndarray]] = {}
     for f in features:
-        if not isinstance(f, SequenceFeature) or f.aligned is None:
+        if not isinstance(f, SequenceFeature | DenseSequenceFeature) or f.aligned is None:
             continue
         lengths = Ragged.of(plain_lists(batch.column(f.columns[0]))).lengths
         earlier, expected = first_of.setdefault(f.aligned, (f, lengths))

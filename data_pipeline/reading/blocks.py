@@ -13,15 +13,16 @@ import pyarrow as pa
 
 
 class Lists(NamedTuple):
-    """Lists hold K features with equally many ids in each of n rows.
+    """Lists hold K features with equally many ids in each of n rows, and D with as many numbers.
 
     values: [K, T]; offsets: [n + 1] int64, row i owns values[:, offsets[i] : offsets[i + 1]] (the first offset may be
-    over 0); weights: [T] float32 or None
+    over 0); weights: [T] float32 or None; numbers: [D, T] float32, or None without any
     """
 
     values: np.ndarray
     offsets: np.ndarray
     weights: np.ndarray | None
+    numbers: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -30,7 +31,7 @@ class Lists(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Returns how many ids all rows have in one feature."""
+        """Returns how many ids, or numbers, all rows have in one feature."""
         return int(self.offsets[-1] - self.offsets[0])
 
     @property
@@ -44,6 +45,12 @@ class Lists(NamedTuple):
         assert self.weights is not None
         return self.weights[self.offsets[0] : self.offsets[-1]]
 
+    @property
+    def owned_numbers(self) -> np.ndarray:
+        """Returns [D, total] float32: the numbers beside `owned`, for features that have some."""
+        assert self.numbers is not None
+        return self.numbers[:, self.offsets[0] : self.offsets[-1]]
+
     def take(self, rows: np.ndarray) -> "Lists":
         """Returns the given rows, in the given order."""
         starts = self.offsets[:-1]
@@ -55,6 +62,7 @@ class Lists(NamedTuple):
             np.take(self.values, places, axis=1),
             offsets,
             None if self.weights is None else self.weights[places],
+            None if self.numbers is None else np.take(self.numbers, places, axis=1),
         )
 
     @classmethod
@@ -64,6 +72,7 @@ class Lists(NamedTuple):
             np.concatenate([p.owned for p in parts], axis=1),
             offsets_of(np.concatenate([p.lengths for p in parts])),
             None if parts[0].weights is None else np.concatenate([p.owned_weights for p in parts]),
+            None if parts[0].numbers is None else np.concatenate([p.owned_numbers for p in parts], axis=1),
         )
 
 
@@ -94,7 +103,7 @@ class Block(NamedTuple):
         total = self.ids.nbytes + self.numbers.nbytes + self.places.nbytes
         for lists in self.lists:
             total += lists.values.nbytes + lists.offsets.nbytes
-            total += 0 if lists.weights is None else lists.weights.nbytes
+            total += sum(beside.nbytes for beside in (lists.weights, lists.numbers) if beside is not None)
         return total + self.extra.nbytes
 
     def slice(self, start: int, stop: int) -> "Block":

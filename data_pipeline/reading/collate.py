@@ -16,7 +16,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Schema, SequenceFeature, SparseFeature
+from shardrec.data_pipeline.features.schema import (
+    DenseSequenceFeature,
+    IdFeature,
+    IdListFeature,
+    Schema,
+    SequenceFeature,
+    SparseFeature,
+)
 from shardrec.data_pipeline.features.transforms import (
     Column,
     FeatureReader,
@@ -120,12 +127,20 @@ class _Keys:
         return torch.from_numpy(lengths).flatten()
 
 
+class _Together(NamedTuple):
+    """These features are equally long in every row: their ids and their numbers make one `Lists`."""
+
+    ids: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
 class Layout:
     """A layout says how the rows of a schema lie in blocks and batches.
 
     columns: the Parquet columns that are read
     carried: the types in which `extra_columns` are handed on, once `check` has seen the files
     dense_names, id_names, weighted_id_names: the columns of `Batch.dense`, and the keys of its ids, in their order
+    dense_sequence_names: the keys of `Batch.dense_sequences`
     """
 
     def __init__(
@@ -143,14 +158,15 @@ class Layout:
 
         id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
         carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
-        absent: sparse features that are not read, and have no ids in any row of a batch
+        absent: sparse features and dense sequences that are not read, and have no elements in any row of a batch
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
         """
         if id_order is not None:
-            schema = schema.subset([*id_order, *carried, *(f.name for f in schema.dense)])
+            schema = schema.subset([*id_order, *carried, *(f.name for f in (*schema.dense, *schema.dense_sequences))])
         sparse = {f.name: f for f in schema.sparse}
         order = tuple(sparse) if id_order is None else tuple(id_order)
+        self.dense_sequence_names = tuple(f.name for f in schema.dense_sequences)
         self.schema = schema = schema.without(absent)
         self.extra_columns = tuple(dict.fromkeys(extra_columns))
         self.class_weights = dict(class_weights or {}) if schema.labels else {}
@@ -162,7 +178,9 @@ class Layout:
         left_out = set(absent)
         read = [name for name in order if name not in left_out]
         self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
-        self._lists = _equal_lengths([sparse[n] for n in read if not isinstance(sparse[n], IdFeature)])
+        self._lists = _equal_lengths(
+            [*(sparse[n] for n in read if not isinstance(sparse[n], IdFeature)), *schema.dense_sequences]
+        )
         self._ids = self._keys([n for n in order if not _weighted(sparse[n])], weighted=False)
         self._weighted_ids = self._keys([n for n in order if _weighted(sparse[n])], weighted=True)
         self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
@@ -184,7 +202,7 @@ class Layout:
         runs: list[_Run] = []
         places: dict[str, tuple[int | None, int]] = {name: (None, row) for row, name in enumerate(self._single)}
         for i, together in enumerate(self._lists):
-            places |= {name: (i, row) for row, name in enumerate(together)}
+            places |= {name: (i, row) for row, name in enumerate(together.ids)}
         for name in names:
             if name not in places:
                 runs.append(_Absent(-1, 0, 1))
@@ -218,13 +236,13 @@ class Layout:
         """
         id_bytes = np.dtype(self._id_type).itemsize
         total = id_bytes * len(self._single) + 4.0 * self._num_numbers + 8 * (2 if self._group else 1)
-        for names in self._lists:
+        for together in self._lists:
             total += 8
-            for name in names:
+            for name in (*together.ids, *together.numbers):
                 feature = self.schema[name]
                 values = values_per_row.get(feature.columns[0], 1.0)
                 values = min(values, feature.max_length or values)
-                total += values * (id_bytes + 4 * _weighted(feature))
+                total += values * (4 if name in together.numbers else id_bytes + 4 * _weighted(feature))
         return total + sum(8 * (1 + values_per_row.get(c, 1.0)) for c in self.extra_columns)
 
     @property
@@ -258,16 +276,20 @@ class Layout:
         extra = pa.Table.from_batches([batch]).select(self.extra_columns)
         if self.carried:
             extra = extra.cast(self.carried)
-        return Block(ids, tuple(self._read_lists(names, columns) for names in self._lists), numbers, places, extra)
+        return Block(ids, tuple(self._read_lists(lists, columns) for lists in self._lists), numbers, places, extra)
 
-    def _read_lists(self, names: Sequence[str], columns: Mapping[str, Column]) -> Lists:
-        read = [columns[name] for name in names]
-        assert read[0].lengths is not None
-        values = np.empty((len(read), len(read[0].values)), self._id_type)
-        for i, column in enumerate(read):
-            values[i] = column.values
-        weights = read[0].weights
-        return Lists(values, offsets_of(read[0].lengths), None if weights is None else np.array(weights))
+    def _read_lists(self, together: _Together, columns: Mapping[str, Column]) -> Lists:
+        first = columns[(together.ids or together.numbers)[0]]
+        assert first.lengths is not None
+        values = np.empty((len(together.ids), len(first.values)), self._id_type)
+        for i, name in enumerate(together.ids):
+            values[i] = columns[name].values
+        numbers = np.empty((len(together.numbers), len(first.values)), np.float32) if together.numbers else None
+        for i, name in enumerate(together.numbers):
+            assert numbers is not None
+            numbers[i] = columns[name].values
+        weights = None if first.weights is None else np.array(first.weights)
+        return Lists(values, offsets_of(first.lengths), weights, numbers)
 
     # ------------------------------------------------------------ block -> block
 
@@ -289,10 +311,9 @@ class Layout:
             elif name in self.dense_names:
                 numbers[:, self.dense_names.index(name)] = others.numbers[:, layout.dense_names.index(name)]
         for i, together in enumerate(self._lists):
-            if together[0] in names:
-                place = next(j for j, names_together in enumerate(layout._lists) if together[0] in names_together)
-                key_rows = [layout._lists[place].index(name) for name in together]
-                lists[i] = others.lists[place]._replace(values=others.lists[place].values[key_rows])
+            if (first := (together.ids or together.numbers)[0]) in names:
+                place = next(j for j, other in enumerate(layout._lists) if first in (*other.ids, *other.numbers))
+                lists[i] = _some(others.lists[place], layout._lists[place], together)
         return block._replace(ids=ids, numbers=numbers, lists=tuple(lists))
 
     # ------------------------------------------------------------ blocks -> batch
@@ -317,17 +338,42 @@ class Layout:
             weights=torch.from_numpy(targets[-1]),
             groups=torch.from_numpy(places[1]) if self._group else None,
             rows=torch.from_numpy(places[0]),
+            dense_sequences=self._dense_sequences(parts),
         )
+
+    def _dense_sequences(self, parts: Sequence[Block]) -> dict[str, Tensor]:
+        """Returns the numbers of all parts' rows by name; none where they are absent, as padding has none."""
+        sequences = {name: torch.empty(0) for name in self.dense_sequence_names}
+        for i, together in enumerate(self._lists):
+            if parts and together.numbers:
+                joined = torch.from_numpy(np.concatenate([p.lists[i].owned_numbers for p in parts], axis=1))
+                sequences |= dict(zip(together.numbers, joined, strict=True))
+        return sequences
 
 
 def _weighted(feature: SparseFeature) -> bool:
     return isinstance(feature, IdListFeature) and feature.weighted
 
 
-def _equal_lengths(features: Sequence[SparseFeature]) -> list[tuple[str, ...]]:
+def _equal_lengths(features: Sequence[SparseFeature | DenseSequenceFeature]) -> list[_Together]:
     """Returns the names of the list features, in groups that are as long as each other in every row."""
-    together: dict[str, list[str]] = {}
+    groups: dict[str, list[SparseFeature | DenseSequenceFeature]] = {}
     for f in features:
-        aligned = f.aligned if isinstance(f, SequenceFeature) else None
-        together.setdefault(f"aligned {aligned}" if aligned is not None else f"alone {f.name}", []).append(f.name)
-    return [tuple(names) for names in together.values()]
+        aligned = f.aligned if isinstance(f, SequenceFeature | DenseSequenceFeature) else None
+        groups.setdefault(f"aligned {aligned}" if aligned is not None else f"alone {f.name}", []).append(f)
+    return [
+        _Together(
+            tuple(f.name for f in group if not isinstance(f, DenseSequenceFeature)),
+            tuple(f.name for f in group if isinstance(f, DenseSequenceFeature)),
+        )
+        for group in groups.values()
+    ]
+
+
+def _some(lists: Lists, known: _Together, wanted: _Together) -> Lists:
+    """Returns those of the lists of `known` features that are `wanted`, in that order."""
+    values = lists.values[[known.ids.index(name) for name in wanted.ids]]
+    numbers = lists.numbers
+    if numbers is not None:
+        numbers = numbers[[known.numbers.index(name) for name in wanted.numbers]] if wanted.numbers else None
+    return lists._replace(values=values, numbers=numbers)

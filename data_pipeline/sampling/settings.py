@@ -11,10 +11,11 @@ from pydantic import Field
 from shardrec.data_pipeline.declared.declaration import Declaration, Place, unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
+    DenseSequenceFeature,
     Feature,
     FeatureCross,
     IdFeature,
+    NumericFeature,
     Schema,
     SequenceFeature,
 )
@@ -77,7 +78,7 @@ class NegativeSampling(Declaration):
                 raise UserError(f"data.negatives.{key}: {unknown('feature', name, names)}")
         read = []
         for f in schema.subset((*features, self.user, self.item)).features:
-            if f.name not in (self.user, self.item) and not isinstance(f, DenseFeature) and f.cross is not None:
+            if f.name not in (self.user, self.item) and not isinstance(f, NumericFeature) and f.cross is not None:
                 f = f.model_copy(update={"role": "item" if self._goes_with_item(f, schema) else "context"})
             read.append(f)
         return schema.model_copy(update={"features": tuple(read)})
@@ -89,7 +90,7 @@ class NegativeSampling(Declaration):
         """
         if feature.name in (self.user, self.item):
             return feature.name == self.item
-        cross = None if isinstance(feature, DenseFeature) else feature.cross
+        cross = None if isinstance(feature, NumericFeature) else feature.cross
         if cross is None:
             return self._role_of(feature) == "item"
         if isinstance(cross, FeatureCross):
@@ -110,12 +111,22 @@ class NegativeSampling(Declaration):
     def _column_goes_with_item(self, column: str, cross: Feature, schema: Schema) -> bool:
         """Tells it of one column; one that no feature of a role reads goes where the role of its cross says."""
         readers = [f for f in schema.sparse if f.cross is None and column in f.columns]
-        with_role = [f for f in readers if f.role is not None or f.name in (self.user, self.item)]
+        with_role = [f for f in readers if f.name in (self.user, self.item) or (f.role and self._role_of(f))]
         if not with_role:
             return self._role_of(cross) == "item"
         return any(f.name == self.item or (f.name != self.user and f.role == "item") for f in with_role)
 
     def _role_of(self, feature: Feature) -> str:
+        if feature.place != "now":
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} (place: {feature.place}) is of a logged transition, and a "
+                "drawn item led to none; leave negatives out, or the feature by data.features"
+            )
+        if feature.role == "user_item":
+            raise UserError(
+                f"data.negatives: feature {feature.name!r} has role: user_item, so it is not known what it would be of "
+                "the user and a drawn item; leave it out by data.features"
+            )
         if feature.role is None:
             raise UserError(
                 f"data.negatives: feature {feature.name!r} has no role, so it is not known whether it goes with a "
@@ -145,9 +156,10 @@ class NegativeSampling(Declaration):
         aligned: dict[str, str] = {}
         for f in others:
             role = self._role_of(f)
-            if isinstance(f, SequenceFeature) and f.aligned and aligned.setdefault(f.aligned, role) != role:
+            name = f.aligned if isinstance(f, SequenceFeature | DenseSequenceFeature) else None
+            if name and aligned.setdefault(name, role) != role:
                 raise UserError(
-                    f"data.negatives: sequences aligned as {f.aligned!r} have the roles {aligned[f.aligned]} and "
+                    f"data.negatives: sequences aligned as {name!r} have the roles {aligned[name]} and "
                     f"{f.role}; give them one role"
                 )
         return (self.item, *(f.name for f in others if f.role == "item"))

@@ -173,7 +173,21 @@ class Assemble(nn.Module):
         ids = self._ids(first, batch)[first]
         stacked = values[0].unsqueeze(1) if len(values) == 1 else torch.stack(values, dim=1)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths())
-        return Jagged(stacked, ids.lengths(), offsets, ids.weights() if first in self._weighted else None)
+        weights = ids.weights() if first in self._weighted else None
+        return Jagged(stacked, ids.lengths(), offsets, weights, _numbers(declared, len(stacked), batch))
+
+
+def _numbers(declared: SequenceEmbeddings, events: int, batch: Batch) -> Tensor | None:
+    """Returns the [T, N] numbers beside the ids of sequences. Raises ValueError where they are not as many."""
+    if not declared.dense:
+        return None
+    for name in declared.dense:
+        if len(batch.dense_sequences[name]) != events:
+            raise ValueError(
+                f"dense sequence {name!r} has {len(batch.dense_sequences[name])} numbers beside {events} ids of "
+                f"{', '.join(declared.tables)}; an input's sequences have to be aligned with each other"
+            )
+    return torch.stack([batch.dense_sequences[name] for name in declared.dense], dim=1)
 
 
 def _is_dense(declared: Input) -> bool:

@@ -62,8 +62,13 @@ class ReferenceLookup(nn.Module):
             return torch.cat(pooled, 1) if given.concat else torch.stack(pooled, 1)
         sequences = [ids_of(batch, feature) for feature in given.tables]
         rows = [self.table(t.name)[s.values()] for t, s in zip(given.tables.values(), sequences, strict=True)]
+        numbers = [batch.dense_sequences[name].to(rows[0].dtype) for name in given.dense]
         return Jagged(
-            torch.stack(rows, 1), sequences[0].lengths(), sequences[0].offsets(), sequences[0].weights_or_none()
+            torch.stack(rows, 1),
+            sequences[0].lengths(),
+            sequences[0].offsets(),
+            sequences[0].weights_or_none(),
+            torch.stack(numbers, 1) if numbers else None,
         )
 
     def _pool(self, table: EmbeddingTable, ids: JaggedTensor) -> Tensor:
@@ -89,6 +94,7 @@ def make_batch(
     *,
     item_weights: dict[str, Sequence[Sequence[float]]] | None = None,
     dense: np.ndarray | None = None,
+    dense_sequences: dict[str, Sequence[float]] | None = None,
     labels: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     groups: np.ndarray | None = None,
@@ -126,4 +132,5 @@ def make_batch(
         if groups is None
         else torch.cat([torch.as_tensor(groups), torch.zeros(padding, dtype=torch.int64)]),
         rows=torch.cat([torch.arange(size), torch.full((padding,), -1)]).to(torch.int64)[:total],
+        dense_sequences={k: torch.as_tensor(v, dtype=torch.float32) for k, v in (dense_sequences or {}).items()},
     )

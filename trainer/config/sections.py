@@ -295,7 +295,7 @@ class RunConfig(Section):
         for cross in self.data.crosses:
             schema = cross.added_to(schema)
         if self.data.features is not None:
-            schema = schema.subset((*self.data.features, *(cross.feature_name for cross in self.data.crosses)))
+            schema = schema.chosen((*self.data.features, *(cross.feature_name for cross in self.data.crosses)))
         for table, features in self.data.share.items():
             schema = schema.sharing(table, features)
         return schema

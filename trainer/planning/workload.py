@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Schema
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.sharding.planning.cost import Workload
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.session.blueprint import needed
@@ -85,6 +85,9 @@ def _made_up(source: Input, lengths: Mapping[str, float], weighted: frozenset[st
         return torch.rand(_ROWS, sum(dims)) if source.concat else torch.rand(_ROWS, len(dims), dims[0])
     first = next(iter(source.tables))
     length = max(1, round(lengths.get(first, 1.0)))
-    weights = torch.ones(_ROWS * length) if first in weighted else None
+    events = _ROWS * length
+    weights = torch.ones(events) if first in weighted else None
+    numbers = source.dense if isinstance(source, SequenceEmbeddings) else ()
+    dense = torch.rand(events, len(numbers)) if numbers else None
     offsets = torch.arange(_ROWS + 1) * length
-    return Jagged(torch.rand(_ROWS * length, len(dims), dims[0]), torch.full((_ROWS,), length), offsets, weights)
+    return Jagged(torch.rand(events, len(dims), dims[0]), torch.full((_ROWS,), length), offsets, weights, dense)
