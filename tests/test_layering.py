@@ -19,7 +19,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("cli", "api"),
         ("commands",),
         ("comparison",),
-        ("benchmarks", "scoring"),
+        ("benchmarks", "scoring", "simulation"),
         ("training", "tables"),
         ("checkpoints", "planning"),
         ("session",),

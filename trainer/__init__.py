@@ -12,6 +12,7 @@
 - `run_folder/`: what a run leaves on disk and on the screen
 - `scoring/`: scores of a trained model
 - `session/`: a model with its tables, ready to step
+- `simulation/`: users who are not real, and policies that learn from what these click
 - `tables/`: rows of tables in and out, and how tables are used
 - `training/`: the loop, and all that it calls
 """

@@ -3,7 +3,7 @@
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,8 @@ from shardrec.trainer.config.relocation import lies_in_run_folder, relocated
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
 
+C = TypeVar("C", bound=RunConfig)
+
 
 def load(
     path: str | Path, overrides: Iterable[str] = (), *, variant: str | None = None, vouched: bool = True
@@ -27,10 +29,22 @@ def load(
     Raises UserError for a missing file, broken YAML, an unknown key, variant or model, or a wrong value, and for a run
     folder's own file that would run code that nobody vouched for (`trust.py`).
     """
+    return load_as(RunConfig, path, overrides, variant=variant, vouched=vouched)
+
+
+def load_as(
+    kind: type[C],
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    variant: str | None = None,
+    vouched: bool = True,
+) -> C:
+    """Reads a run file of a kind, which has sections of its own beside those of all, as `load` does."""
     declared, home = read(path), Path(path).resolve().parent
     if not vouched or lies_in_run_folder(declared, Path(path)):
         check_trusted(declared, Path(path).parent)
-    return checked(declared, str(path), home, overrides, variant=variant)
+    return _checked(kind, declared, str(path), home, overrides, variant)
 
 
 def checked(
@@ -40,6 +54,12 @@ def checked(
 
     where: what error lines call it. home: the folder that models of one's own are imported from, where it names none.
     """
+    return _checked(RunConfig, declared, where, home, overrides, variant)
+
+
+def _checked(
+    kind: type[C], declared: dict[str, Any], where: str, home: Path, overrides: Iterable[str], variant: str | None
+) -> C:
     declared.setdefault("import_from", str(home))
     if variant is not None:
         from shardrec.trainer.config.variants import varied  # imports every model
@@ -47,7 +67,7 @@ def checked(
         declared = varied(declared, variant, where)
     for override in overrides:
         apply_override(declared, override)
-    config = parse(declared, where)
+    config = _parsed(kind, declared, where)
     if variant is not None:
         config = config.model_copy(update={"run": f"{config.run.rstrip('/')}/{variant}"})
     return located(config)
@@ -69,10 +89,14 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
     """Checks a run file's content. Raises UserError naming `where`, the key, and the nearest known key."""
+    return _parsed(RunConfig, declared, where)
+
+
+def _parsed(kind: type[C], declared: Mapping[str, Any], where: str) -> C:
     try:
-        return RunConfig.model_validate(declared)
+        return kind.model_validate(declared)
     except ValidationError as error:
-        raise UserError(f"{where}: {problem_in(error, RunConfig)}") from None
+        raise UserError(f"{where}: {problem_in(error, kind)}") from None
 
 
 def problem_in(error: ValidationError, root: type[BaseModel]) -> str:

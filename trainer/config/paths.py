@@ -7,9 +7,11 @@ them.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
+
+C = TypeVar("C", bound=RunConfig)
 
 OF_RUN = ("run", "import_from")
 OF_DATA = ("path", "schema_path", *SPLITS)
@@ -32,7 +34,7 @@ def absolute_folder(path: str | Path) -> Path:
     return Path(absolute(str(path)))
 
 
-def located(config: RunConfig) -> RunConfig:
+def located(config: C) -> C:
     """Returns the configuration with absolute paths, in its stages too."""
     data = config.data
     update: dict[str, Any] = {name: _absolute(getattr(data, name)) for name in OF_DATA}

@@ -1,0 +1,18 @@
+"""A simulation lets policies serve users who are not real, and learn from what these click.
+
+- `activeness.py`: how active each user is, by survival analysis of when users return
+- `config.py`: the run file of a simulation: an ordinary one with a section of its own
+- `draws.py`: random numbers that depend on what they are for alone
+- `episode.py`: one policy with one seed: the loop over ticks, minor and major updates
+- `linucb.py`: LinUCB, a linear model with a bonus for what it knows little of
+- `log.py`: what was shown and what came of it, as transitions in Parquet
+- `log_schema.py`: the schema of that log, and of what a policy is asked
+- `measures.py`: what a day came to: clicks, diversity, activeness, returns
+- `news.py`: news that arrive, are of topics and of a quality, and grow old
+- `policies.py`: what a policy is; those that do without a model
+- `registry.py`: policies by name
+- `settings.py`: what a run file says of users, news, policies and periods
+- `simulate.py`: `shardrec simulate`: every policy with every seed, in folders of their own
+- `users.py`: users with tastes that drift, who get bored, and return when they are content
+- `world.py`: users meet news: who comes, what could be shown, what is clicked
+"""

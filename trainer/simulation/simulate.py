@@ -1,0 +1,90 @@
+"""`shardrec simulate` lets every policy serve every seed's users, each in a folder of its own, and reports on all.
+
+RUN/POLICY-SEED/     an episode (episode.py)
+RUN/simulation.yaml  the run file, resolved
+RUN/metrics.parquet, table.csv, policies.png  what all of them came to (report.py)
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.differences import first_difference
+from shardrec.trainer.config.load import load_as
+from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.command_logs import command_name
+from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lock import LOCK, locked
+from shardrec.trainer.run_folder.progress import ProgressFile, ProgressView
+from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
+from shardrec.trainer.simulation.episode import Episode, episode_folder, finished
+
+RUN_FILE = "simulation.yaml"
+_FREE = ("simulation.policies", "simulation.seeds", "launch")
+
+
+class Task(NamedTuple):
+    """A task is an episode that is to be lived through."""
+
+    policy: str
+    seed: int
+
+
+def simulate(
+    run_file: Path, overrides: Sequence[str] = (), *, resume: bool = False, workers: int = 1, quiet: bool = False
+) -> SimulationConfig:
+    """Lives through all episodes of a run file that are not over; returns its configuration.
+
+    Raises UserError for what is wrong with the run file or the folder, before anything is written.
+    """
+    config = load_simulation(run_file, overrides)
+    run = Path(config.run)
+    check_folder(config, resume=resume)
+    with locked(run, command_name("simulate")):
+        write_atomically(run / RUN_FILE, config.dump())
+        tasks = [t for t in all_tasks(config) if not finished(episode_folder(run, *t))]
+        with ProgressView(run, quiet=quiet):
+            _one_by_one(config, tasks, ProgressFile(run))
+        (run / "progress.json").unlink(missing_ok=True)
+    return config
+
+
+def all_tasks(config: SimulationConfig) -> list[Task]:
+    """Returns every policy under every seed, so that a seed is complete before the next begins."""
+    simulation = config.simulation
+    return [Task(policy, seed) for seed in range(simulation.seeds) for policy in simulation.policies]
+
+
+def check_folder(config: SimulationConfig, *, resume: bool) -> None:
+    """Raises UserError where the folder holds something else, or a simulation and `resume` is not asked, or another."""
+    run = Path(config.run)
+    check_lasting("run", run)
+    before = run / RUN_FILE
+    if not before.exists():
+        if resume:
+            raise UserError(f"{run}: holds no simulation to go on with; leave --resume out to start one")
+        if run.exists() and (not run.is_dir() or any(path.name != LOCK for path in run.iterdir())):
+            raise UserError(f"{run}: not a simulation's folder and not empty; name another `run`")
+        return
+    if not resume:
+        raise UserError(f"{run}: holds a simulation already; continue it with --resume, or name another `run`")
+    if change := first_difference(load_as(SimulationConfig, before), config, _FREE):
+        raise UserError(
+            f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask for "
+            "the same, or name another `run`"
+        )
+
+
+def _one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> None:
+    for number, task in enumerate(tasks, start=1):
+        phase = f"{task.policy}, seed {task.seed} ({number} of {len(tasks)})"
+        live(config, task, shown.counter(phase, config.simulation.days))
+
+
+def live(config: SimulationConfig, task: Task, progress: Callable[[int], None]) -> None:
+    """Lives through one episode, from the last day that is kept. Raises UserError that says of which it is."""
+    try:
+        Episode(config, *task).run(progress)
+    except UserError as error:
+        raise UserError(f"{task.policy}, seed {task.seed}: {error}") from error
