@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.draws import draws
 from shardrec.trainer.simulation.settings import SimulationSettings
 from shardrec.trainer.simulation.world import Requests, Shown, World, at_places
-
-if TYPE_CHECKING:
-    from shardrec.trainer.simulation.config import SimulationConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class PolicyContext:
 
     name: str
     seed: int
-    config: "SimulationConfig"
+    config: SimulationConfig
     schema: Schema
     folder: Path
     world: World

@@ -19,6 +19,7 @@ from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import ProgressFile, ProgressView
 from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.episode import Episode, episode_folder, finished
+from shardrec.trainer.simulation.registry import check_policies
 
 RUN_FILE = "simulation.yaml"
 _FREE = ("simulation.policies", "simulation.seeds", "launch")
@@ -39,6 +40,7 @@ def simulate(
     Raises UserError for what is wrong with the run file or the folder, before anything is written.
     """
     config = load_simulation(run_file, overrides)
+    check_policies(config.simulation.policies)
     run = Path(config.run)
     check_folder(config, resume=resume)
     with locked(run, command_name("simulate")):
@@ -71,8 +73,8 @@ def check_folder(config: SimulationConfig, *, resume: bool) -> None:
         raise UserError(f"{run}: holds a simulation already; continue it with --resume, or name another `run`")
     if change := first_difference(load_as(SimulationConfig, before), config, _FREE):
         raise UserError(
-            f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask for "
-            "the same, or name another `run`"
+            f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask "
+            "for the same, or name another `run`"
         )
 
 

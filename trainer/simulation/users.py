@@ -3,6 +3,8 @@
 All quantities are arrays over users. What decays is kept as it was at a user's last visit, and decayed when read.
 """
 
+from math import exp, sqrt
+
 import numpy as np
 
 from shardrec.trainer.simulation.activeness import Activeness
@@ -50,9 +52,9 @@ class Users:
         tastes = self.settings.tastes
         if not tastes.drift:
             return
-        stays = np.exp(-self.settings.tick_seconds / (DAY * tastes.drift_days))
+        stays = exp(-self.settings.tick_seconds / (DAY * tastes.drift_days))
         moved = draws(self.seed, "drift", tick).standard_normal(self.taste.shape, np.float32)
-        moved *= np.float32(tastes.drift * np.sqrt(1 - stays**2))
+        moved *= np.float32(tastes.drift * sqrt(1 - stays**2))
         self.taste = self.usual + np.float32(stays) * (self.taste - self.usual) + moved
 
     def return_probability(self, time: float) -> np.ndarray:
