@@ -15,14 +15,20 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.files.whole_files import whole_file
-from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS, STATE_IDS, log_schema, state_numbers
+from shardrec.trainer.simulation.log_schema import (
+    ACTION_IDS,
+    ACTION_NUMBERS,
+    STATE_IDS,
+    list_name,
+    log_schema,
+    state_numbers,
+)
 from shardrec.trainer.simulation.settings import SimulationSettings
 from shardrec.trainer.simulation.world import Requests, Shown, at_places
 
 GROUP_ROWS = 16_384
 
 _ID, _NUMBER = np.int32, np.float32
-_LISTS = {"candidates": "news", **{f"candidates_{name}": name for name in (*ACTION_IDS[1:], *ACTION_NUMBERS)}}
 
 
 def day_file(folder: Path, day: int) -> Path:
@@ -140,12 +146,11 @@ class Log:
         columns |= {name: at_places(kept[users], place).ravel() for name, kept in self._actions.items()}
         for name, kept in self._state.items():
             columns[f"next_{name}"] = each(state.get(name, kept[:0]).astype(kept.dtype))
-        for name, of in _LISTS.items():
-            columns[name] = _lists(each(self._actions[of][users]))
-        for name, of in _LISTS.items():
-            kind = self._actions[of].dtype
-            after = np.zeros((len(users), 0), kind) if terminal else actions[of].astype(kind)
-            columns[f"next_{name}"] = _lists(each(after))
+        for name, kept in self._actions.items():
+            columns[list_name("candidate", name)] = _lists(each(kept[users]))
+        for name, kept in self._actions.items():
+            after = np.zeros((len(users), 0)) if terminal else actions[name]
+            columns[list_name("next_candidate", name)] = _lists(each(after.astype(kept.dtype)))
         rows = len(users) * shown
         columns["click"] = self._clicks[users].ravel()
         columns["activeness"] = each(activeness.astype(_NUMBER))
