@@ -130,8 +130,11 @@ class Recommender(nn.Module):
                 f"{type(self).__name__}.forward takes {tuple(parameters)} but inputs declares {tuple(inputs)}"
             )
         for name in needed:
-            if _training_only(inputs[name]):
-                raise TypeError(f"{type(self).__name__}.forward needs a default for {name!r}, which is training_only")
+            if inputs[name].read != "always":
+                raise TypeError(
+                    f"{type(self).__name__}.forward needs a default for {name!r}, which is not read always: "
+                    f"{inputs[name].read}"
+                )
         self.inputs = dict(inputs)
         self.task = task
         self.tables  # raises for two of one name
@@ -146,11 +149,11 @@ class Recommender(nn.Module):
         """Returns the names of the features that the inputs read, each once."""
         return tuple(dict.fromkeys(name for source in self.inputs.values() for name in _features(source)))
 
-    @property
-    def training_features(self) -> tuple[str, ...]:
-        """Returns the names of those `features` that only `training_only` inputs read."""
-        always = {name for source in self.inputs.values() if not _training_only(source) for name in _features(source)}
-        return tuple(name for name in self.features if name not in always)
+    def unread_features(self, *, labelled: bool) -> tuple[str, ...]:
+        """Returns the names of those `features` that no input reads outside of training, of rows with labels or not."""
+        when = ("always", "labelled") if labelled else ("always",)
+        read = {name for source in self.inputs.values() if source.read in when for name in _features(source)}
+        return tuple(name for name in self.features if name not in read)
 
     def after_step(self) -> None:
         """Follows every optimizer step; does nothing unless a model overrides it (a target network's copy)."""
@@ -160,7 +163,3 @@ def _features(source: Input) -> Iterable[str]:
     if isinstance(source, DenseFeatures):
         return source.features
     return (*source.tables, *source.dense) if isinstance(source, SequenceEmbeddings) else source.tables
-
-
-def _training_only(source: Input) -> bool:
-    return isinstance(source, SequenceEmbeddings) and source.training_only

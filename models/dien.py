@@ -76,7 +76,7 @@ class DIEN(HistoryModel):
         task = config.build_task(fields.schema)
         if negatives:
             more_inputs["negatives"] = SequenceEmbeddings(
-                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), training_only=True
+                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), read="training"
             )
         alpha = 1.0 if config.auxiliary is None else config.auxiliary
         super().__init__(fields, config, more_inputs=more_inputs, task=WithAuxiliary(task, alpha))

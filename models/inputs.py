@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.tables import EmbeddingTable
+
+
+Read = Literal["always", "labelled", "training"]
+"""When an input is read: whenever rows are; of rows with labels only, so not for predictions; or in training only.
+
+Where it is not, its features are neither read from files nor looked up, and the tower's parameter keeps its default.
+"""
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,14 @@ class PooledEmbeddings:
     `tables` maps features to their tables, in the order in which the tower sees them. A feature of several ids has the
     (weighted) sum or mean of their rows, as its table's `pooling` says; one of no ids has zeros. With `concat` dims may
     differ. Raises UserError where the tower gets [B, F, D] and two features' dims do.
+    detached: nothing is learned through it: its vectors have no gradient, and looking a row up leaves the row, its
+    optimizer state and (of dynamic tables) the counts of its id as they are.
     """
 
     tables: Mapping[str, EmbeddingTable]
     concat: bool = False
+    read: Read = "always"
+    detached: bool = False
 
     def __post_init__(self) -> None:
         if self.concat:
@@ -46,15 +57,14 @@ class SequenceEmbeddings:
     """Sequence embeddings give the tower a vector for each id of each row, without padding: `Jagged`, values [T, F, D].
 
     `tables` maps features, aligned with each other, to their tables of one dim: position t of all F features is one
-    event.
+    event. detached: as of `PooledEmbeddings`.
     dense: dense sequences aligned with them, whose N numbers of each event are the `dense` [T, N] of the `Jagged`.
-    training_only: evaluation and prediction neither read nor look up its features, and leave the tower's parameter at
-    its default.
     """
 
     tables: Mapping[str, EmbeddingTable]
     dense: tuple[str, ...] = ()
-    training_only: bool = False
+    read: Read = "always"
+    detached: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class DenseFeatures:
     """Dense features give the tower their N numbers for each row: [B, N], which is [B, 0] without any."""
 
     features: tuple[str, ...]
+    read: Read = "always"
 
 
 class Jagged(NamedTuple):

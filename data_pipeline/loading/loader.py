@@ -42,7 +42,7 @@ class Loader:
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
-    absent: sparse features that are not read, and have no ids in any row of a batch
+    absent: features that are not read: they have no ids in any row of a batch, and dense ones are 0
     negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's.
         With settings alone the loader tells what it would do, but makes no batch
 

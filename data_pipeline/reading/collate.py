@@ -158,13 +158,15 @@ class Layout:
 
         id_order: keys of the ids, in order; sparse features that it leaves out are not read (None: all, as declared)
         carried: features of one id a row that blocks have in any case, and batches only as `id_order` says
-        absent: sparse features and dense sequences that are not read, and have no elements in any row of a batch
+        absent: features that are not read: sparse ones and dense sequences have no elements in any row of a batch, and
+            dense ones are 0
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
         """
         if id_order is not None:
             schema = schema.subset([*id_order, *carried, *(f.name for f in (*schema.dense, *schema.dense_sequences))])
         sparse = {f.name: f for f in schema.sparse}
+        self.dense_names = tuple(f.name for f in schema.dense)
         order = tuple(sparse) if id_order is None else tuple(id_order)
         self.dense_sequence_names = tuple(f.name for f in schema.dense_sequences)
         self.schema = schema = schema.without(absent)
@@ -174,7 +176,6 @@ class Layout:
         self._labels = [LabelReader(label) for label in schema.labels]
         self._weight = WeightReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
-        self.dense_names = tuple(f.name for f in schema.dense)
         left_out = set(absent)
         read = [name for name in order if name not in left_out]
         self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
@@ -263,7 +264,7 @@ class Layout:
             ids[i] = columns[name].values
         numbers = np.empty((row_count, self._num_numbers), np.float32)
         for i, name in enumerate(self.dense_names):
-            numbers[:, i] = columns[name].values
+            numbers[:, i] = columns[name].values if name in columns else 0
         for i, label in enumerate(self._labels, start=len(self.dense_names)):
             numbers[:, i] = label(batch, origin).values
         numbers[:, -1] = 1 if self._weight is None else self._weight(batch, origin).values

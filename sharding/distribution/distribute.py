@@ -32,6 +32,7 @@ from shardrec.sharding.distribution.sharded import (
 )
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.lookup.detached import learned_features
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
@@ -94,7 +95,7 @@ class Distributed:
         """
         if not self.counted_tables:
             return
-        features = {t.name: names for group in self.lookup.groups for t, names in group.features.items()}
+        features = {name: self.lookup.learned_from(name) for name in self.counted_tables}
         SampleCounts([self.tables[n] for n in self.counted_tables], features, self._process_group).count(batches)
 
     def step(self) -> None:
@@ -168,7 +169,14 @@ def distribute(
     initialize_tables(trained, seed)
     start_tables(trained)
     lookup.use_dynamic(
-        DynamicTables(lookup.dynamic_features, tables.values(), seed=seed, device=device, process_group=process_group)
+        DynamicTables(
+            lookup.dynamic_features,
+            tables.values(),
+            learned=learned_features(lookup.inputs),
+            seed=seed,
+            device=device,
+            process_group=process_group,
+        )
     )
     distributed = Distributed(module, step, lookup, plan, tables, replicas, local_kernels, process_group)
     distributed.begin(UpdateContext(0))

@@ -6,7 +6,7 @@ whatever placement, gives them fresh weights and the optimizer state of a first 
 that, rows are numbers like any table's. One exchange serves all dynamic tables.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,9 +51,9 @@ def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) ->
 
 @dataclass(frozen=True)
 class _Request:
-    """A request is the distinct ids [n] of one id space in this rank's batch, and how often each occurs.
+    """A request is the distinct ids [n] of one id space in this rank's batch, and how often each is to be counted.
 
-    inverse: which of them each id of the batch is.
+    That is 0 for ids that nothing is learned from. inverse: which of them each id of the batch is.
     """
 
     ids: Tensor
@@ -64,7 +64,9 @@ class _Request:
 class DynamicTables:
     """A lookup's id maps give ids their rows; each rank has its share of their buckets.
 
-    features: of each id space. tables: this rank's memory, by name. Without a process group there is one rank.
+    features: of each id space. learned: of all features, those whose ids are counted and admitted (None: all); the
+    others' find the rows that there are, and change nothing. tables: this rank's memory, by name. Without a process
+    group there is one rank.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class DynamicTables:
         features: Mapping[DynamicIds, Sequence[str]],
         tables: Iterable[LiveTable],
         *,
+        learned: Collection[str] | None = None,
         seed: int,
         device: torch.device,
         process_group: dist.ProcessGroup | None = None,
@@ -81,6 +84,8 @@ class DynamicTables:
         if process_group is not None:
             self._rank, self._ranks = dist.get_rank(process_group), dist.get_world_size(process_group)
         self._features = {ids.name: tuple(names) for ids, names in features.items()}
+        every = frozenset(name for names in features.values() for name in names)
+        self._only_found = frozenset() if learned is None else every - frozenset(learned)
         self._spaces = {ids.name: ids for ids in features}
         self._tables: dict[str, list[LiveTable]] = {name: [] for name in self._spaces}
         for table in tables:
@@ -104,7 +109,8 @@ class DynamicTables:
     def rows(self, batch: Batch, *, training: bool) -> Batch:
         """Returns the batch with rows in place of raw ids; an id without a row of its own has the default row.
 
-        In training, ids are counted and admitted, and fresh rows filled. All ranks call it alike.
+        In training, ids that are learned from are counted and admitted, and fresh rows filled; then the others find
+        theirs. All ranks call it alike.
         """
         requests = {name: self._distinct(batch, features) for name, features in self._features.items()}
         answers = self._answered(requests, training)
@@ -120,6 +126,9 @@ class DynamicTables:
     def _distinct(self, batch: Batch, features: Sequence[str]) -> _Request:
         ids = torch.cat([_values(batch, feature) for feature in features])
         distinct, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        if not self._only_found.isdisjoint(features):
+            counted = torch.cat([torch.full_like(_values(batch, f), f not in self._only_found) for f in features])
+            counts = torch.zeros_like(distinct).index_add_(0, inverse, counted)
         return _Request(distinct, counts, inverse)
 
     def _answered(self, requests: Mapping[str, _Request], training: bool) -> dict[str, Tensor]:
@@ -176,8 +185,14 @@ class DynamicTables:
             return ids, nothing
         if not training:
             return id_map.find(ids), nothing
-        observed = id_map.observe(ids, counts, self._step)
-        return observed.rows, torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
+        if self._only_found.isdisjoint(self._features[name]):
+            observed = id_map.observe(ids, counts, self._step)
+            return observed.rows, torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
+        learned = counts > 0
+        if not bool(learned.any()):
+            return id_map.find(ids), nothing
+        observed = id_map.observe(ids[learned], counts[learned], self._step)
+        return id_map.find(ids), torch.stack([observed.fresh_rows, observed.fresh_ids], 1)
 
     def _exchange(self, packed: Tensor, received: list[int], sent: list[int]) -> Tensor:
         result = packed.new_empty((sum(received), *packed.shape[1:]))

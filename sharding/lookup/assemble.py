@@ -26,7 +26,8 @@ class Route:
 class Assemble(nn.Module):
     """Inputs are assembled from the parts' outputs and a batch: {input name: Tensor or Jagged}.
 
-    Outside of training the sequences that only training reads are left out.
+    Those that are not read are left out: of a batch that is not trained on, and of one without labels, which is to be
+    predicted.
     """
 
     def __init__(
@@ -45,17 +46,31 @@ class Assemble(nn.Module):
         self._keys: list[list[str]] | None = None
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
+    @property
+    def parts(self) -> frozenset[int]:
+        """Returns which of the parts the inputs are made of."""
+        return frozenset(route.part for route in self._routes.values())
+
+    def read(self, batch: Batch) -> list[str]:
+        """Returns the names of the inputs that are read of a batch."""
+        when = ["always"]
+        if self.training or batch.labels:
+            when.append("labelled")
+        if self.training:
+            when.append("training")
+        return [name for name, declared in self._inputs.items() if declared.read in when]
+
     def forward(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor | Jagged]:
         """Returns the tower's inputs by name, made of the collections' outputs and the batch's dense columns."""
         self._check_keys([ids.keys() for ids in (batch.ids, batch.weighted_ids) if ids is not None])
         pooled = self._pooled(outputs, batch)
         assembled: dict[str, Tensor | Jagged] = {}
-        for name, declared in self._inputs.items():
+        for name in self.read(batch):
+            declared = self._inputs[name]
             if isinstance(declared, PooledEmbeddings):
                 assembled[name] = pooled[name]
             elif isinstance(declared, SequenceEmbeddings):
-                if self.training or not declared.training_only:
-                    assembled[name] = self._sequences(declared, outputs, batch)
+                assembled[name] = self._sequences(declared, outputs, batch)
             else:
                 assembled[name] = batch.dense[:, self._dense[name]]
         return assembled

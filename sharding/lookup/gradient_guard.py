@@ -45,8 +45,13 @@ class GradientGuard:
             for vectors in output.values() if sequences else [output]:
                 yield part, vectors.values()
 
-    def _passed(self, part: int, gradient: Tensor) -> Tensor | None:
-        """Returns what goes on in place of a gradient: zeros for one that is stopped, None for it as it is."""
+    def _passed(self, part: int, gradient: Tensor | None) -> Tensor | None:
+        """Returns what goes on in place of a gradient: zeros for one that is stopped, None for it as it is.
+
+        Vectors that the loss does not depend on, split from others that it does, have none.
+        """
+        if gradient is None:
+            return None
         sound = torch.linalg.vector_norm(gradient, dtype=torch.float32) <= LARGEST_GRADIENT  # False for NaN
         if gradient.device.type == "cpu" and bool(sound):  # a CPU's result is there already; this spares a copy
             return None

@@ -10,6 +10,8 @@
 On an ordinary device the module is the unsharded reference and trains with autograd; on the meta device it is what
 `distribute` shards. Either way its parts take the batch's KeyedJaggedTensors as they come where one part's features
 all have weights or all have none.
+
+Detached inputs are looked up first, in a pass without gradient (`detached.py`).
 """
 
 from collections import Counter
@@ -29,10 +31,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
-from shardrec.models.table_reads import declared_tables, with_tables
+from shardrec.models.table_reads import declared_tables, features_of, table_reads, with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route
+from shardrec.sharding.lookup.detached import Passes, detached_inputs, learned_features, stand_ins
 from shardrec.sharding.lookup.gradient_guard import GradientGuard
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
@@ -101,15 +104,21 @@ def _leave(weight: Tensor) -> None:
 
 
 def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[Group]:
-    """Returns the collections that the inputs' tables live in. Raises UserError for sequences of unequal dims."""
+    """Returns the collections that the inputs' tables live in. Raises UserError for sequences of unequal dims.
+
+    Detached features that stand under another's key are not among them.
+    """
     declared_tables(inputs)
+    keys = stand_ins(inputs, weighted)
     features: dict[EmbeddingTable, dict[str, None]] = {}
     sequential: set[EmbeddingTable] = set()
     for name, declared in inputs.items():
         if isinstance(declared, DenseFeatures):
             continue
         for feature, table in declared.tables.items():
-            features.setdefault(table, {})[feature] = None
+            features.setdefault(table, {})
+            if keys.get(feature, feature) == feature or not getattr(declared, "detached", False):
+                features[table][feature] = None
         if isinstance(declared, SequenceEmbeddings):
             sequential |= set(declared.tables.values())
             if len({t.embedding_dim for t in declared.tables.values()}) > 1:
@@ -201,7 +210,7 @@ class EmbeddingLookup(nn.Module):
         self.dense_names = tuple(dense_names)
         self.groups = group_tables(inputs, self.weighted_names)
         device = torch.device(device)
-        self.dynamic_features = dynamic_features(pair for group in self.groups for pair in group.features.items())
+        self.dynamic_features = dynamic_features((table, [feature]) for feature, table in table_reads(self.inputs))
         self.dynamic: DynamicTables | None = None
         if device.type == "meta":
             self.use_collections([])  # `distribute` makes them, of what the plan leaves together
@@ -209,7 +218,10 @@ class EmbeddingLookup(nn.Module):
             self.use_collections([(group, group.collection(device)) for group in self.groups])
             tables = self.unsharded_tables()
             initialize_tables(tables.values(), seed)
-            self.use_dynamic(DynamicTables(self.dynamic_features, tables.values(), seed=seed, device=device))
+            learned = learned_features(self.inputs)
+            self.use_dynamic(
+                DynamicTables(self.dynamic_features, tables.values(), learned=learned, seed=seed, device=device)
+            )
 
     def replace_tables(self, tables: Mapping[str, EmbeddingTable]) -> None:
         """Puts a plan's tables, by name, in place of the inputs' own, and groups them anew."""
@@ -229,7 +241,24 @@ class EmbeddingLookup(nn.Module):
             for table, features in group.features.items()
             for feature in features
         }
-        self.assemble = Assemble(self.inputs, routes, self.dense_names, self.weighted_names)
+        self.assemble, self.assemble_detached = (
+            self._assembles(detached_inputs(self.inputs, side), routes) for side in (False, True)
+        )
+        keys = stand_ins(self.inputs, self.weighted_names)
+        self._passes = Passes(learned_features(self.inputs), keys) if keys else None
+
+    def _assembles(self, inputs: Mapping[str, Input], routes: Mapping[tuple[str, str], Route]) -> Assemble:
+        """Returns what makes some of the inputs, with their features' routes, of those that are to be given.
+
+        A detached feature's is that of the key that it stands under.
+        """
+        keys = stand_ins(self.inputs, self.weighted_names)
+        their_own = {
+            (feature, table.name): routes[keys.get(feature, feature), table.name]
+            for feature, table in table_reads(inputs)
+            if (keys.get(feature, feature), table.name) in routes
+        }
+        return Assemble(inputs, their_own, self.dense_names, self.weighted_names)
 
     def use_dynamic(self, dynamic: DynamicTables) -> None:
         """Lets ids get their rows from `dynamic`, where there are tables that need it."""
@@ -239,9 +268,32 @@ class EmbeddingLookup(nn.Module):
         """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
         if self.dynamic is not None:
             batch = self.dynamic.rows(batch, training=self.training)
-        outputs = [part(batch) for part in self.parts]  # all are asked before any is waited for
+        learned, asked = batch, None
+        if self._passes is not None:
+            learned, asked = self._passes.learned(batch), self._asked_detached(batch)
+        outputs = [part(learned) for part in self.parts]  # all are asked before any is waited for
         self.guard.watch(outputs)
-        return self.assemble(outputs, batch)
+        found = self.assemble(outputs, batch)
+        if asked is not None:
+            with torch.no_grad():
+                found |= self.assemble_detached(asked, batch)
+        return found
+
+    @torch.no_grad()
+    def _asked_detached(self, batch: Batch) -> list[Any] | None:
+        """Asks the parts for the detached ids, those parts that have any; None where no detached input is read.
+
+        This comes before the ids that are learned from: a kernel whose rows are cached finds in backward the rows of
+        its last lookup.
+        """
+        if self._passes is None or not self.assemble_detached.read(batch):
+            return None
+        ids, parts = self._passes.detached(batch), self.assemble_detached.parts
+        return [part(ids) if i in parts else None for i, part in enumerate(self.parts)]
+
+    def learned_from(self, table: str) -> tuple[str, ...]:
+        """Returns the features whose ids change rows of the table of this name."""
+        return features_of(detached_inputs(self.inputs, False), table)
 
     @property
     def collections(self) -> list[Part]:
@@ -261,12 +313,14 @@ class EmbeddingLookup(nn.Module):
     def _wanted(self) -> list[str]:
         wanted: dict[str, None] = {}
         if not self.parts:  # still to be distributed
-            return list(dict.fromkeys(f for g in self.groups for features in g.features.values() for f in features))
+            return list(dict.fromkeys(feature for feature, _ in table_reads(self.inputs)))
         for part in self.collections:
             declared = [f for features in part.group.features.values() for f in features]
             order = getattr(part.collection, "feature_order", None)
             wanted |= dict.fromkeys(map(feature_name, order()) if callable(order) else declared)
-        return list(wanted)
+        keys = stand_ins(self.inputs, self.weighted_names)  # in the order of the keys, so that their ids are a view too
+        features = {key: feature for feature, key in keys.items()}
+        return [*wanted, *(features[key] for key in wanted if features.get(key, key) not in wanted)]
 
     def table_parameters(self) -> dict[str, nn.Parameter]:
         """Returns an unsharded lookup's parameters [rows, physical columns] by table name."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.inputs import Input
+from shardrec.models.table_reads import table_reads
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
 from shardrec.sharding.lookup.lookup import Kind, group_tables
@@ -70,7 +71,7 @@ class Workload:
     @cached_property
     def dynamic_ids(self) -> dict[DynamicIds, float]:
         """Returns how many ids a sample has in the features of each id space, in however many dynamic tables."""
-        readers = (pair for group in group_tables(self.inputs, self.weighted) for pair in group.features.items())
+        readers = ((table, [feature]) for feature, table in table_reads(self.inputs))
         return {
             ids: sum(self.ids_per_sample.get(f, 1.0) for f in features)
             for ids, features in dynamic_features(readers).items()

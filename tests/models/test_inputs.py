@@ -118,14 +118,18 @@ class Trained(TwoInputs):
     def forward(self, field: object, dense: object = None) -> None: ...  # type: ignore[override]
 
 
-def test_inputs_of_training_only() -> None:
-    """Its features, unless another input reads them too; `forward` has to do without."""
+def test_inputs_that_are_not_always_read() -> None:
+    """Their features, unless an input that is read has them too; `forward` has to do without."""
     a, b = EmbeddingTable(name="t", num_embeddings=3, embedding_dim=4), PooledEmbeddings
-    model = Trained(field=b({"x": a, "y": a}), dense=SequenceEmbeddings({"y": a, "z": a}, training_only=True))
-    assert (model.features, model.training_features) == (("x", "y", "z"), ("z",))
-    assert Trained(field=b({"x": a}), dense=SequenceEmbeddings({"z": a})).training_features == ()
-    with pytest.raises(TypeError, match=r"forward needs a default for 'field', which is training_only"):
-        Trained(field=SequenceEmbeddings({"z": a}, training_only=True))
+    model = Trained(field=b({"x": a, "y": a}), dense=SequenceEmbeddings({"y": a, "z": a}, read="training"))
+    assert model.features == ("x", "y", "z")
+    assert model.unread_features(labelled=True) == model.unread_features(labelled=False) == ("z",)
+    labelled = Trained(field=b({"x": a}), dense=DenseFeatures(("n",), read="labelled"))
+    assert labelled.unread_features(labelled=True) == ()
+    assert labelled.unread_features(labelled=False) == ("n",)
+    assert Trained(field=b({"x": a}), dense=SequenceEmbeddings({"z": a})).unread_features(labelled=False) == ()
+    with pytest.raises(TypeError, match=r"forward needs a default for 'field', which is not read always: training"):
+        Trained(field=SequenceEmbeddings({"z": a}, read="training"))
 
 
 def test_two_tables_of_one_name_are_refused() -> None:

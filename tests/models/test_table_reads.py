@@ -43,9 +43,9 @@ def test_two_tables_of_one_name_are_refused(inputs: dict[str, Input]) -> None:
 
 
 def test_inputs_with_other_tables_keep_all_else(inputs: dict[str, Input]) -> None:
-    inputs["history"] = SequenceEmbeddings({"seen": ITEM}, training_only=True)
+    inputs["history"] = SequenceEmbeddings({"seen": ITEM}, read="training")
     halved = with_tables(inputs, lambda table: replace(table, dtype="fp16"))
     assert halved["dense"] is inputs["dense"]
-    assert halved["history"] == SequenceEmbeddings({"seen": replace(ITEM, dtype="fp16")}, training_only=True)
+    assert halved["history"] == SequenceEmbeddings({"seen": replace(ITEM, dtype="fp16")}, read="training")
     assert {table.dtype for _, table in table_reads(halved)} == {"fp16"}
     assert {table.dtype for _, table in table_reads(inputs)} == {"fp32"}

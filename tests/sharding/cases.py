@@ -86,6 +86,30 @@ class Case:
             inputs |= {f"{prefix}/{n}": i for n, i in case.inputs.items()}
         return replace(self, inputs=inputs)
 
+    def with_detached(self, only: Sequence[str] | None = None) -> "Case":
+        """The same, and every input (or `only` some) once more, detached, by other features, called next_....
+
+        One is read a third time, by a feature that finds no key free; one table by nothing else.
+        """
+        twins: dict[str, Input] = {
+            f"next/{n}": replace(i, tables={f"next_{f}": t for f, t in i.tables.items()}, detached=True)
+            for n, i in self.inputs.items()
+            if not isinstance(i, DenseFeatures) and (only is None or n in only)
+        }
+        tags = next(t for t in declared_tables(self.inputs).values() if t.name.endswith("tags"))
+        alone = replace(tags, name="alone")
+        twins["later"] = SequenceEmbeddings({"later_tags": tags}, detached=True)
+        twins["alone"] = PooledEmbeddings({"alone": alone}, detached=True)
+        read = {f for i in twins.values() if not isinstance(i, DenseFeatures) for f in i.tables}
+        names = {f: f"next_{f}" for f in self.lengths if f"next_{f}" in read}
+        return replace(
+            self,
+            inputs=self.inputs | twins,
+            lengths=self.lengths | {names[f]: self.lengths[f] for f in names} | {"later_tags": 2, "alone": 2},
+            weighted=(*self.weighted, *(names[f] for f in self.weighted if f in names)),
+            aligned=self.aligned | {names[f]: names[like] for f, like in self.aligned.items() if f in names},
+        )
+
 
 @dataclass
 class Rows:

@@ -23,6 +23,7 @@ from tests.sharding.plain_id_map import PlainMap, plain_mixed
 from tests.sharding.reference import Reference
 
 STEPS, BREAK, IDS = 8, 4, 70
+DETACHED = ("fields", "history", "bags")
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 RULES = (
     TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3),
@@ -52,8 +53,11 @@ def id_spaces(case: Case) -> dict[str, DynamicIds]:
 
 
 def dynamic_case(first: int = 0) -> Case:
-    """Every table of `every_case` dynamic, under placements dealt from the `first` on."""
-    case = every_case().rotated(ANY, first, RULES)
+    """Every table of `every_case` dynamic, under placements dealt from the `first` on; some inputs once more, detached.
+
+    Detached ids find the rows that the step's other ids leave them, and are not counted.
+    """
+    case = every_case().rotated(ANY, first, RULES).with_detached(DETACHED)
     spaces = id_spaces(case)
 
     def change(table: EmbeddingTable) -> EmbeddingTable:
@@ -71,7 +75,7 @@ def raw_id(number: int) -> int:
 def raw_batches() -> list[Rows]:
     """Global batches of raw ids, many more than there are rows, of which some come back."""
     generator = torch.Generator().manual_seed(11)
-    drawn = every_case().changed(lambda t: replace(t, num_embeddings=IDS))
+    drawn = every_case().with_detached(DETACHED).changed(lambda t: replace(t, num_embeddings=IDS))
     found = [draw_rows(drawn, 14, generator) for _ in range(STEPS)]
     return [
         replace(rows, ids={f: [[raw_id(i * i // IDS) for i in ids] for ids in of] for f, of in rows.ids.items()})
@@ -158,7 +162,8 @@ class DynamicReference(Reference):
 
     def _step(self, rows: Rows, tower_rate: float) -> float:
         for name, held in self.maps.items():
-            features = {f for f, ids in self._of_feature().items() if ids.name == name}
+            learned = {f for i in self.case.inputs.values() if not getattr(i, "detached", True) for f in i.tables}
+            features = {f for f, ids in self._of_feature().items() if ids.name == name and f in learned}
             named = Counter(i for f in features for of in rows.ids[f] for i in of)
             held.observe(dict(named), self.step)
             for table, ids in self.spaces.items():

@@ -196,7 +196,7 @@ def change_learning_rate() -> dict[str, dict[str, Tensor]]:
 def partly_trained_case(placement: str | None) -> Case:
     """Sequences that only training reads, of tables that others read too and of one that none does."""
     case = every_case().changed_optimizer(OPTIMIZERS["sgd"])
-    only = {name: replace(case.inputs[name], training_only=True) for name in ("history", "short")}
+    only = {name: replace(case.inputs[name], read="training") for name in ("history", "short")}
     return replace(case, inputs=case.inputs | only).placed(placement)
 
 
@@ -214,6 +214,36 @@ def score_between_steps() -> dict[str | None, list[float]]:
         losses = train(case, distributed, [first])
         losses += [score(case, distributed, rows) for rows in (without_training_features(second), second)]
         found[placement] = losses + train(case, distributed, [second])
+    return found
+
+
+LAZY_ADAM = TableOptimizer(name="adam", learning_rate=0.05, eps=1e-3, weight_decay=0.1)
+DETACHED = (
+    (ANY, (*(OPTIMIZERS[n] for n in ("momentum_l2", "rmsprop", "sgd", "ftrl")), LAZY_ADAM)),
+    (ANY[:3], tuple(OPTIMIZERS[n] for n in ("rowwise_l2", "adagrad", "rowwise_adagrad", "momentum_l2"))),
+)
+
+
+def detached_case(plan: int) -> Case:
+    """Every input twice, of which one is detached; placements and optimizers are dealt to the tables."""
+    placements, optimizers = DETACHED[plan]
+    return every_case().rotated(placements, plan, optimizers).with_detached()
+
+
+def detached_batches() -> list[Rows]:
+    generator = torch.Generator().manual_seed(8)
+    return [draw_rows(detached_case(0), 9, generator) for _ in range(3)]
+
+
+def train_detached() -> list[dict[str, Any]]:
+    """Losses and tables before and after, under two plans."""
+    found = []
+    for plan in range(len(DETACHED)):
+        case = detached_case(plan)
+        distributed = make(case)
+        fresh = whole_tables(distributed)
+        losses = train(case, distributed, detached_batches())
+        found.append({"losses": losses, "fresh": fresh, "tables": whole_tables(distributed)})
     return found
 
 
@@ -355,6 +385,7 @@ def run_everything(
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()
+        results["detached"] = train_detached()
         results["spoiled"] = spoil_gradients(float("inf"), spoiled_rank=1)
     if dist.get_world_size() in CHAIN:
         results["link"] = walk_link(rank, folder, CHAIN.index(dist.get_world_size()), link)

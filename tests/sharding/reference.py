@@ -48,7 +48,8 @@ class Reference:
         total = torch.zeros((), dtype=torch.float64)
         for r, scale in enumerate(rows.scale):
             inputs = [i for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)]
-            score = bias + sum(self._score(i, rows, r, leaves) for i in inputs) / len(inputs)
+            read = {False: leaves, True: {n: leaf.detach() for n, leaf in leaves.items()}}
+            score = bias + sum(self._score(i, rows, r, read[i.detached]) for i in inputs) / len(inputs)
             total = total + scale * (score - 0.5) ** 2
         loss = total / sum(rows.scale)
         loss.backward()
@@ -60,8 +61,8 @@ class Reference:
         return float(loss.detach())
 
     def _named(self, table: str, rows: Rows, which: Iterable[int]) -> set[int]:
-        """The table rows that some rows of a batch name."""
-        features = {f for i in self.case.inputs.values() if not isinstance(i, DenseFeatures)
+        """The table rows that some rows of a batch name by a feature that is learned from."""
+        features = {f for i in self.case.inputs.values() if not isinstance(i, DenseFeatures) and not i.detached
                     for f, t in i.tables.items() if t.name == table}  # fmt: skip
         return {i for f in features for r in which for i in rows.ids[f][r]}
 

@@ -175,7 +175,8 @@ class TrainedModel:
         blueprint = self._blueprint
         schema = blueprint.read if labelled else blueprint.read.unlabelled()
         folder = self.config.data.schema_folder
-        return Layout(schema, folder, extra_columns=tuple(keys), absent=blueprint.model.training_features).columns
+        absent = blueprint.model.unread_features(labelled=labelled)
+        return Layout(schema, folder, extra_columns=tuple(keys), absent=absent).columns
 
     def _scored(self, data: Data, keys: str | Sequence[str], *, explain: bool) -> Any:
         rows = Rows.of(data)

@@ -207,7 +207,7 @@ class Blueprint:
             training=training,
             labelled=labelled,
             keys=keys,
-            absent=self.model.training_features,
+            absent=self.model.unread_features(labelled=labelled),
             id_order=id_order,
             negatives=self.config.data.negatives if negatives is None else negatives,
         )

@@ -30,9 +30,9 @@ def loader_for(
 ) -> Loader:
     """Makes a worker's batches of some files: in the run's order for training, else in file order.
 
-    schema: what is read. keys: columns handed out beside batches. absent: features that are read in training only; they
-    keep their keys but have no ids, so that lookups and exchanges are as in training. id_order: keys of the ids.
-    negatives: what training draws; settings alone are enough to check a run.
+    schema: what is read. keys: columns handed out beside batches. absent: features that are not read outside of
+    training; they keep their keys but have no ids, so that lookups and exchanges are as in training, and dense ones
+    are 0. id_order: keys of the ids. negatives: what training draws; settings alone are enough to check a run.
 
     Raises UserError as `Loader` does.
     """

@@ -9,6 +9,8 @@ from tests.sharding.everywhere import (
     FEWER,
     FURTHER,
     OPTIMIZERS,
+    detached_batches,
+    detached_case,
     half_case,
     optimizers_of,
     partly_trained_case,
@@ -63,6 +65,27 @@ def test_what_only_training_reads_is_left_out_of_scores(world_size: int, everywh
     assert abs(expected[1] - expected[3]) > 1e-3
     for placement, losses in everywhere[world_size][0]["scored"].items():
         assert losses == pytest.approx(expected, abs=1e-5), placement
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
+def test_detached_rows_are_read_and_left_as_they_are(world_size: int, everywhere: dict) -> None:
+    """Losses and learned rows are those of loops; rows that no feature learns from keep all their bits."""
+    batches = detached_batches()
+    for plan, result in enumerate(everywhere[world_size][0]["detached"]):
+        plain = Reference(detached_case(plan))
+        expected = plain.train(batches)
+        assert result["losses"] == pytest.approx(expected, abs=1e-5)
+        assert abs(expected[0] - expected[-1]) > 1e-3
+        read_only = 0
+        for name, weight in plain.weights.items():
+            tensors = result["tables"][name]
+            torch.testing.assert_close(tensors["weight"].double(), weight, atol=1e-5, rtol=0)
+            learned = {row for row, samples in plain.samples[name].items() if samples}
+            kept = [row for row in range(len(weight)) if row not in learned]
+            for state, values in tensors.items():
+                assert torch.equal(values[kept], result["fresh"][name][state][kept]), (name, state)
+            read_only += len(kept)
+        assert read_only > 50 and not plain.samples["alone"]
 
 
 @pytest.mark.parametrize("world_size", FURTHER)
