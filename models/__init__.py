@@ -12,6 +12,7 @@
 - `dien.py`: DIEN finds interests by one GRU and follows those of the target by another (Zhou et al., AAAI 2019)
 - `din.py`: DIN weights past events by how much they bear on the target (Zhou et al., KDD 2018)
 - `dlrm.py`: DLRM puts the dot products of all pairs of vectors through an MLP (Naumov et al., arXiv 1906.00091, 2019)
+- `drn.py`: DRN learns from logged transitions what showing a news item is worth (Zheng et al., WWW 2018)
 - `dynamic_ids.py`: Dynamic ids say how many rows of a table unbounded ids share, which get one and which lose theirs
 - `embedding_mlp.py`: Embedding + MLP is the base model that deep click models are compared with
 - `fields.py`: Fields are the features that a model may use, and make the tables that it declares for them
@@ -32,6 +33,7 @@
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere
 - `tasks.py`: A task says what is learned from a tower's output: loss terms, predictions, metrics
+- `temporal_difference.py`: Temporal difference learning fits a value to the reward and the value of what follows
 - `two_tower.py`: Two towers make vectors of users and of items, each computed alone, that meet in a dot product
 - `undefined.py`: A metric that its rows do not define has a value of its own, which says why
 - `user_item.py`: Models of user-item pairs read two features, one of the user and one of the item
@@ -78,6 +80,7 @@ MODELS = Registry(
         "din": "shardrec.models.din:DIN",
         "dien": "shardrec.models.dien:DIEN",
         "bst": "shardrec.models.bst:BST",
+        "drn": "shardrec.models.drn:DRN",
     }
 )
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.tables import EmbeddingTable
 
-
 Read = Literal["always", "labelled", "training"]
 """When an input is read: whenever rows are; of rows with labels only, so not for predictions; or in training only.
 

@@ -1,6 +1,6 @@
 """Metrics measure predictions, and merge across ranks.
 
-- `averages.py`: Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE
+- `averages.py`: Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE, TD error
 - `classes.py`: Class errors measure predictions of one class out of several
 - `collective.py`: A collective is what metrics need of other ranks, injected so that this layer knows no process group
 - `gauc.py`: Grouped AUC says how well rows are ranked inside of each group (a user, a request)
@@ -14,7 +14,7 @@
 - `top_k.py`: Top-K metrics say how far up a group's positives stand: hit rate, NDCG, recall and precision at K, and MRR
 """
 
-from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows
+from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows, TemporalDifferences
 from shardrec.models.metrics.classes import ClassErrors
 from shardrec.models.metrics.gauc import GroupedAUC
 from shardrec.models.metrics.metric import Metric
@@ -35,5 +35,6 @@ __all__ = [
     "Predictions",
     "Ranking",
     "Rows",
+    "TemporalDifferences",
     "TopK",
 ]

@@ -1,4 +1,4 @@
-"""Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE."""
+"""Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE, TD error."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -130,6 +130,20 @@ class Errors(Sums):
             "label_mean": ratio(label, weight),
             "prediction_mean": ratio(value, weight),
         }
+
+
+class TemporalDifferences(Sums):
+    """`td_error` is the mean squared difference of values to their targets; the means of both are beside it."""
+
+    larger_is_better: ClassVar = {"td_error": False, "mean_q": None, "mean_target": None}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        w = rows.weight
+        return w * (rows.value - rows.label).square(), w * rows.value, w * rows.label, w
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        *totals, weight = sums
+        return {name: ratio(total, weight) for name, total in zip(self.larger_is_better, totals, strict=True)}
 
 
 class Rows(Sums):

@@ -1,4 +1,4 @@
-"""Detached ids are looked up in a pass of their own, without gradient, under the keys of features that are learned from.
+"""Detached ids are looked up in a pass of their own, without gradient, under the keys of learned features.
 
 The next state's user stands under `user`, the next candidates under `news`: the same collections are asked once more,
 by other ids. So they keep their keys, columns and exchanges as they are without detached inputs, and backward, with
@@ -8,7 +8,7 @@ empty in the pass that is learned from.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -119,4 +119,4 @@ def _pieces(values: torch.Tensor, spans: Sequence[tuple[int, int] | None], empty
 def _follow(spans: Iterable[tuple[int, int]]) -> bool:
     """Says whether each span begins where the one before it ends."""
     spans = list(spans)
-    return all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    return all(before[1] == after[0] for before, after in pairwise(spans))

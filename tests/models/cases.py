@@ -1,5 +1,7 @@
 """A small schema with every kind of pooled feature, random batches of it, and the sums that formulas share."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,9 +10,11 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.schema import (
     Cross,
     DenseFeature,
+    DenseSequenceFeature,
     Identity,
     IdFeature,
     IdListFeature,
+    Label,
     Schema,
     SequenceFeature,
 )
@@ -118,6 +122,59 @@ def histories_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: b
         labels=(r.random(rows) < 0.4).astype(np.float32),
         padding=padding,
     )
+
+
+def transitions_schema(dense: int = 3) -> Schema:
+    """What a user did with a news item, what followed and what could be shown then; `dense` numbers of each side."""
+    ids = {"user": Identity(num_ids=USERS), "hour": Identity(num_ids=5), "news": Identity(num_ids=ITEMS)}
+    roles: dict[str, Any] = {"user": "user", "hour": "context", "news": "item"}
+    listed: dict[str, Any] = {"place": "next_candidate", "max_length": 6, "aligned": "next_candidates"}
+    return Schema(
+        features=(
+            *(IdFeature(name=name, ids=ids[name], role=role) for name, role in roles.items()),
+            *(IdFeature(name=f"next_{n}", ids=ids[n], table=n, place="next", of=n) for n in ("user", "hour")),
+            SequenceFeature(name="next_candidates", ids=ids["news"], table="news", of="news", **listed),
+            *(DenseFeature(name=f"n{i}", role="user") for i in range(dense)),
+            *(DenseFeature(name=f"next_n{i}", place="next", of=f"n{i}") for i in range(dense)),
+            *(DenseFeature(name=f"m{i}", role="user_item") for i in range(dense)),
+            *(DenseSequenceFeature(name=f"next_candidates_m{i}", of=f"m{i}", **listed) for i in range(dense)),
+        ),
+        labels=tuple(Label(name=name) for name in ("click", "activeness", "terminal")),
+    )
+
+
+def transitions_batch(
+    schema: Schema, rows: int, seed: int = 0, *, unique_users: bool = False, padding: int = 0
+) -> Batch:
+    """Random transitions with 1 to 6 candidates; the first row is terminal and has none."""
+    r = np.random.default_rng(seed)
+    lengths = r.integers(1, 7, rows)
+    lengths[0] = 0
+    ids = {
+        f.name: [
+            list(r.integers(0, f.num_embeddings, n))
+            for n in (lengths if isinstance(f, SequenceFeature) else np.ones(rows, np.int64))
+        ]
+        for f in schema.sparse
+    }
+    if unique_users:
+        ids["user"] = [[u % USERS] for u in range(rows)]
+    terminal = (r.random(rows) < 0.2).astype(np.float32)
+    terminal[0] = 1
+    batch = make_batch(
+        schema,
+        ids,
+        dense=r.normal(size=(rows, len(schema.dense))),
+        dense_sequences={f.name: r.normal(size=lengths.sum()) for f in schema.dense_sequences},
+        labels=(r.random(rows) < 0.4).astype(np.float32),
+        padding=padding,
+    )
+    none = torch.zeros(padding)
+    batch.labels |= {
+        "activeness": torch.cat([torch.as_tensor(r.random(rows), dtype=torch.float32), none]),
+        "terminal": torch.cat([torch.as_tensor(terminal), none]),
+    }
+    return batch
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ class ReferenceLookup(nn.Module):
         return self.rows[name.replace("/", "|")]
 
     def forward(self, batch: Batch) -> dict[str, Any]:
-        return {name: self._input(given, batch) for name, given in self.inputs.items()}
+        inputs = {name: self._input(given, batch) for name, given in self.inputs.items()}
+        return {n: _detached(v) if getattr(self.inputs[n], "detached", False) else v for n, v in inputs.items()}
 
     def _input(self, given: Any, batch: Batch) -> Any:
         if isinstance(given, DenseFeatures):
@@ -81,6 +82,10 @@ class ReferenceLookup(nn.Module):
             mode=table.pooling,
             per_sample_weights=None if weights is None else weights.to(rows.dtype),
         )
+
+
+def _detached(value: Tensor | Jagged) -> Tensor | Jagged:
+    return value._replace(values=value.values.detach()) if isinstance(value, Jagged) else value.detach()
 
 
 def ids_of(batch: Batch, feature: str) -> JaggedTensor:

@@ -14,9 +14,11 @@ import yaml
 
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,
+    DenseSequenceFeature,
     Identity,
     IdFeature,
     IdListFeature,
+    Label,
     Schema,
     SequenceFeature,
 )
@@ -60,8 +62,21 @@ HISTORIES = Schema(
         ),
     )
 )
+NEXT: dict[str, Any] = {"place": "next_candidate", "max_length": 6, "aligned": "next_candidates"}
+TRANSITIONS = Schema(
+    features=(
+        *(f for f in CLICKS.features if f.name in ("user", "item", "age")),
+        DenseFeature(name="match", role="user_item"),
+        IdFeature(name="next_user", ids=Identity(num_ids=USERS), table="user", place="next", of="user"),
+        DenseFeature(name="next_age", place="next", of="age"),
+        SequenceFeature(name="next_items", ids=Identity(num_ids=ITEMS), table="item", of="item", **NEXT),
+        DenseSequenceFeature(name="next_matches", of="match", **NEXT),
+    ),
+    labels=tuple(Label(name=name) for name in ("click", "activeness", "terminal")),
+)
 RATES = ("autorec",)  # models of ratings
 READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
+READ_TRANSITIONS = ("drn",)
 # of models whose output grows fast with their rows: small steps
 STEEP = ("lr", "fm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": [8, 4], "activation": "tanh"}}  # where a model has these
@@ -74,6 +89,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "two_tower": {"vector_dim": 4},
     "autorec": {"hidden": 8},
     "din": {"attention": {"hidden": [8], "activation": "dice"}},
+    "drn": {"rewards": {"click": 1.0, "activeness": 0.05}, "target": {"every": 7, "by": "swap"}},
 }
 
 
@@ -123,11 +139,25 @@ def ratings(folder: Path) -> Path:
     return write(folder, RATINGS, {"rated": rated, "rated_ratings": known, "asked": asked, "asked_ratings": wanted})
 
 
+def transitions(folder: Path) -> Path:
+    """A fifth of the rows are terminal; only these have no candidates."""
+    draw = np.random.default_rng(0)
+    names = (("user", USERS), ("next_user", USERS), ("item", ITEMS))
+    columns: dict[str, Any] = {name: draw.integers(0, n, ROWS) for name, n in names}
+    columns |= {n: draw.normal(size=ROWS).astype(np.float32) for n in ("age", "next_age", "match")}
+    items, numbers = bags(draw, ITEMS, 0, 6)
+    click = (draw.random(ROWS) < 0.2 + 0.6 * (columns["user"] % 2 == columns["item"] % 2)).astype(np.float32)
+    terminal = np.diff(items.offsets.to_numpy()) == 0
+    columns |= {"next_items": items, "next_matches": numbers, "terminal": terminal.astype(np.float32)}
+    return write(folder, TRANSITIONS, columns | {"click": click, "activeness": draw.random(ROWS)})
+
+
 def run_files_of_every_model(folder: Path) -> dict[str, str]:
     """Writes data and run files into `folder`; returns the run file of each model."""
     own = dict.fromkeys(RATES, ratings(folder / "ratings")) | dict.fromkeys(
         READ_HISTORIES, histories(folder / "histories")
     )
+    own |= dict.fromkeys(READ_TRANSITIONS, transitions(folder / "transitions"))
     shared = clicks(folder / "clicks")
     run_files = {}
     for name, model in MODELS.items():
