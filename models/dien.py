@@ -14,6 +14,7 @@ from shardrec.models.base import Explanation
 from shardrec.models.fields import Fields
 from shardrec.models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
 from shardrec.models.inputs import Input, Jagged, SequenceEmbeddings
+from shardrec.models.layers.activation_unit import Interaction, ProjectedUnit
 from shardrec.models.layers.jagged_product import jagged_product
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.mlp import MLP, MLPConfig
@@ -35,6 +36,16 @@ class DIENConfig(HistoryConfig):
     evolving: Literal["augru", "aigru", "agru"] = Field(
         default="augru", description="attention scales the update gate, scales the inputs, or is the update gate"
     )
+    attention: Literal["bilinear", "activation_unit"] = Field(
+        default="bilinear",
+        description="what a softmax is of: h W e_a (eq. 11), or DIN's unit over h and the target",
+    )
+    attention_mlp: MLPConfig = Field(
+        default=MLPConfig(hidden=(64, 16), activation="dice"), description="hidden layers of attention: activation_unit"
+    )
+    interaction: Interaction = Field(
+        default="difference_product", description="of attention: activation_unit, as in `din`"
+    )
     auxiliary: float | None = Field(
         default=None, ge=0, description="alpha of the auxiliary loss; None: 1 where there are negatives, else 0"
     )
@@ -42,14 +53,26 @@ class DIENConfig(HistoryConfig):
     auxiliary_mlp: MLPConfig = Field(
         default=MLPConfig(hidden=(100, 50), activation="sigmoid"), description="of auxiliary_score: net"
     )
+    auxiliary_mean: Literal["pairs", "rows"] = Field(
+        default="pairs", description="over all neighbouring events, or over rows the sum of a row's (eq. 6)"
+    )
     negatives: dict[str, str] = Field(
         default={},
         description="sequence -> its negatives; what is left out is called negative_ and the sequence's name",
     )
 
     @model_validator(mode="after")
+    def _attention_settings_have_an_effect(self) -> "DIENConfig":
+        for name in ("attention_mlp", "interaction"):
+            if self.attention != "activation_unit" and name in self.model_fields_set:
+                raise ValueError(
+                    f"{name} is of attention: activation_unit, found {self.attention}; leave one of them out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _auxiliary_settings_have_an_effect(self) -> "DIENConfig":
-        for name in ("auxiliary_score", "auxiliary_mlp", "negatives"):
+        for name in ("auxiliary_score", "auxiliary_mlp", "auxiliary_mean", "negatives"):
             if self.auxiliary == 0 and name in self.model_fields_set:
                 raise ValueError(
                     f"{name} is of the auxiliary loss, which auxiliary: 0 turns off; leave one of them out"
@@ -63,8 +86,10 @@ class DIEN(HistoryModel):
     """h = GRU(e_1 .. e_n); a_t = softmax over t of h_t W e_a (eq. 11); the interest is the last state of a second GRU.
 
     That one reads h, its update gate scaled by a_t (`augru`, eqs. 14-16) or replaced by it (`agru`), or reads a_t h_t
-    (`aigru`). An empty history's interest is zero. The auxiliary loss teaches h_t to tell e_{t+1} from a negative.
-    An event whose id of some sequence has no negative keeps it: the negative is the same event with another item.
+    (`aigru`). With `attention: activation_unit` a is the softmax of DIN's unit over h_t and the projected target, as in
+    the authors' code. An empty history's interest is zero. The auxiliary loss teaches h_t to tell e_{t+1} from a
+    negative. An event whose id of some sequence has no negative keeps it: the negative is the same event with another
+    item.
     """
 
     negated: Tensor  # which of the sequences have negatives
@@ -79,12 +104,18 @@ class DIEN(HistoryModel):
                 fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), read="training"
             )
         alpha = 1.0 if config.auxiliary is None else config.auxiliary
-        super().__init__(fields, config, more_inputs=more_inputs, task=WithAuxiliary(task, alpha))
+        super().__init__(
+            fields, config, more_inputs=more_inputs, task=WithAuxiliary(task, alpha, config.auxiliary_mean)
+        )
         hidden = config.hidden or self.event_width
         places = torch.tensor([sequences.index(name) for name in negatives], dtype=torch.int64)
         self.register_buffer("negated", places, persistent=False)
         self.extractor = GRU(self.event_width, hidden)
-        self.attention = nn.Linear(self.event_width, hidden, bias=False)  # W
+        self.attention: nn.Linear | ProjectedUnit
+        if config.attention == "bilinear":
+            self.attention = nn.Linear(self.event_width, hidden, bias=False)  # W
+        else:
+            self.attention = ProjectedUnit(self.event_width, hidden, config.attention_mlp, config.interaction)
         self.evolving = config.evolving
         self.evolution = GRU(hidden, hidden, UPDATES[config.evolving])
         self.mlp = self.mlp_over(hidden, config.mlp)
@@ -133,9 +164,12 @@ class DIEN(HistoryModel):
         row = history.row_of_position()
         packing = pack_steps(history.lengths, row, history.offsets)
         states = self.extractor(packing.pack(history.values.flatten(1)), packing)
-        wanted = self.attention(target.flatten(1)).to(states.dtype)
         unpacked = packing.unpack(states)
-        score = jagged_product(unpacked, wanted, row, history.offsets)
+        if isinstance(self.attention, ProjectedUnit):
+            score = self.attention(unpacked, target.flatten(1), row, history.offsets).to(states.dtype)
+        else:
+            wanted = self.attention(target.flatten(1)).to(states.dtype)
+            score = jagged_product(unpacked, wanted, row, history.offsets)
         return row, packing, states, unpacked, jagged_softmax(score, row, history.lengths, history.offsets)
 
     def _auxiliary(
@@ -168,22 +202,26 @@ class Evolved(NamedTuple):
 
 
 class WithAuxiliary(Task):
-    """This task adds the term `auxiliary` to a task on the logits: alpha times the mean auxiliary loss over all pairs.
+    """This task adds the term `auxiliary` to a task on the logits: alpha times the mean auxiliary loss.
 
-    A pair counts with its row's sample weight.
+    The mean is over all pairs, or over all rows, of whose pairs the losses are added up (eq. 6). A pair, or a row,
+    counts with its row's sample weight.
     """
 
-    def __init__(self, task: Pointwise, alpha: float) -> None:
+    def __init__(self, task: Pointwise, alpha: float, mean: Literal["pairs", "rows"]) -> None:
         self.task = task
         self.alpha = alpha
+        self.mean = mean
 
     def loss(self, output: Evolved, batch: Batch) -> dict[str, Term]:
         """Returns the task's terms, and in training `auxiliary` where there are negatives."""
         terms = self.task.loss(output.logits, batch)
         if output.auxiliary is None or output.row is None:
             return terms
-        weight = batch.weights.to(output.auxiliary.dtype)[output.row]
-        return terms | {"auxiliary": Term(self.alpha * (weight * output.auxiliary).sum(), weight.sum())}
+        weights = torch.where(batch.live, batch.weights, 0).to(output.auxiliary.dtype)
+        weight = weights[output.row]
+        count = weight.sum() if self.mean == "pairs" else weights.sum()
+        return terms | {"auxiliary": Term(self.alpha * (weight * output.auxiliary).sum(), count)}
 
     def prediction(self, output: Evolved) -> Tensor | Jagged:
         """Returns the task's prediction."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.jagged_sum import segment_sum
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.pieces import pieces
@@ -42,6 +43,28 @@ class ActivationUnit(nn.Module):
         for layer in list(self.mlp.layers)[1:]:
             hidden = layer(hidden)
         return hidden.squeeze(1)
+
+
+class ProjectedUnit(nn.Module):
+    """The unit a(h, q), q = PReLU(W v + b), weighs vectors h of another width than the target's v.
+
+    So does the code of DIEN's authors, where h are a GRU's states; the paper (Zhou et al., AAAI 2019) has h W v. Scores
+    are for a softmax over each row's positions, which takes the last layer's bias away: that is kept at 0.
+    """
+
+    def __init__(self, target_width: int, width: int, config: MLPConfig, interaction: Interaction) -> None:
+        super().__init__()
+        self.project = nn.Linear(target_width, width)
+        self.activation = nn.PReLU(width, init=0.1)
+        self.unit = ActivationUnit(width, config, interaction)
+        last = self.unit.mlp.layers[-1]
+        assert isinstance(last, nn.Linear)
+        keep_at_zero(last.bias)
+
+    def forward(self, states: Tensor, target: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+        """Scores positions: [T, H] states, [B, E] targets, [T] the row of each state, [B + 1] offsets -> [T]."""
+        query = self.activation(self.project(target)).to(states.dtype)
+        return self.unit(states, query, row, offsets)
 
 
 class _EventLayer(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """DIEN against its equations, by loops; order matters; the auxiliary loss and its settings."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,23 @@ import torch
 from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.dien import DIEN, DIENConfig
+from shardrec.models.dien import DIEN, DIENConfig, Evolved
 from shardrec.models.fields import Fields
+from shardrec.models.layers.activation_unit import ProjectedUnit
 from shardrec.models.layers.recurrent import GRU
 from tests.models.behaviour import SCHEMA, arrays, batch, build, check_rows_are_alone, permuted, scores
 from tests.models.cases import perceptron
 from tests.models.layers.test_recurrent import sigmoid
 from tests.models.reference_lookup import ReferenceLookup
+from tests.models.test_din import weight_of
 
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": (5,)}}
+UNIT: dict[str, Any] = {"attention": "activation_unit", "attention_mlp": {"hidden": (6, 3)}}
+FORMS: list[dict[str, Any]] = [
+    *({"evolving": evolving} for evolving in ("augru", "aigru", "agru")),
+    UNIT,
+    UNIT | {"evolving": "agru", "interaction": "outer_product"},
+]
 
 
 def built(**settings: Any) -> tuple[DIEN, ReferenceLookup]:
@@ -39,13 +48,23 @@ def recurrence(gru: GRU, inputs: list[np.ndarray], attention: list[float] | None
     return found
 
 
+def attention_scores(model: DIEN, states: list[np.ndarray], target: np.ndarray) -> list[float]:
+    """What softmax is taken of, in one row."""
+    if not isinstance(model.attention, ProjectedUnit):
+        w = model.attention.weight.detach().numpy()
+        return [float(h @ w @ target) for h in states]
+    project, slope = model.attention.project, model.attention.activation.weight.detach().numpy()
+    query = project.weight.detach().numpy() @ target + project.bias.detach().numpy()
+    query = np.where(query > 0, query, slope * query)
+    return [weight_of(model.attention.unit, h, query) for h in states]
+
+
 def by_loops(model: DIEN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[np.ndarray]], list[list[float]]]:
     """Logits, and the interest states and the attention of each row."""
-    w = model.attention.weight.detach().numpy()
-    interest, states, attention = np.zeros((7, len(w))), [], []
+    interest, states, attention = np.zeros((7, model.evolution.recurrent.shape[1])), [], []
     for b, events in enumerate(given["history"]):
         h = recurrence(model.extractor, list(events), None)
-        score = [np.exp(state @ w @ given["target"][b]) for state in h]
+        score = np.exp(attention_scores(model, h, given["target"][b]))
         a = [float(s / sum(score)) for s in score]
         if model.evolving == "aigru":
             evolved = recurrence(model.evolution, [s * x for s, x in zip(a, h, strict=True)], None)
@@ -59,9 +78,9 @@ def by_loops(model: DIEN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[
     return perceptron(model.mlp, x)[:, 0], states, attention
 
 
-@pytest.mark.parametrize("evolving", ["augru", "aigru", "agru"])
-def test_equals_the_equations_and_explains_itself(evolving: str) -> None:
-    model, lookup = built(evolving=evolving, auxiliary=0, hidden=3)
+@pytest.mark.parametrize("settings", FORMS)
+def test_equals_the_equations_and_explains_itself(settings: dict[str, Any]) -> None:
+    model, lookup = built(**settings, auxiliary=0, hidden=3)
     inputs = lookup(batch())
     expected, _, attention = by_loops(model, arrays(inputs))
     np.testing.assert_allclose(scores(model, inputs).detach().numpy(), expected, rtol=0, atol=1e-12)
@@ -71,22 +90,22 @@ def test_equals_the_equations_and_explains_itself(evolving: str) -> None:
     check_rows_are_alone(model, lookup)
 
 
-@pytest.mark.parametrize("evolving", ["augru", "aigru", "agru"])
-def test_the_order_of_events_matters(evolving: str) -> None:
-    model, lookup = built(evolving=evolving)
+@pytest.mark.parametrize("settings", FORMS)
+def test_the_order_of_events_matters(settings: dict[str, Any]) -> None:
+    model, lookup = built(**settings)
     inputs = lookup(batch())
     changed = scores(model, inputs | {"history": permuted(inputs["history"])}) - scores(model, inputs)
     several = inputs["history"].lengths > 1
     assert (changed[several].abs() > 1e-6).all() and not changed[~several].abs().gt(1e-12).any()
 
 
-@pytest.mark.parametrize("score", ["inner_product", "net"])
-def test_the_auxiliary_loss_equals_its_equation(score: str) -> None:
+@pytest.mark.parametrize(("score", "mean"), [("inner_product", "pairs"), ("net", "pairs"), ("inner_product", "rows")])
+def test_the_auxiliary_loss_equals_its_equation(score: str, mean: str) -> None:
     """Of neighbours in every row. Hours have no negatives, so a negative keeps its event's. Weights are of rows."""
-    model, lookup = built(auxiliary=0.5, auxiliary_score=score)
+    model, lookup = built(auxiliary=0.5, auxiliary_score=score, auxiliary_mean=mean)
     model.train()
     rows = batch(padding=2)
-    rows.weights[:7] = torch.arange(1, 8)
+    rows.weights[:] = torch.arange(1, 10)  # padding's count nowhere
     inputs = lookup(rows)
     term = model.task.loss(model(**inputs), rows)["auxiliary"]
     given = arrays(inputs)
@@ -103,7 +122,8 @@ def test_the_auxiliary_loss_equals_its_equation(score: str) -> None:
                 else:
                     pair.append(sigmoid(small_net(model, np.concatenate([h[t], e]))))
             total -= (b + 1) * (np.log(pair[0]) + np.log(1 - pair[1]))
-            count += b + 1
+            count += b + 1 if mean == "pairs" else 0
+        count += b + 1 if mean == "rows" else 0
     assert float(term.total.detach()) == pytest.approx(0.5 * total, abs=1e-10) and float(term.count) == count
 
 
@@ -112,6 +132,29 @@ def small_net(model: DIEN, x: np.ndarray) -> float:
     for layer in (first, second):
         x = sigmoid(layer.weight.detach().numpy() @ x + layer.bias.detach().numpy())
     return float(last.weight.detach().numpy()[0] @ x + last.bias.item())
+
+
+@pytest.mark.parametrize("mean", ["pairs", "rows"])
+def test_auxiliary_losses_of_two_ranks_add_up_to_one_ranks(mean: str) -> None:
+    model, lookup = built(auxiliary_mean=mean)
+    model.train()
+    whole = batch()
+    whole.weights[:] = torch.arange(1, 8)
+    inputs = lookup(whole)
+    output = model(**inputs)
+    expected = model.task.loss(output, whole)["auxiliary"]
+    terms = []
+    for first, last in ((0, 2), (2, 7)):
+        of_rank = (output.row >= first) & (output.row < last)
+        part = Evolved(output.logits[first:last], output.auxiliary[of_rank], output.row[of_rank] - first)
+        labels = {"label": whole.labels["label"][first:last]}
+        rows = replace(whole, weights=whole.weights[first:last], rows=whole.rows[first:last], labels=labels)
+        terms.append(model.task.loss(part, rows)["auxiliary"])
+    count = sum(float(term.count) for term in terms)
+    total = sum(float(term.total.detach()) for term in terms)
+    assert count == float(expected.count) and total == pytest.approx(float(expected.total.detach()), abs=1e-12)
+    pairs = inputs["history"].lengths.sub(1).clamp(min=0)
+    assert count == float((whole.weights * (pairs if mean == "pairs" else 1)).sum())
 
 
 def test_the_loss_is_both_terms_and_evaluation_has_but_one() -> None:
@@ -140,8 +183,9 @@ def without_negatives() -> Any:
     return SCHEMA.subset(f.name for f in SCHEMA.features if not f.name.startswith("negative_"))
 
 
-def test_a_batch_of_empty_histories_trains() -> None:
-    model, lookup = built()
+@pytest.mark.parametrize("settings", [{}, UNIT])
+def test_a_batch_of_empty_histories_trains(settings: dict[str, Any]) -> None:
+    model, lookup = built(**settings)
     model.train()
     rows = batch(1)  # whose first row has no events
     output = model(**lookup(rows))
@@ -171,7 +215,16 @@ def test_an_auxiliary_loss_without_negatives() -> None:
         DIEN(Fields(without_negatives()), DIENConfig(**SMALL, auxiliary=0.5))
 
 
-@pytest.mark.parametrize("settings", [{"auxiliary": 0, "auxiliary_score": "net"}, {"auxiliary_mlp": {"hidden": (3,)}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"auxiliary": 0, "auxiliary_score": "net"},
+        {"auxiliary": 0, "auxiliary_mean": "rows"},
+        {"auxiliary_mlp": {"hidden": (3,)}},
+        {"attention_mlp": {"hidden": (3,)}},
+        {"attention": "bilinear", "interaction": "outer_product"},
+    ],
+)
 def test_settings_without_effect(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="leave one of them out"):
         DIENConfig(**settings)

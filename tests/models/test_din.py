@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from shardrec.models.din import DIN, DINConfig
+from shardrec.models.layers.activation_unit import ActivationUnit
 from shardrec.models.layers.activations import Dice
 from tests.models.behaviour import arrays, batch, build, check_rows_are_alone, permuted, scores
 from tests.models.cases import perceptron
@@ -29,11 +30,11 @@ def dice(layer: Dice, s: np.ndarray) -> np.ndarray:
     return p * s + (1 - p) * alpha * s
 
 
-def weight_of(model: DIN, e: np.ndarray, v: np.ndarray) -> float:
+def weight_of(unit: ActivationUnit, e: np.ndarray, v: np.ndarray) -> float:
     """a(e, v) of one event and one target."""
-    beside = [np.outer(e, v).ravel()] if model.attention.outer else [e - v, e * v]
+    beside = [np.outer(e, v).ravel()] if unit.outer else [e - v, e * v]
     x = np.concatenate([e, v, *beside])
-    for layer in model.attention.mlp.layers:
+    for layer in unit.mlp.layers:
         if isinstance(layer, Dice):
             x = dice(layer, x)
         else:
@@ -45,7 +46,7 @@ def by_loops(model: DIN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[f
     """Logits, and the weights of each row's events."""
     interest, weights = np.zeros_like(given["target"]), []
     for b, events in enumerate(given["history"]):
-        row = [weight_of(model, e, given["target"][b]) for e in events]
+        row = [weight_of(model.attention, e, given["target"][b]) for e in events]
         if model.softmax:
             row = [float(np.exp(a) / sum(np.exp(row))) for a in row]
         for a, e in zip(row, events, strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shardrec.models.layers import pieces
-from shardrec.models.layers.activation_unit import ActivationUnit, Interaction
+from shardrec.models.layers.activation_unit import ActivationUnit, Interaction, ProjectedUnit
 from shardrec.models.layers.mlp import MLPConfig
 from tests.models.layers.jagged import Rows, numbers, rows
 
@@ -61,6 +61,24 @@ def test_without_positions_and_without_hidden_layers() -> None:
     score = layer(events, torch.ones(2, 3), given.row, given.offsets)
     score.sum().backward()
     assert score.shape == (0,) and all(not p.grad.any() for p in layer.parameters())
+
+
+def test_a_projected_unit_takes_targets_of_another_width() -> None:
+    """Its weights are for a softmax; under autocast they are close, and fp32."""
+    torch.manual_seed(0)
+    given, layer = rows(), ProjectedUnit(4, 3, MLPConfig(hidden=(5,), activation="tanh"), "difference_product")
+    assert not layer.unit.mlp.layers[-1].bias.requires_grad
+    states, target = numbers(given.positions, 3).detach().float(), numbers(7, 4, seed=1).detach().float()
+    query = target @ layer.project.weight.T + layer.project.bias
+    query = torch.where(query > 0, query, 0.1 * query)
+    found = layer(states, target, given.row, given.offsets)
+    torch.testing.assert_close(found, by_loops(layer.unit, states, query, given, "difference_product"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = layer(states, target, given.row, given.offsets)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, found)
+    torch.testing.assert_close(rounded, found, rtol=0.05, atol=0.02)
+    rounded.sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters() if p.requires_grad)
 
 
 def test_products_may_be_bf16() -> None:
