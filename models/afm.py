@@ -19,6 +19,7 @@ class AFMConfig(PointwiseConfig):
     embedding_dim: int = Field(default=16, gt=0, lt=2**31, description="factors a row, beside its first-order weight")
     attention_size: int = Field(default=16, gt=0, lt=2**31, description="hidden units of the attention network")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the pooled pairs")
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1, description="of the pairs' weights")
 
 
 class AFM(Recommender):
@@ -36,7 +37,7 @@ class AFM(Recommender):
         width = field.width // len(tables) - 1
         self.pairs = tuple(combinations(tables, 2))
         self.linear = Affine(len(fields.dense), config.start)
-        self.attention = PairAttention(len(tables), width, config.attention_size)
+        self.attention = PairAttention(len(tables), width, config.attention_size, config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Parameter(torch.ones(width))  # p
 

@@ -17,7 +17,7 @@ from tests.models.reference_lookup import ReferenceLookup
 @pytest.mark.parametrize("dense", [0, 3])
 def test_equals_the_equation(dense: int) -> None:
     schema = mixed_schema(dense)
-    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, attention_size=5)).double()
+    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, attention_size=5, attention_dropout=0.5)).double().eval()
     lookup = ReferenceLookup(model, dtype=torch.float64)
     randomise(model, lookup)
     batch = mixed_batch(schema, 6)
@@ -59,6 +59,22 @@ def test_crossings_tell_which_pair_is_attended_to() -> None:
     torch.testing.assert_close(weights[:, pairs.index(("item", "topics"))], torch.full((3,), share), check_dtype=False)
     explained = model.explain(field, torch.zeros(3, 3))
     assert torch.equal(explained.weights, weights) and explained.names[pairs.index(("item", "tags"))] == "item_x_tags"
+
+
+def test_attention_dropout_is_of_the_weights() -> None:
+    """Of training; nor does an explanation know it."""
+    schema = mixed_schema()
+    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, attention_dropout=0.5))
+    lookup = ReferenceLookup(model)
+    randomise(model, lookup)
+    inputs = lookup(mixed_batch(schema, 50))
+    pairs = torch.stack([a * b for a, b in combinations(inputs["field"][:, :, 1:].unbind(1), 2)])
+    first_order = model.linear(inputs["dense"]) + inputs["field"][:, :, 0].sum(1)
+    torch.manual_seed(1)
+    weights = torch.dropout(model.crossings(inputs["field"])[0].T, 0.5, True)
+    torch.manual_seed(1)
+    torch.testing.assert_close(model(**inputs), first_order + (weights[:, :, None] * pairs).sum(0) @ model.output)
+    torch.testing.assert_close(model.explain(**inputs).weights.sum(1), torch.ones(50))
 
 
 def test_dropout_is_of_the_pooled_pairs() -> None:
