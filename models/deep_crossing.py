@@ -1,5 +1,7 @@
 """Deep Crossing stacks all fields and puts them through residual units (Shan et al., KDD 2016)."""
 
+from typing import Literal
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ class DeepCrossingConfig(PointwiseConfig):
     """`deep_crossing` has these settings of its own."""
 
     embedding_dim: int = Field(default=16, gt=0, lt=2**31)
+    embedding: Literal["linear", "relu"] = Field(
+        default="linear", description="a field's looked-up vector e, or max(0, e + b) with a bias for each field"
+    )
     units: tuple[Width, ...] = Field(
         default=(512, 512, 256, 128, 64),
         max_length=1000,
@@ -57,7 +62,8 @@ class DeepCrossingConfig(PointwiseConfig):
 class DeepCrossing(Recommender):
     """y = W unit_L(... unit_1([e_1; ...; e_F; dense])) + b: residual units over everything stacked, then the scores.
 
-    Fields' dims may differ; dense features bypass the embeddings.
+    Fields' dims may differ; dense features bypass the embeddings. With `embedding: relu` e_f is max(0, e_f + b_f), the
+    paper's embedding layer max(0, W x + b) (eq. 1), whose W x is what is looked up.
     """
 
     def __init__(self, fields: Fields, config: DeepCrossingConfig) -> None:
@@ -65,6 +71,7 @@ class DeepCrossing(Recommender):
         super().__init__(
             inputs={"field": field, "dense": DenseFeatures(fields.dense)}, task=config.build_task(fields.schema)
         )
+        self.bias = nn.Parameter(torch.zeros(field.width)) if config.embedding == "relu" else None  # b of all fields
         width = field.width + len(fields.dense)
         self.units = nn.Sequential(*(ResidualUnit(width, hidden, config.dropout) for hidden in config.units))
         self.output = Logit(width, config.classes or 1)
@@ -72,5 +79,7 @@ class DeepCrossing(Recommender):
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, sum of D], [B, N] -> [B], with `classes` [B, C]."""
+        if self.bias is not None:
+            field = torch.relu(field + self.bias)
         scores = self.output(self.units(torch.cat([field, dense], 1)))
         return scores if self.is_multi_class else scores.squeeze(1)

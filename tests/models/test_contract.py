@@ -3,12 +3,13 @@
 A new model gets all of this by its line in `models/__init__.py`; one whose settings have no defaults adds them here.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic.fields import FieldInfo
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -19,6 +20,7 @@ from shardrec.models.base import Recommender
 from shardrec.models.dien import Evolved
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged, PooledEmbeddings
+from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.layers.moments import live_rows
 from shardrec.models.tasks import BinaryClassification
 from shardrec.models.temporal_difference import ActionValues
@@ -70,10 +72,13 @@ VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [
     ("fm", {"task": "regression"}),
     ("din", SETTINGS["din"] | {"interaction": "outer_product", "softmax": True}),
     ("dien", SETTINGS["dien"] | {"evolving": "agru", "auxiliary_score": "net", "hidden": 3}),
+    ("dien", SETTINGS["dien"] | {"attention": "activation_unit", "auxiliary_mean": "rows"}),
+    ("deep_crossing", SETTINGS["deep_crossing"] | {"embedding": "relu"}),
 ]
 
 
-MLPS = ("mlp", "bottom", "attention", "auxiliary_mlp")
+MLPS = ("mlp", "bottom", "attention", "attention_mlp", "auxiliary_mlp")
+ASKED_FOR = {"attention_mlp": ("attention", "activation_unit"), "auxiliary_mlp": ("auxiliary_score", "net")}
 IDENTITIES = [("embedding_mlp", {"mlp": {"hidden": [8, 8], "batch_norm": True, "activation": "identity"}})]
 
 
@@ -187,9 +192,10 @@ def test_every_input_reaches_the_loss_and_every_parameter_gets_a_gradient(name: 
         assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.abs().sum() > 0), key
 
 
-def normed(settings: dict[str, Any], known: Container[str]) -> dict[str, Any]:
+def normed(settings: dict[str, Any], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Settings with batch norm wherever a model can have it."""
-    parts = [part for part in MLPS if part in known and (part != "auxiliary_mlp" or "auxiliary_score" in settings)]
+    parts = [part for part in MLPS if part in known and isinstance(known[part].default, MLPConfig)]
+    parts = [part for part in parts if part not in ASKED_FOR or ASKED_FOR[part] in settings.items()]
     return settings | {part: settings.get(part, {}) | {"batch_norm": True} for part in parts}
 
 

@@ -16,15 +16,21 @@ from tests.models.cases import mixed_batch, mixed_schema, pooled_rows, randomise
 from tests.models.reference_lookup import ReferenceLookup
 
 
-@pytest.mark.parametrize("dense", [0, 3])
-@pytest.mark.parametrize("classes", [None, 4])
-def test_equals_the_equation(dense: int, classes: int | None) -> None:
+@pytest.mark.parametrize(
+    ("dense", "classes", "embedding"), [(0, None, "linear"), (3, 4, "linear"), (3, None, "relu"), (0, 4, "relu")]
+)
+def test_equals_the_equation(dense: int, classes: int | None, embedding: str) -> None:
+    """With `embedding: relu` each field has a bias of its own, two on one table too; dense features bypass it."""
     schema = mixed_schema(dense)
-    model = DeepCrossing(Fields(schema), DeepCrossingConfig(embedding_dim=4, units=(7, 5), classes=classes)).double()
+    config = DeepCrossingConfig(embedding_dim=4, units=(7, 5), classes=classes, embedding=embedding)
+    model = DeepCrossing(Fields(schema), config).double()
     lookup = ReferenceLookup(model, dtype=torch.float64)
     randomise(model, lookup)
     batch = mixed_batch(schema, 6)
-    stacked = np.concatenate([pooled_rows(lookup, "field", batch).reshape(6, -1), batch.dense.double().numpy()], 1)
+    field = pooled_rows(lookup, "field", batch)
+    if embedding == "relu":
+        field = np.maximum(field + model.bias.detach().numpy().reshape(6, 4), 0)
+    stacked = np.concatenate([field.reshape(6, -1), batch.dense.double().numpy()], 1)
     scores = []
     for x in stacked:
         for unit in model.units:
