@@ -93,8 +93,11 @@ def test_classes_need_a_label_of_the_schema() -> None:
     DeepCrossingConfig().build_task(mixed_schema(negative_rate=0.1))
 
 
-def test_dims_may_differ() -> None:
+@pytest.mark.parametrize("embedding", ["linear", "relu"])
+def test_dims_may_differ(embedding: str) -> None:
     schema = mixed_schema()
     fields = Fields(schema, {"item": TableSettings(embedding_dim=2)})
-    model = DeepCrossing(fields, DeepCrossingConfig(embedding_dim=5, units=(4,)))
+    model = DeepCrossing(fields, DeepCrossingConfig(embedding_dim=5, units=(4,), embedding=embedding))
     assert model.output.in_features == 4 * 5 + 2 * 2 + 3
+    biases = {name: len(p) for name, p in model.named_parameters() if name == "bias"}
+    assert biases == ({"bias": 4 * 5 + 2 * 2} if embedding == "relu" else {})

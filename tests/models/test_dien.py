@@ -90,6 +90,12 @@ def test_equals_the_equations_and_explains_itself(settings: dict[str, Any]) -> N
     check_rows_are_alone(model, lookup)
 
 
+def test_parameters_of_both_attentions_have_names_of_their_own() -> None:
+    """Checkpoints know the bilinear form as attention.weight."""
+    names = [{n for n, _ in built(**s)[0].named_parameters() if n.startswith("attention.")} for s in ({}, UNIT)]
+    assert names[0] == {"attention.weight"} and not names[0] & names[1]
+
+
 @pytest.mark.parametrize("settings", FORMS)
 def test_the_order_of_events_matters(settings: dict[str, Any]) -> None:
     model, lookup = built(**settings)

@@ -145,7 +145,8 @@ class PaddedDIEN(PaddedModel):
 
     def __init__(self, model: Any, schema: Schema, tuned: bool) -> None:
         super().__init__(model, schema, tuned)
-        assert model.evolving == "augru" and model.auxiliary_net is None, "the yardstick has the default settings only"
+        is_plain = model.evolving == "augru" and isinstance(model.attention, nn.Linear) and model.auxiliary_net is None
+        assert is_plain, "the yardstick has the default settings only"
         self.extractor, self.evolution = (PaddedGRU(layer, tuned) for layer in (model.extractor, model.evolution))
         self.attention = deepcopy(model.attention)
         self._negative = dict(zip(model.negated.tolist(), self._negative_names(), strict=True))
