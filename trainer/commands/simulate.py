@@ -12,10 +12,18 @@ def simulate(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the simulation that is there")] = False,
     workers: Annotated[int, typer.Option(min=1, help="episodes that run side by side, each in a process")] = 1,
+    report: Annotated[bool, typer.Option("--report", help="only write and print the report of what is there")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Lets policies serve simulated users, and says which of them come off best."""
-    from shardrec.trainer.simulation.simulate import simulate as simulate_policies
+    from shardrec.trainer.run_folder.terminal import results
+    from shardrec.trainer.simulation.config import load_simulation
+    from shardrec.trainer.simulation.simulate import report_again, simulate_policies
 
-    config = simulate_policies(run_file, tuple(overrides or ()), resume=resume, workers=workers, quiet=quiet)
-    typer.echo(f"run folder: {config.run}")
+    given = tuple(overrides or ())
+    if report:
+        made = report_again(load_simulation(run_file, given))
+    else:
+        made = simulate_policies(run_file, given, resume=resume, workers=workers, quiet=quiet)
+    made.print(results())
+    typer.echo(f"{made.run}: table.csv, policies.png, metrics.parquet")

@@ -6,7 +6,6 @@ one run. What is finished stays: the same command again goes on where it stopped
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +21,7 @@ from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.parent import end_with_parent
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lasting import check_lasting
@@ -172,7 +172,7 @@ class _Workplace:
         """Trains one run from its last checkpoint on, or from the start."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)
         try:
             self._pool.submit(_train, entry.config, quiet).result()
         except UserError as error:
@@ -202,15 +202,3 @@ def _train(config: RunConfig, quiet: bool) -> None:
         train_run(config, resume=_begun(RunFolder(Path(config.run))) is not None, quiet=quiet)
     finally:
         give_back_freed_memory()  # the next run needs it
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the comparison is gone, so that after a kill nobody trains on in its folders."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, name="parent", daemon=True).start()

@@ -9,6 +9,7 @@
 - `environment.py`: a worker's place among its peers
 - `freed_memory.py`: memory of the host and of GPUs, given back after a run; the peak of the latter
 - `on_ray.py`: how a worker function runs on Ray's workers
+- `parent.py`: processes that end with the one that started them
 - `peak_memory.py`: peak memory of all of a run's processes
 - `ray_train.py`: Ray Train without what a first step would wait for
 - `running_ray.py`: a local Ray, started and stopped, or a cluster, joined

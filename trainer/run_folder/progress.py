@@ -27,7 +27,7 @@ from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.run_folder.worker_lines import WorkerLines
 
-_FILE = "progress.json"
+PROGRESS = "progress.json"
 _WRITE_SECONDS = 0.2
 _POLL_SECONDS = 0.25
 _LINE_SECONDS = 10.0  # between lines where the output is not a terminal
@@ -59,7 +59,7 @@ class ProgressFile:
     """The leading worker says here how far it is. With `enabled` false (the other workers) nothing is written."""
 
     def __init__(self, logs: str | Path, *, enabled: bool = True) -> None:
-        self._path = Path(logs) / _FILE
+        self._path = Path(logs) / PROGRESS
         self._enabled = enabled
         self._phase: str | None = None
         self._next = 0.0
@@ -102,12 +102,22 @@ class ProgressFile:
 
 
 class ProgressView:
-    """The view shows what the leading worker writes: a bar on a terminal, else a line a phase and every ten seconds."""
+    """The view shows what the leading worker writes: a bar on a terminal, else a line a phase and every ten seconds.
 
-    def __init__(self, logs: str | Path, *, console: Console | None = None, quiet: bool = False) -> None:
-        self._path = Path(logs) / _FILE
+    first: what is shown until something is written.
+    """
+
+    def __init__(
+        self,
+        logs: str | Path,
+        *,
+        console: Console | None = None,
+        quiet: bool = False,
+        first: str = "starting workers",
+    ) -> None:
+        self._path = Path(logs) / PROGRESS
         self._console = console or messages()
-        self._quiet = quiet
+        self._quiet, self._first = quiet, first
         self.said = WorkerLines(logs, self._console)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -128,7 +138,7 @@ class ProgressView:
 
     def _watch(self) -> None:
         shown = _Bar(self._console) if self._console.is_terminal else _Lines(self._console)
-        event = Event("starting workers")
+        event = Event(self._first)
         with shown:
             shown.show(event)
             while not self._stop.wait(_POLL_SECONDS):

@@ -1,6 +1,7 @@
 """A simulation lets policies serve users who are not real, and learn from what these click.
 
 - `activeness.py`: how active each user is, by survival analysis of when users return
+- `chart.py`: the picture of all policies over time
 - `config.py`: the run file of a simulation: an ordinary one with a section of its own
 - `draws.py`: random numbers that depend on what they are for alone
 - `episode.py`: one policy with one seed: the loop over ticks, minor and major updates
@@ -11,7 +12,9 @@
 - `news.py`: news that arrive, are of topics and of a quality, and grow old
 - `policies.py`: what a policy is; those that do without a model
 - `registry.py`: policies by name
+- `report.py`: what policies came to over seeds: a table and files
 - `settings.py`: what a run file says of users, news, policies and periods
+- `side_by_side.py`: episodes one after another, or several at a time in processes
 - `simulate.py`: `shardrec simulate`: every policy with every seed, in folders of their own
 - `users.py`: users with tastes that drift, who get bored, and return when they are content
 - `world.py`: users meet news: who comes, what could be shown, what is clicked

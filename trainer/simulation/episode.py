@@ -2,6 +2,7 @@
 
 EPISODE/log/           what was shown and what came of it
 EPISODE/metrics.parquet  a row a day
+EPISODE/spent.json     CPU seconds so far
 EPISODE/state/day-N/   all that the next day begins with, complete or absent
 EPISODE/policy/        what the policy keeps on disk beside that
 EPISODE/summary.json   once it is over
@@ -30,7 +31,7 @@ from shardrec.trainer.simulation.policies import PolicyContext
 from shardrec.trainer.simulation.registry import make_policy
 from shardrec.trainer.simulation.world import World
 
-METRICS, SUMMARY = "metrics.parquet", "summary.json"
+METRICS, SPENT, SUMMARY = "metrics.parquet", "spent.json", "summary.json"
 _DAY = re.compile(r"day-(\d{4,})")
 
 
@@ -71,8 +72,7 @@ class Episode:
             self.cpu_seconds = before + _cpu_seconds() - began
             self._save()
             progress(self.day)
-        summary = {"days": self.day, "cpu_seconds": round(self.cpu_seconds, 2)}
-        write_atomically(self.folder / SUMMARY, json.dumps(summary) + "\n")
+        write_atomically(self.folder / SUMMARY, json.dumps({"days": self.day}) + "\n")
 
     # ------------------------------------------------------------ a day
 
@@ -111,6 +111,7 @@ class Episode:
         """Keeps the day that is over in place of the one before."""
         with whole_file(self.folder / METRICS) as temporary:
             write_sealed(pa.Table.from_pylist(self.rows), temporary)
+        write_atomically(self.folder / SPENT, json.dumps({"cpu_seconds": round(self.cpu_seconds, 2)}) + "\n")
         place = _state_folder(self.folder, self.day)
         with whole_folder(place, _check_absent, listed=True) as folder:
             np.savez(folder / "users.npz", **self.world.users.state())  # type: ignore[arg-type]

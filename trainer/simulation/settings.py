@@ -31,8 +31,8 @@ class NewsSettings(Section):
     topics: int = Field(default=12, gt=0, le=10_000)
     publishers: int = Field(default=20, gt=0, le=1_000_000)
     mix: Share = 0.3
-    quality: Amount = 0.4
-    publisher_quality: Amount = 0.4
+    quality: Amount = 0.3
+    publisher_quality: Amount = 0.3
 
     @property
     def pool(self) -> int:
@@ -53,8 +53,8 @@ class TasteSettings(Section):
     """
 
     groups: int = Field(default=8, gt=0, le=1_000_000)
-    strength: Amount = 1.0
-    difference: Amount = 0.7
+    strength: Amount = 1.4
+    difference: Amount = 0.8
     drift: Amount = 0.5
     drift_days: float = Field(default=7.0, gt=0)
     segment_noise: Share = 0.2
@@ -66,7 +66,7 @@ class ClickSettings(Section):
     boredom_hours: how long it takes until an exposure counts for 1/e.
     """
 
-    bias: float = -2.5
+    bias: float = -3.0
     age: Amount = Field(default=0.03, description="logits an hour")
     boredom: Amount = Field(default=0.2, description="logits an exposure")
     boredom_hours: float = Field(default=24.0, gt=0)

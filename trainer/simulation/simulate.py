@@ -5,9 +5,8 @@ RUN/simulation.yaml  the run file, resolved
 RUN/metrics.parquet, table.csv, policies.png  what all of them came to (report.py)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.differences import first_difference
@@ -16,26 +15,23 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, locked
-from shardrec.trainer.run_folder.progress import ProgressFile, ProgressView
+from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
 from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
-from shardrec.trainer.simulation.episode import Episode, episode_folder, finished
+from shardrec.trainer.simulation.episode import episode_folder, finished
 from shardrec.trainer.simulation.registry import check_policies
+from shardrec.trainer.simulation.report import Report
+from shardrec.trainer.simulation.side_by_side import Task, one_by_one, side_by_side
 
 RUN_FILE = "simulation.yaml"
 _FREE = ("simulation.policies", "simulation.seeds", "launch")
 
 
-class Task(NamedTuple):
-    """A task is an episode that is to be lived through."""
-
-    policy: str
-    seed: int
-
-
-def simulate(
+def simulate_policies(
     run_file: Path, overrides: Sequence[str] = (), *, resume: bool = False, workers: int = 1, quiet: bool = False
-) -> SimulationConfig:
-    """Lives through all episodes of a run file that are not over; returns its configuration.
+) -> Report:
+    """Lives through all episodes of a run file that are not over, and writes the report after each; returns it.
+
+    workers: how many episodes run side by side, each in a process of its own.
 
     Raises UserError for what is wrong with the run file or the folder, before anything is written.
     """
@@ -43,13 +39,24 @@ def simulate(
     check_policies(config.simulation.policies)
     run = Path(config.run)
     check_folder(config, resume=resume)
+    Report.check_writable(run)
     with locked(run, command_name("simulate")):
         write_atomically(run / RUN_FILE, config.dump())
         tasks = [t for t in all_tasks(config) if not finished(episode_folder(run, *t))]
-        with ProgressView(run, quiet=quiet):
-            _one_by_one(config, tasks, ProgressFile(run))
-        (run / "progress.json").unlink(missing_ok=True)
-    return config
+        shown = ProgressFile(run, enabled=not quiet)
+        with ProgressView(run, quiet=quiet, first="simulating"):
+            done = one_by_one(config, tasks, shown) if workers == 1 else side_by_side(config, tasks, shown, workers)
+            for _ in done:
+                Report(config).write()
+        (run / PROGRESS).unlink(missing_ok=True)
+    return report_again(config)
+
+
+def report_again(config: SimulationConfig) -> Report:
+    """Writes the report of what is there, and returns it. Raises UserError where nothing is."""
+    made = Report(config)
+    made.write()
+    return made
 
 
 def all_tasks(config: SimulationConfig) -> list[Task]:
@@ -76,17 +83,3 @@ def check_folder(config: SimulationConfig, *, resume: bool) -> None:
             f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask "
             "for the same, or name another `run`"
         )
-
-
-def _one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> None:
-    for number, task in enumerate(tasks, start=1):
-        phase = f"{task.policy}, seed {task.seed} ({number} of {len(tasks)})"
-        live(config, task, shown.counter(phase, config.simulation.days))
-
-
-def live(config: SimulationConfig, task: Task, progress: Callable[[int], None]) -> None:
-    """Lives through one episode, from the last day that is kept. Raises UserError that says of which it is."""
-    try:
-        Episode(config, *task).run(progress)
-    except UserError as error:
-        raise UserError(f"{task.policy}, seed {task.seed}: {error}") from error

@@ -1,0 +1,87 @@
+"""Episodes run one after another in this process, or several side by side, each in a process of its own."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
+from typing import NamedTuple
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.launch.parent import end_with_parent
+from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.simulation.config import SimulationConfig
+from shardrec.trainer.simulation.episode import Episode
+
+_POLL_SECONDS = 0.25
+_days_over: "Synchronized[int] | None" = None  # in a worker: those of all workers together
+
+
+class Task(NamedTuple):
+    """A task is an episode that is to be lived through."""
+
+    policy: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.policy}, seed {self.seed}"
+
+
+def one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> Iterator[Task]:
+    """Lives through episodes, and yields each that is over. Raises UserError of the first that cannot go on."""
+    for number, task in enumerate(tasks, start=1):
+        live(config, task, shown.counter(f"{task} ({number} of {len(tasks)})", config.simulation.days))
+        yield task
+
+
+def side_by_side(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile, workers: int) -> Iterator[Task]:
+    """Does the same with so many at a time; others that have begun come to their end before an error is raised."""
+    context = multiprocessing.get_context("spawn")
+    days = context.Value("q", 0)
+    count = shown.counter(f"{len(tasks)} episodes, {workers} side by side", len(tasks) * config.simulation.days)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(days,)) as pool:
+        futures: dict[Future[None], Task] = {pool.submit(_live, config, task): task for task in tasks}
+        try:
+            while futures:
+                over, _ = wait(futures, _POLL_SECONDS, FIRST_COMPLETED)
+                count(days.value)
+                for future in over:
+                    task = futures.pop(future)
+                    _result(future, task)
+                    yield task
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _result(future: "Future[None]", task: Task) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise UserError(f"{task}: a process that lived through an episode was killed; go on with --resume") from None
+
+
+def live(config: SimulationConfig, task: Task, progress: Callable[[int], None]) -> None:
+    """Lives through one episode, from the last day that is kept. Raises UserError that says of which it is."""
+    try:
+        Episode(config, *task).run(progress)
+    except UserError as error:
+        raise UserError(f"{task}: {error}") from error
+
+
+def _begin(days: "Synchronized[int]") -> None:
+    global _days_over
+    _days_over = days
+    end_with_parent()
+
+
+def _live(config: SimulationConfig, task: Task) -> None:
+    before: int | None = None
+
+    def over(day: int) -> None:
+        nonlocal before
+        assert _days_over is not None
+        with _days_over.get_lock():
+            _days_over.value += day if before is None else day - before
+        before = day
+
+    live(config, task, over)
