@@ -32,6 +32,8 @@ from shardrec.trainer.simulation.registry import make_policy
 from shardrec.trainer.simulation.world import World
 
 METRICS, SPENT, SUMMARY = "metrics.parquet", "spent.json", "summary.json"
+POLICY = "policy"
+FOLDERS = ("log", "state", POLICY)
 _DAY = re.compile(r"day-(\d{4,})")
 
 
@@ -52,7 +54,7 @@ class Episode:
         self.log = Log(self.folder / "log", self.settings)
         self.measures = Measures(self.world)
         schema = log_schema(self.settings)
-        context = PolicyContext(policy, seed, config, schema, self.folder / "policy", self.world)
+        context = PolicyContext(policy, seed, config, schema, self.folder / POLICY, self.world)
         self.policy = make_policy(context)
         self.rows: list[dict[str, Any]] = []
         self.day = 0
@@ -108,22 +110,24 @@ class Episode:
     # ------------------------------------------------------------ kept
 
     def _save(self) -> None:
-        """Keeps the day that is over in place of the one before."""
-        with whole_file(self.folder / METRICS) as temporary:
+        """Keeps the day that is over in place of the one before; the figures beside it can be made of it again."""
+        with whole_file(self.folder / METRICS, synced=False) as temporary:
             write_sealed(pa.Table.from_pylist(self.rows), temporary)
-        write_atomically(self.folder / SPENT, json.dumps({"cpu_seconds": round(self.cpu_seconds, 2)}) + "\n")
-        place = _state_folder(self.folder, self.day)
-        with whole_folder(place, _check_absent, listed=True) as folder:
+        with whole_file(self.folder / SPENT, synced=False) as temporary:
+            temporary.write_text(json.dumps({"cpu_seconds": round(self.cpu_seconds, 2)}) + "\n")
+        with whole_folder(_state_folder(self.folder, self.day), _check_absent, listed=True) as folder:
             np.savez(folder / "users.npz", **self.world.users.state())  # type: ignore[arg-type]
             np.savez(folder / "log.npz", **self.log.state())  # type: ignore[arg-type]
             facts = {"rows": self.rows, "cpu_seconds": self.cpu_seconds}
             (folder / "episode.json").write_text(json.dumps(facts))
-            (folder / "policy").mkdir()
-            self.policy.save(folder / "policy")
-            remove_if_empty(folder / "policy")  # which its list of files does not name
-        for day in _kept_days(self.folder):
-            if day != self.day:
-                remove_owned(_state_folder(self.folder, day))
+            (folder / POLICY).mkdir()
+            self.policy.save(folder / POLICY)
+            remove_if_empty(folder / POLICY)  # which its list of files does not name
+        for earlier in (self.folder / "state").glob("day-*"):
+            if _DAY.fullmatch(earlier.name) and earlier != _state_folder(self.folder, self.day):
+                remove_owned(earlier)
+                for left in (earlier / POLICY, earlier):  # by a kill on the way
+                    remove_if_empty(left)
 
     def _load(self, day: int) -> None:
         folder = _state_folder(self.folder, day)
@@ -131,7 +135,7 @@ class Episode:
         self.log.load(_arrays(folder / "log.npz"))
         facts = json.loads((folder / "episode.json").read_text())
         self.rows, self.cpu_seconds, self.day = facts["rows"], facts["cpu_seconds"], day
-        self.policy.load(folder / "policy")
+        self.policy.load(folder / POLICY)
 
 
 def finished(folder: Path) -> bool:

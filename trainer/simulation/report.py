@@ -96,20 +96,21 @@ class Report:
             rows.append(row)
         return rows
 
-    def write(self) -> None:
-        """Writes metrics.parquet, table.csv and policies.png."""
+    def write(self, *, picture: bool = True) -> None:
+        """Writes metrics.parquet, table.csv and policies.png; without the picture in a moment."""
         self.check_writable(self.run)
         days = [{"policy": e.policy, "seed": e.seed, **row} for e in self.lived for row in e.rows]
         with whole_file(self.run / METRICS) as temporary:
             write_sealed(pa.Table.from_pylist(days), temporary)
         write_csv(self.run / TABLE, self.table())
-        draw_policies(days, self.settings.policies, self.run / PICTURE)
+        if picture:
+            draw_policies(days, self.settings.policies, self.run / PICTURE)
 
     def print(self, console: Console) -> None:
         """Prints the table."""
         lines = []
         for row in self.table():
-            cells = [_spread(row[name], row[f"{name}_std"], digits=0 if "seconds" in name else 4) for name in COLUMNS]
+            cells = [_spread(row[name], row[f"{name}_std"], digits=1 if "seconds" in name else 4) for name in COLUMNS]
             lines.append([row["policy"], str(row["seeds"]), str(row["days"]), *cells])
         columns = [name.replace(" ", "\n") for name in ("policy", "seeds", "days", *COLUMNS.values())]
         print_table(console, plain_table(columns, lines, left=("policy",)))

@@ -41,7 +41,7 @@ class NewsSettings(Section):
 
     def count(self, days: int) -> int:
         """Returns how many news there are over so many days, those that were there at the start included."""
-        return self.pool + 1 + self.per_day * days
+        return self.pool + (1 + self.per_day * days if self.per_day else 0)
 
 
 class TasteSettings(Section):

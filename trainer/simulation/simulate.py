@@ -17,7 +17,7 @@ from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
 from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
-from shardrec.trainer.simulation.episode import episode_folder, finished
+from shardrec.trainer.simulation.episode import FOLDERS, episode_folder, finished
 from shardrec.trainer.simulation.registry import check_policies
 from shardrec.trainer.simulation.report import Report
 from shardrec.trainer.simulation.side_by_side import Task, one_by_one, side_by_side
@@ -47,7 +47,7 @@ def simulate_policies(
         with ProgressView(run, quiet=quiet, first="simulating"):
             done = one_by_one(config, tasks, shown) if workers == 1 else side_by_side(config, tasks, shown, workers)
             for _ in done:
-                Report(config).write()
+                Report(config).write(picture=False)
         (run / PROGRESS).unlink(missing_ok=True)
     return report_again(config)
 
@@ -83,3 +83,7 @@ def check_folder(config: SimulationConfig, *, resume: bool) -> None:
             f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask "
             "for the same, or name another `run`"
         )
+    episodes = [episode_folder(run, *task) for task in all_tasks(config)]
+    for place in (place for folder in episodes for place in (folder, *(folder / name for name in FOLDERS))):
+        if place.is_symlink():
+            raise UserError(f"{place}: a link, through which nothing is written or removed; move what it leads to here")

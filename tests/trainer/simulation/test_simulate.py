@@ -1,0 +1,158 @@
+"""`shardrec simulate`: its files, a kill in the middle, what it refuses, and what the report says."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from shardrec.trainer.simulation.config import load_simulation
+from shardrec.trainer.simulation.report import Lived
+from shardrec.trainer.simulation.settings import SimulationSettings
+from tests import ROOT
+from tests.trainer.command_line import refused, shardrec
+from tests.trainer.simulation.small_world import SMALL
+
+
+def run_file(folder: Path, **changes: Any) -> Path:
+    """Writes a small simulation's run file, whose run folder is beside it."""
+    path = folder / "simulation.yaml"
+    path.write_text(yaml.safe_dump({"run": str(folder / "run"), "simulation": SMALL | changes}))
+    return path
+
+
+def test_a_killed_simulation_goes_on_bit_for_bit_and_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is killed within a day and gone on with, against one of two processes that is left alone."""
+    path = run_file(tmp_path, days=30, policies=["popularity", "linucb"], users=60, tick_minutes=240, minor_minutes=240)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "shardrec", "simulate", str(path), "--quiet", "--set", f"run={killed}"]
+    child = subprocess.Popen(command)
+    while not (killed / "linucb-0/state/day-0003").exists():
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (killed / "linucb-0/summary.json").exists()
+    assert "--resume" in refused(monkeypatch, "simulate", path, "--set", f"run={killed}")
+    assert "was 30, now 31" in refused(
+        monkeypatch, "simulate", path, "--set", f"run={killed}", "--set", "simulation.days=31", "--resume"
+    )
+    shardrec(monkeypatch, "simulate", path, "--set", f"run={killed}", "--resume", "--quiet")
+    shardrec(monkeypatch, "simulate", path, "--set", f"run={whole}", "--workers", 2, "--quiet")
+    names = [file.relative_to(whole) for file in sorted(whole.glob("*-0/**/*")) if file.is_file()]
+    assert sum(name.match("log/day-*.parquet") for name in names) == 2 * 30
+    for name in names:
+        if name.name not in ("spent.json", "episode.json"):  # CPU seconds
+            assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert {p.relative_to(killed) for p in killed.rglob("*")} == {p.relative_to(whole) for p in whole.rglob("*")}
+    check_report(whole, capsys.readouterr().out)
+
+
+def check_report(run: Path, printed: str) -> None:
+    """The files of a report of two policies with a seed each."""
+    rows = list(csv.DictReader((run / "table.csv").read_text().splitlines()))
+    assert [row["policy"] for row in rows] == ["popularity", "linucb"] and rows[0]["days"] == "30"
+    days = pq.read_table(run / "metrics.parquet").to_pylist()
+    of_first = [row for row in days if row["policy"] == "popularity"]
+    clicks, requests = (sum(row[name] for row in of_first) for name in ("clicks", "requests"))
+    assert float(rows[0]["click_rate"]) == pytest.approx(clicks / (3 * requests))
+    assert float(rows[0]["cpu_seconds"]) > 0 and rows[0]["click_rate_std"] == "nan"
+    assert f"{clicks / (3 * requests):.4f}" in printed
+    assert (run / "policies.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_more_policies_and_seeds_join_and_the_report_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = run_file(tmp_path, days=2, policies="random", users=40, log_days=1), tmp_path / "run"
+    assert "no day" in refused(monkeypatch, "simulate", path, "--report")
+    shardrec(monkeypatch, "simulate", path, "--quiet")
+    first = (run / "random-0/log/day-0002.parquet").stat().st_mtime_ns
+    assert not (run / "random-0/log/day-0001.parquet").exists()  # log_days
+    more = ("--set", "simulation.policies=[random, ideal]", "--set", "simulation.seeds=2")
+    shardrec(monkeypatch, "simulate", path, "--quiet", "--resume", *more)
+    assert (run / "random-0/log/day-0002.parquet").stat().st_mtime_ns == first
+    table = (run / "table.csv").read_text()
+    assert [line.split(",")[:3] for line in table.splitlines()[1:]] == [["random", "2", "2"], ["ideal", "2", "2"]]
+    for name in ("table.csv", "policies.png", "metrics.parquet"):
+        (run / name).unlink()
+    capsys.readouterr()
+    shardrec(monkeypatch, "simulate", path, "--report", *more)
+    assert (run / "table.csv").read_text() == table and "ideal" in capsys.readouterr().out
+    (run / "table.csv").write_text("mine")
+    assert "not replaced" in refused(monkeypatch, "simulate", path, "--resume", *more)
+    assert (run / "table.csv").read_text() == "mine"
+
+
+def test_figures_are_of_the_days_that_they_name() -> None:
+    def day(number: int, clicks: int) -> dict[str, Any]:
+        rest = {"diversity_shown": number, "diversity_clicked": float("nan"), "activeness": 0.1 * number}
+        return {"requests": 10, "clicks": clicks, "returns": number, "lost": 0.01 * number, **rest}
+
+    figures = Lived("random", 0, [day(1, 2), day(2, 4), day(3, 6), day(4, 8)], 5.0).figures(shown=2)
+    assert figures["click_rate"] == pytest.approx(20 / 80)
+    assert figures["click_rate_last"] == pytest.approx(14 / 40)  # the last two of four
+    assert figures["diversity_shown"] == 3.5 and figures["activeness"] == pytest.approx(0.35)
+    assert figures["returns"] == 2.5 and figures["lost"] == 0.04
+    assert figures["diversity_clicked"] != figures["diversity_clicked"]  # nobody clicked twice
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policies": ["randm"]}, "unknown policy 'randm'; did you mean 'random'?"),
+        ({"policies": ["random", "random"]}, "named twice"),
+        ({"policies": []}, "simulation.policies"),
+        ({"users": 0}, "simulation.users"),
+        ({"user": 5}, "in simulation: unknown key 'user'; did you mean 'users'?"),
+        ({"shown": 7}, "7 of 6 candidates cannot be shown"),
+        ({"candidates": 40}, "only 12 news can be shown at a time"),
+        ({"tick_minutes": 7}, "tick_minutes: expected a part of a day"),
+        ({"minor_minutes": 45}, "minor_minutes: expected a whole number of ticks"),
+        ({"clicks": {"boredom_hours": 0}}, "simulation.clicks.boredom_hours"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    assert said in refused(monkeypatch, "simulate", run_file(tmp_path, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, run = run_file(tmp_path, days=1), tmp_path / "run"
+    assert "no simulation to go on with" in refused(monkeypatch, "simulate", path, "--resume")
+    run.mkdir()
+    (run / "mine.txt").write_text("mine")
+    assert "not empty" in refused(monkeypatch, "simulate", path)
+    assert [p.name for p in run.iterdir()] == ["mine.txt"]
+    (run / "mine.txt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    shardrec(monkeypatch, "simulate", path, "--quiet", "--set", "simulation.policies=random")
+    (run / "ideal-0").symlink_to(tmp_path / "elsewhere")
+    line = refused(monkeypatch, "simulate", path, "--resume", "--set", "simulation.policies=[random, ideal]")
+    assert "a link" in line and not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_ready_file_is_in_order() -> None:
+    ready = load_simulation(ROOT / "trainer/runs/simulate_news.yaml").simulation
+    assert ready.users == SimulationSettings().users == 10_000 and ready.days == 30
+
+
+def test_progress_is_of_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shardrec(monkeypatch, "simulate", run_file(tmp_path, days=2, policies="random", users=20))
+    assert "random, seed 0 (1 of 1)" in capfd.readouterr().err
+    assert not (tmp_path / "run/progress.json").exists()
+    assert json.loads((tmp_path / "run/random-0/summary.json").read_text()) == {"days": 2}
