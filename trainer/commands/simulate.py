@@ -1,10 +1,14 @@
 """`shardrec simulate`: policies serve simulated users, and learn from what these click."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from shardrec.trainer.commands.options import Overrides, Quiet, RunFile
+
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "1")
+"""A simulation's matrices are small: a second thread costs more than it gives, a hundred times where cores are busy."""
 
 
 def simulate(
@@ -16,6 +20,7 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Lets policies serve simulated users, and says which of them come off best."""
+    os.environ.setdefault(*ONE_THREAD)  # before NumPy is imported, here and in processes that inherit it
     from shardrec.trainer.run_folder.terminal import results
     from shardrec.trainer.simulation.config import load_simulation
     from shardrec.trainer.simulation.simulate import report_again, simulate_policies

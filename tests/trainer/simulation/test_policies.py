@@ -64,7 +64,7 @@ def test_who_knows_more_gets_more_clicks_and_more_returns(tmp_path: Path) -> Non
     rate, returns = {}, {}
     for name in ("random", "popularity", "linucb", "ideal"):
         tastes, ticks = {"strength": 2.0, "groups": 1, "difference": 0.3}, {"tick_minutes": 120, "minor_minutes": 120}
-        made = config(tmp_path, users=500, days=4, tastes=tastes, **ticks)
+        made = config(tmp_path, users=400, days=3, tastes=tastes, **ticks)
         episode = Episode(made, name, 0)
         episode.run()
         last = episode.rows[2:]
@@ -73,6 +73,21 @@ def test_who_knows_more_gets_more_clicks_and_more_returns(tmp_path: Path) -> Non
     assert 1.1 * rate["random"] < rate["popularity"] and 1.1 * rate["random"] < rate["linucb"]
     assert max(rate["linucb"], rate["popularity"]) < rate["ideal"]
     assert returns["random"] < returns["ideal"]
+
+
+@pytest.mark.parametrize("name", ["popularity", "linucb"])
+def test_a_policy_goes_on_with_what_it_had_learned(name: str, tmp_path: Path) -> None:
+    def stop(day: int) -> None:
+        raise InterruptedError
+
+    whole, interrupted = (config(tmp_path / run, days=2, tick_minutes=240, minor_minutes=240) for run in ("a", "b"))
+    Episode(whole, name, 0).run()
+    with pytest.raises(InterruptedError):
+        Episode(interrupted, name, 0).run(stop)
+    Episode(interrupted, name, 0).run()
+    kept = [Path(made.run, f"{name}-0/state/day-0002/policy") for made in (whole, interrupted)]
+    one, other = ([file.read_bytes() for file in folder.iterdir()] for folder in kept)
+    assert one == other and len(one) == 1
 
 
 @pytest.mark.parametrize(

@@ -33,24 +33,24 @@ def test_a_killed_simulation_goes_on_bit_for_bit_and_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One that is killed within a day and gone on with, against one of two processes that is left alone."""
-    path = run_file(tmp_path, days=30, policies=["popularity", "linucb"], users=60, tick_minutes=240, minor_minutes=240)
+    path = run_file(tmp_path, days=12, policies=["popularity", "random"], users=40, tick_minutes=240, minor_minutes=240)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "shardrec", "simulate", str(path), "--quiet", "--set", f"run={killed}"]
     child = subprocess.Popen(command)
-    while not (killed / "linucb-0/state/day-0003").exists():
+    while not (killed / "popularity-0/state/day-0003").exists():
         assert child.poll() is None
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert not (killed / "linucb-0/summary.json").exists()
+    assert not (killed / "random-0/summary.json").exists()
     assert "--resume" in refused(monkeypatch, "simulate", path, "--set", f"run={killed}")
-    assert "was 30, now 31" in refused(
-        monkeypatch, "simulate", path, "--set", f"run={killed}", "--set", "simulation.days=31", "--resume"
+    assert "was 12, now 13" in refused(
+        monkeypatch, "simulate", path, "--set", f"run={killed}", "--set", "simulation.days=13", "--resume"
     )
     shardrec(monkeypatch, "simulate", path, "--set", f"run={killed}", "--resume", "--quiet")
     shardrec(monkeypatch, "simulate", path, "--set", f"run={whole}", "--workers", 2, "--quiet")
     names = [file.relative_to(whole) for file in sorted(whole.glob("*-0/**/*")) if file.is_file()]
-    assert sum(name.match("log/day-*.parquet") for name in names) == 2 * 30
+    assert sum(name.match("log/day-*.parquet") for name in names) == 2 * 12
     for name in names:
         if name.name not in ("spent.json", "episode.json"):  # CPU seconds
             assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
@@ -61,7 +61,7 @@ def test_a_killed_simulation_goes_on_bit_for_bit_and_side_by_side(
 def check_report(run: Path, printed: str) -> None:
     """The files of a report of two policies with a seed each."""
     rows = list(csv.DictReader((run / "table.csv").read_text().splitlines()))
-    assert [row["policy"] for row in rows] == ["popularity", "linucb"] and rows[0]["days"] == "30"
+    assert [row["policy"] for row in rows] == ["popularity", "random"] and rows[0]["days"] == "12"
     days = pq.read_table(run / "metrics.parquet").to_pylist()
     of_first = [row for row in days if row["policy"] == "popularity"]
     clicks, requests = (sum(row[name] for row in of_first) for name in ("clicks", "requests"))
