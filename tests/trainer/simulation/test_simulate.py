@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from shardrec.trainer.simulation.config import load_simulation
+from shardrec.trainer.simulation.registry import check_policies
 from shardrec.trainer.simulation.report import Lived
 from shardrec.trainer.simulation.settings import SimulationSettings
 from tests import ROOT
@@ -144,9 +145,13 @@ def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert "a link" in line and not any((tmp_path / "elsewhere").iterdir())
 
 
-def test_the_ready_file_is_in_order() -> None:
-    ready = load_simulation(ROOT / "trainer/runs/simulate_news.yaml").simulation
-    assert ready.users == SimulationSettings().users == 10_000 and ready.days == 30
+def test_the_ready_file_and_the_documented_one_are_in_order(tmp_path: Path) -> None:
+    page = (ROOT / "docs/simulation.md").read_text()
+    (tmp_path / "example.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    for file in (ROOT / "trainer/runs/simulate_news.yaml", tmp_path / "example.yaml"):
+        simulation = load_simulation(file).simulation
+        check_policies(simulation.policies)
+        assert (simulation.users, simulation.days) == (SimulationSettings().users, SimulationSettings().days)
 
 
 def test_progress_is_of_days(
