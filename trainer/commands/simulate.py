@@ -22,13 +22,13 @@ def simulate(
     """Lets policies serve simulated users, and says which of them come off best."""
     os.environ.setdefault(*ONE_THREAD)  # before NumPy is imported, here and in processes that inherit it
     from shardrec.trainer.run_folder.terminal import results
-    from shardrec.trainer.simulation.config import load_simulation
     from shardrec.trainer.simulation.simulate import report_again, simulate_policies
 
     given = tuple(overrides or ())
     if report:
-        made = report_again(load_simulation(run_file, given))
+        made = report_again(run_file, given)
     else:
         made = simulate_policies(run_file, given, resume=resume, workers=workers, quiet=quiet)
-    made.print(results())
-    typer.echo(f"{made.run}: table.csv, policies.png, metrics.parquet")
+    made.report.print(results())
+    typer.echo(f"{made.report.run}: table.csv, policies.png, metrics.parquet")
+    made.check()

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -131,10 +132,14 @@ class Episode:
 
     def _load(self, day: int) -> None:
         folder = _state_folder(self.folder, day)
-        self.world.users.load(_arrays(folder / "users.npz"))
-        self.log.load(_arrays(folder / "log.npz"))
-        facts = json.loads((folder / "episode.json").read_text())
-        self.rows, self.cpu_seconds, self.day = facts["rows"], facts["cpu_seconds"], day
+        try:
+            self.world.users.load(_arrays(folder / "users.npz"))
+            self.log.load(_arrays(folder / "log.npz"))
+            facts = json.loads((folder / "episode.json").read_text())
+            self.rows, self.cpu_seconds, self.day = facts["rows"], facts["cpu_seconds"], day
+        except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
+            line = f"{folder}: not what a day of this simulation leaves ({' '.join(str(error).split())})"
+            raise UserError(f"{line}; remove {self.folder} to begin it anew") from error
         self.policy.load(folder / POLICY)
 
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.data_pipeline.files.sealed_parquet import SEAL, write_sealed
 from shardrec.data_pipeline.files.whole_files import whole_file
@@ -63,15 +62,13 @@ class Lived:
 
 
 class Report:
-    """A report is of all episodes of a simulation of which there is a day or more. Raises UserError for none."""
+    """A report is of all episodes of a simulation of which there is a day or more: `lived`."""
 
     def __init__(self, config: SimulationConfig) -> None:
         self.run, self.settings = Path(config.run), config.simulation
         simulation = config.simulation
         found = [_lived(self.run, policy, seed) for policy in simulation.policies for seed in range(simulation.seeds)]
         self.lived = [episode for episode in found if episode is not None]
-        if not self.lived:
-            raise UserError(f"{self.run}: no day of a simulation is over yet; run it without --report")
 
     @staticmethod
     def check_writable(run: Path) -> None:
@@ -97,7 +94,12 @@ class Report:
         return rows
 
     def write(self, *, picture: bool = True) -> None:
-        """Writes metrics.parquet, table.csv and policies.png; without the picture in a moment."""
+        """Writes metrics.parquet, table.csv and policies.png, where there is anything to say.
+
+        picture: whether it is drawn too, which takes longer than the rest.
+        """
+        if not self.lived:
+            return
         self.check_writable(self.run)
         days = [{"policy": e.policy, "seed": e.seed, **row} for e in self.lived for row in e.rows]
         with whole_file(self.run / METRICS) as temporary:

@@ -1,7 +1,7 @@
 """Episodes run one after another in this process, or several side by side, each in a process of its own."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
@@ -27,15 +27,28 @@ class Task(NamedTuple):
         return f"{self.policy}, seed {self.seed}"
 
 
-def one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> Iterator[Task]:
-    """Lives through episodes, and yields each that is over. Raises UserError of the first that cannot go on."""
+class Outcome(NamedTuple):
+    """An outcome of an episode is that it is over, or the line that it failed with."""
+
+    task: Task
+    failure: str | None = None
+
+
+def one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> Iterator[Outcome]:
+    """Lives through episodes, and yields what became of each."""
     for number, task in enumerate(tasks, start=1):
-        live(config, task, shown.counter(f"{task} ({number} of {len(tasks)})", config.simulation.days))
-        yield task
+        progress = shown.counter(f"{task} ({number} of {len(tasks)})", config.simulation.days)
+        try:
+            Episode(config, *task).run(progress)
+            yield Outcome(task)
+        except UserError as error:
+            yield Outcome(task, str(error))
 
 
-def side_by_side(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile, workers: int) -> Iterator[Task]:
-    """Does the same with so many at a time; others that have begun come to their end before an error is raised."""
+def side_by_side(
+    config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile, workers: int
+) -> Iterator[Outcome]:
+    """Does the same with so many at a time."""
     context = multiprocessing.get_context("spawn")
     days = context.Value("q", 0)
     count = shown.counter(f"{len(tasks)} episodes, {workers} side by side", len(tasks) * config.simulation.days)
@@ -46,26 +59,19 @@ def side_by_side(config: SimulationConfig, tasks: Sequence[Task], shown: Progres
                 over, _ = wait(futures, _POLL_SECONDS, FIRST_COMPLETED)
                 count(days.value)
                 for future in over:
-                    task = futures.pop(future)
-                    _result(future, task)
-                    yield task
+                    yield Outcome(futures.pop(future), _failure(future))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _result(future: "Future[None]", task: Task) -> None:
+def _failure(future: "Future[None]") -> str | None:
     try:
         future.result()
-    except BrokenProcessPool:
-        raise UserError(f"{task}: a process that lived through an episode was killed; go on with --resume") from None
-
-
-def live(config: SimulationConfig, task: Task, progress: Callable[[int], None]) -> None:
-    """Lives through one episode, from the last day that is kept. Raises UserError that says of which it is."""
-    try:
-        Episode(config, *task).run(progress)
     except UserError as error:
-        raise UserError(f"{task}: {error}") from error
+        return str(error)
+    except BrokenProcessPool:
+        return "a process in which an episode ran was killed"
+    return None
 
 
 def _begin(days: "Synchronized[int]") -> None:
@@ -84,4 +90,4 @@ def _live(config: SimulationConfig, task: Task) -> None:
             _days_over.value += day if before is None else day - before
         before = day
 
-    live(config, task, over)
+    Episode(config, *task).run(over)

@@ -7,6 +7,7 @@ RUN/metrics.parquet, table.csv, policies.png  what all of them came to (report.p
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.differences import first_difference
@@ -16,23 +17,37 @@ from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
+from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.episode import FOLDERS, episode_folder, finished
 from shardrec.trainer.simulation.registry import check_policies
 from shardrec.trainer.simulation.report import Report
-from shardrec.trainer.simulation.side_by_side import Task, one_by_one, side_by_side
+from shardrec.trainer.simulation.side_by_side import Outcome, Task, one_by_one, side_by_side
 
 RUN_FILE = "simulation.yaml"
 _FREE = ("simulation.policies", "simulation.seeds", "launch")
 
 
+class Simulated(NamedTuple):
+    """What a simulation came to: its report, and the episodes that could not go on."""
+
+    report: Report
+    failures: tuple[Outcome, ...] = ()
+
+    def check(self) -> None:
+        """Raises UserError where an episode has failed."""
+        if self.failures:
+            first, more = self.failures[0], len(self.failures) - 1
+            others = f" (and {more} more)" if more else ""
+            raise UserError(f"{first.task}: {first.failure}{others}; mend that, and go on with --resume")
+
+
 def simulate_policies(
     run_file: Path, overrides: Sequence[str] = (), *, resume: bool = False, workers: int = 1, quiet: bool = False
-) -> Report:
-    """Lives through all episodes of a run file that are not over, and writes the report after each; returns it.
+) -> Simulated:
+    """Lives through all episodes of a run file that are not over, and writes the report after each.
 
-    workers: how many episodes run side by side, each in a process of its own.
-
+    workers: how many episodes run side by side, each in a process of its own. Those that fail are part of the result.
     Raises UserError for what is wrong with the run file or the folder, before anything is written.
     """
     config = load_simulation(run_file, overrides)
@@ -46,17 +61,29 @@ def simulate_policies(
         shown = ProgressFile(run, enabled=not quiet)
         with ProgressView(run, quiet=quiet, first="simulating"):
             done = one_by_one(config, tasks, shown) if workers == 1 else side_by_side(config, tasks, shown, workers)
-            for _ in done:
-                Report(config).write(picture=False)
+            failures = tuple(outcome for outcome in done if not _took_up(config, outcome))
         (run / PROGRESS).unlink(missing_ok=True)
-    return report_again(config)
+        report = Report(config)
+        report.write()
+    return Simulated(report, failures)
 
 
-def report_again(config: SimulationConfig) -> Report:
-    """Writes the report of what is there, and returns it. Raises UserError where nothing is."""
-    made = Report(config)
-    made.write()
-    return made
+def _took_up(config: SimulationConfig, outcome: Outcome) -> bool:
+    """Says whether an episode is over, and writes the report anew if so; says why if not."""
+    if outcome.failure is None:
+        Report(config).write(picture=False)
+    else:
+        messages().print(f"failed: {outcome.task}: {outcome.failure}", soft_wrap=True, markup=False)
+    return outcome.failure is None
+
+
+def report_again(run_file: Path, overrides: Sequence[str] = ()) -> Simulated:
+    """Writes the report of what is there so far. Raises UserError where nothing is."""
+    report = Report(load_simulation(run_file, overrides))
+    if not report.lived:
+        raise UserError(f"{report.run}: no day of a simulation is over yet; run it without --report")
+    report.write()
+    return Simulated(report)
 
 
 def all_tasks(config: SimulationConfig) -> list[Task]:

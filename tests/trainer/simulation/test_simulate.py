@@ -95,6 +95,21 @@ def test_more_policies_and_seeds_join_and_the_report_is_made_again(
     assert (run / "table.csv").read_text() == "mine"
 
 
+def test_an_episode_that_cannot_go_on_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, run = run_file(tmp_path, days=1, policies=["random"], users=20), tmp_path / "run"
+    shardrec(monkeypatch, "simulate", path, "--quiet")
+    (run / "random-0/summary.json").unlink()
+    (run / "random-0/state/day-0001/users.npz").write_bytes(b"spoiled")
+    more = ("--quiet", "--resume", "--set", "simulation.policies=[random, ideal]")
+    line = refused(monkeypatch, "simulate", path, *more)
+    assert "random, seed 0: " in line and "remove" in line and str(run / "random-0") in line
+    said = capfd.readouterr()
+    assert "ideal" in said.out and "failed: random, seed 0" in said.err
+    assert (run / "ideal-0/summary.json").exists() and not (run / "random-0/summary.json").exists()
+
+
 def test_figures_are_of_the_days_that_they_name() -> None:
     def day(number: int, clicks: int) -> dict[str, Any]:
         rest = {"diversity_shown": number, "diversity_clicked": float("nan"), "activeness": 0.1 * number}
