@@ -4,7 +4,9 @@
 - `chart.py`: the picture of all policies over time
 - `config.py`: the run file of a simulation: an ordinary one with a section of its own
 - `draws.py`: random numbers that depend on what they are for alone
+- `dueling_bandit.py`: dueling bandit gradient descent: a perturbed net takes over where its list wins the clicks
 - `episode.py`: one policy with one seed: the loop over ticks, minor and major updates
+- `interleaving.py`: two rankings merged into one list, with the probability of what was shown
 - `linucb.py`: LinUCB, a linear model with a bonus for what it knows little of
 - `log.py`: what was shown and what came of it, as transitions in Parquet
 - `log_schema.py`: the schema of that log, and of what a policy is asked
