@@ -5,7 +5,9 @@
 - `damage.py`: whether a checkpoint is damaged, read whole
 - `difference.py`: what differs between two checkpoints: `shardrec checkpoint diff`
 - `id_map_facts.py`: how full the id map of a checkpoint is
+- `linked_files.py`: files of a checkpoint under a second name, in another one
 - `manifest.py`: what a checkpoint's manifest says, checked before anything goes by it
+- `moved_tower.py`: a checkpoint beside another, with the same tables and other weights of the tower
 - `position.py`: how far a run has come
 - `removal.py`: a checkpoint removed, by the files that its manifest names, and never while somebody reads it
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables

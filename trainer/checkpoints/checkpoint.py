@@ -48,7 +48,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
     entries = environment.gather(write_tables(temporary, distributed.tables))
     id_maps = environment.gather(write_id_maps(temporary, distributed.id_maps))
     generators = environment.gather(_generator_state(environment.device))
-    of_tower = environment.broadcast(unsound_tower(session) if environment.leads else None)
+    of_tower = environment.broadcast(unsound_tower(session.tower_tensors()) if environment.leads else None)
     if unsound := unsound_entries(entry for of_rank in entries for entry in of_rank) | of_tower:
         if environment.leads:
             remove_made(temporary)
@@ -63,7 +63,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
             "order": dict(order),
             "tables": [entry for of_rank in entries for entry in of_rank],
             "id_maps": merged_id_maps(id_maps),
-            "tower": write_tower(temporary / TOWER_FILE, session),
+            "tower": write_tower(temporary / TOWER_FILE, session.tower_tensors()),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
         write_manifest(temporary / MANIFEST, content)

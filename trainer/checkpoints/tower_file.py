@@ -18,10 +18,13 @@ from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
 
-def write_tower(path: Path, session: Session) -> dict[str, Any]:
-    """Writes a session's tower to a new file, synced to disk; returns what the manifest says of it."""
-    tensors = {k: t.detach().cpu().contiguous().clone() for k, t in session.tower_tensors().items()}
-    data = save(tensors)  # not `save_file`, whose files nobody else may read
+def write_tower(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes a tower, as `Session.tower_tensors` names it, to a new file that is synced to disk.
+
+    Returns what the manifest says of it.
+    """
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = save(whole)  # not `save_file`, whose files nobody else may read
     with about(path), path.open("xb") as file:
         file.write(data)
         file.flush()

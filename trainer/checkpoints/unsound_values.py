@@ -33,10 +33,13 @@ def unsound_entries(entries: Iterable[Entry]) -> dict[str, int]:
     return dict(counts)
 
 
-def unsound_tower(session: Session) -> dict[str, int]:
-    """Returns how many values of each parameter, buffer and optimizer state of the tower are unsound."""
+def unsound_tower(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Returns how many values of each parameter, buffer and optimizer state of a tower are unsound.
+
+    tensors: by plan-independent names, as `Session.tower_tensors` gives them.
+    """
     counts = {}
-    for name, tensor in session.tower_tensors().items():
+    for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         parameter, _, state = rest.rpartition("/") if kind == "tower_optimizer" else (rest, "", "")
         is_buffer = kind == "tower_buffer"  # moments are of the data's magnitude
@@ -57,7 +60,8 @@ def check_sound(session: Session) -> None:
             found = unsound_values({tensor: table.logical(shard, tensor) for tensor in shard.tensors})
             counts.update({_of_table(name, tensor): count for tensor, count in found.items()})
     of_all: Counter[str] = sum(environment.gather(counts), Counter())
-    if unsound := dict(of_all) | environment.broadcast(unsound_tower(session) if environment.leads else None):
+    of_tower = environment.broadcast(unsound_tower(session.tower_tensors()) if environment.leads else None)
+    if unsound := dict(of_all) | of_tower:
         raise UnsoundValuesError(unsound)
 
 

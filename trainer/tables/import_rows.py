@@ -1,6 +1,5 @@
 """Rows from Parquet are imported into a copy of a run: a new run folder whose one checkpoint differs in one table."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from shardrec.sharding.checkpoints.saved_tables import BLOCK_BYTES, SavedTable
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import DTYPES
 from shardrec.sharding.updates.choose import row_update
+from shardrec.trainer.checkpoints.linked_files import link
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, write_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.saved_model import DeclaredTable, SavedModel
@@ -132,9 +132,9 @@ class _Copied:
         (made / "tables").mkdir(parents=True)
         for name, table in saved.tables.items():
             for file in table.file_sizes() if name not in changed else ():
-                _link(saved.path / file, made / file)
+                link(saved.path / file, made / file)
         saved_tower(saved.path, saved.content)
-        _link(saved.path / TOWER_FILE, made / TOWER_FILE)
+        link(saved.path / TOWER_FILE, made / TOWER_FILE)
         entries = {name: iter(self._replaced(name, made)) for name in changed}
         content = dict(saved.content) | {
             "tables": [next(entries[e["table"]]) if e["table"] in entries else e for e in saved.content["tables"]],
@@ -163,14 +163,5 @@ class _Copied:
         for name, id_map in saved.id_maps.items():
             for part in id_map.parts if name not in changed else ():
                 for file in part.file_sizes():
-                    (made / file).parent.mkdir(exist_ok=True)
-                    _link(saved.path / file, made / file)
+                    link(saved.path / file, made / file)
         return saved.content.get("id_maps", {}) | write_id_maps(made, changed)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Gives a file that nothing ever writes again a second name; copies it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
