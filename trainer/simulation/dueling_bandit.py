@@ -5,28 +5,13 @@ are interleaved, and where W~'s items got more clicks than W's, W moves along th
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from shardrec.trainer.config.sections import Section
-
-_PURPOSE = 0xDB6D  # what sets these draws apart from others under the same seed
-
-
-class DuelConfig(Section):
-    """Says how far the net is perturbed, and how far it moves; the defaults are the paper's.
-
-    update: `along` is W += eta (W~ - W). `printed` is the paper's equation 8 as it is printed, W += eta W~, by which
-    every win also makes W larger by 1 + eta.
-    """
-
-    alpha: float = Field(default=0.1, gt=0, lt=1, description="largest relative change of a weight")
-    eta: float = Field(default=0.05, gt=0, le=1, description="how far W moves when W~ wins")
-    update: Literal["along", "printed"] = "along"
+from shardrec.trainer.simulation.draws import draws
+from shardrec.trainer.simulation.exploration import DuelSettings
 
 
 class DuelingBandit:
@@ -36,9 +21,9 @@ class DuelingBandit:
     `seed`, `period` and W.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], config: DuelConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], config: DuelSettings | None = None, *, seed: int = 0) -> None:
         self.parameters = dict(parameters)
-        self.config = config or DuelConfig()
+        self.config = config or DuelSettings()
         self.seed, self.period = seed, 0
         self.clicks = np.zeros(2, np.int64)
         self._perturbed: dict[str, Tensor] | None = None
@@ -47,8 +32,7 @@ class DuelingBandit:
     def perturbed(self) -> dict[str, Tensor]:
         """Returns W~ of this period, by name."""
         if self._perturbed is None:
-            key = np.array([self.seed % 2**64, _PURPOSE], np.uint64)
-            draw = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, self.period]))
+            draw = draws(self.seed, "perturbation", self.period)
             self._perturbed = {name: self._moved(weight, draw) for name, weight in self.parameters.items()}
         return self._perturbed
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shardrec.trainer.simulation.places import drawn
+
 
 class Interleaved(NamedTuple):
     """A merged list for each of R requests, of L places.
@@ -48,7 +50,7 @@ def interleave(
     source = (coins >= 0.5).T.astype(np.int8)
     for slot in range(length):
         chances = _chances(weights, only_best=tau is None)
-        place[:, slot] = _drawn(chances[source[:, slot], rows], points[slot])
+        place[:, slot] = drawn(chances[source[:, slot], rows], points[slot])
         propensity[:, slot] = chances[:, rows, place[:, slot]].mean(0)
         weights[:, rows, place[:, slot]] = 0.0
     return Interleaved(place, propensity, source)
@@ -73,11 +75,3 @@ def _chances(weights: np.ndarray, *, only_best: bool) -> np.ndarray:
     chances = np.zeros_like(weights)
     np.put_along_axis(chances, weights.argmax(2)[..., None], 1.0, axis=2)
     return chances
-
-
-def _drawn(chances: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Returns [R] int64: the candidate in whose share of [0, 1) each point lies; never one without a chance."""
-    reached = chances.cumsum(1)
-    whole = reached[:, -1]
-    points = np.minimum(points * whole, np.nextafter(whole, 0))  # a product may round up to the whole
-    return (reached <= points[:, None]).sum(1)

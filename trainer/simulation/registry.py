@@ -8,20 +8,30 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.simulation.policies import Policy, PolicyContext
 
 _HERE = "shardrec.trainer.simulation"
+NEURAL = ("dqn", "ddqn", "drn", "drn_no_activeness", "drn_no_dbgd", "drn_epsilon")
+"""The policies that train a net, which the run file's `model` is of."""
+
 POLICIES = {
     "random": f"{_HERE}.policies:Random",
     "popularity": f"{_HERE}.policies:Popularity",
     "linucb": f"{_HERE}.linucb:LinUCB",
     "ideal": f"{_HERE}.policies:Ideal",
+    **dict.fromkeys(NEURAL, f"{_HERE}.neural:Neural"),
 }
 """Name -> the class, which takes a `PolicyContext`."""
 
 
-def check_policies(names: Iterable[str]) -> None:
-    """Raises UserError for a policy that is not known, with the nearest one that is."""
+def check_policies(names: Iterable[str], model: str | None) -> None:
+    """Raises UserError for a policy that is not known, with the nearest one that is, or needs another `model`."""
     for name in names:
         if name not in POLICIES:
             raise UserError(f"simulation.policies: {unknown('policy', name, list(POLICIES))}")
+        if name in NEURAL and model != "drn":
+            found = "names no model" if model is None else f"has model {model}"
+            raise UserError(
+                f"simulation.policies: {name} trains model drn, but the run file {found}; set model.name to drn, or "
+                "leave the policy out"
+            )
 
 
 def make_policy(context: PolicyContext) -> Policy:

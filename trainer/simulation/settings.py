@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from shardrec.data_pipeline.declared.declaration import given_twice
 from shardrec.trainer.config.sections import Count, Section
 from shardrec.trainer.simulation.activeness import ActivenessConfig
+from shardrec.trainer.simulation.exploration import ExplorationSettings
 
 DAY_MINUTES = 24 * 60
 
@@ -100,7 +101,8 @@ class SimulationSettings(Section):
     """A simulation serves `users` for `days`, by each of `policies`, under seeds 0, 1, ..., `seeds` - 1.
 
     Every visit is one request, with `candidates` news of which `shown` are shown. minor_minutes, major_days: how often
-    policies learn a little and a lot. log_days: how many days of the log stay on disk; default: all.
+    policies learn a little and a lot. log_days: how many days of the log stay on disk; default: all. major_log_days: on
+    how many of these a major update trains, the last ones; default: all.
     """
 
     users: int = Field(default=10_000, gt=0, le=10_000_000)
@@ -113,11 +115,13 @@ class SimulationSettings(Section):
     candidates: int = Field(default=30, gt=0, le=10_000)
     shown: int = Field(default=5, gt=0, le=10_000)
     log_days: Count | None = None
+    major_log_days: Count | None = None
     news: NewsSettings = NewsSettings()
     tastes: TasteSettings = TasteSettings()
     clicks: ClickSettings = ClickSettings()
     returns: ReturnSettings = ReturnSettings()
     activeness: ActivenessConfig = ActivenessConfig()
+    exploration: ExplorationSettings = ExplorationSettings()
     linucb: LinUCBSettings = LinUCBSettings()
 
     @field_validator("policies", mode="before")

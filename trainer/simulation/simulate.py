@@ -51,7 +51,7 @@ def simulate_policies(
     Raises UserError for what is wrong with the run file or the folder, before anything is written.
     """
     config = load_simulation(run_file, overrides)
-    check_policies(config.simulation.policies)
+    check_policies(config.simulation.policies, config.model.get("name"))
     run = Path(config.run)
     check_folder(config, resume=resume)
     Report.check_writable(run)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from shardrec.trainer.simulation.dueling_bandit import DuelConfig, DuelingBandit
+from shardrec.trainer.simulation.dueling_bandit import DuelingBandit
+from shardrec.trainer.simulation.exploration import DuelSettings
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -25,7 +26,7 @@ def duel(bandit: DuelingBandit, of_first: int, of_second: int) -> bool:
 def test_a_win_moves_each_weight_as_the_paper_says(update: str) -> None:
     parameters = weights()
     before = {name: w.detach().double().numpy().copy() for name, w in parameters.items()}
-    bandit = DuelingBandit(parameters, DuelConfig(alpha=0.2, eta=0.1, update=update), seed=7)
+    bandit = DuelingBandit(parameters, DuelSettings(alpha=0.2, eta=0.1, update=update), seed=7)
     perturbed = {name: w.double().numpy().copy() for name, w in bandit.perturbed.items()}
     for name, w in before.items():
         shares = (perturbed[name] - w) / w / 0.2  # rand(-1, 1), each weight its own
