@@ -17,7 +17,7 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import transformed
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import Input
+from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import with_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
@@ -29,10 +29,6 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.simulation.world import Requests
 
-CANDIDATES = "next_candidates"
-"""The model's input that reads candidates: those of the next state, which here are those of the state itself."""
-
-INPUTS = ("state", "state_dense", CANDIDATES)
 ONLINE = "online."
 """What precedes the names of the parameters that choose, beside those of the target network."""
 
@@ -49,7 +45,7 @@ class ValueNet:
         model = build_model(config, schema).eval()
         with torch.no_grad():
             model.load_state_dict(model_tensors(saved_tower(self.saved.path, self.saved.content)))
-        inputs = {name: _always_read(model.inputs[name]) for name in INPUTS if name in model.inputs}
+        inputs = _scoring_inputs(model.inputs)
         self._threads = config.launch.threads
         self._columns = _Columns(schema, inputs)
         self._lookup = EmbeddingLookup(inputs, self._columns.dense, device="cpu").eval()
@@ -66,7 +62,7 @@ class ValueNet:
             return [np.empty(requests.candidates.shape, np.float32)] * (1 + len(others))
         with _threads(self._threads):
             inputs = self._lookup(self._columns.batch(requests, self._lookup.id_names))
-            given = tuple(inputs.get(name) for name in INPUTS)
+            given = tuple(inputs.get(name) for name in ("state", "state_dense", "candidates"))
             found = [self._scorer(*given)]
             for parameters in others:
                 renamed = {f"model.{name}": tensor for name, tensor in parameters.items()}
@@ -85,11 +81,16 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _always_read(source: Input) -> Input:
-    """Returns an input that is read outside of training too, of tables that are only read."""
-    changed = with_tables({"": source}, _only_read)[""]
-    more = {"detached": False} if hasattr(changed, "detached") else {}
-    return replace(changed, read="always", **more)
+def _scoring_inputs(inputs: Mapping[str, Input]) -> dict[str, Input]:
+    """Returns what scoring looks up: the state as it is, and the action's features as sequences, one per candidate.
+
+    So candidates need no features of their own in the schema.
+    """
+    action, numbers = inputs["action"], inputs["action_dense"]
+    assert isinstance(action, PooledEmbeddings) and isinstance(numbers, DenseFeatures)
+    state = {name: inputs[name] for name in ("state", "state_dense") if name in inputs}
+    candidates = SequenceEmbeddings(action.tables, dense=numbers.features)
+    return with_tables({**state, "candidates": candidates}, _only_read)
 
 
 def _only_read(table: EmbeddingTable) -> EmbeddingTable:
@@ -111,21 +112,19 @@ class _Scorer(nn.Module):
 class _Columns:
     """Columns say where in a tick's requests the features that the inputs read are found.
 
-    dense: the names of the columns of `Batch.dense`. A feature at another place of a transition has the name of what
-    it is `of` there.
+    dense: the names of the columns of `Batch.dense`.
     """
 
     def __init__(self, schema: Schema, inputs: Mapping[str, Input]) -> None:
-        self._schema = schema
-        state, candidates = inputs.get("state_dense"), inputs[CANDIDATES]
-        self.dense: tuple[str, ...] = getattr(state, "features", ())
-        self._candidates = {*candidates.tables, *candidates.dense}
-        self._beside: tuple[str, ...] = candidates.dense
+        state, candidates = inputs["state_dense"], inputs["candidates"]
+        assert isinstance(state, DenseFeatures) and isinstance(candidates, SequenceEmbeddings)
+        self.dense = state.features
+        self._schema, self._candidates = schema, candidates
 
     def batch(self, requests: Requests, id_names: Sequence[str]) -> Batch:
         """Returns one row for each request: its state, and its candidates as a sequence."""
         count, candidates = requests.candidates.shape
-        lengths = [np.full(count, candidates if name in self._candidates else 1) for name in id_names]
+        lengths = [np.full(count, candidates if name in self._candidates.tables else 1) for name in id_names]
         ids = [self._column(name, requests) for name in id_names]
         dense = [self._number(name, requests) for name in self.dense]
         return Batch(
@@ -140,15 +139,11 @@ class _Columns:
             weights=torch.ones(count),
             groups=None,
             rows=torch.arange(count),
-            dense_sequences={name: torch.from_numpy(self._number(name, requests)) for name in self._beside},
+            dense_sequences={name: torch.from_numpy(self._number(name, requests)) for name in self._candidates.dense},
         )
 
     def _column(self, name: str, requests: Requests) -> np.ndarray:
-        feature = self._schema[name]
-        if name in self._candidates:
-            assert feature.of is not None
-            return requests.actions[feature.of].ravel()
-        return requests.state[name]
+        return requests.actions[name].ravel() if name in requests.actions else requests.state[name]
 
     def _number(self, name: str, requests: Requests) -> np.ndarray:
         """Returns a dense feature after its transforms, as the loader would: float32."""

@@ -28,7 +28,12 @@ def config(run: Path, **simulation: Any) -> SimulationConfig:
         {
             "run": str(run),
             "simulation": settings | {"news": {"per_day": 12}, "major_log_days": 2} | simulation,
-            "model": {"name": "drn", "embedding_dim": 4, "rewards": {"click": 1.0, "activeness": 0.05}},
+            "model": {
+                "name": "drn",
+                "embedding_dim": 4,
+                "mlp": {"hidden": [8]},
+                "rewards": {"click": 1.0, "activeness": 0.05},
+            },
             "data": {"global_batch_size": 64},
             "optimizer": {"tower": {"name": "adam", "learning_rate": 0.01}},
             "trainer": {"tensorboard": False},
@@ -93,15 +98,15 @@ def test_a_major_update_goes_on_from_the_last_one_as_duels_have_moved_it(lived: 
 
 
 def test_an_episode_that_was_broken_off_ends_as_one_that_was_not(lived: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(days: int) -> None:
         if days == 2:
-            raise Stop
+            raise StoppedError
 
     broken = config(tmp_path / "run")
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         Episode(broken, "drn", 1).run(stop)
     Episode(broken, "drn", 1).run()
     episode = episode_folder(broken.run, "drn", 1)
