@@ -87,8 +87,8 @@ class Neural:
             return epsilon_greedy(np.zeros(requests.candidates.shape), length, 1.0, draw)
         if self._duel is not None:
             values, others = self._net.values(requests, self._duel.perturbed)
-            rankings = [np.argsort(-of, axis=1, kind="stable") for of in (values, others)]
-            return Shown(*interleave(*rankings, length, draw, tau=self.settings.exploration.duel.tau))
+            first, second = (np.argsort(-of, axis=1, kind="stable") for of in (values, others))
+            return Shown(*interleave(first, second, length, draw, tau=self.settings.exploration.duel.tau))
         (values,) = self._net.values(requests)
         if self.kind.explores == "never":
             return best(values, length)

@@ -7,6 +7,7 @@ the tower. No rows are written to files for it.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class _Scorer(nn.Module):
         self.model = model
 
     def forward(self, *inputs: object) -> Tensor:
-        values: Tensor = self.model.candidate_values(*inputs)
+        values: Tensor = cast(Any, self.model).candidate_values(*inputs)  # which models that value actions have
         return values
 
 
