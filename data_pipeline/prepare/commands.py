@@ -281,6 +281,40 @@ def avazu_command(
     show(avazu.prepare_avazu(inputs, recipe, output, progress))
 
 
+@app.command("open-bandit")
+def open_bandit(
+    out: Out,
+    source: Annotated[
+        list[Path], typer.Argument(help="Log files of a campaign, folders of them, or quoted globs; plain or gzip.")
+    ],
+    items: Annotated[
+        Path | None, typer.Option(help="Items' features. Default: item_context.csv beside each log.")
+    ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="List in each row all items, with their features and affinities.")
+    ] = False,
+    by_time: Annotated[bool, typer.Option("--by-time", help="Split by time, not by hash of the row's number.")] = False,
+    validation: Validation = None,
+    test: Test = None,
+    fractions: Fractions = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Prepares logged bandit data in the layout of the Open Bandit Dataset, with propensities, in the order of time."""
+    from shardrec.data_pipeline.prepare.importers.open_bandit import PATTERNS as OPEN_BANDIT_PATTERNS
+    from shardrec.data_pipeline.prepare.importers.open_bandit import BanditProtocol, prepare_open_bandit
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+
+    if by_time and (validation or test):
+        raise UserError("--by-time: splits the rows of SOURCE, and --validation or --test name files that are splits")
+    inputs = _inputs(source, validation, test, fractions, OPEN_BANDIT_PATTERNS)
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    protocol = BanditProtocol(shares(fractions), by_time, seed, candidates)
+    show(prepare_open_bandit(inputs, output, protocol, items, progress))
+
+
 @app.command()
 def delimited(
     source: SourcePath,
@@ -346,7 +380,7 @@ def synthetic_command(
 
 
 def _inputs(
-    source: Path,
+    source: Path | list[Path],
     validation: list[Path] | None,
     test: list[Path] | None,
     fractions: str | None,
@@ -354,7 +388,13 @@ def _inputs(
 ) -> "Inputs":
     from shardrec.data_pipeline.prepare.steps.source import Inputs
 
-    return Inputs([source], validation or (), test or (), True if fractions else None, patterns)
+    return Inputs(
+        source if isinstance(source, list) else [source],
+        validation or (),
+        test or (),
+        True if fractions else None,
+        patterns,
+    )
 
 
 def _rate(rate: float) -> float:

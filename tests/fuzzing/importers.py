@@ -109,6 +109,9 @@ def _of_columns() -> dict[str, Importer]:
     """Returns importers of single rows."""
     frappe = "user\titem\tcnt\tdaytime\tweekday\tisweekend\thomework\tcost\tweather\tcountry\tcity"
     avazu = ",".join(COLUMNS)
+    bandit = ",timestamp,item_id,position,click,propensity_score,user_feature_0," + ",".join(
+        f"user-item_affinity_{i}" for i in range(3)
+    )
     return {
         "delimited": Importer(
             ("delimited", "x.csv", "OUT", "--recipe", "r.yaml"), {"x.csv": _log(), "r.yaml": RECIPE.encode()}
@@ -143,6 +146,20 @@ def _of_columns() -> dict[str, Importer]:
         "libfm svm": Importer(
             ("libfm", "x.svm", "OUT"),
             {"x.svm": _text(30, lambda i: f"{i % 3} qid:{i} {i % 5}:0.5 {5 + i % 7}:1 # note")},
+        ),
+        "open-bandit": Importer(
+            ("open-bandit", "OUT", "men.csv", "--candidates"),
+            {
+                "men.csv": _text(
+                    40,
+                    lambda i: (
+                        f"{i},2019-11-24 00:00:{i:02}.5+00:00,{i % 3},{1 + i % 3},{i % 2},0.{i:02},u{i % 4},{i},0.5,-1"
+                        if i
+                        else bandit
+                    ),
+                ),
+                "item_context.csv": b",item_id,item_feature_0,item_feature_1\n0,0,0.5,a\n1,1,-1.25,b\n2,2,3.0,a\n",
+            },
         ),
         "frappe": Importer(
             ("frappe", ".", "OUT", "--raw"),

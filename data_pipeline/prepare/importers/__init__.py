@@ -10,6 +10,7 @@
 - `movielens.py`: MovieLens 1M and 100K, each rating with its user's and movie's features
 - `movielens_histories.py`: MovieLens 1M and 100K as histories
 - `ncf.py`: the files published with neural collaborative filtering
+- `open_bandit.py`: logged bandit data in the layout of the Open Bandit Dataset
 - `ratings.py`: MovieLens' ratings as rows of items or users, for AutoRec
 - `user_histories.py`: text files of user histories
 """
