@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
     "trainer": (
         ("cli", "api"),
         ("commands",),
-        ("comparison",),
+        ("comparison", "off_policy"),
         ("benchmarks", "scoring", "simulation"),
         ("training", "tables"),
         ("checkpoints", "planning"),

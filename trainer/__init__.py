@@ -8,6 +8,7 @@
 - `comparison/`: several runs beside each other
 - `config/`: what a run file says
 - `launch/`: where workers come from
+- `off_policy/`: a policy judged by the log of another one
 - `planning/`: what a step would take on machines that may not be here
 - `run_folder/`: what a run leaves on disk and on the screen
 - `scoring/`: scores of a trained model

@@ -86,7 +86,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Scores a trained model on its validation and test rows, or on other data."""
-    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.evaluate", trust=trust):
+    with started_early_for(run_folder, overrides, "shardrec.trainer.scoring.evaluate", trust=trust):
         from shardrec.trainer.scoring.evaluate import evaluate_run
 
         paths = tuple(data or ())
@@ -116,7 +116,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Writes a score for every row, beside its key columns, as Parquet."""
-    with _started_early(run_folder, overrides, "shardrec.trainer.scoring.predict", trust=trust):
+    with started_early_for(run_folder, overrides, "shardrec.trainer.scoring.predict", trust=trust):
         from shardrec.trainer.scoring.predict import predict_rows
 
         chosen = (tuple(keys or ()), step, tuple(overrides or ()))
@@ -125,7 +125,7 @@ def predict(
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 
 
-def _started_early(
+def started_early_for(
     run_folder: Path, overrides: list[str] | None, module: str, *, trust: bool
 ) -> AbstractContextManager[None]:
     """Starts what the workers of a finished run will need, as `started_early` does."""

@@ -77,16 +77,18 @@ class _Items:
         names = TextFile(path, TextFormat(), {}).column_names()
         features = sorted((n for n in names if _OF_ITEM.fullmatch(n)), key=lambda n: int(n.rpartition("_")[2]))
         types = {ITEM: pa.int64(), **{n: pa.float64() if n == "item_feature_0" else pa.string() for n in features}}
-        parts = []
+        parts: list[pa.RecordBatch] = []
+        count = 0
         for batch, origin in TextFile(path, TextFormat(), types).batches():
             for name in types:
                 no_null(batch, name, origin)
             ids = batch.column(ITEM).to_numpy()
-            expected = np.arange(len(ids)) + sum(len(part) for part in parts)
-            if (wrong := np.flatnonzero(ids != expected)).size:
-                at = wrong[0]
-                raise Place(origin, ITEM).error(at, ids[at], f"{expected[at]}: items are 0, 1, 2, ... in order")
+            wrong = np.flatnonzero(ids != count + np.arange(len(ids)))
+            if len(wrong):
+                at = int(wrong[0])
+                raise Place(origin, ITEM).error(at, ids[at], f"{count + at}: items are 0, 1, 2, ... in order")
             parts.append(batch)
+            count += len(ids)
         if not parts:
             raise UserError(f"{path}: has no rows")
         table = pa.Table.from_batches(parts).combine_chunks()
