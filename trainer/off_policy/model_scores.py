@@ -50,11 +50,12 @@ class ScoringModel:
             raise UserError("ope launches its own workers; run it without torchrun, with --set launch.workers=N")
         blueprint = Blueprint(config, folder.schema(), rows=trained.rows)
         read, at = blueprint.read.unlabelled(), blueprint.config.data.schema_folder
+        unread = blueprint.model.unread_features(labelled=False)
         for f in (fields.action, fields.position):
             if f is not None and (ours := read.by_name.get(f.name)) is not None:
                 check_same_ids(fields, ours, at, f"{trained.run_folder}")
-        columns = Layout(read, at, absent=blueprint.model.training_features).columns
-        rows = ScorableRows(fields, read.without(blueprint.model.training_features), columns)
+        columns = Layout(read, at, absent=unread).columns
+        rows = ScorableRows(fields, read.without(unread), columns)
         rows.sources
         return cls(trained, blueprint, rows)
 

@@ -66,4 +66,4 @@ def print_policy(result: Mapping[str, Any]) -> None:
 
 
 def _shown(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.5g}"
+    return UNDEFINED if value is None else f"{value:.4g}"
