@@ -178,6 +178,17 @@ def test_the_uniform_policy_and_another_reward(
     assert clicks["ips"]["value"] == pytest.approx(worth(log, [[1 / len(r["candidates"])] * 7 for r in log])[0])
 
 
+def test_a_log_of_several_paths_and_groups(
+    judged_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each path is in order of time of its own; a user's rows are drawn together, here copies of each other."""
+    grouped = write(tmp_path / "grouped", rows(300, seed=2), SCHEMA.model_copy(update={"group": "user"}))
+    once, twice = (ope(monkeypatch, capsys, *("--data", grouped) * times, "--policy", "uniform") for times in (1, 2))
+    assert (once["rows"], twice["rows"], once["groups"], twice["groups"]) == (300, 600, 20, 20)
+    for name in ("logged", "ips", "snips"):
+        assert list(twice["estimates"][name].values()) == pytest.approx(list(once["estimates"][name].values()))
+
+
 def test_worthless_estimates_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
