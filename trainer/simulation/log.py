@@ -46,9 +46,9 @@ class Log:
         self.folder, self.settings = folder, settings
         users, candidates, shown = settings.users, settings.candidates, settings.shown
         self.waiting = np.zeros(users, bool)
-        self._state = {n: np.zeros(users, _ID) for n in STATE_IDS}
+        self._state: dict[str, np.ndarray] = {n: np.zeros(users, _ID) for n in STATE_IDS}
         self._state |= {n: np.zeros(users, _NUMBER) for n in state_numbers(settings)}
-        self._actions = {n: np.zeros((users, candidates), _ID) for n in ACTION_IDS}
+        self._actions: dict[str, np.ndarray] = {n: np.zeros((users, candidates), _ID) for n in ACTION_IDS}
         self._actions |= {n: np.zeros((users, candidates), _NUMBER) for n in ACTION_NUMBERS}
         self._place = np.zeros((users, shown), np.int64)
         self._propensity = np.zeros((users, shown))

@@ -53,7 +53,8 @@ class Users:
         if not tastes.drift:
             return
         stays = exp(-self.settings.tick_seconds / (DAY * tastes.drift_days))
-        moved = draws(self.seed, "drift", tick).standard_normal(self.taste.shape, np.float32)
+        shape = (len(self), self.settings.news.topics)
+        moved = draws(self.seed, "drift", tick).standard_normal(shape, np.float32)
         moved *= np.float32(tastes.drift * sqrt(1 - stays**2))
         self.taste = self.usual + np.float32(stays) * (self.taste - self.usual) + moved
 
