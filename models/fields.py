@@ -1,6 +1,6 @@
 """Fields are the features that a model may use, and make the tables that it declares for them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shardrec.data_pipeline.declared.declaration import unknown
@@ -84,13 +84,24 @@ class Fields:
 
         Raises UserError for a pattern that matches none.
         """
-        if patterns is None:
-            return self.pooled
+        return self.pooled if patterns is None else self._matching(patterns, self.pooled, "id or id_list feature")
+
+    def select_with_dense(self, patterns: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the pooled and the dense features that match any of the name patterns, each in the schema's order.
+
+        Raises UserError for a pattern that matches none of either.
+        """
+        known = tuple(f.name for f in self.schema.features if f.name in (*self.pooled, *self.dense))
+        names = self._matching(patterns, known, "id, id_list or dense feature")
+        return tuple(n for n in self.pooled if n in names), tuple(n for n in self.dense if n in names)
+
+    @staticmethod
+    def _matching(patterns: Iterable[str], known: Sequence[str], what: str) -> tuple[str, ...]:
         patterns = tuple(patterns)
         for pattern in patterns:
-            if not any(matches(name, pattern) for name in self.pooled):
-                raise UserError("model: " + unknown("id or id_list feature", pattern, self.pooled))
-        return tuple(name for name in self.pooled if any(matches(name, p) for p in patterns))
+            if not any(matches(name, pattern) for name in known):
+                raise UserError("model: " + unknown(what, pattern, known))
+        return tuple(name for name in known if any(matches(name, p) for p in patterns))
 
     def table(
         self, feature: str, *, embedding_dim: int, zero_columns: int = 0, group: str = "", **defaults: Any

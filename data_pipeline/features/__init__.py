@@ -1,6 +1,7 @@
 """A column has a meaning, and its values become ids and numbers.
 
 - `arrow_values.py`: Arrow arrays as readers see them: types, NumPy views, what is missing, where a value came from
+- `combinations.py`: combinations of several lists: which element of each, for all rows at once
 - `crosses.py`: crosses that a run declares: features whose ids are combinations of other features' ids
 - `hashing.py`: XXH64 of Arrow strings and integers, vectorised in NumPy
 - `id_transforms.py`: what a feature's `ids` may declare: how values become table rows

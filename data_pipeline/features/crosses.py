@@ -4,20 +4,24 @@ from pydantic import Field, field_validator
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Name
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Cross, FeatureCross, IdFeature, Role, Schema
+from shardrec.data_pipeline.features.schema import Cross, Feature, FeatureCross, IdFeature, IdListFeature, Role, Schema
 
 
 class CrossedFeatures(Declaration):
     """A cross is phi(x) = prod_i x_i over `features`' ids (Cheng et al., DLRS 2016, eq. 1), hashed to `num_ids` rows.
 
     What is combined are the table rows that the features have, whatever their `ids`: all numbers of a bucket are one.
+    With id_list features among them each combination of one id of each feature is an id of the row.
 
     name: of the new feature; default: the features' names with `_x_` between
+    max_length: combinations of a row that are kept, the last ones; for crosses with lists. None: a row with more than
+        `MOST_COMBINATIONS` is an error
     """
 
     features: tuple[Name, ...]
     num_ids: int = Field(gt=0, lt=2**63)
     name: Name | None = None
+    max_length: int | None = Field(default=None, gt=0, lt=2**31)
 
     @field_validator("features")
     @classmethod
@@ -34,33 +38,41 @@ class CrossedFeatures(Declaration):
         return self.name or "_x_".join(self.features)
 
     def added_to(self, schema: Schema) -> Schema:
-        """Returns the schema with this cross as one more id feature, or as it is where it has that cross already.
+        """Returns the schema with this cross as one more feature, or as it is where it has that cross already.
 
-        The cross is of the role that all its features have, if they agree, and of `user_item` where some are of the
-        user and the others of the item. Raises UserError for an unknown feature, for one that has not exactly one id a
-        row or belongs to another place of a transition, and where a feature that is not this cross is called so.
+        The cross is an id feature, an id_list where one of its features is. It is of the role that all its features
+        have, if they agree, and of `user_item` where some are of the user and the others of the item. Raises UserError
+        for an unknown feature, for one that is neither or belongs to another place of a transition, for a `max_length`
+        of single ids, and where a feature that is not this cross is called so.
         """
         name = self.feature_name
         known = schema.by_name.get(name)
         if known is not None:
-            if isinstance(known, IdFeature) and self._is(known, schema):
+            if isinstance(known, IdFeature | IdListFeature) and self._is(known, schema):
                 return schema
+            length = f" of max_length {self.max_length}" if self.max_length else ""
             raise UserError(
                 f"data.crosses: there is a feature {name!r} already, and it is not the cross of "
-                f"{', '.join(self.features)} into {self.num_ids} rows; give the cross of that `name` another"
+                f"{', '.join(self.features)} into {self.num_ids} rows{length}; give the cross of that `name` another"
             )
         crossed = tuple(self._source(schema, feature) for feature in self.features)
-        cross = IdFeature(
-            name=name,
-            ids=FeatureCross(features=crossed, num_ids=self.num_ids),
-            role=_role_of({feature.role for feature in crossed}),
-        )
+        role = _role_of({feature.role for feature in crossed})
+        ids = FeatureCross(features=crossed, num_ids=self.num_ids)
+        if self.max_length is not None and not ids.has_lists:
+            raise UserError(
+                f"data.crosses: {name!r} has a max_length, but its features have one id a row each, which makes one "
+                "combination; leave max_length out"
+            )
+        if ids.has_lists:
+            cross: Feature = IdListFeature(name=name, ids=ids, role=role, max_length=self.max_length)
+        else:
+            cross = IdFeature(name=name, ids=ids, role=role)
         return schema.model_copy(update={"features": (*schema.features, cross)})
 
-    def _is(self, known: IdFeature, schema: Schema) -> bool:
+    def _is(self, known: IdFeature | IdListFeature, schema: Schema) -> bool:
         """Tells whether a schema's feature is this cross: one that a run folder keeps, or one of columns called so."""
-        cross = known.cross
-        if cross is None or cross.num_ids != self.num_ids:
+        cross, length = known.cross, known.max_length if isinstance(known, IdListFeature) else None
+        if cross is None or (cross.num_ids, length) != (self.num_ids, self.max_length):
             return False
         if isinstance(cross, Cross):
             return cross.columns == self.features and cross.seed == 0
@@ -69,21 +81,23 @@ class CrossedFeatures(Declaration):
             f == self._source(schema, f.name) for f in cross.features if f.name in there
         )
 
-    def _source(self, schema: Schema, name: str) -> IdFeature:
+    def _source(self, schema: Schema, name: str) -> IdFeature | IdListFeature:
+        where = f"data.crosses: {self.feature_name!r}"
         try:
             feature = schema[name]
         except UserError as error:
-            raise UserError(f"data.crosses: {self.feature_name!r}: {error}") from None
-        if not isinstance(feature, IdFeature):
+            raise UserError(f"{where}: {error}") from None
+        if not isinstance(feature, IdFeature | IdListFeature):
             raise UserError(
-                f"data.crosses: {self.feature_name!r}: feature {name!r} is of kind {feature.kind}; a cross needs "
-                "features with one id a row (kind: id; `bucketize` makes one of numbers)"
+                f"{where}: feature {name!r} is of kind {feature.kind}; a cross needs features of kind id or id_list "
+                "(`bucketize` makes ids of numbers)"
             )
         if feature.place != "now":
             raise UserError(
-                f"data.crosses: {self.feature_name!r}: feature {name!r} has place: {feature.place}; a cross is of the "
-                "row's own features"
+                f"{where}: feature {name!r} has place: {feature.place}; a cross is of the row's own features"
             )
+        if isinstance(feature, IdListFeature) and feature.weights_are == "labels":
+            raise UserError(f"{where}: the weights of feature {name!r} are labels, which its cross would give away")
         return feature.model_copy(update={"table": None})
 
 

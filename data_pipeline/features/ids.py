@@ -22,7 +22,6 @@ from shardrec.data_pipeline.features.hashing import (
     LONGEST,
     LongStringError,
     hash_array,
-    hash_integers,
     hash_words,
     is_string,
 )
@@ -30,7 +29,6 @@ from shardrec.data_pipeline.features.id_transforms import MISSING
 from shardrec.data_pipeline.features.schema import (
     Bucketize,
     Cross,
-    FeatureCross,
     Hash,
     Identity,
     Raw,
@@ -89,19 +87,12 @@ class IdReader:
         self.lookup = Lookup.open(folder, ids.path, ids.size) if isinstance(ids, Vocabulary) else None
         self._read_as = pa.string() if self.lookup is not None and self.lookup.strings else pa.int64()
         self.boundaries = np.array(ids.boundaries) if isinstance(ids, Bucketize) else None
-        crossed = ids.features if isinstance(ids, FeatureCross) else ()
-        self._crossed = [(source.columns, IdReader(source, folder)) for source in crossed]
 
     def check(self, kind: pa.DataType, file: str, column: str, reader: str, *, empty: bool = False) -> None:
         """Raises UserError unless values of type `kind` can become rows as declared.
 
         empty: there may be no values at all, as in lists
         """
-        if self._crossed:
-            for columns, source in self._crossed:
-                if column in columns:
-                    source.check(kind, file, column, reader)
-            return
         plain = plain_type(kind)
         integers, strings = pa.types.is_integer(plain), is_string(plain)
         if is_null(plain) and (self.missing_row is not None or empty):
@@ -121,8 +112,6 @@ class IdReader:
 
     def __call__(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
         """Returns table rows: k arrays of n values (k > 1 for crosses only) -> [n] int64."""
-        if self._crossed:
-            return self._crossed_rows(columns, places)
         columns = [as_type(values, self._read_as) for values in columns]
         try:
             rows = self._rows(columns, places[0])
@@ -138,14 +127,6 @@ class IdReader:
                 raise place.error(at, "NaN" if nan else "null", "an id, or `missing: row` in the schema")
             rows = np.where(missing, self.missing_row, rows)
         return rows
-
-    def _crossed_rows(self, columns: list[pa.Array], places: list[Place]) -> np.ndarray:
-        words, start = [], 0
-        for read, source in self._crossed:
-            stop = start + len(read)
-            words.append(hash_integers(source(columns[start:stop], places[start:stop])))
-            start = stop
-        return (hash_words(words) % np.uint64(self.declared.num_rows)).astype(np.int64)
 
     def _rows(self, columns: list[pa.Array], place: Place) -> np.ndarray:
         ids = self.declared

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from shardrec.data_pipeline.declared.declaration import (
     Declaration,
@@ -37,22 +37,37 @@ class FeatureCross(Declaration):
     """A feature cross gives row XXH64 over the 8-byte XXH64 (seed 0) of several features' table rows, modulo `num_ids`.
 
     That is what `Cross` makes of columns that hold the rows. A missing value combines as the row that stands for it.
+    With lists among the features, one of each feature's ids are combined at a time: each combination is an id of a
+    list, and its weight the product of the weights that its ids have (1 for features without).
     """
 
     kind: Literal["feature_cross"] = "feature_cross"
-    features: tuple["IdFeature", ...] = Field(min_length=2)
+    features: tuple["Crossable", ...] = Field(min_length=2)
     num_ids: int = Field(gt=0, lt=2**63)
 
     @model_validator(mode="after")
     def _of_few_columns(self) -> "FeatureCross":
         if len(self.columns) > MOST_CROSSED:
             raise ValueError(f"a cross reads {MOST_CROSSED} columns at most, found {len(self.columns)}")
+        for f in self.features:
+            if isinstance(f, IdListFeature) and f.weights_are == "labels":
+                raise ValueError(f"a cross with {f.name!r} would give its labels away; leave it out")
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Returns the Parquet columns that the crossed features read."""
         return tuple(column for feature in self.features for column in feature.columns)
+
+    @property
+    def has_lists(self) -> bool:
+        """Returns whether there may be any number of combinations a row."""
+        return any(isinstance(feature, IdListFeature) for feature in self.features)
+
+    @property
+    def weighted(self) -> bool:
+        """Tells whether its combinations come with weights."""
+        return any(isinstance(feature, IdListFeature) and feature.weighted for feature in self.features)
 
     @property
     def num_rows(self) -> int:
@@ -149,10 +164,14 @@ class _Sparse(_Feature):
     def _crossable(self) -> "_Sparse":
         if not isinstance(self.ids, Cross | FeatureCross):
             return self
-        if not isinstance(self, IdFeature) or self.column is not None:
-            raise ValueError("a cross reads its own columns and makes one id a row: kind must be id, without `column`")
+        if not isinstance(self, IdFeature | IdListFeature) or self.column is not None:
+            raise ValueError("a cross reads its own columns: kind must be id, or id_list for lists, without `column`")
+        if isinstance(self, IdListFeature) and self.weights is not None:
+            raise ValueError("a cross takes `weights` from what it is of; leave them out")
         if isinstance(self.ids, FeatureCross) and self.missing == "row":
             raise ValueError("`missing` is declared for what a feature_cross is of")
+        if isinstance(self.ids, FeatureCross) and self.ids.has_lists != isinstance(self, IdListFeature):
+            raise ValueError("kind must be id_list for a feature_cross with a list among its features, and else id")
         return self
 
     @property
@@ -189,7 +208,8 @@ class IdFeature(_Sparse):
 class IdListFeature(_Sparse):
     """An id list has any number of ids a row (an Arrow list; null is the empty list), whose embeddings are pooled.
 
-    `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all).
+    `weights` names a list column of numbers, as many as ids. The last `max_length` are kept (None: all; a cross that
+    makes more than `MOST_COMBINATIONS` ids of a row needs it).
     With `weights_are: labels` they are what is predicted (a rating of every id): rows to be scored need none, and no
     model pools them.
     """
@@ -208,7 +228,8 @@ class IdListFeature(_Sparse):
     @property
     def weighted(self) -> bool:
         """Tells whether its ids come with weights; those of `Schema.unlabelled` that stand for labels are NaN."""
-        return self.weights is not None or self.weights_are == "labels"
+        crossed = isinstance(self.ids, FeatureCross) and self.ids.weighted
+        return crossed or self.weights is not None or self.weights_are == "labels"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -261,6 +282,14 @@ NumericFeature = DenseFeature | DenseSequenceFeature
 Feature = Annotated[
     IdFeature | IdListFeature | SequenceFeature | DenseFeature | DenseSequenceFeature, Field(discriminator="kind")
 ]
+
+
+def _kind(feature: Any) -> str:
+    """Returns the kind of a feature that a cross is of, which a schema need not give where it is `id`."""
+    return str(feature.get("kind", "id") if isinstance(feature, Mapping) else getattr(feature, "kind", feature))
+
+
+Crossable = Annotated[Annotated[IdFeature, Tag("id")] | Annotated[IdListFeature, Tag("id_list")], Discriminator(_kind)]
 
 
 class Label(Declaration):

@@ -5,6 +5,7 @@ out of range) are errors that name file, column, row and value; nothing is repai
 """
 
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,21 @@ from shardrec.data_pipeline.features.arrow_values import (
     missing_values,
     plain_type,
 )
-from shardrec.data_pipeline.features.hashing import hash_array, is_string
+from shardrec.data_pipeline.features.combinations import (
+    MOST_COMBINATIONS,
+    Combinations,
+    combination_counts,
+    last_combinations,
+)
+from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
 from shardrec.data_pipeline.features.ids import IdReader
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
 from shardrec.data_pipeline.features.schema import (
     Clip,
+    Cross,
     DenseSequenceFeature,
     DenseTransform,
+    FeatureCross,
     IdListFeature,
     Label,
     Log,
@@ -71,7 +80,9 @@ class FeatureReader:
         self.feature = feature
         self.columns: tuple[str, ...] = feature.columns
         self._name = f"feature {feature.name!r}"
-        self._ids = None if isinstance(feature, NumericFeature) else IdReader(feature, folder)
+        ids = None if isinstance(feature, NumericFeature) else feature.ids
+        self._crossed = tuple(FeatureReader(f, folder) for f in ids.features) if isinstance(ids, FeatureCross) else ()
+        self._ids = None if isinstance(feature, NumericFeature) or self._crossed else IdReader(feature, folder)
         self._number = (
             _NumberReader(feature.columns[0], self._name, feature, LARGEST_NUMBER)
             if isinstance(feature, NumericFeature)
@@ -83,11 +94,16 @@ class FeatureReader:
         if self._number is not None:
             self._number.check(schema, file)
             return
-        assert self._ids is not None
+        for source in self._crossed:
+            source.check(schema, file)
+        if self._ids is None:
+            return
         weights = getattr(self.feature, "weights", None)
-        many = isinstance(self.feature, IdListFeature | SequenceFeature)
         for column in self.columns:
             kind = column_type(schema, file, column, self._name)
+            many = isinstance(self.feature, IdListFeature | SequenceFeature)
+            if isinstance(self.feature.ids, Cross):  # some of its columns may have one value a row
+                many = many and is_list(kind)
             if many and is_null(kind):  # no list in it
                 continue
             if many:
@@ -109,6 +125,10 @@ class FeatureReader:
         if self._number is not None:
             most = self.feature.max_length if isinstance(self.feature, DenseSequenceFeature) else None
             return self._number(batch, Origin.of(where), most)
+        if self._crossed:
+            return self._of_features(batch, Origin.of(where))
+        if isinstance(self.feature, IdListFeature) and isinstance(self.feature.ids, Cross):
+            return self._of_columns(batch, Origin.of(where))
         if isinstance(self.feature, IdListFeature | SequenceFeature):
             return self._lists(batch, self.feature.max_length, Origin.of(where))
         assert self._ids is not None
@@ -143,6 +163,70 @@ class FeatureReader:
             expected = f"a finite weight for every id, of magnitude {LARGEST_NUMBER:g} at most"
             raise place._replace(rows=kept.row_of).error(wrong[0], weights[wrong[0]], expected)
         return Column(ids, kept.lengths, weights.astype(np.float32, copy=False))
+
+    def _of_features(self, batch: pa.RecordBatch, where: Origin) -> Column:
+        """Reads a feature cross: ids of single features, or all combinations of one id of each list."""
+        assert not isinstance(self.feature, NumericFeature)
+        parts = [source(batch, where) for source in self._crossed]
+        words = [hash_integers(part.values) for part in parts]
+        lengths = weights = None
+        if isinstance(self.feature, IdListFeature):
+            each = [np.ones(batch.num_rows, np.int64) if p.lengths is None else p.lengths for p in parts]
+            made = self._combinations(each, where)
+            words = [word[at] for word, at in zip(words, made.places, strict=True)]
+            lengths, weights = made.lengths, self._products(parts, made, where)
+        rows = hash_words(words) % np.uint64(self.feature.ids.num_rows)
+        return Column(rows.astype(np.int64), lengths, weights)
+
+    def _of_columns(self, batch: pa.RecordBatch, where: Origin) -> Column:
+        """Reads a cross of columns of which some are lists: all combinations of one value of each."""
+        assert self._ids is not None
+        flat, lengths = [], []
+        for column in self.columns:
+            values = batch.column(column)
+            if is_list(values.type):
+                lists = plain_lists(values)
+                rows = Ragged.of(lists)
+                flat.append(rows.flat(lists.values))
+                lengths.append(rows.lengths)
+            else:
+                flat.append(values)
+                lengths.append(np.ones(batch.num_rows, np.int64))
+        made = self._combinations(lengths, where)
+        taken = [values.take(pa.array(at)) for values, at in zip(flat, made.places, strict=True)]
+        return Column(self._ids(taken, [Place(where, c, made.row_of) for c in self.columns]), made.lengths)
+
+    def _combinations(self, lengths: list[np.ndarray], where: Origin) -> Combinations:
+        """Chooses combinations. Raises UserError for a row of too many, where nothing says which of them are kept."""
+        assert isinstance(self.feature, IdListFeature)
+        most = self.feature.max_length
+        if most is None:
+            at = int(combination_counts(lengths, MOST_COMBINATIONS + 1).argmax()) if len(lengths[0]) else 0
+            of_row = [int(of_list[at]) for of_list in lengths if len(of_list)]
+            if (count := prod(of_row)) > MOST_COMBINATIONS:
+                raise UserError(
+                    f"{where.row(at)}: {self._name} crosses {' x '.join(map(str, of_row))} ids, which are {count:,} "
+                    f"combinations, expected {MOST_COMBINATIONS:,} at most; give the cross a `max_length`, which keeps "
+                    "the last ones"
+                )
+        return last_combinations(lengths, most or MOST_COMBINATIONS)
+
+    def _products(self, parts: list[Column], made: Combinations, where: Origin) -> np.ndarray | None:
+        """Returns the product of the weights of each combination's ids, float32; None where no feature has weights."""
+        assert isinstance(self.feature, IdListFeature)
+        if not self.feature.weighted:
+            return None
+        products = np.ones(int(made.lengths.sum()))
+        for part, at in zip(parts, made.places, strict=True):
+            if part.weights is not None:
+                products *= part.weights[at]
+        wrong = np.flatnonzero(~(np.abs(products) <= LARGEST_NUMBER))
+        if len(wrong):
+            raise UserError(
+                f"{where.row(made.row_of(int(wrong[0])))}: {self._name} multiplies weights to {products[wrong[0]]:g}, "
+                f"expected a magnitude of {LARGEST_NUMBER:g} at most; scale them"
+            )
+        return products.astype(np.float32)
 
 
 class _NumberReader:

@@ -5,6 +5,7 @@ held as 32-bit integers where all tables allow it and widened as they enter a ba
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf, prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS
 from shardrec.data_pipeline.features.schema import (
+    Cross,
     DenseSequenceFeature,
+    FeatureCross,
     IdFeature,
     IdListFeature,
     Schema,
@@ -241,9 +245,8 @@ class Layout:
             total += 8
             for name in (*together.ids, *together.numbers):
                 feature = self.schema[name]
-                values = values_per_row.get(feature.columns[0], 1.0)
-                values = min(values, feature.max_length or values)
-                total += values * (4 if name in together.numbers else id_bytes + 4 * _weighted(feature))
+                number_bytes = 4 if name in together.numbers else id_bytes + 4 * _weighted(feature)
+                total += _mean_length(feature, values_per_row) * number_bytes
         return total + sum(8 * (1 + values_per_row.get(c, 1.0)) for c in self.extra_columns)
 
     @property
@@ -350,6 +353,20 @@ class Layout:
                 joined = torch.from_numpy(np.concatenate([p.lists[i].owned_numbers for p in parts], axis=1))
                 sequences |= dict(zip(together.numbers, joined, strict=True))
         return sequences
+
+
+def _mean_length(feature: SparseFeature | DenseSequenceFeature, values_per_row: Mapping[str, float]) -> float:
+    """Returns how many ids or numbers a row of a feature has, about, given the mean number of values in the files' columns."""
+    if isinstance(feature, IdFeature):
+        return 1.0
+    ids = None if isinstance(feature, DenseSequenceFeature) else feature.ids
+    if isinstance(ids, FeatureCross):
+        values = prod(_mean_length(source, values_per_row) for source in ids.features)
+        return min(values, feature.max_length or MOST_COMBINATIONS)
+    if isinstance(ids, Cross):
+        values = prod(values_per_row.get(column, 1.0) for column in feature.columns)
+        return min(values, feature.max_length or MOST_COMBINATIONS)
+    return min(values_per_row.get(feature.columns[0], 1.0), feature.max_length or inf)
 
 
 def _weighted(feature: SparseFeature) -> bool:

@@ -10,18 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import DenseFeature, Hash, IdFeature, IdListFeature, Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.prepare.steps.writer import RowsWriter
 from shardrec.data_pipeline.reading.index import DataSet
 from tests.fuzzing.broken_bytes import mutated
 
-SCHEMA = Schema(
-    features=(
-        IdFeature(name="a", ids=Hash(num_ids=1 << 30)),
-        IdFeature(name="s", ids=Hash(num_ids=1 << 30)),
-        IdListFeature(name="many", ids=Hash(num_ids=1 << 30)),
-        DenseFeature(name="x"),
+SCHEMA = CrossedFeatures(features=("a", "many"), num_ids=1 << 30).added_to(
+    Schema(
+        features=(
+            IdFeature(name="a", ids=Hash(num_ids=1 << 30)),
+            IdFeature(name="s", ids=Hash(num_ids=1 << 30)),
+            IdListFeature(name="many", ids=Hash(num_ids=1 << 30)),
+            DenseFeature(name="x"),
+        )
     )
 )
 

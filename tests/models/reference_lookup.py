@@ -125,7 +125,7 @@ def make_batch(
         )
 
     names = [f.name for f in schema.sparse]
-    weighted = [f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weights]
+    weighted = [f.name for f in schema.sparse if isinstance(f, IdListFeature) and f.weighted]
     numbers = np.zeros((size, len(schema.dense))) if dense is None else dense
     return Batch(
         dense=torch.cat([torch.as_tensor(numbers, dtype=torch.float32), torch.zeros(padding, len(schema.dense))]),

@@ -70,6 +70,7 @@ OWN_DATA = {  # of models whose rows are of another kind than mixed_schema's
 VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [
     ("deepfm", {"mlp": {"hidden": [32, 16], "batch_norm": True, "activation": "dice"}}),
     ("fm", {"task": "regression"}),
+    ("wide_deep", {"mlp": {"hidden": [16]}, "deep": ["user", "item", "last_item", "t*"]}),
     ("din", SETTINGS["din"] | {"interaction": "outer_product", "softmax": True}),
     ("dien", SETTINGS["dien"] | {"evolving": "agru", "auxiliary_score": "net", "hidden": 3}),
     ("dien", SETTINGS["dien"] | {"attention": "activation_unit", "auxiliary_mean": "rows"}),

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature, Schema
+from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS
+from shardrec.data_pipeline.features.schema import FeatureCross, IdFeature, IdListFeature, Schema, SparseFeature
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.sharding.planning.cost import Workload
@@ -36,17 +38,12 @@ def workload_of(
     mean_length: ids a row of every list and sequence; None: as many as they may have.
     """
     read = needed(config, schema, model)
-    lengths: dict[str, float] = {}
-    for feature in read.sparse:
-        if isinstance(feature, IdFeature):
-            continue
-        most = float(feature.max_length or (mean_length or LIST_LENGTH))
-        lengths[feature.name] = most if mean_length is None else min(most, mean_length)
+    lengths = {f.name: _length(f, mean_length) for f in read.sparse if not isinstance(f, IdFeature)}
     assumed = []
     if lengths:
         listed = "; ".join(f"{name} {length:g}" for name, length in lengths.items())
         assumed.append(f"ids a row: {listed}" + ("" if mean_length else ", as many as they may have (--mean-length)"))
-    weighted = frozenset(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weights)
+    weighted = frozenset(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weighted)
     flops, how = tower_flops(model, lengths, weighted)
     workload = Workload(
         model.inputs,
@@ -57,6 +54,17 @@ def workload_of(
         sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
     return DescribedWorkload(workload, (*assumed, *how))
+
+
+def _length(feature: SparseFeature, mean_length: float | None) -> float:
+    """Returns how many ids a row of a feature is taken to have; of a cross, the product of those that it is of."""
+    if isinstance(feature, IdFeature):
+        return 1.0
+    if isinstance(feature.ids, FeatureCross):
+        made = prod(_length(source, mean_length) for source in feature.ids.features)
+        return min(made, float(feature.max_length or MOST_COMBINATIONS))
+    most = float(feature.max_length or (mean_length or LIST_LENGTH))
+    return most if mean_length is None else min(most, mean_length)
 
 
 def tower_flops(

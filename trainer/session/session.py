@@ -35,7 +35,7 @@ class Session:
         config, model, read = blueprint.config, blueprint.model, blueprint.read
         plan = blueprint.plan(environment)
         dense_names = tuple(f.name for f in read.dense)
-        weighted = tuple(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weights)
+        weighted = tuple(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weighted)
         lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, device=torch.device("meta"))
         forward = ForwardStep(lookup, model, config.trainer.precision)
         distributed = distribute(

@@ -73,6 +73,14 @@ class _Ids(Declaration):
     missing: Literal["error", "row"] = "error"
     table: Name | None = None
 
+    @model_validator(mode="after")
+    def _crosses_single_values(self) -> "_Ids":
+        if isinstance(self.ids, Cross) and not isinstance(self, RecipeId):
+            raise ValueError(
+                "a recipe crosses single values: kind must be id; `data.crosses` of a run file takes lists"
+            )
+        return self
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Returns the raw columns that the feature reads."""

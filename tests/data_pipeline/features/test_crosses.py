@@ -33,6 +33,8 @@ SCHEMA = Schema(
         IdFeature(name="hour", ids=Identity(num_ids=24), role="context"),
         IdFeature(name="day", ids=Identity(num_ids=7), role="context", missing="row"),
         IdListFeature(name="tags", ids=Identity(num_ids=9)),
+        IdListFeature(name="apps", ids=Hash(num_ids=50), weights="minutes", max_length=3, missing="row"),
+        IdListFeature(name="ratings", ids=Identity(num_ids=9), weights="stars", weights_are="labels"),
         SequenceFeature(name="history", ids=Identity(num_ids=9), max_length=3),
         DenseFeature(name="price"),
     )
@@ -152,7 +154,7 @@ def test_a_cross_that_preparation_made_is_one() -> None:
     ("features", "line"),
     [
         (("usr", "hour"), "unknown feature 'usr'; did you mean 'user'"),
-        (("user", "tags"), "'tags' is of kind id_list"),
+        (("user", "ratings"), "the weights of feature 'ratings' are labels"),
         (("user", "history"), "'history' is of kind sequence"),
         (("price", "user"), "'price' is of kind dense"),
     ],

@@ -8,7 +8,16 @@ import pytest
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.same_rows import check_same_rows
-from shardrec.data_pipeline.features.schema import Cross, FeatureCross, Hash, Identity, IdFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.schema import (
+    Cross,
+    FeatureCross,
+    Hash,
+    Identity,
+    IdFeature,
+    IdListFeature,
+    Schema,
+    Vocabulary,
+)
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.train_run import train_run
@@ -36,6 +45,13 @@ def crossed(*features: IdFeature) -> IdFeature:
     return IdFeature(name="y", ids=FeatureCross(features=features, num_ids=9))
 
 
+MANY = IdListFeature(name="z", ids=Identity(num_ids=4), weights="w")
+
+
+def of_lists(*features: IdFeature | IdListFeature, max_length: int | None = None) -> IdListFeature:
+    return IdListFeature(name="y", ids=FeatureCross(features=features, num_ids=9), max_length=max_length)
+
+
 @pytest.mark.parametrize(
     ("known", "wanted", "right"),
     [
@@ -52,6 +68,9 @@ def crossed(*features: IdFeature) -> IdFeature:
         (feature(of_cross("a", "b")), feature(of_cross("a", "b", num_ids=12)), False),
         (crossed(plain(9), plain(4)), crossed(plain(9), plain(4)), True),
         (crossed(plain(9), plain(4)), crossed(plain(12), plain(4)), False),
+        (of_lists(plain(9), MANY), of_lists(plain(9), MANY, max_length=3), True),
+        (of_lists(plain(9), MANY), crossed(plain(9), plain(4)), True),  # one id each: the same rows
+        (of_lists(plain(9), MANY), of_lists(MANY, plain(9)), False),
     ],
     ids=str,
 )

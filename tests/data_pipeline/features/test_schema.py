@@ -83,7 +83,10 @@ def test_subsets_keep_the_schemas_order() -> None:
         ("features: []", "at least 1"),
         ("", "the top level"),
         ("[1,", "not valid YAML"),
-        ("features: [{kind: id_list, name: a, ids: {kind: cross, columns: [a, b], num_ids: 3}}]", "kind must be id"),
+        (
+            "features: [{kind: id_list, name: a, column: b, ids: {kind: cross, columns: [a, b], num_ids: 3}}]",
+            "without `column`",
+        ),
         ("features: [{kind: id, name: a, ids: {kind: bucketize, boundaries: [2, 1]}}]", "boundaries must ascend"),
         ("features: [{kind: id, name: a, ids: {kind: bucketize, boundaries: [.nan]}}]", "a finite number"),
         ("features: [{kind: dense, name: a}, {kind: dense, name: a}]", "feature 'a' is declared twice"),

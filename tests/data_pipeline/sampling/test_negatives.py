@@ -248,8 +248,9 @@ def prepared_cross(name: str, *columns: str, **settings) -> IdFeature:
         IdFeature(name="x", role="item", ids=Cross(columns=("brand", "hour"), num_ids=9)),
         IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["brand"]), num_ids=9)),
         prepared_cross("x", "user", "item", role="context"),
+        IdListFeature(name="x", ids=FeatureCross(features=(SCHEMA["user"], SCHEMA["genres"]), num_ids=9)),
     ],
-    ids=["of columns", "item or not", "of features", "prepared"],
+    ids=["of columns", "item or not", "of features", "prepared", "with a list"],
 )
 def test_a_cross_of_the_item_with_others_would_give_labels_away(cross):
     with pytest.raises(
@@ -266,8 +267,9 @@ def test_a_cross_of_the_item_with_others_would_give_labels_away(cross):
         (IdFeature(name="x", ids=FeatureCross(features=(SCHEMA["item"], SCHEMA["brand"]), num_ids=9)), True),
         (IdFeature(name="x", role="user", ids=Cross(columns=("item", "brand"), num_ids=9)), True),
         (prepared_cross("x", "user", "elsewhere", role="user"), False),
+        (IdListFeature(name="x", ids=FeatureCross(features=(SCHEMA["item"], SCHEMA["genres"]), num_ids=9)), True),
     ],
-    ids=["with role item", "user x context", "of the item's", "with role user", "prepared"],
+    ids=["with role item", "user x context", "of the item's", "with role user", "prepared", "with a list"],
 )
 def test_other_crosses_go_with_what_they_are_of(cross, brought):
     schema = NegativeSampling().read_from(crossing(cross), ["x"])

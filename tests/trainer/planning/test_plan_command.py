@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,
     Identity,
@@ -313,15 +314,20 @@ def test_lengths_of_lists_and_sequences(tmp_path: Path) -> None:
         SequenceFeature(name="past", ids=Identity(num_ids=9), max_length=50, table="item"),
     )
     schema = Schema(features=features)
+    for names, most in ((("any", "few"), None), (("any", "few", "item"), 20)):
+        schema = CrossedFeatures(features=names, num_ids=9, max_length=most).added_to(schema)
     schema.save(tmp_path / "schema.yaml")
     declared = {"run": "r", "data": {"schema": str(tmp_path / "schema.yaml")}, "model": "pooled_history"}
     config = RunConfig.model_validate(declared)
     model = build_model(config, schema)
     read = workload_of(config, schema, model)
-    assert read.workload.ids_per_sample == {"item": 1.0, "any": 10.0, "few": 3.0, "past": 50.0}
-    assert read.assumed == ("ids a row: any 10; few 3; past 50, as many as they may have (--mean-length)",)
+    crosses = {"any_x_few": 30.0, "any_x_few_x_item": 20.0}
+    assert read.workload.ids_per_sample == {"item": 1.0, "any": 10.0, "few": 3.0, "past": 50.0, **crosses}
+    lengths = "any 10; few 3; past 50; any_x_few 30; any_x_few_x_item 20"
+    assert read.assumed == (f"ids a row: {lengths}, as many as they may have (--mean-length)",)
     shorter = workload_of(config, schema, model, 7.0)
-    assert shorter.workload.ids_per_sample == {"item": 1.0, "any": 7.0, "few": 3.0, "past": 7.0}
+    crosses = {"any_x_few": 21.0, "any_x_few_x_item": 20.0}
+    assert shorter.workload.ids_per_sample == {"item": 1.0, "any": 7.0, "few": 3.0, "past": 7.0, **crosses}
 
 
 class Odd(Recommender):

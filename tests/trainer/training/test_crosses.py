@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import shardrec
 from shardrec.data_pipeline.features.schema import FeatureCross, Schema
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
@@ -12,6 +13,7 @@ from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import run_file, write_data
 
 CROSS = {"features": ["kind", "item"], "num_ids": 500}
+OF_LISTS = {"features": ["tags", "shelves", "kind"], "num_ids": 300, "name": "lists", "max_length": 3}
 
 
 def test_a_run_with_a_cross_trains_resumes_and_scores(tmp_path: Path) -> None:
@@ -19,17 +21,20 @@ def test_a_run_with_a_cross_trains_resumes_and_scores(tmp_path: Path) -> None:
     path = run_file(
         tmp_path / "run.yaml",
         data,
-        data={"crosses": [CROSS], "features": ["user", "item", "price"], "share": {"pairs": ["kind_x_item"]}},
+        data={"crosses": [CROSS, OF_LISTS], "features": ["user", "item", "price"], "share": {"pairs": ["kind_x_item"]}},
         model={"name": "wide_deep"},
         trainer={"epochs": 1},
     )
     train_run(load(path), quiet=True)
     folder = RunFolder.open(tmp_path / "run")
-    assert [f.name for f in folder.schema().features] == ["user", "item", "price", "kind_x_item"]
+    assert [f.name for f in folder.schema().features] == ["user", "item", "price", "kind_x_item", "lists"]
     of = Schema.load(data / "schema.yaml")
     assert folder.schema()["kind_x_item"].ids == FeatureCross(features=(of["kind"], of["item"]), num_ids=500)
     plan = (folder.path / "plan.txt").read_text()
     assert "wide/pairs " in plan and "deep/user " in plan and "deep/pairs" not in plan
+    assert "wide/lists " in plan and "deep/lists" not in plan
+    with shardrec.open(folder.path) as model:
+        assert any(weight[0] for weight in model.table("wide/lists")["vector"].to_pylist())  # all start at 0
     assert folder.config().load_schema() == folder.schema()
 
     summary = train_run(load(path, ["trainer.epochs=2"]), resume=True, quiet=True)
