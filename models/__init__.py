@@ -15,6 +15,7 @@
 - `drn.py`: DRN learns from logged transitions what showing a news item is worth (Zheng et al., WWW 2018)
 - `dynamic_ids.py`: Dynamic ids say how many rows of a table unbounded ids share, which get one and which lose theirs
 - `embedding_mlp.py`: Embedding + MLP is the base model that deep click models are compared with
+- `ffm.py`: An FFM has factors of their own for each field that ids meet (Juan et al., RecSys 2016)
 - `fields.py`: Fields are the features that a model may use, and make the tables that it declares for them
 - `fm.py`: A factorization machine adds up the dot products of all pairs of fields (Rendle, ICDM 2010)
 - `fnn.py`: FNN is an MLP over all that a factorization machine has of a row (Zhang, Du & Wang, ECIR 2016)
@@ -56,6 +57,7 @@ MODELS = Registry(
         "lr": "shardrec.models.lr:LR",
         "mf": "shardrec.models.mf:MF",
         "fm": "shardrec.models.fm:FM",
+        "ffm": "shardrec.models.ffm:FFM",
         "deepfm": "shardrec.models.deepfm:DeepFM",
         "wide_deep": "shardrec.models.wide_deep:WideDeep",
         "fnn": "shardrec.models.fnn:FNN",

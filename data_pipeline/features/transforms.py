@@ -102,7 +102,7 @@ class FeatureReader:
         for column in self.columns:
             kind = column_type(schema, file, column, self._name)
             many = isinstance(self.feature, IdListFeature | SequenceFeature)
-            if isinstance(self.feature.ids, Cross):  # some of its columns may have one value a row
+            if isinstance(getattr(self.feature, "ids", None), Cross):  # some of its columns may have one value a row
                 many = many and is_list(kind)
             if many and is_null(kind):  # no list in it
                 continue

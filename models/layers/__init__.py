@@ -5,6 +5,7 @@
 - `affine.py`: The affine part belongs to no table: it is the global bias and the weights of dense features
 - `cancelled.py`: A cancelled parameter changes nothing of what is learned: what follows takes it away again
 - `cross.py`: Cross layers make explicit feature crosses of bounded degree, without ever forming the matrix x_0 x_l^T
+- `field_aware.py`: Field-aware factors: a field has some of its own for each field that it meets (Juan et al., 2016)
 - `fm.py`: An FM's terms are read off fields whose rows hold first-order weight and factors side by side
 - `frozen_copy.py`: A frozen copy of a module is a network that no optimizer moves: a target network
 - `glorot.py`: Glorot's initialisation (Glorot & Bengio, AISTATS 2010) is for papers that start from it

@@ -39,6 +39,7 @@ from tests.models.reference_lookup import ReferenceLookup
 
 READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
 SETTINGS: dict[str, dict[str, Any]] = {
+    "ffm": {"embedding_dim": 2},
     "deepfm": {"mlp": {"hidden": [32, 16]}},
     "wide_deep": {"mlp": {"hidden": [32, 16]}},
     "fnn": {"embedding_dim": 4, "mlp": {"hidden": [32, 16]}},

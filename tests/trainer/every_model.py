@@ -78,7 +78,7 @@ RATES = ("autorec",)  # models of ratings
 READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
 READ_TRANSITIONS = ("drn",)
 # of models whose output grows fast with their rows: small steps
-STEEP = ("lr", "fm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
+STEEP = ("lr", "fm", "ffm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": [8, 4], "activation": "tanh"}}  # where a model has these
 SETTINGS: dict[str, dict[str, Any]] = {
     "afm": {"attention_size": 4},

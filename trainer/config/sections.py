@@ -99,28 +99,78 @@ class DataConfig(Section):
         return None
 
 
-class TowerOptimizer(Section):
-    """Says how the tower is updated (by torch.optim)."""
+class _Optimizer(Section):
+    """Has the settings of an optimizer of tower parameters: torch.optim's, or FTRL-Proximal as tables have it."""
 
-    name: Literal["sgd", "adagrad", "rmsprop", "adam"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    eps: float = Field(default=1e-8, gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    momentum: float = Field(default=0.0, ge=0)
-    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default={"*": 0.0}, description="L2 by parameter name pattern, later ones win; a number is for all parameters"
+    name: Literal["sgd", "adagrad", "rmsprop", "adam", "ftrl"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0, description="ftrl: alpha")
+    eps: float = Field(default=1e-8, gt=0, description="adagrad, rmsprop, adam")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="adam"
     )
-    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+    momentum: float = Field(default=0.0, ge=0, description="sgd, rmsprop")
+    beta: float = Field(default=1.0, gt=0, description="ftrl")
+    l1: float = Field(default=0.0, ge=0, description="ftrl")
+    l2: float = Field(default=0.0, ge=0, description="ftrl")
 
     @property
     def has_momentum(self) -> bool:
         """Returns whether it keeps a moving sum of gradients; Adam's moments are its own."""
         return self.name in ("sgd", "rmsprop") and self.momentum > 0
 
+    def _refuse(self, settings: Mapping[str, tuple[str, ...]]) -> None:
+        """Raises ValueError for one of these settings, other than its default, that the optimizer does not have."""
+        for setting, owners in settings.items():
+            if self.name not in owners and getattr(self, setting) != type(self).model_fields[setting].default:
+                remedy = "l2 is its L2" if self.name == "ftrl" and setting == "weight_decay" else "leave it out"
+                raise ValueError(f"{setting} is a setting of {', '.join(owners)}, not of {self.name}; {remedy}")
+
+
+_OF_FTRL = {setting: ("ftrl",) for setting in ("beta", "l1", "l2")}
+_OF_OTHERS = {
+    "eps": ("adagrad", "rmsprop", "adam"),
+    "betas": ("adam",),
+    "momentum": ("sgd", "rmsprop"),
+    "weight_decay": ("sgd", "adagrad", "rmsprop", "adam"),
+}
+
+
+class ParameterOptimizer(_Optimizer):
+    """Says how some of the tower's parameters are updated: all that it leaves out has its default."""
+
+    name: Literal["sgd", "adagrad", "rmsprop", "adam", "ftrl"]
+    weight_decay: float = Field(default=0.0, ge=0, description="L2; not of ftrl")
+
+    @model_validator(mode="after")
+    def _settings_are_the_optimizers(self) -> "ParameterOptimizer":
+        self._refuse(_OF_FTRL | _OF_OTHERS)
+        return self
+
+
+class TowerOptimizer(_Optimizer):
+    """Says how the tower is updated, and which of its parameters are updated by others than the rest."""
+
+    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={"*": 0.0}, description="L2 by parameter name pattern, later ones win; a number is for all parameters"
+    )
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the tower's gradient")
+    parameters: dict[str, ParameterOptimizer] = Field(
+        default={}, description="optimizers of their own, by parameter name pattern; later ones win"
+    )
+
     @field_validator("weight_decay", mode="before")
     @classmethod
     def _of_all(cls, value: Any) -> Any:
         return value if isinstance(value, Mapping) else {"*": value}
+
+    @model_validator(mode="after")
+    def _settings_are_the_optimizers(self) -> "TowerOptimizer":
+        self._refuse(_OF_FTRL)
+        if self.name == "ftrl":
+            self._refuse(_OF_OTHERS | {"weight_decay": ("ftrl",)})
+            if any(self.weight_decay.values()):
+                raise ValueError("weight_decay is not a setting of ftrl; l2 is its L2")
+        return self
 
 
 class Schedule(Section):

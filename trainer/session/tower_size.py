@@ -10,14 +10,14 @@ from shardrec.models.base import Recommender
 from shardrec.sharding.planning.fit import PlanError
 from shardrec.sharding.planning.topology import available_memory
 from shardrec.trainer.config.sections import TowerOptimizer
-
-_MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2}
+from shardrec.trainer.session.parameter_optimizers import MOMENTS, optimizers_of
 
 
 def check_tower_size(make: Callable[[], Recommender], optimizer: TowerOptimizer) -> None:
     """Raises PlanError where the tower that `make` makes, its gradient and its optimizer's state fit no memory here.
 
-    A model that cannot be made on the meta device, as one of a user's own may be, passes.
+    Raises UserError where the optimizer names parameters that the tower has not. A model that cannot be made on the
+    meta device, as one of a user's own may be, passes.
     """
     remedy = "choose smaller layers in `model`, or fewer features"
     try:
@@ -29,13 +29,15 @@ def check_tower_size(make: Callable[[], Recommender], optimizer: TowerOptimizer)
         if isinstance(error, RuntimeError) and "overflow" in str(error):  # of the bytes of one tensor
             raise PlanError(f"not enough memory: the tower would have a layer of more than 8 EiB; {remedy}") from None
         return
-    count = sum(parameter.numel() for parameter in model.parameters())
-    copies = 2 + _MOMENTS[optimizer.name] + optimizer.has_momentum
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) * copies
+    parameters = dict(model.named_parameters())
+    count = sum(parameter.numel() for parameter in parameters.values())
+    optimizers = optimizers_of(parameters, optimizer)
+    copies = {name: 2 + MOMENTS[its.name] + its.has_momentum for name, its in optimizers.items()}
+    size = sum(p.numel() * p.element_size() * copies[name] for name, p in parameters.items())
     size += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    memory = available_memory()
+    memory, kinds = available_memory(), dict.fromkeys(its.name for its in optimizers.values())
     if size > memory:
         raise PlanError(
             f"not enough memory: the tower would have {count:,} parameters, which take {readable(size)} with their "
-            f"gradient and the state of {optimizer.name}, and this machine has {readable(memory)}; {remedy}"
+            f"gradient and the state of {' and '.join(kinds)}, and this machine has {readable(memory)}; {remedy}"
         )

@@ -23,7 +23,7 @@ from shardrec.trainer.launch.worker import hush_tracing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.session.expected_workers import expected_environment
-from shardrec.trainer.session.tower import weight_decays
+from shardrec.trainer.session.parameter_optimizers import optimizers_of
 from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
 
 LOOKED_THROUGH = 128 << 20
@@ -49,7 +49,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
         _inspect_sources(config, blueprint.schema, model, planned or {})
-    weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
+    optimizers_of((name for name, _ in model.named_parameters()), config.optimizer.tower)
     if metric := config.trainer.selection_metric:
         if data.split("validation") is None:
             raise UserError(

@@ -305,7 +305,7 @@ class Trainer:
             self.checkpoints.prune()
         session.tower.zero_grad()
         objective(terms, sums, self.environment.world_size).backward()
-        session.tower.step(factor)
+        session.tower.step(factor, weight)
         session.distributed.step()
         session.model.after_step()
         state.learning_rate_factor = factor

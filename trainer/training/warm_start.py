@@ -28,6 +28,7 @@ from shardrec.trainer.config.sections import OptimizerConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import Hold, hold_step
+from shardrec.trainer.session.parameter_optimizers import kind_of, own_optimizers
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
@@ -74,11 +75,12 @@ def whole_contents(model: Recommender, optimizers: OptimizerConfig) -> dict[str,
         assert table.optimizer is not None
         state = ", ".join(row_update(table).state_shapes(1, 1)) or "no state"
         contents[f"table {name!r}"] = f"{table.dtype} under {table.optimizer.name} ({state})"
-    contents |= {f"parameter {name!r}": "" for name in model.state_dict()}
+    parameters = [name for name, _ in model.named_parameters()]
+    own = {name: its for name, its in own_optimizers(parameters, optimizers.tower).items() if its is not None}
+    by = {name: f"updated by {kind_of(its)}" for name, its in own.items()}
+    contents |= {f"parameter {name!r}": by.get(name, "updated as most are") for name in model.state_dict()}
     if any(True for _ in model.parameters()):
-        contents["optimizer.tower"] = optimizers.tower.name + (
-            " with momentum" if optimizers.tower.has_momentum else ""
-        )
+        contents["optimizer.tower"] = kind_of(optimizers.tower)
     return contents
 
 
@@ -145,3 +147,4 @@ def _copy_parameters(session: Session, saved: dict[str, Tensor], copies: Sequenc
             parameter.copy_(values * copy.scale)
         else:
             buffers[MODEL + copy.target].copy_(values)
+    session.tower.start_from_parameters()

@@ -31,11 +31,11 @@ def build(spec: EmbeddingTable) -> RowTables:
 
 
 class Paper:
-    """w, z, n of one table [ROWS, dim] in float64, one coordinate at a time; alpha may change by step."""
+    """w, z, n of one table [rows, dim] in float64, one coordinate at a time; alpha may change by step."""
 
     def __init__(self, spec: EmbeddingTable, weight: np.ndarray | None = None) -> None:
         assert spec.optimizer is not None
-        self.o, shape = spec.optimizer, (ROWS, spec.embedding_dim)
+        self.o, shape = spec.optimizer, (spec.num_embeddings, spec.embedding_dim)
         self.w, self.z, self.n = (np.zeros(shape) for _ in range(3))
         self.alpha = np.full(shape, self.o.learning_rate)  # of each coordinate's last step
         if weight is not None:

@@ -75,7 +75,8 @@ RUN_FILE_MISTAKES = [
     ("optimizer.tower.weight_decay=-1", ["weight_decay", "greater than or equal to 0"]),
     ("model.mlp.activation=rellu", ["unknown activation 'rellu'", "did you mean 'relu'"]),
     ("data.crosses=[{features: [user, itm], num_ids: 9}]", ["crosses", "'itm'", "did you mean 'item'"]),
-    ("data.crosses=[{features: [user, tags], num_ids: 9}]", ["crosses", "'tags'", "id_list"]),
+    ("data.crosses=[{features: [user, price], num_ids: 9}]", ["crosses", "'price'", "is of kind dense"]),
+    ("optimizer.tower.parameters={lnear.*: {name: ftrl}}", ["tower.parameters", "did you mean 'linear.*'"]),
     (
         "data.crosses=[{features: [user, item], num_ids: 9}, {features: [kind, item], num_ids: 9, name: user_x_item}]",
         ["data.crosses", "two crosses make a feature 'user_x_item'"],

@@ -79,6 +79,10 @@ WHOLE: list[tuple[dict, str]] = [
     ({"optimizer": {"tables": {"name": "sgd"}}}, r"and fp32 under sgd \(no state\) in this run"),
     ({"optimizer": {"tower": {"name": "adagrad"}}}, "optimizer.tower is adam in .*/run/a, .* and adagrad in this run"),
     ({"optimizer": {"tower": MOMENTUM}}, "optimizer.tower is adam in .* and sgd with momentum in this run"),
+    (
+        {"optimizer": {"tower": {"parameters": {"linear.*": {"name": "ftrl"}}}}},
+        "parameter 'linear.bias' is updated as most are in .*/run/a, .* and updated by ftrl in this run",
+    ),
     ({"model": FNN}, "parameter 'mlp.layers.0.weight' is in this run but not in .*/run/a"),
 ]
 

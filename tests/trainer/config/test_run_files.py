@@ -34,7 +34,7 @@ from shardrec.trainer.config.overrides import laid_over
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.session.blueprint import Blueprint
-from shardrec.trainer.session.tower import weight_decays
+from shardrec.trainer.session.parameter_optimizers import optimizers_of
 from shardrec.trainer.training.warm_start import model_contents
 from tests import ROOT
 
@@ -100,7 +100,7 @@ def built(config: RunConfig) -> Recommender:
     schema, model = blueprint.schema, blueprint.model
     if config.data.negatives:
         check_negatives(config.data.negatives, schema, model.features, config.data.schema_folder)
-    weight_decays((name for name, _ in model.named_parameters()), config.optimizer.tower.weight_decay)
+    optimizers_of((name for name, _ in model.named_parameters()), config.optimizer.tower)
     if metric := config.trainer.selection_metric:
         model.task.metrics().larger_is_better(metric)
     blueprint.plan()

@@ -19,6 +19,7 @@ PLAIN = {
     "model": {"mlp": {"hidden": [16, 8], "activation": "tanh"}},
     "trainer": {"epochs": 20, "max_steps": STEPS, "matmul_precision": "highest", "evaluation": {"every_epochs": None}},
 }
+FTRL = "{name: ftrl, learning_rate: 0.1, l1: 0.1}"
 # every table under every placement on two ranks, every placement and optimizer on more
 CASES = {
     2: [("sgd", 0), ("adagrad", 1), ("sgd", 2), ("adagrad", 3)],
@@ -33,14 +34,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
-    """One run; each table has another placement, and each turn gives every table the next one. FTRL has one of them:
-    what it multiplies gradients by is the same on all ranks. One decays by counts of all ranks' rows.
+    """One run; each table has another placement, and each turn gives every table the next one. FTRL has one of them,
+    and the linear part: what it multiplies gradients by is the same on all ranks. One decays by counts of all ranks'
+    rows.
     """
     rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
     placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
     settings = {name: f"placement: {p}" for name, p in placed.items()}
     settings["user"] += ", dynamic: {rows: 120, after: 2}"  # of 301 users
-    settings["item"] += ", optimizer: {name: ftrl, learning_rate: 0.1, l1: 0.1}"
+    settings["item"] += f", optimizer: {FTRL}"
     settings["tags"] += (
         f", optimizer: {{name: {optimizer}, learning_rate: {rate}{eps}, weight_decay: 1, decay: frequency}}"
     )
@@ -48,7 +50,7 @@ def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
         f"run={folder}/{optimizer}-{turn}",
         "tables={" + ", ".join(f"{name}: {{{said}}}" for name, said in settings.items()) + "}",
         f"optimizer.tables={{name: {optimizer}, learning_rate: {rate}{eps}}}",
-        f"optimizer.tower={{name: {optimizer}, learning_rate: 0.05, eps: 1e-3}}",
+        f"optimizer.tower={{name: {optimizer}, learning_rate: 0.05, eps: 1e-3, parameters: {{linear.*: {FTRL}}}}}",
     )
 
 

@@ -30,10 +30,11 @@ from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.running_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.training.train_run import kept_between, train_run
 from shardrec.trainer.training.trainer import Trainer, train_worker
 from tests import ROOT
+from tests.models.reference_lookup import ReferenceLookup
 from tests.processes import run_processes
 from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, whole_tables
@@ -49,6 +50,7 @@ from tests.trainer.stage_files import (
     written,
 )
 
+RUNS = ROOT / "trainer/runs"
 FEATURES = ("user", "item", "kind", "tags", "shelves")
 SHORT = {"epochs": 1, "max_steps": 5}
 
@@ -248,6 +250,57 @@ def in_double(config: RunConfig, users: Tensor, items: Tensor) -> Tensor:
         inputs["mlp"] = torch.cat([tables["mlp/user"][users], tables["mlp/item"][items]], 1)
     with torch.no_grad():
         return copy.deepcopy(model).double().eval()(**inputs)
+
+
+def test_wide_deep_starts_as_the_sum_of_parts_trained_apart(root: Path, tmp_path: Path) -> None:
+    """By the ready chain: its logit is that of the LR and that of the MLP. It then resumes bit for bit, FTRL too."""
+    ready = yaml.safe_load((RUNS / "wide_deep_parts_frappe.yaml").read_text())["variants"]["from_parts"]["stages"]
+    for stage in ready:
+        stage["model"] |= {"embedding_dim": 4, "mlp": {"hidden": [8]}} if stage["name"] != "lr" else {}
+        stage.pop("optimizer", None)
+        stage["trainer"] = {"epochs": 1}
+    ftrl = {"name": "ftrl", "learning_rate": 0.1, "l1": 0.1}
+    ready[2] |= {
+        "tables": {"wide/*": {"optimizer": ftrl}},
+        "optimizer": {"tower": {"parameters": {"linear.*": ftrl, "mlp.layers.0.*": {"name": "adagrad"}}}},
+        "trainer": {"epochs": 2},
+    }
+    path = chain(tmp_path, "parts", root / "data", *ready)
+    parts = resolve_stages(load(path))
+    for stage in list(parts.values())[:2]:
+        train_run(stage, quiet=True)
+    _, start = begin_stage(parts["wide_deep"])
+    logits = {name: first_logits(last_checkpoint(Path(stage.run)), stage) for name, stage in parts.items()}
+    assert logits["lr"].std() > 0.1 and logits["embedding_mlp"].std() > 0.1
+    torch.testing.assert_close(logits["wide_deep"], logits["lr"] + logits["embedding_mlp"], rtol=0, atol=1e-12)
+    saved = tower(start)
+    weight, z = (saved[f"{kind}/model.linear.weight{at}"] for kind, at in (("tower", ""), ("tower_optimizer", "/z")))
+    assert weight.all()
+    torch.testing.assert_close(z, -weight / ftrl["learning_rate"] - weight.sign() * ftrl["l1"])
+
+    for run, stops in (("whole", (2,)), ("halves", (1, 2))):
+        for epochs in stops:
+            stage = parts["wide_deep"].model_copy(update={"run": str(tmp_path / run)})
+            trainer = stage.trainer.model_copy(update={"epochs": epochs})
+            train_run(stage.model_copy(update={"trainer": trainer}), resume=epochs > stops[0], quiet=True)
+    assert_same_checkpoint(*(last_checkpoint(tmp_path / run) for run in ("halves", "whole")))
+
+
+def begin_stage(config: RunConfig) -> tuple[dict[int, list[float]], Path]:
+    """`begun` of a stage in this process; its rows and its checkpoint."""
+    return launch(begun, config, RunFolder.create(config, resume=False)), Path(config.run) / "checkpoints/step-0"
+
+
+def first_logits(checkpoint: Path, config: RunConfig) -> Tensor:
+    """A batch's logits, from a run's checkpoint in float64."""
+    model = build_model(config, config.load_schema())
+    model.load_state_dict(model_tensors(tower(checkpoint)))
+    lookup = ReferenceLookup(model, dtype=torch.float64, dense_names=["price"])
+    for name, tensors in whole_tables(checkpoint).items():
+        lookup.table(name).data.copy_(tensors["weight"])
+    batch = next(iter(Blueprint(config).loader(f"{config.data.path}/validation").epoch(0)))
+    with torch.no_grad():
+        return copy.deepcopy(model).double().eval()(**lookup(batch))[batch.live]
 
 
 # ---------------------------------------------------------------- a chain of runs
