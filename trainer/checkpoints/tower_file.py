@@ -61,7 +61,7 @@ def restore_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Sessio
     live = session.tower_tensors()
     for name in sorted(set(saved) ^ set(live)):
         side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
-        why = "another optimizer.tower.name" if name.startswith("tower_optimizer/") else "another model"
+        why = "another optimizer.tower" if name.startswith("tower_optimizer/") else "another model"
         raise UserError(f"{checkpoint}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:
