@@ -4,7 +4,7 @@ A reader is built once per feature and called per record batch. Values that the 
 out of range) are errors that name file, column, row and value; nothing is repaired silently.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +26,7 @@ from shardrec.data_pipeline.features.arrow_values import (
     missing_values,
     plain_type,
 )
-from shardrec.data_pipeline.features.combinations import (
-    MOST_COMBINATIONS,
-    Combinations,
-    combination_counts,
-    last_combinations,
-)
+from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS, Combinations
 from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
 from shardrec.data_pipeline.features.ids import IdReader
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
@@ -167,16 +162,19 @@ class FeatureReader:
     def _of_features(self, batch: pa.RecordBatch, where: Origin) -> Column:
         """Reads a feature cross: ids of single features, or all combinations of one id of each list."""
         assert not isinstance(self.feature, NumericFeature)
-        parts = [source(batch, where) for source in self._crossed]
+        parts, num_rows = [source(batch, where) for source in self._crossed], np.uint64(self.feature.ids.num_rows)
         words = [hash_integers(part.values) for part in parts]
-        lengths = weights = None
-        if isinstance(self.feature, IdListFeature):
-            each = [np.ones(batch.num_rows, np.int64) if p.lengths is None else p.lengths for p in parts]
-            made = self._combinations(each, where)
-            words = [word[at] for word, at in zip(words, made.places, strict=True)]
-            lengths, weights = made.lengths, self._products(parts, made, where)
-        rows = hash_words(words) % np.uint64(self.feature.ids.num_rows)
-        return Column(rows.astype(np.int64), lengths, weights)
+        if not isinstance(self.feature, IdListFeature):
+            return Column((hash_words(words) % num_rows).astype(np.int64))
+        each = [np.ones(batch.num_rows, np.int64) if p.lengths is None else p.lengths for p in parts]
+        made = self._combinations(each, where)
+        rows, weights = np.empty(made.total, np.int64), np.ones(made.total if self.feature.weighted else 0, np.float32)
+        for some, places in made.pieces():
+            rows[some] = hash_words([word[at] for word, at in zip(words, places, strict=True)]) % num_rows
+            if self.feature.weighted:
+                weighted = [p.weights[at] for p, at in zip(parts, places, strict=True) if p.weights is not None]
+                weights[some] = self._product(weighted, where, made.rows_of(some))
+        return Column(rows, made.lengths, weights if self.feature.weighted else None)
 
     def _of_columns(self, batch: pa.RecordBatch, where: Origin) -> Column:
         """Reads a cross of columns of which some are lists: all combinations of one value of each."""
@@ -193,37 +191,36 @@ class FeatureReader:
                 flat.append(values)
                 lengths.append(np.ones(batch.num_rows, np.int64))
         made = self._combinations(lengths, where)
-        taken = [values.take(pa.array(at)) for values, at in zip(flat, made.places, strict=True)]
-        return Column(self._ids(taken, [Place(where, c, made.row_of) for c in self.columns]), made.lengths)
+        ids = np.empty(made.total, np.int64)
+        for some, places in made.pieces():
+            taken = [values.take(pa.array(at)) for values, at in zip(flat, places, strict=True)]
+            in_rows = [Place(where, c, made.rows_of(some)) for c in self.columns]
+            ids[some] = self._ids(taken, in_rows)
+        return Column(ids, made.lengths)
 
     def _combinations(self, lengths: list[np.ndarray], where: Origin) -> Combinations:
         """Chooses combinations. Raises UserError for a row of too many, where nothing says which of them are kept."""
         assert isinstance(self.feature, IdListFeature)
-        most = self.feature.max_length
-        if most is None:
-            at = int(combination_counts(lengths, MOST_COMBINATIONS + 1).argmax()) if len(lengths[0]) else 0
-            of_row = [int(of_list[at]) for of_list in lengths if len(of_list)]
-            if (count := prod(of_row)) > MOST_COMBINATIONS:
-                raise UserError(
-                    f"{where.row(at)}: {self._name} crosses {' x '.join(map(str, of_row))} ids, which are {count:,} "
-                    f"combinations, expected {MOST_COMBINATIONS:,} at most; give the cross a `max_length`, which keeps "
-                    "the last ones"
-                )
-        return last_combinations(lengths, most or MOST_COMBINATIONS)
+        if self.feature.max_length is not None:
+            return Combinations(lengths, self.feature.max_length)
+        all_made = Combinations(lengths, MOST_COMBINATIONS + 1)
+        too_many = np.flatnonzero(all_made.lengths > MOST_COMBINATIONS)
+        if len(too_many):
+            of_row = [int(of_list[too_many[0]]) for of_list in lengths]
+            raise UserError(
+                f"{where.row(too_many[0])}: {self._name} crosses {' x '.join(map(str, of_row))} ids, which are "
+                f"{prod(of_row):,} combinations, expected {MOST_COMBINATIONS:,} at most; give the cross a "
+                "`max_length`, which keeps the last ones"
+            )
+        return all_made
 
-    def _products(self, parts: list[Column], made: Combinations, where: Origin) -> np.ndarray | None:
-        """Returns the product of the weights of each combination's ids, float32; None where no feature has weights."""
-        assert isinstance(self.feature, IdListFeature)
-        if not self.feature.weighted:
-            return None
-        products = np.ones(int(made.lengths.sum()))
-        for part, at in zip(parts, made.places, strict=True):
-            if part.weights is not None:
-                products *= part.weights[at]
+    def _product(self, weights: list[np.ndarray], where: Origin, row_of: Callable[[int], int]) -> np.ndarray:
+        """Returns the product of float32 weights. Raises UserError for the first one that is too large."""
+        products = np.prod(np.stack(weights), axis=0, dtype=np.float64)
         wrong = np.flatnonzero(~(np.abs(products) <= LARGEST_NUMBER))
         if len(wrong):
             raise UserError(
-                f"{where.row(made.row_of(int(wrong[0])))}: {self._name} multiplies weights to {products[wrong[0]]:g}, "
+                f"{where.row(row_of(int(wrong[0])))}: {self._name} multiplies weights to {products[wrong[0]]:g}, "
                 f"expected a magnitude of {LARGEST_NUMBER:g} at most; scale them"
             )
         return products.astype(np.float32)

@@ -356,7 +356,7 @@ class Layout:
 
 
 def _mean_length(feature: SparseFeature | DenseSequenceFeature, values_per_row: Mapping[str, float]) -> float:
-    """Returns how many ids or numbers a row of a feature has, about, given the mean number of values in the files' columns."""
+    """Returns how many ids or numbers a row of a feature has, about, by the mean number of values in files' columns."""
     if isinstance(feature, IdFeature):
         return 1.0
     ids = None if isinstance(feature, DenseSequenceFeature) else feature.ids

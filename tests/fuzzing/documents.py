@@ -31,6 +31,19 @@ SCHEMA: dict[str, Any] = {
         {"kind": "id", "name": "hour", "ids": {"kind": "bucketize", "boundaries": [6, 12.5]}},
         {"kind": "id", "name": "both", "ids": {"kind": "cross", "columns": ["user", "item"], "num_ids": 99}},
         {"kind": "id_list", "name": "tags", "ids": {"kind": "hash", "num_ids": 9}, "weights": "w", "max_length": 4},
+        {
+            "kind": "id_list",
+            "name": "pairs",
+            "max_length": 9,
+            "ids": {
+                "kind": "feature_cross",
+                "num_ids": 50,
+                "features": [
+                    {"name": "user", "ids": {"kind": "identity", "num_ids": 9}},
+                    {"kind": "id_list", "name": "tags", "ids": {"kind": "hash", "num_ids": 9}, "weights": "w"},
+                ],
+            },
+        },
         {"kind": "sequence", "name": "seen", "ids": {"kind": "hash", "num_ids": 90}, "max_length": 5, "aligned": "a"},
         {"kind": "dense", "name": "price", "transforms": [{"kind": "log"}, {"kind": "clip", "low": 0, "high": 3}]},
     ],
@@ -38,12 +51,16 @@ SCHEMA: dict[str, Any] = {
     "group": "user",
     "keys": ["row"],
 }
+OWN: dict[str, Any] = {"parameters": {"linear.*": {"name": "ftrl", "l1": 0.1}}}
 RUN: dict[str, Any] = {
     "run": "RUN",
     "data": {"path": "DATA", "global_batch_size": 64, "features": ["user", "item"], "share": {}, "memory": "512MB"},
     "model": {"name": "deepfm", "embedding_dim": 4, "mlp": {"hidden": [8, 4], "dropout": 0.1}},
     "tables": {"*": {"dtype": "fp16", "optimizer": {"name": "adagrad", "learning_rate": 0.1}}, "user": {"init": {}}},
-    "optimizer": {"tables": {"name": "sgd"}, "tower": {"name": "adam", "betas": [0.9, 0.99], "weight_decay": 0.1}},
+    "optimizer": {
+        "tables": {"name": "sgd"},
+        "tower": {"name": "adam", "betas": [0.9, 0.99], "weight_decay": 0.1, **OWN},
+    },
     "trainer": {"epochs": 2, "seed": 1, "early_stopping": {"metric": "auc", "patience": 2}, "checkpoint": {"keep": 2}},
     "launch": {"workers": 1, "threads": 1, "memory": "4GB", "timeout": 60, "rates": {"latency": 1e-4}},
     "stages": [{"name": "first"}, {"name": "second", "init_from": {"stage": "first", "tables": {"user": None}}}],

@@ -243,6 +243,21 @@ def test_what_else_cannot_be_crossed() -> None:
         RecipeIdList(name="x", ids=Cross(columns=("a", "b"), num_ids=9))
 
 
+def test_many_rows_are_crossed_by_pieces() -> None:
+    """More than are in work at once, with the row of what is wrong in the last piece."""
+    used = {"used": [3], "minutes": [1e10]}
+    rows = [many(30, **used) for _ in range(200)] + [many(0), many(1)]
+    found = read(crossed("installed", "liked", max_length=899), rows)
+    assert found.lengths.tolist() == [899] * 200 + [0, 1]
+    assert found.weights.tolist() == [2.0] * len(found.values) and set(found.values) == {hashed((1, 0), 997)}
+    with pytest.raises(UserError, match=r"file, row 201: feature 'x' multiplies weights to 1e\+20"):
+        read(crossed("installed", "liked", "used"), [*rows[:-1], many(1, stars=[1e10], **used)])
+    words = Cross(columns=("installed", "liked"), num_ids=9)
+    batch = batch_of([*rows[:-1], many(1, installed=[None])])
+    with pytest.raises(UserError, match="file, row 201, column 'installed': found null, expected an id"):
+        FeatureReader(IdListFeature(name="x", ids=words), ".")(batch, "file")
+
+
 def test_row_bytes_count_combinations() -> None:
     rows = [many(20, used=[0, 1], minutes=[1.0, 1.0]) for _ in range(500)]
     means = {"installed": 20.0, "used": 2.0, "liked": 20.0}
