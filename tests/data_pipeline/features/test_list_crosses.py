@@ -129,7 +129,7 @@ def test_a_cross_with_a_list_is_a_list_of_the_role_that_all_have(tmp_path: Path)
     )
     assert schema["x"].columns == ("installed", "used", "minutes") and schema["x"].cross is schema["x"].ids
     schema = CrossedFeatures(features=("x", "shown"), num_ids=7, name="all").added_to(schema)  # a cross of that cross
-    assert schema["all"].role is None and schema["all"].weighted
+    assert schema["all"].role == "user_item" and schema["all"].weighted
     schema.save(tmp_path / "schema.yaml")
     assert Schema.load(tmp_path / "schema.yaml") == schema
     again = CrossedFeatures(features=("installed", "used"), num_ids=997, name="x", max_length=3)
