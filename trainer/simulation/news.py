@@ -27,6 +27,7 @@ class News:
         self.mix = settings.mix * draw.dirichlet(np.ones(topics), count)
         self.mix[np.arange(count), self.topic] += 1 - settings.mix
         of_publishers = settings.publisher_quality * draw.standard_normal(settings.publishers)
+        of_publishers -= of_publishers.mean()
         self.quality = of_publishers[self.publisher] + settings.quality * draw.standard_normal(count)
         self.direction = self.mix / np.linalg.norm(self.mix, axis=1, keepdims=True)
         self.arrival = np.full(count, -np.inf)

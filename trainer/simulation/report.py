@@ -1,6 +1,7 @@
 """A report says what the policies came to, over seeds: a table to print, table.csv, metrics.parquet and a picture.
 
-Of an episode: its click rate over all days and over the last third of them; diversity and activeness over the last
+Of an episode: its click rate over all days and over the last third of them; lift, the latter over that of the first
+policy in the same world; diversity and activeness over the last
 third; returns a day; the share of users lost in the end; CPU seconds. Of a policy: mean and sample standard deviation
 of its episodes.
 """
@@ -30,6 +31,7 @@ TABLE, PICTURE = "table.csv", "policies.png"
 COLUMNS = {
     "click_rate": "click rate",
     "click_rate_last": "last third",
+    "lift": "lift",
     "diversity_shown": "diversity shown",
     "diversity_clicked": "diversity clicked",
     "activeness": "activeness",
@@ -85,13 +87,20 @@ class Report:
             if not lived:
                 continue
             row: dict[str, Any] = {"policy": policy, "seeds": len(lived), "days": min(len(e.rows) for e in lived)}
-            figures = [episode.figures(self.settings.shown) for episode in lived]
+            figures = [episode.figures(self.settings.shown) | {"lift": self._lift(episode)} for episode in lived]
             for name in COLUMNS:
                 values = [of_one[name] for of_one in figures if not isnan(of_one[name])]
                 row[name] = fmean(values) if values else nan
                 row[f"{name}_std"] = stdev(values) if len(values) > 1 else nan
             rows.append(row)
         return rows
+
+    def _lift(self, episode: Lived) -> float:
+        """Returns its click rate over that of the first policy under the same seed, in the last third; NaN without."""
+        by_key = {(other.policy, other.seed): other for other in self.lived}
+        first = by_key.get((self.settings.policies[0], episode.seed))
+        rates = [e.figures(self.settings.shown)["click_rate_last"] for e in (episode, first) if e is not None]
+        return rates[0] / rates[1] if len(rates) == 2 and rates[1] else nan
 
     def write(self, *, picture: bool = True) -> None:
         """Writes metrics.parquet, table.csv and policies.png, where there is anything to say.

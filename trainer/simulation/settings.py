@@ -53,7 +53,7 @@ class TasteSettings(Section):
     segment_noise: share of users whose observable segment says nothing of their group.
     """
 
-    groups: int = Field(default=8, gt=0, le=1_000_000)
+    groups: int = Field(default=20, gt=0, le=1_000_000)
     strength: Amount = 1.4
     difference: Amount = 0.8
     drift: Amount = 0.5

@@ -33,6 +33,7 @@ class Users:
         says_nothing = draw.random(count) < tastes.segment_noise
         self.segment = np.where(says_nothing, draw.integers(tastes.groups, size=count), self.group)
         of_groups = tastes.strength * draw.standard_normal((tastes.groups, topics), np.float32)
+        of_groups -= of_groups.mean()  # so that worlds differ in what is liked, and not in how much is
         own = tastes.difference * draw.standard_normal((count, topics), np.float32)
         self.usual = (of_groups[self.group] + own).astype(np.float32)
         self.taste = self.usual + np.float32(tastes.drift) * draw.standard_normal((count, topics), np.float32)

@@ -63,9 +63,12 @@ def bounds(policy: LinUCB, actions: dict[str, np.ndarray], alpha: float) -> np.n
 def test_who_knows_more_gets_more_clicks_and_more_returns(tmp_path: Path) -> None:
     rate, returns = {}, {}
     for name in ("random", "popularity", "linucb", "ideal"):
-        tastes, ticks = {"strength": 2.0, "groups": 1, "difference": 0.3}, {"tick_minutes": 120, "minor_minutes": 120}
+        tastes, ticks = (
+            {"strength": 2.0, "groups": 2},
+            {"tick_minutes": 120, "minor_minutes": 120, "clicks": {"boredom": 0}},
+        )
         made = config(tmp_path, users=400, days=3, tastes=tastes, **ticks)
-        episode = Episode(made, name, 0)
+        episode = Episode(made, name, 2)
         episode.run()
         last = episode.rows[2:]
         rate[name] = sum(row["clicks"] for row in last) / sum(row["requests"] for row in last)

@@ -67,6 +67,7 @@ def check_report(run: Path, printed: str) -> None:
     of_first = [row for row in days if row["policy"] == "popularity"]
     clicks, requests = (sum(row[name] for row in of_first) for name in ("clicks", "requests"))
     assert float(rows[0]["click_rate"]) == pytest.approx(clicks / (3 * requests))
+    assert float(rows[0]["lift"]) == 1 and 0 < float(rows[1]["lift"]) < 1  # random, over popularity
     assert float(rows[0]["cpu_seconds"]) > 0 and rows[0]["click_rate_std"] == "nan"
     assert f"{clicks / (3 * requests):.4f}" in printed
     assert (run / "policies.png").read_bytes().startswith(b"\x89PNG")
@@ -164,8 +165,9 @@ def test_the_ready_file_and_the_documented_one_are_in_order(tmp_path: Path) -> N
     page = (ROOT / "docs/simulation.md").read_text()
     (tmp_path / "example.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     for file in (ROOT / "trainer/runs/simulate_news.yaml", tmp_path / "example.yaml"):
-        simulation = load_simulation(file).simulation
-        check_policies(simulation.policies)
+        config = load_simulation(file)
+        simulation = config.simulation
+        check_policies(simulation.policies, config.model.get("name"))
         assert (simulation.users, simulation.days) == (SimulationSettings().users, SimulationSettings().days)
 
 
