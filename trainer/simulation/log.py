@@ -146,8 +146,9 @@ class Log:
         columns |= {name: at_places(kept[users], place).ravel() for name, kept in self._actions.items()}
         for name, kept in self._state.items():
             columns[f"next_{name}"] = each(state.get(name, kept[:0]).astype(kept.dtype))
+        left = _left(place, self.settings.candidates)
         for name, kept in self._actions.items():
-            columns[list_name("candidate", name)] = _lists(each(kept[users]))
+            columns[list_name("candidate", name)] = _lists(each(kept[users]), left)
         for name, kept in self._actions.items():
             after = np.zeros((len(users), 0)) if terminal else actions[name]
             columns[list_name("next_candidate", name)] = _lists(each(after.astype(kept.dtype)))
@@ -180,11 +181,21 @@ class Log:
         self.waiting = state["waiting"]
 
 
-def _lists(values: np.ndarray) -> pa.Array:
-    """Returns [n, C] as n lists."""
+def _left(place: np.ndarray, candidates: int) -> np.ndarray:
+    """Returns which candidates each place of lists [n, L] was chosen from, [n L, C] bool: those not shown above it."""
+    count, shown = place.shape
+    shown_at = np.full((count, candidates), shown)
+    np.put_along_axis(shown_at, place, np.arange(shown)[None], axis=1)
+    left: np.ndarray = shown_at[:, None, :] >= np.arange(shown)[None, :, None]
+    return left.reshape(count * shown, candidates)
+
+
+def _lists(values: np.ndarray, kept: np.ndarray | None = None) -> pa.Array:
+    """Returns [n, C] as n lists, with those values alone that are kept (None: all)."""
     count, length = values.shape
-    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(length)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(np.full(count, length) if kept is None else kept.sum(1), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel() if kept is None else values[kept]))
 
 
 def _is_of_ids(field: pa.Field) -> bool:

@@ -67,8 +67,11 @@ def test_what_was_shown_was_a_candidate_with_the_same_features(log: Path) -> Non
     for row in rows_of(log):
         place = row["candidates"].index(row["news"])
         assert all(row[of_list][place] == row[now] for now, of_list in places.items())
-        assert row["propensity"] == 1 / (SMALL["candidates"] - row["position"])
-        lists.setdefault((row["user"], row["requested"]), []).append(row["news"])
+        assert len(row["candidates"]) == SMALL["candidates"] - row["position"]
+        assert row["propensity"] == 1 / len(row["candidates"])
+        above = lists.setdefault((row["user"], row["requested"]), [])
+        assert not set(above) & set(row["candidates"])
+        above.append(row["news"])
     assert all(len(news) == len(set(news)) == SMALL["shown"] for news in lists.values())
 
 
