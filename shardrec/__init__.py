@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.train import train
     from shardrec.trainer.api.trained_model import TrainedModel, open
     from shardrec.trainer.config.sections import RunConfig
+    from shardrec.trainer.scoring.curves import Curves
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "plan": "trainer.api.plan",
     "Machines": "trainer.api.plan",
     "RunConfig": "trainer.config.sections",
+    "Curves": "trainer.scoring.curves",
     "Summary": "trainer.api.summary",
     "TrainedModel": "trainer.api.trained_model",
     "Recommender": "models.base",
@@ -55,6 +57,7 @@ _HOMES = {
 """Where each name is at home, so that importing one loads no other."""
 
 __all__ = [
+    "Curves",
     "DenseFeatures",
     "Fields",
     "Machines",

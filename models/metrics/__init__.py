@@ -3,19 +3,21 @@
 - `averages.py`: Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE, TD error
 - `classes.py`: Class errors measure predictions of one class out of several
 - `collective.py`: A collective is what metrics need of other ranks, injected so that this layer knows no process group
+- `curves.py`: Curves are read off a score table: operating points (ROC, precision and recall), and calibration by bins
 - `gauc.py`: Grouped AUC says how well rows are ranked inside of each group (a user, a request)
 - `grouped.py`: Grouped metrics see the rows of a group (a user, a request) together, whichever rank they were on
 - `metric.py`: A metric is a state that adds up over batches and merges over ranks
 - `metric_set.py`: A metric set holds the metrics of one evaluation, which are computed together
 - `ordered_bits.py`: Ordered bits are float32 scores as int32 of one order, which ties, sorting and histograms go by
 - `predictions.py`: Predictions are what every metric reads: the rows of one batch that count
-- `ranking.py`: Ranking metrics (AUC, average precision, ROC and PR curves) are read off one table of scores
+- `ranking.py`: Ranking metrics (AUC, average precision) and curves are read off one table of scores
 - `score_table.py`: A score table holds the weight of either class at each distinct score, in bounded memory
 - `top_k.py`: Top-K metrics say how far up a group's positives stand: hit rate, NDCG, recall and precision at K, and MRR
 """
 
 from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows, TemporalDifferences
 from shardrec.models.metrics.classes import ClassErrors
+from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
 from shardrec.models.metrics.gauc import GroupedAUC
 from shardrec.models.metrics.metric import Metric
 from shardrec.models.metrics.metric_set import MetricSet
@@ -26,12 +28,14 @@ from shardrec.models.metrics.top_k import TopK
 __all__ = [
     "Accuracy",
     "Calibration",
+    "CalibrationBins",
     "ClassErrors",
     "Errors",
     "GroupedAUC",
     "LogLoss",
     "Metric",
     "MetricSet",
+    "OperatingPoints",
     "Predictions",
     "Ranking",
     "Rows",

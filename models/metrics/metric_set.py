@@ -10,8 +10,10 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.metrics.collective import Alone, Collective
+from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
 from shardrec.models.metrics.metric import Metric
 from shardrec.models.metrics.predictions import Predictions
+from shardrec.models.metrics.ranking import Ranking
 from shardrec.models.undefined import Undefined
 
 NOT_FINITE = "the model's scores are not finite"
@@ -59,6 +61,20 @@ class MetricSet:
             name: value if isinstance(value, Undefined) or isfinite(value) else Undefined(NOT_FINITE)
             for name, value in values.items()
         }
+
+    @property
+    def has_curves(self) -> bool:
+        """Says whether the task scores two classes, which is what curves are of."""
+        return self._ranking is not None
+
+    @torch.no_grad()
+    def curves(self) -> tuple[OperatingPoints, CalibrationBins] | None:
+        """Returns what `Ranking.curves` does, over all ranks' rows; all ranks must call it. None without curves."""
+        return None if self._ranking is None else self._ranking.curves(self._collective)
+
+    @property
+    def _ranking(self) -> Ranking | None:
+        return next((metric for metric in self._metrics if isinstance(metric, Ranking)), None)
 
     @property
     def directions(self) -> dict[str, bool]:

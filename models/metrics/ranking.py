@@ -1,4 +1,4 @@
-"""Ranking metrics (AUC, average precision, ROC and PR curves) are read off one table of scores.
+"""Ranking metrics (AUC, average precision) and curves are read off one table of scores.
 
 The table holds each distinct float32 score once, with the weight of its positives and of its negatives, and so knows
 ties. It is exact as long as there are no more than `capacity` distinct scores over all ranks. Beyond that, neighbouring
@@ -7,31 +7,21 @@ the table fits. So bins get no coarser than memory demands, wherever the scores 
 happens inside of them.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from shardrec.models.metrics.averages import lacking, ratio
 from shardrec.models.metrics.collective import Collective
+from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
 from shardrec.models.metrics.metric import Metric
-from shardrec.models.metrics.ordered_bits import NAN_SCORES, is_nan, ordered_bits, ordered_score
+from shardrec.models.metrics.ordered_bits import NAN_SCORES, is_nan, ordered_bits
 from shardrec.models.metrics.predictions import Predictions
 from shardrec.models.metrics.score_table import ScoreTable
 from shardrec.models.undefined import Undefined
 
 COMPACTION_ROWS = 1 << 20
-
-
-class Curve(NamedTuple):
-    """A curve has K points, float64, from the strictest threshold (infinity: no row is called positive) down.
-
-    ROC: x = false positive rate, y = true positive rate. PR: x = recall, y = precision.
-    """
-
-    x: Tensor
-    y: Tensor
-    threshold: Tensor
 
 
 class Ranking(Metric):
@@ -104,18 +94,15 @@ class Ranking(Metric):
             values["auc_error_bound"] = ratio(float(positives @ negatives) / 2, pairs, reason)
         return values
 
-    def curves(self, collective: Collective) -> dict[str, Curve]:
-        """Returns the curves `roc` and `precision_recall`; all ranks must call it. Empty where a score was NaN."""
+    def curves(self, collective: Collective) -> tuple[OperatingPoints, CalibrationBins] | None:
+        """Returns the points of the ROC and PR curves, and calibration; all ranks must call it.
+
+        None where a score was NaN, or no row has a weight.
+        """
         table = self._merge(collective)
-        if table is None:
-            return {}
-        true, false = _descending(table.positives), _descending(table.negatives)
-        threshold = _from(torch.inf, ordered_score(table.keys << table.dropped).double().flip(0))
-        true_rate, false_rate = true / true[-1:], false / false[-1:]
-        return {
-            "roc": Curve(_from(0, false_rate), _from(0, true_rate), threshold),
-            "precision_recall": Curve(_from(0, true_rate), _from(1, _precision(table).flip(0)), threshold),
-        }
+        if table is None or not table.keys.numel():
+            return None
+        return OperatingPoints.of(table).thinned(), CalibrationBins.of(table)
 
 
 def _descending(weights: Tensor) -> Tensor:
@@ -127,7 +114,3 @@ def _precision(table: ScoreTable) -> Tensor:
     """Returns [K] share of positives in the weight at or above each key, keys ascending."""
     true, false = _descending(table.positives), _descending(table.negatives)
     return (true / (true + false)).flip(0)
-
-
-def _from(start: float, points: Tensor) -> Tensor:
-    return torch.cat([points.new_tensor([start]), points])

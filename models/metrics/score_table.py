@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shardrec.models.metrics.ordered_bits import INFINITY, ordered_score
+
 
 def sums_at(place: Tensor, weights: Tensor, size: int) -> Tensor:
     """Returns [size]: the sum of the weights [n] that go to each place [n]; of their dtype also where n is 0."""
@@ -22,6 +24,12 @@ class ScoreTable(NamedTuple):
     positives: Tensor
     negatives: Tensor
     dropped: int = 0
+
+    @property
+    def scores(self) -> Tensor:
+        """Returns [K] float64: the least score of each key."""
+        least = (self.keys << self.dropped).clamp(min=-INFINITY - 1)  # that of -infinity may reach below all scores
+        return ordered_score(least).double()
 
     @classmethod
     def summed(cls, keys: Tensor, positives: Tensor, negatives: Tensor, dropped: int = 0) -> "ScoreTable":

@@ -15,6 +15,7 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.models.metrics import MetricSet
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
@@ -26,12 +27,13 @@ from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import computing
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
+from shardrec.trainer.scoring.curves import Curves, check_curves, found_curves
 from shardrec.trainer.scoring.evaluate import splits_to_score
 from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.tables.export import export_table
-from shardrec.trainer.training.evaluation import evaluate
+from shardrec.trainer.training.evaluation import scored
 
 
 def open(
@@ -106,12 +108,22 @@ class TrainedModel:
         A metric that the rows do not define is `Undefined`, a NaN that says why. Own splits without labels are left
         out. Raises UserError where there are no rows or labels, and where any of the rows cannot be scored.
         """
-        rows = None if data is None else Rows.of(data)
-        with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
-            splits = splits_to_score(self._blueprint, self._folder, paths)
-            for line in splits.failed.values():
-                raise UserError(line)
-            return {name: evaluate(self._session, self._session.loader(of)) for name, of in splits.paths.items()}
+        return {split: metrics.compute() for split, metrics in self._scored_splits(data)}
+
+    def curves(self, data: Data | None = None) -> Curves:
+        """Returns curves of the rows that `evaluate` takes, as tables of all splits; `write` makes files of them.
+
+            curves = model.curves()
+            curves.points.to_pandas()       # ROC, precision and recall, by threshold
+            curves.write("curves")          # a new folder, as `shardrec evaluate --curves` makes
+
+        Raises UserError for a model that does not score two classes apart, and as `evaluate`.
+        """
+        check_curves(self._blueprint)
+        metrics, found = {}, {}
+        for split, of_split in self._scored_splits(data):
+            metrics[split], found[split] = of_split.compute(), found_curves(of_split)
+        return Curves.of(found, metrics)
 
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.
@@ -169,6 +181,16 @@ class TrainedModel:
                 yield
         finally:
             self._blueprint.forget_files()
+
+    def _scored_splits(self, data: Data | None) -> Iterator[tuple[str, MetricSet]]:
+        """Yields the run's own splits, or `data`, with metrics that have seen their rows."""
+        rows = None if data is None else Rows.of(data)
+        with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
+            splits = splits_to_score(self._blueprint, self._folder, paths)
+            for line in splits.failed.values():
+                raise UserError(line)
+            for name, of_split in splits.paths.items():
+                yield name, scored(self._session, self._session.loader(of_split))
 
     def _columns(self, keys: Sequence[str] = (), *, labelled: bool) -> tuple[str, ...]:
         """Returns the columns that scoring reads."""

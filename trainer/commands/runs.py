@@ -80,6 +80,9 @@ def evaluate(
         list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its own splits")
     ] = None,
     step: BestStep = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="a new folder for ROC, precision-recall and calibration curves")
+    ] = None,
     rows: RowKind = None,
     overrides: Overrides = None,
     trust: Trust = False,
@@ -89,13 +92,15 @@ def evaluate(
     with started_early_for(run_folder, overrides, "shardrec.trainer.scoring.evaluate", trust=trust):
         from shardrec.trainer.scoring.evaluate import evaluate_run
 
-        paths = tuple(data or ())
-        result = evaluate_run(run_folder, paths, step, tuple(overrides or ()), rows=rows, quiet=quiet)
+        chosen = (tuple(data or ()), step, tuple(overrides or ()))
+        result = evaluate_run(run_folder, *chosen, rows=rows, curves=curves, quiet=quiet)
     if result:
         from shardrec.trainer.run_folder.folder import RunFolder
         from shardrec.trainer.run_folder.summaries import print_metrics
 
         print_metrics(RunFolder.open(run_folder), result)
+        if curves:
+            typer.echo(f"curves: {curves}")
         if failed := result.get("failed"):
             raise UserError(f"{failed[0]}: {result['not_scored'][failed[0]]}")
 

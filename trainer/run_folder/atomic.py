@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_picture(path: Path, figure: "Figure") -> None:
-    """Writes a figure as PNG, which says in itself who made it."""
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": _SOFTWARE})
+    """Writes a figure as PNG or, to a path that ends in .svg, as SVG; either says in itself who made it."""
+    from matplotlib import rc_context
+
+    vector = path.suffix.lower() == ".svg"
+    metadata = {"Creator": _SOFTWARE, "Date": None} if vector else {"Software": _SOFTWARE}
+    with whole_file(path) as temporary, rc_context({"svg.hashsalt": _SOFTWARE}):  # the same figure is the same file
+        figure.savefig(temporary, format="svg" if vector else "png", metadata=metadata)
 
 
 def check_own_picture(path: Path) -> None:
@@ -44,16 +49,19 @@ def check_own_picture(path: Path) -> None:
     check_own_file(path, rb"\x89PNG.{,300}Software\x00" + _SOFTWARE.encode() + b".*")
 
 
-def check_out(out: Path) -> None:
-    """Raises UserError unless `out` is not there, or an empty folder, and in a place that lasts."""
-    check_lasting("--out", out)
+def check_out(out: Path, option: str = "--out") -> None:
+    """Raises UserError unless `out`, given as `option`, is not there, or an empty folder, and in a place that lasts."""
+    check_lasting(option, out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty; name another --out")
+        raise UserError(f"{out}: not empty; name another {option}")
 
 
-def new_folder(out: Path, *, launch: str | None = None, leads: bool = True) -> AbstractContextManager[Path]:
+def new_folder(
+    out: Path, *, option: str = "--out", launch: str | None = None, leads: bool = True
+) -> AbstractContextManager[Path]:
     """Yields a folder to be filled, which then becomes `out`, which must be empty or not there; else UserError.
 
-    launch, leads: where the ranks of one launch fill it together, as in `whole_folder`.
+    option: what `out` was given as. launch, leads: where the ranks of one launch fill it together, as in
+    `whole_folder`.
     """
-    return whole_folder(out, check_out, launch=launch, leads=leads)
+    return whole_folder(out, partial(check_out, option=option), launch=launch, leads=leads)

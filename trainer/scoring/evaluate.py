@@ -1,6 +1,8 @@
 """A trained model is evaluated on its own splits, or on other data: `shardrec evaluate`."""
 
+import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,23 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_bytes
 from shardrec.trainer.checkpoints.checkpoint import restore
-from shardrec.trainer.config.paths import absolute
+from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.run_folder.atomic import check_out, new_folder
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.scoring.curves import Columns, Curves, check_curves, found_curves
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
-from shardrec.trainer.training.evaluation import evaluate
+from shardrec.trainer.training.evaluation import scored
 from shardrec.trainer.training.inspection import inspect_split
+
+CURVES = "--curves"
 
 
 def evaluate_run(
@@ -31,29 +37,46 @@ def evaluate_run(
     overrides: tuple[str, ...] = (),
     *,
     rows: RowKind | None = None,
+    curves: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Scores a run's validation and test rows, or those of `data`; returns metrics by split, the step and more.
 
     `undefined` says of metrics without a value why, `not_scored` why the run's own splits were left out: their rows
     have no labels; or they cannot be read or scored, and then they are in `failed` too. step: which checkpoint; None:
-    the best, else the last. rows: how tables are held, as `Blueprint` takes it. None on further ranks of a torchrun.
-    Raises UserError where there is nothing to score, or none of it can be.
+    the best, else the last. rows: how tables are held, as `Blueprint` takes it. curves: a new folder for the files of
+    `Curves.fill`. None on further ranks of a torchrun.
+    Raises UserError where there is nothing to score, or none of it can be, and for curves that a task does not have or
+    that would replace something.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
+    if curves is not None:
+        check_curves(blueprint)
+        if leads():
+            check_out(curves := absolute_folder(curves), CURVES)
     splits = splits_to_score(blueprint, folder, absolute(data))
     chosen, hold = hold_step(folder, step)
-    with hold, own_logs(folder, command_name("evaluate"), leads=leads(), reads=True) as logged:
+    logs = own_logs(folder, command_name("evaluate"), leads=leads(), reads=True)
+    with hold, _new_folder(curves) as temporary, logs as logged:
         result = supervised(
-            evaluate_worker, config, logged, splits=splits.paths, step=chosen, blueprint=blueprint, quiet=quiet
-        )
+            evaluate_worker, config, logged, quiet=quiet,
+            splits=splits.paths, step=chosen, curves=curves is not None, blueprint=blueprint,
+        )  # fmt: skip
+        if result and temporary:
+            Curves.of(result.pop("curves"), result["metrics"]).fill(temporary)
     if result is None:
         return None
     failed = splits.failed | result.pop("failed")
     not_scored = {name: f"its rows have no labels: {line}" for name, line in splits.unlabelled.items()} | failed
     return result | ({"not_scored": not_scored} if not_scored else {}) | ({"failed": list(failed)} if failed else {})
+
+
+def _new_folder(curves: Path | None) -> AbstractContextManager[Path | None]:
+    """Yields a folder for the leading process to fill, which becomes `curves`; else None."""
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")
+    return new_folder(curves, option=CURVES, launch=launched) if curves is not None and leads() else nullcontext()
 
 
 @dataclass
@@ -111,22 +134,29 @@ def evaluate_worker(
     *,
     splits: dict[str, Paths],
     step: int,
+    curves: bool = False,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Does one worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`.
 
-    `failed` says of splits why their rows could not be scored. Raises UserError where that is all of them.
+    curves: there are also `curves`, as `Curves.of` takes them. `failed` says of splits why their rows could not be
+    scored. Raises UserError where that is all of them.
     """
     progress = ProgressFile(folder.logs, enabled=environment.leads)
     blueprint = blueprint or Blueprint(config, folder.schema())
     session = Session.build(blueprint, environment)
     restore(folder.checkpoint(step), session)
-    metrics, failed, began = {}, {}, time.monotonic()
+    metrics: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Columns]] = {}
+    failed, began = {}, time.monotonic()
     for name, paths in splits.items():
         loader = session.loader(paths)
         on_batch = progress.counter(f"evaluating {name}", loader.steps_per_epoch)
         try:
-            metrics[name] = evaluate(session, loader, on_batch)
+            of_split = scored(session, loader, on_batch)
+            metrics[name] = environment.broadcast(of_split.compute())
+            if curves:
+                found[name] = found_curves(of_split)
         except UserError as error:
             failed[name] = str(error)
             if len(failed) == len(splits):
@@ -137,6 +167,7 @@ def evaluate_worker(
         "step": step,
         "metrics": metrics,
         **({"undefined": undefined} if undefined else {}),
+        **({"curves": found} if curves else {}),
         "failed": failed,
         "wall_seconds": time.monotonic() - began,
         **sizes,

@@ -17,6 +17,14 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
     """Returns the task's metrics over all rows of `loader`, those of rank 0 on every rank: finite, or `Undefined`.
 
     What is decided by them is thereby decided alike, also where sums on GPUs come out a little different on each.
+    `on_batch` and errors are as in `scored`.
+    """
+    return session.environment.broadcast(scored(session, loader, on_batch).compute())
+
+
+def scored(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> MetricSet:
+    """Returns the task's metrics, which this rank's share of the rows of `loader` were put into.
+
     `on_batch` hears of each finished step. Raises UserError, on all ranks alike, for rows of any rank that cannot be
     read or scored.
     """
@@ -28,7 +36,7 @@ def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] =
             metrics.update(session.distributed.module(batch), batch)
             on_batch(step)
     batches.raise_error()
-    return session.environment.broadcast(metrics.compute())
+    return metrics
 
 
 class ProgressiveValidation:

@@ -13,10 +13,12 @@ from sklearn import metrics as sk
 from shardrec.models.metrics import (
     Accuracy,
     Calibration,
+    CalibrationBins,
     Errors,
     GroupedAUC,
     LogLoss,
     Metric,
+    OperatingPoints,
     Predictions,
     Ranking,
     Rows,
@@ -66,6 +68,16 @@ def run(case: Case, collective: Collective) -> dict[str, float]:
 
 def run_alone(case: Case) -> dict[str, float]:
     return run(case, Alone())
+
+
+def curves(case: Case, collective: Collective) -> tuple[OperatingPoints, CalibrationBins] | None:
+    """The curves of a case, from metrics that go on to be computed."""
+    metric = Ranking(case.capacity)
+    for rows in case.batches(collective):
+        metric.update(rows)
+    found = metric.curves(collective)
+    metric.compute(collective)
+    return found
 
 
 def by_scikit_learn(case: Case) -> dict[str, float]:
@@ -189,3 +201,4 @@ CASES = {
     "three rows": case(n=3, cuts=(1,)),
 }
 COARSE = {name: CASES[name]._replace(capacity=200) for name in ("plain", "squeezed", "weights", "many groups")}
+CURVES = ("plain", "weights and ties", "one rank has all")

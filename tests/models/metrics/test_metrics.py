@@ -90,25 +90,6 @@ def test_settling_along_the_way_keeps_to_memory_and_bound(monkeypatch: pytest.Mo
     assert 0 < abs(found["auc"] - expected("squeezed")["auc"]) <= found["auc_error_bound"] < 0.01
 
 
-def test_curves_equal_scikit_learns() -> None:
-    from sklearn import metrics as sk
-
-    case = CASES["weights and ties"]
-    metric = Ranking()
-    metric.update(case.predictions(slice(None)))
-    curves = metric.curves(Alone())
-    live = case.weight > 0  # scikit-learn has points for scores without weight
-    label, logit, weight = case.label[live], case.logit[live], case.weight[live]
-    false, true, threshold = sk.roc_curve(label, logit, sample_weight=weight, drop_intermediate=False)
-    for found, wanted in zip(curves["roc"], (false, true, threshold), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
-    precision, recall, threshold = sk.precision_recall_curve(label, logit, sample_weight=weight)
-    curve = curves["precision_recall"]
-    np.testing.assert_allclose(curve.x, recall[::-1], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(curve.y, precision[::-1], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(curve.threshold[1:], threshold[::-1], rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("nan", [float("nan"), -float("nan")])
 @pytest.mark.parametrize("metric", [Ranking, GroupedAUC, lambda: TopK((1,))])
 def test_a_nan_score_makes_nan(metric: Callable[[], Metric], nan: float) -> None:

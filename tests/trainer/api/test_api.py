@@ -88,7 +88,15 @@ def test_scores_of_rows_in_memory_are_those_of_files(summary: shardrec.Summary, 
 
 def test_metrics_and_explanations_are_those_of_the_commands(summary: shardrec.Summary, tmp_path: Path) -> None:
     model = shardrec.open(summary.run_folder)
-    assert model.evaluate() == evaluate_run(summary.run_folder, quiet=True)["metrics"]  # type: ignore[index]
+    by_command = evaluate_run(summary.run_folder, curves=tmp_path / "by command", quiet=True)
+    assert model.evaluate() == by_command["metrics"]  # type: ignore[index]
+    curves = model.curves()
+    assert curves.metrics == by_command["metrics"]  # type: ignore[index]
+    curves.write(tmp_path / "curves")
+    for path in (tmp_path / "by command").iterdir():
+        assert path.read_bytes() == (tmp_path / "curves" / path.name).read_bytes(), path.name
+    with pytest.raises(shardrec.UserError, match="not empty; name another folder"):
+        curves.write(tmp_path / "curves")
     rows = table(50, seed=3)
     on_rows = model.evaluate(rows)
     pq.write_table(rows, tmp_path / "rows.parquet")

@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -54,14 +57,25 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
     assert "table_wise" in (trained / "plan.txt").read_text()
 
 
-def test_evaluate_gives_the_summary_again(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_evaluate_gives_the_summary_again_and_its_curves(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = json.loads((trained / "summary.json").read_text())
-    shardrec(monkeypatch, "evaluate", trained, "--quiet")
+    shardrec(monkeypatch, "evaluate", trained, "--quiet", "--curves", tmp_path / "curves")
     printed = capsys.readouterr().out
-    for split in ("validation", "test"):
-        assert f"{summary['metrics'][split]['auc']:.4f}" in printed
+    for metrics in summary["metrics"].values():
+        assert f"{metrics['auc']:.4f}" in printed
+    assert sorted(os.listdir(tmp_path / "curves")) == [
+        *("calibration.csv", "calibration.parquet", "curves.csv", "curves.parquet", "curves.svg")
+    ]
+    picture = (tmp_path / "curves/curves.svg").read_text()
+    points = pq.read_table(tmp_path / "curves/curves.parquet")
+    assert points.equals(csv.read_csv(tmp_path / "curves/curves.csv"))
+    for split, metrics in summary["metrics"].items():
+        assert f"<!-- {split}: AUC {metrics['auc']:.4f} -->" in picture
+        of_split = points.filter(pc.equal(points["split"], split)).to_pandas()
+        area = np.trapezoid(of_split["true_positive_rate"], of_split["false_positive_rate"])
+        assert area == pytest.approx(metrics["auc"], abs=1e-12)
     shardrec(
         monkeypatch, "evaluate", trained, "--quiet", "--data", trained.parent / "data/train", "--step", summary["steps"]
     )
@@ -80,6 +94,32 @@ def test_predictions_are_of_every_row_and_make_the_metric(
     auc = json.loads((trained / "summary.json").read_text())["metrics"]["test"]["auc"]
     ours = roc_auc_score(rows["label"], found["prediction"], sample_weight=rows["weight"])
     assert ours == pytest.approx(auc, abs=1e-6)
+
+
+def test_curves_say_what_comes_of_calling_predictions_positive(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = trained.parent / "data/test"
+    shardrec(monkeypatch, "predict", trained, "--data", test, "--out", tmp_path / "scores", "--quiet")
+    shardrec(monkeypatch, "evaluate", trained, "--data", test, "--curves", tmp_path / "curves", "--quiet")
+    rows, predicted = pq.read_table(test), scores(tmp_path / "scores")["prediction"].to_numpy()
+    label, weight = rows["label"].to_numpy(), rows["weight"].to_numpy()
+    points = pq.read_table(tmp_path / "curves/curves.parquet").to_pylist()
+    apart = [point for point, after in pairwise(points) if point["threshold"] / after["threshold"] > 1 + 2e-6]
+    assert len(apart) > 0.9 * len(points)
+    for point in apart:
+        positive = predicted >= point["threshold"]
+        assert point["recall"] == pytest.approx((label * weight)[positive].sum() / (label * weight).sum())
+        if positive.any():
+            assert point["precision"] == pytest.approx(np.average(label[positive], weights=weight[positive]))
+    bins = pq.read_table(tmp_path / "curves/calibration.parquet").to_pandas()
+    assert np.average(bins["prediction_mean"], weights=bins["weight"]) == pytest.approx(
+        np.average(predicted, weights=weight), abs=1e-6
+    )
+    before = [(path, path.read_bytes()) for path in sorted((tmp_path / "curves").iterdir())]
+    line = refused(monkeypatch, "evaluate", trained, "--data", test, "--curves", tmp_path / "curves", "--quiet")
+    assert line.endswith("curves: not empty; name another --curves")
+    assert [(path, path.read_bytes()) for path in sorted((tmp_path / "curves").iterdir())] == before
 
 
 def test_predictions_need_no_labels(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

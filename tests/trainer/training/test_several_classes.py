@@ -12,6 +12,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Label
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.scoring.evaluate import evaluate_run
 from shardrec.trainer.scoring.predict import predict_rows
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import SCHEMA, run_file, write_data
@@ -41,6 +42,10 @@ def test_predictions_are_lists_of_probabilities_and_make_the_metrics(tmp_path: P
     assert metrics["log_loss"] == pytest.approx(sk.log_loss(kind, p, sample_weight=weight), abs=1e-5)
     assert metrics["accuracy"] == pytest.approx(sk.accuracy_score(kind, p.argmax(1), sample_weight=weight))
     assert metrics["accuracy"] > 0.8
+    line = "curves: model deep_crossing does not score two classes apart, which .*; evaluate it without them$"
+    with pytest.raises(UserError, match=line):
+        evaluate_run(tmp_path / "run", curves=tmp_path / "curves", quiet=True)
+    assert not (tmp_path / "curves").exists()
 
 
 def test_a_label_that_is_no_class_is_one_line(tmp_path: Path) -> None:
