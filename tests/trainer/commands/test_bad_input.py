@@ -1,9 +1,6 @@
 """What a user can get wrong is one line on stderr, exit status 1, and leaves no run folder behind."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.small_run import run_file, write_data
 
@@ -245,16 +241,6 @@ def test_a_checkpoint_that_cannot_be_loaded(
         assert f"{shard}: missing, though the checkpoint's manifest names it; restore the file from a copy" in line
     shard.write_bytes(whole)
     shardrec(monkeypatch, "evaluate", tmp_path / "run", "--quiet")
-
-
-def test_a_folder_with_files_named_as_our_layers(path: Path, tmp_path: Path) -> None:
-    """`python -m shardrec` puts the working directory first on sys.path."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/__init__.py").touch()
-    (tmp_path / "trainer.py").write_text("raise SystemExit('the wrong trainer')")
-    command = [sys.executable, "-m", "shardrec", "train", str(path), "--quiet"]
-    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert ended.returncode == 0, ended.stderr
 
 
 def test_schema_mistakes(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,9 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from tests import ROOT
 from tests.processes import run_processes
+from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
-from tests.trainer.small_run import run_file, table, write_data
+from tests.trainer.small_run import run_file, table, write_data, write_names_of_layers
 
 EVERY = 7
 SETTINGS = {
@@ -64,9 +65,10 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunF
 
 
 def start(path: Path, *flags: str) -> subprocess.Popen:
+    """A command in the run file's folder, which `python -m` puts first on sys.path."""
     command = [sys.executable, "-m", "shardrec", "train", str(path), "--quiet", *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+    return subprocess.Popen(command, cwd=path.parent, env=environment, start_new_session=True)
 
 
 def last_step(folder: Path) -> int:
@@ -82,7 +84,10 @@ def records(folder: RunFolder) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in VOLATILE} for r in kept]
 
 
-def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, unbroken: tuple) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    data: Path, tmp_path: Path, unbroken: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in this process, whose generators are anywhere."""
     expected, result = unbroken
     path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
     killed_after = random.Random(os.getpid()).randrange(EVERY, result["steps"] - 2)
@@ -93,7 +98,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, unbroken: 
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
     folder = RunFolder.open(tmp_path / "run")
     done, kept = last_step(folder.path), folder.steps()[-1]
-    assert start(path, "--resume").wait() == 0
+    shardrec(monkeypatch, "train", path, "--quiet", "--resume")
     summary = json.loads(folder.summary_file.read_text())
 
     assert summary["first_step"] == kept
@@ -196,7 +201,10 @@ def test_other_data_are_refused_on_resume(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_of_ray_that_is_killed_is_replaced(data: Path, tmp_path: Path) -> None:
-    """Also after another command on the run folder has failed, whose error is not the training's."""
+    """Also after another command on the run folder has failed, whose error is not the training's; and in a folder with
+    files called as our layers are.
+    """
+    write_names_of_layers(tmp_path)
     settings = SETTINGS["trainer"] | {"epochs": 15, "evaluation": {"every_epochs": 5}}
     path = run_file(tmp_path / "run.yaml", data, trainer=settings, launch={"workers": 2})
     process = start(path)
