@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,19 +12,23 @@ import pytest
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.trainer.comparison.compare import compare_models
 from shardrec.trainer.comparison.contrast import contrast_models, print_contrast
+from shardrec.trainer.config.load import load
+from shardrec.trainer.training.train_run import train_run
 from tests.trainer.small_run import run_file, write_data
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs where a comparison leaves them: in MODEL/seed-K."""
     folder = tmp_path_factory.mktemp("contrast")
     data = write_data(folder / "data", rows=600)
     schema = Schema.load(data / "schema.yaml")
     schema.model_copy(update={"group": "kind"}).save(data / "schema.yaml")
     path = run_file(folder / "run.yaml", data, trainer={"epochs": 1})
-    compare_models(path, ["lr", "fm"], 2, (), None, quiet=True)
+    for model, seed in product(("lr", "fm"), range(2)):
+        config = load(path, [f"trainer.seed={seed}"], variant=model)
+        train_run(config.model_copy(update={"run": f"{config.run}/seed-{seed}"}), quiet=True)
     return folder / "run"
 
 
