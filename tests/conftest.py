@@ -1,6 +1,7 @@
 """Fixtures that all layers share, and how tests run side by side: the rules are in `tests/__init__.py`."""
 
 import fcntl
+import gc
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -79,6 +80,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _skip_marked(items, "needs a GPU: torch finds none here")
     if hasattr(config, "workerinput"):
         items.sort(key=_place)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what modules made out of all collections of garbage, which would look through it again and again.
+
+    Every run of the product ends with a collection; with torch and Ray loaded it takes longer than a small run does.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _finds_gpus() -> bool:

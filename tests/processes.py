@@ -7,6 +7,7 @@ A process of TorchRec on gloo may abort while its interpreter is taken down (a w
 GIL); the work is done by then but the exit code is wrong. So each process ends by `os._exit` after a last barrier.
 """
 
+import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -101,6 +102,7 @@ def _run_one(
     arguments: tuple[Any, ...],
 ) -> None:
     code = 0
+    gc.freeze()  # what the server imported is no garbage, and shared as long as nothing looks through it
     try:
         import torch
         import torch.distributed as dist
