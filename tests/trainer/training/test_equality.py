@@ -11,13 +11,13 @@ import yaml
 from tests.trainer.recorded import train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, write_data
 
-STEPS = 100
+STEPS = 40
 ROWS = 1200
 PLACEMENTS = ("data_parallel", "table_wise", "row_wise", "column_wise")
 # smooth: at a ReLU's kink a rounding error would be as large as a gradient
 PLAIN = {
     "model": {"mlp": {"hidden": [16, 8], "activation": "tanh"}},
-    "trainer": {"epochs": 20, "max_steps": STEPS, "matmul_precision": "highest", "evaluation": {"every_epochs": None}},
+    "trainer": {"epochs": 8, "max_steps": STEPS, "matmul_precision": "highest", "evaluation": {"every_epochs": None}},
 }
 FTRL = "{name: ftrl, learning_rate: 0.1, l1: 0.1}"
 # every table under every placement on two ranks, every placement and optimizer on more
