@@ -33,6 +33,7 @@ _EXPECTED = {pa.int64(): "an integer", pa.float64(): "a number"}
 _NO_CHARSETS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")  # Python's, but for other uses
 _BOM = codecs.BOM_UTF8
 _ANY_FIELD = re.compile(rb"[^\r\n]")
+_ODD_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 
 class TextFormat(Declaration):
@@ -164,20 +165,10 @@ class TextFile(RawSource):
         data, delimiter = form.quoting.with_one_byte(lines.data)
         if data.startswith(_BOM):  # a character here, but the reader would leave it out
             data = b"\n" + data
-        odd: list[Any] = []
-
-        def kept(row: Any) -> str:
-            odd.append(row)
-            return "error"
-
         read = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=len(data) + 1, column_names=[str(place) for place in range(fields)]
         )
-        parse = pyarrow.csv.ParseOptions(
-            delimiter=delimiter.decode(),
-            quote_char=form.quote or False,
-            invalid_row_handler=kept,
-        )
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter.decode(), quote_char=form.quote or False)
         convert = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(wanted, pa.string()),
             include_columns=wanted,
@@ -188,19 +179,16 @@ class TextFile(RawSource):
         try:
             table = pyarrow.csv.read_csv(pa.BufferReader(data), read, parse, convert)
         except pa.ArrowInvalid as error:
-            raise self._explained(str(error), lines, odd) from None
+            raise self._explained(str(error), lines) from None
         batches = table.to_batches()
         return batches[0] if len(batches) == 1 else table.combine_chunks().to_batches()[0]
 
-    def _explained(self, problem: str, lines: Lines, odd: list[Any]) -> UserError:
+    def _explained(self, problem: str, lines: Lines) -> UserError:
         """Returns what pyarrow says as `file, line 3: found 1 fields, expected 2`."""
         line_of = _LineOf(lines, self.format.quoting)
-        if odd:
-            row = odd[0]
-            return UserError(
-                f"{self.path}, line {line_of(row.number - 1)}: found {row.actual_columns} fields, "
-                f"expected {row.expected_columns}"
-            )
+        if odd := _ODD_ROW.search(problem):  # pyarrow's own handler of such rows fails where they are not UTF-8
+            row, expected, found = map(int, odd.groups())
+            return UserError(f"{self.path}, line {line_of(row - 1)}: found {found} fields, expected {expected}")
         placed = re.search(r"Row #(\d+): (.*)", problem, re.DOTALL)
         if placed and "UTF8" in problem:
             line = line_of(int(placed[1]) - 1)
