@@ -40,7 +40,8 @@ class BST(HistoryModel):
         width = self.event_width
         if width % config.heads:
             raise UserError(
-                f"bst: the {width} columns of an event cannot be dealt to {config.heads} heads; let `heads` divide them"
+                f"bst: the {width} columns of an event cannot be dealt to {config.heads} heads; set `heads` to one of "
+                f"{', '.join(str(n) for n in range(1, width + 1) if width % n == 0)}"
             )
         self.heads = config.heads
         longest = max(fields.schema[name].max_length for name in self.sequences)
@@ -54,8 +55,8 @@ class BST(HistoryModel):
 
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
-        events, row = history.values.flatten(1), history.row_of_position()
-        buckets, x, _ = self._encode(target, history, row)
+        events, row = self.events(history), history.row_of_position()
+        buckets, x, _ = self._encode(events, self.target_event(target, dense), history, row)
         x = regroup(x, buckets.reverse, buckets.source).to(events.dtype)
         of_events, of_target = x.split([len(events), len(target)])
         share = x.new_ones(len(events)) / history.lengths[row]
@@ -65,7 +66,7 @@ class BST(HistoryModel):
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
         """Returns the target's attention to each event in the last layer, mean over heads; the rest is to itself."""
         row = history.row_of_position()
-        buckets, _, weights = self._encode(target, history, row)
+        buckets, _, weights = self._encode(self.events(history), self.target_event(target, dense), history, row)
         of_target = []
         for bucket, attention in zip(buckets.parts, weights, strict=True):
             last = (bucket.mask == 0).sum(-1, keepdim=True) - 1  # [rows, 1, 1, 1]
@@ -74,13 +75,15 @@ class BST(HistoryModel):
         by_position = torch.cat(of_target).index_select(0, buckets.reverse)
         return Explanation(history._replace(values=by_position[: len(row)]), self.sequences[:1])
 
-    def _encode(self, target: Tensor, history: Jagged, row: Tensor) -> tuple[LengthBuckets, Tensor, tuple[Tensor, ...]]:
+    def _encode(
+        self, events: Tensor, target: Tensor, history: Jagged, row: Tensor
+    ) -> tuple[LengthBuckets, Tensor, tuple[Tensor, ...]]:
         """Returns how [events; targets] are bucketed, the last layer's outputs in that order, and its attention."""
         buckets = _with_target(history, row)
         device = target.device
         of_events = history.offsets[1:][row] - torch.arange(len(row), device=device)
         recency = torch.cat([of_events, torch.zeros(len(target), dtype=torch.int64, device=device)])
-        x = torch.cat([history.values.flatten(1), target.flatten(1)]) + self.recency(recency)
+        x = torch.cat([events, target]) + self.recency(recency)
         x = regroup(x, buckets.source, buckets.reverse)
         weights: tuple[Tensor, ...] = ()
         for layer in self.layers:

@@ -88,20 +88,25 @@ class DIEN(HistoryModel):
     That one reads h, its update gate scaled by a_t (`augru`, eqs. 14-16) or replaced by it (`agru`), or reads a_t h_t
     (`aigru`). With `attention: activation_unit` a is the softmax of DIN's unit over h_t and the projected target, as in
     the authors' code. An empty history's interest is zero. The auxiliary loss teaches h_t to tell e_{t+1} from a
-    negative. An event whose id of some sequence has no negative keeps it: the negative is the same event with another
-    item.
+    negative. An event whose id, or number, of some sequence has no negative keeps it: the negative is the same event
+    with another item.
     """
 
     negated: Tensor  # which of the sequences have negatives
+    negated_numbers: Tensor  # which of the dense sequences
 
     def __init__(self, fields: Fields, config: DIENConfig) -> None:
-        sequences = History.of(fields, config).sequences
-        negatives = _negatives(fields, config, sequences)
+        history = History.of(fields, config)
+        sequences, numbers = history.sequences, tuple(history.numbers)
+        negatives = _negatives(fields, config, sequences, numbers)
+        false_numbers = _false_numbers(fields, config, numbers, negatives)
         more_inputs: dict[str, Input] = {}
         task = config.build_task(fields.schema)
         if negatives:
             more_inputs["negatives"] = SequenceEmbeddings(
-                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()), read="training"
+                fields.tables(embedding_dim=config.embedding_dim, features=negatives.values()),
+                tuple(false_numbers.values()),
+                read="training",
             )
         alpha = 1.0 if config.auxiliary is None else config.auxiliary
         super().__init__(
@@ -110,6 +115,8 @@ class DIEN(HistoryModel):
         hidden = config.hidden or self.event_width
         places = torch.tensor([sequences.index(name) for name in negatives], dtype=torch.int64)
         self.register_buffer("negated", places, persistent=False)
+        places = torch.tensor([numbers.index(name) for name in false_numbers], dtype=torch.int64)
+        self.register_buffer("negated_numbers", places, persistent=False)
         self.extractor = GRU(self.event_width, hidden)
         self.attention: nn.Linear | ProjectedUnit
         if config.attention == "bilinear":
@@ -137,7 +144,8 @@ class DIEN(HistoryModel):
         negatives: Jagged | None = None,
     ) -> "Evolved":
         """[B, F, D], [T, F, D], [B, N], [B, sum of D], [T, F', D] -> logits [B]; in training, auxiliary losses."""
-        row, packing, states, unpacked, weights = self._attend(target, history)
+        events = self.events(history)
+        row, packing, states, unpacked, weights = self._attend(events, self.target_event(target, dense), history)
         inputs = packing.pack(weights)
         if self.evolving == "aigru":
             evolved = self.evolution(states * inputs.unsqueeze(1), packing)
@@ -146,7 +154,7 @@ class DIEN(HistoryModel):
         logits = self.score(packing.final(evolved, len(target)), target, dense, context)
         if negatives is None or not self.training:
             return Evolved(logits)
-        return Evolved(logits, *self._auxiliary(unpacked, packing, history, negatives, row))
+        return Evolved(logits, *self._auxiliary(unpacked, packing, events, self._false(history, negatives), row))
 
     def explain(
         self,
@@ -157,35 +165,44 @@ class DIEN(HistoryModel):
         negatives: Jagged | None = None,
     ) -> Explanation:
         """Returns the attention a_t to each event, 1 in sum in every row that has any."""
-        return Explanation(history._replace(values=self._attend(target, history)[-1]), self.sequences[:1])
+        attention = self._attend(self.events(history), self.target_event(target, dense), history)[-1]
+        return Explanation(history._replace(values=attention), self.sequences[:1])
 
-    def _attend(self, target: Tensor, history: Jagged) -> tuple[Tensor, Packing, Tensor, Tensor, Tensor]:
+    def _attend(
+        self, events: Tensor, target: Tensor, history: Jagged
+    ) -> tuple[Tensor, Packing, Tensor, Tensor, Tensor]:
         """Returns rows of positions [T], their packing, interest states h [T, H] packed and not, and attention [T]."""
         row = history.row_of_position()
         packing = pack_steps(history.lengths, row, history.offsets)
-        states = self.extractor(packing.pack(history.values.flatten(1)), packing)
+        states = self.extractor(packing.pack(events), packing)
         unpacked = packing.unpack(states)
         if isinstance(self.attention, ProjectedUnit):
-            score = self.attention(unpacked, target.flatten(1), row, history.offsets).to(states.dtype)
+            score = self.attention(unpacked, target, row, history.offsets).to(states.dtype)
         else:
-            wanted = self.attention(target.flatten(1)).to(states.dtype)
+            wanted = self.attention(target).to(states.dtype)
             score = jagged_product(unpacked, wanted, row, history.offsets)
         return row, packing, states, unpacked, jagged_softmax(score, row, history.lengths, history.offsets)
 
+    def _false(self, history: Jagged, negatives: Jagged) -> Tensor:
+        """Returns [T, E]: the negative of each event."""
+        values, dense = negatives.values, history.dense
+        if len(self.negated) < history.values.shape[1]:
+            values = history.values.index_copy(1, self.negated, values)
+        if dense is not None and negatives.dense is not None:
+            dense = dense.index_copy(1, self.negated_numbers, negatives.dense)
+        return self.events(history._replace(values=values, dense=dense))
+
     def _auxiliary(
-        self, states: Tensor, packing: Packing, history: Jagged, negatives: Jagged, row: Tensor
+        self, states: Tensor, packing: Packing, events: Tensor, false: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns -log sigma(h_t, e_{t+1}) - log(1 - sigma(h_t, e^_{t+1})) of neighbours (eq. 6), and their rows."""
         later = packing.jagged[len(packing.rows) :]  # the positions that have one before them in their row
-        false = negatives.values
-        if len(self.negated) < history.values.shape[1]:
-            false = history.values.index_copy(1, self.negated, false)
-        right, wrong = (events.flatten(1).to(states.dtype) for events in (history.values, false))
+        right, wrong = events.to(states.dtype), false.to(states.dtype)
         if self.auxiliary_net is None:  # of all neighbours, those of two rows too: slices are cheaper than copies
-            yes, no = ((states[:-1] * events[1:]).sum(1).index_select(0, later - 1) for events in (right, wrong))
+            yes, no = ((states[:-1] * seen[1:]).sum(1).index_select(0, later - 1) for seen in (right, wrong))
         else:
             state = states.index_select(0, later - 1)
-            pairs = torch.cat([torch.cat([state, events.index_select(0, later)], 1) for events in (right, wrong)])
+            pairs = torch.cat([torch.cat([state, seen.index_select(0, later)], 1) for seen in (right, wrong)])
             yes, no = self.auxiliary_net(pairs).squeeze(1).chunk(2)
         return F.softplus(-yes) + F.softplus(no), row[later]
 
@@ -243,7 +260,9 @@ class WithAuxiliary(Task):
         return broken
 
 
-def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -> dict[str, str]:
+def _negatives(
+    fields: Fields, config: DIENConfig, sequences: tuple[str, ...], numbers: tuple[str, ...]
+) -> dict[str, str]:
     """Maps those sequences that have negatives to them; none where the auxiliary loss is off.
 
     Raises UserError where the auxiliary loss is asked for without negatives, and for negatives that do not fit.
@@ -251,8 +270,8 @@ def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -
     if config.auxiliary == 0:
         return {}
     for name in config.negatives:
-        if name not in sequences:
-            raise UserError("model: negatives: " + unknown("sequence of the history", name, sequences))
+        if name not in (*sequences, *numbers):
+            raise UserError("model: negatives: " + unknown("sequence of the history", name, (*sequences, *numbers)))
     negatives = {}
     for name in sequences:
         negative = config.negatives.get(name, NEGATIVE + name)
@@ -273,3 +292,26 @@ def _negatives(fields: Fields, config: DIENConfig, sequences: tuple[str, ...]) -
                 f"of {name!r} (table {true.table_name!r}, {alignment(true)}); give both one `table` and one `aligned`"
             )
     return negatives
+
+
+def _false_numbers(
+    fields: Fields, config: DIENConfig, numbers: tuple[str, ...], negatives: dict[str, str]
+) -> dict[str, str]:
+    """Maps those dense sequences that have negatives to them: numbers of the negatives that `negatives` maps ids to.
+
+    Raises UserError for numbers that do not lie beside those ids.
+    """
+    found = {}
+    for name in numbers if negatives else ():
+        false = config.negatives.get(name, NEGATIVE + name)
+        if false in fields.dense_sequences:
+            found[name] = false
+        elif name in config.negatives:
+            raise UserError("model: negatives: " + unknown("dense_sequence feature", false, fields.dense_sequences))
+    for name, false in found.items():
+        if fields.schema[name].aligned != fields.schema[false].aligned:
+            raise UserError(
+                f"model: dense_sequence {false!r} ({alignment(fields.schema[false])}) cannot hold negatives of "
+                f"{name!r} ({alignment(fields.schema[name])}); give both one `aligned`"
+            )
+    return found

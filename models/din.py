@@ -46,17 +46,17 @@ class DIN(HistoryModel):
 
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
-        row = history.row_of_position()
-        weights = self._weights(target, history, row)
-        return self.score(jagged_sum(history.values.flatten(1), weights, row, history.offsets), target, dense, context)
+        row, events = history.row_of_position(), self.events(history)
+        weights = self._weights(events, self.target_event(target, dense), history, row)
+        return self.score(jagged_sum(events, weights, row, history.offsets), target, dense, context)
 
-    def _weights(self, target: Tensor, history: Jagged, row: Tensor) -> Tensor:
-        """Returns a(e_j, v_A), [T], in the events' precision."""
-        events = history.values.flatten(1)
-        weights = self.attention(events, target.flatten(1), row, history.offsets).to(events.dtype)
+    def _weights(self, events: Tensor, target: Tensor, history: Jagged, row: Tensor) -> Tensor:
+        """Returns a(e_j, v_A), [T], of events [T, E] and targets [B, E], in the events' precision."""
+        weights = self.attention(events, target, row, history.offsets).to(events.dtype)
         return jagged_softmax(weights, row, history.lengths, history.offsets) if self.softmax else weights
 
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
         """Returns each event's weight."""
         row = history.row_of_position()
-        return Explanation(history._replace(values=self._weights(target, history, row)), self.sequences[:1])
+        weights = self._weights(self.events(history), self.target_event(target, dense), history, row)
+        return Explanation(history._replace(values=weights), self.sequences[:1])

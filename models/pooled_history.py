@@ -30,7 +30,7 @@ class PooledHistory(HistoryModel):
 
     def forward(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, F, D], [T, F, D], [B, N], [B, sum of D] -> [B]."""
-        events = history.values.flatten(1)
+        events = self.events(history)
         row = history.row_of_position()
         weights = events.new_ones(len(events))
         if self.pooling == "mean":

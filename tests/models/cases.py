@@ -85,8 +85,11 @@ def ratings_batch(schema: Schema, rows: int, seed: int = 0, *, padding: int = 0,
     )
 
 
-def histories_schema(dense: int = 3) -> Schema:
-    """A user, an item with its kind and an hour; events that share their tables; negatives of item and kind."""
+def histories_schema(dense: int = 3, numbers: tuple[str, ...] = ()) -> Schema:
+    """A user, an item with its kind and an hour; events that share their tables; negatives of item and kind.
+
+    numbers: dense sequences beside them
+    """
     sizes = {"item": ITEMS, "kind": TAGS, "hour": 5}
     ids = {name: Identity(num_ids=n) for name, n in sizes.items()}
     events = [("item_history", "item"), ("kind_history", "kind"), ("hour_history", "hour")]
@@ -100,6 +103,7 @@ def histories_schema(dense: int = 3) -> Schema:
                 for name, table in events
             ),
             *(DenseFeature(name=f"n{i}") for i in range(dense)),
+            *(DenseSequenceFeature(name=name, max_length=6, aligned="history", role="user") for name in numbers),
         ),
     )
 
@@ -119,6 +123,7 @@ def histories_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: b
         schema,
         ids,
         dense=r.normal(size=(rows, len(schema.dense))),
+        dense_sequences={f.name: r.normal(size=lengths.sum()) for f in schema.dense_sequences},
         labels=(r.random(rows) < 0.4).astype(np.float32),
         padding=padding,
     )

@@ -2,16 +2,28 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.bst import BST, BSTConfig
 from shardrec.models.fields import Fields
 from shardrec.models.layers.transformer import TransformerLayer
-from tests.models.behaviour import SCHEMA, batch, build, check_rows_are_alone, permuted, scores
+from tests.models.behaviour import (
+    PRICED,
+    SCHEMA,
+    WITH_NUMBERS,
+    arrays,
+    batch,
+    build,
+    check_rows_are_alone,
+    permuted,
+    scores,
+)
 
 SMALL: dict[str, Any] = {"embedding_dim": 4, "heads": 3, "mlp": {"hidden": (5,)}}
 
@@ -28,11 +40,15 @@ def layer_of_one_row(layer: TransformerLayer, x: Tensor) -> tuple[Tensor, Tensor
 
 def by_loops(model: BST, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Logits, and the attention of each row's target to its events."""
-    history, target = inputs["history"], inputs["target"].flatten(1)
+    target = inputs["target"].flatten(1)
+    given = {name: arrays(inputs)[name] for name in ("history", "target_event")}
     rows, attention = [], []
-    for b, events in enumerate(history.values.flatten(1).split(history.lengths.tolist())):
+    for b, events in enumerate(given["history"]):
         n = len(events)
-        x = torch.cat([events, target[b : b + 1]]) + model.recency.weight[torch.arange(n, -1, -1)]
+        x = (
+            torch.as_tensor(np.concatenate([events, given["target_event"][b : b + 1]]))
+            + model.recency.weight[torch.arange(n, -1, -1)]
+        )
         for layer in model.layers:
             x, weights = layer_of_one_row(layer, x)
         rows.append(
@@ -42,14 +58,16 @@ def by_loops(model: BST, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return model.mlp(torch.stack(rows)).squeeze(1), torch.cat(attention)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_equals_layers_row_by_row_and_explains_itself(layers: int) -> None:
-    model, lookup = build(BST, BSTConfig(**SMALL, layers=layers))
-    inputs = lookup(batch(20))
+@pytest.mark.parametrize(
+    ("layers", "schema", "more"), [(1, SCHEMA, {}), (2, SCHEMA, {}), (1, WITH_NUMBERS, PRICED | {"heads": 2})]
+)
+def test_equals_layers_row_by_row_and_explains_itself(layers: int, schema: Schema, more: dict[str, Any]) -> None:
+    model, lookup = build(BST, BSTConfig(**SMALL | more, layers=layers), schema)
+    inputs = lookup(batch(20, schema=schema))
     expected, attention = by_loops(model, inputs)
     torch.testing.assert_close(model(**inputs), expected, rtol=0, atol=1e-11)
     torch.testing.assert_close(model.explain(**inputs).weights.values, attention, rtol=0, atol=1e-11)
-    check_rows_are_alone(model, lookup)
+    check_rows_are_alone(model, lookup, schema)
 
 
 def test_the_order_of_events_matters() -> None:
@@ -61,5 +79,7 @@ def test_the_order_of_events_matters() -> None:
 
 
 def test_columns_that_heads_do_not_divide() -> None:
-    with pytest.raises(UserError, match="the 12 columns of an event cannot be dealt to 5 heads"):
+    with pytest.raises(
+        UserError, match="the 12 columns of an event cannot be dealt to 5 heads; set `heads` to one of 1, 2, 3, 4, 6"
+    ):
         BST(Fields(SCHEMA), BSTConfig(embedding_dim=4, heads=5))

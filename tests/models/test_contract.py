@@ -63,9 +63,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "drn": {"embedding_dim": 4, "mlp": {"hidden": [32, 16]}, "target": {"every": 1000}},
     "din": {"embedding_dim": 4, "attention": {"hidden": [8], "activation": "dice"}, "mlp": {"hidden": [16]}},
 }
+
+
+def with_numbers(dense: int) -> Schema:
+    return histories_schema(dense, ("price_history", "age_history", "negative_price_history"))
+
+
 OWN_DATA = {  # of models whose rows are of another kind than mixed_schema's
     "autorec": (ratings_schema, ratings_batch),
-    **{name: (histories_schema, histories_batch) for name in READ_HISTORIES},
+    **{name: (with_numbers, histories_batch) for name in READ_HISTORIES},
     "drn": (transitions_schema, transitions_batch),
 }
 VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [
@@ -124,7 +130,9 @@ def values_of(output: Any) -> torch.Tensor:
 
 def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """A tower's input with its numbers changed."""
-    return value._replace(values=change(value.values)) if isinstance(value, Jagged) else change(value)
+    if not isinstance(value, Jagged):
+        return change(value)
+    return value._replace(values=change(value.values), dense=None if value.dense is None else change(value.dense))
 
 
 def some_rows(value: Any, rows: slice) -> Any:
@@ -190,6 +198,8 @@ def test_every_input_reaches_the_loss_and_every_parameter_gets_a_gradient(name: 
         flat = gradient.transpose(0, 1).flatten(1) if isinstance(given, PooledEmbeddings) else gradient.flatten(1).T
         reached = flat.abs().sum(1) > 0
         assert reached.all(), f"{key}: no gradient at {(~reached).nonzero().flatten().tolist()}"
+        if isinstance(value, Jagged) and value.dense is not None:
+            assert (value.dense.grad.abs().sum(0) > 0).all(), f"{key}: no gradient at some number"
     for key, parameter in model.named_parameters():
         assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.abs().sum() > 0), key
 

@@ -9,11 +9,22 @@ import torch
 from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.dien import DIEN, DIENConfig, Evolved
 from shardrec.models.fields import Fields
 from shardrec.models.layers.activation_unit import ProjectedUnit
 from shardrec.models.layers.recurrent import GRU
-from tests.models.behaviour import SCHEMA, arrays, batch, build, check_rows_are_alone, permuted, scores
+from tests.models.behaviour import (
+    PRICED,
+    SCHEMA,
+    WITH_NUMBERS,
+    arrays,
+    batch,
+    build,
+    check_rows_are_alone,
+    permuted,
+    scores,
+)
 from tests.models.cases import perceptron
 from tests.models.layers.test_recurrent import sigmoid
 from tests.models.reference_lookup import ReferenceLookup
@@ -28,8 +39,8 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-def built(**settings: Any) -> tuple[DIEN, ReferenceLookup]:
-    return build(DIEN, DIENConfig(**(SMALL | settings)))
+def built(schema: Schema = SCHEMA, **settings: Any) -> tuple[DIEN, ReferenceLookup]:
+    return build(DIEN, DIENConfig(**(SMALL | settings)), schema)
 
 
 def recurrence(gru: GRU, inputs: list[np.ndarray], attention: list[float] | None) -> list[np.ndarray]:
@@ -64,7 +75,7 @@ def by_loops(model: DIEN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[
     interest, states, attention = np.zeros((7, model.evolution.recurrent.shape[1])), [], []
     for b, events in enumerate(given["history"]):
         h = recurrence(model.extractor, list(events), None)
-        score = np.exp(attention_scores(model, h, given["target"][b]))
+        score = np.exp(attention_scores(model, h, given["target_event"][b]))
         a = [float(s / sum(score)) for s in score]
         if model.evolving == "aigru":
             evolved = recurrence(model.evolution, [s * x for s, x in zip(a, h, strict=True)], None)
@@ -78,16 +89,17 @@ def by_loops(model: DIEN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[
     return perceptron(model.mlp, x)[:, 0], states, attention
 
 
-@pytest.mark.parametrize("settings", FORMS)
+@pytest.mark.parametrize("settings", [*FORMS, PRICED, UNIT | PRICED])
 def test_equals_the_equations_and_explains_itself(settings: dict[str, Any]) -> None:
-    model, lookup = built(**settings, auxiliary=0, hidden=3)
-    inputs = lookup(batch())
+    schema = WITH_NUMBERS if "target" in settings else SCHEMA
+    model, lookup = built(schema, **settings, auxiliary=0, hidden=3)
+    inputs = lookup(batch(schema=schema))
     expected, _, attention = by_loops(model, arrays(inputs))
     np.testing.assert_allclose(scores(model, inputs).detach().numpy(), expected, rtol=0, atol=1e-12)
     explained = model.explain(**inputs)
     assert explained.names == ("item_history",)
     np.testing.assert_allclose(explained.weights.values.detach().numpy(), np.concatenate(attention), rtol=0, atol=1e-12)
-    check_rows_are_alone(model, lookup)
+    check_rows_are_alone(model, lookup, schema)
 
 
 def test_parameters_of_both_attentions_have_names_of_their_own() -> None:
@@ -105,12 +117,20 @@ def test_the_order_of_events_matters(settings: dict[str, Any]) -> None:
     assert (changed[several].abs() > 1e-6).all() and not changed[~several].abs().gt(1e-12).any()
 
 
-@pytest.mark.parametrize(("score", "mean"), [("inner_product", "pairs"), ("net", "pairs"), ("inner_product", "rows")])
-def test_the_auxiliary_loss_equals_its_equation(score: str, mean: str) -> None:
-    """Of neighbours in every row. Hours have no negatives, so a negative keeps its event's. Weights are of rows."""
-    model, lookup = built(auxiliary=0.5, auxiliary_score=score, auxiliary_mean=mean)
+@pytest.mark.parametrize(
+    ("score", "mean", "schema"),
+    [
+        ("inner_product", "pairs", SCHEMA),
+        ("net", "pairs", SCHEMA),
+        ("inner_product", "rows", SCHEMA),
+        ("net", "pairs", WITH_NUMBERS),
+    ],
+)
+def test_the_auxiliary_loss_equals_its_equation(score: str, mean: str, schema: Schema) -> None:
+    """Of neighbours in every row; a negative keeps its event's hour and age, which have none. Weights are of rows."""
+    model, lookup = built(schema, auxiliary=0.5, auxiliary_score=score, auxiliary_mean=mean)
     model.train()
-    rows = batch(padding=2)
+    rows = batch(padding=2, schema=schema)
     rows.weights[:] = torch.arange(1, 10)  # padding's count nowhere
     inputs = lookup(rows)
     term = model.task.loss(model(**inputs), rows)["auxiliary"]
@@ -120,7 +140,8 @@ def test_the_auxiliary_loss_equals_its_equation(score: str, mean: str) -> None:
     for b, h in enumerate(states):
         for t in range(len(h) - 1):
             right = given["history"][b][t + 1]
-            wrong = np.concatenate([given["negatives"][b][t + 1], right[8:]])
+            false = given["negatives"][b][t + 1]
+            wrong = np.concatenate([false[:8], right[8:12], false[8:], right[13:]])  # item, kind; hour; price; age
             pair = []
             for e in (right, wrong):
                 if score == "inner_product":
@@ -208,11 +229,13 @@ def test_a_batch_of_empty_histories_trains(settings: dict[str, Any]) -> None:
         ({"negatives": {"item": "negative_item_history"}}, "negatives: unknown sequence of the history 'item'"),
         ({"negatives": {"item_history": "negative_item"}}, "negatives: unknown sequence feature 'negative_item'"),
         ({"negatives": {"item_history": "negative_kind_history"}}, "cannot hold negatives of 'item_history'"),
+        ({"negatives": {"age_history": "negative_item_history"}}, "unknown dense_sequence feature 'negative_item_hist"),
     ],
 )
 def test_negatives_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
+    schema = WITH_NUMBERS if "age_history" in settings.get("negatives", {}) else SCHEMA
     with pytest.raises(UserError, match=line) as error:
-        DIEN(Fields(SCHEMA), DIENConfig(**SMALL, **settings))
+        DIEN(Fields(schema), DIENConfig(**SMALL, **settings))
     assert "\n" not in str(error.value)
 
 

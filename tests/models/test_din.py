@@ -9,17 +9,28 @@ import torch
 from shardrec.models.din import DIN, DINConfig
 from shardrec.models.layers.activation_unit import ActivationUnit
 from shardrec.models.layers.activations import Dice
-from tests.models.behaviour import arrays, batch, build, check_rows_are_alone, permuted, scores
+from tests.models.behaviour import (
+    PRICED,
+    SCHEMA,
+    WITH_NUMBERS,
+    arrays,
+    batch,
+    build,
+    check_rows_are_alone,
+    permuted,
+    scores,
+)
 from tests.models.cases import perceptron
 from tests.models.reference_lookup import ReferenceLookup
 
 SMALL: dict[str, Any] = {"embedding_dim": 4, "mlp": {"hidden": (5,)}}
-FORMS: list[dict[str, Any]] = [{}, {"interaction": "outer_product"}, {"softmax": True}]
+FORMS: list[dict[str, Any]] = [{}, {"interaction": "outer_product"}, {"softmax": True}, PRICED]
 
 
 def built(activation: str = "dice", **settings: Any) -> tuple[DIN, ReferenceLookup]:
+    """Of histories with prices and ages, where the settings are `PRICED`."""
     config = DINConfig(**SMALL, attention={"hidden": (6, 3), "activation": activation}, **settings)
-    return build(DIN, config)
+    return build(DIN, config, WITH_NUMBERS if settings == PRICED else SCHEMA)
 
 
 def dice(layer: Dice, s: np.ndarray) -> np.ndarray:
@@ -44,9 +55,9 @@ def weight_of(unit: ActivationUnit, e: np.ndarray, v: np.ndarray) -> float:
 
 def by_loops(model: DIN, given: dict[str, Any]) -> tuple[np.ndarray, list[list[float]]]:
     """Logits, and the weights of each row's events."""
-    interest, weights = np.zeros_like(given["target"]), []
+    interest, weights = np.zeros_like(given["target_event"]), []
     for b, events in enumerate(given["history"]):
-        row = [weight_of(model.attention, e, given["target"][b]) for e in events]
+        row = [weight_of(model.attention, e, given["target_event"][b]) for e in events]
         if model.softmax:
             row = [float(np.exp(a) / sum(np.exp(row))) for a in row]
         for a, e in zip(row, events, strict=True):
@@ -62,19 +73,20 @@ def test_equals_the_equation_and_explains_itself(settings: dict[str, Any]) -> No
     for moments in (layer.moments for layer in model.attention.modules() if isinstance(layer, Dice)):
         moments.running_mean.normal_()
         moments.running_var.uniform_(0.5, 2)
-    inputs = lookup(batch())
+    schema = WITH_NUMBERS if settings == PRICED else SCHEMA
+    inputs = lookup(batch(schema=schema))
     expected, weights = by_loops(model, arrays(inputs))
     np.testing.assert_allclose(model(**inputs).detach().numpy(), expected, rtol=0, atol=1e-12)
     explained = model.explain(**inputs)
     assert explained.names == ("item_history",) and explained.weights.lengths.tolist() == [len(row) for row in weights]
     np.testing.assert_allclose(explained.weights.values.detach().numpy(), np.concatenate(weights), rtol=0, atol=1e-12)
-    check_rows_are_alone(model, lookup)
+    check_rows_are_alone(model, lookup, schema)
 
 
 @pytest.mark.parametrize("settings", FORMS)
 def test_the_order_of_events_does_not_matter(settings: dict[str, Any]) -> None:
     model, lookup = built(**settings)
-    inputs = lookup(batch())
+    inputs = lookup(batch(schema=WITH_NUMBERS if settings == PRICED else SCHEMA))
     changed = inputs | {"history": permuted(inputs["history"])}
     assert not torch.equal(changed["history"].values, inputs["history"].values)
     torch.testing.assert_close(scores(model, changed), scores(model, inputs), rtol=0, atol=1e-12)

@@ -243,9 +243,14 @@ FORMS: dict[str, type[PaddedModel]] = {
 
 
 def padded_form(name: str, model: Recommender, schema: Schema, *, tuned: bool = False) -> PaddedModel:
-    """Returns the padded form of a model, with its weights. Raises UserError for a model that has none."""
+    """Returns the padded form of a model, with its weights. Raises UserError for a model, or features, without one."""
     if name not in FORMS:
         raise UserError(f"model {name} has no padded form to compare with; name one of: {', '.join(FORMS)}")
+    numbers = schema.subset(model.features).dense_sequences
+    if numbers:
+        raise UserError(
+            f"the padded forms read no dense_sequence, found {numbers[0].name!r}; leave those out by data.features"
+        )
     return FORMS[name](model, schema, tuned)
 
 
