@@ -33,7 +33,8 @@ class Loader:
     """A loader makes the batches of one rank, for training or evaluation.
 
     order: "shuffled", for training; "time", global batch s holds rows [s G, (s + 1) G) of the files (for daily
-        training; one lane, so every rank decodes all rows); "file", for evaluation and prediction: the rows as they lie
+        training; one lane, so every rank decodes all rows), which are checked to be in order of the schema's `time`,
+        if it has one; "file", for evaluation and prediction: the rows as they lie
         in the files, each rank a contiguous part of them
     lanes: None takes the largest power of two <= 16 that divides `global_batch_size` and fits `memory`
     window: rows of a lane that are shuffled together
@@ -86,6 +87,7 @@ class Loader:
             extra_columns=extra_columns,
             carried=settings.pair if settings else (),
             absent=absent,
+            in_time=order == "time",
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)

@@ -10,4 +10,5 @@
 - `labels.py`: whether rows have labels at all, and which values these take
 - `order.py`: which rows come when
 - `parquet.py`: any range of an index's rows, read in chunks
+- `time_order.py`: rows checked to lie in order of time
 """

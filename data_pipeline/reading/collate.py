@@ -40,6 +40,7 @@ from shardrec.data_pipeline.reading.blocks import Block, Lists, offsets_of
 from shardrec.data_pipeline.reading.column_types import carried_schema, check_read_alike
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.parquet import Chunk
+from shardrec.data_pipeline.reading.time_order import TimeOrder
 
 
 class _Run(NamedTuple):
@@ -157,6 +158,7 @@ class Layout:
         extra_columns: Sequence[str] = (),
         carried: Sequence[str] = (),
         absent: Sequence[str] = (),
+        in_time: bool = False,
     ) -> None:
         """Opens the readers of the schema's columns; `folder` is the schema's (vocabularies).
 
@@ -166,6 +168,7 @@ class Layout:
             dense ones are 0
         class_weights: sample weights are multiplied by the weight of their first label, for the labels named here
         extra_columns: columns that `Block.extra` carries unread
+        in_time: rows are read in order, and checked to be in that of the schema's time, if it has one
         """
         if id_order is not None:
             schema = schema.subset([*id_order, *carried, *(f.name for f in (*schema.dense, *schema.dense_sequences))])
@@ -180,6 +183,7 @@ class Layout:
         self._labels = [LabelReader(label) for label in schema.labels]
         self._weight = WeightReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
+        self._time = TimeOrder(schema.time) if in_time and schema.time else None
         left_out = set(absent)
         read = [name for name in order if name not in left_out]
         self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))
@@ -191,11 +195,11 @@ class Layout:
         self.id_names, self.weighted_id_names = self._ids.names, self._weighted_ids.names
         most = max((f.num_embeddings for f in schema.sparse), default=0)
         self._id_type = np.int32 if most <= 2**31 else np.int64
-        self.checked: list[FeatureReader | LabelReader | WeightReader | GroupReader] = [
+        one_column = (self._weight, self._group, self._time)
+        self.checked: list[FeatureReader | LabelReader | WeightReader | GroupReader | TimeOrder] = [
             *self._readers.values(),
             *self._labels,
-            *([self._weight] if self._weight else []),
-            *([self._group] if self._group else []),
+            *(reader for reader in one_column if reader is not None),
         ]
         columns = [column for reader in self.checked for column in reader.columns]
         self._read_columns = tuple(dict.fromkeys(columns))
@@ -261,6 +265,8 @@ class Layout:
         origin = Origin(where, first_row)
         columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
         check_aligned(self.schema.features, batch, origin)
+        if self._time is not None:
+            self._time(batch, origin, place)
         row_count = batch.num_rows
         ids = np.empty((len(self._single), row_count), self._id_type)
         for i, name in enumerate(self._single):

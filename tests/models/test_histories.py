@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, SequenceFeature
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    DenseSequenceFeature,
+    Identity,
+    IdFeature,
+    Schema,
+    SequenceFeature,
+)
 from shardrec.models.din import DIN, DINConfig
 from shardrec.models.fields import Fields
 from shardrec.models.histories import History, HistoryConfig
@@ -22,6 +29,10 @@ def sequence(name: str, table: str | None = "item", aligned: str | None = "a") -
 
 def an_id(name: str, table: str | None = None, role: Any = None) -> IdFeature:
     return IdFeature(name=name, ids=KIND if "kind" in (name, table) else ITEM, table=table, role=role)
+
+
+def numbers(name: str, aligned: str = "a") -> DenseSequenceFeature:
+    return DenseSequenceFeature(name=name, max_length=5, aligned=aligned)
 
 
 def history(*features: Any, **settings: Any) -> History:
@@ -42,6 +53,27 @@ def test_a_feature_of_the_user_on_the_items_table_is_context() -> None:
     assert found.pairs == {"clicks": "item"} and found.context == ("last",)
     named = history(an_id("last", "item"), an_id("item"), sequence("clicks"), target={"clicks": "last"})
     assert named.pairs == {"clicks": "last"} and named.context == ("item",)
+
+
+def test_numbers_beside_events_belong_to_them() -> None:
+    features = (an_id("item"), sequence("clicks"), numbers("paid"), numbers("age"), numbers("negative_paid"))
+    features += (DenseFeature(name="price"), sequence("buys", aligned="b"), numbers("spent", "b"))
+    found = history(*features, history=("clicks", "paid"), target={"paid": "price"})
+    assert (found.pairs, found.numbers) == ({"clicks": "item"}, {"paid": "price"})
+    assert history(*features, history=("clicks",)).numbers == {}
+    alone = tuple(f for f in features if f.name != "buys" and f.name != "spent")
+    assert history(*alone).numbers == {"paid": None, "age": None}
+    model = DIN(Fields(Schema(features=alone)), DINConfig(embedding_dim=4))
+    assert (model.inputs["history"].dense, model.event_width) == (("paid", "age"), 6)
+
+
+def test_what_follows_a_row_is_no_part_of_its_history() -> None:
+    """Candidates and the next state have features on the item's table too; a model of histories reads none of them."""
+    later = an_id("next", "item").model_copy(update={"place": "next", "of": "item"})
+    shown = sequence("shown", aligned="c").model_copy(update={"place": "candidate", "of": "item"})
+    ages = numbers("ages", "c").model_copy(update={"place": "candidate", "of": "price"})
+    found = history(an_id("item"), DenseFeature(name="price"), sequence("clicks"), later, shown, ages)
+    assert (found.pairs, found.context, found.numbers) == ({"clicks": "item"}, (), {})
 
 
 def test_a_model_without_context_and_dense_features() -> None:
@@ -89,6 +121,21 @@ def test_a_model_without_context_and_dense_features() -> None:
             (an_id("item"), an_id("kind"), sequence("clicks", aligned=None), sequence("kinds", "kind", None)),
             {},
             r"'clicks' \(not aligned\) and 'kinds' \(not aligned\) make no one history",
+        ),
+        (
+            (an_id("item"), sequence("clicks"), numbers("paid"), DenseFeature(name="price")),
+            {"target": {"paid": "item"}},
+            "target: unknown dense feature 'item'; known: price",
+        ),
+        (
+            (an_id("item"), sequence("clicks"), sequence("buys", aligned="b"), numbers("paid", "b")),
+            {"history": ("clicks", "paid")},
+            r"numbers of 'paid' \(aligned: b\) do not lie beside the ids of 'clicks' \(aligned: a\)",
+        ),
+        (
+            (an_id("item"), sequence("clicks"), numbers("paid")),
+            {"history": ("paid",)},
+            "'paid' has numbers alone; name",
         ),
         (
             (an_id("item"), sequence("clicks"), sequence("again")),

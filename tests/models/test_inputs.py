@@ -3,7 +3,15 @@
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature, Raw, Schema
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    DenseSequenceFeature,
+    Identity,
+    IdFeature,
+    Raw,
+    Schema,
+    SequenceFeature,
+)
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings, SequenceEmbeddings
@@ -143,3 +151,27 @@ def test_labels_of_id_lists_are_no_field() -> None:
     assert Fields(schema).pooled == Fields(schema.unlabelled()).pooled == ("rated",)
     with pytest.raises(UserError, match="unknown id or id_list feature 'asked'"):
         Fields(schema).select(["asked"])
+
+
+def test_models_take_the_rows_own_features_unless_they_ask_for_another_place() -> None:
+    ids = Identity(num_ids=9)
+    shown = {"place": "candidate", "max_length": 4, "aligned": "shown"}
+    schema = Schema(
+        features=(
+            IdFeature(name="item", ids=ids),
+            DenseFeature(name="price"),
+            SequenceFeature(name="past", ids=ids, table="item", max_length=3, aligned="past"),
+            DenseSequenceFeature(name="paid", max_length=3, aligned="past"),
+            IdFeature(name="next_item", ids=ids, table="item", place="next", of="item"),
+            DenseFeature(name="next_price", place="next", of="price"),
+            SequenceFeature(name="shown", ids=ids, table="item", of="item", **shown),
+            DenseSequenceFeature(name="shown_price", of="price", **shown),
+        )
+    )
+    fields = Fields(schema)
+    assert (fields.pooled, fields.dense) == (("item",), ("price",))
+    assert (fields.sequences, fields.dense_sequences) == (("past",), ("paid",))
+    assert fields.at("next") == {"item": "next_item", "price": "next_price"}
+    assert fields.at("candidate") == {"item": "shown", "price": "shown_price"} and fields.at("next_candidate") == {}
+    with pytest.raises(UserError, match="unknown id or id_list feature 'next_item'"):
+        fields.select(["next_item"])

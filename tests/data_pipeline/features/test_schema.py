@@ -11,6 +11,7 @@ from shardrec.data_pipeline.features.schema import (
     Clip,
     Cross,
     DenseFeature,
+    DenseSequenceFeature,
     Hash,
     Identity,
     IdFeature,
@@ -35,12 +36,26 @@ FULL = Schema(
         SequenceFeature(name="history", ids=Identity(num_ids=7), max_length=9, table="item", aligned="h"),
         IdListFeature(name="tags", ids=Vocabulary(path="v/tags.parquet", size=4), weights="w", max_length=3),
         DenseFeature(name="price", transforms=(Log(), Standardise(mean=1, deviation=2), Clip(low=-3)), missing=0.5),
+        DenseSequenceFeature(name="paid", transforms=(Log(),), missing=2, max_length=9, aligned="h", role="user_item"),
+        IdFeature(name="next_age", ids=Bucketize(boundaries=(18, 30.5)), table="age", place="next", of="age"),
+        SequenceFeature(
+            name="shown",
+            ids=Identity(num_ids=7, prepared=Vocabulary(path="v/item.parquet", size=5)),
+            max_length=4,
+            table="item",
+            aligned="c",
+            place="candidate",
+            of="item",
+        ),
+        DenseSequenceFeature(name="shown_price", max_length=4, aligned="c", place="candidate", of="price"),
     ),
     labels=(Label(column="rating", threshold=4), Label(name="rating", missing=3)),
     weight="w8",
     group="user_id",
     keys=("user_id", "asin"),
     negative_rate=0.25,
+    propensity="p",
+    time="t",
 )
 
 
@@ -53,7 +68,7 @@ def test_a_saved_schema_is_read_back(tmp_path: Path) -> None:
 
 def test_rows_of_tables_count_unknown_and_missing_values() -> None:
     rows = {f.name: f.num_embeddings for f in FULL.sparse}
-    assert rows == {"user": 11, "age": 3, "both": 50, "item": 7, "history": 7, "tags": 5}
+    assert rows == {"user": 11, "age": 3, "both": 50, "item": 7, "history": 7, "tags": 5, "next_age": 3, "shown": 7}
 
 
 def test_raw_undoes_preparation() -> None:
@@ -62,7 +77,115 @@ def test_raw_undoes_preparation() -> None:
     assert raw["item"].missing == "row"
     assert raw["item"].columns == ("asin",)
     assert raw["item"].num_embeddings == FULL["item"].num_embeddings
-    assert raw["user"] == FULL["user"]
+    assert raw["user"] == FULL["user"] and raw["shown_price"] == FULL["shown_price"]
+    assert raw["shown"].ids == raw["item"].ids
+    unlabelled = FULL.unlabelled()
+    assert (unlabelled.labels, unlabelled.group, unlabelled.time, unlabelled.propensity) == ((), None, None, None)
+
+
+def test_features_at_another_place_are_known_by_what_they_are_of() -> None:
+    assert FULL.places("next") == {"age": "next_age"} and FULL.places("next_candidate") == {}
+    assert FULL.places("candidate") == {"item": "shown", "price": "shown_price"}
+    assert [f.name for f in FULL.dense_sequences] == ["paid", "shown_price"]
+    assert [f.name for f in FULL.dense] == ["price"]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "line"),
+    [
+        ("age", r"data\.features: feature 'next_age' \(place: next, of: age\): unknown feature 'age'"),
+        ("history", "data.features: dense_sequence 'paid' is aligned as 'h', but no sequence of ids is"),
+        ("shown", "data.features: dense_sequence 'shown_price' is aligned as 'c', but no sequence of ids is"),
+    ],
+)
+def test_a_run_names_what_its_features_need(left_out: str, line: str) -> None:
+    names = [f.name for f in FULL.features if f.name != left_out]
+    assert FULL.chosen(["user", "price"]).features == (FULL["user"], FULL["price"])
+    with pytest.raises(UserError, match=line):
+        FULL.chosen(names)
+
+
+AGE, PRICE = "{kind: id, name: age, ids: {kind: identity, num_ids: 9}}", "{kind: dense, name: price, role: item}"
+
+
+def of_age(kind: str = "id", name: str = "b", **keys: object) -> str:
+    given = {"kind": kind, "name": name, "of": "age", "table": "age", **keys}
+    listed = ", ".join(f"{key}: {value}" for key, value in given.items() if value is not None)
+    return f"{{{listed}, ids: {{kind: identity, num_ids: 9}}}}"
+
+
+CANDIDATES = of_age("sequence", place="candidate", max_length=4, aligned="c")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([of_age()], r"`of` says whose values .* found place: now and of: age"),
+        ([of_age(of=None, place="next")], "found place: next without `of`"),
+        ([of_age(place="later")], "place: "),
+        (
+            [of_age(of="agee", place="next")],
+            r"feature 'b' \(place: next, of: agee\): unknown feature 'agee'; did you mean 'age'",
+        ),
+        (
+            [of_age(place="next"), of_age(name="c", of="b", place="next")],
+            "'b' has place: next itself; name a feature of the row",
+        ),
+        ([of_age("sequence", place="next", max_length=3)], "is of kind sequence, expected id, as 'age' is of kind id"),
+        ([of_age(place="next", table="ages")], "has table 'ages', expected that of 'age': give it `table: age`"),
+        ([of_age(place="next", role="user")], "has role: user, but 'age' has role: None; leave it out"),
+        ([of_age(place="candidate")], "is of kind id, expected sequence, as 'age' is of kind id"),
+        (
+            [CANDIDATES, of_age("sequence", "c", of="b", place="candidate", max_length=4)],
+            "'b' has place: candidate itself",
+        ),
+        (
+            ["{kind: dense, name: c, place: candidate, of: price}"],
+            "is of kind dense, expected dense_sequence, as 'price'",
+        ),
+        (
+            [
+                CANDIDATES,
+                of_age("sequence", "other", place="next_candidate", max_length=4, aligned="d"),
+                "{kind: dense_sequence, name: p, place: candidate, of: price, max_length: 4, aligned: d}",
+            ],
+            r"'b' \(aligned: c\) and 'p' \(aligned: d\) have place: candidate but make no one list",
+        ),
+        (
+            [of_age(place="next"), of_age(name="c", place="next")],
+            "'b' and 'c' both have place: next and of: age; leave one",
+        ),
+        (["{kind: dense_sequence, name: p, max_length: 4}"], "aligned: .*required"),
+        (
+            ["{kind: dense_sequence, name: p, max_length: 4, aligned: h}"],
+            "'p' is aligned as 'h', but no sequence of ids is",
+        ),
+        (
+            [CANDIDATES, "{kind: dense_sequence, name: p, place: candidate, of: price, max_length: 5, aligned: c}"],
+            "'b' and 'p' are aligned as 'c' but keep 4 and 5 elements; give them one max_length",
+        ),
+        (
+            [
+                "{kind: id_list, name: l, ids: {kind: identity, num_ids: 9}, weights: w}",
+                "{kind: id_list, name: m, table: l, place: next, of: l, ids: {kind: identity, num_ids: 9}}",
+            ],
+            "'l' has weights and 'm' has none",
+        ),
+        (
+            [
+                "{kind: id_list, name: l, ids: {kind: identity, num_ids: 9}}",
+                of_age("sequence", of="l", place="candidate", max_length=4),
+            ],
+            "'l' is of kind id_list; candidates have an id or a number each",
+        ),
+    ],
+)
+def test_transitions_that_do_not_fit_get_one_line(tmp_path: Path, features: list[str], message: str) -> None:
+    path = tmp_path / "schema.yaml"
+    path.write_text(f"features: [{', '.join((AGE, PRICE, *features))}]")
+    with pytest.raises(UserError, match=message) as error:
+        Schema.load(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 def test_subsets_keep_the_schemas_order() -> None:

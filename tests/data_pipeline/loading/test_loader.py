@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,
+    DenseSequenceFeature,
     Identity,
     IdFeature,
     IdListFeature,
@@ -32,7 +33,8 @@ MANY = Identity(num_ids=1 << 30)
 SCHEMA = Schema(
     features=(
         IdFeature(name="row", ids=MANY),
-        SequenceFeature(name="path", ids=MANY, max_length=3),
+        SequenceFeature(name="path", ids=MANY, max_length=3, aligned="path"),
+        DenseSequenceFeature(name="thirds", max_length=3, aligned="path"),
         DenseFeature(name="half"),
     ),
     keys=("key",),
@@ -63,6 +65,7 @@ def table(first: int, rows: int) -> pa.Table:
         {
             "row": row,
             "path": pa.array([list(range(r, r + r % 4)) for r in row], pa.list_(pa.int64())),
+            "thirds": pa.array([[x / 3 for x in range(r, r + r % 4)] for r in row], pa.list_(pa.float64())),
             "half": (row / 2).astype(np.float32),
             "label": (row % 2).astype(np.int8),
             "key": pa.array([f"key {r}" for r in row], pa.string()),
@@ -96,6 +99,8 @@ def check_content(batch) -> list[int]:
     assert [x.tolist() for x in ids["row"].to_dense()] == [[r] for r in rows] + [[]] * (batch.size - live)
     paths = [list(range(r, r + r % 4))[-3:] for r in rows] + [[]] * (batch.size - live)
     assert [x.tolist() for x in ids["path"].to_dense()] == paths
+    thirds = np.array([x / 3 for path in paths for x in path], np.float32)
+    assert batch.dense_sequences["thirds"].tolist() == thirds.tolist()
     assert batch.dense[:, 0].tolist() == [r / 2 for r in rows] + [0] * (batch.size - live)
     assert batch.labels["label"].tolist() == [r % 2 for r in rows] + [0] * (batch.size - live)
     assert batch.weights.tolist() == [1] * live + [0] * (batch.size - live)
@@ -165,6 +170,41 @@ def test_time_order_gives_consecutive_rows_and_each_rank_a_contiguous_share(tmp_
     for step, batches in enumerate(zip(*ranks, strict=True)):
         rows = [row for batch in batches for row in check_content(batch)]
         assert rows == list(range(16 * step, min(16 * (step + 1), total)))
+
+
+def test_rows_out_of_time_order_are_named_while_they_are_read(tmp_path):
+    times = [np.array([4, 4, 7, 9]), np.array([9, 12, 11, 20])]
+    kinds = {
+        "integers": lambda t: pa.array(t),
+        "floats": lambda t: pa.array(t / 2),
+        "times": lambda t: pa.array(t, pa.timestamp("ms")),
+    }
+    schema = SCHEMA.model_copy(update={"time": "t"})
+    for kind, made in kinds.items():
+        folder = tmp_path / kind
+
+        def loader(second, order="time", folder=folder, made=made):
+            folder.mkdir(exist_ok=True)
+            for i, of_file in enumerate((times[0], times[1] if second is None else second)):
+                pq.write_table(table(4 * i, 4).append_column("t", made(of_file)), folder / f"{i}.parquet", 2)
+            return Loader(DataSet.open(folder), schema, folder=".", global_batch_size=2, window=2, order=order)
+
+        line = r"1\.parquet, row 2, column 't': found .*, expected .* or later, as the row before has; sort the rows"
+        with pytest.raises(UserError, match=line) as error:
+            list(loader(None).epoch(0))
+        assert "\n" not in str(error.value)
+        with pytest.raises(UserError, match=r"1\.parquet, row 0, column 't'.* or later"):  # than the file before
+            list(loader(times[1] - 1).epoch(0))
+        sorted_times = loader(np.sort(times[1]))
+        assert [len(list(sorted_times.epoch(0, step))) for step in (0, 3, 1)] == [4, 1, 3]  # epochs begin anew
+        assert "t" not in loader(None, order="shuffled").columns and len(list(loader(None, order="file").epoch(0))) == 4
+    with pytest.raises(UserError, match=r"column 't' is timestamp\[ms\], but int64 in .*0\.parquet"):
+        pq.write_table(table(0, 4).append_column("t", kinds["integers"](times[0])), tmp_path / "times/0.parquet")
+        Loader(DataSet.open(tmp_path / "times"), schema, folder=".", global_batch_size=2, order="time")
+    pq.write_table(table(0, 4).append_column("t", pa.array([1, None, 3, 4])), tmp_path / "m.parquet")
+    missing = Loader(DataSet.open(tmp_path / "m.parquet"), schema, folder=".", global_batch_size=2, order="time")
+    with pytest.raises(UserError, match=r"m\.parquet, row 1, column 't': found null, expected a time"):
+        list(missing.epoch(0))
 
 
 def test_rows_are_shuffled_anew_in_every_epoch_and_by_every_seed(tmp_path):
@@ -298,7 +338,7 @@ def test_closing_or_dropping_an_epoch_stops_its_thread(tmp_path):
 
 def test_a_bad_row_is_an_error_after_the_batches_before_it(tmp_path):
     write(tmp_path, [[32], [32]])
-    bad = table(32, 32).set_column(2, "half", pa.array([1.0] * 31 + [float("nan")], pa.float32()))
+    bad = table(32, 32).set_column(3, "half", pa.array([1.0] * 31 + [float("nan")], pa.float32()))
     pq.write_table(bad, tmp_path / "001.parquet")
     for prefetch in (0, 2):
         loader = load(tmp_path, order="time", prefetch=prefetch, window=8)

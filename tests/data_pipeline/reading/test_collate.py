@@ -11,6 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     DenseFeature,
+    DenseSequenceFeature,
     Identity,
     IdFeature,
     IdListFeature,
@@ -32,6 +33,7 @@ FEATURES = (
     IdListFeature(name="rated", ids=Identity(num_ids=60), weights="ratings"),
     SequenceFeature(name="shops", ids=Identity(num_ids=1000), max_length=4, aligned="history"),
     DenseFeature(name="d1"),
+    DenseSequenceFeature(name="prices", column="paid", max_length=4, aligned="history", missing=-1),
 )
 SCHEMA = Schema(
     features=FEATURES, labels=(Label(name="click"), Label(name="spend")), weight="w", group="user", keys=("key",)
@@ -56,6 +58,7 @@ def rows_of(count: int, seed: int) -> list[dict]:
                 "rated": rng.integers(0, 60, rated).tolist(),
                 "ratings": (rng.integers(1, 6, rated) / 2).tolist(),
                 "shops": rng.integers(0, 1000, length).tolist(),
+                "paid": [None if paid == 0 else float(paid) / 4 for paid in rng.integers(0, 9, length)],
                 "d1": float(i),
                 "click": float(rng.integers(2)),
                 "spend": float(rng.integers(10)),
@@ -72,7 +75,9 @@ def arrow_of(rows: list[dict]) -> pa.RecordBatch:
     for name, example in rows_of(1, 0)[0].items():
         kind = {int: pa.int64(), float: pa.float32(), str: pa.string()}.get(type(example))
         if kind is None:
-            kind = pa.list_(pa.float32() if name == "ratings" else pa.int32() if name == "items" else pa.int64())
+            kind = pa.list_(
+                pa.float32() if name in ("ratings", "paid") else pa.int32() if name == "items" else pa.int64()
+            )
         columns[name] = pa.array([r[name] for r in rows], kind)
     return pa.RecordBatch.from_pydict(columns)
 
@@ -122,7 +127,9 @@ def check_batch(batch, rows: list[dict], places: list[int], id_names, weighted_n
     assert batch.groups.tolist() == [r["user"] for r in rows] + [0] * padding
     assert batch.rows.tolist() == places + [-1] * padding
     assert batch.live.tolist() == [True] * len(rows) + [False] * padding
-    for tensor in (batch.dense, batch.weights, *batch.labels.values()):
+    paid = [-1 if paid is None else paid for r in rows for paid in r["paid"][-4:]]
+    assert {name: values.tolist() for name, values in batch.dense_sequences.items()} == {"prices": paid}
+    for tensor in (batch.dense, batch.weights, *batch.labels.values(), *batch.dense_sequences.values()):
         assert tensor.dtype == torch.float32
 
 
@@ -161,19 +168,22 @@ def test_keys_in_any_order_and_class_weights():
 def test_features_that_the_order_leaves_out_are_not_read():
     layout = Layout(SCHEMA, ".", id_order=("tags", "a"))
     assert (layout.id_names, layout.weighted_id_names, layout.dense_names) == (("tags", "a"), (), ("d0", "d1"))
-    assert set(layout.columns) == {"tags", "a", "d0", "d1", "click", "spend", "w", "user"}
+    assert set(layout.columns) == {"tags", "a", "d0", "d1", "paid", "click", "spend", "w", "user"}
     rows = rows_of(4, 2)
     assert jagged(layout.collate([block_of(layout, rows)], 4).ids)["tags"] == [r["tags"] for r in rows]
     with pytest.raises(UserError, match="unknown feature 'tag'; did you mean 'tags'"):
         Layout(SCHEMA, ".", id_order=("tag",))
 
 
-@pytest.mark.parametrize("absent", [("shops",), ("items", "shops", "a", "rated"), ("a", "tags", "b", "c")])
+@pytest.mark.parametrize(
+    "absent",
+    [("shops",), ("items", "shops", "a", "rated"), ("a", "tags", "b", "c", "prices"), ("items", "shops", "prices")],
+)
 def test_absent_features_have_keys_without_ids_and_are_not_read(absent):
     order = ("shops", "c", "tags", "rated", "a", "items", "b")
     layout = Layout(SCHEMA, ".", id_order=order, absent=absent)
     rows = rows_of(9, 4)
-    columns = {"b": "bee", "rated": "ratings"}
+    columns = {"b": "bee", "rated": "ratings", "prices": "paid"}
     assert set(layout.columns).isdisjoint({*absent, *(columns.get(name) for name in absent)})
     batch = layout.collate([block_of(layout, rows[:5]), block_of(layout, rows[5:], 5)], 11)
     whole = Layout(SCHEMA, ".", id_order=order)
@@ -185,6 +195,8 @@ def test_absent_features_have_keys_without_ids_and_are_not_read(absent):
     weights = jagged(expected.weighted_ids, weighted=True)
     assert jagged(batch.weighted_ids, weighted=True) == ({"rated": [[]] * 11} if "rated" in absent else weights)
     assert torch.equal(batch.dense, expected.dense) and torch.equal(batch.rows, expected.rows)
+    prices = [] if "prices" in absent else expected.dense_sequences["prices"].tolist()
+    assert batch.dense_sequences["prices"].tolist() == prices
     assert jagged(layout.collate([], 2).ids) == {name: [[], []] for name in order if name != "rated"}
 
 
@@ -253,7 +265,7 @@ def test_row_bytes_is_near_what_a_block_takes():
     layout = Layout(SCHEMA, ".")
     rows = rows_of(3000, 5)
     means = {n: float(np.mean([len(r[n]) for r in rows])) for n in ("tags", "rated")}
-    means |= {n: float(np.mean([min(len(r[n]), 4) for r in rows])) for n in ("items", "shops")}
+    means |= {n: float(np.mean([min(len(r[n]), 4) for r in rows])) for n in ("items", "shops", "paid")}
     estimate = layout.row_bytes(means) * 3000
     assert 0.9 < block_of(layout, rows).nbytes / estimate < 1.1
 
@@ -280,6 +292,27 @@ def test_sequences_that_are_wrong_are_named_by_row_and_column(items: list, shops
     lists = {"items": pa.array(items, pa.list_(pa.int64())), "shops": pa.array(shops, pa.list_(pa.int64()))}
     with pytest.raises(UserError, match=f"^{message}"):
         Layout(schema, ".").block(Chunk(pa.RecordBatch.from_pydict(lists), "f", 10, 0))
+
+
+@pytest.mark.parametrize(
+    ("items", "paid", "message"),
+    [
+        ([[1], [1, 2]], [[1], [3]], "f, row 11: column 'items' has 2 elements and column 'paid' has 1, but both are"),
+        ([[1] * 9, []], [[1] * 8, None], "f, row 10: column 'items' has 9 elements and column 'paid' has 8"),
+        ([[], [1, 2]], [[], [3, np.inf]], "f, row 11, column 'paid': found inf, expected a finite number"),
+        ([[1] * 6], [[1, 2, 3, 4, None, 6]], "f, row 10, column 'paid': found null, expected a finite number, or"),
+        ([[1], [2]], [None, [2]], "f, row 10: column 'items' has 1 elements and column 'paid' has 0"),
+        ([[1]], [[1e16]], "f, row 10, column 'paid': found 1e[+]16, expected a number of magnitude .*`transforms`"),
+    ],
+)
+def test_numbers_that_are_wrong_are_named_by_row_and_column(items: list, paid: list, message: str) -> None:
+    of_ids = next(f for f in FEATURES if f.name == "items")
+    prices = DenseSequenceFeature(name="prices", column="paid", max_length=4, aligned="history")
+    layout = Layout(Schema(features=(of_ids, prices), labels=()), ".")
+    lists = {"items": pa.array(items, pa.list_(pa.int64())), "paid": pa.array(paid, pa.list_(pa.float64()))}
+    with pytest.raises(UserError, match=f"^{message}") as error:
+        layout.block(Chunk(pa.RecordBatch.from_pydict(lists), "f", 10, 0))
+    assert "\n" not in str(error.value)
 
 
 def test_empty_null_and_long_histories_are_rows() -> None:

@@ -17,6 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import (
     Cross,
     DenseFeature,
+    DenseSequenceFeature,
     FeatureCross,
     Identity,
     IdFeature,
@@ -42,6 +43,9 @@ SCHEMA = Schema(
         IdFeature(name="brand", role="item", ids=Identity(num_ids=10)),
         DenseFeature(name="price", role="item"),
         DenseFeature(name="age", role="user"),
+        DenseSequenceFeature(name="size_prices", role="item", max_length=2, aligned="sizes"),
+        DenseSequenceFeature(name="size_weights", role="item", max_length=2, aligned="sizes"),
+        SequenceFeature(name="sizes", role="item", ids=Identity(num_ids=100), max_length=2, aligned="sizes"),
     ),
     labels=(Label(), Label(name="rating")),
     weight="weight",
@@ -51,12 +55,16 @@ SCHEMA = Schema(
 
 def item_columns(items: np.ndarray) -> dict[str, pa.Array]:
     genres = [[int(i), 99 - int(i)][: i % 3] for i in items]
+    sizes = [list(range(int(i), int(i) + i % 4)) for i in items]
     return {
         "item": pa.array(items),
         "genres": pa.array(genres, pa.list_(pa.int64())),
         "shares": pa.array([[g / 10 for g in of_item] for of_item in genres], pa.list_(pa.float32())),
         "brand": pa.array(items % 10),
         "price": pa.array(items / 4, pa.float32()),
+        "sizes": pa.array(sizes, pa.list_(pa.int64())),
+        "size_prices": pa.array([[s / 8 for s in of_item] for of_item in sizes], pa.list_(pa.float32())),
+        "size_weights": pa.array([[-s for s in of_item] for of_item in sizes], pa.list_(pa.int32())),
     }
 
 
@@ -95,6 +103,9 @@ def check(batch: Batch, pairs: list[tuple[int, int]], per_positive: int) -> dict
     ids = {key: [x.tolist() for x in value.to_dense()] for key, value in batch.ids.to_dict().items()}
     weighted = batch.weighted_ids.to_dict()["genres"]
     drawn: dict[int, list[int]] = {}
+    sizes = [s for of_item in ids["sizes"] for s in of_item]
+    assert batch.dense_sequences["size_prices"].tolist() == [s / 8 for s in sizes]
+    assert batch.dense_sequences["size_weights"].tolist() == [-s for s in sizes]
     for n, row in enumerate(batch.rows[:live].tolist()):
         user, own = pairs[row]
         (item,) = ids["item"][n]
@@ -107,6 +118,7 @@ def check(batch: Batch, pairs: list[tuple[int, int]], per_positive: int) -> dict
             assert batch.labels["label"][n] == batch.labels["rating"][n] == 0
         assert ids["user"][n] == [user] == [batch.groups[n]] and ids["hour"][n] == [row % 24]
         assert ids["path"][n] == list(range(row, row + row % 4))[-3:]
+        assert ids["sizes"][n] == list(range(item, item + item % 4))[-2:]
         assert ids["brand"][n] == [item % 10] and batch.weights[n] == row % 3 + 1
         assert batch.dense[n].tolist() == [item / 4, user / 2]
         genres = [item, 99 - item][: item % 3]
@@ -383,6 +395,17 @@ def test_what_cannot_be_drawn(tmp_path):
     )
     with pytest.raises(UserError, match="aligned as 'events' have the roles user and item"):
         check_negatives(sampling, mixed, names, ".")
+    mixed = having(size_prices=SCHEMA["size_prices"].model_copy(update={"role": "user"}))
+    with pytest.raises(UserError, match="aligned as 'sizes' have the roles user and item"):
+        check_negatives(sampling, mixed, names, ".")
+    of_both = having(age=SCHEMA["age"].model_copy(update={"role": "user_item"}))
+    with pytest.raises(UserError, match="'age' has role: user_item, so it is not known what it would be of the user"):
+        check_negatives(sampling, of_both, names, ".")
+    after = having(age=SCHEMA["age"].model_copy(update={"place": "next", "of": "price", "role": None}))
+    with pytest.raises(
+        UserError, match=r"'age' \(place: next\) is of a logged transition, and a drawn item led to none"
+    ):
+        check_negatives(sampling, after, names, ".")
     write(tmp_path, 20)
     with pytest.raises(UserError, match="class_weights and negatives exclude each other"):
         load(tmp_path, class_weights={0: 2.0})

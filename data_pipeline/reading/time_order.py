@@ -1,0 +1,79 @@
+"""Rows that are to be read in order of time are checked to lie in it, while they are read."""
+
+import numpy as np
+import pyarrow as pa
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import (
+    Origin,
+    Place,
+    column_type,
+    expect_type,
+    floats,
+    integers,
+    missing_values,
+    plain_type,
+)
+
+
+class TimeOrder:
+    """A time order compares each row's time with that of the row before it in the data set.
+
+    It remembers the last row of the chunk before. A chunk that does not follow that one (an epoch began, or was taken
+    up) is checked from its second row on.
+    """
+
+    def __init__(self, column: str) -> None:
+        self.columns: tuple[str, ...] = (column,)
+        self._kind: tuple[bool, pa.DataType, str] | None = None
+        self._before: tuple[int, int | float, str] | None = None  # place of the row after it, its time, as it is shown
+
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a missing column, one of another type than times have, and files that differ in it."""
+        (column,) = self.columns
+        kind = column_type(schema, file, column, "the time")
+        plain, types = plain_type(kind), pa.types
+        number = types.is_integer(plain) or types.is_floating(plain)
+        right = number or types.is_timestamp(plain) or types.is_date(plain)
+        expect_type(right, file, column, kind, "integers, floats, dates or timestamps", "the time")
+        first = self._kind = self._kind or (number, kind, file)
+        if number != first[0]:
+            raise UserError(
+                f"{file}: column {column!r} is {kind}, but {first[1]} in {first[2]}, and times of both do not compare; "
+                "write one of them again"
+            )
+
+    def __call__(self, batch: pa.RecordBatch, origin: Origin, place: int) -> None:
+        """Checks rows that begin at `place` of the data set.
+
+        Raises UserError (file, row, column, found, expected) for a null, and for a time before that of the row before.
+        """
+        times = batch.column(self.columns[0])
+        if not len(times):
+            return
+        where = Place(origin, self.columns[0])
+        if (missing := missing_values(times)) is not None:
+            raise where.error(missing.argmax(), "null", "a time")
+        numbers = _comparable(times)
+        known = self._before
+        if known is not None and known[0] == place and numbers[0] < known[1]:
+            raise where.error(0, times[0], _expected(known[2]))
+        wrong = np.flatnonzero(numbers[1:] < numbers[:-1])
+        if len(wrong):
+            raise where.error(wrong[0] + 1, times[int(wrong[0]) + 1], _expected(times[int(wrong[0])]))
+        self._before = place + len(numbers), numbers[-1], str(times[-1])
+
+
+def _expected(before: object) -> str:
+    return f"{before} or later, as the row before has; sort the rows by time, or leave data.order: time out"
+
+
+def _comparable(times: pa.Array) -> np.ndarray:
+    """Returns times that are numbers as they are, others as [n] int64 microseconds since 1970."""
+    if pa.types.is_dictionary(times.type):
+        times = times.dictionary_decode()
+    if pa.types.is_integer(times.type):
+        return integers(times)
+    if pa.types.is_floating(times.type):
+        return floats(times)
+    return integers(times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64()))
