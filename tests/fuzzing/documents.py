@@ -46,10 +46,22 @@ SCHEMA: dict[str, Any] = {
         },
         {"kind": "sequence", "name": "seen", "ids": {"kind": "hash", "num_ids": 90}, "max_length": 5, "aligned": "a"},
         {"kind": "dense", "name": "price", "transforms": [{"kind": "log"}, {"kind": "clip", "low": 0, "high": 3}]},
+        {"kind": "dense_sequence", "name": "paid", "transforms": [{"kind": "log"}], "max_length": 5, "aligned": "a"},
+        {"kind": "dense", "name": "next_price", "place": "next", "of": "price"},
+        {
+            **{"kind": "sequence", "name": "shown", "ids": {"kind": "hash", "num_ids": 90}, "missing": "row"},
+            **{"table": "item", "place": "candidate", "of": "item", "max_length": 5, "aligned": "c"},
+        },
+        {
+            **{"kind": "dense_sequence", "name": "prices", "place": "candidate", "of": "price", "missing": 0},
+            **{"max_length": 5, "aligned": "c"},
+        },
     ],
     "labels": [{"name": "click", "threshold": 0.5}],
     "group": "user",
     "keys": ["row"],
+    "propensity": "p",
+    "time": "t",
 }
 OWN: dict[str, Any] = {"parameters": {"linear.*": {"name": "ftrl", "l1": 0.1}}}
 RUN: dict[str, Any] = {

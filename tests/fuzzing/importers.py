@@ -24,13 +24,18 @@ features:
 - {kind: id, name: shop, ids: {kind: hash, num_ids: 50, seed: 2}}
 - {kind: id, name: both, ids: {kind: cross, columns: [user, shop], num_ids: 99}}
 - {kind: id, name: hour, ids: {kind: bucketize, boundaries: [6, 12, 18]}}
-- {kind: sequence, name: history, ids: {kind: vocabulary}, type: integer, table: item, separator: "|", max_length: 3}
+- {kind: sequence, name: history, ids: {kind: vocabulary}, type: integer, table: item, max_length: 3, aligned: h}
+- {kind: dense_sequence, name: paid, transforms: [{kind: standardise}], missing: 1, max_length: 3, aligned: h}
+- {kind: id, name: later, column: item, ids: {kind: vocabulary}, type: integer, table: item, place: next, of: item}
 - {kind: id_list, name: tags, ids: {kind: hash, num_ids: 9}, weights: scores, max_length: 4}
 - {kind: dense, name: price, transforms: [{kind: log}, {kind: standardise}, {kind: clip, low: -3, high: 3}], missing: 0}
 labels: [{name: click, threshold: 0.5}]
 weight: w
 group: user
 keys: [row]
+propensity: w
+time: hour
+time_type: number
 split: {by: hash, columns: [user], fractions: {train: 0.8, validation: 0.1, test: 0.1}, seed: 0}
 negative_rate: 1.0
 seed: 0
@@ -95,8 +100,10 @@ def _text(rows: int, line: Callable[[int], str]) -> bytes:
 
 
 def _log(delimiter: str = ",") -> bytes:
-    head = delimiter.join(("row", "user", "item", "shop", "hour", "history", "tags", "scores", "price", "click", "w"))
-    fields = "r{i},u{u},{v},s{s},{h}.5,1|2|{v},x|y,0.5|1,{v}.25,{c},1"
+    head = delimiter.join(
+        ("row", "user", "item", "shop", "hour", "history", "paid", "tags", "scores", "price", "click", "w")
+    )
+    fields = "r{i},u{u},{v},s{s},{h}.5,1|2|{v},0.5||{h},x|y,0.5|1,{v}.25,{c},1"
     return _text(
         40,
         lambda i: (

@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
-from shardrec.data_pipeline.features.schema import DenseFeature, Hash, IdFeature, IdListFeature, Schema
+from shardrec.data_pipeline.features.schema import (
+    DenseFeature,
+    DenseSequenceFeature,
+    Hash,
+    IdFeature,
+    IdListFeature,
+    Schema,
+    SequenceFeature,
+)
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.prepare.steps.writer import RowsWriter
 from shardrec.data_pipeline.reading.index import DataSet
@@ -24,7 +32,10 @@ SCHEMA = CrossedFeatures(features=("a", "many"), num_ids=1 << 30).added_to(
             IdFeature(name="s", ids=Hash(num_ids=1 << 30)),
             IdListFeature(name="many", ids=Hash(num_ids=1 << 30)),
             DenseFeature(name="x"),
-        )
+            SequenceFeature(name="past", ids=Hash(num_ids=1 << 30), max_length=3, aligned="past"),
+            DenseSequenceFeature(name="paid", max_length=3, aligned="past"),
+        ),
+        time="t",
     )
 )
 
@@ -38,6 +49,9 @@ def _rows() -> pa.Table:
             "s": [f"x{i % 7}" for i in range(400)],
             "many": [draw.integers(0, 9, i % 4).tolist() for i in range(400)],
             "x": draw.random(400, dtype=np.float32),
+            "past": [draw.integers(0, 9, i % 5).tolist() for i in range(400)],
+            "paid": [draw.random(i % 5).tolist() for i in range(400)],
+            "t": np.arange(400) // 3,
             "label": draw.integers(0, 2, 400).astype(np.int8),
         }
     )
@@ -93,8 +107,11 @@ def _content(file: bytes) -> list[list[bytes]]:
     with TemporaryDirectory(prefix="shardrec-fuzzing-") as folder:
         (Path(folder) / "part.parquet").write_bytes(file)
         data = DataSet.open(folder)
-        loader = Loader(data, SCHEMA, folder=folder, global_batch_size=64, window=40, prefetch=0)
+        loader = Loader(data, SCHEMA, folder=folder, global_batch_size=64, window=40, prefetch=0, order="time")
         return [
-            [t.numpy().tobytes() for t in (b.dense, b.ids.values(), b.ids.lengths(), b.labels["label"])]
+            [
+                t.numpy().tobytes()
+                for t in (b.dense, b.ids.values(), b.ids.lengths(), b.labels["label"], b.dense_sequences["paid"])
+            ]
             for b in loader.epoch(0)
         ]

@@ -28,11 +28,11 @@ def prepare_delimited(
         raise UserError(f"--fractions given, but {recipe_file} splits by column; leave one of them out")
     if fractions is not None:
         recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"fractions": fractions})})
-    types, separators, paired = recipe.raw_columns(), recipe.separators(), recipe.paired()
+    types, separators, paired, gapped = recipe.raw_columns(), recipe.separators(), recipe.paired(), recipe.gapped()
     labels = {c for label in recipe.labels for c in label.columns}
 
     def make(path: str, split: Split | None) -> RawSource:
-        file = TextFile(path, recipe.format, types, separators, split, paired=paired)
+        file = TextFile(path, recipe.format, types, separators, split, paired=paired, gapped=gapped)
         if split == "test" and recipe.format.header and not labels & set(file.column_names()):
             file.types = {c: t for c, t in types.items() if c not in labels}
             file.labeled = False

@@ -132,11 +132,11 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
     counts = {table: ValueCounts() for table in tables}
     counted = [(f.columns[0], f.table_name) for f in recipe.sparse if isinstance(f.ids, FitVocabulary)]
     measured: dict[str, tuple[str, tuple[Log | Clip, ...]]] = {}
-    for f in recipe.dense:
+    for f in recipe.numeric:
         for place, step in enumerate(f.transforms):
             if isinstance(step, FitStandardise):
                 before = tuple(t for t in f.transforms[:place] if isinstance(t, Log | Clip))
-                measured[f.name] = (f.column or f.name, before)
+                measured[f.name] = (f.raw_column, before)
     moments = dict.fromkeys(measured, Moments())
     selection = Selection(recipe)
     needed = {c for c, _ in counted} | {c for c, _ in measured.values()} | set(selection.columns(numbered.source))
@@ -145,7 +145,8 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
         for column, table in counted:
             counts[table].add(rows.column(column))
         for name, (column, steps) in measured.items():
-            numbers = floats(rows.column(column)).astype(np.float64)
+            values = rows.column(column)
+            numbers = floats(values.flatten() if pa.types.is_list(values.type) else values).astype(np.float64)
             numbers = transformed(numbers, steps)
             moments[name] = moments[name].merge(Moments.of(numbers[np.isfinite(numbers)]))
     for i, table in enumerate(tables):

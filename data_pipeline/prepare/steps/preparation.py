@@ -97,7 +97,10 @@ class Report:
             )
         sparse = self.schema.sparse
         ids = sum({f.table_name: f.num_embeddings for f in sparse if not isinstance(f.ids, Raw)}.values())
-        lines.append(f"{len(sparse)} features of ids ({ids:,} table rows), {len(self.schema.dense)} dense")
+        line = f"{len(sparse)} features of ids ({ids:,} table rows), {len(self.schema.dense)} dense"
+        if self.schema.dense_sequences:
+            line += f", {len(self.schema.dense_sequences)} dense sequences"
+        lines.append(line)
         lines += [*self.notes, f"written to {self.folder}"]
         return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -14,6 +14,7 @@ from shardrec.data_pipeline.features.schema import (
     Clip,
     Cross,
     DenseFeature,
+    DenseSequenceFeature,
     Feature,
     FeatureCross,
     Hash,
@@ -22,6 +23,8 @@ from shardrec.data_pipeline.features.schema import (
     IdListFeature,
     Label,
     Log,
+    LoggedAt,
+    NumericFeature,
     Raw,
     Role,
     Schema,
@@ -59,15 +62,20 @@ RecipeIds = Annotated[Identity | Raw | Hash | Bucketize | Cross | FitVocabulary,
 RecipeTransform = Annotated[Log | FitStandardise | Clip, Field(discriminator="kind")]
 
 
-class _Ids(Declaration):
+class _Feature(Declaration):
+    name: Name
+    column: Name | None = None
+    role: Role | None = None
+    place: LoggedAt = "now"
+    of: Name | None = None
+
+
+class _Ids(_Feature):
     """A recipe's feature of ids also says what raw values are read as.
 
     type: by default integer for identity, number for bucketize, string for everything else
     """
 
-    name: Name
-    column: Name | None = None
-    role: Role | None = None
     ids: RecipeIds
     type: Literal["string", "integer", "number"] | None = None
     missing: Literal["error", "row"] = "error"
@@ -122,24 +130,45 @@ class RecipeSequence(_Ids):
     aligned: Name | None = None
 
 
-class RecipeDense(Declaration):
-    """A dense feature has one number a row; `missing` stands for an empty field, before the transforms."""
+class _Numbers(_Feature):
+    """A recipe's feature of numbers has `missing` in place of an empty field or element, before the transforms."""
 
-    kind: Literal["dense"] = "dense"
-    name: Name
-    column: Name | None = None
-    role: Role | None = None
     transforms: tuple[RecipeTransform, ...] = ()
     missing: Literal["error"] | float = "error"
 
     @model_validator(mode="after")
-    def _one_fit(self) -> "RecipeDense":
+    def _one_fit(self) -> Self:
         if sum(isinstance(t, FitStandardise) for t in self.transforms) > 1:
             raise ValueError("at most one standardise per feature")
         return self
 
+    @property
+    def raw_column(self) -> str:
+        """Returns the raw column that the feature reads."""
+        return self.column or self.name
 
-RecipeFeature = Annotated[RecipeId | RecipeIdList | RecipeSequence | RecipeDense, Field(discriminator="kind")]
+
+class RecipeDense(_Numbers):
+    """A dense feature has one number a row."""
+
+    kind: Literal["dense"] = "dense"
+
+
+class RecipeDenseSequence(_Numbers):
+    """A dense sequence has numbers between `separator`s in one field, beside the ids of the sequences `aligned` alike.
+
+    An empty element is a missing number.
+    """
+
+    kind: Literal["dense_sequence"] = "dense_sequence"
+    separator: str = Field(default="|", min_length=1)
+    max_length: int = Field(gt=0, lt=2**31)
+    aligned: Name
+
+
+RecipeFeature = Annotated[
+    RecipeId | RecipeIdList | RecipeSequence | RecipeDense | RecipeDenseSequence, Field(discriminator="kind")
+]
 _TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
 
@@ -147,7 +176,7 @@ class Fitted(Declaration):
     """Fitted values are what the first pass finds.
 
     vocabularies: table -> size
-    moments: dense feature -> (mean, deviation)
+    moments: feature of numbers -> (mean, deviation)
     """
 
     vocabularies: dict[str, int] = Field(default={})
@@ -157,8 +186,9 @@ class Fitted(Declaration):
 class Recipe(Declaration):
     """A recipe makes features, labels and splits of raw columns.
 
-    `negative_rate`: the share of negatives (first label <= 0) that training keeps. `weight`, `group` and `keys` are raw
-    columns that are kept as they are. `format` is for delimited files only.
+    `negative_rate`: the share of negatives (first label <= 0) that training keeps. `weight`, `group`, `keys`,
+    `propensity` and `time` are raw columns that are kept as they are, the last as numbers of `time_type`. `format` is
+    for delimited files only.
     """
 
     format: TextFormat = TextFormat()
@@ -170,6 +200,9 @@ class Recipe(Declaration):
     split: SplitRule = HashSplit()
     negative_rate: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**64)
+    propensity: Name | None = None
+    time: Name | None = None
+    time_type: Literal["integer", "number"] = "integer"
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -190,17 +223,17 @@ class Recipe(Declaration):
     @property
     def sparse(self) -> tuple[RecipeId | RecipeIdList | RecipeSequence, ...]:
         """Returns the features of ids."""
-        return tuple(f for f in self.features if not isinstance(f, RecipeDense))
+        return tuple(f for f in self.features if not isinstance(f, RecipeDense | RecipeDenseSequence))
 
     @property
-    def dense(self) -> tuple[RecipeDense, ...]:
+    def numeric(self) -> tuple[RecipeDense | RecipeDenseSequence, ...]:
         """Returns the features of numbers."""
-        return tuple(f for f in self.features if isinstance(f, RecipeDense))
+        return tuple(f for f in self.features if isinstance(f, RecipeDense | RecipeDenseSequence))
 
     @property
     def needs_fit(self) -> bool:
         """Tells whether a first pass over training rows is needed."""
-        standardised = any(isinstance(t, FitStandardise) for f in self.dense for t in f.transforms)
+        standardised = any(isinstance(t, FitStandardise) for f in self.numeric for t in f.transforms)
         return standardised or any(isinstance(f.ids, FitVocabulary) for f in self.sparse)
 
     def vocabulary_paths(self) -> dict[str, str]:
@@ -232,12 +265,16 @@ class Recipe(Declaration):
                 yield column, pa.list_(f.raw_type) if many else f.raw_type, f.name
             if isinstance(f, RecipeIdList) and f.weights:
                 yield f.weights, pa.list_(pa.float64()), f.name
-        for d in self.dense:
-            yield d.column or d.name, pa.float64(), d.name
+        for d in self.numeric:
+            many = isinstance(d, RecipeDenseSequence)
+            yield d.raw_column, pa.list_(pa.float64()) if many else pa.float64(), d.name
         for label in self.labels:
             yield label.columns[0], pa.float64(), label.name
-        if self.weight:
-            yield self.weight, pa.float64(), "weight"
+        for numbers, name in ((self.weight, "weight"), (self.propensity, "propensity")):
+            if numbers:
+                yield numbers, pa.float64(), name
+        if self.time:
+            yield self.time, _TYPES[self.time_type], "time"
 
     def separators(self) -> dict[str, str]:
         """Returns what separates the elements of each list column."""
@@ -247,6 +284,7 @@ class Recipe(Declaration):
                 result[f.columns[0]] = f.separator
                 if isinstance(f, RecipeIdList) and f.weights:
                     result[f.weights] = f.separator
+        result |= {d.raw_column: d.separator for d in self.numeric if isinstance(d, RecipeDenseSequence)}
         return result
 
     def paired(self) -> frozenset[str]:
@@ -256,6 +294,10 @@ class Recipe(Declaration):
             if (isinstance(f, RecipeSequence) and f.aligned) or (isinstance(f, RecipeIdList) and f.weights):
                 columns |= {f.columns[0], getattr(f, "weights", None) or f.columns[0]}
         return frozenset(columns)
+
+    def gapped(self) -> frozenset[str]:
+        """Returns the list columns whose empty elements are missing ones: the numbers of dense sequences."""
+        return frozenset(d.raw_column for d in self.numeric if isinstance(d, RecipeDenseSequence))
 
     def written_name(self, column: str) -> str:
         """Returns the output's name of a raw column that is kept, where features of ids take their own names.
@@ -278,20 +320,32 @@ class Recipe(Declaration):
             for f in self.sparse
             if isinstance(f, RecipeIdList) and f.weights
         ]
-        kept = dict.fromkeys([*(d.column or d.name for d in self.dense), *(x.columns[0] for x in self.labels)])
-        kept |= dict.fromkeys(c for c in (self.weight, self.group, *self.keys) if c)
+        kept = dict.fromkeys([*(d.raw_column for d in self.numeric), *(x.columns[0] for x in self.labels)])
+        kept |= dict.fromkeys(c for c in (self.weight, self.group, *self.keys, self.propensity, self.time) if c)
         kept |= dict.fromkeys(f.name for f in self.sparse if f.name not in self.rewritten)
         columns += [(self.written_name(column), f"column {column!r}") for column in kept]
         for name, source in columns:
             if (other := written.setdefault(name, source)) != source:
                 raise ValueError(f"{other} and {source} would both be written as {name!r}; give a feature another name")
+        lengths: dict[str, RecipeDenseSequence] = {}
+        for d in self.numeric:
+            if isinstance(d, RecipeDenseSequence):
+                first = lengths.setdefault(d.raw_column, d)
+                if first.max_length != d.max_length:
+                    raise ValueError(
+                        f"dense sequences {first.name!r} and {d.name!r} keep {first.max_length} and {d.max_length} "
+                        f"elements of one column, {d.raw_column!r}; give them one max_length"
+                    )
 
     def schema_of(self, fitted: Fitted) -> Schema:
         """Returns the schema that reads raw rows; what `fitted` lacks counts as empty."""
         features: list[Feature] = []
         paths = self.vocabulary_paths()
         for f in self.features:
-            features.append(_dense(f, fitted) if isinstance(f, RecipeDense) else _sparse(f, fitted, paths))
+            if isinstance(f, RecipeDense | RecipeDenseSequence):
+                features.append(_numeric(f, fitted))
+            else:
+                features.append(_sparse(f, fitted, paths))
         return Schema(
             features=tuple(features),
             labels=self.labels,
@@ -299,13 +353,15 @@ class Recipe(Declaration):
             group=self.group,
             keys=self.keys,
             negative_rate=self.negative_rate,
+            propensity=self.propensity,
+            time=self.time,
         )
 
     def written_schema(self, fitted: Fitted) -> Schema:
         """Returns the schema of prepared rows: ids are table rows already."""
         features: list[Feature] = []
         for f in self.schema_of(fitted).features:
-            if isinstance(f, DenseFeature):
+            if isinstance(f, NumericFeature):
                 features.append(f.model_copy(update={"column": _unless(f.name, self.written_name(f.columns[0]))}))
                 continue
             update: dict[str, Any] = {"ids": _written_ids(f), "column": None}
@@ -321,6 +377,8 @@ class Recipe(Declaration):
             group=name(self.group) if self.group else None,
             keys=tuple(name(k) for k in self.keys),
             negative_rate=self.negative_rate,
+            propensity=name(self.propensity) if self.propensity else None,
+            time=name(self.time) if self.time else None,
         )
 
 
@@ -355,6 +413,8 @@ def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted, paths: 
         "name": f.name,
         "column": f.column,
         "role": f.role,
+        "place": f.place,
+        "of": f.of,
         "ids": ids,
         "missing": f.missing,
         "table": f.table,
@@ -366,9 +426,20 @@ def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted, paths: 
     return IdFeature(**common)  # type: ignore[arg-type]
 
 
-def _dense(f: RecipeDense, fitted: Fitted) -> DenseFeature:
+def _numeric(f: RecipeDense | RecipeDenseSequence, fitted: Fitted) -> NumericFeature:
     mean, deviation = fitted.moments.get(f.name, (0.0, 1.0))
     steps = tuple(
         Standardise(mean=mean, deviation=deviation) if isinstance(t, FitStandardise) else t for t in f.transforms
     )
-    return DenseFeature(name=f.name, column=f.column, role=f.role, transforms=steps, missing=f.missing)
+    common: Mapping[str, object] = {
+        "name": f.name,
+        "column": f.column,
+        "role": f.role,
+        "place": f.place,
+        "of": f.of,
+        "transforms": steps,
+        "missing": f.missing,
+    }
+    if isinstance(f, RecipeDenseSequence):
+        return DenseSequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)  # type: ignore[arg-type]
+    return DenseFeature(**common)  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.features.schema import DenseFeature, IdListFeature
+from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
+from shardrec.data_pipeline.features.schema import DenseFeature, DenseSequenceFeature, IdListFeature
 from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,
@@ -45,6 +46,9 @@ class Rewriter:
             if isinstance(feature, DenseFeature):
                 self._keep(columns, batch, feature.columns[0], single=True)
                 continue
+            if isinstance(feature, DenseSequenceFeature):
+                self._keep_last(columns, batch, feature)
+                continue
             columns[feature.name] = _array(column.values, feature.num_embeddings, column.lengths)
             if isinstance(feature, IdListFeature) and feature.weights:
                 assert column.weights is not None and column.lengths is not None
@@ -61,8 +65,9 @@ class Rewriter:
             if check is not None:
                 check(batch, origin)
                 self._keep(columns, batch, check.columns[0])
-        for key in self._recipe.keys:
-            self._keep(columns, batch, key)
+        for key in (*self._recipe.keys, self._recipe.propensity, self._recipe.time):
+            if key is not None:
+                self._keep(columns, batch, key)
         return pa.RecordBatch.from_pydict(columns), labels
 
     def _keep(self, columns: dict[str, pa.Array], batch: pa.RecordBatch, column: str, single: bool = False) -> None:
@@ -76,6 +81,14 @@ class Rewriter:
             values = values.cast(pa.float32(), safe=False)
         if name not in columns or pa.types.is_float32(columns[name].type):
             columns[name] = values
+
+    def _keep_last(self, columns: dict[str, pa.Array], batch: pa.RecordBatch, feature: DenseSequenceFeature) -> None:
+        """Keeps the last of a dense sequence's raw numbers, as many as of the ids beside them, in single precision."""
+        (column,) = feature.columns
+        lists = plain_lists(batch.column(column))
+        kept = Ragged.of(lists).last(feature.max_length)
+        values = kept.flat(lists.values).cast(pa.float32(), safe=False)
+        columns[self._recipe.written_name(column)] = _lists(values, kept.lengths)
 
 
 def _array(rows: np.ndarray, num_rows: int, lengths: np.ndarray | None) -> pa.Array:

@@ -81,6 +81,7 @@ class TextFile(RawSource):
     types: the columns to read, and as what: string, int64, float64, or a list of one of these
     separators: what separates the elements of the list columns; empty elements are left out
     paired: list columns whose elements belong to another list's, so that an empty one is an error
+    gapped: list columns whose elements do too, and whose empty ones are null
     optional: columns that the file may lack; they are then left out
     """
 
@@ -92,6 +93,7 @@ class TextFile(RawSource):
     labeled: bool = True
     optional: frozenset[str] = frozenset()
     paired: frozenset[str] = frozenset()
+    gapped: frozenset[str] = frozenset()
 
     def batches(self, columns: Iterable[str] | None = None) -> Iterator[tuple[pa.RecordBatch, Origin]]:
         """Yields the rows in order. Raises UserError (file, line) for a column that is not there, or is there twice."""
@@ -220,6 +222,9 @@ class TextFile(RawSource):
             row = int(np.searchsorted(offsets, at, side="right")) - 1
             if place.column in self.paired and len(values[row].as_py()):
                 raise place.error(row, "an empty element", "one for each element of the list beside it")
+            if place.column in self.gapped:
+                elements = pc.if_else(pa.array(empty), pa.scalar(None, pa.string()), elements)
+                empty &= np.repeat(np.diff(offsets) == 1, np.diff(offsets))  # fields that hold nothing are empty lists
             kept = np.concatenate([[0], np.cumsum(~empty)])
             offsets, elements = kept[offsets].astype(np.int32), elements.filter(pa.array(~empty))
         row_of = place._replace(rows=lambda at: int(np.searchsorted(offsets, at, side="right")) - 1)

@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.source import Inputs
+from shardrec.data_pipeline.reading.index import DataSet
 
 FEATURES = (
     "features:\n- {kind: id, name: user, ids: {kind: vocabulary}}\n- {kind: id, name: title, ids: {kind: vocabulary}}\n"
@@ -74,6 +78,53 @@ def test_an_empty_element_that_has_another_beside_it_is_refused(tmp_path: Path, 
     weighted = TAGS.replace("name: tags,", "name: tags, weights: scores,")
     with pytest.raises(UserError, match=message):
         of_text(tmp_path, "user,title,click,tags,scores\n" + text, weighted)
+
+
+PRICES = """
+format: {delimiter: ";"}
+features:
+- {kind: id, name: item, ids: {kind: vocabulary}}
+- {kind: dense, name: price, transforms: [{kind: standardise}]}
+- {kind: sequence, name: past, ids: {kind: vocabulary}, table: item, max_length: 2, aligned: past}
+- {kind: dense_sequence, name: paid, column: cost, transforms: [{kind: standardise}],
+   missing: 4, max_length: 2, aligned: past}
+- {kind: id, name: then, ids: {kind: vocabulary}, table: item, place: next, of: item}
+labels: [{name: click}]
+propensity: p
+time: at
+split: {by: hash, fractions: {train: 1.0, validation: 0, test: 0}}
+"""
+
+
+def test_prices_beside_past_items_and_what_followed(tmp_path: Path) -> None:
+    """Numbers are cut as the ids are, an empty one is missing, and moments are those of all elements there are."""
+    text = "item;price;past;cost;then;click;p;at\na;1;a|b|c;9|2|;b;1;0.5;10\nb;3;;;c;0;0.25;11\nc;5;a;6;a;1;1;12\n"
+    out = of_text(tmp_path, text, PRICES)
+    schema = Schema.load(out / "schema.yaml")
+    assert (schema.propensity, schema.time, schema["paid"].columns) == ("p", "at", ("cost",))
+    assert (schema["then"].place, schema["then"].of, schema["then"].table_name) == ("next", "item", "item")
+    mean, deviation = np.mean([9, 2, 6]), np.std([9, 2, 6])
+    (fitted,) = schema["paid"].transforms
+    assert (fitted.mean, fitted.deviation) == pytest.approx((mean, deviation))
+    rows = pq.read_table(out / "train")
+    assert rows.column("cost").to_pylist() == [[2, None], [], [6]]
+    assert rows.column("p").to_pylist() == [0.5, 0.25, 1] and rows.column("at").to_pylist() == [10, 11, 12]
+    loader = Loader(DataSet.open(out / "train"), schema, folder=out, global_batch_size=3, order="time")
+    (batch,) = loader.epoch(0)
+    assert batch.ids["past"].lengths().tolist() == [2, 0, 1]
+    expected = (np.array([2, 4, 6]) - mean) / deviation
+    assert batch.dense_sequences["paid"].numpy() == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="line 2, column 'past': found an empty element, expected one for each"):
+        of_text(tmp_path, text.replace("a|b|c", "a||c"), PRICES)
+    with pytest.raises(UserError, match="column 'past' has 3 elements and column 'cost' has 2, but both are aligned"):
+        of_text(tmp_path, text.replace("9|2|", "9|2"), PRICES)
+    without = PRICES.replace("missing: 4, ", "")
+    with pytest.raises(UserError, match="line 2, column 'cost': found null, expected a finite number, or `missing`"):
+        of_text(tmp_path, text, without)
+    with pytest.raises(UserError, match="dense_sequence 'paid' is aligned as 'pst', but no sequence of ids is"):
+        of_text(
+            tmp_path, text, PRICES.replace("missing: 4, max_length: 2, aligned: past", "max_length: 2, aligned: pst")
+        )
 
 
 def test_what_spark_and_hadoop_drop_into_a_folder_is_passed_over(tmp_path: Path) -> None:
