@@ -137,6 +137,11 @@ def draw_rows(case: Case, count: int, generator: torch.Generator) -> Rows:
     return Rows(ids, weights, [*scale[:-1], 0.0])
 
 
+def numbers_beside(ids: list[int]) -> list[float]:
+    """A dense sequence's numbers of a row, by the ids of the first sequence that its input reads."""
+    return [(i % 5 - 2) / 20 for i in ids]
+
+
 def share(case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingLookup) -> Batch:
     """One rank's rows, padded so that all ranks have equally many."""
     count = -(-len(rows.scale) // world_size)
@@ -156,6 +161,8 @@ def share(case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingL
         )
 
     scale = torch.tensor(of(rows.scale, 0.0))
+    sequences = [i for i in case.inputs.values() if isinstance(i, SequenceEmbeddings)]
+    beside = {name: next(iter(i.tables)) for i in sequences for name in i.dense}
     return Batch(
         dense=torch.arange(count * 3, dtype=torch.float32).view(count, 3),
         ids=jagged(lookup.id_names, False),
@@ -164,6 +171,10 @@ def share(case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingL
         weights=scale,
         groups=None,
         rows=torch.tensor([r if r < len(rows.scale) else -1 for r in mine]),
+        dense_sequences={
+            name: torch.tensor([x for ids in of(rows.ids[feature], []) for x in numbers_beside(ids)])
+            for name, feature in beside.items()
+        },
     )
 
 
@@ -185,6 +196,7 @@ class Tower(nn.Module):
             flat = value.flatten(1)
             return (torch.tanh(flat) * slopes(flat.shape[1])).sum(1)
         flat = value.values.flatten(1)
+        flat = flat if value.dense is None else torch.cat([flat, value.dense.to(flat.dtype)], 1)
         scores = (torch.tanh(flat) * slopes(flat.shape[1])).sum(1)
         if value.weights is not None:
             scores = scores * value.weights
@@ -310,12 +322,15 @@ def pooled_case() -> Case:
 
 
 def sequence_case() -> Case:
-    """Two aligned sequences sharing tables with pooled targets, a pooled list (mean) on a sequence table, a 1-d one."""
+    """Two aligned sequences sharing tables with pooled targets, a pooled list (mean) on a sequence table, a 1-d one.
+
+    The aligned ones have a number beside each pair of ids.
+    """
     item, kind = table("item", 37, 6), table("kind", 11, 6, pooling="mean")
     return Case(
         {
             "target": PooledEmbeddings({"item": item, "kind": kind}),
-            "history": SequenceEmbeddings({"items": item, "kinds": kind}),
+            "history": SequenceEmbeddings({"items": item, "kinds": kind}, dense=("prices",)),
             "liked": PooledEmbeddings({"likes": kind, "other": table("plain", 19, 6)}),
             "short": SequenceEmbeddings({"tags": table("tags", 13, 1)}),
         },

@@ -11,7 +11,7 @@ from shardrec.models.inputs import DenseFeatures, Input, PooledEmbeddings, Seque
 from shardrec.models.table_reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.tables.first_values import draw_block
-from tests.sharding.cases import SEED, Case, Rows, slopes
+from tests.sharding.cases import SEED, Case, Rows, numbers_beside, slopes
 
 
 @dataclass
@@ -86,6 +86,8 @@ class Reference:
             total = torch.zeros((), dtype=torch.float64)
             for p in range(len(rows.ids[first][r])):
                 flat = torch.cat([leaves[t.name][rows.ids[f][r][p]] for f, t in features])
+                number = torch.tensor([numbers_beside(rows.ids[first][r])[p]], dtype=torch.float64)
+                flat = torch.cat([flat, *([number] * len(asked.dense))])
                 weight = rows.weights[first][r][p] if first in rows.weights else 1.0
                 total = total + weight * (torch.tanh(flat) * slopes(len(flat)).double()).sum()
             return total

@@ -60,6 +60,13 @@ HISTORIES = Schema(
                 ("negative_item", "item", Identity(num_ids=ITEMS)),
             )
         ),
+        *(
+            DenseSequenceFeature(name=f"{name}_history", max_length=5, aligned="history", role="user")
+            for name in ("price", "age")
+        ),
+        # of what followed, for which the data have no columns: no model reads it unasked
+        IdFeature(name="next_item", ids=Identity(num_ids=ITEMS), table="item", place="next", of="item"),
+        DenseFeature(name="next_price", place="next", of="price"),
     )
 )
 NEXT: dict[str, Any] = {"place": "next_candidate", "max_length": 6, "aligned": "next_candidates"}
@@ -88,7 +95,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "autoint": {"layers": 2, "head_dim": 4},
     "two_tower": {"vector_dim": 4},
     "autorec": {"hidden": 8},
-    "din": {"attention": {"hidden": [8], "activation": "dice"}},
+    "din": {"attention": {"hidden": [8], "activation": "dice"}, "target": {"price_history": "price"}},
     "drn": {"rewards": {"click": 1.0, "activeness": 0.05}, "target": {"every": 7, "by": "swap"}},
 }
 
@@ -128,6 +135,9 @@ def histories(folder: Path) -> Path:
     kinds = pa.ListArray.from_arrays(items.offsets, pa.array(items.values.to_numpy() % TAGS))
     others = pa.ListArray.from_arrays(items.offsets, pa.array(draw.integers(0, ITEMS, len(items.values))))
     columns |= {"item_history": items, "kind_history": kinds, "negative_item_history": others}
+    for name in ("price", "age"):
+        numbers = np.random.default_rng(len(name)).normal(size=len(items.values)).astype(np.float32)
+        columns[f"{name}_history"] = pa.ListArray.from_arrays(items.offsets, pa.array(numbers))
     known = np.array([kind in row for kind, row in zip(columns["kind"], kinds.to_pylist(), strict=True)])
     label = (draw.random(ROWS) < 0.2 + 0.6 * known).astype(np.float32)
     return write(folder, HISTORIES, columns | {"label": label})

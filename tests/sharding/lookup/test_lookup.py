@@ -12,7 +12,7 @@ from shardrec.sharding.distribution.distribute import distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
-from tests.sharding.cases import Case, Rows, Step, draw_rows, every_case, share, table
+from tests.sharding.cases import Case, Rows, Step, draw_rows, every_case, numbers_beside, share, table
 from tests.sharding.everywhere import OPTIMIZERS
 from tests.sharding.reference import Reference
 
@@ -66,6 +66,8 @@ def test_shapes_and_equality_with_the_sharded_form() -> None:
     assert plain["history"].values.shape == (positions, 2, 6)
     assert plain["history"].offsets.tolist()[-1] == positions
     assert plain["history"].weights is None
+    prices = [x for ids in rows.ids["items"] for x in numbers_beside(ids)]
+    assert plain["history"].dense.flatten().tolist() == pytest.approx(prices)
     assert plain["steps"].weights.tolist() == pytest.approx([w for x in rows.weights["s"] for w in x])
     for name, value in plain.items():
         pairs = zip(value, sharded[name], strict=True) if isinstance(value, Jagged) else [(value, sharded[name])]
@@ -192,3 +194,12 @@ def test_names_that_look_like_torchrecs_keys() -> None:
 
 def _sums(weight: torch.Tensor, ids: Any) -> torch.Tensor:
     return torch.stack([weight[row].sum(0) for row in ids.values().split(ids.lengths().tolist())]).detach()
+
+
+def test_numbers_that_are_not_aligned_with_the_ids_are_refused() -> None:
+    case = every_case()
+    lookup = EmbeddingLookup(case.inputs, DENSE, weighted_names=case.weighted, device="cpu")
+    batch = share(case, draw_rows(case, 6, torch.Generator().manual_seed(2)), 0, 1, lookup)
+    batch.dense_sequences["prices"] = batch.dense_sequences["prices"][1:]
+    with pytest.raises(ValueError, match=r"'prices' has \d+ numbers beside \d+ ids of items, kinds; .* aligned"):
+        lookup(batch)

@@ -9,13 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, SequenceFeature
+from shardrec.data_pipeline.features.schema import (
+    DenseSequenceFeature,
+    Identity,
+    IdFeature,
+    Schema,
+    SequenceFeature,
+)
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file
 
 ITEMS = Identity(num_ids=31)
-NEGATIVES = "negative_history"
+NEGATIVES, FALSE_PRICES = "negative_history", "negative_prices"
 SCHEMA = Schema(
     features=(
         IdFeature(name="item", ids=ITEMS),
@@ -23,6 +29,7 @@ SCHEMA = Schema(
             SequenceFeature(name=name, ids=ITEMS, table="item", max_length=5, aligned="history")
             for name in ("history", NEGATIVES)
         ),
+        *(DenseSequenceFeature(name=name, max_length=5, aligned="history") for name in ("prices", FALSE_PRICES)),
     ),
     keys=("item",),
 )
@@ -40,8 +47,10 @@ def write(folder: Path, held_out_negatives: bool) -> Path:
         table = {"item": pa.array(draw.integers(0, 31, rows)), "label": pa.array(draw.integers(0, 2, rows))}
         for name in ("history", NEGATIVES):
             table[name] = pa.ListArray.from_arrays(offsets, pa.array(draw.integers(0, 31, offsets[-1])))
+        for name in ("prices", FALSE_PRICES):
+            table[name] = pa.ListArray.from_arrays(offsets, pa.array(draw.normal(size=offsets[-1])))
         if split != "train" and not held_out_negatives:
-            del table[NEGATIVES]
+            del table[NEGATIVES], table[FALSE_PRICES]
         (folder / split).mkdir(parents=True)
         pq.write_table(pa.table(table), folder / split / "0.parquet", row_group_size=40)
     SCHEMA.save(folder / "schema.yaml")
