@@ -35,6 +35,9 @@ KeepUnknown = Annotated[
 FirstOnly = Annotated[
     bool, typer.Option("--first-only", help="Leave out events with an item that the user had before.")
 ]
+Ages = Annotated[
+    bool, typer.Option("--ages", help="Beside each event of a history the days between it and the event asked for.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of negatives and of the order of training rows.")]
 
 
@@ -83,6 +86,7 @@ def amazon(
     history_negatives: HistoryNegatives = False,
     keep_unknown: KeepUnknown = False,
     first_only: FirstOnly = False,
+    ages: Ages = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
@@ -94,7 +98,7 @@ def amazon(
     from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     protocol = HistoryProtocol(
-        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
+        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only, ages
     )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_amazon(reviews, output, protocol, metadata, progress))
@@ -111,6 +115,7 @@ def movielens_histories(
     history_negatives: HistoryNegatives = False,
     keep_unknown: KeepUnknown = False,
     first_only: FirstOnly = False,
+    ages: Ages = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
@@ -122,7 +127,7 @@ def movielens_histories(
     from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     protocol = HistoryProtocol(
-        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
+        max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only, ages
     )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_movielens_histories(source, output, protocol, progress))

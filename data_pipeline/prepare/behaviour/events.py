@@ -37,14 +37,14 @@ class Events:
 
     source: what they were read from, for error lines
     users, items: of each event; categories: of each *item* (by its code), None: items have none
-    hours: [n] int32, the hour of the week of each event (0: Monday 0:00 to 0:59, UTC), None: times are not known
+    seconds: [n] since 1970, UTC, of each event, None: times are not known
     """
 
     source: str
     users: Coded
     items: Coded
     categories: Coded | None = None
-    hours: np.ndarray | None = None
+    seconds: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -65,12 +65,17 @@ class Events:
         of_items = None
         if categories is not None:
             of_items = Coded.of([_texts([categories.get(i) for i in items.values.to_pylist()])])
-        hours = None if seconds is None else hour_of_week(seconds[order])
+        seconds = None if seconds is None else seconds[order]
         users, items = (coded._replace(codes=coded.codes[order]) for coded in (users, items))
-        return cls(source, users, items, of_items, hours)
+        return cls(source, users, items, of_items, seconds)
 
     def __len__(self) -> int:
         return len(self.users.codes)
+
+    @cached_property
+    def hours(self) -> np.ndarray | None:
+        """Returns [n] int32: the hour of the week of each event (0: Monday 0:00 to 0:59, UTC)."""
+        return None if self.seconds is None else hour_of_week(self.seconds)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -94,8 +99,8 @@ class Events:
         """Returns the events that are not `repeated`."""
         kept = ~self.repeated
         users, items = (coded._replace(codes=coded.codes[kept]) for coded in (self.users, self.items))
-        hours = None if self.hours is None else self.hours[kept]
-        return replace(self, users=users, items=items, hours=hours)
+        seconds = None if self.seconds is None else self.seconds[kept]
+        return replace(self, users=users, items=items, seconds=seconds)
 
     def __str__(self) -> str:
         return f"{len(self):,} events of {len(self.users.values):,} users and {len(self.items.values):,} items"

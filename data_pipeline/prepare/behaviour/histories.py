@@ -17,7 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Role, Schema, SequenceFeature
+from shardrec.data_pipeline.features.schema import (
+    DenseSequenceFeature,
+    Feature,
+    Identity,
+    IdFeature,
+    Log,
+    Role,
+    Schema,
+    SequenceFeature,
+)
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool, note_unknown
 from shardrec.data_pipeline.prepare.behaviour.events import HOURS, Events
 from shardrec.data_pipeline.prepare.steps.option_values import Sampling
@@ -29,6 +38,7 @@ from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, SPLITS, Row
 
 SAMPLINGS: tuple[Sampling, Sampling] = ("uniform", "popular")
 HELD_OUT: dict[Split, int] = {"test": 1, "validation": 2}  # so many events before a user's end
+SECONDS_OF_A_DAY = 24 * 3600
 CHUNK_ELEMENTS = 1 << 22  # of histories that are laid out at a time
 
 
@@ -41,6 +51,7 @@ class HistoryProtocol:
     history_negatives: beside every event of a history, an item that its user never had (uniform)
     keep_unknown: keeps held-out positives whose item no training event has, as row 0
     first_only: leaves out events with an item that their user had before
+    ages: beside every event of a history, the days between it and the event that is asked for
     """
 
     max_length: int = 50
@@ -51,6 +62,7 @@ class HistoryProtocol:
     keep_unknown: bool = False
     seed: int = 0
     first_only: bool = False
+    ages: bool = False
 
     @property
     def other_sampling(self) -> Sampling:
@@ -148,8 +160,11 @@ class HistoryRows:
 def prepare_histories(events: Events, protocol: HistoryProtocol, output: Output, progress: Progress = silent) -> Report:
     """Writes `train/`, `validation/`, `test/`, and the test rows with negatives of the other sampling beside them.
 
-    Vocabularies are those of training events. Raises UserError where nothing is left to train on.
+    Vocabularies are those of training events. Raises UserError where nothing is left to train on, and for ages of
+    events without times.
     """
+    if protocol.ages and events.seconds is None:
+        raise UserError(f"{events.source}: ages of events need their times, and it has none; leave ages out")
     progress(f"read {events.source}: {events}")
     repeated = int(events.repeated.sum())
     if repeated and protocol.first_only:
@@ -252,6 +267,10 @@ def _chunk(rows: HistoryRows, positives: np.ndarray, sampling: Sampling, tables:
     if events.hours is not None:
         columns["hour"] = pa.array(np.repeat(events.hours[positives], each))
         lists["hour_history"] = events.hours[past]
+    if rows.protocol.ages:
+        assert events.seconds is not None
+        days = (np.repeat(events.seconds[positives], np.diff(offsets)) - events.seconds[past]) / SECONDS_OF_A_DAY
+        lists["age_history"] = days.astype(np.float32)
     again, ends = pa.array(np.repeat(np.arange(len(positives)), each)), pa.array(offsets.astype(np.int32))
     for name, values in lists.items():
         columns[name] = pa.ListArray.from_arrays(ends, pa.array(values)).take(again)
@@ -263,20 +282,22 @@ def _schema(tables: dict[str, TableRows], rows: HistoryRows) -> Schema:
     roles: dict[str, Role] = {"user": "user", "item": "item", "category": "item", "hour": "context"}
     if rows.events.hours is not None:
         ids["hour"] = Identity(num_ids=HOURS)
-    features = [IdFeature(name=name, role=roles[name], ids=of_table) for name, of_table in ids.items()]
+    features: list[Feature] = [IdFeature(name=name, role=roles[name], ids=of_table) for name, of_table in ids.items()]
     kept = [name for name in ids if name != "user"]
     prefixes = ("", "negative_") if rows.protocol.history_negatives else ("",)
-    sequences = [
+    most = rows.protocol.max_length
+    features += [
         SequenceFeature(
-            name=f"{prefix}{name}_history",
-            role="user",
-            ids=ids[name],
-            table=name,
-            max_length=rows.protocol.max_length,
-            aligned="history",
+            name=f"{prefix}{name}_history", role="user", ids=ids[name], table=name, max_length=most, aligned="history"
         )
         for prefix in prefixes
         for name in kept
         if not (prefix and name == "hour")
     ]
-    return Schema(features=(*features, *sequences), group="user", keys=("user", "item"))
+    if rows.protocol.ages:
+        features.append(
+            DenseSequenceFeature(
+                name="age_history", role="user", transforms=(Log(),), max_length=most, aligned="history"
+            )
+        )
+    return Schema(features=tuple(features), group="user", keys=("user", "item"))

@@ -222,6 +222,23 @@ def test_the_schema_says_what_goes_with_what(tmp_path: Path) -> None:
     assert [f.name for f in bare.features] == ["user", "item", "item_history"]
 
 
+def test_ages_are_days_before_the_event_that_is_asked_for(tmp_path: Path) -> None:
+    found = log()
+    prepared(tmp_path / "out", found, HistoryProtocol(ages=True, max_length=4, negatives=2, keep_unknown=True))
+    ages = Schema.load(tmp_path / "out" / "schema.yaml")["age_history"]
+    assert (ages.kind, ages.aligned, ages.max_length, ages.role) == ("dense_sequence", "history", 4, "user")
+    expected = set()
+    for of_user in by_user(found).values():
+        for n, (_, _, at) in enumerate(of_user[1:], 1):
+            expected.add(tuple(np.float32((at - then) / 86400) for _, _, then in of_user[max(n - 4, 0) : n]))
+    folders = ("train", "validation", "test")
+    rows = [row for split in folders for row in pq.read_table(tmp_path / "out" / split).to_pylist()]
+    assert {tuple(np.float32(row["age_history"])) for row in rows} == expected and len(expected) > 50
+    assert all(len(row["age_history"]) == len(row["item_history"]) for row in rows)
+    with pytest.raises(UserError, match="log: ages of events need their times, and it has none"):
+        prepared(tmp_path / "bare", found, HistoryProtocol(ages=True), times=False)
+
+
 def test_vocabularies_are_those_of_training_events(tmp_path: Path) -> None:
     found = log()
     prepared(tmp_path / "out", found, HistoryProtocol())
