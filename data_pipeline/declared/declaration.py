@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,6 +23,7 @@ LONGEST_MESSAGE = 400
 
 D = TypeVar("D", bound="Declaration")
 V = TypeVar("V")
+H = TypeVar("H", bound=Hashable)
 
 
 class Declaration(BaseModel):
@@ -101,7 +102,7 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(shown) or "none") + (f" and {left_out:,} more" if left_out else "")
 
 
-def given_twice(names: Iterable[str]) -> str | None:
+def given_twice(names: Iterable[H]) -> H | None:
     """Returns the first of the names, in their order, that is there twice; None where each is there once."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 

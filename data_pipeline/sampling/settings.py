@@ -156,10 +156,10 @@ class NegativeSampling(Declaration):
         aligned: dict[str, str] = {}
         for f in others:
             role = self._role_of(f)
-            name = f.aligned if isinstance(f, SequenceFeature | DenseSequenceFeature) else None
-            if name and aligned.setdefault(name, role) != role:
+            together = f.aligned if isinstance(f, SequenceFeature | DenseSequenceFeature) else None
+            if together and aligned.setdefault(together, role) != role:
                 raise UserError(
-                    f"data.negatives: sequences aligned as {name!r} have the roles {aligned[name]} and "
+                    f"data.negatives: sequences aligned as {together!r} have the roles {aligned[together]} and "
                     f"{f.role}; give them one role"
                 )
         return (self.item, *(f.name for f in others if f.role == "item"))

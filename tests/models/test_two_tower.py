@@ -21,6 +21,7 @@ SHOP = Schema(
         IdFeature(name="what", ids=IDS, role="item"),
         IdFeature(name="hour", ids=IDS, role="context"),
         IdFeature(name="cross", ids=IDS),
+        DenseFeature(name="match", role="user_item"),
         DenseFeature(name="age", role="user"),
         DenseFeature(name="price", role="item"),
     )
@@ -96,6 +97,8 @@ def test_roles_decide_unless_features_are_named() -> None:
     [
         ((*ROLES, "hour"), TwoTowerConfig(), "'hour' has role: context, .* could not be computed ahead"),
         (None, TwoTowerConfig(user=("who", "hour"), item=("what",)), "'hour' has role: context"),
+        ((*ROLES, "match"), TwoTowerConfig(), "'match' has role: user_item, known only once the two meet, .* alone"),
+        (None, TwoTowerConfig(user=("who", "match"), item=("what",)), "'match' has role: user_item"),
         ((*ROLES, "cross"), TwoTowerConfig(), "'cross' has no role, .* give it role: user or role: item"),
         (ROLES, TwoTowerConfig(user=("w*",), item=("what",)), "'what' is named for both towers"),
         (ROLES, TwoTowerConfig(user=("woh",)), "user: unknown feature 'woh'; did you mean 'who'"),

@@ -62,6 +62,13 @@ def test_a_cross_is_the_hash_of_its_features_rows() -> None:
 def test_role_and_missing_values_follow_from_the_features() -> None:
     mixed = CrossedFeatures(features=("user", "hour"), num_ids=5).added_to(SCHEMA)["user_x_hour"]
     assert (mixed.role, mixed.missing) == (None, "error")
+    pair = SCHEMA.model_copy(
+        update={"features": (*SCHEMA.features, IdFeature(name="item", ids=Identity(num_ids=9), role="item"))}
+    )
+    of_both = CrossedFeatures(features=("user", "item"), num_ids=5).added_to(pair)
+    assert of_both["user_x_item"].role == "user_item"
+    with_hour = CrossedFeatures(features=("user", "item", "hour"), num_ids=5).added_to(pair)
+    assert with_hour["user_x_item_x_hour"].role is None
     schema = CrossedFeatures(features=("hour", "day"), num_ids=5, name="when").added_to(SCHEMA)
     assert (schema["when"].role, schema["when"].num_embeddings) == ("context", 5)
     batch = pa.record_batch({"hour": pa.array([1, 1]), "day": pa.array([2, None])})
@@ -157,11 +164,14 @@ def test_a_cross_that_preparation_made_is_one() -> None:
         (("user", "ratings"), "the weights of feature 'ratings' are labels"),
         (("user", "history"), "'history' is of kind sequence"),
         (("price", "user"), "'price' is of kind dense"),
+        (("user", "then"), "feature 'then' has place: next; a cross is of the row's own features"),
     ],
 )
 def test_what_cannot_be_crossed(features: tuple[str, ...], line: str) -> None:
+    then = IdFeature(name="then", ids=Identity(num_ids=24), table="hour", place="next", of="hour")
+    schema = SCHEMA.model_copy(update={"features": (*SCHEMA.features, then)})
     with pytest.raises(UserError, match=line) as caught:
-        CrossedFeatures(features=features, num_ids=5).added_to(SCHEMA)
+        CrossedFeatures(features=features, num_ids=5).added_to(schema)
     assert "\n" not in str(caught.value) and "_x_" in str(caught.value)
 
 
