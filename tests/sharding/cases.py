@@ -91,8 +91,15 @@ class Case:
 
         One is read a third time, by a feature that finds no key free; one table by nothing else.
         """
+
+        def twin(i: PooledEmbeddings | SequenceEmbeddings) -> Input:
+            found = replace(i, tables={f"next_{f}": t for f, t in i.tables.items()}, detached=True)
+            if isinstance(found, SequenceEmbeddings):
+                return replace(found, dense=tuple(f"next_{name}" for name in found.dense))
+            return found
+
         twins: dict[str, Input] = {
-            f"next/{n}": replace(i, tables={f"next_{f}": t for f, t in i.tables.items()}, detached=True)
+            f"next/{n}": twin(i)
             for n, i in self.inputs.items()
             if not isinstance(i, DenseFeatures) and (only is None or n in only)
         }
