@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.inputs import Input
-from shardrec.models.table_reads import table_reads
+from shardrec.models.table_reads import features_of, table_reads
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
+from shardrec.sharding.lookup.detached import detached_inputs
 from shardrec.sharding.lookup.lookup import Kind, group_tables
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.planning.row_memory import shard_bytes, slowdown
@@ -61,9 +62,23 @@ class Workload:
 
     @cached_property
     def reads(self) -> dict[str, "TableReads"]:
-        """Returns how each table is read, by its name."""
+        """Returns how each table is read, by its name, in the pass that is learned from."""
+        return self._reads(detached=False)
+
+    @cached_property
+    def detached_reads(self) -> dict[str, "TableReads"]:
+        """Returns the same of the pass that nothing is learned from, of the tables that are read in it."""
+        return {name: reads for name, reads in self._reads(detached=True).items() if reads.ids}
+
+    def _reads(self, *, detached: bool) -> dict[str, "TableReads"]:
+        """Either pass has all keys of the collections."""
+        inputs = detached_inputs(self.inputs, detached)
         return {
-            table.name: TableReads(group.kind, len(features), sum(self.ids_per_sample.get(f, 1.0) for f in features))
+            table.name: TableReads(
+                group.kind,
+                len(features),
+                sum(self.ids_per_sample.get(f, 1.0) for f in features_of(inputs, table.name)),
+            )
             for group in group_tables(self.inputs, self.weighted)
             for table, features in group.features.items()
         }
@@ -116,6 +131,13 @@ class Traffic:
         for name in ("local_sent", "local_received", "far_sent", "far_received"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
+
+    def plus(self, other: "Traffic") -> "Traffic":
+        """Returns the sum of both."""
+        total = Traffic.none(len(self.local_sent))
+        total += self
+        total += other
+        return total
 
     @property
     def back(self) -> "Traffic":
@@ -213,13 +235,14 @@ class Estimate:
 
 def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimate:
     """Estimates the step of a global batch under a plan on the machines that it was made for."""
-    costs = {name: _TableCost(planned, topology, workload) for name, planned in plan.tables.items()}
-    ranks = topology.world_size
-    exchanges = {
-        (c.reads.kind, physical_dim(c.table) if c.reads.kind == "sequences" else 0, c.planned.placement)
-        for c in costs.values()
-        if c.exchanged
+    batch, ranks = workload.global_batch_size, topology.world_size
+    costs = {name: _TableCost(p, topology, workload.reads[name], batch) for name, p in plan.tables.items()}
+    detached = {
+        name: _TableCost(plan.tables[name], topology, reads, batch)
+        for name, reads in workload.detached_reads.items()
+        if name in plan.tables
     }
+    exchanges, detached_exchanges = _exchanges(costs), _exchanges(detached)
     tower = np.full(ranks, (1 + BACKWARD_WORK) * workload.tower_flops * workload.global_batch_size / ranks)
     copied = _ring(topology, 2 * 4.0 * workload.tower_parameters)
     copies = (workload.tower_parameters > 0) + any(c.planned.placement == "data_parallel" for c in costs.values())
@@ -237,15 +260,30 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         parts[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
 
     parts: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
-    waits = ID_COLLECTIVES * len(exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
-    exchange(IDS, {n: c.ids for n, c in costs.items()}, waits, _asked_and_answered(topology, workload))
-    exchange(VECTORS, {n: c.vectors for n, c in costs.items()}, len(exchanges))
-    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, len(exchanges))
+    waits = ID_COLLECTIVES * (exchanges + detached_exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
+    ids, vectors = ({n: getattr(c, of) for n, c in costs.items()} for of in ("ids", "vectors"))
+    read = {n: c.read for n, c in costs.items()}
+    for name, cost in detached.items():  # forward alone
+        ids[name], vectors[name] = ids[name].plus(cost.ids), vectors[name].plus(cost.vectors)
+        read[name] = read[name] + cost.read
+    exchange(IDS, ids, waits, _asked_and_answered(topology, workload))
+    exchange(VECTORS, vectors, exchanges + detached_exchanges)
+    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, exchanges)
     exchange(COPIES, {n: c.copies for n, c in costs.items()}, copies, copied)
-    work(LOOKUP, {n: c.read for n, c in costs.items()})
+    work(LOOKUP, read)
     work(UPDATE, {n: c.updated for n, c in costs.items()})
-    buffers = sum((c.buffers for c in costs.values()), np.zeros(ranks))
+    buffers = sum((c.buffers for c in (*costs.values(), *detached.values())), np.zeros(ranks))
     return Estimate(tuple(parts[name] for name in PARTS), workload.global_batch_size, buffers)
+
+
+def _exchanges(costs: Mapping[str, "_TableCost"]) -> int:
+    """Counts the exchanges that tables take together."""
+    kinds = {
+        (c.reads.kind, physical_dim(c.table) if c.reads.kind == "sequences" else 0, c.planned.placement)
+        for c in costs.values()
+        if c.exchanged
+    }
+    return len(kinds)
 
 
 class _TableCost:
@@ -254,11 +292,11 @@ class _TableCost:
     Those read over a bus count as many times as they are slower.
     """
 
-    def __init__(self, planned: TablePlan, topology: Topology, workload: Workload) -> None:
+    def __init__(self, planned: TablePlan, topology: Topology, reads: TableReads, batch: int) -> None:
         self.planned, self.table = planned, planned.table
         self.topology = topology
-        self.reads = workload.reads[planned.name]
-        self.batch = workload.global_batch_size
+        self.reads = reads
+        self.batch = batch
         self.slowdown = slowdown(self.table, topology)
         ranks = topology.world_size
         self.read, self.updated, self.buffers = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)

@@ -100,6 +100,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def schema_of(name: str) -> Schema:
+    """The schema of a model's data."""
+    if name in READ_TRANSITIONS:
+        return TRANSITIONS
+    return RATINGS if name in RATES else HISTORIES if name in READ_HISTORIES else CLICKS
+
+
 def bags(draw: np.random.Generator, num_ids: int, fewest: int, most: int) -> tuple[pa.ListArray, pa.ListArray]:
     """Ids, some of them twice in a bag, and a number beside each."""
     lengths = draw.integers(fewest, most + 1, ROWS)

@@ -141,6 +141,18 @@ def test_a_table_read_by_a_sequence_and_a_target_gives_a_vector_for_each_id() ->
     assert (reads.features, reads.ids, reads.vectors) == (2, 13.0, 13.0)
 
 
+@pytest.mark.parametrize("placement", ["table_wise", "row_wise", "data_parallel"])
+def test_detached_reads_cost_a_second_forward_and_no_backward(placement: str) -> None:
+    item = table("item", 6_000, 16, placement=placement)
+    once: dict[str, Input] = {"target": PooledEmbeddings({"item": item})}
+    _, alone = estimated(once, {"item": 3.0})
+    _, both = estimated(
+        once | {"next": PooledEmbeddings({"next_item": item}, detached=True)}, {"item": 3.0, "next_item": 3.0}
+    )
+    for name, times in ((IDS, 2), (VECTORS, 2), (LOOKUP, 2), (GRADIENTS, 1), (UPDATE, 1), (COPIES, 1)):
+        np.testing.assert_allclose(part(both, name).seconds, times * part(alone, name).seconds, err_msg=name)
+
+
 def test_columns_get_all_ids_each() -> None:
     plan, found = estimated(pooled(table("t", 600, 24, optimizer=ADAGRAD, placement="column_wise")), {"t": 2.0})
     owners = [s.rank for s in plan.tables["t"].shards]

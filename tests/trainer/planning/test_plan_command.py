@@ -45,7 +45,7 @@ from shardrec.trainer.planning.report import planned_runs
 from shardrec.trainer.planning.workload import tower_flops, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from tests.trainer.command_line import refused, shardrec
-from tests.trainer.every_model import CLICKS, HISTORIES, RATES, RATINGS, READ_HISTORIES, SETTINGS, SMALL
+from tests.trainer.every_model import SETTINGS, SMALL, schema_of
 
 GIB = 1 << 30
 SCHEMA = Schema(
@@ -369,7 +369,7 @@ def test_towers_are_counted_by_their_products() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_tower_runs_on_made_up_rows(name: str) -> None:
-    schema = RATINGS if name in RATES else HISTORIES if name in READ_HISTORIES else CLICKS
+    schema = schema_of(name)
     known = config_class(MODELS[name]).model_fields
     settings = {key: value for key, value in SMALL.items() if key in known} | SETTINGS.get(name, {})
     config = RunConfig.model_validate({"run": "r", "data": {}, "model": {"name": name} | settings})
