@@ -13,5 +13,6 @@ def jagged_argmax(score: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
     nowhere = score.new_zeros(len(lengths), dtype=torch.int64).fill_(len(score))
     largest = score.new_full((len(lengths),), -torch.inf).scatter_reduce_(0, row, score, "amax")
     position = torch.arange(len(score), device=score.device)
-    position = torch.where(score < largest[row], len(score), position)  # a NaN is less than nothing
+    best = largest[row]
+    position = torch.where((score >= best) | score.isnan(), position, len(score))
     return nowhere.scatter_reduce_(0, row, position, "amin")
