@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
@@ -261,3 +262,52 @@ def test_no_candidates_at_all() -> None:
     lengths, offsets = torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     none = Jagged(torch.zeros(0, 1, 3), lengths, offsets, None, torch.zeros(0, 3))
     assert model(**found | {"next_candidates": none}).following.tolist() == [0, 0]
+
+
+def estimate_of_nothing(double: bool, seed: int) -> float:
+    """What a state is thought to be worth from which one goes on to a choice of twelve actions, all worth 0.
+
+    Their rewards are 1 or -1, so that the tower's estimates, one weight an action, never come to rest.
+    """
+    actions, each, steps = 12, 2, 300
+    torch.manual_seed(seed)
+    settings = {
+        "state": ["n0", "n1"],
+        "mlp": {"hidden": []},
+        "discount": 1.0,
+        "target": {"every": 50},
+    }
+    model = DRN(Fields(transitions_schema(actions)), DRNConfig.model_validate(SMALL | settings | {"double": double}))
+    ends = torch.cat([torch.zeros(4), torch.ones(actions * each)])  # four rows of the first state, all of the second
+    rows = len(ends)
+    state = F.one_hot(ends.long(), 2).float()
+    action = F.one_hot(torch.cat([torch.zeros(4).long(), torch.arange(actions).repeat(each)]), actions).float()
+    lengths = ((1 - ends) * actions).long()
+    every = torch.eye(actions).repeat(4, 1)
+    candidates = Jagged(torch.zeros(len(every), 1, 3), lengths, F.pad(lengths.cumsum(0), (1, 0)), None, every)
+    inputs = {"state_dense": state, "action": torch.zeros(rows, 3), "action_dense": action}
+    inputs |= {"next_state_dense": torch.tensor([[0.0, 1.0]]).expand(rows, 2), "next_candidates": candidates}
+    batch = transitions_batch(transitions_schema(actions), rows)
+    for parameter in model.online.parameters():
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD([layer.weight for layer in model.online.advantage.layers], lr=0.8)
+    worth = []
+    for _ in range(steps):
+        reward = ends * (torch.randint(0, 2, (rows,)) * 2 - 1)
+        output = model(**inputs)
+        term = model.task.loss(output, replace(batch, labels={"click": reward, "terminal": ends}))["td_loss"]
+        optimizer.zero_grad()
+        (term.total / term.count).backward()
+        optimizer.step()
+        model.after_step()
+        worth.append(float(output.following[0]))
+    return float(np.mean(worth[steps // 3 :]))
+
+
+def test_double_learning_overestimates_less() -> None:
+    """A maximum takes chance for value; where another network values what one chose, it hardly does.
+
+    Of van Hasselt, Guez & Silver (AAAI 2016). The true value is 0; a reward's standard deviation is 1.
+    """
+    double, single = (np.mean([estimate_of_nothing(d, seed) for seed in range(3)]) for d in (True, False))
+    assert single > 0.25 and abs(double) < 0.1, (double, single)

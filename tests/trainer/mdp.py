@@ -41,7 +41,7 @@ class Decisions:
     def schema(self) -> Schema:
         states, actions = self.reward.shape
         s, a = Identity(num_ids=states), Identity(num_ids=actions)
-        listed: dict[str, Any] = {"max_length": actions, "aligned": "next_actions"}
+        listed: dict[str, Any] = {"place": "next_candidate", "max_length": actions, "aligned": "next_actions"}
         return Schema(
             features=(
                 IdFeature(name="state", ids=s, role="user"),
@@ -49,13 +49,16 @@ class Decisions:
                 IdFeature(name="action", ids=a, role="item"),
                 IdFeature(name="next_state", ids=s, table="state", place="next", of="state"),
                 DenseFeature(name="next_bias", place="next", of="bias"),
-                SequenceFeature(name="next_actions", ids=a, table="action", place="next_candidate", of="action", **listed),
+                SequenceFeature(name="next_actions", ids=a, table="action", of="action", **listed),
             ),
             labels=(Label(name="reward"), Label(name="terminal")),
         )
 
-    def log(self) -> pa.Table:
-        """Every outcome of every action, each as often as it is likely: expectations over the rows are the true ones."""
+    def log(self, *, marked: bool = True) -> pa.Table:
+        """Every outcome of every action, as often as it is likely: expectations over the rows are the true ones.
+
+        Without `marked` no row is said to be terminal, whatever has no candidates.
+        """
         states, actions = self.reward.shape
         rows = []
         for s in range(states):
@@ -64,7 +67,9 @@ class Decisions:
                 follows = [*np.arange(states).repeat(counts), *[-1] * (self.parts - counts.sum())]
                 rows += [(s, a, n, self.reward[s, a] + sign * self.noise) for n in follows for sign in (-1, 1)]
         state, action, following, reward = (np.array(column) for column in zip(*rows, strict=True))
-        return transitions(state, action, following, reward, [list(range(actions))] * len(rows))
+        log = transitions(state, action, following, reward, [list(range(actions))] * len(rows))
+        at = log.column_names.index("terminal")
+        return log if marked else log.set_column(at, "terminal", [np.zeros(len(rows), np.float32)])
 
     def pairs(self) -> pa.Table:
         """A row for each state and action, as one to be predicted: nothing of what followed."""
