@@ -103,6 +103,6 @@ def transitions(
 def write(folder: Path, schema: Schema, **splits: pa.Table) -> Path:
     for split, table in splits.items():
         (folder / split).mkdir(parents=True)
-        pq.write_table(table, folder / split / "0.parquet", row_group_size=max(1, len(table) // 3))
+        pq.write_table(table, folder / split / "0.parquet", row_group_size=150)
     schema.save(folder / "schema.yaml")
     return folder

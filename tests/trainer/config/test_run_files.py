@@ -35,6 +35,8 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.parameter_optimizers import optimizers_of
+from shardrec.trainer.simulation.log_schema import log_schema
+from shardrec.trainer.simulation.settings import SimulationSettings
 from shardrec.trainer.training.warm_start import model_contents
 from tests import ROOT
 
@@ -72,6 +74,7 @@ def schemas() -> dict[str, Schema]:
         **dict.fromkeys(("data/planted", "data/planted-order"), planted),
         **{f"data/{name}": PlantedLog((n, *FIELD_IDS[1:]), 4).schema for name, n in large.items()},
         "demo/data": PlantedLog(FIELD_IDS, 4).schema,
+        **dict.fromkeys(("data/news", "runs/simulate_news/random-0/log"), log_schema(SimulationSettings())),
     }
 
 
