@@ -11,12 +11,14 @@ import torch
 import shardrec
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.simulation.config import SimulationConfig
+from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.episode import Episode, episode_folder
-from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS, STATE_IDS, state_numbers
+from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS, STATE_IDS, log_schema, state_numbers
 from shardrec.trainer.simulation.neural import KINDS
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests
+from tests import ROOT
 from tests.trainer.recorded import assert_same_checkpoint, tower
 
 DAYS = 3
@@ -55,8 +57,8 @@ def run_of(episode: Path, day: int) -> RunFolder:
 
 
 def logged(episode: Path, day: int) -> tuple[Requests, np.ndarray]:
-    """The rows of a day as requests, each with the item that was shown; and which of its candidates that is."""
-    rows = pq.read_table(episode / f"log/day-{day:04d}.parquet")
+    """The first places of a day's lists as requests, with all their candidates; and which of these each shows."""
+    rows = pq.read_table(episode / f"log/day-{day:04d}.parquet", filters=[("position", "=", 0)])
     state = {name: rows[name].to_numpy() for name in (*STATE_IDS, *state_numbers(config(episode).simulation))}
     names = {"news": "candidates"} | {n: f"candidates_{n}" for n in (*ACTION_IDS[1:], *ACTION_NUMBERS)}
     actions = {of: np.stack(rows[name].to_numpy()) for of, name in names.items()}
@@ -71,8 +73,9 @@ def test_values_are_the_models_predictions(lived: Path) -> None:
     net = ValueNet(folder, folder.steps()[0])
     (values,) = net.values(requests)
     with shardrec.open(folder.path, folder.steps()[0]) as model:
-        predicted = model.predict(lived / "log/day-0003.parquet")["prediction"].to_numpy()
-    assert len(predicted) > 100 and predicted.std() > 1e-3
+        rows = pq.read_table(lived / "log/day-0003.parquet")
+        predicted = model.predict(rows)["prediction"].to_numpy()[rows["position"].to_numpy() == 0]
+    assert len(predicted) > 30 and predicted.std() > 1e-3
     assert values[np.arange(len(place)), place] == pytest.approx(predicted, abs=1e-5)
     doubled = {name: 2 * weight.detach() for name, weight in net.parameters.items()}
     again, others = net.values(requests, doubled)
@@ -116,6 +119,14 @@ def test_an_episode_that_was_broken_off_ends_as_one_that_was_not(lived: Path, tm
     one, other = run_of(lived, 3), run_of(episode, 3)
     assert one.steps() == other.steps()
     assert_same_checkpoint(one.checkpoint(max(one.steps())), other.checkpoint(max(one.steps())))
+
+
+def test_the_ready_run_file_names_what_the_log_has() -> None:
+    """Its model is made of the log's schema; a pattern that matches nothing is an error."""
+    ready = load_simulation(ROOT / "trainer/runs/simulate_news.yaml")
+    model = build_model(ready, log_schema(ready.simulation))
+    assert set(KINDS) <= set(ready.simulation.policies)
+    assert "news" in model.tables and "user" not in model.tables
 
 
 @pytest.mark.parametrize("name", KINDS)
