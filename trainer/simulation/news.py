@@ -14,7 +14,8 @@ class News:
     """News are known ahead, by id, in the order of their arrival; those that last come first.
 
     topic, publisher: [N] int64, what can be seen. mix: [N, K], the shares of topics in the content, rows sum to 1;
-    quality: [N], in logits: what cannot. arrival: [N] seconds since the start, -inf for those that last.
+    quality: [N], in logits; depth: [N], what a click on it leaves behind, 1 on average: what cannot. arrival: [N] seconds
+    since the start, -inf for those that last.
     """
 
     def __init__(self, settings: NewsSettings, days: int, seed: int) -> None:
@@ -29,6 +30,8 @@ class News:
         of_publishers = settings.publisher_quality * draw.standard_normal(settings.publishers)
         of_publishers -= of_publishers.mean()
         self.quality = of_publishers[self.publisher] + settings.quality * draw.standard_normal(count)
+        even = np.linspace(-1, 1, settings.publishers) if settings.publishers > 1 else np.zeros(1)
+        self.depth = (1 + settings.depth * draws(seed, "depth").permutation(even))[self.publisher]
         self.direction = self.mix / np.linalg.norm(self.mix, axis=1, keepdims=True)
         self.arrival = np.full(count, -np.inf)
         self._interval = DAY / settings.per_day if settings.per_day else np.inf

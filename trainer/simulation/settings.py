@@ -23,7 +23,8 @@ class NewsSettings(Section):
     """Says which news there are: `per_day` arrive, at equal distances, and can be shown for `fresh_hours`.
 
     lasting: news that are there all the time, and do not age. mix: the share of a news' content that is not of its
-    main topic. quality, publisher_quality: standard deviations, in logits.
+    main topic. quality, publisher_quality: standard deviations, in logits. depth: how far publishers are from each
+    other in what a click on their news leaves behind, from 1 - depth to 1 + depth: clicks alone do not tell it.
     """
 
     per_day: int = Field(default=100, ge=0, le=1_000_000)
@@ -34,6 +35,7 @@ class NewsSettings(Section):
     mix: Share = 0.3
     quality: Amount = 0.3
     publisher_quality: Amount = 0.3
+    depth: Share = 0.8
 
     @property
     def pool(self) -> int:
@@ -76,7 +78,8 @@ class ClickSettings(Section):
 class ReturnSettings(Section):
     """Says when users return: by a hazard that rises with satisfaction, hazard x exp(gain (satisfaction - middle)).
 
-    A visit satisfies, from 0 to 1, by (1 - diversity) (1 - exp(-clicks)) + diversity x that of its list. memory: the
+    A visit satisfies, from 0 to 1, by (1 - diversity) (1 - exp(-depth of all that is clicked)) + diversity x that of
+    its list. memory: the
     weight of the latest visit in a user's satisfaction. rhythm: how much more users come at 20 h than on average, as a
     share. lost_days: users who are away for so long count as lost.
     """

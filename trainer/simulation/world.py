@@ -134,7 +134,8 @@ class World:
         news = at_places(requests.candidates, shown.place)
         topics = np.eye(self.settings.news.topics)[self.news.topic[news]]  # [R, L, K]
         weight = self.settings.returns.diversity
-        satisfied = (1 - weight) * -np.expm1(-clicks.sum(1)) + weight * (1 - self.similarity(news))
+        left = (clicks * self.news.depth[news]).sum(1)
+        satisfied = (1 - weight) * -np.expm1(-left) + weight * (1 - self.similarity(news))
         self.users.visited(requests.user, requests.time, topics.sum(1), (topics * clicks[..., None]).sum(1), satisfied)
         return clicks
 

@@ -85,7 +85,8 @@ def test_a_visit_with_clicks_and_with_diversity_satisfies_more() -> None:
     for row, user in enumerate(requests.user):
         a, b, c = direction[requests.candidates[row, :3]]
         diversity = 1 - (a @ b + a @ c + b @ c) / 3
-        visit = 0.7 * (1 - math.exp(-clicks[row].sum())) + 0.3 * diversity
+        depth = world.news.depth[requests.candidates[row, :3]]
+        visit = 0.7 * (1 - math.exp(-(clicks[row] * depth).sum())) + 0.3 * diversity
         expected = before[user] + world.settings.returns.memory * (visit - before[user])
         assert world.users.satisfaction[user] == pytest.approx(expected)
     assert clicks.any() and not clicks.all()
