@@ -14,8 +14,8 @@ class News:
     """News are known ahead, by id, in the order of their arrival; those that last come first.
 
     topic, publisher: [N] int64, what can be seen. mix: [N, K], the shares of topics in the content, rows sum to 1;
-    quality: [N], in logits; depth: [N], what a click on it leaves behind, 1 on average: what cannot. arrival: [N] seconds
-    since the start, -inf for those that last.
+    quality: [N], in logits; depth: [N], what a click on it leaves behind, 1 on average: what cannot. arrival: [N]
+    seconds since the start, -inf for those that last.
     """
 
     def __init__(self, settings: NewsSettings, days: int, seed: int) -> None:
