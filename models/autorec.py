@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdListFeature
+from shardrec.data_pipeline.features.feature_kinds import IdListFeature
 from shardrec.models.base import ModelConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged, PooledEmbeddings, SequenceEmbeddings

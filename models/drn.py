@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from shardrec.data_pipeline.declared.declaration import listed, unknown
 from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, IdFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import ModelConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings

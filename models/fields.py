@@ -6,18 +6,18 @@ from typing import Any
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
     Feature,
     IdFeature,
     IdListFeature,
     LoggedAt,
-    Raw,
-    Schema,
     SequenceFeature,
     SparseFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Raw
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.table_settings import TableInit, TableSettings
 from shardrec.models.tables import EmbeddingTable

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseSequenceFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.feature_kinds import DenseSequenceFeature, IdFeature, SequenceFeature
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Role
+from shardrec.data_pipeline.features.feature_kinds import Role
 from shardrec.models.base import PointwiseConfig
 from shardrec.models.fields import Fields
 

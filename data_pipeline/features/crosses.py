@@ -4,7 +4,9 @@ from pydantic import Field, field_validator
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Name
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Cross, Feature, FeatureCross, IdFeature, IdListFeature, Role, Schema
+from shardrec.data_pipeline.features.feature_kinds import Feature, FeatureCross, IdFeature, IdListFeature, Role
+from shardrec.data_pipeline.features.id_transforms import Cross
+from shardrec.data_pipeline.features.schema import Schema
 
 
 class CrossedFeatures(Declaration):

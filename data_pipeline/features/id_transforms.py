@@ -1,6 +1,6 @@
 """A feature's `ids` declares how its column's values become table rows; `ids.py` does it.
 
-Crosses of features, which are made of such declarations, are in `schema.py`.
+Crosses of features, which are made of such declarations, are in `feature_kinds.py`.
 """
 
 from typing import Annotated, Literal

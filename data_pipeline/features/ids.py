@@ -18,6 +18,7 @@ from shardrec.data_pipeline.features.arrow_values import (
     missing_values,
     plain_type,
 )
+from shardrec.data_pipeline.features.feature_kinds import SparseFeature
 from shardrec.data_pipeline.features.hashing import (
     LONGEST,
     LongStringError,
@@ -25,16 +26,7 @@ from shardrec.data_pipeline.features.hashing import (
     hash_words,
     is_string,
 )
-from shardrec.data_pipeline.features.id_transforms import MISSING
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Cross,
-    Hash,
-    Identity,
-    Raw,
-    SparseFeature,
-    Vocabulary,
-)
+from shardrec.data_pipeline.features.id_transforms import MISSING, Bucketize, Cross, Hash, Identity, Raw, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import Lookup
 
 

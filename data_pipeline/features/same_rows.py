@@ -3,7 +3,8 @@
 from typing import Literal
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import FeatureCross, Identity, IdTransform, Raw, SparseFeature, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdTransform, SparseFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Raw, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import kept_values
 
 Relation = Literal["same", "grown", "other"]

@@ -27,23 +27,20 @@ from shardrec.data_pipeline.features.arrow_values import (
     plain_type,
 )
 from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS, Combinations
-from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
-from shardrec.data_pipeline.features.ids import IdReader
-from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
-from shardrec.data_pipeline.features.schema import (
-    Clip,
-    Cross,
+from shardrec.data_pipeline.features.dense_transforms import Clip, DenseTransform, Log, Standardise
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseSequenceFeature,
-    DenseTransform,
     FeatureCross,
     IdListFeature,
-    Label,
-    Log,
     NumericFeature,
     SequenceFeature,
     SparseFeature,
-    Standardise,
 )
+from shardrec.data_pipeline.features.hashing import hash_array, hash_integers, hash_words, is_string
+from shardrec.data_pipeline.features.id_transforms import Cross
+from shardrec.data_pipeline.features.ids import IdReader
+from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
+from shardrec.data_pipeline.features.schema import Label
 
 LARGEST_NUMBER = 1e15
 """The largest magnitude of a dense feature after its transforms, or of a weight: fp32 holds its square with room."""

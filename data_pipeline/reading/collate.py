@@ -18,16 +18,16 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.arrow_values import Origin
 from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS
-from shardrec.data_pipeline.features.schema import (
-    Cross,
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseSequenceFeature,
     FeatureCross,
     IdFeature,
     IdListFeature,
-    Schema,
     SequenceFeature,
     SparseFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Cross
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import (
     Column,
     FeatureReader,

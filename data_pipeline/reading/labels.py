@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, missing_values
-from shardrec.data_pipeline.features.schema import IdListFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdListFeature
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.features.transforms import LabelReader
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message

@@ -10,15 +10,15 @@ from pydantic import Field
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Place, unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseSequenceFeature,
     Feature,
     FeatureCross,
     IdFeature,
     NumericFeature,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.schema import Schema
 
 
 class NegativeSampling(Declaration):

@@ -7,17 +7,15 @@ import torch
 from torch import nn
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.features.schema import (
-    Cross,
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Cross, Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from tests.models.reference_lookup import ReferenceLookup, ids_of, make_batch
 
 USERS, ITEMS, TAGS = 64, 12, 9

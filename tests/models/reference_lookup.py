@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.features.schema import IdListFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdListFeature
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Jagged, PooledEmbeddings
 from shardrec.models.tables import EmbeddingTable

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, IdListFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.autorec import AutoRec, AutoRecConfig
 from shardrec.models.fields import Fields
 from shardrec.models.table_settings import TableSettings

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models.drn import DRN, DRNConfig
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.fm import FM, FMConfig

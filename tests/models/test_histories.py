@@ -5,14 +5,9 @@ from typing import Any
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
-    DenseSequenceFeature,
-    Identity,
-    IdFeature,
-    Schema,
-    SequenceFeature,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, DenseSequenceFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.din import DIN, DINConfig
 from shardrec.models.fields import Fields
 from shardrec.models.histories import History, HistoryConfig

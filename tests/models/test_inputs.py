@@ -3,15 +3,9 @@
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
-    DenseSequenceFeature,
-    Identity,
-    IdFeature,
-    Raw,
-    Schema,
-    SequenceFeature,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, DenseSequenceFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Raw
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings, SequenceEmbeddings

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.fields import Fields
 from shardrec.models.mf import MF, MFConfig
 from shardrec.models.tasks import Regression

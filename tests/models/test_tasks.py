@@ -9,7 +9,9 @@ from sklearn import metrics as sk
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models.base import PointwiseConfig
 from shardrec.models.tasks import BinaryClassification, MultiClass, Pointwise, Regression
 from tests.models.reference_lookup import make_batch

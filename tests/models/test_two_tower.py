@@ -6,7 +6,9 @@ import torch
 from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.fields import Fields
 from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.two_tower import TwoTower, TwoTowerConfig

@@ -7,8 +7,10 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
 from shardrec.data_pipeline.features.hashing import hash_integers, hash_words
-from shardrec.data_pipeline.features.schema import Cross, Identity, IdFeature, IdListFeature, Schema
+from shardrec.data_pipeline.features.id_transforms import Cross, Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
 from shardrec.data_pipeline.features.id_transforms import Hash, Identity, Raw
-from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature
 from tests.trainer.recorded import train, whole_tables
 from tests.trainer.small_run import SCHEMA, write_data
 from tests.trainer.stage_files import WIDE_DEEP, written

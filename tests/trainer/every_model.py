@@ -12,16 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models import MODELS, config_class
 
 STEPS, BATCH = 20, 60

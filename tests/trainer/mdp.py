@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, Label, Schema, SequenceFeature
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 
 
 @dataclass(frozen=True)

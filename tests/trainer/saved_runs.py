@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
 from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
-from shardrec.data_pipeline.features.schema import IdFeature
 from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.planning.planner import plan_tables

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, IdListFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 
 SCHEMA = Schema(
     features=(

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, is_list
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeature
+from shardrec.data_pipeline.features.id_transforms import Cross, Identity
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
-from shardrec.data_pipeline.features.schema import Cross, FeatureCross, Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.trainer.off_policy.log_fields import LogFields

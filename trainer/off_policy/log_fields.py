@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError, in_quotes
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Label, Schema, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS
-from shardrec.data_pipeline.features.schema import FeatureCross, IdFeature, IdListFeature, Schema, SparseFeature
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeature, IdListFeature, SparseFeature
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.sharding.planning.cost import Workload

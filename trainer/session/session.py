@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shardrec.data_pipeline.features.schema import IdListFeature
+from shardrec.data_pipeline.features.feature_kinds import IdListFeature
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.base import Recommender
 from shardrec.sharding.distribution.distribute import Distributed, distribute

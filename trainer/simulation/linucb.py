@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shardrec.data_pipeline.features.schema import DenseFeature, IdFeature
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature
 from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS
 from shardrec.trainer.simulation.policies import Fixed, PolicyContext, best
 from shardrec.trainer.simulation.world import Requests, Shown

@@ -17,7 +17,8 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import expect_type, integers, plain_type
 from shardrec.data_pipeline.features.hashing import hash_array, is_string
-from shardrec.data_pipeline.features.schema import Raw, Schema, Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Raw, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.vocabulary import Lookup, kept_values
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, SparseFeature
+from shardrec.data_pipeline.features.id_transforms import Cross, Hash
 from shardrec.data_pipeline.features.same_rows import made_by
-from shardrec.data_pipeline.features.schema import Cross, FeatureCross, Hash, Schema, SparseFeature
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.inputs import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.sharding.checkpoints.saved_tables import SavedTable

@@ -17,16 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.dense_transforms import Log
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseSequenceFeature,
     Feature,
-    Identity,
     IdFeature,
-    Log,
     Role,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.behaviour.candidates import Pool, note_unknown
 from shardrec.data_pipeline.prepare.behaviour.events import HOURS, Events
 from shardrec.data_pipeline.prepare.steps.option_values import Sampling

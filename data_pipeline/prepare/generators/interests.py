@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardrec.data_pipeline.features.schema import Feature, Identity, IdFeature, Schema, SequenceFeature
+from shardrec.data_pipeline.features.feature_kinds import Feature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.generators.planted import (
     BLOCK_ROWS,
     PILOT,

@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Feature, Identity, IdFeature, Schema, SequenceFeature
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, Feature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 
 BLOCK_ROWS = 65_536
 PILOT = "pilot"  # a split that is never written

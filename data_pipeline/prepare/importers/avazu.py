@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
-from shardrec.data_pipeline.features.schema import Hash, Identity, Label
+from shardrec.data_pipeline.features.id_transforms import Hash, Identity
+from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

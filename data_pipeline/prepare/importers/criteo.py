@@ -8,7 +8,8 @@ from math import exp, sqrt
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Bucketize, Hash, Log
+from shardrec.data_pipeline.features.dense_transforms import Log
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Hash
 from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.option_values import CriteoNumbers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.features.schema import Label, Role
+from shardrec.data_pipeline.features.feature_kinds import Role
+from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.importers.libfm import prepare_libfm
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
-from shardrec.data_pipeline.features.schema import Identity, Label, Role
+from shardrec.data_pipeline.features.feature_kinds import Role
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.steps.lines import line_blocks
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type
-from shardrec.data_pipeline.features.schema import Bucketize, Label
+from shardrec.data_pipeline.features.id_transforms import Bucketize
+from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.steps.option_values import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
-from shardrec.data_pipeline.features.schema import Identity
+from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.prepare.behaviour.candidates import (
     CandidateRows,
     CodeValues,

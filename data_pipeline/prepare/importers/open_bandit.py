@@ -15,16 +15,15 @@ import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.features.arrow_values import Origin, Place
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
     Feature,
-    Identity,
     IdFeature,
-    Label,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.prepare.behaviour.events import Coded
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, Tally
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent

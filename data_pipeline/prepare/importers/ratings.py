@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdListFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.prepare.importers.movielens import rating_sources

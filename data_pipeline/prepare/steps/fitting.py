@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardrec.data_pipeline.features.arrow_values import floats
+from shardrec.data_pipeline.features.dense_transforms import Clip, Log
 from shardrec.data_pipeline.features.hashing import is_string
-from shardrec.data_pipeline.features.schema import Clip, Log
 from shardrec.data_pipeline.features.transforms import transformed
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import read_checked, write_sealed

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Raw, Schema
+from shardrec.data_pipeline.features.id_transforms import Raw
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.steps.fitting import find_cuts, fit
 from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.parallel import Workers

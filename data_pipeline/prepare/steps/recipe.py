@@ -9,30 +9,22 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Name
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Clip,
-    Cross,
+from shardrec.data_pipeline.features.dense_transforms import Clip, Log, Standardise
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
     Feature,
     FeatureCross,
-    Hash,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Log,
     LoggedAt,
     NumericFeature,
-    Raw,
     Role,
-    Schema,
     SequenceFeature,
     SparseFeature,
-    Standardise,
-    Vocabulary,
 )
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.files.file_names import file_stems
 from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFormat

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from shardrec.data_pipeline.features.arrow_values import Origin
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, DenseSequenceFeature, IdListFeature
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
-from shardrec.data_pipeline.features.schema import DenseFeature, DenseSequenceFeature, IdListFeature
 from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,

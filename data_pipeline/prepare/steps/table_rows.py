@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from shardrec.data_pipeline.features.schema import Identity, Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.prepare.steps.fitting import COUNT

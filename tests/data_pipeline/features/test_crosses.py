@@ -10,20 +10,16 @@ from pydantic import ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
-from shardrec.data_pipeline.features.hashing import hash_array, hash_words
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Cross,
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     FeatureCross,
-    Hash,
-    Identity,
     IdFeature,
     IdListFeature,
-    Schema,
     SequenceFeature,
-    Vocabulary,
 )
+from shardrec.data_pipeline.features.hashing import hash_array, hash_words
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
 

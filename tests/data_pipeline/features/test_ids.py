@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Cross,
-    Hash,
-    Identity,
-    IdFeature,
-    Raw,
-    Vocabulary,
-)
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
 from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
 )

@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.combinations import MOST_COMBINATIONS
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Cross,
-    FeatureCross,
-    Identity,
-    IdFeature,
-    IdListFeature,
-    Schema,
-)
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import Column, FeatureReader
 from shardrec.data_pipeline.prepare.steps.recipe import RecipeIdList
 from shardrec.data_pipeline.reading.collate import Layout

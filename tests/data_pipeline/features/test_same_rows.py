@@ -7,17 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Cross, Hash, Identity, Vocabulary
 from shardrec.data_pipeline.features.same_rows import check_same_rows
-from shardrec.data_pipeline.features.schema import (
-    Cross,
-    FeatureCross,
-    Hash,
-    Identity,
-    IdFeature,
-    IdListFeature,
-    Schema,
-    Vocabulary,
-)
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.train_run import train_run

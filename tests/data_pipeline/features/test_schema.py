@@ -6,23 +6,16 @@ import pytest
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Clip,
-    Cross,
+from shardrec.data_pipeline.features.dense_transforms import Clip, Log, Standardise
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
-    Hash,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Log,
-    Schema,
     SequenceFeature,
-    Standardise,
-    Vocabulary,
 )
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Label, Schema
 
 FULL = Schema(
     features=(

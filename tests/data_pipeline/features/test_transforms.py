@@ -12,19 +12,10 @@ from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Origin
-from shardrec.data_pipeline.features.schema import (
-    Bucketize,
-    Clip,
-    DenseFeature,
-    Hash,
-    Identity,
-    IdFeature,
-    IdListFeature,
-    Label,
-    Log,
-    SequenceFeature,
-    Standardise,
-)
+from shardrec.data_pipeline.features.dense_transforms import Clip, Log, Standardise
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Hash, Identity
+from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.features.transforms import (
     FeatureReader,
     GroupReader,

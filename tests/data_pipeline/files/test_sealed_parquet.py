@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Hash, IdFeature, IdListFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Hash, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import SEAL, SealedWriter, read_checked, write_sealed
 from shardrec.data_pipeline.loading.loader import Loader

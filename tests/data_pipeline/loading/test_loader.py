@@ -14,16 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.loading import footprint as footprint_module
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading import order as order_module

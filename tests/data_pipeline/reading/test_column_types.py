@@ -7,15 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
-    Hash,
-    Identity,
-    IdFeature,
-    IdListFeature,
-    Schema,
-    SequenceFeature,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Hash, Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet
 

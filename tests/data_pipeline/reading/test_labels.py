@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, IdListFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.reading import labels
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.labels import labels_in, missing_labels

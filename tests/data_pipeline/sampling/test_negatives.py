@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import (
-    Cross,
+from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
     FeatureCross,
-    Identity,
     IdFeature,
     IdListFeature,
-    Label,
-    Schema,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.id_transforms import Cross, Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler, check_negatives

@@ -8,7 +8,9 @@ import torch
 from torchmetrics import retrieval
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import PointwiseConfig
 from shardrec.models.metrics import Predictions, TopK
 from shardrec.models.metrics.collective import Alone

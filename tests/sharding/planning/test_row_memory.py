@@ -24,7 +24,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import PooledEmbeddings

@@ -15,7 +15,8 @@ import yaml
 
 from shardrec.data_pipeline.declared.documents import parse_document
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Schema, Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories, PlantedLog

@@ -7,15 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
-    DenseSequenceFeature,
-    Identity,
-    IdFeature,
-    Label,
-    Schema,
-    SequenceFeature,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, DenseSequenceFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 
 ITEMS, USERS = 8, 20
 _LISTED: dict[str, Any] = {"place": "candidate", "max_length": ITEMS, "aligned": "candidates"}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import shardrec
-from shardrec.data_pipeline.features.schema import Hash, Identity
+from shardrec.data_pipeline.features.id_transforms import Hash, Identity
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.off_policy.small_log import ITEMS, SCHEMA, WITHOUT_CANDIDATES, rows, write

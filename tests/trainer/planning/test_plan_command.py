@@ -14,17 +14,9 @@ from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.crosses import CrossedFeatures
-from shardrec.data_pipeline.features.schema import (
-    DenseFeature,
-    Identity,
-    IdFeature,
-    IdListFeature,
-    Label,
-    Raw,
-    Schema,
-    SequenceFeature,
-    Vocabulary,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature, IdListFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Raw, Vocabulary
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models import MODELS, config_class
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields

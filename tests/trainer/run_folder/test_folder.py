@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import Identity, IdFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder

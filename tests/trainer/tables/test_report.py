@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeature
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity
-from shardrec.data_pipeline.features.schema import FeatureCross, IdFeature
 from shardrec.trainer.tables.report import collisions, hashed_rows
 from shardrec.trainer.tables.report_view import print_tables
 from shardrec.trainer.tables.row_norms import MOST_BINS, RowNorms

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import shardrec
-from shardrec.data_pipeline.features.schema import FeatureCross, Schema
+from shardrec.data_pipeline.features.feature_kinds import FeatureCross
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.run_folder.folder import RunFolder

@@ -14,7 +14,9 @@ from torch import nn
 
 import shardrec
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import DenseFeature, Feature, Identity, IdFeature, Label, Schema
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, Feature, IdFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.planning.chart import draw_memory
 from shardrec.trainer.run_folder.folder import RunFolder

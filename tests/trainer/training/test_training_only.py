@@ -9,13 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shardrec.data_pipeline.features.schema import (
-    DenseSequenceFeature,
-    Identity,
-    IdFeature,
-    Schema,
-    SequenceFeature,
-)
+from shardrec.data_pipeline.features.feature_kinds import DenseSequenceFeature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
+from shardrec.data_pipeline.features.schema import Schema
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file

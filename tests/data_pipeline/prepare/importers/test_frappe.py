@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
 from shardrec.data_pipeline.prepare.importers.frappe import FrappeLog, prepare_frappe
 from shardrec.data_pipeline.prepare.steps.preparation import Output
 

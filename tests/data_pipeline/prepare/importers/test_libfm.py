@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature, IdListFeature
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
 from shardrec.data_pipeline.prepare.importers.libfm import parse_field_map, prepare_libfm
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.source import Inputs

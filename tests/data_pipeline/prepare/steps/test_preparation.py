@@ -16,7 +16,9 @@ import xxhash
 import yaml
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.schema import IdFeature, Schema, Vocabulary
+from shardrec.data_pipeline.features.feature_kinds import IdFeature
+from shardrec.data_pipeline.features.id_transforms import Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.files.owned_files import MARKER
 from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
