@@ -16,7 +16,7 @@ ACTION_NUMBERS = {"age": "item", "topic_clicks": "user_item", "topic_exposure": 
 def state_numbers(settings: SimulationSettings) -> tuple[str, ...]:
     """Returns the numbers that are known of a user."""
     of_topics = (f"clicks_topic_{k}" for k in range(settings.news.topics))
-    return ("activeness_before", "days_away", "clicks", *of_topics)
+    return ("activeness_before", "days_away", "clicks", "shown", *of_topics)
 
 
 def list_name(place: str, of: str) -> str:

@@ -79,6 +79,7 @@ class World:
             "activeness_before": self.users.activeness.at(time, users),
             "days_away": np.log1p((time - self.users.seen[users]) / DAY),
             "clicks": np.log1p(total),
+            "shown": np.log1p(self.users.exposures(users, time).sum(1)),
             **{f"clicks_topic_{k}": shares[:, k] for k in range(clicks.shape[1])},
         }
         hour = np.full(len(users), int(time % DAY // 3600), np.int64)
