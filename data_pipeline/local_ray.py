@@ -9,10 +9,11 @@ no file and no command line. Ray reads what is set here through names of its own
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 OBJECT_STORE_BYTES = 100 << 20  # nothing large goes through Ray's object store; its own minimum is 75 MiB
+SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")  # in the process that starts or joins one
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -25,7 +26,7 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
     import ray  # takes a while, which those that need none do not wait for
 
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None}
-    with _authentication(token):
+    with put_back(*SET_BY_RAY), _authentication(token):
         try:
             with _on_loopback():
                 ray.init(
@@ -50,6 +51,11 @@ def variables(values: Mapping[str, str | None]) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def put_back(*names: str) -> AbstractContextManager[None]:
+    """Puts environment variables back afterwards, whatever sets them meanwhile."""
+    return variables({name: os.environ.get(name) for name in names})
 
 
 def _set(values: Mapping[str, str | None]) -> None:

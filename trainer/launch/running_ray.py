@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.local_ray import local_ray, variables
+from shardrec.data_pipeline.local_ray import SET_BY_RAY, local_ray, put_back, variables
 from shardrec.trainer.config.sections import LaunchConfig
 from shardrec.trainer.launch.cores import cores, worker_count
 from shardrec.trainer.run_folder.captured_output import captured_output
@@ -70,7 +70,7 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
 def _joined(address: str) -> Iterator[None]:
     """Joins a cluster, with the token that this process's environment or home has, where the cluster asks for one."""
     inherited = {"env_vars": {k: os.environ[k] for k in INHERITED if k in os.environ}}
-    with variables(_unset(QUIET)):
+    with put_back(*SET_BY_RAY), variables(_unset(QUIET)):
         ray.init(address=address, log_to_driver=False, runtime_env=inherited)
         try:
             yield
