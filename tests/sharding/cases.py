@@ -145,8 +145,8 @@ def draw_rows(case: Case, count: int, generator: torch.Generator) -> Rows:
 
 
 def numbers_beside(ids: list[int]) -> list[float]:
-    """A dense sequence's numbers of a row, by the ids of the first sequence that its input reads."""
-    return [(i % 5 - 2) / 20 for i in ids]
+    """A dense sequence's numbers of a row, one for each id of the first sequence that its input reads."""
+    return [(place % 5 - 2) / 20 for place in range(len(ids))]
 
 
 def share(case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingLookup) -> Batch:

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,17 +69,20 @@ def test_the_peak_is_the_largest_sum_over_processes_at_one_time() -> None:
 
 
 def test_a_descendant_that_outlives_its_parent_still_counts() -> None:
-    code = "import subprocess; subprocess.Popen([sys.executable, '-c', {!r}])"
-    grandchild = "import time; held = b'x' * (90 << 20); print('ready', flush=True); time.sleep(1.5)"
+    grandchild = "import os, time; held = b'x' * (90 << 20); print(os.getpid(), flush=True); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); sys.stdin.read()"
     with MemoryMonitor(interval=0.02, duty=0.5) as monitor:
         alone = monitor.peak_bytes
-        parent = subprocess.Popen(
-            [sys.executable, "-c", f"import sys, time; {code.format(grandchild)}; time.sleep(0.5)"],
-            stdout=subprocess.DEVNULL,
-        )
+        parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert parent.stdin is not None and parent.stdout is not None
+        left_behind = int(parent.stdout.readline())
+        settle()
+        parent.stdin.close()
         parent.wait()
         monitor.peak_bytes = 0
         settle()
+        os.kill(left_behind, signal.SIGKILL)
+        parent.stdout.close()
     assert monitor.peak_bytes - alone > 85 * MIB
 
 
