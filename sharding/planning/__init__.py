@@ -10,4 +10,5 @@
 - `row_memory.py`: where a GPU's rows are, and what that takes of device and host memory
 - `spread.py`: which tables are spread by rows, and who gets the others whole
 - `topology.py`: the machines that a plan is made for
+- `traffic.py`: who sends how many bytes to whom, and how long that takes
 """

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.inputs import Input
@@ -28,6 +27,7 @@ from shardrec.sharding.lookup.lookup import Kind, group_tables
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.planning.row_memory import shard_bytes, slowdown
 from shardrec.sharding.planning.topology import Topology
+from shardrec.sharding.planning.traffic import Numbers, Traffic, everywhere, gather, ring
 from shardrec.sharding.tables.live import physical_dim, row_bytes
 
 ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
@@ -41,8 +41,6 @@ GRADIENTS, UPDATE, COPIES = "exchange of gradients", "update of rows", "sum over
 PARTS = (IDS, LOOKUP, VECTORS, TOWER, GRADIENTS, UPDATE, COPIES)
 GROUPS = {"lookup": (LOOKUP, UPDATE), "exchange": (IDS, VECTORS, GRADIENTS, COPIES), "dense": (TOWER,)}
 """Parts make up groups. The tower's gradients are among the copies that are summed."""
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,65 +109,6 @@ class TableReads:
         """Returns the bytes of a sample's ids with their lengths, and their weights where the lookup takes them."""
         each = ID_BYTES + (WEIGHT_BYTES if self.kind == "weighted_bags" else 0)
         return self.ids * each + self.features * LENGTH_BYTES
-
-
-@dataclass
-class Traffic:
-    """Traffic is the bytes that each rank [W] sends and receives, within its host and to other ones."""
-
-    local_sent: Numbers
-    local_received: Numbers
-    far_sent: Numbers
-    far_received: Numbers
-
-    @classmethod
-    def none(cls, ranks: int) -> "Traffic":
-        """Returns no traffic."""
-        return cls(*(np.zeros(ranks) for _ in range(4)))
-
-    def __iadd__(self, other: "Traffic") -> "Traffic":
-        for name in ("local_sent", "local_received", "far_sent", "far_received"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
-    def plus(self, other: "Traffic") -> "Traffic":
-        """Returns the sum of both."""
-        total = Traffic.none(len(self.local_sent))
-        total += self
-        total += other
-        return total
-
-    @property
-    def back(self) -> "Traffic":
-        """Returns the same bytes the other way."""
-        return Traffic(self.local_received, self.local_sent, self.far_received, self.far_sent)
-
-    def local_seconds(self, topology: Topology) -> Numbers:
-        """Returns the seconds [W] that bytes within the host take."""
-        return self.local_bytes / topology.local_bandwidth
-
-    def far_seconds(self, topology: Topology) -> Numbers:
-        """Returns the seconds [W] that bytes between hosts take."""
-        return self.far_bytes / topology.host_bandwidth
-
-    def seconds(self, topology: Topology) -> Numbers:
-        """Returns the seconds [W] of both, which run at the same time."""
-        return np.maximum(self.local_seconds(topology), self.far_seconds(topology))
-
-    @property
-    def received(self) -> Numbers:
-        """Returns the bytes [W] received from anywhere."""
-        return self.local_received + self.far_received
-
-    @property
-    def local_bytes(self) -> Numbers:
-        """Returns the bytes [W] sent or received within the host, the larger of the two."""
-        return np.maximum(self.local_sent, self.local_received)
-
-    @property
-    def far_bytes(self) -> Numbers:
-        """Returns the bytes [W] sent or received between hosts, the larger of the two."""
-        return np.maximum(self.far_sent, self.far_received)
 
 
 @dataclass(frozen=True)
@@ -244,7 +183,7 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
     }
     exchanges, detached_exchanges = _exchanges(costs), _exchanges(detached)
     tower = np.full(ranks, (1 + BACKWARD_WORK) * workload.tower_flops * workload.global_batch_size / ranks)
-    copied = _ring(topology, 2 * 4.0 * workload.tower_parameters)
+    copied = ring(topology, 2 * 4.0 * workload.tower_parameters)
     copies = (workload.tower_parameters > 0) + any(c.planned.placement == "data_parallel" for c in costs.values())
 
     def exchange(name: str, traffics: Mapping[str, Traffic], collectives: int, besides: Traffic | None = None) -> None:
@@ -319,7 +258,7 @@ class _TableCost:
         touched = self._touched(rows, self.batch * self.reads.ids)
         # the buffer is zeroed, divided (read and written) and read; gradients are added to it, then rows change
         self.updated += 4 * buffer + 2 * vectors + touched * _change_bytes(self.table, columns)
-        self.copies += _ring(self.topology, 2 * buffer)
+        self.copies += ring(self.topology, 2 * buffer)
         self.buffers += 2 * vectors
 
     def _row_wise(self) -> None:
@@ -331,14 +270,14 @@ class _TableCost:
         ids = self.batch * self.reads.ids * share
         mine = self.batch / ranks
         lengths = self.reads.features * LENGTH_BYTES
-        self.ids += _everywhere(self.topology, mine * ((self.reads.id_bytes - lengths) / ranks + lengths))
+        self.ids += everywhere(self.topology, mine * ((self.reads.id_bytes - lengths) / ranks + lengths))
         vector = columns * VECTOR_BYTES
         if self.reads.kind == "sequences":
             written = ids * vector
-            self.vectors += _everywhere(self.topology, mine * self.reads.ids / ranks * vector)
+            self.vectors += everywhere(self.topology, mine * self.reads.ids / ranks * vector)
         else:  # partial sums of the whole batch on every rank, summed by a reduce-scatter
             written = np.full(ranks, self.batch * self.reads.vectors * vector)
-            self.vectors += _ring(self.topology, self.batch * self.reads.vectors * vector)
+            self.vectors += ring(self.topology, self.batch * self.reads.vectors * vector)
         self._lookup(ids, rows, columns, written)
         self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 
@@ -350,8 +289,8 @@ class _TableCost:
             vector = shard.columns * VECTOR_BYTES
             written, here = np.zeros(ranks), np.zeros(ranks)
             written[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
-            self.ids += _gather(self.topology, shard.rank, mine * self.reads.id_bytes)
-            self.vectors += _gather(self.topology, shard.rank, mine * self.reads.vectors * vector).back
+            self.ids += gather(self.topology, shard.rank, mine * self.reads.id_bytes)
+            self.vectors += gather(self.topology, shard.rank, mine * self.reads.vectors * vector).back
             self._lookup(ids * here, shard.rows * here, shard.columns, written)
             self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 
@@ -383,9 +322,6 @@ def _change_bytes(table: EmbeddingTable, columns: int) -> int:
     return 2 * shard_bytes(table, 1, columns)
 
 
-# ---------------------------------------------------------------- who sends what to whom
-
-
 def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
     """Returns the traffic of each rank's distinct ids of dynamic tables to their buckets, and of rows back.
 
@@ -394,33 +330,4 @@ def _asked_and_answered(topology: Topology, workload: Workload) -> Traffic:
     ranks = topology.world_size
     mine = workload.global_batch_size / ranks
     distinct = sum(_distinct(ids.geometry.rows, mine * count) for ids, count in workload.dynamic_ids.items())
-    return _everywhere(topology, float(distinct) / ranks * (ASKED_BYTES + ANSWER_BYTES))
-
-
-def _gather(topology: Topology, owner: int, size: float) -> Traffic:
-    """Returns the traffic of `size` bytes from every rank to one."""
-    ranks, local = topology.world_size, topology.local_world_size
-    beside = np.arange(ranks) // local == owner // local
-    traffic = Traffic.none(ranks)
-    traffic.local_sent = np.where(beside, size, 0.0)
-    traffic.far_sent = np.where(beside, 0.0, size)
-    traffic.local_sent[owner] = 0.0
-    traffic.local_received[owner] = traffic.local_sent.sum()
-    traffic.far_received[owner] = traffic.far_sent.sum()
-    return traffic
-
-
-def _everywhere(topology: Topology, size: float) -> Traffic:
-    """Returns the traffic of `size` bytes from every rank to every other."""
-    ranks, local = topology.world_size, topology.local_world_size
-    near, far = np.full(ranks, (local - 1) * size), np.full(ranks, (ranks - local) * size)
-    return Traffic(near, near, far, far)
-
-
-def _ring(topology: Topology, size: float) -> Traffic:
-    """Returns the traffic of a reduce-scatter or all-gather of `size` bytes a rank; an all-reduce is both."""
-    ranks, local = topology.world_size, topology.local_world_size
-    passed = size * (ranks - 1) / ranks
-    links = 1.0 / local if ranks > local else 0.0
-    near, far = np.full(ranks, passed * (1 - links)), np.full(ranks, passed * links)
-    return Traffic(near, near, far, far)
+    return everywhere(topology, float(distinct) / ranks * (ASKED_BYTES + ANSWER_BYTES))

@@ -11,7 +11,8 @@ from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeatu
 from shardrec.data_pipeline.features.hashing import hash_integers, hash_words
 from shardrec.data_pipeline.features.id_transforms import Cross, Identity
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitVocabulary, RecipeId
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.models.fields import Fields

@@ -13,7 +13,8 @@ from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitVocabulary, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, compressed_too
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat

@@ -14,10 +14,10 @@ from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.option_values import CriteoNumbers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import (
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import (
     FitStandardise,
     FitVocabulary,
-    Recipe,
     RecipeDense,
     RecipeFeature,
     RecipeId,

@@ -20,7 +20,8 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
 from shardrec.data_pipeline.prepare.steps.option_values import TimeType
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitVocabulary, RecipeId
 from shardrec.data_pipeline.prepare.steps.source import RawSource, input_files
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat, no_null

@@ -24,7 +24,8 @@ from shardrec.data_pipeline.prepare.steps.lines import line_blocks
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeFeature, RecipeId, RecipeIdList
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import RecipeFeature, RecipeId, RecipeIdList
 from shardrec.data_pipeline.prepare.steps.source import Inputs, RawSource, compressed_too
 from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 from shardrec.data_pipeline.prepare.steps.text import MOST_FIELDS, TextFile, TextFormat, converted

@@ -20,7 +20,8 @@ from shardrec.data_pipeline.features.schema import Label
 from shardrec.data_pipeline.prepare.steps.option_values import ROW_GROUP_ROWS
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import FitVocabulary, Recipe, RecipeId, RecipeIdList
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitVocabulary, RecipeId, RecipeIdList
 from shardrec.data_pipeline.prepare.steps.source import RawSource, existing_folder, plain_or_compressed, the_file
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat

@@ -27,7 +27,8 @@ from shardrec.data_pipeline.prepare.behaviour.candidates import (
 from shardrec.data_pipeline.prepare.steps.lines import first_line
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report, prepare
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
-from shardrec.data_pipeline.prepare.steps.recipe import Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.recipe import Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import RecipeId
 from shardrec.data_pipeline.prepare.steps.source import RawSource, compressed_too, existing_folder, plain_or_compressed
 from shardrec.data_pipeline.prepare.steps.splits import draw
 from shardrec.data_pipeline.prepare.steps.text import TextFile, TextFormat

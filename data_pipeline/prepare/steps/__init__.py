@@ -9,6 +9,7 @@
 - `progress.py`: how far a preparation is, told one line at a time
 - `quoting.py`: where quotes of fields open and close
 - `recipe.py`: what raw columns become, with vocabularies and means still to be fitted
+- `recipe_features.py`: what one feature of a recipe says, by its kind
 - `rewriter.py`: raw record batches become prepared ones
 - `selection.py`: which of a file's rows are written, and to which split
 - `source.py`: one input file as a stream of record batches

@@ -16,7 +16,8 @@ from shardrec.data_pipeline.features.transforms import transformed
 from shardrec.data_pipeline.features.vocabulary import VALUE
 from shardrec.data_pipeline.files.sealed_parquet import read_checked, write_sealed
 from shardrec.data_pipeline.prepare.steps.parallel import Workers
-from shardrec.data_pipeline.prepare.steps.recipe import FitStandardise, Fitted, FitVocabulary, Recipe, RecipeIds
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitStandardise, FitVocabulary, RecipeIds
 from shardrec.data_pipeline.prepare.steps.selection import Numbered, Selection
 from shardrec.data_pipeline.prepare.steps.splits import TimeSplit
 

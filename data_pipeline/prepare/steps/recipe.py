@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import isfinite
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Name
-from shardrec.data_pipeline.features.dense_transforms import Clip, Log, Standardise
+from shardrec.data_pipeline.features.dense_transforms import Standardise
 from shardrec.data_pipeline.features.feature_kinds import (
     DenseFeature,
     DenseSequenceFeature,
@@ -17,151 +17,26 @@ from shardrec.data_pipeline.features.feature_kinds import (
     FeatureCross,
     IdFeature,
     IdListFeature,
-    LoggedAt,
     NumericFeature,
-    Role,
     SequenceFeature,
     SparseFeature,
 )
-from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Cross, Identity, Raw, Vocabulary
 from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.files.file_names import file_stems
+from shardrec.data_pipeline.prepare.steps.recipe_features import (
+    READ_AS,
+    FitStandardise,
+    FitVocabulary,
+    RecipeDense,
+    RecipeDenseSequence,
+    RecipeFeature,
+    RecipeId,
+    RecipeIdList,
+    RecipeSequence,
+)
 from shardrec.data_pipeline.prepare.steps.splits import ColumnSplit, HashSplit, SplitRule, TimeSplit
 from shardrec.data_pipeline.prepare.steps.text import TextFormat
-
-
-class FitVocabulary(Declaration):
-    """A vocabulary is to be fitted: values that training rows hold at least `min_count` times, others get row 0.
-
-    The most frequent come first, and at most `max_size` of them are kept (None: all).
-    """
-
-    kind: Literal["vocabulary"] = "vocabulary"
-    min_count: int = Field(default=1, ge=1, lt=2**63)
-    max_size: int | None = Field(default=None, ge=1, lt=2**63)
-
-
-class FitStandardise(Declaration):
-    """Mean and deviation are to be fitted: (x - mean) / deviation.
-
-    They are those of what training rows hold at this place among the transforms, missing values left out.
-    """
-
-    kind: Literal["standardise"] = "standardise"
-
-
-RecipeIds = Annotated[Identity | Raw | Hash | Bucketize | Cross | FitVocabulary, Field(discriminator="kind")]
-RecipeTransform = Annotated[Log | FitStandardise | Clip, Field(discriminator="kind")]
-
-
-class _Feature(Declaration):
-    name: Name
-    column: Name | None = None
-    role: Role | None = None
-    place: LoggedAt = "now"
-    of: Name | None = None
-
-
-class _Ids(_Feature):
-    """A recipe's feature of ids also says what raw values are read as.
-
-    type: by default integer for identity, number for bucketize, string for everything else
-    """
-
-    ids: RecipeIds
-    type: Literal["string", "integer", "number"] | None = None
-    missing: Literal["error", "row"] = "error"
-    table: Name | None = None
-
-    @model_validator(mode="after")
-    def _crosses_single_values(self) -> "_Ids":
-        if isinstance(self.ids, Cross) and not isinstance(self, RecipeId):
-            raise ValueError(
-                "a recipe crosses single values: kind must be id; `data.crosses` of a run file takes lists"
-            )
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Returns the raw columns that the feature reads."""
-        return self.ids.columns if isinstance(self.ids, Cross) else (self.column or self.name,)
-
-    @property
-    def table_name(self) -> str:
-        """Returns the name of the table that its ids are rows of."""
-        return self.table or self.name
-
-    @property
-    def raw_type(self) -> pa.DataType:
-        """Returns what the raw values are read as."""
-        by_default = {"identity": "integer", "bucketize": "number"}.get(self.ids.kind, "string")
-        return _TYPES[self.type or by_default]
-
-
-class RecipeId(_Ids):
-    """An id feature has one id a row."""
-
-    kind: Literal["id"] = "id"
-
-
-class RecipeIdList(_Ids):
-    """An id list has ids between `separator`s in one field, pooled; `weights` names a field of as many numbers."""
-
-    kind: Literal["id_list"] = "id_list"
-    separator: str = Field(default="|", min_length=1)
-    weights: Name | None = None
-    max_length: int | None = Field(default=None, gt=0, lt=2**31)
-
-
-class RecipeSequence(_Ids):
-    """A sequence has ids between `separator`s in one field, oldest first."""
-
-    kind: Literal["sequence"] = "sequence"
-    separator: str = Field(default="|", min_length=1)
-    max_length: int = Field(gt=0, lt=2**31)
-    aligned: Name | None = None
-
-
-class _Numbers(_Feature):
-    """A recipe's feature of numbers has `missing` in place of an empty field or element, before the transforms."""
-
-    transforms: tuple[RecipeTransform, ...] = ()
-    missing: Literal["error"] | float = "error"
-
-    @model_validator(mode="after")
-    def _one_fit(self) -> Self:
-        if sum(isinstance(t, FitStandardise) for t in self.transforms) > 1:
-            raise ValueError("at most one standardise per feature")
-        return self
-
-    @property
-    def raw_column(self) -> str:
-        """Returns the raw column that the feature reads."""
-        return self.column or self.name
-
-
-class RecipeDense(_Numbers):
-    """A dense feature has one number a row."""
-
-    kind: Literal["dense"] = "dense"
-
-
-class RecipeDenseSequence(_Numbers):
-    """A dense sequence has numbers between `separator`s in one field, beside the ids of the sequences `aligned` alike.
-
-    An empty element is a missing number.
-    """
-
-    kind: Literal["dense_sequence"] = "dense_sequence"
-    separator: str = Field(default="|", min_length=1)
-    max_length: int = Field(gt=0, lt=2**31)
-    aligned: Name
-
-
-RecipeFeature = Annotated[
-    RecipeId | RecipeIdList | RecipeSequence | RecipeDense | RecipeDenseSequence, Field(discriminator="kind")
-]
-_TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64()}
 
 
 class Fitted(Declaration):
@@ -247,7 +122,7 @@ class Recipe(Declaration):
         if isinstance(self.split, ColumnSplit):
             types.setdefault(self.split.column, pa.string())
         if isinstance(self.split, TimeSplit):
-            types.setdefault(self.split.column, _TYPES[self.split.type])
+            types.setdefault(self.split.column, READ_AS[self.split.type])
         return types
 
     def _reads(self) -> Iterator[tuple[str, pa.DataType, str]]:
@@ -266,7 +141,7 @@ class Recipe(Declaration):
             if numbers:
                 yield numbers, pa.float64(), name
         if self.time:
-            yield self.time, _TYPES[self.time_type], "time"
+            yield self.time, READ_AS[self.time_type], "time"
 
     def separators(self) -> dict[str, str]:
         """Returns what separates the elements of each list column."""
@@ -397,25 +272,21 @@ def _unless(default: str, name: str) -> str | None:
     return None if name == default else name
 
 
+def _described(f: RecipeFeature) -> dict[str, Any]:
+    """Returns what a feature of any kind says of itself, which the schema's says alike."""
+    return {name: getattr(f, name) for name in ("name", "column", "role", "place", "of", "missing")}
+
+
 def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted, paths: Mapping[str, str]) -> SparseFeature:
     size = fitted.vocabularies.get(f.table_name, 0)
     fit = isinstance(f.ids, FitVocabulary)
     ids = Vocabulary(path=paths[f.table_name], size=size) if fit else f.ids
-    common: Mapping[str, object] = {
-        "name": f.name,
-        "column": f.column,
-        "role": f.role,
-        "place": f.place,
-        "of": f.of,
-        "ids": ids,
-        "missing": f.missing,
-        "table": f.table,
-    }
+    common = _described(f) | {"ids": ids, "table": f.table}
     if isinstance(f, RecipeIdList):
-        return IdListFeature(**common, weights=f.weights, max_length=f.max_length)  # type: ignore[arg-type]
+        return IdListFeature(**common, weights=f.weights, max_length=f.max_length)
     if isinstance(f, RecipeSequence):
-        return SequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)  # type: ignore[arg-type]
-    return IdFeature(**common)  # type: ignore[arg-type]
+        return SequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)
+    return IdFeature(**common)
 
 
 def _numeric(f: RecipeDense | RecipeDenseSequence, fitted: Fitted) -> NumericFeature:
@@ -423,15 +294,7 @@ def _numeric(f: RecipeDense | RecipeDenseSequence, fitted: Fitted) -> NumericFea
     steps = tuple(
         Standardise(mean=mean, deviation=deviation) if isinstance(t, FitStandardise) else t for t in f.transforms
     )
-    common: Mapping[str, object] = {
-        "name": f.name,
-        "column": f.column,
-        "role": f.role,
-        "place": f.place,
-        "of": f.of,
-        "transforms": steps,
-        "missing": f.missing,
-    }
+    common = _described(f) | {"transforms": steps}
     if isinstance(f, RecipeDenseSequence):
-        return DenseSequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)  # type: ignore[arg-type]
-    return DenseFeature(**common)  # type: ignore[arg-type]
+        return DenseSequenceFeature(**common, max_length=f.max_length, aligned=f.aligned)
+    return DenseFeature(**common)

@@ -21,7 +21,8 @@ from shardrec.data_pipeline.features.hashing import hash_array, hash_words
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
-from shardrec.data_pipeline.prepare.steps.recipe import Fitted, FitVocabulary, Recipe, RecipeId
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
+from shardrec.data_pipeline.prepare.steps.recipe_features import FitVocabulary, RecipeId
 
 SCHEMA = Schema(
     features=(

@@ -19,7 +19,7 @@ from shardrec.data_pipeline.features.feature_kinds import FeatureCross, IdFeatur
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Identity
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import Column, FeatureReader
-from shardrec.data_pipeline.prepare.steps.recipe import RecipeIdList
+from shardrec.data_pipeline.prepare.steps.recipe_features import RecipeIdList
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk
 

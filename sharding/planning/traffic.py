@@ -1,0 +1,98 @@
+"""Traffic is who sends how many bytes to whom: from all ranks to one, from each to every other, in a ring."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardrec.sharding.planning.topology import Topology
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Traffic:
+    """Traffic is the bytes that each rank [W] sends and receives, within its host and to other ones."""
+
+    local_sent: Numbers
+    local_received: Numbers
+    far_sent: Numbers
+    far_received: Numbers
+
+    @classmethod
+    def none(cls, ranks: int) -> "Traffic":
+        """Returns no traffic."""
+        return cls(*(np.zeros(ranks) for _ in range(4)))
+
+    def __iadd__(self, other: "Traffic") -> "Traffic":
+        for name in ("local_sent", "local_received", "far_sent", "far_received"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def plus(self, other: "Traffic") -> "Traffic":
+        """Returns the sum of both."""
+        total = Traffic.none(len(self.local_sent))
+        total += self
+        total += other
+        return total
+
+    @property
+    def back(self) -> "Traffic":
+        """Returns the same bytes the other way."""
+        return Traffic(self.local_received, self.local_sent, self.far_received, self.far_sent)
+
+    def local_seconds(self, topology: Topology) -> Numbers:
+        """Returns the seconds [W] that bytes within the host take."""
+        return self.local_bytes / topology.local_bandwidth
+
+    def far_seconds(self, topology: Topology) -> Numbers:
+        """Returns the seconds [W] that bytes between hosts take."""
+        return self.far_bytes / topology.host_bandwidth
+
+    def seconds(self, topology: Topology) -> Numbers:
+        """Returns the seconds [W] of both, which run at the same time."""
+        return np.maximum(self.local_seconds(topology), self.far_seconds(topology))
+
+    @property
+    def received(self) -> Numbers:
+        """Returns the bytes [W] received from anywhere."""
+        return self.local_received + self.far_received
+
+    @property
+    def local_bytes(self) -> Numbers:
+        """Returns the bytes [W] sent or received within the host, the larger of the two."""
+        return np.maximum(self.local_sent, self.local_received)
+
+    @property
+    def far_bytes(self) -> Numbers:
+        """Returns the bytes [W] sent or received between hosts, the larger of the two."""
+        return np.maximum(self.far_sent, self.far_received)
+
+
+def gather(topology: Topology, owner: int, size: float) -> Traffic:
+    """Returns the traffic of `size` bytes from every rank to one."""
+    ranks, local = topology.world_size, topology.local_world_size
+    beside = np.arange(ranks) // local == owner // local
+    traffic = Traffic.none(ranks)
+    traffic.local_sent = np.where(beside, size, 0.0)
+    traffic.far_sent = np.where(beside, 0.0, size)
+    traffic.local_sent[owner] = 0.0
+    traffic.local_received[owner] = traffic.local_sent.sum()
+    traffic.far_received[owner] = traffic.far_sent.sum()
+    return traffic
+
+
+def everywhere(topology: Topology, size: float) -> Traffic:
+    """Returns the traffic of `size` bytes from every rank to every other."""
+    ranks, local = topology.world_size, topology.local_world_size
+    near, far = np.full(ranks, (local - 1) * size), np.full(ranks, (ranks - local) * size)
+    return Traffic(near, near, far, far)
+
+
+def ring(topology: Topology, size: float) -> Traffic:
+    """Returns the traffic of a reduce-scatter or all-gather of `size` bytes a rank; an all-reduce is both."""
+    ranks, local = topology.world_size, topology.local_world_size
+    passed = size * (ranks - 1) / ranks
+    links = 1.0 / local if ranks > local else 0.0
+    near, far = np.full(ranks, passed * (1 - links)), np.full(ranks, passed * links)
+    return Traffic(near, near, far, far)
