@@ -110,8 +110,7 @@ class Loader:
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
         self._kept_memory = self._memory_left(memory)
         self._warned = False
-        self.rows_read = 0
-        self.rows_decoded = 0
+        self.rows_read = self.rows_decoded = 0
 
     def _cut(self, lanes: int | None, global_batch_size: int, window: int, memory: int) -> tuple[int, int]:
         """Returns the lanes and rows of a global batch that the order of rows asks for."""

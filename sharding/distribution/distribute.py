@@ -131,12 +131,8 @@ def distribute(
     one of a single process is made. Tables get the first values of `seed`; the tower those of rank 0.
     """
     if process_group is None:
-        if not dist.is_initialized():
-            assert plan.world_size == 1, "several ranks need a process group"
-            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        process_group = dist.group.WORLD
-    assert process_group is not None and dist.get_world_size(process_group) == plan.world_size
+        process_group = _default_group(plan, device)
+    assert dist.get_world_size(process_group) == plan.world_size
     ((path, lookup),) = [(n, m) for n, m in step.named_modules() if isinstance(m, EmbeddingLookup)]
     planned = {t.table.optimizer for t in plan.tables.values()}
     declared = {t.optimizer or optimizer for g in lookup.groups for t in g.tables}
@@ -181,6 +177,16 @@ def distribute(
     distributed = Distributed(module, step, lookup, plan, tables, replicas, local_kernels, process_group)
     distributed.begin(UpdateContext(0))
     return distributed
+
+
+def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:
+    """Returns the group of all processes; makes one of this process alone where there is none."""
+    if not dist.is_initialized():
+        assert plan.world_size == 1, "several ranks need a process group"
+        backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
 
 
 def _use_plan(

@@ -9,40 +9,48 @@ import typer
 
 from shardrec.trainer.commands.options import AsJson, BestStep, Overrides, Quiet, RowKind, Trust
 
+Model = Annotated[Path | None, typer.Argument(metavar="[RUN_FOLDER]", help="the folder of a run whose model chooses")]
+Data = Annotated[list[str] | None, typer.Option(help="files, folders, globs or URIs of the log", show_default=False)]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="greedy, softmax:T, epsilon-greedy:E of the model's scores; uniform; frequencies:LOG, another log's "
+        "choices by position; default: greedy"
+    ),
+]
+Reward = Annotated[str | None, typer.Option(help="the label that is earned; default: the first")]
+Action = Annotated[str | None, typer.Option(help="the feature that was chosen; default: the first id of role item")]
+Position = Annotated[
+    str | None, typer.Option(help="the feature of where it was shown; default: `position`, if there is one")
+]
+Estimators = Annotated[
+    str | None, typer.Option(metavar="A,B", help="of replay, ips, snips, direct, doubly_robust; default: all")
+]
+RewardModel = Annotated[
+    Literal["means", "model"],
+    typer.Option(help="of direct and doubly_robust: means by position and action, or the run's prediction"),
+]
+Confidence = Annotated[float, typer.Option(help="share of intervals that hold the truth")]
+Resamples = Annotated[int, typer.Option(min=2, max=1_000_000, help="how often rows (or groups) are drawn")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of the draws")]
+LogSchema = Annotated[Path | None, typer.Option(help="of the log; default: that beside it, else the run's")]
+Out = Annotated[Path | None, typer.Option(help="also a CSV file, a line for each estimator")]
+
 
 def ope(
-    run_folder: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_FOLDER]", help="the folder of a run whose model chooses")
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="files, folders, globs or URIs of the log", show_default=False)
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="greedy, softmax:T, epsilon-greedy:E of the model's scores; uniform; frequencies:LOG, another log's "
-            "choices by position; default: greedy"
-        ),
-    ] = None,
-    reward: Annotated[str | None, typer.Option(help="the label that is earned; default: the first")] = None,
-    action: Annotated[
-        str | None, typer.Option(help="the feature that was chosen; default: the first id of role item")
-    ] = None,
-    position: Annotated[
-        str | None, typer.Option(help="the feature of where it was shown; default: `position`, if there is one")
-    ] = None,
-    estimators: Annotated[
-        str | None, typer.Option(metavar="A,B", help="of replay, ips, snips, direct, doubly_robust; default: all")
-    ] = None,
-    reward_model: Annotated[
-        Literal["means", "model"],
-        typer.Option(help="of direct and doubly_robust: means by position and action, or the run's prediction"),
-    ] = "means",
-    confidence: Annotated[float, typer.Option(help="share of intervals that hold the truth")] = 0.95,
-    resamples: Annotated[int, typer.Option(min=2, max=1_000_000, help="how often rows (or groups) are drawn")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of the draws")] = 0,
-    schema: Annotated[Path | None, typer.Option(help="of the log; default: that beside it, else the run's")] = None,
-    out: Annotated[Path | None, typer.Option(help="also a CSV file, a line for each estimator")] = None,
+    run_folder: Model = None,
+    data: Data = None,
+    policy: Policy = None,
+    reward: Reward = None,
+    action: Action = None,
+    position: Position = None,
+    estimators: Estimators = None,
+    reward_model: RewardModel = "means",
+    confidence: Confidence = 0.95,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    schema: LogSchema = None,
+    out: Out = None,
     as_json: AsJson = False,
     step: BestStep = None,
     rows: RowKind = None,

@@ -10,5 +10,5 @@
 - `report.py`: what was found, as a table and as CSV
 - `reward_models.py`: the reward that an action would have had, from rows of other folds
 - `target_policies.py`: with which probability the judged policy shows each candidate
-- `trust_in_weights.py`: effective sample size, largest weight, support, and what of it makes an estimate worthless
+- `weight_facts.py`: effective sample size, largest weight, support, and what of it makes an estimate worthless
 """

@@ -37,7 +37,7 @@ from shardrec.trainer.off_policy.target_policies import (
     parse_policy,
     uniform,
 )
-from shardrec.trainer.off_policy.trust_in_weights import WeightFacts
+from shardrec.trainer.off_policy.weight_facts import WeightFacts
 from shardrec.trainer.run_folder.folder import RunFolder
 
 RewardModelName = Literal["means", "model"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shardrec.trainer.simulation.draws import draws
-from shardrec.trainer.simulation.exploration import DuelSettings
+from shardrec.trainer.simulation.settings import DuelSettings
 
 
 class DuelingBandit:

@@ -24,12 +24,12 @@ from shardrec.data_pipeline.files.owned_files import Marker, remove_if_empty, re
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.trainer.run_folder.atomic import write_atomically
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.log import Log
 from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.measures import Measures
 from shardrec.trainer.simulation.policies import PolicyContext
 from shardrec.trainer.simulation.registry import make_policy
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.world import World
 
 METRICS, SPENT, SUMMARY = "metrics.parquet", "spent.json", "summary.json"

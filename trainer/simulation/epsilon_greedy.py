@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shardrec.trainer.simulation.places import drawn
+from shardrec.trainer.simulation.draws import drawn
 from shardrec.trainer.simulation.world import Shown
 
 

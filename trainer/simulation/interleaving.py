@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardrec.trainer.simulation.places import drawn
+from shardrec.trainer.simulation.draws import drawn
 
 
 class Interleaved(NamedTuple):

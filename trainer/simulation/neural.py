@@ -28,7 +28,7 @@ from shardrec.trainer.simulation.draws import draws
 from shardrec.trainer.simulation.dueling_bandit import DuelingBandit
 from shardrec.trainer.simulation.epsilon_greedy import epsilon_greedy
 from shardrec.trainer.simulation.interleaving import interleave
-from shardrec.trainer.simulation.major import discard_run, major_run, train_major
+from shardrec.trainer.simulation.major_update import discard_run, major_run, train_major
 from shardrec.trainer.simulation.policies import PolicyContext, best
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests, Shown

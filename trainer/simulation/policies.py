@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.draws import draws
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.settings import SimulationSettings
 from shardrec.trainer.simulation.world import Requests, Shown, World, at_places
 

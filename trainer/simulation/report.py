@@ -24,8 +24,8 @@ from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_csv
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 from shardrec.trainer.simulation.chart import draw_policies
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.episode import METRICS, SPENT, episode_folder
+from shardrec.trainer.simulation.run_file import SimulationConfig
 
 TABLE, PICTURE = "table.csv", "policies.png"
 COLUMNS = {

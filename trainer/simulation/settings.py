@@ -4,14 +4,13 @@ The defaults are a small news site on which policies differ: see docs/simulation
 """
 
 from math import isclose
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from shardrec.data_pipeline.declared.declaration import given_twice
 from shardrec.trainer.config.sections import Count, Section
 from shardrec.trainer.simulation.activeness import ActivenessConfig
-from shardrec.trainer.simulation.exploration import ExplorationSettings
 
 DAY_MINUTES = 24 * 60
 
@@ -79,9 +78,8 @@ class ReturnSettings(Section):
     """Says when users return: by a hazard that rises with satisfaction, hazard x exp(gain (satisfaction - middle)).
 
     A visit satisfies, from 0 to 1, by (1 - diversity) (1 - exp(-depth of all that is clicked)) + diversity x that of
-    its list. memory: the
-    weight of the latest visit in a user's satisfaction. rhythm: how much more users come at 20 h than on average, as a
-    share. lost_days: users who are away for so long count as lost.
+    its list. memory: the weight of the latest visit in a user's satisfaction. rhythm: how much more users come at 20 h
+    than on average, as a share. lost_days: users who are away for so long count as lost.
     """
 
     hazard: float = Field(default=1.2e-5, gt=0, le=1, description="a second")
@@ -91,6 +89,28 @@ class ReturnSettings(Section):
     diversity: Share = 0.15
     rhythm: Share = 0.5
     lost_days: float = Field(default=7.0, gt=0)
+
+
+class DuelSettings(Section):
+    """Says how far dueling bandits perturb a net, and how far it moves; the defaults are the DRN paper's.
+
+    update: `along` is W += eta (W~ - W). `printed` is the paper's equation 8 as it is printed, W += eta W~, by which
+    every win also makes W larger by 1 + eta.
+    """
+
+    alpha: float = Field(default=0.1, gt=0, lt=1, description="largest relative change of a weight")
+    eta: float = Field(default=0.05, gt=0, le=1, description="how far W moves when W~ wins")
+    update: Literal["along", "printed"] = "along"
+    tau: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="interleaved lists draw by 1 / rank^tau; null: the best that is left"
+    )
+
+
+class ExplorationSettings(Section):
+    """Says how policies explore: `epsilon` is the share of places that epsilon-greedy ones fill at random."""
+
+    epsilon: float = Field(default=0.1, ge=0, le=1)
+    duel: DuelSettings = DuelSettings()
 
 
 class LinUCBSettings(Section):

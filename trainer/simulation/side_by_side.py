@@ -10,8 +10,8 @@ from typing import NamedTuple
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.launch.parent import end_with_parent
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.episode import Episode
+from shardrec.trainer.simulation.run_file import SimulationConfig
 
 _POLL_SECONDS = 0.25
 _days_over: "Synchronized[int] | None" = None  # in a worker: those of all workers together

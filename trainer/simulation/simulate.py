@@ -18,10 +18,10 @@ from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
 from shardrec.trainer.run_folder.terminal import messages
-from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.episode import FOLDERS, episode_folder, finished
 from shardrec.trainer.simulation.registry import check_policies
 from shardrec.trainer.simulation.report import Report
+from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.side_by_side import Outcome, Task, one_by_one, side_by_side
 
 RUN_FILE = "simulation.yaml"

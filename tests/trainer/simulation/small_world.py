@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.policies import PolicyContext
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.settings import SimulationSettings
 from shardrec.trainer.simulation.world import World
 

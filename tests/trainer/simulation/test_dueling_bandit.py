@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shardrec.trainer.simulation.dueling_bandit import DuelingBandit
-from shardrec.trainer.simulation.exploration import DuelSettings
+from shardrec.trainer.simulation.settings import DuelSettings
 
 
 def weights() -> dict[str, torch.Tensor]:

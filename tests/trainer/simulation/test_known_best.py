@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.simulation.config import SimulationConfig
 from shardrec.trainer.simulation.episode import Episode
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.value_net import ValueNet
 
 SETTINGS = {

@@ -12,10 +12,10 @@ import shardrec
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
-from shardrec.trainer.simulation.config import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.episode import Episode, episode_folder
 from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS, STATE_IDS, log_schema, state_numbers
 from shardrec.trainer.simulation.neural import KINDS
+from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests
 from tests import ROOT

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from shardrec.trainer.simulation.config import load_simulation
 from shardrec.trainer.simulation.registry import check_policies
 from shardrec.trainer.simulation.report import Lived
+from shardrec.trainer.simulation.run_file import load_simulation
 from shardrec.trainer.simulation.settings import SimulationSettings
 from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
