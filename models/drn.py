@@ -174,7 +174,7 @@ class _Side(NamedTuple):
 
 
 class _Sides(NamedTuple):
-    """The sides of a transition."""
+    """The sides of a transition are its state and its action."""
 
     state: _Side
     action: _Side

@@ -34,8 +34,8 @@ class Loader:
 
     order: "shuffled", for training; "time", global batch s holds rows [s G, (s + 1) G) of the files (for daily
         training; one lane, so every rank decodes all rows), which are checked to be in order of the schema's `time`,
-        if it has one; "file", for evaluation and prediction: the rows as they lie
-        in the files, each rank a contiguous part of them
+        if it has one; "file", for evaluation and prediction: the rows as they lie in the files, each rank a contiguous
+        part of them
     lanes: None takes the largest power of two <= 16 that divides `global_batch_size` and fits `memory`
     window: rows of a lane that are shuffled together
     memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take

@@ -116,9 +116,8 @@ def _of_columns() -> dict[str, Importer]:
     """Returns importers of single rows."""
     frappe = "user\titem\tcnt\tdaytime\tweekday\tisweekend\thomework\tcost\tweather\tcountry\tcity"
     avazu = ",".join(COLUMNS)
-    bandit = ",timestamp,item_id,position,click,propensity_score,user_feature_0," + ",".join(
-        f"user-item_affinity_{i}" for i in range(3)
-    )
+    bandit = ",timestamp,item_id,position,click,propensity_score,user_feature_0"
+    bandit += "".join(f",user-item_affinity_{i}" for i in range(3))
     return {
         "delimited": Importer(
             ("delimited", "x.csv", "OUT", "--recipe", "r.yaml"), {"x.csv": _log(), "r.yaml": RECIPE.encode()}

@@ -1,6 +1,7 @@
 """AFM against its equation, by loops; with uniform attention it is the FM up to the pair count."""
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,13 +62,18 @@ def test_crossings_tell_which_pair_is_attended_to() -> None:
     assert torch.equal(explained.weights, weights) and explained.names[pairs.index(("item", "tags"))] == "item_x_tags"
 
 
-def test_attention_dropout_is_of_the_weights() -> None:
-    """Of training; nor does an explanation know it."""
+def with_inputs(**settings: Any) -> tuple[AFM, dict[str, Any]]:
+    """A model with drawn parameters, and the inputs of 50 rows."""
     schema = mixed_schema()
-    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, attention_dropout=0.5))
+    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, **settings))
     lookup = ReferenceLookup(model)
     randomise(model, lookup)
-    inputs = lookup(mixed_batch(schema, 50))
+    return model, lookup(mixed_batch(schema, 50))
+
+
+def test_attention_dropout_is_of_the_weights() -> None:
+    """Of training; nor does an explanation know it."""
+    model, inputs = with_inputs(attention_dropout=0.5)
     pairs = torch.stack([a * b for a, b in combinations(inputs["field"][:, :, 1:].unbind(1), 2)])
     first_order = model.linear(inputs["dense"]) + inputs["field"][:, :, 0].sum(1)
     torch.manual_seed(1)
@@ -78,11 +84,7 @@ def test_attention_dropout_is_of_the_weights() -> None:
 
 
 def test_dropout_is_of_the_pooled_pairs() -> None:
-    schema = mixed_schema()
-    model = AFM(Fields(schema), AFMConfig(embedding_dim=4, dropout=0.5))
-    lookup = ReferenceLookup(model)
-    randomise(model, lookup)
-    inputs = lookup(mixed_batch(schema, 50))
+    model, inputs = with_inputs(dropout=0.5)
     pooled = model.attention(inputs["field"][:, :, 1:])
     first_order = model.linear(inputs["dense"]) + inputs["field"][:, :, 0].sum(1)
     for training in (True, False):

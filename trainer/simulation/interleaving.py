@@ -21,7 +21,7 @@ from shardrec.trainer.simulation.draws import drawn
 
 
 class Interleaved(NamedTuple):
-    """A merged list for each of R requests, of L places.
+    """Interleaved rankings are a merged list for each of R requests, of L places.
 
     place: [R, L] int64, which candidates; propensity: [R, L] float64, the probability of that candidate at its place,
     given those above it; source: [R, L] int8, 0 where the first ranking gave it, 1 where the second did.

@@ -15,7 +15,7 @@ from shardrec.trainer.simulation.settings import SimulationSettings
 
 
 class SimulationConfig(RunConfig):
-    """The configuration of a simulation; `run` is the folder of all its episodes."""
+    """A simulation is configured by this; `run` is the folder of all its episodes."""
 
     data: DataConfig = DataConfig()
     simulation: SimulationSettings

@@ -26,7 +26,7 @@ class Requests(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a policy shows: L of the candidates of each request, in order.
+    """A policy shows L of the candidates of each request, in order.
 
     place: [R, L] int64, which candidates, by their column. propensity: [R, L] float64, the probability of that
     candidate at that place, given those above it. source: [R, L] int8 where two rankings were interleaved: 0 the
