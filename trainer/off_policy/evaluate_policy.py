@@ -19,7 +19,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.finding import find_files
 from shardrec.trainer.config.paths import absolute
-from shardrec.trainer.off_policy.choices import Candidates, each_choice
+from shardrec.trainer.off_policy.choices import Candidates, each_choice, places_of
 from shardrec.trainer.off_policy.estimators import ESTIMATORS, LOGGED, Weighed, ratios, why_no_replay
 from shardrec.trainer.off_policy.intervals import Resampling, estimates
 from shardrec.trainer.off_policy.log_fields import LogFields, check_same_ids, schema_beside
@@ -33,7 +33,6 @@ from shardrec.trainer.off_policy.target_policies import (
     Frequencies,
     ScoredPolicy,
     TargetPolicy,
-    found,
     parse_policy,
     uniform,
 )
@@ -166,7 +165,7 @@ def _weigh(
         scored = None if scores is None else scores[here].astype(np.float64)
         choices = choices._replace(positions=shown.position, scores=scored)
         probability = policy(choices)
-        code, seen = found(actions, choices.actions)
+        code, seen = places_of(actions, choices.actions)
         unseen += float(probability[~seen].sum())
         if reward_model == "model":
             assert scored is not None

@@ -14,9 +14,10 @@ from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.off_policy.choices import Candidates, ScorableRows, each_choice
+from shardrec.trainer.off_policy.choices import Candidates, each_choice
 from shardrec.trainer.off_policy.log_fields import LogFields, check_same_ids
 from shardrec.trainer.off_policy.logged import Catalogue, origin_of
+from shardrec.trainer.off_policy.scorable_rows import ScorableRows
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.predict import ROW, SCORE, predict_rows
 from shardrec.trainer.session.blueprint import Blueprint

@@ -15,39 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.trainer.off_policy.choices import Choices, places_of
 from shardrec.trainer.off_policy.intervals import Floats
 
 Scored = Literal["greedy", "softmax", "epsilon-greedy"]
 SCORED: tuple[Scored, ...] = get_args(Scored)
 UNIFORM, FREQUENCIES = "uniform", "frequencies"
 _FORMS = "greedy, softmax:T (T > 0), epsilon-greedy:E (E from 0 to 1), uniform or frequencies:LOG"
-
-
-class Choices(NamedTuple):
-    """Choices are the candidates of n rows, none of which is without any.
-
-    offsets: [n + 1] int64, where each row's candidates lie; actions: [T] int64; positions: [n] int64
-    scores: [T] float64, of a trained model; None: there is none
-    """
-
-    offsets: NDArray[np.int64]
-    actions: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    scores: Floats | None = None
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Returns [n]: how many candidates each row has."""
-        return np.diff(self.offsets)
-
-    def sums(self, values: Floats) -> Floats:
-        """Returns the sum over each row's candidates: [T] -> [n]."""
-        summed: Floats = np.add.reduceat(values, self.offsets[:-1])
-        return summed
-
-    def shared(self, mass: Floats) -> Floats:
-        """Returns the masses by the sum of their row's: [T] -> [T]."""
-        return mass / np.repeat(self.sums(mass), self.lengths)
 
 
 class TargetPolicy(Protocol):
@@ -72,10 +46,10 @@ class Asked(NamedTuple):
 
 def parse_policy(text: str) -> Asked:
     """Returns what a policy's text asks for. Raises UserError for anything else."""
-    kind, _, rest = text.partition(":")
+    kind, colon, rest = text.partition(":")
     if kind == FREQUENCIES and rest:
         return Asked(kind, log=rest)
-    if kind in (UNIFORM, "greedy") and not _:
+    if kind in (UNIFORM, "greedy") and not colon:
         return Asked(kind)
     if kind in ("softmax", "epsilon-greedy"):
         try:
@@ -134,8 +108,8 @@ class Frequencies:
 
     def __call__(self, choices: Choices) -> Floats:
         """Returns the probabilities. Raises UserError for rows none of whose candidates the log shows there."""
-        position, at_position = found(self.positions, np.repeat(choices.positions, choices.lengths))
-        action, shown = found(self.actions, choices.actions)
+        position, at_position = places_of(self.positions, np.repeat(choices.positions, choices.lengths))
+        action, shown = places_of(self.actions, choices.actions)
         mass = np.where(at_position & shown, self.rows[position, action], 0).astype(np.float64)
         empty = np.flatnonzero(choices.sums(mass) == 0)
         if len(empty):
@@ -145,9 +119,3 @@ class Frequencies:
                 f"candidates at its position {position}; name a log of the same actions and positions"
             )
         return choices.shared(mass)
-
-
-def found(known: NDArray[np.int64], values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Returns the places of values among ascending known ones, and whether they are there."""
-    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return places, known[places] == values
