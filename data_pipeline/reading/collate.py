@@ -42,6 +42,8 @@ from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.data_pipeline.reading.time_order import TimeOrder
 
+_IN_TIME = "sort the rows by time, or leave data.order: time out"
+
 
 class _Run(NamedTuple):
     """A run is keys that lie side by side in a block.
@@ -183,7 +185,7 @@ class Layout:
         self._labels = [LabelReader(label) for label in schema.labels]
         self._weight = WeightReader(schema.weight) if schema.weight else None
         self._group = GroupReader(schema.group) if schema.group else None
-        self._time = TimeOrder(schema.time) if in_time and schema.time else None
+        self._time = TimeOrder(schema.time, _IN_TIME) if in_time and schema.time else None
         left_out = set(absent)
         read = [name for name in order if name not in left_out]
         self._single = tuple(n for n in dict.fromkeys((*read, *carried)) if isinstance(sparse[n], IdFeature))

@@ -1,4 +1,4 @@
-"""Rows that are to be read in order of time are checked to lie in it, while they are read."""
+"""Rows that are to lie in order of time are checked to do so, while they are read."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,12 @@ class TimeOrder:
     """A time order compares each row's time with that of the row before it in the data set.
 
     It remembers the last row of the chunk before. A chunk that does not follow that one (an epoch began, or was taken
-    up) is checked from its second row on.
+    up) is checked from its second row on. remedy: what an error line tells to do about a row that is too early.
     """
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, remedy: str) -> None:
         self.columns: tuple[str, ...] = (column,)
+        self._remedy = remedy
         self._kind: tuple[bool, pa.DataType, str] | None = None
         self._before: tuple[int, int | float, str] | None = None  # place of the row after it, its time, as it is shown
 
@@ -57,15 +58,14 @@ class TimeOrder:
         numbers = _comparable(times)
         known = self._before
         if known is not None and known[0] == place and numbers[0] < known[1]:
-            raise where.error(0, times[0], _expected(known[2]))
+            raise where.error(0, times[0], self._expected(known[2]))
         wrong = np.flatnonzero(numbers[1:] < numbers[:-1])
         if len(wrong):
-            raise where.error(wrong[0] + 1, times[int(wrong[0]) + 1], _expected(times[int(wrong[0])]))
+            raise where.error(wrong[0] + 1, times[int(wrong[0]) + 1], self._expected(times[int(wrong[0])]))
         self._before = place + len(numbers), numbers[-1], str(times[-1])
 
-
-def _expected(before: object) -> str:
-    return f"{before} or later, as the row before has; sort the rows by time, or leave data.order: time out"
+    def _expected(self, before: object) -> str:
+        return f"{before} or later, as the row before has; {self._remedy}"
 
 
 def _comparable(times: pa.Array) -> np.ndarray:

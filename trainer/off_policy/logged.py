@@ -16,13 +16,13 @@ from shardrec.data_pipeline.features.arrow_values import (
     expect_type,
     floats,
     is_number,
-    missing_values,
     plain_type,
 )
 from shardrec.data_pipeline.features.transforms import FeatureReader, GroupReader, LabelReader
 from shardrec.data_pipeline.reading.column_types import check_read_alike
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.parquet import Chunk, RangeReader
+from shardrec.data_pipeline.reading.time_order import TimeOrder
 from shardrec.trainer.off_policy.intervals import Floats
 from shardrec.trainer.off_policy.log_fields import LogFields
 
@@ -57,11 +57,12 @@ class LogReader:
         self._position = None if fields.position is None else FeatureReader(fields.position, fields.folder)
         self._reward = LabelReader(fields.reward)
         self._group = GroupReader(fields.schema.group) if fields.schema.group else None
-        self._propensity, self._time = fields.propensity, fields.schema.time
-        readers = (self._action, self._position, self._reward, self._group)
+        self._propensity = fields.propensity
+        self._time = TimeOrder(fields.schema.time, "sort the log") if fields.schema.time else None
+        readers = (self._action, self._position, self._reward, self._group, self._time)
         self._readers = [reader for reader in readers if reader is not None]
         columns = [column for reader in self._readers for column in reader.columns]
-        self.columns = tuple(dict.fromkeys(filter(None, (*columns, self._propensity, self._time))))
+        self.columns = tuple(dict.fromkeys((*columns, self._propensity)))
 
     def check(self, schema: pa.Schema, file: str) -> None:
         """Raises UserError for a column that is missing or of a wrong type."""
@@ -70,10 +71,6 @@ class LogReader:
         kind = plain_type(column_type(schema, file, self._propensity, "the propensity"))
         right = is_number(kind) and not pa.types.is_boolean(kind)
         expect_type(right, file, self._propensity, kind, "numbers", "the propensity")
-        if self._time is not None:
-            kind = column_type(schema, file, self._time, "the time")
-            right = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
-            expect_type(right, file, self._time, kind, "integers, numbers or timestamps", "the time")
 
     def __call__(self, batch: pa.RecordBatch, origin: Origin) -> Logged:
         """Reads a chunk's rows. Raises UserError for the first row that has no probability, reward or action."""
@@ -86,25 +83,10 @@ class LogReader:
             None if self._group is None else self._group(batch, origin).values,
         )
 
-    def check_order(self, batch: pa.RecordBatch, origin: Origin, latest: pa.Scalar | None) -> pa.Scalar | None:
-        """Returns the time of a chunk's last row. Raises UserError for a row before the one above it.
-
-        latest: the time of the row above the chunk; None: there is none
-        """
-        if self._time is None or not batch.num_rows:
-            return latest
-        values, place = batch.column(self._time), Place(origin, self._time)
-        if (missing := missing_values(values)) is not None:
-            raise place.error(missing.argmax(), "null", "a time")
-        times = _comparable(values)
-        if latest is not None:
-            times = np.concatenate([_comparable(pa.array([latest.as_py()], latest.type)), times])
-        back = np.flatnonzero(times[1:] < times[:-1])
-        if len(back):
-            at = int(back[0]) + (latest is None)
-            above = values[at - 1] if at else latest
-            raise place.error(at, values[at].as_py(), f"no time before that of the row above, {above}; sort the log")
-        return values[len(values) - 1]
+    def check_order(self, chunk: Chunk) -> None:
+        """Raises UserError for a row before the one above it; chunks of one path are given in turn."""
+        if self._time is not None:
+            self._time(chunk.batch, origin_of(chunk), chunk.place)
 
 
 def _probabilities(values: pa.Array, place: Place) -> Floats:
@@ -113,13 +95,6 @@ def _probabilities(values: pa.Array, place: Place) -> Floats:
     if len(wrong):
         at = int(wrong[0])
         raise place.error(at, numbers[at] if values[at].is_valid else "null", _PROBABILITY)
-    return numbers
-
-
-def _comparable(values: pa.Array) -> np.ndarray:
-    if pa.types.is_temporal(values.type):
-        values = values.cast(pa.int64() if values.type.bit_width == 64 else pa.int32())
-    numbers: np.ndarray = values.to_numpy(zero_copy_only=False)
     return numbers
 
 
@@ -157,11 +132,9 @@ def read_log(paths: Sequence[str], fields: LogFields, catalogue: "Catalogue | No
     without any.
     """
     reader, parts = LogReader(fields), []
-    latest = None
-    for chunk, begins in log_chunks(paths, reader, () if catalogue is None else catalogue.columns):
-        origin = origin_of(chunk)
-        latest = reader.check_order(chunk.batch, origin, None if begins else latest)
-        logged = reader(chunk.batch, origin)
+    for chunk, _ in log_chunks(paths, reader, () if catalogue is None else catalogue.columns):
+        reader.check_order(chunk)
+        logged = reader(chunk.batch, origin_of(chunk))
         if catalogue is not None:
             catalogue.add(chunk.batch, logged.action)
         parts.append(logged)

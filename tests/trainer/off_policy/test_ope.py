@@ -214,7 +214,10 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "stranger": ({"candidates": [6, 7], "item": 1}, "found 2 candidates without 1, expected the row's action among"),
     "empty": ({"candidates": []}, "column 'candidates': found no candidates, expected at least the action"),
     "null": ({"candidates": None}, "column 'candidates': found no candidates, expected at least the action"),
-    "out of order": ({"time": 5}, "column 'time': found 5, expected no time before that of the row above, 1030; sort"),
+    "out of order": (
+        {"time": 5},
+        "column 'time': found 5, expected 1030 or later, as the row before has; sort the log",
+    ),
     "no time": ({"time": None}, "column 'time': found null, expected a time"),
     "no reward": ({"click": None}, "column 'click': found null, expected a finite number"),
     "unknown item": ({"item": 99}, "column 'item': found 99, expected an id in [0, 8)"),
