@@ -110,7 +110,7 @@ class DRN(Recommender):
         self.online = DuelingNet(state_width, action.width + len(sides.action.dense), config)
         self.target = frozen_copy(self.online)
         self.is_double = config.double
-        self.synchronised = config.target
+        self.target_config = config.target
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -156,11 +156,11 @@ class DRN(Recommender):
     def after_step(self) -> None:
         """Counts a step, and brings the target network up to date where it is due."""
         self.steps += 1
-        due = self.steps % self.synchronised.every == 0
+        due = self.steps % self.target_config.every == 0
         if due.device.type == "cpu" and not bool(due):  # a GPU is not waited for
             return
         for theirs, ours in twins(self.target, self.online):
-            before = theirs.clone() if self.synchronised.by == "swap" else None
+            before = theirs.clone() if self.target_config.by == "swap" else None
             theirs.copy_(torch.where(due, ours, theirs))
             if before is not None:
                 ours.copy_(torch.where(due, before, ours))

@@ -7,6 +7,7 @@
 - `finding.py`: data files found by path, folder, glob or URI
 - `index.py`: Parquet files as one numbered list of rows, known by their footers
 - `lake_tables.py`: folders of Delta Lake, Iceberg and Hudi, which are not read
+- `keys.py`: the ids of blocks joined to the keys of a batch
 - `labels.py`: whether rows have labels at all, and which values these take
 - `order.py`: which rows come when
 - `parquet.py`: any range of an index's rows, read in chunks
