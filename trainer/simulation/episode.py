@@ -24,7 +24,7 @@ from shardrec.data_pipeline.files.owned_files import Marker, remove_if_empty, re
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.trainer.run_folder.atomic import write_atomically
-from shardrec.trainer.simulation.log import Log
+from shardrec.trainer.simulation.log import TransitionLog
 from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.measures import Measures
 from shardrec.trainer.simulation.policies import PolicyContext
@@ -52,7 +52,7 @@ class Episode:
     def __init__(self, config: SimulationConfig, policy: str, seed: int) -> None:
         self.settings, self.folder = config.simulation, episode_folder(config.run, policy, seed)
         self.world = World(self.settings, seed)
-        self.log = Log(self.folder / "log", self.settings)
+        self.log = TransitionLog(self.folder / "log", self.settings)
         self.measures = Measures(self.world)
         schema = log_schema(self.settings)
         context = PolicyContext(policy, seed, config, schema, self.folder / POLICY, self.world)

@@ -36,7 +36,7 @@ def day_file(folder: Path, day: int) -> Path:
     return folder / f"day-{day:04d}.parquet"
 
 
-class Log:
+class TransitionLog:
     """A log keeps each user's latest request, [U, ...] a column, until it is known what came after it.
 
     waiting: [U] bool, whose is kept.

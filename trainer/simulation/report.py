@@ -44,7 +44,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Lived:
-    """What is there of an episode: a row for each day that is over, as `Measures.end` gives it, and its CPU time."""
+    """A lived episode has a row for each day that is over, as `Measures.end` gives it, and its CPU time."""
 
     policy: str
     seed: int
@@ -63,7 +63,7 @@ class Lived:
         }
 
 
-class Report:
+class SimulationReport:
     """A report is of all episodes of a simulation of which there is a day or more: `lived`."""
 
     def __init__(self, config: SimulationConfig) -> None:

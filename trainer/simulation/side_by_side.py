@@ -17,8 +17,8 @@ _POLL_SECONDS = 0.25
 _days_over: "Synchronized[int] | None" = None  # in a worker: those of all workers together
 
 
-class Task(NamedTuple):
-    """A task is an episode that is to be lived through."""
+class EpisodeKey(NamedTuple):
+    """An episode's key is whose it is: one policy's, with one seed."""
 
     policy: str
     seed: int
@@ -27,39 +27,39 @@ class Task(NamedTuple):
         return f"{self.policy}, seed {self.seed}"
 
 
-class Outcome(NamedTuple):
+class EpisodeOutcome(NamedTuple):
     """An outcome of an episode is that it is over, or the line that it failed with."""
 
-    task: Task
+    key: EpisodeKey
     failure: str | None = None
 
 
-def one_by_one(config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile) -> Iterator[Outcome]:
+def one_by_one(config: SimulationConfig, keys: Sequence[EpisodeKey], shown: ProgressFile) -> Iterator[EpisodeOutcome]:
     """Lives through episodes, and yields what became of each."""
-    for number, task in enumerate(tasks, start=1):
-        progress = shown.counter(f"{task} ({number} of {len(tasks)})", config.simulation.days)
+    for number, key in enumerate(keys, start=1):
+        progress = shown.counter(f"{key} ({number} of {len(keys)})", config.simulation.days)
         try:
-            Episode(config, *task).run(progress)
-            yield Outcome(task)
+            Episode(config, *key).run(progress)
+            yield EpisodeOutcome(key)
         except UserError as error:
-            yield Outcome(task, str(error))
+            yield EpisodeOutcome(key, str(error))
 
 
 def side_by_side(
-    config: SimulationConfig, tasks: Sequence[Task], shown: ProgressFile, workers: int
-) -> Iterator[Outcome]:
+    config: SimulationConfig, keys: Sequence[EpisodeKey], shown: ProgressFile, workers: int
+) -> Iterator[EpisodeOutcome]:
     """Does the same with so many at a time."""
     context = multiprocessing.get_context("spawn")
     days = context.Value("q", 0)
-    count = shown.counter(f"{len(tasks)} episodes, {workers} side by side", len(tasks) * config.simulation.days)
+    count = shown.counter(f"{len(keys)} episodes, {workers} side by side", len(keys) * config.simulation.days)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(days,)) as pool:
-        futures: dict[Future[None], Task] = {pool.submit(_live, config, task): task for task in tasks}
+        futures: dict[Future[None], EpisodeKey] = {pool.submit(_live, config, key): key for key in keys}
         try:
             while futures:
                 over, _ = wait(futures, _POLL_SECONDS, FIRST_COMPLETED)
                 count(days.value)
                 for future in over:
-                    yield Outcome(futures.pop(future), _failure(future))
+                    yield EpisodeOutcome(futures.pop(future), _failure(future))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -80,7 +80,7 @@ def _begin(days: "Synchronized[int]") -> None:
     end_with_parent()
 
 
-def _live(config: SimulationConfig, task: Task) -> None:
+def _live(config: SimulationConfig, key: EpisodeKey) -> None:
     before: int | None = None
 
     def over(day: int) -> None:
@@ -90,4 +90,4 @@ def _live(config: SimulationConfig, task: Task) -> None:
             _days_over.value += day if before is None else day - before
         before = day
 
-    Episode(config, *task).run(over)
+    Episode(config, *key).run(over)

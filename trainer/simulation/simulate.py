@@ -20,26 +20,26 @@ from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, Progres
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.simulation.episode import FOLDERS, episode_folder, finished
 from shardrec.trainer.simulation.registry import check_policies
-from shardrec.trainer.simulation.report import Report
+from shardrec.trainer.simulation.report import SimulationReport
 from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulation
-from shardrec.trainer.simulation.side_by_side import Outcome, Task, one_by_one, side_by_side
+from shardrec.trainer.simulation.side_by_side import EpisodeKey, EpisodeOutcome, one_by_one, side_by_side
 
 RUN_FILE = "simulation.yaml"
 _FREE = ("simulation.policies", "simulation.seeds", "launch")
 
 
 class Simulated(NamedTuple):
-    """What a simulation came to: its report, and the episodes that could not go on."""
+    """A simulation that was gone through has a report, and the episodes that could not go on."""
 
-    report: Report
-    failures: tuple[Outcome, ...] = ()
+    report: SimulationReport
+    failures: tuple[EpisodeOutcome, ...] = ()
 
     def check(self) -> None:
         """Raises UserError where an episode has failed."""
         if self.failures:
             first, more = self.failures[0], len(self.failures) - 1
             others = f" (and {more} more)" if more else ""
-            raise UserError(f"{first.task}: {first.failure}{others}; mend that, and go on with --resume")
+            raise UserError(f"{first.key}: {first.failure}{others}; mend that, and go on with --resume")
 
 
 def simulate_policies(
@@ -54,42 +54,42 @@ def simulate_policies(
     check_policies(config.simulation.policies, config.model.get("name"))
     run = Path(config.run)
     check_folder(config, resume=resume)
-    Report.check_writable(run)
+    SimulationReport.check_writable(run)
     with locked(run, command_name("simulate")):
         write_atomically(run / RUN_FILE, config.dump())
-        tasks = [t for t in all_tasks(config) if not finished(episode_folder(run, *t))]
+        keys = [key for key in episode_keys(config) if not finished(episode_folder(run, *key))]
         shown = ProgressFile(run, enabled=not quiet)
         with ProgressView(run, quiet=quiet, first="simulating"):
-            done = one_by_one(config, tasks, shown) if workers == 1 else side_by_side(config, tasks, shown, workers)
+            done = one_by_one(config, keys, shown) if workers == 1 else side_by_side(config, keys, shown, workers)
             failures = tuple(outcome for outcome in done if not _took_up(config, outcome))
         (run / PROGRESS).unlink(missing_ok=True)
-        report = Report(config)
+        report = SimulationReport(config)
         report.write()
     return Simulated(report, failures)
 
 
-def _took_up(config: SimulationConfig, outcome: Outcome) -> bool:
+def _took_up(config: SimulationConfig, outcome: EpisodeOutcome) -> bool:
     """Says whether an episode is over, and writes the report anew if so; says why if not."""
     if outcome.failure is None:
-        Report(config).write(picture=False)
+        SimulationReport(config).write(picture=False)
     else:
-        messages().print(f"failed: {outcome.task}: {outcome.failure}", soft_wrap=True, markup=False)
+        messages().print(f"failed: {outcome.key}: {outcome.failure}", soft_wrap=True, markup=False)
     return outcome.failure is None
 
 
 def report_again(run_file: Path, overrides: Sequence[str] = ()) -> Simulated:
     """Writes the report of what is there so far. Raises UserError where nothing is."""
-    report = Report(load_simulation(run_file, overrides))
+    report = SimulationReport(load_simulation(run_file, overrides))
     if not report.lived:
         raise UserError(f"{report.run}: no day of a simulation is over yet; run it without --report")
     report.write()
     return Simulated(report)
 
 
-def all_tasks(config: SimulationConfig) -> list[Task]:
+def episode_keys(config: SimulationConfig) -> list[EpisodeKey]:
     """Returns every policy under every seed, so that a seed is complete before the next begins."""
     simulation = config.simulation
-    return [Task(policy, seed) for seed in range(simulation.seeds) for policy in simulation.policies]
+    return [EpisodeKey(policy, seed) for seed in range(simulation.seeds) for policy in simulation.policies]
 
 
 def check_folder(config: SimulationConfig, *, resume: bool) -> None:
@@ -110,7 +110,7 @@ def check_folder(config: SimulationConfig, *, resume: bool) -> None:
             f"{run}: holds a simulation of other settings ({change.key} was {change.before}, now {change.now}); ask "
             "for the same, or name another `run`"
         )
-    episodes = [episode_folder(run, *task) for task in all_tasks(config)]
+    episodes = [episode_folder(run, *key) for key in episode_keys(config)]
     for place in (place for folder in episodes for place in (folder, *(folder / name for name in FOLDERS))):
         if place.is_symlink():
             raise UserError(f"{place}: a link, through which nothing is written or removed; move what it leads to here")
