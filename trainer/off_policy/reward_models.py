@@ -45,8 +45,13 @@ class MeanRewards:
 
 
 def folds(group: Codes | None, rows: int) -> Codes:
-    """Returns [rows] folds: of a row's group, or else of its number."""
-    return (np.arange(rows) if group is None else group) % FOLDS
+    """Returns [rows] folds, of even size: rows are dealt by chance, or else groups are, all rows of one to one fold.
+
+    Not in turn: in a log of lists of 5, the rows of a fold would be those of one place in the list.
+    """
+    count = rows if group is None else int(group.max()) + 1
+    dealt = np.random.default_rng(0).permutation(count) % FOLDS
+    return dealt if group is None else dealt[group]
 
 
 def _towards(prior: Floats, sums: Floats, rows: Floats) -> Floats:

@@ -42,8 +42,7 @@ class LinUCB(Fixed):
         x = self.features(requests.actions)
         bound = x @ (covariance @ self.clicked)
         bound += self.settings.linucb.alpha * np.sqrt(np.maximum(((x @ covariance) * x).sum(-1), 0.0))
-        bound += 1e-9 * self.draw(requests).random(bound.shape)
-        return best(bound, self.settings.shown)
+        return best(bound, self.settings.shown, self.draw(requests).random(bound.shape))
 
     def learn(self, requests: Requests, shown: Shown, clicks: np.ndarray) -> None:
         """Adds what was shown to A, what was clicked to b."""

@@ -88,10 +88,18 @@ class Fixed:
         return draws(self.seed, "policy", round(requests.time))
 
 
-def best(scores: np.ndarray, length: int) -> Shown:
-    """Shows the candidates of the highest scores [R, C], the best first, surely; of equal ones the first."""
-    place = np.argsort(-scores, axis=1, kind="stable")[:, :length]
-    return Shown(place, np.ones(place.shape))
+def best(scores: np.ndarray, length: int, points: np.ndarray | None = None) -> Shown:
+    """Shows the candidates of the highest scores [R, C], the best first, surely; of equal ones the first.
+
+    points: [R, C] drawn numbers, in whose order equal ones stand: each of n that are left has a probability of 1 / n.
+    """
+    if points is None:
+        place = np.argsort(-scores, axis=1, kind="stable")[:, :length]
+        return Shown(place, np.ones(place.shape))
+    order = np.lexsort((points, -scores), axis=1)
+    ranked = np.take_along_axis(scores, order, axis=1)
+    equal = np.triu(ranked[:, :length, None] == ranked[:, None, :])  # [R, L, C], those above left out
+    return Shown(order[:, :length], 1 / equal.sum(2))
 
 
 class Random(Fixed):
@@ -123,8 +131,7 @@ class Popularity(Fixed):
         """Returns the candidates of the highest rates; equal ones in a drawn order."""
         rate = (self.clicks + 1) / (self.exposures + self.PRIOR)
         scores = rate[requests.candidates]
-        scores += 1e-9 * self.draw(requests).random(scores.shape)
-        return best(scores, self.settings.shown)
+        return best(scores, self.settings.shown, self.draw(requests).random(scores.shape))
 
     def learn(self, requests: Requests, shown: Shown, clicks: np.ndarray) -> None:
         """Counts clicks and exposures; earlier ones fade."""

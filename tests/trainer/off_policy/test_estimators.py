@@ -98,6 +98,13 @@ def test_mean_rewards_leave_the_rows_own_fold_out() -> None:
                 assert found(np.array([f]), np.array([p]), np.array([a]))[0] == pytest.approx(expected)
 
 
+def test_folds_are_not_the_places_of_a_list() -> None:
+    """A log has the items of a list one after the other: each fold has rows of all places."""
+    place = np.tile(np.arange(FOLDS), 40)
+    fold = folds(None, len(place))
+    assert np.histogram2d(fold, place, FOLDS)[0].min() > 0 and set(np.bincount(fold)) == {len(place) // FOLDS}
+
+
 def test_what_rows_do_not_define_is_undefined() -> None:
     rows = World().log(20, 0)
     never: Weighed = rows._replace(probability=np.zeros(20))

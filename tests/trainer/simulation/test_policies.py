@@ -37,6 +37,19 @@ def test_popularity_shows_what_was_clicked_most_often_lately() -> None:
     assert (chosen[:, 0] == 4).all() and (np.sort(chosen[:, 1:]) == [0, 2]).all()
 
 
+def test_equal_scores_are_shown_by_chance_with_its_probability() -> None:
+    """Nothing is known of any news at first: the log must not say that what was shown was sure."""
+    world = World(settings(users=4000, candidates=4, shown=2, returns={"hazard": 1e-3}), seed=0)
+    requests = world.requests(0)
+    shown = Popularity(context("popularity", world)).choose(requests)
+    assert shown.propensity[0].tolist() == [1 / 4, 1 / 3] and (shown.propensity == shown.propensity[0]).all()
+    assert np.bincount(shown.place[:, 0], minlength=4).min() > 0.2 * len(shown.place)
+    scores, points = np.tile([1.0, 3.0, 1.0, 2.0, 1.0], (6, 1)), np.random.default_rng(0).random((6, 5))
+    some = best(scores, 4, points)
+    assert (some.place[:, :2] == [1, 3]).all() and len(np.unique(some.place[:, 2])) > 1
+    assert some.propensity == pytest.approx(np.tile([1, 1, 1 / 3, 1 / 2], (6, 1)))
+
+
 def test_linucb_is_ridge_regression_with_a_bound() -> None:
     world = World(settings(returns={"hazard": 3e-4}, linucb={"alpha": 0.7, "ridge": 2.0}), seed=4)
     policy = LinUCB(context("linucb", world))
