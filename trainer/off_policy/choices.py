@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.arrow_values import Origin, Place
+from shardrec.data_pipeline.features.arrow_values import Origin, Place, column_type, expect_type, is_list, is_null
 from shardrec.data_pipeline.features.feature_kinds import IdFeature
 from shardrec.data_pipeline.features.ragged import Ragged, plain_lists
 from shardrec.data_pipeline.features.transforms import FeatureReader
@@ -71,6 +71,16 @@ class Candidates:
         self._reader = FeatureReader(IdFeature(**single), fields.folder)
         self.columns = self._reader.columns
 
+    def check(self, schema: pa.Schema, file: str) -> None:
+        """Raises UserError for a column of candidates that is not of lists of ids."""
+        if self._reader is None:
+            return
+        column = self.columns[0]
+        kind = column_type(schema, file, column, "the candidates")
+        if not is_null(kind):
+            expect_type(is_list(kind), file, column, kind, "lists", f"feature {column!r} (candidates)")
+            self._reader.check(pa.schema([(column, kind.value_type)]), file)
+
     def __call__(self, batch: pa.RecordBatch, origin: Origin, shown: NDArray[np.int64]) -> Choices:
         """Returns the candidates of a chunk's rows, which showed the actions `shown`; positions are left 0.
 
@@ -113,6 +123,7 @@ def each_choice(
         rows = max(1, min(rows, CHOICES_AT_ONCE // len(candidates.actions)))
     for chunk, begins in log_chunks(paths, reader, (*candidates.columns, *columns), rows):
         if begins:
+            candidates.check(chunk.batch.schema, chunk.where)
             check(chunk.batch.schema, chunk.where)
         logged = reader(chunk.batch, origin_of(chunk))
         yield chunk, candidates(chunk.batch, origin_of(chunk), logged.action), logged

@@ -36,7 +36,7 @@ from shardrec.trainer.off_policy.target_policies import (
     parse_policy,
     uniform,
 )
-from shardrec.trainer.off_policy.weight_facts import WeightFacts
+from shardrec.trainer.off_policy.weight_facts import FEW_GROUPS, WeightFacts
 from shardrec.trainer.run_folder.folder import RunFolder
 
 RewardModelName = Literal["means", "model"]
@@ -199,8 +199,14 @@ def _answer(question: Question, fields: LogFields, logged: Logged, rows: Weighed
             raise UserError(f"--estimators replay: {why}; leave it out")
         left_out["replay"] = why
     asked = {name: ratio for name, ratio in ratios(rows).items() if name in (LOGGED, *names) and name not in left_out}
-    facts = WeightFacts.of(rows, unseen)
+    facts = WeightFacts.of(rows, unseen, logged.group)
     warnings = facts.warnings()
+    groups = None if logged.group is None else int(logged.group.max()) + 1
+    if groups is not None and groups < FEW_GROUPS:
+        warnings.append(
+            f"rows are of {groups:,} {'groups' if groups > 1 else 'group'} ({fields.schema.group}): intervals of fewer "
+            f"than {FEW_GROUPS} are too narrow, and of one there is none; take a log of more"
+        )
     if fields.schema.negative_rate < 1:
         warnings.append(
             f"the schema's negative_rate is {fields.schema.negative_rate:g}: training rows lack negatives, so that "
@@ -212,7 +218,7 @@ def _answer(question: Question, fields: LogFields, logged: Logged, rows: Weighed
         "action": fields.action.name,
         "rows": len(rows.reward),
         "candidates": [int(rows.candidates.min()), int(rows.candidates.max())],
-        "groups": None if logged.group is None else int(logged.group.max()) + 1,
+        "groups": groups,
         "confidence": question.how.confidence,
         "resamples": question.how.resamples,
         "reward_model": question.reward_model,

@@ -25,7 +25,10 @@ class Ratio(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """An estimate has a value, the bootstrap's interval and the normal one; all NaN where rows define none."""
+    """An estimate has a value, the bootstrap's interval and the normal one; all NaN where rows define none.
+
+    One row, or rows of one group, say nothing of how far chance may have taken the value: there is no interval.
+    """
 
     value: float
     low: float
@@ -70,6 +73,8 @@ def estimates(
     sums = np.stack(columns, axis=1)
     value = _divided(sums.sum(0))
     spread = NormalDist().inv_cdf((1 + how.confidence) / 2) * _standard_errors(sums, value)
+    if len(sums) == 1:
+        return result | {name: Estimate(float(value[i]), *UNDEFINED[1:]) for i, name in enumerate(names)}
     tail = 50 * (1 - how.confidence)
     drawn = _divided(_drawn_sums(sums, how))
     for i, name in enumerate(names):

@@ -30,6 +30,7 @@ CHUNK_ROWS = 1 << 14
 _WHOLE_ROWS = 1 << 18
 _FOOTERS = 64 << 20
 _PROBABILITY = "a probability above 0 and at most 1"
+_LEAST = 1e-30  # what is drawn more rarely is never drawn; squares of weights stay finite
 
 
 class Logged(NamedTuple):
@@ -95,6 +96,9 @@ def _probabilities(values: pa.Array, place: Place) -> Floats:
     if len(wrong):
         at = int(wrong[0])
         raise place.error(at, numbers[at] if values[at].is_valid else "null", _PROBABILITY)
+    if len(numbers) and numbers.min() < _LEAST:
+        at = int(numbers.argmin())
+        raise place.error(at, numbers[at], f"a probability with which anything is ever shown, {_LEAST:g} or more")
     return numbers
 
 

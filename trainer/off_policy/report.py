@@ -5,6 +5,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.trainer.off_policy.intervals import Estimate
 from shardrec.trainer.run_folder.atomic import write_csv
@@ -16,8 +17,13 @@ _HEADER = rb"policy,estimator,value,.*"
 
 
 def check_writable(out: Path) -> None:
-    """Raises UserError where a file may not be written or replaced: one of another kind, or in a place that ends."""
+    """Raises UserError where a file may not be written or replaced: one of another kind, or in a place that ends.
+
+    So it does where its folder is not there.
+    """
     check_lasting("--out", out)
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
     check_own_file(out, _HEADER)
 
 

@@ -1,14 +1,17 @@
 """Weights say how far an estimate can be trusted: how many rows it rests on, and what it cannot see."""
 
 from dataclasses import asdict, dataclass
+from math import isnan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardrec.trainer.off_policy.estimators import Weighed
 from shardrec.trainer.off_policy.intervals import Floats, Ratio, Resampling, estimates
 
 FEW_ROWS = 100
 FEW_REWARDS = 10
+FEW_GROUPS = 20
 LARGE_SHARE = 0.1
 UNSEEN_SHARE = 0.01
 _SURE = 0.999  # of the mean weight: a warning that comes once in a thousand sound logs
@@ -35,11 +38,11 @@ class WeightFacts:
     unseen: float
 
     @classmethod
-    def of(cls, rows: Weighed, unseen: float) -> "WeightFacts":
-        """Computes them."""
+    def of(cls, rows: Weighed, unseen: float, group: NDArray[np.int64] | None = None) -> "WeightFacts":
+        """Computes them; group: as for `estimates`."""
         weight = rows.weight
         how = Resampling(confidence=_SURE, resamples=1)
-        mean = estimates({"mean": Ratio(weight, np.ones_like(weight))}, how=how)["mean"]
+        mean = estimates({"mean": Ratio(weight, np.ones_like(weight))}, group, how)["mean"]
         total = float(weight.sum())
         return cls(
             rows=len(weight),
@@ -53,9 +56,9 @@ class WeightFacts:
             unseen=unseen,
         )
 
-    def as_json(self) -> dict[str, float]:
-        """Returns the facts by name."""
-        return asdict(self)
+    def as_json(self) -> dict[str, float | None]:
+        """Returns the facts by name; None where rows define none."""
+        return {name: None if isnan(value) else value for name, value in asdict(self).items()}
 
     def warnings(self) -> list[str]:
         """Returns a line for each thing that makes the estimates worthless, or suspect."""
@@ -77,7 +80,7 @@ class WeightFacts:
                 f"{self.unseen:.1%} of the policy's choices are actions that the log never shows: nothing tells their "
                 "rewards, and ips counts them as 0"
             )
-        if not self.mean_low <= 1 <= self.mean_high:
+        if self.mean_low > 1 or self.mean_high < 1:
             lines.append(
                 f"the mean weight is {self.mean:.3g} and should be 1 ({self.mean_low:.3g} to {self.mean_high:.3g} at "
                 f"{_SURE:.1%}): the log does not show all that the policy would, or these propensities are not "

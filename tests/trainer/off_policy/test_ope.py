@@ -6,6 +6,7 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ import yaml
 
 import shardrec
 from shardrec.data_pipeline.features.id_transforms import Hash, Identity
+from shardrec.trainer.off_policy.estimators import Weighed
+from shardrec.trainer.off_policy.weight_facts import WeightFacts
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.off_policy.small_log import ITEMS, SCHEMA, WITHOUT_CANDIDATES, rows, write
@@ -205,9 +208,30 @@ def test_worthless_estimates_are_told(
     assert ope(monkeypatch, capsys, "--data", sound, "--policy", "uniform")["warnings"] == []
 
 
+def test_one_group_has_no_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many rows of one user are one draw: of how far chance took it they say nothing, and so do not say `nowhere`."""
+    log = write(tmp_path / "one", [row | {"user": 3} for row in rows(200)], SCHEMA.model_copy(update={"group": "user"}))
+    printed = json.dumps(found := ope(monkeypatch, capsys, "--data", log, "--policy", "uniform"), allow_nan=False)
+    assert found["groups"] == 1 and found["estimates"]["ips"]["value"] > 0 and '"low": 0' not in printed
+    assert set(list(found["estimates"]["ips"].values())[1:]) == {None}
+    assert [line for line in found["warnings"] if "mean weight" in line] == []
+    assert "rows are of 1 group (user)" in found["warnings"][-1]
+
+
+def test_the_mean_weight_is_that_of_groups() -> None:
+    """Three users of 100 rows each do not tell whether it is 1, however sure 300 rows would be."""
+    ones, weight = np.ones(300), np.tile([2.8, 0.1, 0.1], 100)
+    rows = Weighed(ones, ones, weight, ones, ones, ones.astype(int))
+    few, many = (WeightFacts.of(rows, 0.0, group) for group in (np.arange(300) % 3, None))
+    assert many.mean == pytest.approx(1) and few.mean_low < 0 < 0.7 < many.mean_low < 1 < few.mean_high
+
+
 BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "zero": ({"propensity": 0.0}, "column 'propensity': found 0.0, expected a probability above 0 and at most 1"),
     "negative": ({"propensity": -0.1}, "column 'propensity': found -0.1, expected a probability above 0"),
+    "tiny": ({"propensity": 1e-300}, "column 'propensity': found 1e-300, expected a probability with which anything"),
     "over 1": ({"propensity": 1.01}, "column 'propensity': found 1.01, expected a probability above 0"),
     "missing": ({"propensity": None}, "column 'propensity': found null, expected a probability above 0"),
     "nan": ({"propensity": float("nan")}, "column 'propensity': found nan, expected a probability above 0"),
@@ -252,6 +276,11 @@ def test_what_is_asked_for_wrongly_is_one_line(
     assert "no such Parquet file" in line(data=tmp_path / "none", policy="uniform")
     plain = write(tmp_path / "plain", rows(5), SCHEMA.model_copy(update={"propensity": None}))
     assert "plain/schema.yaml: found no `propensity`" in line(data=plain)
+    named = write(tmp_path / "named", [row | {"candidates": [str(i) for i in row["candidates"]]} for row in rows(5)])
+    assert "column 'candidates' is list<element: string>, but" in line(data=named)
+    single = write(tmp_path / "single", [row | {"candidates": row["item"]} for row in rows(5)])
+    assert "column 'candidates' is int64, but feature 'candidates' (candidates) expects lists" in line(data=single)
+    assert "there is no folder" in line("--out", tmp_path / "nowhere" / "out.csv")
     words = write(tmp_path / "words", [row | {"propensity": "0.5"} for row in rows(5)])
     assert "column 'propensity' is string, but the propensity expects numbers" in line(data=words)
     (plain.parent / "schema.yaml").unlink()
