@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load, save
 
@@ -107,8 +108,14 @@ class Neural:
     # ------------------------------------------------------------ a major update
 
     def major_update(self, log: Path, day: int) -> None:
-        """Trains on the log's last days, from where the last major update and the duels since have come to."""
+        """Trains on the log's last days, from where the last major update and the duels since have come to.
+
+        Days without rows are left out; where all are, the net stays what it is.
+        """
         days = sorted(log.glob("day-*.parquet"))[-(self.settings.major_log_days or day) :]
+        days = [file for file in days if pq.read_metadata(file).num_rows]
+        if not days:  # nobody has come back yet: there is nothing to learn from
+            return
         run, last = self._folder / f"major-{day}", self._last_run()
         config = major_run(
             self._config,

@@ -15,7 +15,7 @@ from shardrec.trainer.simulation.activeness import ActivenessConfig
 DAY_MINUTES = 24 * 60
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class NewsSettings(Section):
@@ -68,7 +68,7 @@ class ClickSettings(Section):
     boredom_hours: how long it takes until an exposure counts for 1/e.
     """
 
-    bias: float = -3.0
+    bias: float = Field(default=-3.0, ge=-1e6, le=1e6)
     age: Amount = Field(default=0.03, description="logits an hour")
     boredom: Amount = Field(default=0.2, description="logits an exposure")
     boredom_hours: float = Field(default=24.0, gt=0)
@@ -83,7 +83,7 @@ class ReturnSettings(Section):
     """
 
     hazard: float = Field(default=1.2e-5, gt=0, le=1, description="a second")
-    gain: Amount = 5.0
+    gain: float = Field(default=5.0, ge=0, le=100)
     middle: Share = 0.35
     memory: Share = 0.2
     diversity: Share = 0.15
@@ -117,7 +117,7 @@ class LinUCBSettings(Section):
     """Says how much LinUCB explores (`alpha`), and how strongly its weights are held back (`ridge`)."""
 
     alpha: Amount = 0.25
-    ridge: float = Field(default=1.0, gt=0)
+    ridge: float = Field(default=1.0, ge=1e-6, le=1e6)
 
 
 class SimulationSettings(Section):
@@ -132,7 +132,7 @@ class SimulationSettings(Section):
     days: Count = 30
     policies: tuple[str, ...] = Field(default=("random", "popularity", "linucb"), min_length=1, max_length=1000)
     seeds: int = Field(default=5, gt=0, le=100_000)
-    tick_minutes: float = Field(default=30.0, gt=0, le=DAY_MINUTES)
+    tick_minutes: float = Field(default=30.0, ge=0.1, le=DAY_MINUTES)
     minor_minutes: float = Field(default=30.0, gt=0)
     major_days: Count = 1
     candidates: int = Field(default=30, gt=0, le=10_000)

@@ -41,8 +41,8 @@ def one_by_one(config: SimulationConfig, keys: Sequence[EpisodeKey], shown: Prog
         try:
             Episode(config, *key).run(progress)
             yield EpisodeOutcome(key)
-        except UserError as error:
-            yield EpisodeOutcome(key, str(error))
+        except (UserError, MemoryError) as error:
+            yield EpisodeOutcome(key, _line(error))
 
 
 def side_by_side(
@@ -67,11 +67,17 @@ def side_by_side(
 def _failure(future: "Future[None]") -> str | None:
     try:
         future.result()
-    except UserError as error:
-        return str(error)
+    except (UserError, MemoryError) as error:
+        return _line(error)
     except BrokenProcessPool:
         return "a process in which an episode ran was killed"
     return None
+
+
+def _line(error: UserError | MemoryError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"memory is not enough ({error}); take fewer simulation.users, candidates or news.topics"
 
 
 def _begin(days: "Synchronized[int]") -> None:

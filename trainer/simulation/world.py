@@ -121,7 +121,8 @@ class World:
         exposure = np.take_along_axis(self.users.exposures(requests.user, requests.time), topic, axis=1)
         logit = clicks.bias + taste + self.news.quality[news]
         logit -= clicks.age * self.news.hours(news, requests.time) + clicks.boredom * exposure
-        return 1 / (1 + np.exp(-logit))
+        with np.errstate(over="ignore"):  # 1 / inf: never
+            return 1 / (1 + np.exp(-logit))
 
     def respond(self, requests: Requests, shown: Shown, tick: int) -> np.ndarray:
         """Returns what is clicked, [R, L] bool, and changes the users by what they were shown and clicked.

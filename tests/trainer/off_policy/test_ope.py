@@ -277,7 +277,7 @@ def test_what_is_asked_for_wrongly_is_one_line(
     plain = write(tmp_path / "plain", rows(5), SCHEMA.model_copy(update={"propensity": None}))
     assert "plain/schema.yaml: found no `propensity`" in line(data=plain)
     named = write(tmp_path / "named", [row | {"candidates": [str(i) for i in row["candidates"]]} for row in rows(5)])
-    assert "column 'candidates' is list<element: string>, but" in line(data=named)
+    assert "column 'candidates' is string, but feature 'candidates' expects integers" in line(data=named)
     single = write(tmp_path / "single", [row | {"candidates": row["item"]} for row in rows(5)])
     assert "column 'candidates' is int64, but feature 'candidates' (candidates) expects lists" in line(data=single)
     assert "there is no folder" in line("--out", tmp_path / "nowhere" / "out.csv")

@@ -66,6 +66,16 @@ def logged(episode: Path, day: int) -> tuple[Requests, np.ndarray]:
     return Requests(state["user"], state, actions["news"], actions, 0.0), place
 
 
+def test_days_on_which_nobody_came_back_are_not_trained_on(tmp_path: Path) -> None:
+    """Three users come once in days: there is nothing to learn from at first, and nothing new on the last day."""
+    rare = {"hazard": 6e-6, "lost_days": 100}
+    Episode(config(tmp_path / "run", users=3, major_log_days=None, returns=rare), "drn", 1).run()
+    folder = episode_folder(tmp_path / "run", "drn", 1)
+    rows = [pq.read_metadata(folder / f"log/day-{day:04d}.parquet").num_rows for day in (1, 2, 3)]
+    assert rows[0] == rows[2] == 0 < rows[1] and not (folder / "policy/major-1").exists()
+    assert [Path(file).name for file in run_of(folder, 3).config().data.train] == ["day-0002.parquet"]
+
+
 def test_values_are_the_models_predictions(lived: Path) -> None:
     """The value of a logged action among the candidates of its request, beside what `predict` says of the row."""
     requests, place = logged(lived, 3)

@@ -137,6 +137,8 @@ def test_figures_are_of_the_days_that_they_name() -> None:
         ({"tick_minutes": 7}, "tick_minutes: expected a part of a day"),
         ({"minor_minutes": 45}, "minor_minutes: expected a whole number of ticks"),
         ({"clicks": {"boredom_hours": 0}}, "simulation.clicks.boredom_hours"),
+        ({"linucb": {"ridge": 1e-300}}, "simulation.linucb.ridge"),
+        ({"tick_minutes": 1e-4}, "simulation.tick_minutes"),
     ],
 )
 def test_bad_settings_are_one_line(
