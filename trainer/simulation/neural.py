@@ -13,6 +13,7 @@ Before the first major update all of them show what is drawn from all candidates
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,18 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load, save
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints import removal
 from shardrec.trainer.checkpoints.moved_tower import save_moved_tower
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.draws import draws
 from shardrec.trainer.simulation.dueling_bandit import DuelingBandit
 from shardrec.trainer.simulation.epsilon_greedy import epsilon_greedy
 from shardrec.trainer.simulation.interleaving import interleave
+from shardrec.trainer.simulation.log import day_file
+from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.major_update import discard_run, major_run, train_major
 from shardrec.trainer.simulation.policies import PolicyContext, best
 from shardrec.trainer.simulation.value_net import ValueNet
@@ -62,6 +68,20 @@ KINDS = {
     "drn_no_dbgd": Kind("never", activeness=True),
     "drn_epsilon": Kind("epsilon", activeness=True),
 }
+
+
+def check_nets(config: SimulationConfig, names: Iterable[str]) -> None:
+    """Raises UserError for model settings with which a policy of these names could not train, before it begins."""
+    schema, file = log_schema(config.simulation), day_file(Path("log"), 1)
+    for name in names:
+        model = KINDS[name].settings(config.model)
+        if not model["rewards"]:
+            raise UserError(
+                f"simulation.policies: {name} learns from all of model.rewards but {ACTIVENESS}, and there is no "
+                "other; add one (click: 1), or leave the policy out"
+            )
+        run = major_run(config, Path("major"), file.parent, [file], model=model, seed=0, start=None)
+        build_model(run, schema)
 
 
 class Neural:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.policies import Policy, PolicyContext
 
 _HERE = "shardrec.trainer.simulation"
@@ -32,6 +33,12 @@ def check_policies(names: Iterable[str], model: str | None) -> None:
                 f"simulation.policies: {name} trains model drn, but the run file {found}; set model.name to drn, or "
                 "leave the policy out"
             )
+
+
+def check_nets(config: SimulationConfig, names: Iterable[str]) -> None:
+    """Raises UserError where policies of these names train a net that the run file's settings do not make."""
+    if neural := [name for name in names if name in NEURAL]:
+        importlib.import_module(f"{_HERE}.neural").check_nets(config, neural)
 
 
 def make_policy(context: PolicyContext) -> Policy:

@@ -19,7 +19,7 @@ from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.simulation.episode import FOLDERS, episode_folder, finished
-from shardrec.trainer.simulation.registry import check_policies
+from shardrec.trainer.simulation.registry import check_nets, check_policies
 from shardrec.trainer.simulation.report import SimulationReport
 from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.side_by_side import EpisodeKey, EpisodeOutcome, one_by_one, side_by_side
@@ -39,7 +39,10 @@ class Simulated(NamedTuple):
         if self.failures:
             first, more = self.failures[0], len(self.failures) - 1
             others = f" (and {more} more)" if more else ""
-            raise UserError(f"{first.key}: {first.failure}{others}; mend that, and go on with --resume")
+            raise UserError(
+                f"{first.key}: {first.failure}{others}; mend that and go on with --resume, or with "
+                "other settings in another `run`"
+            )
 
 
 def simulate_policies(
@@ -55,9 +58,11 @@ def simulate_policies(
     run = Path(config.run)
     check_folder(config, resume=resume)
     SimulationReport.check_writable(run)
+    keys = _keys_left(config)
+    check_nets(config, dict.fromkeys(key.policy for key in keys))
     with locked(run, command_name("simulate")):
         write_atomically(run / RUN_FILE, config.dump())
-        keys = [key for key in episode_keys(config) if not finished(episode_folder(run, *key))]
+        keys = _keys_left(config)
         shown = ProgressFile(run, enabled=not quiet)
         with ProgressView(run, quiet=quiet, first="simulating"):
             done = one_by_one(config, keys, shown) if workers == 1 else side_by_side(config, keys, shown, workers)
@@ -90,6 +95,10 @@ def episode_keys(config: SimulationConfig) -> list[EpisodeKey]:
     """Returns every policy under every seed, so that a seed is complete before the next begins."""
     simulation = config.simulation
     return [EpisodeKey(policy, seed) for seed in range(simulation.seeds) for policy in simulation.policies]
+
+
+def _keys_left(config: SimulationConfig) -> list[EpisodeKey]:
+    return [key for key in episode_keys(config) if not finished(episode_folder(config.run, *key))]
 
 
 def check_folder(config: SimulationConfig, *, resume: bool) -> None:

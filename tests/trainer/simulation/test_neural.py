@@ -19,6 +19,7 @@ from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulati
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests
 from tests import ROOT
+from tests.trainer.command_line import refused
 from tests.trainer.recorded import assert_same_checkpoint, tower
 
 DAYS = 3
@@ -64,6 +65,21 @@ def logged(episode: Path, day: int) -> tuple[Requests, np.ndarray]:
     actions = {of: np.stack(rows[name].to_numpy()) for of, name in names.items()}
     place = (actions["news"] == rows["news"].to_numpy()[:, None]).argmax(1)
     return Requests(state["user"], state, actions["news"], actions, 0.0), place
+
+
+def test_settings_that_make_no_net_are_one_line_before_the_first_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cannot be mended by --resume, which takes no other settings: so days must not be lived through first."""
+    (path := tmp_path / "run.yaml").write_text(config(tmp_path / "run", policies=["random", "ddqn"]).dump())
+
+    def line(*settings: str) -> str:
+        return refused(monkeypatch, "simulate", path, *(part for s in settings for part in ("--set", s)))
+
+    assert "drn: rewards: unknown label 'clck'; did you mean 'click'?" in line("model.rewards={clck: 1}")
+    assert "unknown feature 'agee'" in line("model.action=[news, agee]")
+    assert "ddqn learns from all of model.rewards but activeness" in line("model.rewards={activeness: 1}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_days_on_which_nobody_came_back_are_not_trained_on(tmp_path: Path) -> None:
