@@ -137,10 +137,10 @@ class Episode:
             self.log.load(_arrays(folder / "log.npz"))
             facts = json.loads((folder / "episode.json").read_text())
             self.rows, self.cpu_seconds, self.day = facts["rows"], facts["cpu_seconds"], day
+            self.policy.load(folder / POLICY)
         except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
             line = f"{folder}: not what a day of this simulation leaves ({' '.join(str(error).split())})"
             raise UserError(f"{line}; remove {self.folder} to begin it anew") from error
-        self.policy.load(folder / POLICY)
 
 
 def finished(folder: Path) -> bool:

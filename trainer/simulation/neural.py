@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from shardrec.data_pipeline.errors import UserError
@@ -40,6 +41,7 @@ from shardrec.trainer.simulation.policies import PolicyContext, best
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests, Shown
 
+POLICY_NET = "net.safetensors"
 ACTIVENESS = "activeness"
 """The label of the log that is left out of the reward where a policy learns from clicks alone."""
 
@@ -182,12 +184,15 @@ class Neural:
         if self._net is not None and self._duel is not None:
             state |= {"period": self._duel.period, "clicks": self._duel.clicks.tolist()}
             moved = {name: p.detach().contiguous() for name, p in self._net.parameters.items()}
-            (folder / "net.safetensors").write_bytes(save(moved))
+            (folder / POLICY_NET).write_bytes(save(moved))
         (folder / "state.json").write_text(json.dumps(state))
         self._kept = (*self._kept[-1:], self._run)  # whoever is killed may go on from this one or the one before
 
     def load(self, folder: Path) -> None:
-        """Takes up what `save` wrote; the major update's run folder is where it was."""
+        """Takes up what `save` wrote; the major update's run folder is where it was.
+
+        Raises OSError, ValueError or KeyError for what it cannot have written.
+        """
         state = json.loads((folder / "state.json").read_text())
         self._kept = (state["run"],)
         if state["run"] is None:
@@ -196,7 +201,10 @@ class Neural:
         self._wins = state["wins"]
         if self._duel is not None and self._net is not None:
             self._duel.clicks[:] = state["clicks"]
-            moved = load((folder / "net.safetensors").read_bytes())
+            try:
+                moved = load((folder / POLICY_NET).read_bytes())
+            except SafetensorError as error:
+                raise ValueError(f"{POLICY_NET}: {error}") from error
             with torch.no_grad():
                 for name, parameter in self._net.parameters.items():
                     parameter.copy_(moved[name])

@@ -55,7 +55,7 @@ class Policy(Protocol):
         """Writes all that `load` needs to go on bit for bit into a folder that is there."""
 
     def load(self, folder: Path) -> None:
-        """Takes up what `save` wrote."""
+        """Takes up what `save` wrote; OSError, ValueError, KeyError, TypeError or BadZipFile say that it is damaged."""
 
 
 class Fixed:

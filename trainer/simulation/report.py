@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.data_pipeline.files.sealed_parquet import SEAL, write_sealed
 from shardrec.data_pipeline.files.whole_files import whole_file
@@ -128,13 +129,16 @@ class SimulationReport:
 
 
 def _lived(run: Path, policy: str, seed: int) -> Lived | None:
-    """Returns what is there of an episode; None where no day is over."""
+    """Returns what is there of an episode; None where no day is over. Raises UserError for damaged files."""
     folder = episode_folder(run, policy, seed)
     try:
         rows = pq.read_table(folder / METRICS).to_pylist()
         spent = json.loads((folder / SPENT).read_text())["cpu_seconds"]
     except FileNotFoundError:
         return None
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        line = f"{folder}: {METRICS} or {SPENT} is not what a simulation leaves ({' '.join(str(error).split())})"
+        raise UserError(f"{line}; remove {folder} to begin it anew") from error
     return Lived(policy, seed, rows, spent)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import shardrec
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
@@ -137,8 +138,14 @@ def test_an_episode_that_was_broken_off_ends_as_one_that_was_not(lived: Path, tm
     broken = config(tmp_path / "run")
     with pytest.raises(StoppedError):
         Episode(broken, "drn", 1).run(stop)
-    Episode(broken, "drn", 1).run()
     episode = episode_folder(broken.run, "drn", 1)
+    for name in ("net.safetensors", "state.json"):  # a damaged one is said to be, in a line
+        kept = (file := episode / "state/day-0002/policy" / name).read_bytes()
+        file.write_bytes(kept[:5])
+        with pytest.raises(UserError, match=r"day-0002: not what a day .* to begin it anew$"):
+            Episode(broken, "drn", 1)
+        file.write_bytes(kept)
+    Episode(broken, "drn", 1).run()
     for day in range(1, DAYS + 1):
         there, here = (pq.read_table(of / f"log/day-{day:04d}.parquet") for of in (lived, episode))
         assert there.equals(here), day

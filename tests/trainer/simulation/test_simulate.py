@@ -94,6 +94,10 @@ def test_more_policies_and_seeds_join_and_the_report_is_made_again(
     (run / "table.csv").write_text("mine")
     assert "not replaced" in refused(monkeypatch, "simulate", path, "--resume", *more)
     assert (run / "table.csv").read_text() == "mine"
+    (run / "ideal-1/metrics.parquet").write_bytes(b"PAR1")
+    assert "ideal-1: metrics.parquet or spent.json is not what" in refused(
+        monkeypatch, "simulate", path, "--report", *more
+    )
 
 
 def test_an_episode_that_cannot_go_on_costs_no_other(
