@@ -29,7 +29,6 @@ from shardrec.trainer.checkpoints import removal
 from shardrec.trainer.checkpoints.moved_tower import save_moved_tower
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
-from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.draws import draws
 from shardrec.trainer.simulation.dueling_bandit import DuelingBandit
 from shardrec.trainer.simulation.epsilon_greedy import epsilon_greedy
@@ -38,6 +37,7 @@ from shardrec.trainer.simulation.log import day_file
 from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.major_update import discard_run, major_run, train_major
 from shardrec.trainer.simulation.policies import PolicyContext, best
+from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests, Shown
 

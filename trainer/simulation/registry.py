@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.simulation.run_file import SimulationConfig
 from shardrec.trainer.simulation.policies import Policy, PolicyContext
+from shardrec.trainer.simulation.run_file import SimulationConfig
 
 _HERE = "shardrec.trainer.simulation"
 NEURAL = ("dqn", "ddqn", "drn", "drn_no_activeness", "drn_no_dbgd", "drn_epsilon")
