@@ -9,9 +9,7 @@ from shardrec.data_pipeline.features.arrow_values import as_type, is_list_view
 
 
 def plain_lists(lists: pa.Array) -> pa.Array:
-    """Returns lists in a form that `Ragged` knows: views are laid out, and a column of nulls has empty ones."""
-    if is_list_view(lists.type):
-        return lists.cast(pa.large_list(lists.type.value_type))
+    """Returns lists in a form that `Ragged` knows: a column of nulls has empty ones."""
     return as_type(lists, pa.list_(pa.int64()))
 
 
@@ -23,11 +21,13 @@ class Ragged(NamedTuple):
 
     @classmethod
     def of(cls, lists: pa.Array) -> "Ragged":
-        """Returns the rows of a list, large_list or fixed_size_list array, sliced or not; null is the empty list."""
+        """Returns the rows of an array of lists of any kind, sliced or not; null is the empty list."""
         if pa.types.is_fixed_size_list(lists.type):
             size = lists.type.list_size
             starts = (lists.offset + np.arange(len(lists), dtype=np.int64)) * size
             lengths = np.full(len(lists), size, np.int64)
+        elif is_list_view(lists.type):  # Arrow's cast to lists gives lengths that are wrong where a row is null
+            starts, lengths = (x.to_numpy().astype(np.int64) for x in (lists.offsets, lists.sizes))
         else:
             offsets = lists.offsets.to_numpy().astype(np.int64)
             starts, lengths = offsets[:-1], np.diff(offsets)

@@ -39,7 +39,8 @@ def test_sequences_keep_the_most_recent(rows: list[list[int] | None], most: int,
     feature = SequenceFeature(name="s", ids=Identity(num_ids=10), max_length=most)
     expected = [(r or [])[-most:] for r in rows[start:stop]]
     plain = pa.array(rows, pa.list_(pa.int32()))
-    for array in (plain, plain.cast(pa.large_list(pa.int64()))):
+    views = [pa.array(rows, kind(pa.int32())) for kind in (pa.list_view, pa.large_list_view)]
+    for array in (plain, plain.cast(pa.large_list(pa.int64())), *views):
         column = read(feature, array.slice(start, stop - start))
         assert column.lengths is not None
         assert column.lengths.tolist() == [len(r) for r in expected]
