@@ -46,6 +46,11 @@ def _check_place(f: Any, known: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{described} has table {f.table_name!r}, expected that of {f.of!r}: give it `table: {now.table_name}`"
         )
+    if isinstance(f, NumericFeature) and f.transforms != now.transforms:
+        raise ValueError(
+            f"{described} has other `transforms` than {f.of!r}, whose numbers it has at another place; give both the "
+            "same"
+        )
     if isinstance(f, IdListFeature) and f.weighted != now.weighted:
         with_weights, without = (f.name, f.of) if f.weighted else (f.of, f.name)
         raise ValueError(f"{described}: {with_weights!r} has weights and {without!r} has none; give both some, or none")

@@ -24,6 +24,7 @@ LONGEST_LINE = 3000
 LONGEST_SECONDS = 60.0
 """A case takes milliseconds; one of minutes has no bound, however busy the machine is."""
 
+PRICES = [{"kind": "log"}, {"kind": "clip", "low": 0, "high": 3}]
 SCHEMA: dict[str, Any] = {
     "features": [
         {"kind": "id", "name": "user", "ids": {"kind": "identity", "num_ids": 9}, "role": "user"},
@@ -45,16 +46,16 @@ SCHEMA: dict[str, Any] = {
             },
         },
         {"kind": "sequence", "name": "seen", "ids": {"kind": "hash", "num_ids": 90}, "max_length": 5, "aligned": "a"},
-        {"kind": "dense", "name": "price", "transforms": [{"kind": "log"}, {"kind": "clip", "low": 0, "high": 3}]},
+        {"kind": "dense", "name": "price", "transforms": PRICES},
         {"kind": "dense_sequence", "name": "paid", "transforms": [{"kind": "log"}], "max_length": 5, "aligned": "a"},
-        {"kind": "dense", "name": "next_price", "place": "next", "of": "price"},
+        {"kind": "dense", "name": "next_price", "place": "next", "of": "price", "transforms": PRICES},
         {
             **{"kind": "sequence", "name": "shown", "ids": {"kind": "hash", "num_ids": 90}, "missing": "row"},
             **{"table": "item", "place": "candidate", "of": "item", "max_length": 5, "aligned": "c"},
         },
         {
             **{"kind": "dense_sequence", "name": "prices", "place": "candidate", "of": "price", "missing": 0},
-            **{"max_length": 5, "aligned": "c"},
+            **{"max_length": 5, "aligned": "c", "transforms": PRICES},
         },
     ],
     "labels": [{"name": "click", "threshold": 0.5}],

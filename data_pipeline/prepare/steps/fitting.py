@@ -133,7 +133,7 @@ def _fit_part(numbered: Numbered, recipe: Recipe, tables: list[str], scratch: Pa
     counts = {table: ValueCounts() for table in tables}
     counted = [(f.columns[0], f.table_name) for f in recipe.sparse if isinstance(f.ids, FitVocabulary)]
     measured: dict[str, tuple[str, tuple[Log | Clip, ...]]] = {}
-    for f in recipe.numeric:
+    for f in (f for f in recipe.numeric if f.of is None):
         for place, step in enumerate(f.transforms):
             if isinstance(step, FitStandardise):
                 before = tuple(t for t in f.transforms[:place] if isinstance(t, Log | Clip))

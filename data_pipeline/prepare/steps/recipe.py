@@ -290,7 +290,7 @@ def _sparse(f: RecipeId | RecipeIdList | RecipeSequence, fitted: Fitted, paths: 
 
 
 def _numeric(f: RecipeDense | RecipeDenseSequence, fitted: Fitted) -> NumericFeature:
-    mean, deviation = fitted.moments.get(f.name, (0.0, 1.0))
+    mean, deviation = fitted.moments.get(f.of or f.name, (0.0, 1.0))
     steps = tuple(
         Standardise(mean=mean, deviation=deviation) if isinstance(t, FitStandardise) else t for t in f.transforms
     )

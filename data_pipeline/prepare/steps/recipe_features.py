@@ -28,7 +28,8 @@ class FitVocabulary(Declaration):
 class FitStandardise(Declaration):
     """Mean and deviation are to be fitted: (x - mean) / deviation.
 
-    They are those of what training rows hold at this place among the transforms, missing values left out.
+    They are those of what training rows hold at this place among the transforms, missing values left out; of a feature
+    at another place of a transition, those of the feature that it is `of`.
     """
 
     kind: Literal["standardise"] = "standardise"

@@ -17,6 +17,7 @@ from shardrec.data_pipeline.features.feature_kinds import (
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Label, Schema
 
+PRICES = (Log(), Standardise(mean=1, deviation=2), Clip(low=-3))
 FULL = Schema(
     features=(
         IdFeature(name="user", column="user_id", ids=Hash(num_ids=10, seed=3), missing="row"),
@@ -28,7 +29,7 @@ FULL = Schema(
         ),
         SequenceFeature(name="history", ids=Identity(num_ids=7), max_length=9, table="item", aligned="h"),
         IdListFeature(name="tags", ids=Vocabulary(path="v/tags.parquet", size=4), weights="w", max_length=3),
-        DenseFeature(name="price", transforms=(Log(), Standardise(mean=1, deviation=2), Clip(low=-3)), missing=0.5),
+        DenseFeature(name="price", transforms=PRICES, missing=0.5),
         DenseSequenceFeature(name="paid", transforms=(Log(),), missing=2, max_length=9, aligned="h", role="user_item"),
         IdFeature(name="next_age", ids=Bucketize(boundaries=(18, 30.5)), table="age", place="next", of="age"),
         SequenceFeature(
@@ -40,7 +41,9 @@ FULL = Schema(
             place="candidate",
             of="item",
         ),
-        DenseSequenceFeature(name="shown_price", max_length=4, aligned="c", place="candidate", of="price"),
+        DenseSequenceFeature(
+            name="shown_price", transforms=PRICES, max_length=4, aligned="c", place="candidate", of="price"
+        ),
     ),
     labels=(Label(column="rating", threshold=4), Label(name="rating", missing=3)),
     weight="w8",
@@ -126,6 +129,10 @@ CANDIDATES = of_age("sequence", place="candidate", max_length=4, aligned="c")
         ),
         ([of_age("sequence", place="next", max_length=3)], "is of kind sequence, expected id, as 'age' is of kind id"),
         ([of_age(place="next", table="ages")], "has table 'ages', expected that of 'age': give it `table: age`"),
+        (
+            ["{kind: dense, name: c, place: next, of: price, transforms: [{kind: log}]}"],
+            r"'c' \(place: next, of: price\) has other `transforms` than 'price', .*; give both the same",
+        ),
         ([of_age(place="next", role="user")], "has role: user, but 'age' has role: None; leave it out"),
         ([of_age(place="candidate")], "is of kind id, expected sequence, as 'age' is of kind id"),
         (

@@ -89,6 +89,7 @@ features:
 - {kind: dense_sequence, name: paid, column: cost, transforms: [{kind: standardise}],
    missing: 4, max_length: 2, aligned: past}
 - {kind: id, name: then, ids: {kind: vocabulary}, table: item, place: next, of: item}
+- {kind: dense, name: then_paid, column: at_then, place: next, of: price, transforms: [{kind: standardise}]}
 labels: [{name: click}]
 propensity: p
 time: at
@@ -98,11 +99,15 @@ split: {by: hash, fractions: {train: 1.0, validation: 0, test: 0}}
 
 def test_prices_beside_past_items_and_what_followed(tmp_path: Path) -> None:
     """Numbers are cut as the ids are, an empty one is missing, and moments are those of all elements there are."""
-    text = "item;price;past;cost;then;click;p;at\na;1;a|b|c;9|2|;b;1;0.5;10\nb;3;;;c;0;0.25;11\nc;5;a;6;a;1;1;12\n"
+    text = (
+        "item;price;past;cost;then;at_then;click;p;at\n"
+        "a;1;a|b|c;9|2|;b;50;1;0.5;10\nb;3;;;c;60;0;0.25;11\nc;5;a;6;a;70;1;1;12\n"
+    )
     out = of_text(tmp_path, text, PRICES)
     schema = Schema.load(out / "schema.yaml")
     assert (schema.propensity, schema.time, schema["paid"].columns) == ("p", "at", ("cost",))
     assert (schema["then"].place, schema["then"].of, schema["then"].table_name) == ("next", "item", "item")
+    assert schema["then_paid"].transforms == schema["price"].transforms and schema["price"].transforms[0].mean == 3
     mean, deviation = np.mean([9, 2, 6]), np.std([9, 2, 6])
     (fitted,) = schema["paid"].transforms
     assert (fitted.mean, fitted.deviation) == pytest.approx((mean, deviation))
