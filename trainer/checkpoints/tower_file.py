@@ -17,6 +17,8 @@ from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
 
+OTHER_MODEL = "another model, or of this one with other settings or features"
+
 
 def write_tower(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Writes a tower, as `Session.tower_tensors` names it, to a new file that is synced to disk.
@@ -61,13 +63,13 @@ def restore_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Sessio
     live = session.tower_tensors()
     for name in sorted(set(saved) ^ set(live)):
         side, other = ("the checkpoint", "the model") if name in saved else ("the model", "the checkpoint")
-        why = "another optimizer.tower" if name.startswith("tower_optimizer/") else "another model"
+        why = "another optimizer.tower" if name.startswith("tower_optimizer/") else OTHER_MODEL
         raise UserError(f"{checkpoint}: {name} is in {side} but not in {other}; is it a checkpoint of {why}?")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:
             raise UserError(
                 f"{checkpoint}: {name} is {list(saved[name].shape)}, the model's is {list(tensor.shape)}; "
-                "is it a checkpoint of another model?"
+                f"is it a checkpoint of {OTHER_MODEL}?"
             )
     with torch.no_grad():
         for name, tensor in live.items():
