@@ -15,6 +15,8 @@ from shardrec.data_pipeline.features.arrow_values import (
     plain_type,
 )
 
+_NANOSECONDS = {"day": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
 
 class TimeOrder:
     """A time order compares each row's time with that of the row before it in the data set.
@@ -52,28 +54,39 @@ class TimeOrder:
         times = batch.column(self.columns[0])
         if not len(times):
             return
+        if pa.types.is_dictionary(times.type):
+            times = times.dictionary_decode()
         where = Place(origin, self.columns[0])
         if (missing := missing_values(times)) is not None:
             raise where.error(missing.argmax(), "null", "a time")
-        numbers = _comparable(times)
+        numbers, unit = _numbers(times)
         known = self._before
-        if known is not None and known[0] == place and numbers[0] < known[1]:
-            raise where.error(0, times[0], self._expected(known[2]))
+        if known is not None and known[0] == place and numbers[0].item() * unit < known[1]:
+            raise where.error(0, _shown(times, 0), self._expected(known[2]))
         wrong = np.flatnonzero(numbers[1:] < numbers[:-1])
         if len(wrong):
-            raise where.error(wrong[0] + 1, times[int(wrong[0]) + 1], self._expected(times[int(wrong[0])]))
-        self._before = place + len(numbers), numbers[-1], str(times[-1])
+            at = int(wrong[0])
+            raise where.error(at + 1, _shown(times, at + 1), self._expected(_shown(times, at)))
+        self._before = place + len(numbers), numbers[-1].item() * unit, _shown(times, len(times) - 1)
 
-    def _expected(self, before: object) -> str:
+    def _expected(self, before: str) -> str:
         return f"{before} or later, as the row before has; {self._remedy}"
 
 
-def _comparable(times: pa.Array) -> np.ndarray:
-    """Returns times that are numbers as they are, others as [n] int64 microseconds since 1970."""
-    if pa.types.is_dictionary(times.type):
-        times = times.dictionary_decode()
+def _shown(times: pa.Array, at: int) -> str:
+    """Returns a time in writing, by Arrow: Python has no years over 9999, and no nanoseconds without pandas."""
+    if pa.types.is_temporal(times.type):
+        return str(times.slice(at, 1).cast(pa.string())[0])
+    return str(times[at])
+
+
+def _numbers(times: pa.Array) -> tuple[np.ndarray, int]:
+    """Returns times as [n] numbers, and what one is in nanoseconds; 1 of those that are plain numbers."""
     if pa.types.is_integer(times.type):
-        return integers(times)
+        return integers(times), 1
     if pa.types.is_floating(times.type):
-        return floats(times)
-    return integers(times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64()))
+        return floats(times), 1
+    if pa.types.is_date32(times.type):
+        return integers(times.cast(pa.int32())), _NANOSECONDS["day"]
+    unit = "ms" if pa.types.is_date64(times.type) else times.type.unit
+    return integers(times.cast(pa.int64())), _NANOSECONDS[unit]

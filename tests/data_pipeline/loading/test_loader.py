@@ -177,6 +177,8 @@ def test_rows_out_of_time_order_are_named_while_they_are_read(tmp_path):
         "integers": lambda t: pa.array(t),
         "floats": lambda t: pa.array(t / 2),
         "times": lambda t: pa.array(t, pa.timestamp("ms")),
+        "nanoseconds": lambda t: pa.array(10**18 + t, pa.timestamp("ns")),
+        "times after the year 9999": lambda t: pa.array(2**50 + t, pa.timestamp("ms")),
     }
     schema = SCHEMA.model_copy(update={"time": "t"})
     for kind, made in kinds.items():
