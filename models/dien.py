@@ -279,10 +279,13 @@ def _negatives(
             negatives[name] = negative
         elif name in config.negatives:
             raise UserError("model: negatives: " + unknown("sequence feature", negative, fields.sequences))
-    if not negatives and config.auxiliary is not None:
+    asked = [f"auxiliary {config.auxiliary:g}"] if config.auxiliary is not None else []
+    asked += [f"auxiliary_mean: {config.auxiliary_mean}"] if "auxiliary_mean" in config.model_fields_set else []
+    if not negatives and asked:
+        remedy = "set auxiliary: 0" if config.auxiliary is not None else "leave it out"
         raise UserError(
-            f"model: auxiliary {config.auxiliary:g} needs negatives, but the schema has no sequence "
-            f"{NEGATIVE + sequences[0]!r}; prepare data with them, name them by `negatives`, or set auxiliary: 0"
+            f"model: {asked[0]} needs negatives, but the schema has no sequence {NEGATIVE + sequences[0]!r}; prepare "
+            f"data with them, name them by `negatives`, or {remedy}"
         )
     for name, negative in negatives.items():
         true, false = fields.schema[name], fields.schema[negative]

@@ -242,6 +242,8 @@ def test_negatives_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
 def test_an_auxiliary_loss_without_negatives() -> None:
     with pytest.raises(UserError, match=r"auxiliary 0\.5 needs negatives, but .* no sequence 'negative_item_history'"):
         DIEN(Fields(without_negatives()), DIENConfig(**SMALL, auxiliary=0.5))
+    with pytest.raises(UserError, match=r"auxiliary_mean: rows needs negatives, .* or leave it out"):
+        DIEN(Fields(without_negatives()), DIENConfig(**SMALL, auxiliary_mean="rows"))
 
 
 @pytest.mark.parametrize(
