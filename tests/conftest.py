@@ -9,12 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import ROOT
 
 # Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a case takes is no property of the code: machines are shared.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Where commands note which run folders this user trained: not in the home of who runs the tests.
 _STATE = tempfile.TemporaryDirectory(prefix="shardrec-tests-state-")

@@ -106,7 +106,7 @@ CONTENT = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CONTENT, st.booleans())
 def test_what_is_written_reads_back_equal(content: Any, exponents: bool) -> None:
     for flow in (False, None):

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
@@ -45,7 +45,6 @@ def test_every_length_and_seed_equals_the_library(seed: int) -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=70)), max_size=60), st.integers(0, 2**64 - 1), st.data())
 def test_arrays_of_strings_in_any_layout(values: list[str | None], seed: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(values)))
@@ -57,7 +56,6 @@ def test_arrays_of_strings_in_any_layout(values: list[str | None], seed: int, da
         assert [None if e is None else f for e, f in zip(expected, found, strict=True)] == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50), st.sampled_from(SEEDS))
 def test_integers_hash_their_eight_bytes(values: list[int], seed: int) -> None:
     expected = [of_integer(v, seed) for v in values]
@@ -80,7 +78,6 @@ def test_values_of_integers_and_crosses_never_change() -> None:
     assert cross.tolist() == [0x782B5731F84CB7F3]
 
 
-@settings(deadline=None)
 @given(st.integers(2, 9), st.integers(0, 2**64 - 1))
 def test_crosses_hash_the_digests_in_their_order(k: int, seed: int) -> None:
     words = np.random.default_rng(k).integers(0, 2**64, (k, 5), dtype=np.uint64)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
@@ -81,7 +81,6 @@ def test_null_ids_are_errors_or_the_last_row() -> None:
     assert feature.num_embeddings == 6
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_sliced_batches_read_as_their_rows(data: st.DataObject) -> None:
     values = data.draw(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=30))
@@ -126,7 +125,6 @@ def test_cross_hashes_the_hashes_of_its_columns() -> None:
     assert reader.columns == ("a", "b")
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100) | st.none() | st.just(nan), max_size=40))
 def test_bucketize(values: list[float | None]) -> None:
     bounds = (-10.0, 0.0, 2.5, 50.0)
@@ -156,7 +154,6 @@ def test_vocabulary_of_strings(tmp_path: Path, kind: pa.DataType) -> None:
     assert feature.num_embeddings == 5
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(-50, 50)), st.lists(st.integers(-60, 60), max_size=50))
 def test_vocabulary_rows_equal_a_dictionary_lookup(known: set[int], values: list[int]) -> None:
     rows = {v: i + 1 for i, v in enumerate(known)}

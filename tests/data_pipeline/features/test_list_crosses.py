@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
@@ -82,7 +82,6 @@ def rows_of_lists(draw: Any) -> list[dict[str, Any]]:
     return rows
 
 
-@settings(deadline=None)
 @given(
     rows_of_lists(),
     st.lists(st.sampled_from(["shown", *LISTS]), min_size=2, max_size=4, unique=True),

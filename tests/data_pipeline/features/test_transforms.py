@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
@@ -31,7 +31,6 @@ from tests.data_pipeline.features.readers import INTEGERS, read, refused
 LISTS = st.lists(st.none() | st.lists(st.integers(0, 9), max_size=6), max_size=20)
 
 
-@settings(deadline=None)
 @given(LISTS, st.integers(1, 7), st.data())
 def test_sequences_keep_the_most_recent(rows: list[list[int] | None], most: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(rows)))
@@ -78,7 +77,6 @@ def test_lists_of_strings_are_hashed() -> None:
     assert column.values.tolist() == [xxhash.xxh64_intdigest(v) % 50 for v in (b"b", b"c")]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-5, 5, width=32), max_size=5), max_size=12), st.integers(1, 6))
 def test_weights_go_with_their_ids(weights: list[list[float]], most: int) -> None:
     ids = [list(range(len(w))) for w in weights]
@@ -182,7 +180,6 @@ def test_a_number_that_squares_would_overflow_of_is_an_error() -> None:
     assert LabelReader(Label())(labels, "f").values[0] == np.float32(3e38)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6) | st.none(), max_size=30))
 def test_transforms_apply_in_order_after_the_fill(values: list[float | None]) -> None:
     steps = (Clip(low=-1000.0), Log(), Standardise(mean=0.5, deviation=2.0))

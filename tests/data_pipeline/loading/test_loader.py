@@ -116,7 +116,7 @@ file_sizes = st.lists(st.lists(st.integers(0, 50), max_size=5), min_size=1, max_
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     files=file_sizes,
     lanes=st.sampled_from([1, 2, 3, 5]),

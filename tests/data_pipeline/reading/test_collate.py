@@ -132,7 +132,7 @@ def check_batch(batch, rows: list[dict], places: list[int], id_names, weighted_n
         assert tensor.dtype == torch.float32
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.integers(0, 3), st.data())
 def test_permuted_joined_and_sliced_blocks_make_the_batch_of_their_rows(sizes, padding, data):
     layout = Layout(SCHEMA, ".")

@@ -59,7 +59,7 @@ def read(source: DataSet, start: int, stop: int, chunk_rows: int = 7) -> tuple[l
     return values, sum(decoded)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=4).filter(lambda f: any(map(sum, f))))
 def test_any_range_of_rows(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("ranges")

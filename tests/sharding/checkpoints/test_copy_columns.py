@@ -77,7 +77,7 @@ def whole(parts: list[LiveTable], tensor: str) -> Tensor:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     transfer=transfers(),
     ranks=st.tuples(st.integers(1, 3), st.integers(1, 3)),

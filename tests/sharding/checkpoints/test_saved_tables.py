@@ -44,7 +44,7 @@ def whole(plan: Plan, seed: int = 0) -> dict[str, LiveTable]:
     return live(plan_for([replace(t.table, placement=None) for t in plan.tables.values()], 1), 0, seed)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     plans=two_plans(),
     chunk=st.sampled_from([1, 64, 700, 1 << 25]),
@@ -77,7 +77,7 @@ def files(folder: Path, table: str) -> list[Path]:
     return list((folder / "tables").glob(table.replace("/", "%2F") + ".r*"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plans=two_plans(), chunk=st.sampled_from([1, 64, 1 << 25]), data=st.data())
 def test_replaced_rows_are_replaced_and_no_others(plans: tuple[Plan, Plan], chunk: int, data, tmp_path_factory) -> None:
     """Written in several calls, read by another plan, which checks every checksum."""

@@ -80,7 +80,7 @@ def two_plans(draw: st.DrawFn) -> tuple[Plan, Plan]:
     return placed(), placed()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plans=two_plans(), chunk=st.sampled_from([1, 64, 700, 1 << 25]), seed=st.integers(0, 9))
 def test_any_plan_loads_any_other(plans: tuple[Plan, Plan], chunk: int, seed: int, tmp_path_factory) -> None:
     wrote, reads = plans

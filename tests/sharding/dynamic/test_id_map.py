@@ -41,7 +41,7 @@ geometries = st.builds(BucketGeometry, buckets=st.integers(2, 3), bucket_sets=st
 streams = st.lists(st.dictionaries(st.sampled_from(IDS), st.integers(1, 3), max_size=60), min_size=1, max_size=7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(config=configs, geometry=geometries, stream=streams, skips=st.integers(1, 2))
 def test_equals_dicts_and_loops(
     config: DynamicConfig, geometry: BucketGeometry, stream: list[dict[int, int]], skips: int
@@ -121,7 +121,7 @@ class Parts:
                 tensor.copy_(state[name][first : first + len(tensor)])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     settings_=st.sampled_from(
         [{}, {"evict": "lru"}, {"evict": "age", "age": 2}, {"after": 2, "candidates": 0.5}, {"probability": 0.4}]
@@ -331,7 +331,7 @@ def test_settings_that_do_not_go_together(said: dict, remedy: str) -> None:
         DynamicConfig(rows=10, **said)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     after=st.integers(1, 3),
     evict=st.sampled_from(["lfu", "lru"]),

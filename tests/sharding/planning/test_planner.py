@@ -143,7 +143,7 @@ def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables=any_tables(), ranks=st.sampled_from([1, 2, 3, 4, 5, 9, 12]))
 def test_every_plan_covers_every_table_once(tables: list[EmbeddingTable], ranks: int) -> None:
     made = plan(tables, ranks, memory=1 << 40)
@@ -300,7 +300,7 @@ def test_nothing_would_do() -> None:
     assert said.endswith("; use fewer rows or columns")
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(tables=any_tables(), share=st.floats(0.02, 0.6), local=st.integers(1, 3))
 def test_hosts_that_would_do_do_and_one_less_does_not(tables: list[EmbeddingTable], share: float, local: int) -> None:
     memory = max(1, int(share * sum(table_bytes(replace(t, optimizer=t.optimizer or ROWWISE)) for t in tables)))

@@ -1,7 +1,7 @@
 """The mixing of counters is MurmurHash3's finaliser, bit for bit."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.sharding.tables.draws import mixed, signed
@@ -16,7 +16,6 @@ def plain(word: int) -> int:
     return word ^ word >> 33
 
 
-@settings(deadline=None)
 @given(words=st.lists(st.integers(0, WORD), min_size=1, max_size=9))
 def test_equals_integers_of_any_size(words: list[int]) -> None:
     found = mixed(torch.tensor([signed(w) for w in words]))

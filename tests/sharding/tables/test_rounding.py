@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.sharding.tables.rounding import StochasticRounding, rounding_key
@@ -19,7 +19,6 @@ def rounded(values: torch.Tensor, **where: int) -> torch.Tensor:
     return rounding.round(values, torch.arange(len(values)))
 
 
-@settings(deadline=None)
 @given(value=finite)
 def test_rounds_to_a_neighbour_and_to_the_value_in_the_mean(value: float) -> None:
     exact = np.float32(value)
@@ -47,7 +46,6 @@ def test_columns_and_rows_are_drawn_apart() -> None:
     assert draws.mean(0).tolist() == pytest.approx([(1 << 12) - 0.5] * 6, rel=0.05)
 
 
-@settings(deadline=None)
 @given(row=st.integers(0, 1 << 40), column=st.integers(0, 9), rows=st.integers(1, 9), columns=st.integers(1, 9))
 def test_a_shard_rounds_as_the_whole_table_does(row: int, column: int, rows: int, columns: int) -> None:
     values = torch.linspace(0.5, 1, 400).view(20, 20)

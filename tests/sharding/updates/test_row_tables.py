@@ -57,7 +57,7 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=6, max_size=6),
     weighted=st.booleans(),

@@ -22,7 +22,7 @@ def by_loop(visits: list[tuple[int, float]], user: int, time: float) -> float:
     return value * exp(-1.2e-5 * (time - last))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VISITS, st.floats(0, 5 * 86_400))
 def test_it_is_what_a_loop_over_visits_gives(visits: list[tuple[int, float]], later: float) -> None:
     visits.sort(key=lambda visit: visit[1])

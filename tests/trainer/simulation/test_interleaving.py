@@ -61,7 +61,7 @@ def test_propensities_are_the_probabilities_given_what_is_above(tau: float | Non
             assert found > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 7), st.integers(1, 9), st.sampled_from([None, 0.5, 3.0]), st.integers(0, 1000))
 def test_a_list_names_nothing_twice_and_each_ranking_has_its_turn(
     count: int, length: int, tau: float | None, seed: int

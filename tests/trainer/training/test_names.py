@@ -89,7 +89,6 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path, model: str) -> None
 
 @settings(
     max_examples=2,
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],  # a run takes a second: no shrinking
     suppress_health_check=[HealthCheck.too_slow],
 )

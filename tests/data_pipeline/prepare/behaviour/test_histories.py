@@ -291,7 +291,7 @@ def test_the_same_seed_gives_the_same_rows_whatever_the_chunks(tmp_path: Path, m
     assert same[0] == same[1]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=60), st.integers(1, 8))
 def test_histories_are_the_events_before(pairs: list[tuple[int, int]], most: int) -> None:
     found = [(str(u), f"i{i}", 0) for u, i in pairs]

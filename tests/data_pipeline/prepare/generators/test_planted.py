@@ -26,7 +26,7 @@ WITH_HISTORY = PlantedLog(ids=(50, 30), dense=1, histories=Histories(items=3_000
 # ---------------------------------------------------------------- the law of ids
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([1, 2, 7, 10**4, 10**9, 2**53]), st.floats(0, 40), st.sampled_from([0.0, 0.5, 1 - 2**-53]))
 def test_ids_are_in_range_for_any_size_and_skew(num_ids: int, skew: float, extreme: float) -> None:
     law = PowerLaw(num_ids, skew)

@@ -119,7 +119,7 @@ def texts(draw: st.DrawFn) -> tuple[str, TextFormat, int]:
     return text.removeprefix("\ufeff"), form, fields
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(texts(), st.integers(4, 40))
 def test_rows_and_their_lines_are_those_of_csv(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[str, TextFormat, int], block: int
@@ -151,7 +151,7 @@ def _stays_open(text: str, form: TextFormat) -> bool:
     return bool(one) and len(one) == len(more)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text('a",\n', max_size=40))
 @example('""\n"a""",""""\n')
 def test_quotes_are_found_alike_in_one_go_and_one_by_one(text: str) -> None:
@@ -179,7 +179,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.text("a\"' é", min_size=1, max_size=5), min_size=3, max_size=3), min_size=1, max_size=5), ENDS
 )

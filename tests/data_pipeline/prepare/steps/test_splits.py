@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -83,7 +83,6 @@ def test_time_split_of_strings_and_nulls() -> None:
         codes(split, batch_of(t=["2014-10-21", None]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=200), st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.0, 0.5)]))
 def test_time_split_by_fractions_cuts_sorted_times(times: list[int], shares: tuple[float, float, float]) -> None:
     split = TimeSplit(column="t", fractions=dict(zip(("train", "validation", "test"), shares, strict=True)))

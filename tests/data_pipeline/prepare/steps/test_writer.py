@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
@@ -13,7 +13,6 @@ from shardrec.data_pipeline.files.owned_files import MARKER
 from shardrec.data_pipeline.prepare.steps.writer import SCHEMA_FILE, RowsWriter, staged
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 25), max_size=12), st.integers(1, 10), st.integers(1, 40))
 def test_row_groups_and_files_have_their_sizes(
     tmp_path_factory: pytest.TempPathFactory, batches: list[int], group_rows: int, file_rows: int
