@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def _asks_for_gpus(config: pytest.Config) -> bool:
     """Says whether this is `pytest -m gpu`."""
     return bool(config.option.markexpr.strip() == "gpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_group_for_the_next() -> Iterator[None]:
+    """Ends the process group that a module's sessions made, where its tests do not: the next one makes its own."""
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")
