@@ -14,6 +14,10 @@ from shardrec.trainer.config.sections import DataConfig, RunConfig
 from shardrec.trainer.simulation.settings import SimulationSettings
 
 
+_ROWS = {"path": "path", "schema_path": "schema", "train": "train", "validation": "validation", "test": "test"}
+"""Which rows an ordinary run reads: fields of `data` -> their keys in the run file."""
+
+
 class SimulationConfig(RunConfig):
     """A simulation is configured by this; `run` is the folder of all its episodes."""
 
@@ -23,6 +27,15 @@ class SimulationConfig(RunConfig):
     @model_validator(mode="after")
     def _has_name(self) -> "SimulationConfig":
         """Lets `model` be left out: policies without one need none."""
+        return self
+
+    @model_validator(mode="after")
+    def _names_nothing_that_is_not_read(self) -> "SimulationConfig":
+        """Refuses other rows, stages and starts than those that a simulation makes for its training runs."""
+        named = [f"data.{key}" for field, key in _ROWS.items() if getattr(self.data, field) is not None]
+        named += [key for key in ("stages", "init_from") if getattr(self, key)]
+        if named:
+            raise ValueError(f"{named[0]}: a simulation trains on its own log, from where it was; leave it out")
         return self
 
 

@@ -152,6 +152,15 @@ def test_bad_settings_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("override", ["data.path=data/demo", "data.schema=x/schema.yaml", "init_from=[{run: runs/x}]"])
+def test_what_a_simulation_does_not_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    line = refused(monkeypatch, "simulate", run_file(tmp_path), "--set", override)
+    assert f"{override.split('=')[0]}: a simulation trains on its own log" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, run = run_file(tmp_path, days=1), tmp_path / "run"
     assert "no simulation to go on with" in refused(monkeypatch, "simulate", path, "--resume")
