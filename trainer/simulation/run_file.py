@@ -13,7 +13,6 @@ from shardrec.trainer.config.load import load_as
 from shardrec.trainer.config.sections import DataConfig, RunConfig
 from shardrec.trainer.simulation.settings import SimulationSettings
 
-
 _ROWS = {"path": "path", "schema_path": "schema", "train": "train", "validation": "validation", "test": "test"}
 """Which rows an ordinary run reads: fields of `data` -> their keys in the run file."""
 
