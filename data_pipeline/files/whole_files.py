@@ -185,17 +185,18 @@ def _remove_abandoned_files(folder: Path) -> None:
 
 def _take_up_abandoned(place: Path) -> None:
     """Removes what killed processes of this host left behind of the same folder, or puts it back where it belongs."""
-    of_host = re.compile(re.escape(f".{place.name}.partial-{here()}-") + r"(\d+)-\d+-old")
+    of_host = re.compile(re.escape(f".{place.name}.partial-{here()}-") + r"(\d+)-\d+(-old)?")
     for left in place.parent.glob(f".{_literally(place.name)}.partial-*"):
         if left.is_symlink() or (marker := Marker.read(left)) is None:
             continue
-        replaced = of_host.fullmatch(left.name)
-        if replaced and not alive(int(replaced[1])):
-            if place.exists():
-                remove_owned(left)
-            else:
-                left.rename(place)  # killed between two renames: this is what was to be replaced
-        elif marker.files is None and marker.abandoned:
+        writer = of_host.fullmatch(left.name)
+        if writer and (writer[2] or marker.files is not None):  # killed about the renames: the marker names nobody
+            abandoned = not alive(int(writer[1]))
+        else:
+            abandoned = marker.files is None and marker.abandoned
+        if abandoned and writer and writer[2] and not place.exists():
+            left.rename(place)  # this is what was to be replaced
+        elif abandoned:
             remove_owned(left)
 
 

@@ -119,6 +119,18 @@ def test_what_a_kill_between_two_renames_moved_away_is_put_back(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == sorted(["out", gone])
 
 
+def test_what_a_kill_just_before_the_rename_left_goes_by_its_list(tmp_path: Path) -> None:
+    out, gone = tmp_path / "out", tmp_path / f".out.partial-{here()}-{NOBODY}-0"
+    with whole_folder(out, must_be_new, listed=True) as folder:
+        (folder / "new").write_text("")
+    out.rename(gone)
+    (gone / "mine").write_text("")  # came in since: not listed
+    with whole_folder(out, must_be_new, listed=True) as folder:
+        (folder / "newer").write_text("")
+    assert sorted(os.listdir(out)) == [MARKER, "newer"]
+    assert os.listdir(gone) == ["mine"]
+
+
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     def write(letter: str) -> None:
         for _ in range(20):

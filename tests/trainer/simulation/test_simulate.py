@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,19 @@ from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.simulation.small_world import SMALL
 
+# The command, ended as `kill -9` does when the state of the fifth day is about to appear.
+KILLS_ITSELF = """
+import os, signal, sys
+
+def kill_on_day_five(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("state/day-0005"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_on_day_five)
+from shardrec.trainer.cli import main
+main()
+"""
+
 
 def run_file(folder: Path, **changes: Any) -> Path:
     """Writes a small simulation's run file, whose run folder is beside it."""
@@ -36,13 +47,9 @@ def test_a_killed_simulation_goes_on_bit_for_bit_and_side_by_side(
     """One that is killed within a day and gone on with, against one of two processes that is left alone."""
     path = run_file(tmp_path, days=12, policies=["popularity", "random"], users=40, tick_minutes=240, minor_minutes=240)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "shardrec", "simulate", str(path), "--quiet", "--set", f"run={killed}"]
-    child = subprocess.Popen(command)
-    while not (killed / "popularity-0/state/day-0003").exists():
-        assert child.poll() is None
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    command = [sys.executable, "-c", KILLS_ITSELF, "simulate", str(path), "--quiet", "--set", f"run={killed}"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (killed / "popularity-0/state/day-0005").exists()
     assert not (killed / "random-0/summary.json").exists()
     assert "--resume" in refused(monkeypatch, "simulate", path, "--set", f"run={killed}")
     assert "was 12, now 13" in refused(
