@@ -10,7 +10,8 @@ PINS = {
     for line in (HERE / "constraints.txt").read_text().split("\n")
     if line and not line.startswith("#")
 }
-PINS["ray"] = PINS["ray"].replace("ray", "ray[train]", 1)
+RAY = PINS["ray"]
+PINS["ray"] = RAY.replace("ray", "ray[train]", 1)
 
 
 def pinned(*names: str) -> list[str]:
@@ -18,6 +19,14 @@ def pinned(*names: str) -> list[str]:
 
 
 TORCHREC_NEEDS = pinned("tensordict", "torchmetrics", "tqdm", "pyre-extensions", "iopath")
+OPTIONAL = {  # what some commands need: pip install 'shardrec[serve]'
+    "onnx": pinned("onnx", "onnxscript", "onnxruntime"),
+    "retrieve": pinned("faiss-cpu"),
+    "serve": pinned("starlette", "uvicorn", "httptools", "uvloop", "orjson", "prometheus_client"),
+    "tune": pinned("optuna"),
+    "mlflow": pinned("mlflow-skinny"),
+    "wandb": pinned("wandb"),
+}
 
 setup(
     name="shardrec",
@@ -36,9 +45,12 @@ setup(
         # torchrec asks for the CUDA build of fbgemm-gpu by name, so on CPU machines make adds it with --no-deps
         "cpu": pinned("fbgemm-gpu-cpu") + TORCHREC_NEEDS,
         "cuda": pinned("torchrec", "fbgemm-gpu"),
-        "dev": pinned(
+        **OPTIONAL,
+        "dev": [package for packages in OPTIONAL.values() for package in packages]
+        + [RAY.replace("ray", "ray[default]", 1)]  # its job server
+        + pinned(
             *("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scikit-learn", "xxhash"),
-            *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML"),
+            *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML", "httpx"),
         ),
     },
     entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},

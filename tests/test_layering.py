@@ -18,9 +18,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
     "trainer": (
         ("cli", "api"),
         ("commands",),
-        ("comparison", "off_policy"),
+        ("comparison", "off_policy", "ranking", "reports", "retrieval", "serving", "tuning"),
         ("benchmarks", "scoring", "simulation"),
         ("training", "tables"),
+        ("export",),
+        ("catalogue",),
         ("checkpoints", "planning"),
         ("session",),
         ("launch",),

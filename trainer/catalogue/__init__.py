@@ -1,0 +1,1 @@
+"""The catalogue is all items that a model could recommend, each with its vector."""
