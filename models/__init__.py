@@ -30,6 +30,7 @@
 - `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
 - `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
 - `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
+- `shared_space.py`: A shared space holds vectors of users and of items whose dot products rank items as the model does
 - `table_reads.py`: Table reads say which tables inputs look up, and put other tables in their place
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.shared_space import Towers
 from shardrec.models.table_reads import declared_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
@@ -121,6 +122,9 @@ class Recommender(nn.Module):
     explain: ClassVar[Callable[..., Explanation] | None] = None
     """A method of `forward`'s parameters for `shardrec predict --explain`. None: the model has no such weights."""
 
+    no_shared_space: ClassVar[str] = "its user and item vectors meet in an MLP, not in a dot product"
+    """Why a model without `towers` has none, as a clause for messages."""
+
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
         super().__init__()
         parameters = inspect.signature(self.forward).parameters
@@ -154,6 +158,10 @@ class Recommender(nn.Module):
         when = ("always", "labelled") if labelled else ("always",)
         read = {name for source in self.inputs.values() if source.read in when for name in _features(source)}
         return tuple(name for name in self.features if name not in read)
+
+    def towers(self) -> Towers | None:
+        """Returns the halves that make vectors of users and of items; None where they share no space."""
+        return None
 
     def after_step(self) -> None:
         """Follows every optimizer step; does nothing unless a model overrides it (a target network's copy)."""

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import PooledEmbeddings
-from shardrec.models.user_item import UserItemConfig
+from shardrec.models.shared_space import Towers
+from shardrec.models.user_item import UserItemConfig, user_and_item
 
 
 class MFConfig(UserItemConfig):
@@ -24,9 +24,21 @@ class MF(Recommender):
 
     def __init__(self, fields: Fields, config: MFConfig) -> None:
         tables = fields.tables(embedding_dim=config.embedding_dim, features=config.pair(fields), zero_columns=1)
-        super().__init__(inputs={"pair": PooledEmbeddings(tables)}, task=config.build_task(fields.schema))
+        super().__init__(inputs=user_and_item(tables), task=config.build_task(fields.schema))
         self.mean = nn.Parameter(torch.tensor([config.start if config.mean is None else config.mean]))
 
-    def forward(self, pair: Tensor) -> Tensor:
-        """[B, 2, 1 + D] -> [B]."""
-        return self.mean + pair[:, :, 0].sum(1) + (pair[:, 0, 1:] * pair[:, 1, 1:]).sum(1)
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        """[B, 1 + D], [B, 1 + D] -> [B]."""
+        return self.mean + user[:, 0] + item[:, 0] + (user[:, 1:] * item[:, 1:]).sum(1)
+
+    def towers(self) -> Towers:
+        """Returns [1; p_u] and [b_i; q_i]: a user's own bias and mu rank no items."""
+        return Towers(_with_one, _as_it_is, ("user",), ("item",))
+
+
+def _with_one(user: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(user[:, :1]), user[:, 1:]], 1)
+
+
+def _as_it_is(item: Tensor) -> Tensor:
+    return item

@@ -17,9 +17,10 @@ from shardrec.models.layers.activations import Activation, activation
 from shardrec.models.layers.glorot import glorot
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.shared_space import Towers
 from shardrec.models.table_settings import TableInit
 from shardrec.models.tables import EmbeddingTable
-from shardrec.models.user_item import UserItemConfig
+from shardrec.models.user_item import UserItemConfig, user_and_item
 
 TABLE_INIT = TableInit(kind="normal", scale=0.01)  # section 4.1
 HALVINGS = 3  # hidden layers of the tower, unless its settings name some (section 4.4)
@@ -35,13 +36,17 @@ class GMF(Recommender):
     """y = h . (p_u * q_i) (eqs. 8, 9), with a bias beside h as in the authors' code."""
 
     def __init__(self, fields: Fields, config: GMFConfig) -> None:
-        gmf = PooledEmbeddings(_tables(fields, config, "gmf", config.embedding_dim))
-        super().__init__(inputs={"gmf": gmf}, task=config.build_task(fields.schema))
-        self.gmf_output = _output(gmf.width // 2)
+        inputs = user_and_item(_tables(fields, config, "gmf", config.embedding_dim))
+        super().__init__(inputs=inputs, task=config.build_task(fields.schema))
+        self.gmf_output = _output(inputs["user"].width)
 
-    def forward(self, gmf: Tensor) -> Tensor:
-        """[B, 2, D] -> [B]."""
-        return self.gmf_output(gmf[:, 0] * gmf[:, 1]).squeeze(1)
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        """[B, D], [B, D] -> [B]."""
+        return self.gmf_output(user * item).squeeze(1)
+
+    def towers(self) -> Towers:
+        """Returns p_u and h * q_i."""
+        return Towers(lambda user: user, lambda item: item * self.gmf_output.weight, ("user",), ("item",))
 
 
 class NCFMLPConfig(UserItemConfig):

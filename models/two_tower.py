@@ -16,6 +16,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
+from shardrec.models.shared_space import Towers
 
 SIDES = ("user", "item")
 COSINE_SCALE = 10.0  # where the learned factor of a cosine starts
@@ -85,6 +86,14 @@ class TwoTower(Recommender):
     def item_vectors(self, item: Tensor, item_dense: Tensor) -> Tensor:
         """Returns items' vectors from item features alone: [B, sum of D], [B, N_item] -> [B, vector_dim]."""
         return self._scaled(self.item_tower(torch.cat([item, item_dense], 1)))
+
+    def towers(self) -> Towers:
+        """Returns both towers' vectors, those of items times s: b ranks no items."""
+        return Towers(self.user_vectors, self._scaled_items, ("user", "user_dense"), ("item", "item_dense"))
+
+    def _scaled_items(self, item: Tensor, item_dense: Tensor) -> Tensor:
+        vectors = self.item_vectors(item, item_dense)
+        return vectors if self.scale is None else self.scale * vectors
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors) if self.normalise else vectors

@@ -1,5 +1,7 @@
 """Models of user-item pairs read two features, one of the user and one of the item."""
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from shardrec.data_pipeline.declared.declaration import unknown
@@ -7,6 +9,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import Role
 from shardrec.models.base import PointwiseConfig
 from shardrec.models.fields import Fields
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.tables import EmbeddingTable
 
 
 class UserItemConfig(PointwiseConfig):
@@ -24,6 +28,15 @@ class UserItemConfig(PointwiseConfig):
         if user == item:
             raise UserError(f"model: `user` and `item` are both {user!r}; they have to be two features")
         return user, item
+
+
+def user_and_item(tables: Mapping[str, EmbeddingTable]) -> dict[str, PooledEmbeddings]:
+    """Returns the inputs `user` and `item`, [B, D] each, of a pair of tables. Raises UserError where dims differ."""
+    PooledEmbeddings(tables)
+    return {
+        side: PooledEmbeddings({feature: table}, concat=True)
+        for side, (feature, table) in zip(("user", "item"), tables.items(), strict=True)
+    }
 
 
 def _feature(fields: Fields, role: Role, named: str | None) -> str:

@@ -29,7 +29,7 @@ def test_equals_the_equation() -> None:
     assert not any(rows[:, 0].any() for rows in lookup.parameters())
     randomise(lookup)
     batch = mixed_batch(schema, 6)
-    p, q = pooled_rows(lookup, "pair", batch).transpose(1, 0, 2)
+    p, q = (pooled_rows(lookup, side, batch)[:, 0] for side in ("user", "item"))
     expected = [3.5 + p[b, 0] + q[b, 0] + sum(p[b, d] * q[b, d] for d in range(1, 5)) for b in range(6)]
     found = model(**lookup(batch))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -47,8 +47,8 @@ def test_where_the_mean_starts(settings: dict[str, Any], start: float) -> None:
 
 def test_roles_say_which_features_unless_they_are_named() -> None:
     fields = features({"age": "user", "who": "user", "where": "context", "what": "item"})
-    assert list(MF(fields, MFConfig()).inputs["pair"].tables) == ["age", "what"]
-    assert list(MF(fields, MFConfig(user="who")).inputs["pair"].tables) == ["who", "what"]
+    assert MF(fields, MFConfig()).features == ("age", "what")
+    assert MF(fields, MFConfig(user="who")).features == ("who", "what")
 
 
 @pytest.mark.parametrize(

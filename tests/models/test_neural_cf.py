@@ -48,7 +48,7 @@ def assert_equal(found: torch.Tensor, expected: np.ndarray) -> None:
 def test_gmf_equals_the_equation() -> None:
     model = GMF(Fields(SCHEMA), GMFConfig(**PAIR, embedding_dim=5))
     lookup = made(model)
-    p, q = pooled_rows(lookup, "gmf", BATCH).transpose(1, 0, 2)
+    p, q = (pooled_rows(lookup, side, BATCH)[:, 0] for side in ("user", "item"))
     assert_equal(model(**lookup(BATCH)), one_layer(model.gmf_output, p * q))
 
 

@@ -244,7 +244,9 @@ def in_double(config: RunConfig, users: Tensor, items: Tensor) -> Tensor:
     model.load_state_dict(model_tensors(tower(checkpoint)))
     tables = {name: t["weight"].double() for name, t in whole_tables(checkpoint).items()}
     inputs: dict[str, Tensor] = {}
-    if "gmf/user" in tables:
+    if config.model.name == "gmf":
+        inputs |= {"user": tables["gmf/user"][users], "item": tables["gmf/item"][items]}
+    elif "gmf/user" in tables:
         inputs["gmf"] = torch.stack([tables["gmf/user"][users], tables["gmf/item"][items]], 1)
     if "mlp/user" in tables:
         inputs["mlp"] = torch.cat([tables["mlp/user"][users], tables["mlp/item"][items]], 1)
