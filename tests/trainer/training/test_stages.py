@@ -244,7 +244,7 @@ def in_double(config: RunConfig, users: Tensor, items: Tensor) -> Tensor:
     model.load_state_dict(model_tensors(tower(checkpoint)))
     tables = {name: t["weight"].double() for name, t in whole_tables(checkpoint).items()}
     inputs: dict[str, Tensor] = {}
-    if config.model.name == "gmf":
+    if set(tables) == {"gmf/user", "gmf/item"}:
         inputs |= {"user": tables["gmf/user"][users], "item": tables["gmf/item"][items]}
     elif "gmf/user" in tables:
         inputs["gmf"] = torch.stack([tables["gmf/user"][users], tables["gmf/item"][items]], 1)
