@@ -27,6 +27,7 @@ from shardrec.data_pipeline.prepare.options import (
     progress,
     shares,
     show,
+    text_format,
 )
 from shardrec.data_pipeline.prepare.steps.option_values import (
     FIELD_IDS,
@@ -148,21 +149,10 @@ def implicit(
     file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
-    from pydantic import ValidationError
-
-    from shardrec.data_pipeline.declared.declaration import first_problem
     from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, prepare_implicit
     from shardrec.data_pipeline.prepare.steps.preparation import Output
-    from shardrec.data_pipeline.prepare.steps.text import TextFormat
 
-    try:
-        form = TextFormat(
-            delimiter=delimiter.replace("\\t", "\t"),
-            header=columns is None,
-            columns=tuple(columns.split(",")) if columns else None,
-        )
-    except ValidationError as error:
-        raise UserError(f"--delimiter: {first_problem(error)}") from None
+    form = text_format(delimiter, columns)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     log = LogColumns(user, item, time, time_type)
     show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, progress))

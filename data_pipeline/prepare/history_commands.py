@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.options import (
     MOST,
     FileRows,
@@ -14,11 +15,14 @@ from shardrec.data_pipeline.prepare.options import (
     Overwrite,
     RowGroupRows,
     SourcePath,
+    Test,
+    Validation,
     progress,
     shares,
     show,
+    text_format,
 )
-from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS, Sampling
+from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS, Sampling, TimeType
 
 app = typer.Typer()
 
@@ -131,6 +135,50 @@ def movielens_histories(
     )
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_movielens_histories(source, output, protocol, progress))
+
+
+@app.command()
+def pairs(
+    source: SourcePath,
+    out: Out,
+    validation: Validation = None,
+    test: Test = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Between the fields of files with a pair a line; \\t is a tab. Default: `user item item ...`"
+        ),
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Names of the fields, `user,item`: no header line.")] = None,
+    user: Annotated[str, typer.Option(help="Column of users.")] = "user",
+    item: Annotated[str, typer.Option(help="Column of items.")] = "item",
+    time: Annotated[str | None, typer.Option(help="Column of times. Default: none, in the order of lines.")] = None,
+    time_type: Annotated[TimeType, typer.Option(help="How times are compared.")] = "integer",
+    weight: Annotated[str | None, typer.Option(help="Column of sample weights.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=0, max=MOST, help="So many of a user's latest training items are a row's history.")
+    ] = 50,
+    train_with_validation: Annotated[
+        bool, typer.Option("--train-with-validation", help="Validation pairs are training pairs too.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the order of training rows.")] = 0,
+    overwrite: Overwrite = False,
+    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
+    file_rows: FileRows = FILE_ROWS,
+) -> None:
+    """Prepares pairs for retrieval: `user item item ...` a line, or delimited; each split has files of its own."""
+    from shardrec.data_pipeline.prepare.importers.implicit import LogColumns
+    from shardrec.data_pipeline.prepare.importers.pairs import PairForm, prepare_pairs
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
+    from shardrec.data_pipeline.prepare.steps.source import Inputs
+
+    if delimiter is None and (named := columns or time or weight):
+        raise UserError(f"{named!r} names a column, but lines of `user item item ...` have none; give --delimiter")
+    text = None if delimiter is None else text_format(delimiter, columns)
+    form = PairForm(text, LogColumns(user, item, time, time_type), weight)
+    inputs = Inputs([source], validation or (), test or (), divided=False)
+    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
+    show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress))
 
 
 @app.command("synthetic-histories")

@@ -10,6 +10,7 @@ from shardrec.data_pipeline.errors import UserError, shortened
 
 if TYPE_CHECKING:
     from shardrec.data_pipeline.prepare.steps.preparation import Report
+    from shardrec.data_pipeline.prepare.steps.text import TextFormat
     from shardrec.data_pipeline.prepare.steps.writer import Split
 
 SourcePath = Annotated[Path, typer.Argument(help="Input file, folder, or quoted glob; plain or gzip.")]
@@ -56,6 +57,26 @@ def shares(text: str | None) -> "dict[Split, float] | None":
             f"--fractions: found {shortened(text)!r}, expected train,validation,test summing to 1, such as 0.8,0.1,0.1"
         )
     return dict(zip(SPLITS, fractions, strict=True))
+
+
+def text_format(delimiter: str, columns: str | None) -> "TextFormat":
+    """Returns how a delimited file is written; columns: `user,item`, of one without a header line.
+
+    Raises UserError for a delimiter that cannot be one.
+    """
+    from pydantic import ValidationError
+
+    from shardrec.data_pipeline.declared.declaration import first_problem
+    from shardrec.data_pipeline.prepare.steps.text import TextFormat
+
+    try:
+        return TextFormat(
+            delimiter=delimiter.replace("\\t", "\t"),
+            header=columns is None,
+            columns=tuple(columns.split(",")) if columns else None,
+        )
+    except ValidationError as error:
+        raise UserError(f"--delimiter: {first_problem(error)}") from None
 
 
 def progress(line: str) -> None:

@@ -11,6 +11,7 @@
 - `movielens_histories.py`: MovieLens 1M and 100K as histories
 - `ncf.py`: the files published with neural collaborative filtering
 - `open_bandit.py`: logged bandit data in the layout of the Open Bandit Dataset
+- `pairs.py`: pairs of users and items in files for training, validation and test, as LightGCN's data
 - `ratings.py`: MovieLens' ratings as rows of items or users, for AutoRec
 - `user_histories.py`: text files of user histories
 """

@@ -6,18 +6,15 @@ The format of S3-Rec's data (Zhou et al., CIKM 2020). A user's lines are joined 
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.data_pipeline.prepare.behaviour.events import Coded, Events
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol, prepare_histories
 from shardrec.data_pipeline.prepare.steps.json_objects import entries
-from shardrec.data_pipeline.prepare.steps.lines import Lines, line_blocks
+from shardrec.data_pipeline.prepare.steps.lines import line_blocks
 from shardrec.data_pipeline.prepare.steps.preparation import Output, Report
 from shardrec.data_pipeline.prepare.steps.progress import Progress, silent
 from shardrec.data_pipeline.prepare.steps.source import input_files
+from shardrec.data_pipeline.prepare.steps.word_lines import pairs_in
 
 
 def prepare_user_histories(
@@ -37,7 +34,7 @@ def prepare_user_histories(
     users, items = [], []
     for file in files:
         for lines in line_blocks(file):
-            of_user, of_item = _parsed(lines, file)
+            of_user, of_item = pairs_in(lines, file)
             users.append(of_user)
             items.append(of_item)
     if not sum(map(len, items)):
@@ -45,25 +42,6 @@ def prepare_user_histories(
     categories = None if attributes is None else _first_attributes(attributes)
     events = Events.of(files[0], Coded.of(users), Coded.of(items), categories=categories)
     return prepare_histories(events, protocol or HistoryProtocol(), output, progress)
-
-
-def _parsed(lines: Lines, file: str) -> tuple[pa.Array, pa.Array]:
-    """Returns the users and the items of all events of these lines. Raises UserError for a user without items."""
-    stripped = pc.utf8_trim_whitespace(pc.split_pattern(pa.array([lines.text(file)]), "\n").flatten())
-    words = pc.utf8_split_whitespace(stripped)
-    counts = pc.list_value_length(words).to_numpy()
-    blank = pc.equal(stripped, "").to_numpy(zero_copy_only=False)
-    alone = np.flatnonzero((counts == 1) & ~blank)
-    if len(alone):
-        user = stripped[int(alone[0])].as_py()
-        raise UserError(
-            f"{file}, line {lines.first + alone[0]}: found {shortened(user)!r} alone, expected `user item item ...`"
-        )
-    flat, starts = words.flatten(), words.offsets.to_numpy()[:-1]
-    keep = np.ones(len(flat), bool)
-    keep[starts] = False
-    users = flat.take(pa.array(np.repeat(starts, np.where(blank, 0, counts - 1))))
-    return users.dictionary_encode(), flat.filter(pa.array(keep)).dictionary_encode()
 
 
 def _first_attributes(path: str | Path) -> dict[object, str]:

@@ -18,4 +18,5 @@
 - `table_rows.py`: codes of values in memory become rows of a table with a vocabulary
 - `text.py`: delimited text as typed record batches
 - `writer.py`: folders that appear complete or not at all, and Parquet files of bounded size
+- `word_lines.py`: lines of words, `user item item ...`, become pairs
 """

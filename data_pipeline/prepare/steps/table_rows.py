@@ -26,17 +26,24 @@ class TableRows:
 
     @classmethod
     def fit(
-        cls, table: str, folder: Path, values: pa.Array, training: np.ndarray, *, missing: bool = False
+        cls,
+        table: str,
+        folder: Path,
+        values: pa.Array,
+        training: np.ndarray,
+        *,
+        missing: bool = False,
+        others: bool = False,
     ) -> "TableRows":
         """Writes the vocabulary of a table under `folder`: most frequent first, then by value; others are row 0.
 
         values: by code; training: codes of the training data, -1 for missing ones, which get a row of their own if
-        `missing`, the last
+        `missing`, the last. others: values that training lacks have rows too, behind those that it has
         """
         counts = np.bincount(training[training >= 0], minlength=len(values))
-        vocabulary = pa.table({VALUE: values, COUNT: counts, "code": np.arange(len(values))}).filter(
-            pa.array(counts > 0)
-        )
+        vocabulary = pa.table({VALUE: values, COUNT: counts, "code": np.arange(len(values))})
+        if not others:
+            vocabulary = vocabulary.filter(pa.array(counts > 0))
         vocabulary = vocabulary.sort_by([(COUNT, "descending"), (VALUE, "ascending")])
         rows = np.zeros(len(values) + 1, np.int32)  # the last one answers -1
         rows[vocabulary.column("code").to_numpy()] = np.arange(1, len(vocabulary) + 1)
