@@ -125,6 +125,13 @@ class Recommender(nn.Module):
     no_shared_space: ClassVar[str] = "its user and item vectors meet in an MLP, not in a dot product"
     """Why a model without `towers` has none, as a clause for messages."""
 
+    padded: ClassVar[Callable[..., Any] | None] = None
+    """What `forward` returns of rows to be scored, where sequences come as `Padded`: for `shardrec export`.
+
+    A method of those of `forward`'s parameters that are read always. None: `forward` itself, of a model that reads no
+    sequences.
+    """
+
     def __init__(self, *, inputs: Mapping[str, Input], task: Task) -> None:
         super().__init__()
         parameters = inspect.signature(self.forward).parameters

@@ -94,4 +94,23 @@ class Jagged(NamedTuple):
         return rows.repeat_interleave(self.lengths, output_size=len(self.values))
 
 
+class Padded(NamedTuple):
+    """A padded batch holds the sequences of B rows in L slots each: row b's are the first lengths[b], the rest nothing.
+
+    It has what the `Jagged` of the same rows has, for programs that serve any batch with the same steps: values
+    [B, L, F, D], lengths [B] int64, weights [B, L] or None, dense [B, L, N] or None. What padding slots hold is finite,
+    and changes no result.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    weights: Tensor | None = None
+    dense: Tensor | None = None
+
+    @property
+    def live(self) -> Tensor:
+        """Returns [B, L] bool: the slots that are no padding."""
+        return torch.arange(self.values.shape[1], device=self.lengths.device) < self.lengths.unsqueeze(1)
+
+
 Input = PooledEmbeddings | SequenceEmbeddings | DenseFeatures

@@ -1,4 +1,7 @@
-"""Pieces are parts of a long array that fit a CPU's cache, so that what lies between need never be whole."""
+"""Pieces are parts of a long array that fit a CPU's cache, so that what lies between need never be whole.
+
+A program that is being exported serves batches of any size, so there is one piece, the whole.
+"""
 
 import torch
 from torch import Tensor
@@ -12,7 +15,7 @@ def pieces(values: Tensor, columns: int | None = None) -> list[slice]:
     columns: of the widest array that a formula makes of a row, where that is not C.
     """
     row_count = len(values)
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or torch.compiler.is_exporting():
         return [slice(0, row_count)] if row_count else []
     size = PIECE_BYTES * torch.get_num_threads()
     step = max(1, size // max(1, (columns or values.shape[1]) * values.element_size()))
@@ -24,6 +27,8 @@ def row_blocks(values: Tensor, columns: int, numbers_at_once: int) -> tuple[Tens
 
     columns: numbers that a formula makes of a row; numbers_at_once: so many of them are made for one block.
     """
+    if torch.compiler.is_exporting():
+        return (values,)
     row_count = max(1, len(values))
     if values.device.type == "cpu":
         row_count = max(1, numbers_at_once // max(1, columns))
