@@ -19,9 +19,10 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import IdListFeature
 from shardrec.models.base import ModelConfig, Recommender
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.inputs import Jagged, Padded, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.activations import Activation, activation, input_width
 from shardrec.models.layers.jagged_product import jagged_product
+from shardrec.models.layers.padded import padded_product
 from shardrec.models.metrics import Errors, MetricSet, Predictions, Rows
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.table_settings import TableInit
@@ -102,13 +103,22 @@ class AutoRec(Recommender):
 
     def forward(self, encode: Tensor, decode: Jagged) -> Jagged:
         """[B, 1, H], rows [T, 1, 1 + H] -> the ratings [T] at the asked ids, which `weights` still has as they are."""
-        pooled = encode.squeeze(1)
-        hidden = self.dropout(self.activation(pooled + self.mu))
-        known = (pooled != 0).any(1)
+        vectors, known = self._hidden(encode)
         row = decode.row_of_position()
-        vectors = torch.cat([hidden.new_ones(len(hidden), 1), hidden], 1)
         score = jagged_product(decode.values.squeeze(1), vectors, row, decode.offsets)
         return decode._replace(values=torch.where(known[row], self._rating(score), self.config.default_rating))
+
+    def padded(self, encode: Tensor, decode: Padded) -> Padded:
+        """[B, 1, H], rows [B, L, 1, 1 + H] -> ratings [B, L]."""
+        vectors, known = self._hidden(encode)
+        score = self._rating(padded_product(decode.values.squeeze(2), vectors))
+        return decode._replace(values=torch.where(known.unsqueeze(1), score, self.config.default_rating))
+
+    def _hidden(self, encode: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns [1; g(V r + mu)], [B, 1 + H], and [B] bool: whether any rating is known."""
+        pooled = encode.squeeze(1)
+        hidden = self.dropout(self.activation(pooled + self.mu))
+        return torch.cat([hidden.new_ones(hidden.shape[0], 1), hidden], 1), (pooled != 0).any(1)
 
     def _rating(self, score: Tensor) -> Tensor:
         """Returns f of scores, moved so that a score of 0 is the default."""

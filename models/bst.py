@@ -11,6 +11,7 @@ from shardrec.models.histories import HistoryConfig, HistoryModel
 from shardrec.models.inputs import Jagged
 from shardrec.models.layers.jagged_sum import jagged_sum
 from shardrec.models.layers.packing import inverse, regroup
+from shardrec.models.layers.padded import padded_mean_weights, padded_sum
 from shardrec.models.layers.transformer import LengthBuckets, TransformerLayer, bucket_by_length
 
 
@@ -62,6 +63,16 @@ class BST(HistoryModel):
         share = x.new_ones(len(events)) / history.lengths[row]
         mean = jagged_sum(of_events, share, row, history.offsets)
         return self.score(torch.cat([of_target, mean], 1), target, dense, context)
+
+    def padded_interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """[B, L, E], [B, E], [B, L] -> [B, 2 E]."""
+        slots = torch.arange(events.shape[1], device=events.device)
+        recency = (live.sum(1, keepdim=True) - slots).clamp(min=0)
+        x, of_events = target.unsqueeze(1) + self.recency.weight[:1], events + self.recency(recency)
+        seen = torch.cat([live.new_ones(live.shape[0], 1), live], 1)
+        for layer in self.layers:
+            x, of_events = layer.padded(x, of_events, seen)
+        return torch.cat([x.squeeze(1), padded_sum(of_events, padded_mean_weights(live, events.dtype))], 1)
 
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
         """Returns the target's attention to each event in the last layer, mean over heads; the rest is to itself."""

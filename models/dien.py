@@ -13,12 +13,13 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Explanation
 from shardrec.models.fields import Fields
 from shardrec.models.histories import NEGATIVE, History, HistoryConfig, HistoryModel, alignment
-from shardrec.models.inputs import Input, Jagged, SequenceEmbeddings
+from shardrec.models.inputs import Input, Jagged, Padded, SequenceEmbeddings
 from shardrec.models.layers.activation_unit import Interaction, ProjectedUnit
 from shardrec.models.layers.jagged_product import jagged_product
 from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.packing import Packing, pack_steps
+from shardrec.models.layers.padded import padded_product, padded_softmax
 from shardrec.models.layers.recurrent import GRU, Update
 from shardrec.models.metrics import MetricSet
 from shardrec.models.metrics.collective import Collective
@@ -155,6 +156,24 @@ class DIEN(HistoryModel):
         if negatives is None or not self.training:
             return Evolved(logits)
         return Evolved(logits, *self._auxiliary(unpacked, packing, events, self._false(history, negatives), row))
+
+    def padded(self, target: Tensor, history: Padded, dense: Tensor, context: Tensor | None = None) -> "Evolved":
+        """[B, F, D], [B, L, F, D], [B, N], [B, sum of D] -> logits [B]."""
+        return Evolved(super().padded(target, history, dense, context))
+
+    def padded_interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """[B, L, E], [B, E], [B, L] -> [B, H]."""
+        states = self.extractor.padded(events, live)
+        if isinstance(self.attention, ProjectedUnit):
+            score = self.attention.padded(states, target)
+        else:
+            score = padded_product(states, self.attention(target))
+        weights = padded_softmax(score, live)
+        if self.evolving == "aigru":
+            evolved = self.evolution.padded(states * weights.unsqueeze(2), live)
+        else:
+            evolved = self.evolution.padded(states, live, weights)
+        return evolved[:, -1]
 
     def explain(
         self,

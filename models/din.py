@@ -13,6 +13,7 @@ from shardrec.models.layers.jagged_softmax import jagged_softmax
 from shardrec.models.layers.jagged_sum import jagged_sum
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLPConfig
+from shardrec.models.layers.padded import padded_softmax, padded_sum
 
 
 class DINConfig(HistoryConfig):
@@ -54,6 +55,12 @@ class DIN(HistoryModel):
         """Returns a(e_j, v_A), [T], of events [T, E] and targets [B, E], in the events' precision."""
         weights = self.attention(events, target, row, history.offsets).to(events.dtype)
         return jagged_softmax(weights, row, history.lengths, history.offsets) if self.softmax else weights
+
+    def padded_interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """[B, L, E], [B, E], [B, L] -> [B, E]."""
+        weights = self.attention.padded(events, target)
+        weights = padded_softmax(weights, live) if self.softmax else weights.masked_fill(~live, 0)
+        return padded_sum(events, weights)
 
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
         """Returns each event's weight."""

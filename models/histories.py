@@ -18,7 +18,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import DenseSequenceFeature, IdFeature, SequenceFeature
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, Padded, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.tasks import Task
 
@@ -184,8 +184,9 @@ def _target(fields: Fields, sequence: str, named: str | None) -> str:
 class HistoryModel(Recommender):
     """y = MLP([interest; target; context; dense]), the interest as a subclass reads it out of the history.
 
-    A subclass makes `mlp` by `mlp_over`, reads `events` and the `target_event`, and ends its `forward` with `score`.
-    The MLP sees the target's numbers among the dense features.
+    A subclass makes `mlp` by `mlp_over`, reads `events` and the `target_event`, and ends its `forward` with `score`; of
+    histories that come padded, for export, it gives the `padded_interest`. The MLP sees the target's numbers among the
+    dense features.
     """
 
     mlp: MLP
@@ -212,10 +213,19 @@ class HistoryModel(Recommender):
         context_width = context.width if isinstance(context, PooledEmbeddings) else 0
         self._beside_interest = target.width + context_width + len(fields.dense)
 
-    def events(self, history: Jagged) -> Tensor:
-        """Returns [T, E]: each event's vectors side by side, then its numbers."""
-        vectors = history.values.flatten(1)
-        return vectors if history.dense is None else torch.cat([vectors, history.dense.to(vectors.dtype)], 1)
+    def padded(self, target: Tensor, history: Padded, dense: Tensor, context: Tensor | None = None) -> Any:
+        """[B, F, D], [B, L, F, D], [B, N], [B, sum of D] -> [B]."""
+        interest = self.padded_interest(self.events(history), self.target_event(target, dense), history.live)
+        return self.score(interest, target, dense, context)
+
+    def padded_interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """Returns the interest [B, I] of events [B, L, E], which are `live` [B, L], in a target [B, E]."""
+        raise NotImplementedError(f"{type(self).__name__} gives no padded_interest, which its export takes")
+
+    def events(self, history: Jagged | Padded) -> Tensor:
+        """Returns [T, E] or [B, L, E]: each event's vectors side by side, then its numbers."""
+        vectors = history.values.flatten(-2)
+        return vectors if history.dense is None else torch.cat([vectors, history.dense.to(vectors.dtype)], -1)
 
     def target_event(self, target: Tensor, dense: Tensor) -> Tensor:
         """Returns [B, E]: the target as an event, of its vectors [B, F, D] and the dense features [B, N]."""

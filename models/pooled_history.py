@@ -9,6 +9,7 @@ from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
 from shardrec.models.inputs import Jagged
 from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.padded import padded_mean_weights, padded_sum
 
 
 class PooledHistoryConfig(HistoryConfig):
@@ -36,3 +37,8 @@ class PooledHistory(HistoryModel):
         if self.pooling == "mean":
             weights = weights / history.lengths[row]
         return self.score(jagged_sum(events, weights, row, history.offsets), target, dense, context)
+
+    def padded_interest(self, events: Tensor, target: Tensor, live: Tensor) -> Tensor:
+        """[B, L, E], [B, E], [B, L] -> [B, E]."""
+        is_mean = self.pooling == "mean"
+        return padded_sum(events, padded_mean_weights(live, events.dtype) if is_mean else live.to(events.dtype))

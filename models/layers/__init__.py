@@ -17,6 +17,7 @@
 - `mlp.py`: A multi-layer perceptron is the deep part of most towers
 - `moments.py`: Batch normalisation goes by the moments of live rows, over all ranks
 - `packing.py`: Packing puts the positions of jagged sequences in order of their step, so that each step is one slice
+- `padded.py`: Padded sequences are summed and compared over all L slots of a row, padding left out by a mask
 - `pair_attention.py`: Attention over pairs of fields says which crossings matter
 - `pieces.py`: Pieces are parts of a long array that fit a CPU's cache, so that what lies between need never be whole
 - `product.py`: Products of fields are the signals of product networks (Qu et al., ICDM 2016, section III)

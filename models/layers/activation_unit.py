@@ -32,17 +32,39 @@ class ActivationUnit(nn.Module):
 
     def forward(self, events: Tensor, target: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
         """Scores positions: [T, E] events, [B, E] targets, [T] the row of each event, [B + 1] offsets -> [T]."""
-        first, width = self.mlp.layers[0], events.shape[1]
+        of_event, of_target, rest, bias = self._first(events.shape[1])
+        of_row = F.linear(target, of_target, bias)
+        hidden = _EventLayer.apply(events, target, of_row, torch.cat([of_event, rest], 1), row, offsets, self.outer)
+        for layer in list(self.mlp.layers)[1:]:
+            hidden = layer(hidden)
+        return hidden.squeeze(1)
+
+    def padded(self, events: Tensor, target: Tensor) -> Tensor:
+        """Scores padded positions: [B, L, E] events, [B, E] targets -> [B, L], anything at padding.
+
+        The first product is linear in the event: W_q k with a matrix of the row's target, W_q = W1 + W3 + W4 diag(q).
+        """
+        width = events.shape[2]
+        of_event, of_target, rest, bias = self._first(width)
+        if self.outer:
+            of_pair = torch.matmul(rest.unflatten(1, (width, width)), target.T).permute(2, 1, 0)  # [B, E, H]
+        else:
+            of_pair = target.unsqueeze(2) * rest.T
+        of_row = F.linear(target, of_target, bias)
+        hidden = torch.baddbmm(of_row.unsqueeze(1), events, of_event.T + of_pair).flatten(0, 1)
+        for layer in list(self.mlp.layers)[1:]:
+            hidden = layer(hidden)
+        return hidden.view(events.shape[:2])
+
+    def _first(self, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the first product's columns for k, for q and for k * q or k q^T, and its bias."""
+        first = self.mlp.layers[0]
         assert isinstance(first, nn.Linear)
         of_event, of_target, rest = first.weight.split([width, width, first.in_features - 2 * width], 1)
         if not self.outer:
             of_difference, rest = rest.chunk(2, 1)
             of_event, of_target = of_event + of_difference, of_target - of_difference
-        of_row = F.linear(target, of_target, first.bias)
-        hidden = _EventLayer.apply(events, target, of_row, torch.cat([of_event, rest], 1), row, offsets, self.outer)
-        for layer in list(self.mlp.layers)[1:]:
-            hidden = layer(hidden)
-        return hidden.squeeze(1)
+        return of_event, of_target, rest, first.bias
 
 
 class ProjectedUnit(nn.Module):
@@ -65,6 +87,10 @@ class ProjectedUnit(nn.Module):
         """Scores positions: [T, H] states, [B, E] targets, [T] the row of each state, [B + 1] offsets -> [T]."""
         query = self.activation(self.project(target)).to(states.dtype)
         return self.unit(states, query, row, offsets)
+
+    def padded(self, states: Tensor, target: Tensor) -> Tensor:
+        """Scores padded positions: [B, L, H] states, [B, E] targets -> [B, L]."""
+        return self.unit.padded(states, self.activation(self.project(target)))
 
 
 class _EventLayer(torch.autograd.Function):

@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from shardrec.models.layers.packing import Packing
 from shardrec.models.layers.pieces import pieces
@@ -49,6 +51,26 @@ class GRU(nn.Module):
         operands = (inputs, self.project.weight, self.project.bias, self.recurrent)
         attention = None if attention is None else attention.to(dtype)
         return _Recurrence.apply(*(x.to(dtype) for x in operands), attention, packing.counts)
+
+    def padded(self, inputs: Tensor, live: Tensor, attention: Tensor | None = None) -> Tensor:
+        """Padded [B, L, I] (and [B, L]), live [B, L] bool -> states [B, L, H]; padding keeps the state before it.
+
+        In an exported program the steps are a loop, whose L is that of the batch.
+        """
+        moves = live.to(inputs.dtype) if attention is None else attention * live
+        steps = (self.project(inputs).transpose(0, 1), moves.T.unsqueeze(2))
+        start = inputs.new_zeros(inputs.shape[0], self.recurrent.shape[1])
+        return scan(self._step, start, steps)[1].transpose(0, 1)
+
+    def _step(self, before: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns the state after a step twice, to go on with and to keep: [B, H], ([B, gates], [B, 1])."""
+        (of_inputs, z), hidden = now, before.shape[1]
+        r, candidate, *u = of_inputs.split(hidden, 1)
+        of_r, of_candidate, *of_u = F.linear(before, self.recurrent).split(hidden, 1)
+        for gate, of_gate in zip(u, of_u, strict=True):
+            z = z * torch.sigmoid(gate + of_gate)
+        after = torch.lerp(before, torch.tanh(candidate + torch.sigmoid(r + of_r) * of_candidate), z)
+        return after, after.clone()
 
 
 class _Step(NamedTuple):

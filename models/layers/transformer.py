@@ -110,6 +110,22 @@ class TransformerLayer(nn.Module):
         x = self.attended_norm(x + self.dropout(self.output(attended)))
         return self.norm(x + self.dropout(self.down(F.leaky_relu(self.up(x))))), weights
 
+    def padded(self, target: Tensor, events: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs over padded rows of a target and events: [B, 1, E], [B, L, E], live [B, 1 + L] bool -> the same two.
+
+        Both are projected by themselves: what is of the events alone can be computed once for many targets.
+        """
+        query, key, value = (
+            torch.cat([layer(target), layer(events)], 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        score = torch.matmul(query * self.scale, key.transpose(2, 3))
+        weights = torch.softmax(score.masked_fill(~live[:, None, None], -torch.inf), -1)
+        attended = torch.matmul(weights, value).transpose(1, 2).flatten(2)
+        x = self.attended_norm(torch.cat([target, events], 1) + self.output(attended))
+        x = self.norm(x + self.down(F.leaky_relu(self.up(x))))
+        return x[:, :1], x[:, 1:]
+
     def _attend(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         counts = [bucket.positions for bucket in buckets.parts]
         projected = zip(*(layer(x).split(counts) for layer in (self.query, self.key, self.value)), strict=True)

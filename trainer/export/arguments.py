@@ -100,7 +100,7 @@ def _program_input(name: str, source: Input, schema: Schema, features: tuple[str
     if isinstance(source, PooledEmbeddings):
         return ProgramInput(name, "pooled", features, concat=source.concat)
     first = schema[features[0]]
-    weighted = isinstance(first, IdListFeature) and first.weighted
+    weighted = isinstance(first, IdListFeature) and first.weighted and first.weights_are == "values"
     return ProgramInput(name, "sequence", features, max_length=first.max_length, dense=source.dense, weighted=weighted)
 
 

@@ -18,12 +18,13 @@ class Cut(NamedTuple):
     """A cut has two modules on tensors.
 
     shared: the arguments that do not vary -> the border, a tuple. candidate: the border, then the arguments that vary
-    -> the tower's output. border: the names of what passes it
+    -> the tower's output. border: the names of what passes it; lengths: their dimensions of any size, but for the batch
     """
 
     shared: nn.Module
     candidate: nn.Module
     border: tuple[str, ...]
+    lengths: tuple[tuple[int, ...], ...]
 
 
 def cut(exported: ExportedProgram, varying: Sequence[bool]) -> Cut:
@@ -41,6 +42,7 @@ def cut(exported: ExportedProgram, varying: Sequence[bool]) -> Cut:
         _Part(module, once, tuple(border)),
         _Part(module, [*border, *each], output, expanded={node: _batch_dim(node, batch) for node in border}),
         tuple(node.name for node in border),
+        tuple(tuple(dim for dim, size in enumerate(_sizes(n)) if _is_free(size) and size != batch) for n in border),
     )
 
 
@@ -153,15 +155,21 @@ def _is_dimension(node: fx.Node) -> bool:
     return node.target is torch.ops.aten.sym_size.int
 
 
+def _sizes(node: fx.Node) -> list[Any]:
+    """Returns a number for each dimension, or the expression of a size that is not known."""
+    return [size.node.expr if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape]
+
+
 def _size(node: fx.Node, dim: int) -> Any:
-    """Returns a number, or the expression of a size that is not known."""
-    size = node.meta["val"].shape[dim]
-    return size.node.expr if isinstance(size, torch.SymInt) else size
+    return _sizes(node)[dim]
+
+
+def _is_free(size: Any) -> bool:
+    return bool(getattr(size, "free_symbols", ()))
 
 
 def _dims_with(node: fx.Node, batch: Any) -> list[int]:
-    sizes = [_size(node, dim) for dim in range(node.meta["val"].dim())]
-    return [dim for dim, size in enumerate(sizes) if batch in getattr(size, "free_symbols", ())]
+    return [dim for dim, size in enumerate(_sizes(node)) if batch in getattr(size, "free_symbols", ())]
 
 
 def _batch_dim(node: fx.Node, batch: Any) -> int | None:

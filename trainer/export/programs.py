@@ -83,7 +83,7 @@ def _cut(tower: _Tower) -> dict[str, Program]:
     varying = [group.varies for group in tower.groups for _ in group.given.tensors]
     parts = cut(_exported(tower, tower.groups), varying)
     border = parts.shared(*(tensor for group in once for tensor in group.example(1, _LENGTH)))
-    dims = [{i: Dim.AUTO for i, size in enumerate(t.shape) if i and size > 1} for t in border]
+    dims = [dict.fromkeys(lengths, Dim.AUTO) for lengths in parts.lengths]
     given = tuple(ProgramInput(name, "shared") for name in parts.border)
     return {
         "shared": Program(_exported(parts.shared, once), tuple(group.given for group in once), parts.border),
