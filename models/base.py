@@ -158,12 +158,12 @@ class Recommender(nn.Module):
     @property
     def features(self) -> tuple[str, ...]:
         """Returns the names of the features that the inputs read, each once."""
-        return tuple(dict.fromkeys(name for source in self.inputs.values() for name in _features(source)))
+        return tuple(dict.fromkeys(name for source in self.inputs.values() for name in input_features(source)))
 
     def unread_features(self, *, labelled: bool) -> tuple[str, ...]:
         """Returns the names of those `features` that no input reads outside of training, of rows with labels or not."""
         when = ("always", "labelled") if labelled else ("always",)
-        read = {name for source in self.inputs.values() if source.read in when for name in _features(source)}
+        read = {name for source in self.inputs.values() if source.read in when for name in input_features(source)}
         return tuple(name for name in self.features if name not in read)
 
     def towers(self) -> Towers | None:
@@ -174,7 +174,8 @@ class Recommender(nn.Module):
         """Follows every optimizer step; does nothing unless a model overrides it (a target network's copy)."""
 
 
-def _features(source: Input) -> Iterable[str]:
+def input_features(source: Input) -> Iterable[str]:
+    """Returns the features that an input reads."""
     if isinstance(source, DenseFeatures):
         return source.features
     return (*source.tables, *source.dense) if isinstance(source, SequenceEmbeddings) else source.tables

@@ -1,4 +1,6 @@
 """The catalogue is all items that a model could recommend, each with its vector.
 
+- `items.py`: A catalogue is all items that a model may recommend, with their features and how often training has each
 - `top_n.py`: the items of the largest dot products with queries, exactly
+- `vectors.py`: Vectors of items and of users are made by a model's towers, on all ranks together
 """

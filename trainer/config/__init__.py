@@ -1,5 +1,6 @@
 """A run file is read and checked, and says everything about a run.
 
+- `catalogue.py`: what a run file says of the catalogue: its items, and how lists of all of them are measured
 - `differences.py`: in which settings two runs differ
 - `import_path.py`: where a user's own models are imported from
 - `init_from.py`: which tables and tower parameters start as those of other runs

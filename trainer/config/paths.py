@@ -15,7 +15,8 @@ C = TypeVar("C", bound=RunConfig)
 
 OF_RUN = ("run", "import_from")
 OF_DATA = ("path", "schema_path", *SPLITS)
-"""Keys of a run file that name files or folders, beside `data.negatives.items` and `init_from`'s `run`."""
+"""Keys of a run file that name files or folders, beside `items` of `data.negatives` and `data.catalogue`, and
+`init_from`'s `run`."""
 
 
 @overload
@@ -38,6 +39,7 @@ def located(config: C) -> C:
     """Returns the configuration with absolute paths, in its stages too."""
     data = config.data
     update: dict[str, Any] = {name: _absolute(getattr(data, name)) for name in OF_DATA}
+    update["catalogue"] = data.catalogue.model_copy(update={"items": _absolute(data.catalogue.items)})
     if data.negatives:
         update["negatives"] = data.negatives.model_copy(update={"items": _absolute(data.negatives.items)})
     sources = tuple(source.model_copy(update={"run": _absolute(source.run)}) for source in config.init_from)
@@ -54,6 +56,10 @@ def _located_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
         stage["data"] = data = _with_absolute(data, (*OF_DATA, "schema"))
         if isinstance(data.get("negatives"), Mapping):
             data["negatives"] = _with_absolute(data["negatives"], ("items",))
+        if isinstance(data.get("catalogue"), Mapping):
+            data["catalogue"] = _with_absolute(data["catalogue"], ("items",))
+        elif "catalogue" in data:
+            data["catalogue"] = _absolute(data["catalogue"])
     if isinstance(sources, list | tuple):
         stage["init_from"] = [_with_absolute(s, ("run",)) if isinstance(s, Mapping) else s for s in sources]
     elif sources is not None:

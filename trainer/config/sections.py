@@ -18,6 +18,7 @@ from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.models.table_settings import TableOptimizer, TableSettings
+from shardrec.trainer.config.catalogue import CatalogueEvaluation, CatalogueSettings
 from shardrec.trainer.config.init_from import InitFrom
 
 Paths = Place | Annotated[tuple[Place, ...], Field(min_length=1, max_length=1_000_000)]
@@ -53,6 +54,7 @@ class DataConfig(Section):
     prefetch: int = Field(default=4, gt=0, le=1024, description="batches made ahead")
     class_weights: dict[float, float] | None = None
     negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
+    catalogue: CatalogueSettings = Field(default=CatalogueSettings(), description="the items that there are")
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -194,12 +196,14 @@ class EvaluationConfig(Section):
 
     `at_start` scores it before the first step too, so that a run that starts from another one may find that nothing
     beats what it was given. `test` scores the test split as often, for the record only: nothing is chosen by it.
+    `catalogue` measures lists of the whole catalogue beside the task's metrics, wherever rows are evaluated.
     """
 
     every_steps: Count | None = None
     every_epochs: Count | None = 1
     at_start: bool = False
     test: bool = False
+    catalogue: CatalogueEvaluation | None = Field(default=None, description="lists of the whole catalogue")
 
 
 class EarlyStopping(Section):

@@ -5,12 +5,14 @@ Each of them reads its own run file and files; what differs would not be noticed
 
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
+
+T = TypeVar("T")
 
 MAY_DIFFER = ("launch",)
 """Settings of a worker's own machine, beside those that may always differ."""
@@ -33,6 +35,21 @@ def raise_alike(environment: Environment, error: UserError | None) -> None:
     lines = environment.gather(None if error is None else str(error))
     if line := next(filter(None, lines), None):
         raise UserError(line) from error
+
+
+def made_once(environment: Environment, make: Callable[[], T]) -> T:
+    """Returns what the first rank makes, on every rank. Raises UserError, on all, where it does. All call it alike."""
+    made: T | None = None
+    problem = None
+    if environment.leads:
+        try:
+            made = make()
+        except UserError as error:
+            problem = str(error)
+    made, problem = environment.broadcast((made, problem))
+    if problem is not None:
+        raise UserError(problem)
+    return cast(T, made)
 
 
 def check_settings(config: RunConfig, arguments: Mapping[str, Any], environment: Environment) -> None:

@@ -194,8 +194,12 @@ class Blueprint:
         keys: Sequence[str] = (),
         id_order: Sequence[str] | None = None,
         negatives: Negatives | NegativeSampling | None = None,
+        absent: Sequence[str] = (),
     ) -> Loader:
-        """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`."""
+        """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`.
+
+        absent: features that are not read beside those that the model does not read outside of training.
+        """
         if id_order is None:
             features = set(self.model.features)
             id_order = [feature.name for feature in self.read.sparse if feature.name in features]
@@ -207,7 +211,7 @@ class Blueprint:
             training=training,
             labelled=labelled,
             keys=keys,
-            absent=self.model.unread_features(labelled=labelled),
+            absent=(*self.model.unread_features(labelled=labelled), *absent),
             id_order=id_order,
             negatives=self.config.data.negatives if negatives is None else negatives,
         )

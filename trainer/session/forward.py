@@ -1,6 +1,6 @@
 """A forward step is one lookup and one pass of the tower: the unit that a plan distributes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,12 @@ class ForwardStep(nn.Module):
         inputs = self.lookup(batch)
         with self._of(batch):
             return self.model(**inputs), self.model.explain(**inputs)
+
+    def vectors(self, batch: Batch, tower: Callable[..., Tensor], names: Sequence[str]) -> Tensor:
+        """Returns a tower's vectors [B, D] fp32, of the inputs of these names. All ranks call it alike."""
+        inputs = self.lookup(batch)
+        with self._of(batch):
+            return tower(**{name: inputs[name] for name in names if name in inputs}).float()
 
     @contextmanager
     def _of(self, batch: Batch) -> Iterator[None]:

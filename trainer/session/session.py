@@ -1,6 +1,7 @@
 """A session is a model with its tables, ready to step: what training, evaluation and prediction share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -87,11 +88,30 @@ class Session:
         device = self.environment.device
         return torch.cat([self.distributed.lookup.guard.stopped(device), self.tower.stopped(device)]).double()
 
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Sets evaluation mode, without gradients, and what was set before afterwards."""
+        module = self.distributed.module
+        was_training = module.training
+        module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            module.train(was_training)
+
     def loader(
-        self, paths: Paths, *, training: bool = False, labelled: bool = True, keys: Sequence[str] = ()
+        self,
+        paths: Paths,
+        *,
+        training: bool = False,
+        labelled: bool = True,
+        keys: Sequence[str] = (),
+        absent: Sequence[str] = (),
     ) -> Loader:
         """Makes this worker's batches of some files, as `loader_for` does. All workers call it alike.
 
+        absent: further features that are not read; files need not have their columns.
         The leading worker's footers, and what it read to draw negatives from, are everyone's.
         """
         environment, blueprint, lookup = self.environment, self.blueprint, self.distributed.lookup
@@ -107,4 +127,5 @@ class Session:
             keys=keys,
             id_order=lookup.id_names + lookup.weighted_id_names,
             negatives=negatives,
+            absent=absent,
         )

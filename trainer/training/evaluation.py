@@ -1,9 +1,6 @@
 """Evaluation scores rows with the tables as they are; training then goes on as if nothing had happened."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Callable
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
@@ -30,7 +27,7 @@ def scored(session: Session, loader: Loader, on_batch: Callable[[int], None] = l
     """
     metrics = session.model.task.metrics(ProcessGroupCollective())
     batches = AgreedBatches(session, loader)
-    with _scoring(session):
+    with session.scoring():
         for step, (batch, _) in enumerate(batches, start=1):
             batch = batch.to(session.environment.device)
             metrics.update(session.distributed.module(batch), batch)
@@ -50,7 +47,7 @@ class ProgressiveValidation:
         """Takes a batch, on the session's device, into account. All ranks call it alike."""
         if self._metrics is None:
             self._metrics = self._session.model.task.metrics(ProcessGroupCollective(), down_sampled=True)
-        with _scoring(self._session):
+        with self._session.scoring():
             self._metrics.update(self._session.distributed.module(batch), batch)
 
     def metrics(self) -> dict[str, float]:
@@ -58,16 +55,3 @@ class ProgressiveValidation:
         assert self._metrics is not None
         found, self._metrics = self._metrics.compute(), None
         return found
-
-
-@contextmanager
-def _scoring(session: Session) -> Iterator[None]:
-    """Evaluation mode without gradients, and back."""
-    module = session.distributed.module
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(was_training)

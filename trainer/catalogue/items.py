@@ -1,0 +1,226 @@
+"""A catalogue is all items that a model may recommend: those of training rows, and those that a file names beside."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.declared.declaration import unknown
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, Role
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.index import DataSet
+from shardrec.data_pipeline.reading.parquet import Chunk
+from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, chunks_of
+from shardrec.models.base import input_features
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.agreement import made_once
+from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """A catalogue has a row for each of N items: first those of training rows, by table row, then those of the file.
+
+    item: the feature whose values are the items
+    rows: the columns of the item tower's features and of `item`, as files have them
+    counts: [N] int64: positive training rows of each item
+    trained: so many items at the front have training rows; the others are new to the model. Of an item that training
+        lacks no id is looked up, since its row still has its first value: its vector is made of its features alone.
+    """
+
+    item: str
+    column: str
+    rows: pa.Table
+    counts: np.ndarray
+    trained: int
+
+    @classmethod
+    def of(cls, source: Blueprint | Session) -> "Catalogue":
+        """Reads the items of the training rows, and those of `data.catalogue`, whose features count where both have an
+        item. All workers of a session call it alike; the leading one reads.
+
+        Raises UserError where it is not known which feature the item is, for columns that are missing, for rows that
+        cannot be read, and for an item that the file has twice.
+        """
+        if isinstance(source, Session):
+            return made_once(source.environment, lambda: cls._read(source.blueprint))
+        return cls._read(source)
+
+    @classmethod
+    def _read(cls, blueprint: Blueprint) -> "Catalogue":
+        config, schema = blueprint.config, blueprint.schema
+        item = item_feature(config, schema)
+        features = schema.unlabelled().subset(item_features(blueprint, item))
+        column, folder = schema[item].columns[0], config.data.schema_folder
+        train = config.data.split("train")
+        assert train is not None
+        found = _Items(column)
+        for rows, positive in positives(blueprint.data_set(train), schema, _columns(features), folder):
+            found.add(rows, positive)
+        rows, counts = found.merged()
+        rows, counts = _by_table_row(rows, counts, Layout(features.subset((item,)), folder))
+        trained = len(rows)
+        if (items := config.data.catalogue.items) is not None:
+            rows = _with_listed(rows, _listed(items, features, column, folder), column)
+            counts = np.pad(counts, (0, len(rows) - trained))
+        return cls(item, column, rows, counts, trained)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> pa.Array:
+        """Returns the items' ids, each once, as the files' column has them."""
+        return self.rows.column(self.column).combine_chunks()
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Returns [N] int64 positions, the most frequent item of training first, of equal ones the lower position."""
+        return np.argsort(-self.counts, kind="stable")
+
+
+def item_feature(config: RunConfig, schema: Schema) -> str:
+    """Returns the feature whose values are the items. Raises UserError where that is not known."""
+    return _key_feature(config, schema, "item")
+
+
+def user_feature(config: RunConfig, schema: Schema) -> str:
+    """Returns the feature whose values are the users. Raises UserError where that is not known."""
+    return _key_feature(config, schema, "user")
+
+
+def _key_feature(config: RunConfig, schema: Schema, role: Role) -> str:
+    negatives = config.data.negatives
+    named = getattr(config.data.catalogue, role) or (getattr(negatives, role) if negatives else None)
+    ids = [f for f in schema.features if isinstance(f, IdFeature) and f.place == "now" and len(f.columns) == 1]
+    if named is not None:
+        if named not in [f.name for f in ids]:
+            raise UserError(f"data.catalogue.{role}: " + unknown("id feature", named, [f.name for f in ids]))
+        return str(named)
+    if (first := next((f.name for f in ids if f.role == role), None)) is None:
+        raise UserError(
+            f"data.catalogue: no id feature has role: {role} (id features: {', '.join(f.name for f in ids) or 'none'});"
+            f" name the one whose values are the {role}s by data.catalogue.{role}, or give it its role in schema.yaml"
+        )
+    return first
+
+
+def item_features(blueprint: Blueprint, item: str) -> tuple[str, ...]:
+    """Returns the features that an item's row has: those of the item tower, and `item` itself; of a model without
+    towers all that have role item.
+    """
+    model, towers = blueprint.model, blueprint.model.towers()
+    if towers is None:
+        read = [f.name for f in blueprint.schema.features if f.role == "item" and f.name in model.features]
+    else:
+        read = [f for name in towers.item_inputs for f in input_features(model.inputs[name])]
+    return tuple(dict.fromkeys((item, *read)))
+
+
+def positives(
+    data_set: DataSet, schema: Schema, columns: tuple[str, ...], folder: str
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Yields all rows of files, in some columns, and [n] bool: whose first label is over 0; without labels all are.
+
+    Raises UserError for columns that are missing, and for labels that cannot be read.
+    """
+    nothing = dict.fromkeys(("weight", "group", "propensity", "time"))
+    labelled = schema.model_copy(update={**nothing, "features": (), "labels": schema.labels[:1]})
+    layout = Layout(labelled, folder, extra_columns=columns)
+    for chunk in chunks_of(data_set.index, layout):
+        block = layout.block(chunk)
+        yield _plain(block.extra), block.numbers[:, 0] > 0
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """Returns rows whose dictionary columns have their values: dictionaries differ between chunks."""
+    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in rows.schema]
+    return rows.cast(pa.schema(list(zip(rows.column_names, kinds, strict=True))))
+
+
+class _Items:
+    """These are the first rows of each item seen so far, with their counts. Memory grows with the items."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._parts: list[tuple[pa.Table, np.ndarray]] = []
+        self._rows = self._limit = 0
+
+    def add(self, rows: pa.Table, positive: np.ndarray) -> None:
+        """Adds rows, each with whether it counts."""
+        self._parts.append(_firsts(rows, positive.astype(np.int64), self._column))
+        self._rows += len(self._parts[-1][0])
+        if self._rows > self._limit:
+            self._parts = [self.merged()]
+            self._rows = len(self._parts[0][0])
+            self._limit = 2 * max(self._rows, READ_ROWS)
+
+    def merged(self) -> tuple[pa.Table, np.ndarray]:
+        """Returns one row an item, in the order of their first rows, and their counts."""
+        rows = pa.concat_tables([rows for rows, _ in self._parts], promote_options="default")
+        return _firsts(rows, np.concatenate([counts for _, counts in self._parts]), self._column)
+
+
+def _firsts(rows: pa.Table, counts: np.ndarray, column: str) -> tuple[pa.Table, np.ndarray]:
+    """Returns the first row of each id, and the sum of its counts; a row without id is no item."""
+    places = pa.table({"id": rows.column(column), "place": np.arange(len(rows)), "count": counts})
+    places = places.filter(places.column("id").is_valid())
+    grouped = places.group_by("id").aggregate([("place", "min"), ("count", "sum")]).sort_by("place_min")
+    return rows.take(grouped.column("place_min")).combine_chunks(), grouped.column("count_sum").to_numpy()
+
+
+def _columns(features: Schema) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(column for f in features.features for column in f.columns))
+
+
+def _by_table_row(rows: pa.Table, counts: np.ndarray, ids: Layout) -> tuple[pa.Table, np.ndarray]:
+    """Returns items in the order of their table rows."""
+    (batch,) = rows.select(ids.columns).to_batches()
+    order = np.argsort(ids.block(Chunk(batch, "the training rows", 0, 0)).ids[0], kind="stable")
+    return rows.take(pa.array(order)).combine_chunks(), counts[order]
+
+
+def _listed(items: str, features: Schema, column: str, folder: str) -> pa.Table:
+    """Reads the file of items. Raises UserError for an item that it has twice or not at all, and as a loader does.
+
+    Ids are not looked at: of an item that training lacks they are no table's.
+    """
+    read = features.without(f.name for f in features.features if column in f.columns)
+    layout = Layout(read, folder, extra_columns=_columns(features))
+    index = DataSet.open(items).index
+    rows = pa.concat_tables(
+        [_plain(layout.block(chunk).extra) for chunk in chunks_of(index, layout)], promote_options="default"
+    )
+    ids, path = rows.column(column), index.files[0].path
+    if ids.null_count:
+        raise UserError(f"{path}: row {ids.is_null().index(True).as_py()} has no {column}; each item needs its id")
+    counted = pa.table({"id": ids}).group_by("id").aggregate([("id", "count")])
+    if len(counted) < len(rows):
+        twice = counted.filter(pc.greater(counted.column("id_count"), 1)).column("id")[0].as_py()
+        raise UserError(f"{path}: {column} {twice!r} is there twice; data.catalogue needs one row an item")
+    return rows.combine_chunks()
+
+
+def _with_listed(rows: pa.Table, listed: pa.Table, column: str) -> pa.Table:
+    """Returns the items of training rows, as the file has them where it does, and then the file's other ones.
+
+    Raises UserError where the file's columns are of other types.
+    """
+    try:
+        listed = listed.cast(rows.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(
+            f"data.catalogue: the items have columns of other types than the training rows: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    ids = rows.column(column).combine_chunks()
+    places = pc.index_in(ids, value_set=listed.column(column).combine_chunks())
+    both = pa.concat_tables([listed, rows])
+    own = pa.array(np.arange(len(listed), len(both)))
+    new = pc.invert(pc.is_in(listed.column(column), value_set=ids))
+    return pa.concat_tables([both.take(pc.coalesce(places.cast(pa.int64()), own)), listed.filter(new)]).combine_chunks()
