@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from shardrec.models.fields import Fields
     from shardrec.models.inputs import DenseFeatures, PooledEmbeddings, SequenceEmbeddings
     from shardrec.models.undefined import Undefined
+    from shardrec.trainer.api.export import export
     from shardrec.trainer.api.load import load
     from shardrec.trainer.api.plan import Machines, plan
     from shardrec.trainer.api.summary import Summary
     from shardrec.trainer.api.train import train
     from shardrec.trainer.api.trained_model import TrainedModel, open
     from shardrec.trainer.config.sections import RunConfig
+    from shardrec.trainer.export.loader import Bundle, RowError
     from shardrec.trainer.scoring.curves import Curves
 
 __version__ = "0.1.0"
@@ -39,6 +41,9 @@ _HOMES = {
     "train": "trainer.api.train",
     "open": "trainer.api.trained_model",
     "plan": "trainer.api.plan",
+    "export": "trainer.api.export",
+    "Bundle": "trainer.export.loader",
+    "RowError": "trainer.export.loader",
     "Machines": "trainer.api.plan",
     "RunConfig": "trainer.config.sections",
     "Curves": "trainer.scoring.curves",
@@ -57,6 +62,7 @@ _HOMES = {
 """Where each name is at home, so that importing one loads no other."""
 
 __all__ = [
+    "Bundle",
     "Curves",
     "DenseFeatures",
     "Fields",
@@ -65,12 +71,14 @@ __all__ = [
     "PointwiseConfig",
     "PooledEmbeddings",
     "Recommender",
+    "RowError",
     "RunConfig",
     "SequenceEmbeddings",
     "Summary",
     "TrainedModel",
     "Undefined",
     "UserError",
+    "export",
     "load",
     "open",
     "plan",

@@ -1,5 +1,6 @@
 """What `import shardrec` offers, one file each.
 
+- `export.py`: a trained model as a bundle that scores on its own
 - `load.py`: run files and dictionaries as checked configurations
 - `plan.py`: where tables would live, and what a step would take
 - `process_group.py`: the process group that models open in one process share

@@ -3,6 +3,7 @@
 - `bench.py`: `shardrec bench ...`: how fast this machine reads, steps, exchanges, writes checkpoints and admits ids
 - `checkpoint.py`: `shardrec checkpoint ...`: what is in a checkpoint, what differs, tables out of and into one
 - `compare.py`: `shardrec compare` and `contrast`: several models, and whether they differ by more than chance
+- `export.py`: `shardrec export`: a trained model as a bundle that scores on its own
 - `ope.py`: `shardrec ope`: what a policy would have earned
 - `options.py`: options and arguments that several commands have (`--set` among them), each declared once
 - `plan.py`: `shardrec plan`: where tables would live

@@ -4,4 +4,11 @@
 - `cut.py`: an exported tower divided into what is computed once for a request, and for each candidate
 - `programs.py`: a tower exported by torch, whole and cut in two
 - `sides.py`: which features differ between the candidates of a request
+- `export.py`: a run's checkpoint becomes a bundle
+- `loader.py`: the one file that reads a bundle, and is part of it
+- `plain_tower.py`: towers of rows without histories, exported as they are
+- `row_specs.py`: how raw rows are read, in plain values
+- `self_check.py`: a bundle's scores beside the trained model's
+- `summary.py`: what a bundle holds, in a few lines
+- `table_files.py`: tables, id maps and vocabularies as files that can be mapped
 """

@@ -1,0 +1,176 @@
+"""A trained model is written as a bundle: a folder that scores raw rows with torch, NumPy and pyarrow alone."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from shardrec import __version__
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.files.file_names import file_stems
+from shardrec.data_pipeline.files.owned_files import check_replaceable
+from shardrec.data_pipeline.files.whole_files import whole_folder
+from shardrec.models.base import Recommender
+from shardrec.models.inputs import DenseFeatures, SequenceEmbeddings
+from shardrec.models.table_reads import table_reads
+from shardrec.trainer.checkpoints.saved_model import SavedModel
+from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
+from shardrec.trainer.config.paths import absolute_folder
+from shardrec.trainer.export import loader
+from shardrec.trainer.export.plain_tower import exported_tower
+from shardrec.trainer.export.row_specs import Types, row_specs
+from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle
+from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
+from shardrec.trainer.run_folder.atomic import check_out
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.blueprint import Blueprint
+
+MANIFEST, LOADER = "bundle.json", "loader.py"
+
+
+def export_bundle(
+    run_folder: str | Path,
+    out: str | Path,
+    *,
+    rows: Rows | None = None,
+    onnx: bool = False,
+    step: int | None = None,
+    overwrite: bool = False,
+    checked_rows: int = CHECKED_ROWS,
+) -> dict[str, Any]:
+    """Writes the bundle of a run's checkpoint to the folder `out` and returns what its `bundle.json` says.
+
+    rows: how tables' rows are stored where that is smaller than as they were trained. onnx: the tower as ONNX too.
+    step: which checkpoint; None: the best, else the last. overwrite: a bundle in `out` may be replaced. checked_rows:
+    so many rows of test data (else validation, else training) are scored by bundle and trained model; 0: none.
+
+    Raises UserError, with nothing left behind, where there is no such run or checkpoint, where the model cannot be
+    exported, and where bundle and trained model differ by more than the bound of `self_check.py`.
+    """
+    folder, out = RunFolder.open(run_folder), absolute_folder(Path(out))
+    check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
+    check(out)
+    saved = SavedModel.of(folder, step)
+    blueprint = Blueprint(folder.config(), folder.schema())
+    with whole_folder(out, check, listed=True) as made:
+        manifest = _written(made, folder, blueprint, saved, rows)
+        _write_json(made / MANIFEST, manifest)
+        manifest["check"] = check_bundle(made, folder, blueprint, saved.step, checked_rows)
+        _write_json(made / MANIFEST, manifest)
+    return manifest
+
+
+def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
+    """Raises UserError for a place that holds anything but, with `overwrite`, a bundle that was exported there."""
+    if overwrite and (out / MANIFEST).is_file():
+        check_replaceable(out, inputs)
+    else:
+        check_out(out)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _written(
+    made: Path, folder: RunFolder, blueprint: Blueprint, saved: SavedModel, rows: Rows | None
+) -> dict[str, Any]:
+    """Writes all files but the manifest, and returns that."""
+    model = blueprint.model
+    model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
+    programs = _write_programs(made, model)
+    shutil.copyfile(loader.__file__, made / LOADER)
+    stems = file_stems(saved.tables)
+    tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
+    id_stems = file_stems(saved.id_maps)
+    spaces = {name: write_id_map(made, id_stems[name], id_map) for name, id_map in saved.id_maps.items()}
+    return {
+        "format": loader.FORMAT,
+        "software": f"shardrec {__version__}",
+        "run": _facts(folder, blueprint, saved),
+        **_row_specs(made, blueprint, _read_features(model)),
+        "tables": tables,
+        "id_spaces": spaces,
+        "programs": programs,
+    }
+
+
+def _read_features(model: Recommender) -> tuple[str, ...]:
+    unread = model.unread_features(labelled=False)
+    return tuple(name for name in model.features if name not in unread)
+
+
+def _row_specs(made: Path, blueprint: Blueprint, features: tuple[str, ...]) -> dict[str, Any]:
+    """Writes vocabularies; returns the specs of raw rows, and of prepared ones."""
+    prepared = blueprint.schema.subset(features).unlabelled()
+    raw, source = prepared.raw(), blueprint.config.data.schema_folder
+    paths = tuple(dict.fromkeys((*prepared.vocabularies, *raw.vocabularies)))
+    files = {path: f"vocabularies/{stem}" for path, stem in file_stems(paths).items()}
+    strings = {path: write_vocabulary(made, files[path], source, path) for path in paths}
+    spaces = {
+        feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic
+    }
+    types = _trained_types(blueprint)
+    of_raw = {} if raw != prepared else types
+    return {
+        "raw": row_specs(raw, _raw_types(prepared, raw, types), strings, files, spaces),
+        "prepared": row_specs(prepared, types, strings, files, spaces),
+    }
+
+
+def _raw_types(prepared: Schema, raw: Schema, types: Types) -> Types:
+    """Returns the types of raw columns that are the same in prepared rows; of what ids were made of none is known."""
+    made = {column for f, g in zip(prepared.sparse, raw.sparse, strict=True) if f != g for column in g.columns}
+    return {column: kind for column, kind in types.items() if column not in made}
+
+
+def _trained_types(blueprint: Blueprint) -> Types:
+    """Returns the types of the columns of the training rows; none where these cannot be read any more."""
+    try:
+        paths = blueprint.config.data.split("train")
+        assert paths is not None
+        schemas = blueprint.data_set(paths).index.schemas
+    except UserError:
+        return {}
+    found: dict[str, pa.DataType] = {}
+    for schema, _ in schemas:
+        for field in schema:
+            if field.name not in found or pa.types.is_null(found[field.name]):
+                found[field.name] = field.type
+    return found
+
+
+def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[str, Any]:
+    config, summary = blueprint.config, folder.summary() or {}
+    return {
+        "folder": str(folder.path),
+        "model": config.model["name"],
+        "step": saved.step,
+        "labels": [label.name for label in blueprint.schema.labels],
+        "metrics": summary.get("metrics", {}),
+        "settings": config.model_dump(mode="json", include={"model", "tables", "optimizer"}),
+    }
+
+
+def _write_programs(made: Path, model: Recommender) -> dict[str, Any]:
+    inputs = [_input(model, name) for name, declared in model.inputs.items() if declared.read == "always"]
+    torch.export.save(exported_tower(model), made / "tower.pt2")
+    return {"tower": {"file": "tower.pt2", "inputs": inputs}}
+
+
+def _input(model: Recommender, name: str) -> dict[str, Any]:
+    declared = model.inputs[name]
+    if isinstance(declared, DenseFeatures):
+        return {"name": name, "kind": "dense", "features": list(declared.features)}
+    tables = list(declared.tables.values())
+    spec: dict[str, Any] = {"features": list(declared.tables), "tables": [table.name for table in tables]}
+    if isinstance(declared, SequenceEmbeddings):
+        return {"name": name, "kind": "sequence", **spec, "dense": list(declared.dense)}
+    pools = {"mean": [table.pooling == "mean" for table in tables], "concat": declared.concat}
+    return {"name": name, "kind": "pooled", **spec, **pools}

@@ -1,0 +1,18 @@
+"""What an exported bundle holds, and what its check found, in a few lines."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def lines(manifest: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """Yields what `shardrec export` prints, by a bundle's `bundle.json`."""
+    run, tables, check = manifest["run"], manifest["tables"].values(), manifest["check"]
+    rows, kinds = sum(table["rows"] for table in tables), sorted({table["dtype"] for table in tables})
+    yield f"model {run['model']}, step {run['step']}, {len(tables)} tables with {rows:,} rows as {', '.join(kinds)} -> {out}"
+    yield f"programs: {', '.join(program['file'] for program in manifest['programs'].values())}"
+    if not check["rows"]:
+        yield f"not checked: {check['why']}"
+        return
+    found, bound = check["largest_difference"], check["bound"]
+    yield f"checked: scores of {check['rows']:,} {check['split']} rows differ from the model's by {found:.2g} at most (bound {bound:g})"
