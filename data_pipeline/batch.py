@@ -1,5 +1,6 @@
 """A batch carries rows from the loader to the tower: it holds tensors only and moves between devices as one object."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,45 @@ from torch import Tensor
 
 if TYPE_CHECKING:  # importing it takes longer than torch, and who only asks for a model's settings needs no batch
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+@dataclass(eq=False)
+class Alternatives:
+    """Alternatives are the items that each of a batch's rows is told from, for tasks that learn to retrieve.
+
+    items: [P] int64, which item each of the batch's first P rows is of, -1 for padding; ids of one feature, whatever
+        rows their tables give them
+    log_q: [P] float32, the log of how often a row's item is expected among the items that rows share
+    shared, shared_log_q: [C], likewise of the batch's last C rows, from P on: this rank's part of the items that are
+        drawn for all rows, padding to all but their tower
+    in_batch: whether the items of all ranks' first P rows are shared too
+    per_row: negatives of each row's own. The first P rows are then the rows that have some, none of them padding, and
+        rows n P .. (n + 1) P have the n-th negative of each
+    dealt: whether ranks hold a part each of the shared items, and not all of them
+    """
+
+    items: Tensor
+    log_q: Tensor
+    shared: Tensor
+    shared_log_q: Tensor
+    in_batch: bool = False
+    per_row: int = 0
+    dealt: bool = True
+
+    @classmethod
+    def own(cls, rows: int, per_row: int) -> "Alternatives":
+        """Returns those of rows that have negatives of their own only, in rows behind them."""
+        none, no_rows = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        return cls(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows), none, no_rows, per_row=per_row)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors by name."""
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+    def mapped(self, move: Callable[[Tensor], Tensor]) -> "Alternatives":
+        """Returns the alternatives with all tensors moved."""
+        moved: dict[str, Any] = {name: move(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
 
 @dataclass(eq=False)
@@ -22,6 +62,7 @@ class Batch:
     groups: [B] int64 (strings hashed), or None
     rows: [B] int64, a row's place in its data set (files in order, rows in order)
     dense_sequences: name -> [T] float32, row after row beside the ids of the sequences that it is aligned with
+    alternatives: what rows are told from, where a task asks for it; the last rows may then be of drawn items
     """
 
     dense: Tensor
@@ -32,6 +73,7 @@ class Batch:
     groups: Tensor | None
     rows: Tensor
     dense_sequences: dict[str, Tensor] = field(default_factory=dict)
+    alternatives: Alternatives | None = None
 
     @property
     def size(self) -> int:
@@ -49,6 +91,8 @@ class Batch:
             value = getattr(self, f.name)
             if isinstance(value, dict):
                 value = {k: move(v) for k, v in value.items()}
+            elif isinstance(value, Alternatives):
+                value = value.mapped(move)
             elif value is not None:
                 value = move(value)
             moved[f.name] = value
@@ -66,6 +110,8 @@ class Batch:
         """Keeps the tensors' memory from being used again before `stream` has come this far."""
         for f in fields(self):
             value = getattr(self, f.name)
+            if isinstance(value, Alternatives):
+                value = value.tensors()
             for t in value.values() if isinstance(value, dict) else (value,):
                 if t is not None:
                     t.record_stream(stream)

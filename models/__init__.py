@@ -20,6 +20,7 @@
 - `fm.py`: A factorization machine adds up the dot products of all pairs of fields (Rendle, ICDM 2010)
 - `fnn.py`: FNN is an MLP over all that a factorization machine has of a row (Zhang, Du & Wang, ECIR 2016)
 - `histories.py`: Models of behaviour share a history of events, the target it is compared with, and an MLP over both
+- `history_towers.py`: History towers make a user's vector of a history of items, whose vectors are those to be found
 - `inputs.py`: An input says what a model asks of the tables and the batch, and in which form its tower gets it
 - `layers/`: A layer is one idea in one file, with its paper and equation
 - `lr.py`: Logistic (or linear) regression is the baseline that every other model has to beat
@@ -30,7 +31,10 @@
 - `pnn.py`: Product networks put inner products, outer products or both through an MLP (Qu et al., ICDM 2016)
 - `pooled_history.py`: A pooled history is what DIN is measured against: events count alike, whatever the target
 - `registry.py`: A registry holds classes by name and imports each, and with it torch, only when it is asked for
+- `retrieval.py`: Retrieval is learned by telling each row's own item from others: in the batch, drawn, the row's own
+- `sasrec.py`: SASRec reads a history by causal self-attention, up to its last event (Kang & McAuley, ICDM 2018)
 - `shared_space.py`: A shared space holds vectors of users and of items whose dot products rank items as the model does
+- `simplex.py`: SimpleX blends a user's own vector with the mean of the items in the history (Mao et al., CIKM 2021)
 - `table_reads.py`: Table reads say which tables inputs look up, and put other tables in their place
 - `table_settings.py`: Table settings say how a table is kept: its dtype, optimizer, first values and where its rows lie
 - `tables.py`: A table holds rows of embeddings; a model declares it, and where its rows lie is decided elsewhere
@@ -40,6 +44,7 @@
 - `undefined.py`: A metric that its rows do not define has a value of its own, which says why
 - `user_item.py`: Models of user-item pairs read two features, one of the user and one of the item
 - `wide_deep.py`: Wide & Deep trains a linear part and an MLP jointly (Cheng et al., DLRS 2016)
+- `youtube_dnn.py`: YoutubeDNN makes a user's vector of the history's mean and features (Covington et al., RecSys 2016)
 """
 
 import importlib
@@ -79,6 +84,9 @@ MODELS = Registry(
         "neumf": "shardrec.models.neural_cf:NeuMF",
         "ncf_shared": "shardrec.models.neural_cf:NCFShared",
         "two_tower": "shardrec.models.two_tower:TwoTower",
+        "simplex": "shardrec.models.simplex:SimpleX",
+        "youtube_dnn": "shardrec.models.youtube_dnn:YoutubeDNN",
+        "sasrec": "shardrec.models.sasrec:SASRec",
         "pooled_history": "shardrec.models.pooled_history:PooledHistory",
         "din": "shardrec.models.din:DIN",
         "dien": "shardrec.models.dien:DIEN",

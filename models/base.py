@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,10 +12,14 @@ from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
-from shardrec.models.shared_space import Towers
+from shardrec.models.retrieval import Retrieval, RetrievalLoss
+from shardrec.models.shared_space import Towers, Vectors
 from shardrec.models.table_reads import declared_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.tasks import BinaryClassification, Pointwise, Regression, Task
+
+RETRIEVING = ("mf", "gmf", "two_tower", "simplex", "youtube_dnn", "sasrec")
+"""Names of the models that can be trained to retrieve, for messages."""
 
 
 class ModelConfig(BaseModel):
@@ -47,7 +52,7 @@ class PointwiseConfig(ModelConfig):
             embedding_dim: int = Field(default=16, gt=0)
     """
 
-    task: Literal["binary", "regression"] = "binary"
+    task: Literal["binary", "regression", "retrieval"] = "binary"
     label: str | None = Field(default=None, description="name of the label; None: the schema's first")
     clip: tuple[float, float] | None = Field(default=None, description="range that a regression's predictions keep to")
     threshold: float = Field(
@@ -74,6 +79,11 @@ class PointwiseConfig(ModelConfig):
 
     def build_task(self, schema: Schema) -> Pointwise:
         """Returns the task on the schema's label. Raises UserError for a label or a group that it does not have."""
+        if self.task == "retrieval":
+            raise UserError(
+                "model: task: retrieval needs a model whose users and items share a space, and this one's meet in "
+                f"another way; choose one of {', '.join(RETRIEVING)}, or another task"
+            )
         labels = [label.name for label in schema.labels]
         if not labels:
             raise UserError("the schema declares no label; training needs one")
@@ -88,6 +98,22 @@ class PointwiseConfig(ModelConfig):
                 "schema.yaml, or leave top_k out"
             )
         return BinaryClassification(name, schema.group is not None, schema.negative_rate, self.threshold, self.top_k)
+
+
+class RetrievalConfig(PointwiseConfig):
+    """Every model whose users and items share a space has these settings, and gets its task by `build_any_task`."""
+
+    loss: RetrievalLoss | None = Field(default=None, description="of task: retrieval; None: softmax")
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> "RetrievalConfig":
+        if self.loss is not None and self.task != "retrieval":
+            raise ValueError(f"loss is for task: retrieval; found task: {self.task}")
+        return self
+
+    def build_any_task(self, schema: Schema) -> Task:
+        """Returns the task; that of retrieval needs no label. Raises UserError as `build_task` does."""
+        return Retrieval(self.loss or RetrievalLoss()) if self.task == "retrieval" else self.build_task(schema)
 
 
 class Explanation(NamedTuple):
@@ -122,6 +148,9 @@ class Recommender(nn.Module):
     explain: ClassVar[Callable[..., Explanation] | None] = None
     """A method of `forward`'s parameters for `shardrec predict --explain`. None: the model has no such weights."""
 
+    item_of: Mapping[str, str] = MappingProxyType({})
+    """Sequences that training leaves the row's own item out of, each with the feature that has it."""
+
     no_shared_space: ClassVar[str] = "its user and item vectors meet in an MLP, not in a dot product"
     """Why a model without `towers` has none, as a clause for messages."""
 
@@ -149,6 +178,11 @@ class Recommender(nn.Module):
         self.inputs = dict(inputs)
         self.task = task
         self.tables  # raises for two of one name
+        if self.retrieves and type(self).halves is Recommender.halves:
+            raise UserError(
+                f"task: retrieval needs a model whose users and items share a space, and {type(self).__name__} is "
+                f"none: {self.no_shared_space}; choose one of {', '.join(RETRIEVING)}"
+            )
 
     @property
     def tables(self) -> dict[str, EmbeddingTable]:
@@ -166,9 +200,28 @@ class Recommender(nn.Module):
         read = {name for source in self.inputs.values() if source.read in when for name in input_features(source)}
         return tuple(name for name in self.features if name not in read)
 
+    def halves(self) -> Towers | None:
+        """Returns the towers as the model has them, whatever its task; None where users and items share no space.
+
+        A model that overrides it can be trained to retrieve: its `forward` then returns `vectors`.
+        """
+        return None
+
     def towers(self) -> Towers | None:
         """Returns the halves that make vectors of users and of items; None where they share no space."""
-        return None
+        halves = self.halves()
+        return None if halves is None else self.task.space(halves)
+
+    def vectors(self, **inputs: Any) -> Vectors:
+        """Returns what `task: retrieval` learns from: the towers' vectors of `forward`'s arguments."""
+        towers = self.towers()
+        assert towers is not None
+        return towers.vectors(inputs)
+
+    @property
+    def retrieves(self) -> bool:
+        """Says whether the model is trained to retrieve, so that `forward` returns `vectors`."""
+        return isinstance(self.task, Retrieval)
 
     def after_step(self) -> None:
         """Follows every optimizer step; does nothing unless a model overrides it (a target network's copy)."""

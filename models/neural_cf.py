@@ -10,14 +10,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.base import Recommender
+from shardrec.models.base import Recommender, RetrievalConfig
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.layers.activations import Activation, activation
+from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.glorot import glorot
 from shardrec.models.layers.logit import Logit
 from shardrec.models.layers.mlp import MLP, MLPConfig
-from shardrec.models.shared_space import Towers
+from shardrec.models.shared_space import Towers, Vectors
 from shardrec.models.table_settings import TableInit
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.user_item import UserItemConfig, user_and_item
@@ -26,7 +27,7 @@ TABLE_INIT = TableInit(kind="normal", scale=0.01)  # section 4.1
 HALVINGS = 3  # hidden layers of the tower, unless its settings name some (section 4.4)
 
 
-class GMFConfig(UserItemConfig):
+class GMFConfig(UserItemConfig, RetrievalConfig):
     """`gmf` has these settings of its own."""
 
     embedding_dim: int = Field(default=8, gt=0, lt=2**31)
@@ -37,14 +38,18 @@ class GMF(Recommender):
 
     def __init__(self, fields: Fields, config: GMFConfig) -> None:
         inputs = user_and_item(_tables(fields, config, "gmf", config.embedding_dim))
-        super().__init__(inputs=inputs, task=config.build_task(fields.schema))
+        super().__init__(inputs=inputs, task=config.build_any_task(fields.schema))
         self.gmf_output = _output(inputs["user"].width)
+        if self.retrieves:
+            keep_at_zero(self.gmf_output.bias)  # it is in all scores
 
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+    def forward(self, user: Tensor, item: Tensor) -> Tensor | Vectors:
         """[B, D], [B, D] -> [B]."""
+        if self.retrieves:
+            return self.vectors(user=user, item=item)
         return self.gmf_output(user * item).squeeze(1)
 
-    def towers(self) -> Towers:
+    def halves(self) -> Towers:
         """Returns p_u and h * q_i."""
         return Towers(lambda user: user, lambda item: item * self.gmf_output.weight, ("user",), ("item",))
 

@@ -27,6 +27,7 @@ from shardrec.models.metrics import (
     TopK,
 )
 from shardrec.models.metrics.collective import Collective
+from shardrec.models.shared_space import Towers
 
 NO_GROUP = (
     "the schema has no group, inside of which it is computed; name its column (`group: user`) in schema.yaml, or "
@@ -62,6 +63,14 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, collective: Collective | None = None, *, down_sampled: bool = False) -> MetricSet:
         """Makes fresh metrics for one pass over data; `down_sampled` says whether its negatives are."""
+
+    def completed(self, output: Any, batch: Batch) -> Any:
+        """Returns a tower's output with what the task takes from other ranks, inside the forward pass."""
+        return output
+
+    def space(self, towers: Towers) -> Towers:
+        """Returns the towers of a model as the task compares their vectors: by dot product."""
+        return towers
 
     @abstractmethod
     def check(self, batch: Batch) -> None:

@@ -12,17 +12,17 @@ from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.declared.name_patterns import matches
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import DenseFeature
-from shardrec.models.base import PointwiseConfig, Recommender
+from shardrec.models.base import Recommender, RetrievalConfig
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
-from shardrec.models.shared_space import Towers
+from shardrec.models.shared_space import Towers, Vectors
 
 SIDES = ("user", "item")
 COSINE_SCALE = 10.0  # where the learned factor of a cosine starts
 
 
-class TwoTowerConfig(PointwiseConfig):
+class TwoTowerConfig(RetrievalConfig):
     """`two_tower` has these settings of its own; `user` and `item` are names or patterns of features of any kind."""
 
     embedding_dim: int = Field(default=16, gt=0, lt=2**31)
@@ -31,7 +31,10 @@ class TwoTowerConfig(PointwiseConfig):
     mlp: MLPConfig = Field(default=MLPConfig(), description="hidden layers of each tower")
     vector_dim: int = Field(default=64, gt=0, lt=2**31, description="of user and item vectors")
     normalise: bool = Field(default=False, description="make all vectors of length 1")
-    affine: bool = Field(default=True, description="learn a scale and a bias of the dot product")
+    affine: bool = Field(
+        default=True,
+        description="learn a scale and a bias of the dot product; not in task: retrieval",
+    )
 
     @model_validator(mode="after")
     def _spans_probabilities(self) -> "TwoTowerConfig":
@@ -63,17 +66,20 @@ class TwoTower(Recommender):
             for side, features in sides.items()
         }
         dense = {f"{side}_dense": DenseFeatures(tuple(features.dense)) for side, features in sides.items()}
-        super().__init__(inputs={**tables, **dense}, task=config.build_task(fields.schema))
+        super().__init__(inputs={**tables, **dense}, task=config.build_any_task(fields.schema))
         self.user_tower, self.item_tower = (
             MLP(tables[side].width + len(sides[side].dense), config.mlp, out=config.vector_dim) for side in SIDES
         )
         self.normalise = config.normalise
         scale = COSINE_SCALE if config.normalise else 1.0
-        self.scale = nn.Parameter(torch.full((1,), scale)) if config.affine else None
-        self.bias = nn.Parameter(torch.zeros(1)) if config.affine else None
+        affine = config.affine and not self.retrieves
+        self.scale = nn.Parameter(torch.full((1,), scale)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(1)) if affine else None
 
-    def forward(self, user: Tensor, item: Tensor, user_dense: Tensor, item_dense: Tensor) -> Tensor:
+    def forward(self, user: Tensor, item: Tensor, user_dense: Tensor, item_dense: Tensor) -> Tensor | Vectors:
         """[B, sum of D], [B, sum of D], [B, N_user], [B, N_item] -> [B]."""
+        if self.retrieves:
+            return self.vectors(user=user, item=item, user_dense=user_dense, item_dense=item_dense)
         product = (self.user_vectors(user, user_dense) * self.item_vectors(item, item_dense)).sum(1)
         if self.scale is None or self.bias is None:
             return product
@@ -87,7 +93,7 @@ class TwoTower(Recommender):
         """Returns items' vectors from item features alone: [B, sum of D], [B, N_item] -> [B, vector_dim]."""
         return self._scaled(self.item_tower(torch.cat([item, item_dense], 1)))
 
-    def towers(self) -> Towers:
+    def halves(self) -> Towers:
         """Returns both towers' vectors, those of items times s: b ranks no items."""
         return Towers(self.user_vectors, self._scaled_items, ("user", "user_dense"), ("item", "item_dense"))
 

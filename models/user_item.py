@@ -24,7 +24,7 @@ class UserItemConfig(PointwiseConfig):
 
         Raises UserError for an unknown feature, for the same one twice, and where none is named and no role says which.
         """
-        user, item = _feature(fields, "user", self.user), _feature(fields, "item", self.item)
+        user, item = feature_of(fields, "user", self.user), feature_of(fields, "item", self.item)
         if user == item:
             raise UserError(f"model: `user` and `item` are both {user!r}; they have to be two features")
         return user, item
@@ -39,7 +39,7 @@ def user_and_item(tables: Mapping[str, EmbeddingTable]) -> dict[str, PooledEmbed
     }
 
 
-def _feature(fields: Fields, role: Role, named: str | None) -> str:
+def feature_of(fields: Fields, role: Role, named: str | None) -> str:
     """Returns `named`, or the schema's first id feature of that role."""
     if named is not None:
         if named not in fields.pooled:

@@ -7,26 +7,31 @@ decoding the row groups that those were made of.
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.batch import Alternatives, Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.footprint import Footprint, check_long_rows
 from shardrec.data_pipeline.loading.lanes import LaneReader, shared_groups
 from shardrec.data_pipeline.loading.prefetch import prefetched
-from shardrec.data_pipeline.reading.blocks import join_tables
+from shardrec.data_pipeline.reading.blocks import Block, join_tables
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.order import Order, default_lanes
 from shardrec.data_pipeline.reading.parquet import RangeReader
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
+from shardrec.data_pipeline.sampling.own_events import OwnEvents
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
+from shardrec.data_pipeline.sampling.shared import SharedNegatives, SharedSampler
 
 RowOrder = Literal["shuffled", "time", "file"]
+Drawn = Negatives | SharedNegatives
+"""What negatives are drawn from."""
 
 
 class Loader:
@@ -44,8 +49,9 @@ class Loader:
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
     absent: features that are not read: they have no ids in any row of a batch, and dense ones are 0
-    negatives: what to draw for every row; `global_batch_size` counts them too, and their `Batch.rows` are the row's.
-        With settings alone the loader tells what it would do, but makes no batch
+    negatives: what to draw for every row, or for a batch; `global_batch_size` counts those of rows too, and their
+        `Batch.rows` are the row's. With settings alone the loader tells what it would do, but makes no batch
+    item_of: sequence -> the feature of the row's own item, whose id is left out of the sequence
 
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
     rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
@@ -70,7 +76,8 @@ class Loader:
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
         absent: Sequence[str] = (),
-        negatives: Negatives | NegativeSampling | None = None,
+        negatives: Drawn | NegativeSampling | None = None,
+        item_of: Mapping[str, str] | None = None,
     ) -> None:
         """Reads no rows yet; `folder` is the schema's (vocabularies).
 
@@ -78,33 +85,50 @@ class Loader:
         batch, for negatives with class weights, and where `memory` is too small.
         """
         self.index = source.index
-        settings = negatives.settings if isinstance(negatives, Negatives) else negatives
+        settings = negatives.settings if isinstance(negatives, Drawn) else negatives
         self._layout = Layout(
             schema,
             folder,
             id_order=id_order,
             class_weights=class_weights,
             extra_columns=extra_columns,
-            carried=settings.pair if settings else (),
+            carried=(*(settings.pair if settings else ()), *(item_of or {}).values()),
             absent=absent,
             in_time=order == "time",
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
         self._sampler: NegativeSampler | None = None
+        self._shared: SharedSampler | None = None
+        self._drawn = True
         self._each = 1  # rows handed out for a row of the files
         if settings is not None:
             if class_weights:
                 raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
             self._each = settings.rows_per_positive
+            self._drawn = isinstance(negatives, Drawn)
             global_batch_size = settings.positives_of(global_batch_size, lanes)
         if isinstance(negatives, Negatives):
             self._sampler = NegativeSampler(negatives, self._layout, seed)
+        elif negatives is not None and isinstance(negatives, SharedNegatives):
+            drawn = _of_items(schema, folder, id_order, negatives.item_features)
+            self._shared = SharedSampler(
+                negatives,
+                self._layout,
+                drawn,
+                seed=seed,
+                global_batch_size=global_batch_size,
+                rank=rank,
+                world_size=world_size,
+                fixed=order == "file",
+            )
+        self._own_events = OwnEvents(self._layout, item_of or {})
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
         self._kind = order
-        self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Negatives) else 0
+        self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Drawn) else 0
         memory -= self._taken
-        batch_rows = -(-global_batch_size // world_size) * self._each * (prefetch + 1)
+        self._shared_rows = self._shared.rows if self._shared else 0
+        batch_rows = (-(-global_batch_size // world_size) * self._each + self._shared_rows) * (prefetch + 1)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
@@ -124,21 +148,21 @@ class Loader:
             lanes = default_lanes(global_batch_size, self._footprint.lane_bytes(window), memory // 2)
         return lanes, global_batch_size
 
-    def _taken_by(self, negatives: Negatives, memory: int) -> int:
+    def _taken_by(self, negatives: Drawn, memory: int) -> int:
         """Returns the bytes of what negatives are drawn from. Raises UserError where `memory` does not hold them."""
         taken = negatives.nbytes
         if taken >= memory:
             raise UserError(
                 f"data.memory of {memory / 2**20:.0f} MiB is too small: data.negatives takes {taken / 2**20:.0f} MiB "
-                f"of every worker for {len(negatives.known.keys)} known pairs and {len(negatives.candidates)} items; "
-                "give more memory"
+                f"of every worker for {negatives.holds}; give more memory"
             )
         return taken
 
     def _memory_left(self, memory: int) -> int:
         """Returns the bytes left for kept row groups. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
-        batch_rows = self.order.padded_rows(0, self._world_size) * self._each * (self._prefetch + 1)
+        rows = self.order.padded_rows(0, self._world_size) * self._each + self._shared_rows
+        batch_rows = rows * (self._prefetch + 1)
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(
@@ -200,7 +224,7 @@ class Loader:
             "window": self.order.window,
             "seed": self.order.seed,
             "global_batch_size": self.order.global_batch_size * self._each,
-            "negatives": self._sampler.state() if self._sampler else None,
+            "negatives": sampler.state() if (sampler := self._sampler or self._shared) else None,
             "num_rows": self.num_rows,
             "fingerprint": self.index.fingerprint.value,
         }
@@ -210,8 +234,8 @@ class Loader:
         for key, now in self.order_state().items():
             if key == "fingerprint":
                 same = self.index.fingerprint.matches(saved.get(key))
-            elif key == "negatives" and self._sampler is not None:
-                same = self._sampler.matches(saved.get(key))
+            elif key == "negatives" and (sampler := self._sampler or self._shared) is not None:
+                same = sampler.matches(saved.get(key))
             else:
                 same = saved.get(key) == now
             if same:
@@ -243,7 +267,7 @@ class Loader:
 
     def padding(self, step: int) -> Batch:
         """Returns a batch as large as this rank's batch `step` of an epoch, without any rows."""
-        return self._layout.collate([], self.order.padded_rows(step, self._world_size) * self._each)
+        return self._batch([], 0, step)
 
     def _run(self, epoch: int, start_step: int, *, with_columns: bool) -> Iterator[Any]:
         if not 0 <= start_step <= self.steps_per_epoch:
@@ -262,7 +286,7 @@ class Loader:
         order, layout, footprint = self.order, self._layout, self._footprint
         carried = layout.carried
         assert carried is not None
-        assert self._sampler is not None or self._each == 1, "negatives were declared but not read"
+        assert self._drawn, "negatives were declared but not read"
         lanes = LaneReader(
             order,
             layout,
@@ -283,11 +307,20 @@ class Loader:
         for step in range(start_step, self.steps_per_epoch):
             parts = lanes.take(step)
             live = sum(p.rows for p in parts)
-            if self._sampler is not None:
-                parts = self._sampler.with_negatives(parts, epoch)
-            batch = layout.collate(parts, order.padded_rows(step, self._world_size) * self._each)
+            batch = self._batch(parts, epoch, step)
             extra = join_tables([carried.empty_table(), *(p.extra for p in parts)]) if with_columns else None
             yield batch if extra is None else (batch, extra), live
+
+    def _batch(self, parts: list[Block], epoch: int, step: int) -> Batch:
+        """Makes this rank's batch `step` of its rows, with the negatives that there are."""
+        parts = self._own_events.left_out(parts)
+        rows = sum(p.rows for p in parts)
+        if self._sampler is not None:
+            parts = self._sampler.with_negatives(parts, epoch)
+        batch = self._layout.collate(parts, self.order.padded_rows(step, self._world_size) * self._each)
+        if self._sampler is not None:
+            return replace(batch, alternatives=Alternatives.own(rows, self._each - 1))
+        return batch if self._shared is None else self._shared.with_shared(batch, parts, epoch, step)
 
     def _count_decoded(self, rows: int) -> None:
         self.rows_decoded += rows
@@ -314,3 +347,12 @@ class Loader:
             "it decodes it again; write smaller row groups (`shardrec prepare`), or give more memory",
             stacklevel=4,
         )
+
+
+def _of_items(schema: Schema, folder: str | Path, id_order: Sequence[str] | None, brought: Sequence[str]) -> Layout:
+    """Returns the layout of drawn items: the same keys and columns, without ids or numbers but those brought along."""
+    if id_order is not None:
+        dense = (f.name for f in (*schema.dense, *schema.dense_sequences))
+        schema = schema.subset([*id_order, *dense])
+    absent = [f.name for f in schema.features if f.name not in brought]
+    return Layout(schema.unlabelled(), folder, id_order=id_order, absent=absent)

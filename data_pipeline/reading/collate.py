@@ -220,6 +220,11 @@ class Layout:
         """Returns the row of a block's `ids` that holds this feature of one id a row."""
         return self._single.index(name)
 
+    def list_row(self, name: str) -> tuple[int, int]:
+        """Returns which of a block's `lists` holds this feature of many ids a row, and as which row."""
+        place = next(i for i, together in enumerate(self._lists) if name in together.ids)
+        return place, self._lists[place].ids.index(name)
+
     def with_features(self, block: Block, names: Sequence[str], layout: "Layout", others: Block) -> Block:
         """Returns a block's rows with labels of 0 and with the features `names` of `others`, a block of another layout.
 
@@ -238,6 +243,22 @@ class Layout:
                 place = next(j for j, other in enumerate(layout._lists) if first in (*other.ids, *other.numbers))
                 lists[i] = _some(others.lists[place], layout._lists[place], together)
         return block._replace(ids=ids, numbers=numbers, lists=tuple(lists))
+
+    def only_features(self, names: Sequence[str], layout: "Layout", others: Block) -> Block:
+        """Returns rows with the features `names` of `others`, a block of another layout, and weight 0, of no data set.
+
+        This layout has no features but those.
+        """
+        count = others.rows
+        empty = Lists(np.empty((0, 0), self._id_type), np.zeros(count + 1, np.int64), None)
+        rows = Block(
+            np.zeros((len(self._single), count), self._id_type),
+            tuple(empty for _ in self._lists),
+            np.zeros((count, self._num_numbers), np.float32),
+            np.full((2 if self._group else 1, count), -1, np.int64),
+            others.extra,
+        )
+        return self.with_features(rows, names, layout, others)
 
     # ------------------------------------------------------------ blocks -> batch
 

@@ -98,3 +98,22 @@ class Keys:
                 lengths[key : key + run.last - run.first, :live] = np.concatenate([run.lengths(p) for p in parts])
             key += run.last - run.first
         return torch.from_numpy(lengths).flatten()
+
+
+def with_rows(ids: KeyedJaggedTensor, more: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """Returns the rows of `ids`, then those of `more`, which has the same keys in the same order."""
+    counts = ids.length_per_key(), more.length_per_key()
+    parts = tuple(kjt.values().split(n) for kjt, n in zip((ids, more), counts, strict=True))
+    weights = None
+    if ids.weights_or_none() is not None:
+        of_both = tuple(kjt.weights().split(n) for kjt, n in zip((ids, more), counts, strict=True))
+        weights = torch.cat([part for pair in zip(*of_both, strict=True) for part in pair])
+    lengths = [kjt.lengths().view(len(kjt.keys()), kjt.stride()) for kjt in (ids, more)]
+    return KeyedJaggedTensor(
+        keys=ids.keys(),
+        values=torch.cat([part for pair in zip(*parts, strict=True) for part in pair]),
+        weights=weights,
+        lengths=torch.cat(lengths, 1).flatten(),
+        stride=ids.stride() + more.stride(),
+        length_per_key=[a + b for a, b in zip(*counts, strict=True)],
+    )

@@ -64,11 +64,11 @@ class Negatives:
             raise UserError(
                 f"data.negatives: {user_rows} users x {item_rows} items exceed 64-bit keys; hash them to fewer ids"
             )
-        read = _only(schema, (settings.user, *(names if settings.items is None else names[:1])))
+        read = only(schema, (settings.user, *(names if settings.items is None else names[:1])))
         layout = Layout(read.model_copy(update={"labels": schema.labels[:1]}), folder)
         user, item = layout.id_row(settings.user), layout.id_row(settings.item)
         catalogue, keys = FirstRows(item), []
-        for block in _positives(train.index, layout):
+        for block in positives(train.index, layout):
             keys.append(block.ids[user].astype(np.int64) * item_rows + block.ids[item])
             if settings.items is None:
                 catalogue.add(block)
@@ -79,7 +79,7 @@ class Negatives:
         if settings.items is None:
             negatives = cls(settings, pairs, item_rows, catalogue.block(), layout, names)
         else:
-            source, layout = DataSet.open(settings.items), Layout(_only(schema, names), folder)
+            source, layout = DataSet.open(settings.items), Layout(only(schema, names), folder)
             block = items_of(source.index, layout, settings.item)
             negatives = cls(settings, pairs, item_rows, block, layout, names, fingerprints(settings.items))
         negatives._check_something_is_left()
@@ -94,6 +94,11 @@ class Negatives:
     def nbytes(self) -> int:
         """Returns the memory of the known pairs and the catalogue."""
         return self.known.nbytes + self.catalogue.nbytes
+
+    @property
+    def holds(self) -> str:
+        """Says what the memory is for."""
+        return f"{len(self.known.keys)} known pairs and {len(self.candidates)} items"
 
     def _check_something_is_left(self) -> None:
         """Raises UserError for a user who has all candidates. One pass over the sorted keys."""
@@ -133,7 +138,7 @@ class NegativeSampler:
     def state(self) -> dict[str, Any]:
         """Returns what decides the draws beside the order and its seed, for a checkpoint."""
         fingerprints = self._negatives.fingerprints
-        return self._negatives.settings.model_dump() | {"items": fingerprints[0].value if fingerprints else None}
+        return self._negatives.settings.state() | {"items": fingerprints[0].value if fingerprints else None}
 
     def matches(self, saved: object) -> bool:
         """Tells whether draws are those of the sampler that had this `state()`."""
@@ -167,7 +172,8 @@ class NegativeSampler:
 
         Returns [per_positive, n] int64 rows of the catalogue.
         """
-        per_positive, row_count, known = self._negatives.settings.per_positive, len(users), self._negatives.known
+        per_positive = self._negatives.settings.rows_per_positive - 1
+        row_count, known = len(users), self._negatives.known
         counters = (places * per_positive + np.arange(per_positive)[:, None]).ravel().view(np.uint64)
         owners = np.tile(users.astype(np.int64) * self._negatives.item_rows, per_positive)
         chosen = np.empty(len(owners), np.int64)
@@ -205,7 +211,7 @@ def _stream(seed: int, epoch: int) -> int:
     return int(hash_words([np.array([word % 2**64], np.uint64) for word in (_PURPOSE, seed, epoch)])[0])
 
 
-def _positives(index: Index, layout: Layout) -> Iterator[Block]:
+def positives(index: Index, layout: Layout) -> Iterator[Block]:
     """Yields all training rows in order. Raises UserError for one whose label, if it has one, is not over 0."""
     for chunk in chunks_of(index, layout):
         block = layout.block(chunk)
@@ -228,8 +234,8 @@ def check_negatives(sampling: NegativeSampling, schema: Schema, features: Iterab
     """
     names = sampling.item_features(sampling.read_from(schema, features))
     if sampling.items is not None:
-        Layout(_only(schema, names), folder).check(DataSet.open(sampling.items).index)
+        Layout(only(schema, names), folder).check(DataSet.open(sampling.items).index)
 
 
-def _only(schema: Schema, names: Iterable[str]) -> Schema:
+def only(schema: Schema, names: Iterable[str]) -> Schema:
     return schema.unlabelled().subset(names)

@@ -3,10 +3,10 @@
 A run file is read through this module, so it imports nothing heavy; `negatives.py` does the drawing.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shardrec.data_pipeline.declared.declaration import Declaration, Place, unknown
 from shardrec.data_pipeline.errors import UserError
@@ -20,30 +20,70 @@ from shardrec.data_pipeline.features.feature_kinds import (
 )
 from shardrec.data_pipeline.features.schema import Schema
 
+PER_POSITIVE = 4
+
 
 class NegativeSampling(Declaration):
-    """`data.negatives` takes training rows as positives and gives each of them `per_positive` negatives.
+    """`data.negatives` takes training rows as positives and says what each is told from.
 
-    user, item: the features whose pairs are known from training and never drawn
+    Negatives of a row's own are further rows, `per_positive` of them for each: 4, unless a batch shares its negatives.
+    Items that all rows of a global batch share (`shared`, drawn for it, and with `in_batch` those of its rows) are for
+    `task: retrieval`.
+
+    user, item: the features whose pairs are known from training and never drawn as a row's own
+    distribution: of the shared items: each item as often, or by how many training rows have it
     items: a Parquet file with one row an item (its column and those of all features of role `item`), which are the
         candidates; None: the items of the training rows, with the features of their first row
     """
 
-    per_positive: int = Field(default=4, gt=0, lt=2**20)
+    per_positive: int | None = Field(default=None, gt=0, lt=2**20)
+    shared: int | None = Field(default=None, gt=0, lt=2**24)
+    in_batch: bool = False
     user: str = "user"
     item: str = "item"
-    distribution: Literal["uniform"] = "uniform"
+    distribution: Literal["uniform", "popularity"] = "uniform"
     items: Place | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_rows_unless_shared(cls, settings: Any) -> Any:
+        """Gives rows negatives of their own where nothing else is asked for."""
+        if not isinstance(settings, Mapping) or settings.get("shared") is not None or settings.get("in_batch"):
+            return settings
+        return {**settings, "per_positive": PER_POSITIVE if (n := settings.get("per_positive")) is None else n}
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "NegativeSampling":
+        if self.of_the_batch and self.per_positive is not None:
+            raise ValueError(
+                "per_positive gives each row negatives of its own, shared and in_batch give all rows the same; choose"
+            )
+        if self.distribution != "uniform" and self.shared is None:
+            raise ValueError(
+                f"distribution: {self.distribution} is of the items that a batch shares; set `shared: 1000`, say, or "
+                "leave it out"
+            )
+        return self
+
     @property
-    def pair(self) -> tuple[str, str]:
-        """Returns the user and the item feature."""
-        return self.user, self.item
+    def of_the_batch(self) -> bool:
+        """Says whether negatives are items that all rows of a batch share, and not rows of their own."""
+        return self.shared is not None or self.in_batch
+
+    @property
+    def pair(self) -> tuple[str, ...]:
+        """Returns the features that drawing goes by: the item, and the user where negatives are a row's own."""
+        return (self.item,) if self.of_the_batch else (self.user, self.item)
 
     @property
     def rows_per_positive(self) -> int:
         """Returns how many rows a positive makes, itself included."""
-        return 1 + self.per_positive
+        return 1 + (self.per_positive or 0)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the settings for a checkpoint; what runs of before these settings do not have is left out."""
+        later = ("shared", "in_batch")
+        return {k: v for k, v in self.model_dump().items() if k not in later or v != type(self).model_fields[k].default}
 
     def positives_of(self, global_batch_size: int, lanes: int | None) -> int:
         """Returns the positives of a global batch.
@@ -55,6 +95,8 @@ class NegativeSampling(Declaration):
         )  # order.py needs NumPy, and a run file is read without
 
         each = self.rows_per_positive
+        if each == 1:
+            return global_batch_size
         parts = lanes or 1
         if global_batch_size % (each * parts) == 0:
             return global_batch_size // each
@@ -67,18 +109,23 @@ class NegativeSampling(Declaration):
             f"{f'{below} or ' if below else ''}{below + step}"
         )
 
+    @property
+    def _named(self) -> tuple[tuple[str, str], ...]:
+        """Returns the settings that name the features of `pair`, each with its feature."""
+        return tuple((key, name) for key, name in (("user", self.user), ("item", self.item)) if name in self.pair)
+
     def read_from(self, schema: Schema, features: Iterable[str]) -> Schema:
         """Returns the schema of what a model reads and of the pair; crosses in it have a role that says where they go.
 
         Raises UserError for a pair that a schema has not, and for a cross that goes neither with the item nor without.
         """
         names = [f.name for f in schema.features]
-        for key, name in (("user", self.user), ("item", self.item)):
+        for key, name in self._named:
             if name not in names:
                 raise UserError(f"data.negatives.{key}: {unknown('feature', name, names)}")
         read = []
-        for f in schema.subset((*features, self.user, self.item)).features:
-            if f.name not in (self.user, self.item) and not isinstance(f, NumericFeature) and f.cross is not None:
+        for f in schema.subset((*features, *self.pair)).features:
+            if f.name not in self.pair and not isinstance(f, NumericFeature) and f.cross is not None:
                 f = f.model_copy(update={"role": "item" if self._goes_with_item(f, schema) else "context"})
             read.append(f)
         return schema.model_copy(update={"features": tuple(read)})
@@ -88,7 +135,7 @@ class NegativeSampling(Declaration):
 
         Raises UserError where that is not known, or true of a part.
         """
-        if feature.name in (self.user, self.item):
+        if feature.name in self.pair:
             return feature.name == self.item
         cross = None if isinstance(feature, NumericFeature) else feature.cross
         if cross is None:
@@ -147,12 +194,12 @@ class NegativeSampling(Declaration):
                 f"data.negatives: the data keep the share {schema.negative_rate:g} of their negatives (schema.yaml's "
                 "negative_rate), but others are drawn for rows that are all positives; prepare positives only"
             )
-        for key, name in (("user", self.user), ("item", self.item)):
+        for key, name in self._named:
             if not isinstance(schema[name], IdFeature):
                 raise UserError(
                     f"data.negatives.{key}: feature {name!r} is of kind {schema[name].kind}; expected one id a row"
                 )
-        others = [f for f in schema.features if f.name not in (self.user, self.item)]
+        others = [f for f in schema.features if f.name not in self.pair]
         aligned: dict[str, str] = {}
         for f in others:
             role = self._role_of(f)

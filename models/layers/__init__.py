@@ -4,6 +4,8 @@
 - `activations.py`: Activations are made by the names that run files use
 - `affine.py`: The affine part belongs to no table: it is the global bias and the weights of dense features
 - `cancelled.py`: A cancelled parameter changes nothing of what is learned: what follows takes it away again
+- `causal.py`: Causal blocks let each event of a sequence attend to itself and to those before it
+- `contrast.py`: Contrasts are losses that tell a row's own item from others by their scores
 - `cross.py`: Cross layers make explicit feature crosses of bounded degree, without ever forming the matrix x_0 x_l^T
 - `field_aware.py`: Field-aware factors: a field has some of its own for each field that it meets (Juan et al., 2016)
 - `fm.py`: An FM's terms are read off fields whose rows hold first-order weight and factors side by side

@@ -24,6 +24,7 @@ def identity(tensor: Tensor) -> Tensor:
 class _RowContext(NamedTuple):
     live: Tensor | None = None
     reduce: Callable[[Tensor], Tensor] = identity
+    gather: Callable[[Tensor], Tensor] = identity
 
 
 _EVERY_ROW = _RowContext()
@@ -31,18 +32,28 @@ _context: ContextVar[_RowContext] = ContextVar("row_context", default=_EVERY_ROW
 
 
 @contextmanager
-def live_rows(live: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = identity) -> Iterator[None]:
-    """Says for the forward passes inside which rows count in moments, and how ranks sum theirs.
+def live_rows(
+    live: Tensor | None = None,
+    reduce: Callable[[Tensor], Tensor] = identity,
+    gather: Callable[[Tensor], Tensor] = identity,
+) -> Iterator[None]:
+    """Says for the forward passes inside which rows count in moments, and how ranks sum and join theirs.
 
     live: [B] bool, False at padding rows; None: all rows live. reduce: differentiable elementwise sum over ranks (its
-    backward sums gradients over ranks); every rank calls it equally often. Needed around training steps; in
+    backward sums gradients over ranks); gather: all ranks' rows, as many of each, in rank order (its backward sums the
+    gradients of a rank's rows over ranks). Every rank calls them equally often. Needed around training steps; in
     evaluation layers use running moments, which are equal on all ranks.
     """
-    token = _context.set(_RowContext(live, reduce))
+    token = _context.set(_RowContext(live, reduce, gather))
     try:
         yield
     finally:
         _context.reset(token)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Returns all ranks' rows of a tensor, in rank order, as `live_rows` says: [n, ...] -> [ranks n, ...]."""
+    return _context.get().gather(tensor)
 
 
 class Standardise(nn.Module):
@@ -75,6 +86,8 @@ class Standardise(nn.Module):
     def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         context = _context.get()
         live = context.live if self.padded else None
+        if live is not None:
+            live = live[: len(x)]  # a tower of users has no rows of drawn items, which come last
         # all ranks know the running mean: sums of what is left after it cancel less than sums of x
         x, totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
         count = totals.new_tensor([x.shape[0]]) if live is None else live.sum(dtype=totals.dtype)[None]

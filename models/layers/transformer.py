@@ -126,6 +126,10 @@ class TransformerLayer(nn.Module):
         x = self.norm(x + self.down(F.leaky_relu(self.up(x))))
         return x[:, :1], x[:, 1:]
 
+    def mask_of(self, bucket: LengthBucket) -> Tensor:
+        """Returns 0 where a position may be attended to and else -inf, [rows, 1, 1, width]: at padding."""
+        return bucket.mask
+
     def _attend(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         counts = [bucket.positions for bucket in buckets.parts]
         projected = zip(*(layer(x).split(counts) for layer in (self.query, self.key, self.value)), strict=True)
@@ -139,6 +143,6 @@ class TransformerLayer(nn.Module):
             for x in (query, key, value)
         )
         score = torch.matmul(query * self.scale, key.transpose(2, 3))
-        weights = torch.softmax(score + bucket.mask.to(score.dtype), -1)
+        weights = torch.softmax(score + self.mask_of(bucket).to(score.dtype), -1)
         block = torch.matmul(weights, value).transpose(1, 2).flatten(2).flatten(0, 1)
         return block.index_select(0, bucket.slot), weights

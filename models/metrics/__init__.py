@@ -15,7 +15,7 @@
 - `top_k.py`: Top-K metrics say how far up a group's positives stand: hit rate, NDCG, recall and precision at K, and MRR
 """
 
-from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, Rows, TemporalDifferences
+from shardrec.models.metrics.averages import Accuracy, Calibration, Errors, LogLoss, MeanLoss, Rows, TemporalDifferences
 from shardrec.models.metrics.classes import ClassErrors
 from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
 from shardrec.models.metrics.gauc import GroupedAUC
@@ -33,6 +33,7 @@ __all__ = [
     "Errors",
     "GroupedAUC",
     "LogLoss",
+    "MeanLoss",
     "Metric",
     "MetricSet",
     "OperatingPoints",

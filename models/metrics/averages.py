@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from math import log, sqrt
+from math import isnan, log, sqrt
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from shardrec.models.metrics.predictions import Predictions
 from shardrec.models.undefined import Undefined
 
 NO_WEIGHT = "no row has a weight over 0"
+NOTHING_COMPARED = "rows have no negatives here, or scores are not finite"
 NO_POSITIVES, NO_NEGATIVES = "all labels are 0", "all labels are 1"
 
 
@@ -144,6 +145,19 @@ class TemporalDifferences(Sums):
     def values(self, sums: Sequence[float]) -> dict[str, float]:
         *totals, weight = sums
         return {name: ratio(total, weight) for name, total in zip(self.larger_is_better, totals, strict=True)}
+
+
+class MeanLoss(Sums):
+    """`loss` is the mean of rows' losses, their `value`, undefined where the data do not say what a loss compares."""
+
+    larger_is_better: ClassVar = {"loss": False}
+
+    def terms(self, rows: Predictions) -> tuple[Tensor, ...]:
+        return torch.where(rows.weight > 0, rows.weight * rows.value, 0), rows.weight
+
+    def values(self, sums: Sequence[float]) -> dict[str, float]:
+        loss, weight = sums
+        return {"loss": Undefined(NOTHING_COMPARED) if isnan(loss) else ratio(loss, weight)}
 
 
 class Rows(Sums):

@@ -38,6 +38,7 @@ from tests.models.cases import (
 from tests.models.reference_lookup import ReferenceLookup
 
 READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
+RETRIEVE = ("simplex", "youtube_dnn", "sasrec")
 SETTINGS: dict[str, dict[str, Any]] = {
     "ffm": {"embedding_dim": 2},
     "deepfm": {"mlp": {"hidden": [32, 16]}},
@@ -57,6 +58,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "autoint": {"embedding_dim": 4, "layers": 1, "head_dim": 4, "mlp": {"hidden": [16]}},
     **{name: {"user": "user", "item": "item"} for name in ("mf", "gmf", "ncf_mlp", "neumf", "ncf_shared")},
     "two_tower": {"user": ["user", "[ln]*"], "item": ["item", "t*"], "mlp": {"hidden": [32]}, "vector_dim": 8},
+    "simplex": {"task": "binary", "embedding_dim": 8},
+    "youtube_dnn": {"task": "binary", "embedding_dim": 8, "mlp": {"hidden": [32]}},
+    "sasrec": {"task": "binary", "embedding_dim": 16, "dropout": 0.0},
     **{name: {"embedding_dim": 4, "mlp": {"hidden": [16]}} for name in READ_HISTORIES},
     # negatives as random as events: nothing to learn from the auxiliary loss, which would hide the other
     "dien": {"embedding_dim": 4, "mlp": {"hidden": [16]}, "auxiliary": 0.01},
@@ -69,9 +73,16 @@ def with_numbers(dense: int) -> Schema:
     return histories_schema(dense, ("price_history", "age_history", "negative_price_history"))
 
 
+def users_schema(dense: int) -> Schema:
+    schema = histories_schema(dense)
+    numbers = [f.model_copy(update={"role": "user"}) for f in schema.dense]
+    return schema.model_copy(update={"features": (*schema.sparse, *numbers)})
+
+
 OWN_DATA = {  # of models whose rows are of another kind than mixed_schema's
     "autorec": (ratings_schema, ratings_batch),
     **{name: (with_numbers, histories_batch) for name in READ_HISTORIES},
+    **{name: (users_schema, histories_batch) for name in RETRIEVE},
     "drn": (transitions_schema, transitions_batch),
 }
 VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [

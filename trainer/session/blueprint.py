@@ -14,11 +14,12 @@ import torch.distributed as dist
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.sealed_parquet import footer_digest
-from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.loading.loader import Drawn, Loader
 from shardrec.data_pipeline.reading.index import DataSet, Index
 from shardrec.data_pipeline.reading.labels import missing_labels
 from shardrec.data_pipeline.sampling.negatives import Negatives
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
+from shardrec.data_pipeline.sampling.shared import SharedNegatives
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
@@ -51,7 +52,8 @@ def build_model(config: RunConfig, schema: Schema) -> Recommender:
 def needed(config: RunConfig, schema: Schema, model: Recommender) -> Schema:
     """Returns what of the schema a run reads: the model's features, and what its negatives are drawn from."""
     sampling = config.data.negatives
-    return sampling.read_from(schema, model.features) if sampling else schema.subset(model.features)
+    features = (*model.features, *model.item_of.values())
+    return sampling.read_from(schema, features) if sampling else schema.subset(features)
 
 
 class Blueprint:
@@ -193,7 +195,7 @@ class Blueprint:
         labelled: bool = True,
         keys: Sequence[str] = (),
         id_order: Sequence[str] | None = None,
-        negatives: Negatives | NegativeSampling | None = None,
+        negatives: Drawn | NegativeSampling | None = None,
         absent: Sequence[str] = (),
     ) -> Loader:
         """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`.
@@ -214,11 +216,13 @@ class Blueprint:
             absent=(*self.model.unread_features(labelled=labelled), *absent),
             id_order=id_order,
             negatives=self.config.data.negatives if negatives is None else negatives,
+            item_of=self.model.item_of,
         )
 
-    def negatives(self) -> Negatives | None:
-        """Reads what negatives are drawn from, the users and items of all training rows; None where none are drawn."""
+    def negatives(self) -> Drawn | None:
+        """Reads what negatives are drawn from, out of all training rows; None where none are drawn."""
         data, train = self.config.data, self.config.data.split("train")
         if data.negatives is None or train is None:
             return None
-        return Negatives.read(data.negatives, self.data_set(train), self.read, data.schema_folder)
+        kind = SharedNegatives if data.negatives.of_the_batch else Negatives
+        return kind.read(data.negatives, self.data_set(train), self.read, data.schema_folder)

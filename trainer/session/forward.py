@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.base import Explanation, Recommender
 from shardrec.models.layers.moments import live_rows
+from shardrec.models.shared_space import users_once
 from shardrec.models.tasks import Term
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.trainer.launch.environment import Environment
@@ -34,8 +36,10 @@ class ForwardStep(nn.Module):
 
     def forward(self, batch: Batch) -> Any:
         inputs = self.lookup(batch)
+        if batch.alternatives is not None and (towers := self.model.halves()) is not None:
+            inputs = users_once(inputs, towers.user_inputs, batch.alternatives)
         with self._of(batch):
-            return self.model(**inputs)
+            return self.model.task.completed(self.model(**inputs), batch)
 
     def explained(self, batch: Batch) -> tuple[Any, Explanation]:
         """Returns the output of a model that explains, and its explanation, from one lookup. All ranks call it."""
@@ -55,7 +59,7 @@ class ForwardStep(nn.Module):
         """Tells the tower's layers which rows are live, and sets its precision."""
         device = batch.weights.device.type
         with (
-            live_rows(batch.live, sum_over_ranks),
+            live_rows(batch.live, sum_over_ranks, rows_of_all_ranks),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             yield
@@ -66,6 +70,29 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
     return all_reduce(tensor)
+
+
+def rows_of_all_ranks(tensor: Tensor) -> Tensor:
+    """Returns all ranks' rows in rank order; each rank has as many. Its backward sums the gradients of its rows."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    return _Gather.apply(tensor)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        gathered = tensor.new_empty(dist.get_world_size() * len(tensor), *tensor.shape[1:])
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[dist.get_rank() * ctx.rows :][: ctx.rows]
 
 
 def global_rows(batch: Batch, environment: Environment) -> tuple[int, float]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from shardrec.data_pipeline.features.feature_kinds import IdListFeature
-from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.loading.loader import Drawn, Loader
 from shardrec.models.base import Recommender
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
@@ -28,6 +28,7 @@ class Session:
     plan: Plan
     distributed: Distributed
     tower: Tower
+    _drawn: Drawn | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def build(cls, blueprint: Blueprint, environment: Environment) -> "Session":
@@ -108,17 +109,21 @@ class Session:
         labelled: bool = True,
         keys: Sequence[str] = (),
         absent: Sequence[str] = (),
+        told_apart: bool = False,
     ) -> Loader:
         """Makes this worker's batches of some files, as `loader_for` does. All workers call it alike.
 
         absent: further features that are not read; files need not have their columns.
+        told_apart: with what a task that learns to retrieve takes a loss against.
         The leading worker's footers, and what it read to draw negatives from, are everyone's.
         """
         environment, blueprint, lookup = self.environment, self.blueprint, self.distributed.lookup
         blueprint.share_footers(paths, environment)
-        negatives = None
-        if training and self.config.data.negatives:
-            negatives = environment.broadcast(blueprint.negatives() if environment.leads else None)
+        settings = self.config.data.negatives
+        drawn = settings is not None and (training or (told_apart and settings.of_the_batch))
+        if drawn and self._drawn is None:
+            of_leader: Drawn | None = blueprint.negatives() if environment.leads else None
+            self._drawn = environment.broadcast(of_leader)
         return blueprint.loader(
             paths,
             environment,
@@ -126,6 +131,6 @@ class Session:
             labelled=labelled,
             keys=keys,
             id_order=lookup.id_names + lookup.weighted_id_names,
-            negatives=negatives,
+            negatives=self._drawn if drawn else None,
             absent=absent,
         )

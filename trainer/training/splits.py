@@ -50,7 +50,7 @@ class Splits:
         if missing := blueprint.missing_labels(paths, self._session.environment):
             self.not_scored[name] = f"its rows have no labels: {missing}"
             return None
-        return self._session.loader(paths)
+        return self._session.loader(paths, told_apart=True)
 
     # ------------------------------------------------------------ as a checkpoint has them
 

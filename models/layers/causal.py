@@ -1,0 +1,26 @@
+"""Causal blocks let each event of a sequence attend to itself and to those before it."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shardrec.models.layers.transformer import LengthBucket, LengthBuckets, TransformerLayer
+
+
+class CausalBlock(TransformerLayer):
+    """S' = S + Dropout(MH(LayerNorm(S))), S' + Dropout(W2 Dropout(relu(W1 LayerNorm(S') + b1)) + b2).
+
+    Kang & McAuley, ICDM 2018, eqs. 2-6, with the normalisations before what is added (section III-C). MH: per head,
+    softmax(Q K^T / sqrt(d)) V over a row's positions up to the query's own.
+    """
+
+    def forward(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width]."""
+        attended, weights = self._attend(self.attended_norm(x), buckets)
+        x = x + self.dropout(self.output(attended))
+        return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm(x)))))), weights
+
+    def mask_of(self, bucket: LengthBucket) -> Tensor:
+        """Returns 0 where a position may be attended to and else -inf: [rows, 1, width, width]."""
+        later = torch.full((bucket.width, bucket.width), -torch.inf, device=bucket.mask.device).triu(1)
+        return bucket.mask + later
