@@ -8,7 +8,15 @@ from torch import Tensor
 
 from shardrec.data_pipeline.batch import Alternatives, Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.layers.contrast import bpr_loss, ccl_loss, same_item, scores_of, softmax_loss
+from shardrec.models.layers.contrast import (
+    bpr_loss,
+    ccl_loss,
+    same_item,
+    scores_of,
+    scores_of_own,
+    softmax_loss,
+    struck_out,
+)
 from shardrec.models.layers.moments import gathered
 from shardrec.models.metrics import MeanLoss, MetricSet, Predictions, Rows
 from shardrec.models.metrics.collective import Collective
@@ -94,27 +102,22 @@ class Retrieval(Task):
 
     def row_loss(self, output: Vectors, alternatives: Alternatives) -> Tensor:
         """Returns the [P] losses of single rows."""
-        rows = len(alternatives.items)
-        user, item = at_least_fp32(output.user), at_least_fp32(output.item)
+        rows, loss, shared = len(alternatives.items), self.settings, output.others
+        user, item = at_least_fp32(output.user) / loss.divisor, at_least_fp32(output.item)
         positive = (user * item[:rows]).sum(1)
-        loss = self.settings
-        if output.others is None:
-            negatives = item[rows : rows * (1 + alternatives.per_row)].view(alternatives.per_row, rows, -1)
-            others = scores_of(user, negatives)
-            known = torch.zeros_like(others, dtype=torch.bool)
+        corrected = loss.name == "softmax" and loss.log_q is not False and shared is not None
+        if shared is None:
+            own = item[rows : rows * (1 + alternatives.per_row)]
+            others = scores_of_own(user, own.view(alternatives.per_row, rows, item.shape[1]))
+            count = torch.full_like(positive, alternatives.per_row)
         else:
-            others = scores_of(user, output.others.item)
-            known = same_item(alternatives.items, output.others.ids)
-        if loss.name == "ccl":
-            return ccl_loss(positive, others, known, margin=loss.margin, negative_weight=loss.negative_weight)
-        if loss.divisor != 1:
-            positive, others = positive / loss.divisor, others / loss.divisor
-        if loss.name == "bpr":
-            return bpr_loss(positive, others, known)
-        if output.others is not None and loss.log_q is not False:
+            others = scores_of(user, shared.item, -shared.log_q.to(user.dtype) if corrected else None)
+            others, count = struck_out(others, same_item(alternatives.items, shared.ids))
+        if corrected:
             positive = positive - alternatives.log_q.to(positive.dtype)
-            others = others - output.others.log_q.to(others.dtype)
-        return softmax_loss(positive, others, known)
+        if loss.name == "ccl":
+            return ccl_loss(positive, others, count, margin=loss.margin, negative_weight=loss.negative_weight)
+        return softmax_loss(positive, others) if loss.name == "softmax" else bpr_loss(positive, others, count)
 
     def loss(self, output: Vectors, batch: Batch) -> dict[str, Term]:
         """Returns the sum of weight x loss, and of weights, over the rows that are not padding.

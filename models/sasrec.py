@@ -27,9 +27,9 @@ class SASRecConfig(HistoryTowersConfig):
 class SASRec(HistoryTowers):
     """f(u) is the last block's output at the last event, normalised; blocks run over item + position embeddings.
 
-    Positions count from the last event on, as they do in the paper, whose sequences are filled up at their front. A
-    user without events has the norm of 0: one learned vector for all. A row learns from its own item alone, at its last event; the paper's from the
-    next item at every event.
+    Positions count from the last event on, as they do in the paper, whose sequences are filled up at their front. All
+    users without events have the norm of 0, a learned vector. A row learns from its own item alone, at its last event;
+    the paper's from the next item at every event.
     """
 
     def __init__(self, fields: Fields, config: SASRecConfig) -> None:

@@ -106,11 +106,13 @@ def histories_schema(dense: int = 3, numbers: tuple[str, ...] = ()) -> Schema:
     )
 
 
-def histories_batch(schema: Schema, rows: int, seed: int = 0, *, unique_users: bool = False, padding: int = 0) -> Batch:
-    """Random ids, histories of 0 to 6 events (the first row's is empty, the second's has 6), labels of 0 and 1."""
+def histories_batch(
+    schema: Schema, rows: int, seed: int = 0, *, unique_users: bool = False, padding: int = 0, shortest: int = 0
+) -> Batch:
+    """Random ids, histories of 0 to 6 events (the shortest first, then one of 6), labels of 0 and 1."""
     r = np.random.default_rng(seed)
-    lengths = r.integers(0, 7, rows)
-    lengths[: min(rows, 2)] = [0, 6][: min(rows, 2)]
+    lengths = r.integers(0, 7, rows).clip(shortest)
+    lengths[: min(rows, 2)] = [shortest, 6][: min(rows, 2)]
     ids = {}
     for f in schema.sparse:
         many = lengths if isinstance(f, SequenceFeature) else np.ones(rows, np.int64)

@@ -4,6 +4,7 @@ A new model gets all of this by its line in `models/__init__.py`; one whose sett
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "two_tower": {"user": ["user", "[ln]*"], "item": ["item", "t*"], "mlp": {"hidden": [32]}, "vector_dim": 8},
     "simplex": {"task": "binary", "embedding_dim": 8},
     "youtube_dnn": {"task": "binary", "embedding_dim": 8, "mlp": {"hidden": [32]}},
-    "sasrec": {"task": "binary", "embedding_dim": 16, "dropout": 0.0},
+    "sasrec": {"task": "binary", "embedding_dim": 8, "dropout": 0.0},
     **{name: {"embedding_dim": 4, "mlp": {"hidden": [16]}} for name in READ_HISTORIES},
     # negatives as random as events: nothing to learn from the auxiliary loss, which would hide the other
     "dien": {"embedding_dim": 4, "mlp": {"hidden": [16]}, "auxiliary": 0.01},
@@ -82,7 +83,7 @@ def users_schema(dense: int) -> Schema:
 OWN_DATA = {  # of models whose rows are of another kind than mixed_schema's
     "autorec": (ratings_schema, ratings_batch),
     **{name: (with_numbers, histories_batch) for name in READ_HISTORIES},
-    **{name: (users_schema, histories_batch) for name in RETRIEVE},
+    **{name: (users_schema, partial(histories_batch, shortest=1)) for name in RETRIEVE},
     "drn": (transitions_schema, transitions_batch),
 }
 VARIANTS = [(name, SETTINGS.get(name, {})) for name in MODELS] + [

@@ -122,8 +122,7 @@ class Session:
         settings = self.config.data.negatives
         drawn = settings is not None and (training or (told_apart and settings.of_the_batch))
         if drawn and self._drawn is None:
-            of_leader: Drawn | None = blueprint.negatives() if environment.leads else None
-            self._drawn = environment.broadcast(of_leader)
+            (self._drawn,) = environment.broadcast((blueprint.negatives() if environment.leads else None,))
         return blueprint.loader(
             paths,
             environment,
