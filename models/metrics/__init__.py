@@ -6,6 +6,7 @@
 - `curves.py`: Curves are read off a score table: operating points (ROC, precision and recall), and calibration by bins
 - `gauc.py`: Grouped AUC says how well rows are ranked inside of each group (a user, a request)
 - `grouped.py`: Grouped metrics see the rows of a group (a user, a request) together, whichever rank they were on
+- `lists.py`: List metrics say how many held-out items are in a list of the best of a whole catalogue
 - `metric.py`: A metric is a state that adds up over batches and merges over ranks
 - `metric_set.py`: A metric set holds the metrics of one evaluation, which are computed together
 - `ordered_bits.py`: Ordered bits are float32 scores as int32 of one order, which ties, sorting and histograms go by

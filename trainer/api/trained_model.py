@@ -19,6 +19,7 @@ from shardrec.models.metrics import MetricSet
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
+from shardrec.trainer.catalogue.evaluation import CatalogueScorer
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import trust_folders
@@ -108,7 +109,7 @@ class TrainedModel:
         A metric that the rows do not define is `Undefined`, a NaN that says why. Own splits without labels are left
         out. Raises UserError where there are no rows or labels, and where any of the rows cannot be scored.
         """
-        return {split: metrics.compute() for split, metrics in self._scored_splits(data)}
+        return {split: metrics.compute() | lists for split, metrics, lists in self._scored_splits(data, lists=True)}
 
     def curves(self, data: Data | None = None) -> Curves:
         """Returns curves of the rows that `evaluate` takes, as tables of all splits; `write` makes files of them.
@@ -121,7 +122,7 @@ class TrainedModel:
         """
         check_curves(self._blueprint)
         metrics, found = {}, {}
-        for split, of_split in self._scored_splits(data):
+        for split, of_split, _ in self._scored_splits(data):
             metrics[split], found[split] = of_split.compute(), found_curves(of_split)
         return Curves.of(found, metrics)
 
@@ -182,15 +183,19 @@ class TrainedModel:
         finally:
             self._blueprint.forget_files()
 
-    def _scored_splits(self, data: Data | None) -> Iterator[tuple[str, MetricSet]]:
-        """Yields the run's own splits, or `data`, with metrics that have seen their rows."""
+    def _scored_splits(
+        self, data: Data | None, *, lists: bool = False
+    ) -> Iterator[tuple[str, MetricSet, dict[str, float]]]:
+        """Yields the run's own splits, or `data`, with metrics that have seen their rows, and those of `lists`."""
         rows = None if data is None else Rows.of(data)
         with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
             splits = splits_to_score(self._blueprint, self._folder, paths)
             for line in splits.failed.values():
                 raise UserError(line)
+            scorer = CatalogueScorer.of(self._session) if lists else None
             for name, of_split in splits.paths.items():
-                yield name, scored(self._session, self._session.loader(of_split))
+                of_rows = scored(self._session, self._session.loader(of_split))
+                yield name, of_rows, {} if scorer is None else scorer.metrics(name, of_split)
 
     def _columns(self, keys: Sequence[str] = (), *, labelled: bool) -> tuple[str, ...]:
         """Returns the columns that scoring reads."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import IdFeature, Role
+from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.index import DataSet
@@ -78,10 +79,21 @@ class Catalogue:
         """Returns the items' ids, each once, as the files' column has them."""
         return self.rows.column(self.column).combine_chunks()
 
+    def positions(self, ids: pa.Array) -> np.ndarray:
+        """Returns [n] int64: the positions of items by `comparable` ids, -1 of one that the catalogue lacks."""
+        found = pc.index_in(ids, value_set=comparable(self.rows.column(self.column)))
+        return found.fill_null(-1).to_numpy().astype(np.int64)
+
     @property
     def popularity(self) -> np.ndarray:
         """Returns [N] int64 positions, the most frequent item of training first, of equal ones the lower position."""
         return np.argsort(-self.counts, kind="stable")
+
+
+def comparable(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Returns ids in one array of int64 or large strings, so that those of all files compare."""
+    whole = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    return whole.cast(pa.large_string() if is_string(whole.type) else pa.int64(), safe=False)
 
 
 def item_feature(config: RunConfig, schema: Schema) -> str:
@@ -185,13 +197,27 @@ def _by_table_row(rows: pa.Table, counts: np.ndarray, ids: Layout) -> tuple[pa.T
     return rows.take(pa.array(order)).combine_chunks(), counts[order]
 
 
+def check_items(blueprint: Blueprint) -> None:
+    """Raises UserError where `data.catalogue.items` lacks columns, or has them in types that are not read."""
+    items, config = blueprint.config.data.catalogue.items, blueprint.config
+    assert items is not None
+    item = item_feature(config, blueprint.schema)
+    features = blueprint.schema.unlabelled().subset(item_features(blueprint, item))
+    _listed_layout(features, features[item].columns[0], config.data.schema_folder).check(DataSet.open(items).index)
+
+
+def _listed_layout(features: Schema, column: str, folder: str) -> Layout:
+    """Returns how the file of items is read: its columns as they are, but for the ids checked to be the features'."""
+    read = features.without(f.name for f in features.features if column in f.columns)
+    return Layout(read, folder, extra_columns=_columns(features))
+
+
 def _listed(items: str, features: Schema, column: str, folder: str) -> pa.Table:
     """Reads the file of items. Raises UserError for an item that it has twice or not at all, and as a loader does.
 
     Ids are not looked at: of an item that training lacks they are no table's.
     """
-    read = features.without(f.name for f in features.features if column in f.columns)
-    layout = Layout(read, folder, extra_columns=_columns(features))
+    layout = _listed_layout(features, column, folder)
     index = DataSet.open(items).index
     rows = pa.concat_tables(
         [_plain(layout.block(chunk).extra) for chunk in chunks_of(index, layout)], promote_options="default"

@@ -14,18 +14,19 @@ from shardrec.models.shared_space import Towers
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.session.agreed_batches import AgreedBatches
+from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
 BLOCK_ROWS = 16_384
 """Items whose vectors are made at once, on all ranks together."""
 
 
-def towers_of(session: Session) -> Towers:
+def towers_of(source: Session | Blueprint) -> Towers:
     """Returns a model's towers. Raises UserError where its users and items share no space."""
-    model = session.model
+    model = source.model
     if (towers := model.towers()) is None:
         raise UserError(
-            f"model {session.config.model['name']} has no vectors by which items could be retrieved: "
+            f"model {source.config.model['name']} has no vectors by which items could be retrieved: "
             f"{model.no_shared_space}"
         )
     return towers
@@ -72,6 +73,17 @@ def user_vectors(session: Session, loader: Loader) -> Iterator[tuple[Tensor, Bat
 def item_side(session: Session) -> tuple[str, ...]:
     """Returns the features that the user tower does not read."""
     return _others(session, towers_of(session).user_inputs)
+
+
+def user_layout(session: Session) -> Layout:
+    """Returns how rows are read of which only the user tower reads anything."""
+    lookup = session.distributed.lookup
+    return Layout(
+        session.blueprint.read.unlabelled(),
+        session.config.data.schema_folder,
+        id_order=lookup.id_names + lookup.weighted_id_names,
+        absent=item_side(session),
+    )
 
 
 def _others(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_bytes
+from shardrec.trainer.catalogue.evaluation import CatalogueScorer, check_catalogue
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import Paths, RunConfig
@@ -52,6 +53,7 @@ def evaluate_run(
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
     blueprint = Blueprint(config, folder.schema(), rows=rows)
+    check_catalogue(blueprint)
     if curves is not None:
         check_curves(blueprint)
         if leads():
@@ -146,6 +148,7 @@ def evaluate_worker(
     blueprint = blueprint or Blueprint(config, folder.schema())
     session = Session.build(blueprint, environment)
     restore(folder.checkpoint(step), session)
+    lists = CatalogueScorer.of(session)
     metrics: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, Columns]] = {}
     failed, began = {}, time.monotonic()
@@ -155,6 +158,8 @@ def evaluate_worker(
         try:
             of_split = scored(session, loader, on_batch)
             metrics[name] = environment.broadcast(of_split.compute())
+            if lists is not None:
+                metrics[name] |= lists.metrics(name, paths, progress.counter)
             if curves:
                 found[name] = found_curves(of_split)
         except UserError as error:

@@ -15,6 +15,7 @@ from shardrec.data_pipeline.reading.labels import labels_in
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.table_reads import features_of
+from shardrec.trainer.catalogue.evaluation import check_catalogue, of_catalogue
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, LaunchConfig, Paths, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
@@ -47,6 +48,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
     without_labels = _inspect_splits(blueprint)
     if data.negatives:
         check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
+    check_catalogue(blueprint)
     if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
         _inspect_sources(config, blueprint.schema, model, planned or {})
     optimizers_of((name for name, _ in model.named_parameters()), config.optimizer.tower)
@@ -60,7 +62,8 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
                 f"trainer: {metric!r} decides what is best, but the validation rows have no labels: {line}; name "
                 "others as data.validation"
             )
-        model.task.metrics().larger_is_better(metric)
+        if metric not in of_catalogue(config):
+            model.task.metrics().larger_is_better(metric)
     if not _workers_plan(config.launch):
         blueprint.plan()
     _look_through(blueprint, [name for name in SPLITS if name not in without_labels])

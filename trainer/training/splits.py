@@ -14,22 +14,27 @@ from shardrec.trainer.session.session import Session
 FINGERPRINTS = "splits"
 """The key beside `Loader.order_state` under which a checkpoint has the other splits' fingerprints, by split."""
 
+CATALOGUE = "catalogue"
+
 
 class Splits:
     """A run's splits are those that it trains on, in `train`, and those that it scores. All workers use them alike.
 
+    paths: of each split, and of the items of the catalogue where they lie in files of their own.
     not_scored: splits that have no metrics, and why.
     """
 
     def __init__(self, session: Session) -> None:
         data = session.config.data
         self._session = session
-        self._paths: dict[str, Paths] = {name: paths for name in SPLITS if (paths := data.split(name)) is not None}
+        self.paths: dict[str, Paths] = {name: paths for name in SPLITS if (paths := data.split(name)) is not None}
+        if data.catalogue.items is not None:
+            self.paths[CATALOGUE] = data.catalogue.items
         self.not_scored: dict[str, str] = {}
         self._open()
 
     def _open(self) -> None:
-        self.train = self._session.loader(self._paths["train"], training=True)
+        self.train = self._session.loader(self.paths["train"], training=True)
         self._scored: dict[str, Loader | None] = {}
         self.to_score("validation")
         if self._session.config.trainer.evaluation.test:
@@ -43,7 +48,7 @@ class Splits:
         return self._scored[name]
 
     def _labelled(self, name: str) -> Loader | None:
-        paths, blueprint = self._paths.get(name), self._session.blueprint
+        paths, blueprint = self.paths.get(name), self._session.blueprint
         if paths is None:
             return None
         blueprint.share_footers(paths, self._session.environment)
@@ -72,14 +77,14 @@ class Splits:
     def fingerprints(self) -> dict[str, str]:
         """Returns what tells the files of each split from others."""
         blueprint = self._session.blueprint
-        return {name: blueprint.data_set(paths).index.fingerprint.value for name, paths in self._paths.items()}
+        return {name: blueprint.data_set(paths).index.fingerprint.value for name, paths in self.paths.items()}
 
     def _other_fingerprints(self) -> dict[str, str]:
         """Returns the fingerprints of the splits that are not trained on."""
         blueprint, environment = self._session.blueprint, self._session.environment
         return {
             name: blueprint.share_footers(paths, environment).fingerprint.value
-            for name, paths in self._paths.items()
+            for name, paths in self.paths.items()
             if name != "train"
         }
 
@@ -95,8 +100,8 @@ class Splits:
         """
         blueprint, environment = self._session.blueprint, self._session.environment
         others = saved.get(FINGERPRINTS)
-        reordered = blueprint.take_up_files(self._paths["train"], environment, saved.get("fingerprint"))
-        for name, paths in self._paths.items():
+        reordered = blueprint.take_up_files(self.paths["train"], environment, saved.get("fingerprint"))
+        for name, paths in self.paths.items():
             known = others.get(name) if isinstance(others, dict) else None
             if name == "train":
                 continue

@@ -13,6 +13,7 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.updates.context import UpdateContext
+from shardrec.trainer.catalogue.evaluation import CatalogueScorer, directions
 from shardrec.trainer.checkpoints.checkpoint import generator_seed
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
@@ -75,6 +76,7 @@ class Trainer:
         if environment.leads:
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
         self.splits = Splits(self.session)
+        self.lists = CatalogueScorer.of(self.session)
         self.state = TrainingState(last_step(config.trainer, self.loader.steps_per_epoch))
         self.watch = Watch(folder, self.session, self.state)
         self.checkpoints = RunCheckpoints(folder, self.session, self.splits, self.state, self.watch)
@@ -237,11 +239,11 @@ class Trainer:
     def _judge(self, metrics: dict[str, float]) -> None:
         """Keeps or stops by the metric that decides. Raises UserError where the rows do not define it."""
         state, settings = self.state, self.config.trainer
-        directions = self.session.model.task.metrics().directions
+        larger_is_better = directions(self.session.model.task, self.config)
         before = state.position.best["metric"] if state.position.best else None
-        name = selecting_metric(metrics, directions, wanted=settings.selection_metric, before=before)
+        name = selecting_metric(metrics, larger_is_better, wanted=settings.selection_metric, before=before)
         if name is not None:
-            state.judge(metrics, name, larger_is_better=directions[name], stopping=settings.early_stopping)
+            state.judge(metrics, name, larger_is_better=larger_is_better[name], stopping=settings.early_stopping)
 
     def _scored_if_possible(self, split: str) -> dict[str, float] | None:
         """Returns a split's metrics; None, and from then on, where there is none or its rows cannot be scored."""
@@ -257,7 +259,10 @@ class Trainer:
     def _scored(self, split: str, loader: Loader) -> dict[str, float]:
         on_batch = self.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
         with self.clock.paused():
-            return evaluate(self.session, loader, on_batch)
+            metrics = evaluate(self.session, loader, on_batch)
+            if self.lists is not None:
+                metrics |= self.lists.metrics(split, self.splits.paths[split], self.reporter.progress.counter)
+            return metrics
 
     def log_progressive(self) -> None:
         """Records the metrics of the rows since the last line, each scored before it was trained on."""
