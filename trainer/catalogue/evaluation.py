@@ -72,8 +72,10 @@ def directions(task: Task, config: RunConfig) -> dict[str, bool]:
 def of_catalogue(config: RunConfig) -> dict[str, bool]:
     """Returns the metrics of lists that a best step can be chosen by; none where they are not measured."""
     settings = config.trainer.evaluation.catalogue
-    if settings is None:
-        return {}
+    return {} if settings is None else _directions(settings)
+
+
+def _directions(settings: CatalogueEvaluation) -> dict[str, bool]:
     return list_directions(settings.top_k) | (list_directions(settings.top_k, NEW) if settings.new_items else {})
 
 
@@ -135,19 +137,26 @@ class CatalogueScorer:
                     _update(new, vectors, items[trained:], held_out.since(trained), max(settings.top_k))
             on_batch(step)
         if session.environment.summed(torch.tensor([float(not finite)])).item():
-            return {name: Undefined(NOT_FINITE) for name in of_catalogue(session.config)}
+            return {name: Undefined(NOT_FINITE) for name in _directions(settings)}
         return whole.compute(collective) | ({} if new is None else new.compute(collective, NEW))
 
     def _popular(self, share: "_Share") -> dict[str, float]:
-        """Returns the metrics of one list for all: the most frequent items of training, but each user's known ones."""
-        order = torch.from_numpy(self.catalogue.popularity)
-        scores = torch.empty(len(order))
-        scores[order] = torch.arange(len(order), 0, -1).float()  # whole numbers, so that none are equal
-        scores = scores.to(self._session.environment.device).unsqueeze(1)
+        """Returns the metrics of one list for all: the most frequent items of training, but each user's known ones.
+
+        Of the most frequent items no list reaches further down than its own length and what its user has already.
+        """
+        longest, device = max(self._settings.top_k), self._session.environment.device
+        order = torch.from_numpy(self.catalogue.popularity).to(device)
+        first = order[: longest + share.most_known]
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=device)
+        scores = torch.arange(len(first), 0, -1, device=device).float().unsqueeze(1)  # whole numbers: none are equal
         metrics = ListMetrics(self._settings.top_k, len(order))
         for held_out in share.held_out():
+            known = _kept(held_out.known.offsets, places[held_out.known.positions], lambda place: place < len(first))
             ones = scores.new_ones(len(held_out.counts), 1)
-            _update(metrics, ones, scores, held_out, max(self._settings.top_k))
+            _, lists = top_n(ones, scores, longest, excluded=Excluded(*known))
+            metrics.update(torch.where(lists < 0, -1, first[lists]), *held_out.items, held_out.counts)
         found = metrics.compute(ProcessGroupCollective(), POPULAR)
         return {f"{POPULAR}{n}@{k}": found[f"{POPULAR}{n}@{k}"] for k in self._settings.top_k for n in POPULAR_SHOWN}
 
@@ -181,12 +190,19 @@ class _OfBatch(NamedTuple):
 
     def since(self, first: int) -> "_OfBatch":
         """Returns the items from position `first` on, counted from there; those in no catalogue are none of them."""
-        items, known = (_since(*ragged, first) for ragged in (self.items, self.known))
+        parts = []
+        for ragged in (self.items, self.known):
+            offsets, positions = _kept(*ragged, lambda position: position >= first)
+            parts.append((offsets, positions - first))
+        items, known = parts
         return _OfBatch(items, items[0].diff(), Excluded(*known))
 
 
 class _Share:
-    """A share is one rank's part of the users, in batches of which all ranks have equally many, as large."""
+    """A share is one rank's part of the users, in batches of which all ranks have equally many, as large.
+
+    steps: how many batches; most_known: the most items that any of its users has already
+    """
 
     def __init__(self, session: Session, held_out: HeldOut, layout: Layout) -> None:
         environment, data = session.environment, session.config.data
@@ -197,6 +213,7 @@ class _Share:
         self._users = held_out.users.take(np.arange(start, stop))
         self._items, self._known = held_out.items.slice(start, stop), held_out.known.slice(start, stop)
         self._counts = held_out.counts[start:stop]
+        self.most_known = int(np.diff(self._known.offsets).max(initial=0))
         self._size = -(-(data.evaluation_batch_size or data.global_batch_size) // ranks)
         self.steps = -(-max(b - a for a, b in pairwise(bounds)) // self._size)
 
@@ -230,7 +247,8 @@ def _update(metrics: ListMetrics, users: Tensor, items: Tensor, held_out: _OfBat
     metrics.update(lists, *held_out.items, held_out.counts)
 
 
-def _since(offsets: Tensor, positions: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    here = positions >= first
+def _kept(offsets: Tensor, positions: Tensor, which: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns offsets and positions without those that are not of `which`."""
+    here = which(positions)
     before = torch.cat([here.new_zeros(1, dtype=torch.int64), here.cumsum(0)])
-    return before[offsets], positions[here] - first
+    return before[offsets], positions[here]

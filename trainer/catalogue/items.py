@@ -67,7 +67,7 @@ class Catalogue:
         rows, counts = _by_table_row(rows, counts, Layout(features.subset((item,)), folder))
         trained = len(rows)
         if (items := config.data.catalogue.items) is not None:
-            rows = _with_listed(rows, _listed(items, features, column, folder), column)
+            rows = _with_listed(rows, _listed(items, features, column, folder, rows.schema), column)
             counts = np.pad(counts, (0, len(rows) - trained))
         return cls(item, column, rows, counts, trained)
 
@@ -212,17 +212,25 @@ def _listed_layout(features: Schema, column: str, folder: str) -> Layout:
     return Layout(read, folder, extra_columns=_columns(features))
 
 
-def _listed(items: str, features: Schema, column: str, folder: str) -> pa.Table:
-    """Reads the file of items. Raises UserError for an item that it has twice or not at all, and as a loader does.
+def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Schema) -> pa.Table:
+    """Reads the file of items, in columns of these types.
 
-    Ids are not looked at: of an item that training lacks they are no table's.
+    Ids are any of their type: that of an item that training lacks is looked up in no table. Raises UserError for an
+    item that the file has twice or without id, for columns of other types, and as a loader does.
     """
     layout = _listed_layout(features, column, folder)
     index = DataSet.open(items).index
     rows = pa.concat_tables(
         [_plain(layout.block(chunk).extra) for chunk in chunks_of(index, layout)], promote_options="default"
     )
-    ids, path = rows.column(column), index.files[0].path
+    path = index.files[0].path
+    try:
+        rows = rows.cast(kinds)
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(
+            f"{path}: columns are of other types than those of the training rows: {str(error).splitlines()[0]}"
+        ) from None
+    ids = rows.column(column)
     if ids.null_count:
         raise UserError(f"{path}: row {ids.is_null().index(True).as_py()} has no {column}; each item needs its id")
     counted = pa.table({"id": ids}).group_by("id").aggregate([("id", "count")])
@@ -233,17 +241,7 @@ def _listed(items: str, features: Schema, column: str, folder: str) -> pa.Table:
 
 
 def _with_listed(rows: pa.Table, listed: pa.Table, column: str) -> pa.Table:
-    """Returns the items of training rows, as the file has them where it does, and then the file's other ones.
-
-    Raises UserError where the file's columns are of other types.
-    """
-    try:
-        listed = listed.cast(rows.schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise UserError(
-            f"data.catalogue: the items have columns of other types than the training rows: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+    """Returns the items of training rows, as the file has them where it does, and then the file's other ones."""
     ids = rows.column(column).combine_chunks()
     places = pc.index_in(ids, value_set=listed.column(column).combine_chunks())
     both = pa.concat_tables([listed, rows])

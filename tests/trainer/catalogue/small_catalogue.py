@@ -35,7 +35,7 @@ def name(item: np.ndarray) -> pa.Array:
     return pa.array([f"i{i:02d}" for i in item])
 
 
-def rows(user: np.ndarray, item: np.ndarray) -> pa.Table:
+def rows(user: np.ndarray, item: np.ndarray, label: float = 1.0) -> pa.Table:
     history = [[f"i{(u * 7 + k) % ITEMS:02d}" for k in range(u % 4)] for u in user]
     return pa.table(
         {
@@ -44,7 +44,7 @@ def rows(user: np.ndarray, item: np.ndarray) -> pa.Table:
             "genre": genre(item),
             "price": (item / ITEMS).astype(np.float32),
             "history": pa.array(history, pa.list_(pa.string())),
-            "label": np.ones(len(user), np.float32),
+            "label": np.full(len(user), label, np.float32),
         }
     )
 
@@ -61,26 +61,38 @@ def pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {s: (user[split == n], item[split == n]) for n, s in enumerate(("train", "validation", "test"))}
 
 
+def odd_rows(split: str) -> list[pa.Table]:
+    """Rows that are no pairs, pairs that training has already, and one twice of an item that no file lists."""
+    user, item = (side[:3] for side in pairs()["train"])
+    if split == "train":
+        return [rows(np.array([USERS - 1, 3]), np.array([0, 1]), label=0.0)]
+    if split == "test":
+        nowhere = rows(user, np.full(3, 90))
+        return [rows(user, item), nowhere, nowhere, rows(np.array([7]), np.array([2]), label=0.0)]
+    return []
+
+
 def write_shop(folder: Path) -> Path:
     for split, (user, item) in pairs().items():
         (folder / split).mkdir(parents=True)
-        pq.write_table(rows(user, item), folder / split / "0.parquet", row_group_size=50)
+        table = pa.concat_tables([*odd_rows(split), rows(user, item)])
+        pq.write_table(table, folder / split / "0.parquet", row_group_size=50)
     items = np.arange(20, ITEMS + NEW)
     pq.write_table(rows(items, items).select(["item", "genre", "price"]), folder / "items.parquet")
     SCHEMA.save(folder / "schema.yaml")
     return folder
 
 
-def run_file(path: Path, data: Path, **sections: Any) -> Path:
+def run_file(path: Path, shop: Path, **sections: Any) -> Path:
     declared: dict[str, Any] = {
         "run": str(path.parent / "run"),
-        "data": {"path": str(data), "global_batch_size": 64, "catalogue": str(data / "items.parquet")},
+        "data": {"path": str(shop), "global_batch_size": 64, "catalogue": str(shop / "items.parquet")},
         "model": {"name": "two_tower", "embedding_dim": 4, "vector_dim": 6, "mlp": {"hidden": [8]}},
         "optimizer": {"tables": {"name": "adagrad", "learning_rate": 0.1}},
         "trainer": {"epochs": 2, "tensorboard": False},
-        "launch": {"backend": "in_process", "device": "cpu"},
+        "launch": {"threads": 1, "device": "cpu"},
     }
     for section, settings in sections.items():
-        declared[section] = {**declared.get(section, {}), **settings}
+        declared[section] = {**declared.get(section, {}), **settings} if isinstance(settings, dict) else settings
     path.write_text(yaml.safe_dump(declared))
     return path
