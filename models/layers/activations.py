@@ -27,8 +27,8 @@ class Dice(nn.Module):
         """[n, C] -> [n, C]."""
         s, mean, scale = self.moments.mean_and_scale(s)
         if torch.compiler.is_exporting():
-            p = torch.sigmoid((s - mean) * scale)
-            return (p + (1 - p) * self.alpha) * s
+            p = torch.sigmoid(torch.addcmul(-mean * scale, s, scale))
+            return torch.addcmul(self.alpha, p, 1 - self.alpha) * s
         return _Dice.apply(s, mean, scale, self.alpha)
 
 

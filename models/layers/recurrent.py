@@ -57,20 +57,24 @@ class GRU(nn.Module):
 
         In an exported program the steps are a loop, whose L is that of the batch.
         """
+        hidden = self.recurrent.shape[1]
+        weights, biases, recurrents = (
+            _gates_and_candidate(x, hidden) for x in (self.project.weight, self.project.bias, self.recurrent)
+        )
+        gates, candidates = (F.linear(inputs, w, b).transpose(0, 1) for w, b in zip(weights, biases, strict=True))
         moves = live.to(inputs.dtype) if attention is None else attention * live
-        steps = (self.project(inputs).transpose(0, 1), moves.T.unsqueeze(2))
-        start = inputs.new_zeros(inputs.shape[0], self.recurrent.shape[1])
-        return scan(self._step, start, steps)[1].transpose(0, 1)
 
-    def _step(self, before: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the state after a step twice, to go on with and to keep: [B, H], ([B, gates], [B, 1])."""
-        (of_inputs, z), hidden = now, before.shape[1]
-        r, candidate, *u = of_inputs.split(hidden, 1)
-        of_r, of_candidate, *of_u = F.linear(before, self.recurrent).split(hidden, 1)
-        for gate, of_gate in zip(u, of_u, strict=True):
-            z = z * torch.sigmoid(gate + of_gate)
-        after = torch.lerp(before, torch.tanh(candidate + torch.sigmoid(r + of_r) * of_candidate), z)
-        return after, after.clone()
+        def step(before: Tensor, now: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            of_gates, of_candidate, z = now
+            r, *u = torch.sigmoid(torch.addmm(of_gates, before, recurrents[0].T)).split(hidden, 1)
+            for gate in u:
+                z = z * gate
+            candidate = torch.tanh(torch.addcmul(of_candidate, r, torch.mm(before, recurrents[1].T)))
+            after = torch.lerp(before, candidate, z)
+            return after, after.clone()
+
+        start = inputs.new_zeros(inputs.shape[0], hidden)
+        return scan(step, start, (gates, candidates, moves.T.unsqueeze(2)))[1].transpose(0, 1)
 
 
 class _Step(NamedTuple):

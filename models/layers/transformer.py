@@ -119,9 +119,7 @@ class TransformerLayer(nn.Module):
             torch.cat([layer(target), layer(events)], 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        score = torch.matmul(query * self.scale, key.transpose(2, 3))
-        weights = torch.softmax(score.masked_fill(~live[:, None, None], -torch.inf), -1)
-        attended = torch.matmul(weights, value).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(query, key, value, live[:, None, None]).transpose(1, 2).flatten(2)
         x = self.attended_norm(torch.cat([target, events], 1) + self.output(attended))
         x = self.norm(x + self.down(F.leaky_relu(self.up(x))))
         return x[:, :1], x[:, 1:]
