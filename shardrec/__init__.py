@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.export import export
     from shardrec.trainer.api.load import load
     from shardrec.trainer.api.plan import Machines, plan
+    from shardrec.trainer.api.report import report
     from shardrec.trainer.api.summary import Summary
     from shardrec.trainer.api.train import train
     from shardrec.trainer.api.trained_model import TrainedModel, open
@@ -45,6 +46,7 @@ _HOMES = {
     "Bundle": "trainer.export.loader",
     "RowError": "trainer.export.loader",
     "Machines": "trainer.api.plan",
+    "report": "trainer.api.report",
     "RunConfig": "trainer.config.sections",
     "Curves": "trainer.scoring.curves",
     "Summary": "trainer.api.summary",
@@ -82,6 +84,7 @@ __all__ = [
     "load",
     "open",
     "plan",
+    "report",
     "train",
 ]
 

@@ -1,6 +1,7 @@
 """Metrics measure predictions, and merge across ranks.
 
 - `averages.py`: Averages are ratios of weighted sums: log loss, calibration, accuracy, RMSE, MAE, TD error
+- `binned_curves.py`: Binned curves are a score table in a few hundred numbers, which is what a picture of it needs
 - `classes.py`: Class errors measure predictions of one class out of several
 - `collective.py`: A collective is what metrics need of other ranks, injected so that this layer knows no process group
 - `curves.py`: Curves are read off a score table: operating points (ROC, precision and recall), and calibration by bins

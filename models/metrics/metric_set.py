@@ -9,6 +9,7 @@ import torch
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.models.metrics.binned_curves import Columns, binned_curves
 from shardrec.models.metrics.collective import Alone, Collective
 from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
 from shardrec.models.metrics.metric import Metric
@@ -71,6 +72,12 @@ class MetricSet:
     def curves(self) -> tuple[OperatingPoints, CalibrationBins] | None:
         """Returns what `Ranking.curves` does, over all ranks' rows; all ranks must call it. None without curves."""
         return None if self._ranking is None else self._ranking.curves(self._collective)
+
+    @torch.no_grad()
+    def binned_curves(self) -> dict[str, Columns] | None:
+        """Returns `curves` in a few hundred numbers; all ranks must call it. None without curves."""
+        table = None if self._ranking is None else self._ranking.score_table(self._collective)
+        return None if table is None else binned_curves(table)
 
     @property
     def _ranking(self) -> Ranking | None:

@@ -40,9 +40,11 @@ class Ranking(Metric):
         self._nan = False
         self._recent: list[tuple[Tensor, Tensor, Tensor]] = []
         self._recent_rows = 0
+        self._merged: tuple[ScoreTable | None] | None = None
 
     def update(self, rows: Predictions) -> None:
         """Takes in a batch's rows; they are put into the score table when enough have come."""
+        self._merged = None
         self._recent.append((ordered_bits(rows.score), rows.label.float(), rows.weight.float()))
         self._recent_rows += rows.label.numel()
         # waiting until the new rows are as many as the old keys keeps the number of sorts logarithmic
@@ -64,7 +66,12 @@ class Ranking(Metric):
         return self._table
 
     def _merge(self, collective: Collective) -> ScoreTable | None:
-        """Returns the table of all ranks' rows; None where a score was NaN."""
+        """Returns the table of all ranks' rows, which is kept until more rows come; None where a score was NaN."""
+        if self._merged is None:
+            self._merged = (self._merge_anew(collective),)
+        return self._merged[0]
+
+    def _merge_anew(self, collective: Collective) -> ScoreTable | None:
         table = self._settle()
 
         def all_ranks(*values: int) -> Tensor:
@@ -99,10 +106,13 @@ class Ranking(Metric):
 
         None where a score was NaN, or no row has a weight.
         """
+        table = self.score_table(collective)
+        return None if table is None else (OperatingPoints.of(table).thinned(), CalibrationBins.of(table))
+
+    def score_table(self, collective: Collective) -> ScoreTable | None:
+        """Returns the table of all ranks' rows, which all ranks must ask for; None where `curves` are None."""
         table = self._merge(collective)
-        if table is None or not table.keys.numel():
-            return None
-        return OperatingPoints.of(table).thinned(), CalibrationBins.of(table)
+        return None if table is None or not table.keys.numel() else table
 
 
 def _descending(weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 - `fit.py`: whether tables fit into memory, and what would make them fit
 - `placements.py`: how a table is cut under each placement
 - `plan.py`: where each table's rows lie and what they take of memory: a plain value
+- `plan_facts.py`: a plan in numbers, as reports draw it
 - `plan_report.py`: how a plan is printed
 - `planner.py`: how a plan is made of tables and a topology
 - `row_memory.py`: where a GPU's rows are, and what that takes of device and host memory

@@ -4,6 +4,7 @@
 - `load.py`: run files and dictionaries as checked configurations
 - `plan.py`: where tables would live, and what a step would take
 - `process_group.py`: the process group that models open in one process share
+- `report.py`: a page about a run, or about several
 - `rows.py`: rows to be scored, as files or in memory
 - `summary.py`: what a finished training run says of itself
 - `train.py`: training, on the workers that a run names

@@ -16,6 +16,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.reports.after_training import reported
 from shardrec.trainer.run_folder.resuming import Resume, resumes
 
 
@@ -53,7 +54,8 @@ def train(
         from shardrec.trainer.training.train_run import train_run
 
         elsewhere = all(choose_backend(run.launch) == "ray" for run in runs)  # then no GPU is this process's to ask
-        with torch.random.fork_rng(devices=() if elsewhere else range(torch.cuda.device_count())):
+        forked = torch.random.fork_rng(devices=() if elsewhere else range(torch.cuda.device_count()))
+        with reported(config), forked:
             values = train_run(config, resume=goes_on, step=step, quiet=quiet, embedded=True, began=began)
         give_back_freed_memory()  # this process's next run needs it
     return None if values is None else Summary.of(Path(config.run), values)

@@ -23,11 +23,13 @@ def compare(
     from shardrec.data_pipeline.declared.comma_lists import names_in
     from shardrec.trainer.comparison.compare import compare_models
     from shardrec.trainer.config.trust import trust_folders
+    from shardrec.trainer.reports.after_training import report_comparison
     from shardrec.trainer.run_folder.terminal import results
 
     if trust:
         trust_folders(run_file.parent)
-    board = compare_models(run_file, names_in(models or ""), seeds, overrides or (), out, quiet)
+    names = names_in(models or "")
+    board = compare_models(run_file, names, seeds, overrides or (), out, quiet, after_run=report_comparison)
     board.print(results())
     if board.failures:
         raise typer.Exit(1)

@@ -48,6 +48,7 @@ def train(
     from shardrec.trainer.config.stages import resolve_stages
     from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
+    from shardrec.trainer.reports.after_training import reported
     from shardrec.trainer.run_folder.resuming import resumes
     from shardrec.trainer.run_folder.summaries import print_summary
 
@@ -65,7 +66,8 @@ def train(
     with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
 
-        summary = train_run(config, resume=goes_on, step=step, quiet=quiet, began=context.obj)
+        with reported(config):
+            summary = train_run(config, resume=goes_on, step=step, quiet=quiet, began=context.obj)
     if summary:
         for name, stage in stages.items():
             typer.echo(f"stage {name}")

@@ -6,7 +6,7 @@ one run. What is finished stays: the same command again goes on where it stopped
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -49,12 +49,18 @@ class Entry:
 
 
 def compare_models(
-    run_file: Path, models: Sequence[str], seeds: int, overrides: Iterable[str], out: Path | None, quiet: bool = False
+    run_file: Path,
+    models: Sequence[str],
+    seeds: int,
+    overrides: Iterable[str],
+    out: Path | None,
+    quiet: bool = False,
+    after_run: Callable[[Path, Path], None] = lambda run, out: None,
 ) -> Scoreboard:
     """Trains every model under every seed; `out` (default: the run file's `run`) gets the tables after each run.
 
     models: variants of the file, or names of `MODELS` (none: all variants). Runs that fail are part of the result.
-    Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
+    after_run: is called with the folder of each run that was trained, and that of the comparison. Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
     """
     models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
     if not models:
@@ -69,7 +75,7 @@ def compare_models(
     board, console = Scoreboard(models, seeds, leading), messages()
     with locked(out, command_name("compare")), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
-            outcome = _earlier(entry)
+            trained = (outcome := _earlier(entry)) is None
             if outcome is None:
                 if not quiet:
                     console.print(f"{entry.title} ({number} of {len(entries)})")
@@ -78,6 +84,8 @@ def compare_models(
                 console.print(f"failed: {outcome.failure}", soft_wrap=True, markup=False)
             board.add(outcome)
             board.write(out)
+            if trained:
+                after_run(entry.folder.path, out)
     return board
 
 

@@ -26,7 +26,7 @@ class Difference(NamedTuple):
 
 def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = ()) -> Difference | None:
     """Returns the first setting in which two runs differ, `FREE` and the keys or sections `free` aside; else None."""
-    old, new = (_flat(config.model_dump(mode="json", by_alias=True)) for config in (before, now))
+    old, new = (flat(config.model_dump(mode="json", by_alias=True)) for config in (before, now))
     may_differ = (*FREE, *free)
     for key in {**old, **new}:
         if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{part}.") for part in may_differ):
@@ -34,8 +34,9 @@ def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = 
     return None
 
 
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings by their paths: `trainer.seed`."""
+    values: dict[str, Any] = {}
     for key, value in document.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import make_importable
@@ -26,6 +26,20 @@ def model_settings(config: RunConfig) -> tuple[Any, Any]:
     except ValidationError as error:
         raise UserError(f"model {config.model['name']}: {problem_in(error, config_class)}") from None
     return model_class, settings
+
+
+def model_defaults(name: str) -> dict[str, Any]:
+    """Returns what a model of the package takes where a run file is silent; nothing for somebody's own.
+
+    Raises UserError for an unknown name.
+    """
+    from shardrec import models
+
+    if ":" in name:
+        return {}
+    fields = models.config_class(models.resolve(name)).model_fields
+    values = {key: of.get_default(call_default_factory=True) for key, of in fields.items() if not of.is_required()}
+    return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in values.items()}
 
 
 def check_models(runs: Iterable[RunConfig]) -> None:

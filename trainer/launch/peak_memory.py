@@ -58,13 +58,18 @@ class MemoryMonitor:
     roots: processes that count (default: this one) with their descendants, also with those that outlive their parents
     duty: at most this part of the time is spent measuring, which walks all pages of all processes
     peak_bytes: the largest sum so far
+    on_sample: is told each sum
     """
 
     def __init__(
-        self, roots: Iterable[int] | None = None, interval: float = INTERVAL_SECONDS, duty: float = DUTY
+        self,
+        roots: Iterable[int] | None = None,
+        interval: float = INTERVAL_SECONDS,
+        duty: float = DUTY,
+        on_sample: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._roots = set(roots) if roots is not None else {os.getpid()}
-        self._interval, self._duty = interval, duty
+        self._interval, self._duty, self._on_sample = interval, duty, on_sample
         self._known: set[psutil.Process] = set()
         self._shared_before: set[int] = set()
         self._stop = threading.Event()
@@ -102,7 +107,9 @@ class MemoryMonitor:
         orphans = {p for p in self._known - alive if p.is_running()}
         self._known = alive.union(orphans, *(process_tree(p.pid) for p in orphans))
         pids = [p.pid for p in self._known]
-        self.peak_bytes = max(self.peak_bytes, sum(map(pss_bytes, pids)) + self._unmapped_bytes(pids))
+        size = sum(map(pss_bytes, pids)) + self._unmapped_bytes(pids)
+        self.peak_bytes = max(self.peak_bytes, size)
+        self._on_sample(size)
 
     def _unmapped_bytes(self, pids: Iterable[int]) -> int:
         """Returns the size in memory of the new files in /dev/shm that no process of the run maps."""

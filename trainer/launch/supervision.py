@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +33,21 @@ def supervised(
     quiet: bool = False,
     stays: bool = False,
     embedded: bool = False,
+    on_memory: Callable[[int], None] = lambda size: None,
     **arguments: Any,
 ) -> dict[str, Any] | None:
     """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
 
     The other ranks of a torchrun end here, unless they are told to stay: then they get None. embedded: in a process
-    that is not the command's own, whose output stays where it is. Raises UserError as `launch` does.
+    that is not the command's own, whose output stays where it is. on_memory: is told what the run's processes on this
+    machine take, in bytes, every two seconds. Raises UserError as `launch` does.
     """
     began = time.monotonic()
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
-    with MemoryMonitor({_root()}) as memory, captured as terminal:
+    with MemoryMonitor({_root()}, on_sample=on_memory) as memory, captured as terminal:
         console = messages(terminal)
         try:
             with ProgressView(folder.logs, console=console, quiet=quiet or not leads()) as view:

@@ -3,10 +3,12 @@
 - `atomic.py`: text, CSV, pictures and folders that appear complete or not at all
 - `captured_output.py`: what libraries print, put into a log
 - `command_logs.py`: logs and messages of one command, in a folder of their own
+- `final_curves.py`: curves of the best checkpoint, in a few hundred numbers
 - `folder.py`: the run folder, what is in it and how it is opened
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
 - `lasting.py`: whether a place outlasts the job that writes there
+- `launches.py`: the commands that trained in a run folder, with versions, and their memory over time
 - `lock.py`: a run folder is for one training at a time
 - `owner.py`: which process works on a run folder, and whether it still lives
 - `progress.py`: how far a run is, from the leading worker to the terminal

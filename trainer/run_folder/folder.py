@@ -1,6 +1,7 @@
 """A run folder holds everything that evaluate, predict, export and resume need, and is the only checkpoint store.
 
-config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
+config.yaml  schema.yaml  vocabularies/  plan.txt  plan.json  metrics.jsonl  launches.jsonl  curves.json  summary.json
+report.html  logs/  tensorboard/
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
 
@@ -40,7 +41,10 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 
-_FILES = ("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "metrics.jsonl", "summary.json")
+_FILES = (
+    *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
+    *("curves.json", "summary.json", "report.html"),
+)
 _LOGS = ("driver.log", "rank-*.log", "*.json", "messages.txt")
 _WRITTEN = (
     *_FILES,
@@ -120,6 +124,26 @@ class RunFolder:
     def summary_file(self) -> Path:
         """Returns the file that says what a finished run came to."""
         return self.path / "summary.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """Returns the file of the plan in numbers; `plan.txt` has it in words."""
+        return self.path / "plan.json"
+
+    @property
+    def curves_file(self) -> Path:
+        """Returns the file of the best checkpoint's curves (`final_curves.py`)."""
+        return self.path / "curves.json"
+
+    @property
+    def launches_file(self) -> Path:
+        """Returns the file of the commands that trained here (`launches.py`)."""
+        return self.path / "launches.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        """Returns the page that shows the run."""
+        return self.path / "report.html"
 
     @property
     def stages_file(self) -> Path:

@@ -40,22 +40,30 @@ MOVED_BY_ANY_GRADIENT = ("steps", "accumulator", "n", "mean_square", "momentum")
 
 
 def table_report(
-    run_folder: Path, step: int | None = None, progress: Callable[[str], None] = lambda _: None
+    run_folder: Path,
+    step: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    only: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
     """Returns what `shardrec tables --json` prints of a checkpoint (`step` of None: the newest): `tables`, `id_maps`.
 
-    progress: is told which one is read. Raises UserError where there is no such checkpoint, or it is damaged.
+    progress: is told which one is read. only: says of a table's name, and of `id map NAME`, whether to read it.
+    Raises UserError where there is no such checkpoint, or it is damaged.
     """
     folder = RunFolder.open(run_folder)
     saved, config, schema = SavedModel.of(folder, step, newest=True), folder.config(), folder.schema()
     declared = DeclaredTable.all(folder, saved.tables)
     id_maps = {}
     for name, id_map in saved.id_maps.items():
+        if not only(f"id map {name}"):
+            continue
         progress(f"reading the id map of {name}")
         sharing = [table.name for table in saved.tables.values() if table.dynamic == name]
         id_maps[name] = {"tables": sharing, **id_map_facts(id_map, saved.content["position"]["step"])}
     tables = {}
     for name, table in saved.tables.items():
+        if not only(name):
+            continue
         progress(f"reading table {name}")
         tables[name] = _table_facts(table, declared[name], schema, saved.id_map(table), config)
     return {"checkpoint": str(saved.path), "step": saved.step, "tables": tables, "id_maps": id_maps}

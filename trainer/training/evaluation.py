@@ -1,22 +1,32 @@
 """Evaluation scores rows with the tables as they are; training then goes on as if nothing had happened."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
+from shardrec.models.metrics.binned_curves import Columns
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.session import Session
 
 
-def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> dict[str, float]:
-    """Returns the task's metrics over all rows of `loader`, those of rank 0 on every rank: finite, or `Undefined`.
+class Evaluation(NamedTuple):
+    """An evaluation has metrics, finite or `Undefined`, and binned curves; None where the task or the rows have none."""
 
-    What is decided by them is thereby decided alike, also where sums on GPUs come out a little different on each.
+    metrics: dict[str, float]
+    curves: dict[str, Columns] | None
+
+
+def evaluate(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> Evaluation:
+    """Returns the task's metrics over all rows of `loader`, those of rank 0 on every rank, and their curves.
+
+    What is decided by metrics is thereby decided alike, also where sums on GPUs come out a little different on each.
     `on_batch` and errors are as in `scored`.
     """
-    return session.environment.broadcast(scored(session, loader, on_batch).compute())
+    found = scored(session, loader, on_batch)
+    return Evaluation(session.environment.broadcast(found.compute()), found.binned_curves())
 
 
 def scored(session: Session, loader: Loader, on_batch: Callable[[int], None] = lambda step: None) -> MetricSet:

@@ -20,6 +20,7 @@ from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.launches import LaunchLog
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.run_folder.resuming import check_stages_folder
@@ -78,9 +79,13 @@ def _train(
             folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
         if resume and (done := finished_summary(blueprint, folder)) is not None:
             return _left_alone(folder, done, stays=stays or embedded)
+        log = LaunchLog(folder, embedded=embedded) if leads() else None
         summary = supervised(
-            train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint
-        )
+            train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint,
+            on_memory=log.memory if log else lambda size: None,
+        )  # fmt: skip
+        if log:
+            log.close()
         if summary:
             if (at := summary.pop("first_step_at")) is not None:
                 summary["seconds_to_first_step"] = round(at - began, 2)

@@ -1,5 +1,6 @@
 """A trainer builds, restores, then makes one step after another until the epochs are over or nothing improves."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import full_disk_named
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.undefined import undefined_in
+from shardrec.sharding.planning.plan_facts import plan_facts
 from shardrec.sharding.planning.plan_report import plan_text
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer, directions
@@ -18,6 +20,7 @@ from shardrec.trainer.checkpoints.checkpoint import generator_seed
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter
 from shardrec.trainer.session.blueprint import Blueprint
@@ -25,7 +28,7 @@ from shardrec.trainer.session.forward import global_rows, loss_values, objective
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
 from shardrec.trainer.training.clock import Clock
-from shardrec.trainer.training.evaluation import ProgressiveValidation, evaluate
+from shardrec.trainer.training.evaluation import Evaluation, ProgressiveValidation, evaluate
 from shardrec.trainer.training.hooks import (
     Hook,
     checkpoint_is_due,
@@ -75,6 +78,7 @@ class Trainer:
         self.session = Session.build(blueprint or Blueprint(config), environment)
         if environment.leads:
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
+            write_atomically(folder.plan_file, json.dumps(plan_facts(self.session.plan)) + "\n")
         self.splits = Splits(self.session)
         self.lists = CatalogueScorer.of(self.session)
         self.state = TrainingState(last_step(config.trainer, self.loader.steps_per_epoch))
@@ -115,7 +119,13 @@ class Trainer:
             self._count_samples()
         self._first_step = self.state.position.step
         self.reporter.start(self._first_step)
-        facts = {"resumed": resumed, "world_size": self.environment.world_size}
+        facts = {
+            "resumed": resumed,
+            "world_size": self.environment.world_size,
+            "device": self.environment.device.type,
+            "steps_per_epoch": self.loader.steps_per_epoch,
+            "total_steps": self.state.total_steps,
+        }
         self.reporter.record("start", self._first_step, facts)
         self.environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
 
@@ -189,16 +199,21 @@ class Trainer:
         if best is not None:
             metrics["validation"] = best
             self.checkpoints.restore_best()
-        elif (found := self._scored_if_possible("validation")) is not None:
-            metrics["validation"] = found
-        if (found := self._scored_if_possible("test")) is not None:
-            metrics["test"] = found
+        step = self.state.position.step if self.state.best_step is None else self.state.best_step
+        for split in ("validation", "test") if best is None else ("test",):
+            if (found := self._scored_if_possible(split)) is not None:
+                metrics[split] = found.metrics
+                self._keep_curves(split, found, step)
         return metrics
+
+    def _keep_curves(self, split: str, scored: Evaluation, step: int) -> None:
+        if self.environment.leads and scored.curves is not None:
+            keep_curves(self.folder, split, step, scored.curves)
 
     # ------------------------------------------------------------ between steps
 
     def log(self) -> None:
-        """Records the mean loss since the last line, samples/s and the learning rates."""
+        """Records the mean loss since the last line, samples/s (of all steps, and since then) and the learning rates."""
         state = self.state
         values = {
             **state.mean_losses(),
@@ -207,6 +222,7 @@ class Trainer:
         }
         if self.clock.rate:
             values["samples_per_second"] = round(self.clock.rate, 1)
+            values["recent_samples_per_second"] = round(self.clock.recent_rate(), 1)
         self.reporter.record("train", state.position.step, values)
 
     def evaluate(self) -> None:
@@ -220,12 +236,14 @@ class Trainer:
         self.watch.check_gradients()
         step = self.state.position.step
         if self.config.trainer.evaluation.test and (found := self._scored_if_possible("test")) is not None:
-            self.reporter.record("test", step, found)
+            self.reporter.record("test", step, found.metrics)
         if (validation := self.splits.to_score("validation")) is not None:
             try:
-                metrics = self._scored("validation", validation)
-                self.reporter.record("validation", step, metrics)
-                self._judge(metrics)
+                scored = self._scored("validation", validation)
+                self.reporter.record("validation", step, scored.metrics)
+                self._judge(scored.metrics)
+                if self.state.best_step == step:
+                    self._keep_curves("validation", scored, step)
             except UserError as error:
                 if step == 0:
                     raise
@@ -245,8 +263,8 @@ class Trainer:
         if name is not None:
             state.judge(metrics, name, larger_is_better=larger_is_better[name], stopping=settings.early_stopping)
 
-    def _scored_if_possible(self, split: str) -> dict[str, float] | None:
-        """Returns a split's metrics; None, and from then on, where there is none or its rows cannot be scored."""
+    def _scored_if_possible(self, split: str) -> Evaluation | None:
+        """Returns a split's evaluation; None, and from then on, where there is none or its rows cannot be scored."""
         loader = self.splits.to_score(split)
         if loader is None or split in self.splits.not_scored:
             return None
@@ -256,13 +274,14 @@ class Trainer:
             self.splits.not_scored[split] = str(error)
             return None
 
-    def _scored(self, split: str, loader: Loader) -> dict[str, float]:
+    def _scored(self, split: str, loader: Loader) -> Evaluation:
         on_batch = self.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
         with self.clock.paused():
-            metrics = evaluate(self.session, loader, on_batch)
+            found = evaluate(self.session, loader, on_batch)
             if self.lists is not None:
-                metrics |= self.lists.metrics(split, self.splits.paths[split], self.reporter.progress.counter)
-            return metrics
+                lists = self.lists.metrics(split, self.splits.paths[split], self.reporter.progress.counter)
+                found = found._replace(metrics=found.metrics | lists)
+            return found
 
     def log_progressive(self) -> None:
         """Records the metrics of the rows since the last line, each scored before it was trained on."""

@@ -22,6 +22,9 @@ class Uneven:
     def compute(self) -> dict[str, float]:
         return {name: value + 1e-3 * self.rank for name, value in self.metrics.compute().items()}
 
+    def binned_curves(self) -> None:
+        return None
+
 
 def scored(rank: int, path: Path) -> dict[str, float]:
     config = load(path)
@@ -36,7 +39,7 @@ def scored(rank: int, path: Path) -> dict[str, float]:
     task.metrics = uneven  # type: ignore[method-assign]
     validation = config.data.split("validation")
     assert validation is not None
-    return evaluate(session, session.loader(validation))
+    return evaluate(session, session.loader(validation)).metrics
 
 
 def test_all_ranks_have_rank_0s_metrics(tmp_path: Path) -> None:

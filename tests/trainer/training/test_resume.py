@@ -49,7 +49,7 @@ SETTINGS = {
         "user": {"dynamic": {"rows": 120, "after": 2}},  # of 301 users
     },
 }
-VOLATILE = ("time", "samples_per_second")
+VOLATILE = ("time", "samples_per_second", "recent_samples_per_second")
 
 
 @pytest.fixture(scope="module")

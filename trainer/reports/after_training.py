@@ -1,0 +1,52 @@
+"""After training, and where it ends with an error, the leading process writes the run's page: a help, never a failure."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.terminal import error_line, messages
+
+
+@contextmanager
+def reported(config: RunConfig) -> Iterator[None]:
+    """Writes the page of the run that the block trains, also where it ends with a UserError or is interrupted."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, OSError) as error:
+        line = error_line(error).removeprefix("shardrec: error: ") if str(error) else type(error).__name__
+        report_or_warn(Path(config.run), failure=line)
+        raise
+    report_or_warn(Path(config.run))
+
+
+def report_comparison(run: Path, comparison: Path) -> None:
+    """Writes the page of a run of a comparison, and that of all its runs so far."""
+    report_or_warn(run)
+    with _warned():
+        from shardrec.trainer.reports.report import write_comparison_report
+
+        write_comparison_report(comparison)
+
+
+def report_or_warn(path: Path, *, failure: str | None = None) -> None:
+    """Writes a run folder's page, if there is one; a line says why where it cannot be."""
+    folder = RunFolder(path)
+    if leads() and (folder.config_file.is_file() or folder.stages_file.is_file()):
+        with _warned():
+            from shardrec.trainer.reports.report import write_run_report
+
+            write_run_report(path, failure=failure)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Says in a line what kept a page from being written: the run itself is over, and its results are on disk."""
+    try:
+        yield
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        messages().print(f"warning: no report.html: {line}", markup=False, soft_wrap=True)
