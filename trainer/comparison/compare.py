@@ -60,7 +60,8 @@ def compare_models(
     """Trains every model under every seed; `out` (default: the run file's `run`) gets the tables after each run.
 
     models: variants of the file, or names of `MODELS` (none: all variants). Runs that fail are part of the result.
-    after_run: is called with the folder of each run that was trained, and that of the comparison. Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
+    after_run: is called with the folder of each run that was trained, and that of the comparison.
+    Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
     """
     models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
     if not models:

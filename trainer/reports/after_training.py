@@ -1,4 +1,4 @@
-"""After training, and where it ends with an error, the leading process writes the run's page: a help, never a failure."""
+"""After training, also where it ends with an error, the leading process writes the run's page: never a failure."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,11 @@ def reported(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (UserError, KeyboardInterrupt, OSError) as error:
-        line = error_line(error).removeprefix("shardrec: error: ") if str(error) else type(error).__name__
+        line = (
+            error_line(error).removeprefix("shardrec: error: ")
+            if isinstance(error, Exception)
+            else "it was interrupted"
+        )
         report_or_warn(Path(config.run), failure=line)
         raise
     report_or_warn(Path(config.run))

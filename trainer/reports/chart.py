@@ -1,4 +1,4 @@
-"""A chart is one SVG picture in a figure: axes with round ticks, lines, dots, bars, marks, and a legend below its title.
+"""A chart is one SVG picture in a figure: axes with round ticks, lines, dots, bars, marks, and a legend.
 
 It is drawn in units of which 440 are the width, so that text is read at the same size in a narrow window and in a wide
 one. Colours are classes, which the page's style sheet has for both schemes.
@@ -6,7 +6,7 @@ one. Colours are classes, which the page's style sheet has for both schemes.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from shardrec.trainer.reports.markup import Markup, element, joined
@@ -141,7 +141,7 @@ class _Frame:
 
     x: tuple[float, float]
     y: tuple[float, float]
-    parts: list[Markup] = field(default_factory=list)
+    middle: float
 
     @classmethod
     def of(cls, chart: Chart) -> "_Frame":
@@ -151,7 +151,10 @@ class _Frame:
         ]
         xs += [mark.x for mark in chart.marks] + [dot.x for dot in chart.dots]
         ys += [dot.y for dot in chart.dots]
-        return cls(_range(xs, chart.x, room=0.0), _range(ys, chart.y, room=0.06))
+        middle = (min(ys, default=0.0) + max(ys, default=0.0)) / 2
+        sides = {dot.y >= middle for dot in chart.dots if dot.label}  # where there is to be room for labels
+        below, above = (0.17 if side in sides else 0.06 for side in (False, True))
+        return cls(_range(xs, chart.x), _range(ys, chart.y, below=below, above=above), middle)
 
     def at(self, x: float, y: float) -> Point:
         """Returns the place of a point; what is out of range is at the edge."""
@@ -160,17 +163,19 @@ class _Frame:
 
     def axes(self, chart: Chart) -> Markup:
         """Returns the grid with the labels of ticks and axes."""
-        bottom, drawn = HEIGHT - BOTTOM, []
+        bottom = HEIGHT - BOTTOM
+        drawn = [element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom, class_="base")]
         for value, label in _labelled(self.y, chart.y, 5):
             y = self.at(self.x[0], value)[1]
             drawn.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
             drawn.append(element("text", label, x=LEFT - 7, y=y + 4, text_anchor="end"))
         for value, label in _labelled(self.x, chart.x, 5):
             x = self.at(value, self.y[0])[0]
-            drawn.append(element("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="grid"))
+            drawn.append(element("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="base"))
             drawn.append(element("text", label, x=x, y=bottom + 18, text_anchor="middle"))
         drawn.append(element("text", chart.x.label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle"))
-        drawn.append(element("text", chart.y.label, x=4.0, y=13.0))
+        if chart.y.label.lower() not in chart.title.lower():
+            drawn.append(element("text", chart.y.label, x=4.0, y=13.0))
         return joined(drawn)
 
     def line(self, line: Line) -> Markup:
@@ -195,10 +200,9 @@ class _Frame:
         return joined(shown)
 
     def dot(self, dot: Dot) -> Markup:
-        """Returns a large dot with its label on the side where there is room."""
+        """Returns a large dot with its label on the side where there is room, away from the rest of the curve."""
         x, y = self.at(dot.x, dot.y)
-        after = x < WIDTH * 0.62
-        up = y > TOP + 22
+        after, up = x < WIDTH * 0.62, dot.y >= self.middle
         anchor, place = ("start", x + 8) if after else ("end", x - 8)
         return joined(
             (
@@ -235,14 +239,17 @@ class _Frame:
         return joined(shown)
 
 
-def _range(values: Sequence[float], axis: Axis, *, room: float) -> tuple[float, float]:
-    """Returns what an axis shows: what it asks for, else all values with some room."""
+def _range(values: Sequence[float], axis: Axis, *, below: float = 0.0, above: float = 0.0) -> tuple[float, float]:
+    """Returns what an axis shows: what it asks for, else all values with room, in shares of their span."""
     values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(values), max(values)
-    space = (high - low) * room or (abs(high) * 0.05 or 1.0) * (room > 0 or high == low)
-    low = low - space if axis.low is None else axis.low
-    high = high + space if axis.high is None else axis.high
-    return (low, high) if high > low else (low, low + 1.0)
+    if axis.low is not None:
+        low, below = axis.low, 0.0
+    if high <= low:
+        space = abs(high) * 0.05 or 1.0
+        low, high = (low if axis.low is not None else low - space), high + space
+    span = high - low
+    return low - below * span, high + above * span if axis.high is None else axis.high
 
 
 def _labelled(span: tuple[float, float], axis: Axis, wanted: int) -> list[tuple[float, str]]:

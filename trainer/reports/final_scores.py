@@ -1,4 +1,4 @@
-"""Final scores are how well the best checkpoint tells two classes apart: ROC, precision and recall, calibration, scores."""
+"""Final scores are how the best checkpoint tells two classes apart: ROC, precision, calibration, histograms."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +10,10 @@ from shardrec.trainer.reports.numbers import is_number, number
 from shardrec.trainer.reports.run_facts import RunFacts
 
 Curves = Mapping[str, Any]
+RECALL = "true_positive_rate"
+
+Named = tuple[str, int, Curves, Mapping[str, Any]]
+"""Name in the legend, series, curves, metrics."""
 
 
 def final_scores(facts: RunFacts) -> Markup:
@@ -17,36 +21,29 @@ def final_scores(facts: RunFacts) -> Markup:
     found = {split: of for split, of in facts.curves.items() if split in SERIES}
     if not found:
         return Markup()
-    named = [(split, SERIES[split][1], of, facts.metrics.get(split, {})) for split, of in found.items()]
+    named: list[Named] = [(split, SERIES[split][1], of, facts.metrics.get(split, {})) for split, of in found.items()]
     last = "test" if "test" in found else next(iter(found))
     return charts(*curve_charts(named), histogram(found[last], last))
 
 
-Named = tuple[str, int, Curves, Mapping[str, Any]]
-"""Name in the legend, series, curves, metrics."""
-
-
 def curve_charts(named: list[Named]) -> Iterator[Chart]:
     """Yields ROC, precision and recall, and calibration, with a line each."""
-    unit = {"low": 0.0, "high": 1.0}
     roc = [
-        Line(
-            f"{name}, AUC {number(of.get('auc'))}", columns(c, "points", "false_positive_rate", "true_positive_rate"), i
-        )
+        Line(f"{name}, AUC {number(of.get('auc'))}", columns(c, "points", "false_positive_rate", RECALL), i)
         for name, i, c, of in named
     ]
-    x, y = Axis("false positive rate", **unit), Axis("true positive rate", **unit)
+    x, y = Axis("false positive rate", 0.0, 1.0), Axis("true positive rate", 0.0, 1.0)
     yield Chart("ROC", x, y, roc, guides=[((0, 0), (1, 1))], guide="chance")
     recall = [
         Line(
             f"{name}, average {number(of.get('average_precision'))}",
-            columns(c, "points", "true_positive_rate", "precision"), i, steps=True,
+            columns(c, "points", RECALL, "precision"), i, steps=True,
         )
         for name, i, c, of in named
     ]  # fmt: skip
     chance = [of["label_mean"] for *_, of in named if is_number(of.get("label_mean"))][-1:]
     guides: list[tuple[Point, Point]] = [((0, share), (1, share)) for share in chance]
-    yield Chart("Precision and recall", Axis("recall", **unit), Axis("precision", **unit), recall,
+    yield Chart("Precision and recall", Axis("recall", 0.0, 1.0), Axis("precision", 0.0, 1.0), recall,
                 guides=guides, guide="chance: share of positives")  # fmt: skip
     yield _calibration(named)
 

@@ -1,9 +1,10 @@
 """The head of a run's page: how it stands, its figures, a table of metrics, and what a reader should know."""
 
+import shlex
 import time
 from collections.abc import Iterator
 
-from shardrec.trainer.reports.markup import Markup, element, joined
+from shardrec.trainer.reports.markup import Child, Markup, element, joined
 from shardrec.trainer.reports.metric_names import leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, is_number, number, short
 from shardrec.trainer.reports.page import card, cell, folded, notes, table
@@ -40,15 +41,20 @@ def _cards(facts: RunFacts) -> Markup:
     s = facts.summary or {}
     split = "test" if facts.metrics.get("test") else "validation"
     of_split = facts.metrics.get(split, {})
-    names = leading_first(of_split, facts.config.trainer.selection_metric)[:CARDS_OF_METRICS]
+    names = leading_first(of_split, facts.config.trainer.selection_metric)
+    names = [name for name in names if name != "normalized_entropy"][:CARDS_OF_METRICS]
     shown = [card(f"{titled(name)}, {split}", number(of_split[name])) for name in names]
     if facts.best_step is not None:
+        of = f"of {count(s.get('steps', facts.last_step))}"
         epochs = s.get("epochs_to_best")
-        shown.append(card("Best step", count(facts.best_step), f"epoch {epochs:.2f}" if is_number(epochs) else ""))
-    shown.append(card("Steps", count(s.get("steps", facts.last_step)), f"{short(_rows(facts))} rows"))
+        of += f", {epochs:.2f} epochs" if is_number(epochs) else ""
+        shown.append(card("Best step", count(facts.best_step), of))
     if is_number(rate := s.get("samples_per_second")):
         workers = s.get("world_size")
-        shown.append(card("Rows a second", short(rate), f"{count(workers)} worker{'s' if workers != 1 else ''}"))
+        beside = f"{short(_rows(facts))} on {count(workers)} worker{'s' if workers != 1 else ''}"
+        shown.append(card("Rows a second", short(rate), beside))
+    else:
+        shown.append(card("Rows trained on", short(_rows(facts))))
     if is_number(s.get("wall_seconds")):
         first = s.get("seconds_to_first_step")
         beside = f"first step after {duration(first)}" if is_number(first) else ""
@@ -93,13 +99,15 @@ def _shown(of: dict[str, float], name: str) -> str:
     return number(value)
 
 
-def _notes(facts: RunFacts, failure: str | None) -> Iterator[str]:
+def _notes(facts: RunFacts, failure: str | None) -> Iterator[Child]:
     if failure:
         yield f"The last command ended with: {failure}"
     if not facts.is_finished:
+        command = element("code", shlex.join(["shardrec", "train", str(facts.folder.config_file), "--resume"]))
         yield (
-            f"Unfinished: recorded up to step {facts.last_step:,}. `shardrec train {facts.folder.config_file} --resume` "
-            "goes on from its newest checkpoint."
+            f"Unfinished: recorded up to step {facts.last_step:,}. ",
+            command,
+            " goes on from the newest checkpoint.",
         )
     summary = dict(facts.summary or {})
     yield from left_out(summary)

@@ -1,6 +1,6 @@
 """Learning curves show training and validation over steps, with the best step, resumes and early stopping marked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from shardrec.trainer.reports.chart import Axis, Chart, Dot, Line, Mark, charts
 from shardrec.trainer.reports.markup import Markup, joined
@@ -18,7 +18,8 @@ SERIES = {
 """Kind of record -> what legends call it, and its colour, on all charts of a page."""
 
 _OF_THE_CLOCK = ("learning_rate_factor", "rows", "samples_per_second", "recent_samples_per_second")
-SHOWN = 6
+SHOWN = 5
+_LAST = ("label_mean", "prediction_mean", "normalized_entropy", "accuracy")
 """Charts of metrics that are shown; the others are there on a click."""
 
 
@@ -37,7 +38,7 @@ def learning_curves(facts: RunFacts) -> Markup:
 def step_axis(facts: RunFacts | None = None) -> Axis:
     """Returns the axis of steps, which says how many make an epoch."""
     of_epoch = facts.steps_per_epoch if facts else None
-    return Axis(f"step ({count(of_epoch)} an epoch)" if of_epoch else "step", whole=True)
+    return Axis(f"step ({count(of_epoch)} an epoch)" if of_epoch else "step", low=0.0, whole=True)
 
 
 def loss_terms(facts: RunFacts) -> list[str]:
@@ -58,12 +59,16 @@ def marks(facts: RunFacts, *, best: bool = False) -> list[Mark]:
 
 
 def _of_losses(facts: RunFacts) -> Iterator[Chart]:
-    for name in loss_terms(facts):
+    terms = loss_terms(facts)
+    for name in terms:
         lines = [
             Line(title, series, colour)
             for kind, (title, colour) in SERIES.items()
             if (series := facts.series(kind, name)) and (kind != "test" or len(series) > 1)
         ]
+        if terms == ["loss"] and (other := facts.series("validation", "log_loss")):
+            lines = [line._replace(name="training loss") for line in lines]
+            lines.append(Line("validation log loss", other, SERIES["validation"][1]))
         title = "Loss" if name == "loss" else titled(name)
         yield Chart(title, step_axis(facts), Axis(titled(name).lower()), lines, marks=marks(facts, best=True))
 
@@ -72,7 +77,7 @@ def _of_metrics(facts: RunFacts) -> Iterator[Chart]:
     losses = loss_terms(facts)
     names = leading_first(facts.names("validation"), facts.config.trainer.selection_metric)
     rest = [name for name in facts.names("validation") if name not in (*names, "rows")]
-    for name in (*(n for n in names if n not in losses), *rest):
+    for name in telling_first(name for name in (*names, *rest) if name not in losses):
         lines = [
             Line(title, series, colour)
             for kind, (title, colour) in SERIES.items()
@@ -80,6 +85,11 @@ def _of_metrics(facts: RunFacts) -> Iterator[Chart]:
         ]
         axis = Axis(titled(name) if titled(name).isupper() else titled(name).lower())
         yield Chart(titled(name), step_axis(facts), axis, lines, dots=best_dot(facts, name), marks=marks(facts))
+
+
+def telling_first(names: Iterable[str]) -> list[str]:
+    """Returns metrics with those last that say little over time, or the same as another one."""
+    return sorted(names, key=lambda name: name in _LAST)
 
 
 def best_dot(facts: RunFacts, name: str) -> list[Dot]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeGuard
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -24,9 +25,10 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     largest = max(map(abs, values), default=0.0)
     divisor, unit = next(((d, u) for d, u in _UNITS if largest >= 10 * d or (largest >= d and d > 1e3)), (1.0, ""))
     scaled = [value / divisor for value in values]
-    step = min((b - a for a, b in zip(scaled, scaled[1:], strict=False)), default=abs(scaled[0]) if scaled else 1)
+    step = min((b - a for a, b in pairwise(scaled)), default=abs(scaled[0]) if scaled else 1)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return [f"{0.0 if abs(value) < step / 1e6 else value:,.{min(decimals, 8)}f}{unit}" for value in scaled]
+    zero = f"{0:.{min(decimals, 8)}f}" if not unit else "0"
+    return [zero if abs(v) < step / 1e6 else f"{v:,.{min(decimals, 8)}f}{unit}" for v in scaled]
 
 
 def number(value: object, digits: int = 4) -> str:

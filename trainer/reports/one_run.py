@@ -11,7 +11,7 @@ from shardrec.trainer.reports.learning_curves import learning_curves
 from shardrec.trainer.reports.markup import Markup, element
 from shardrec.trainer.reports.metric_names import leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, number
-from shardrec.trainer.reports.page import Section, page, table
+from shardrec.trainer.reports.page import Section, notes, page, table
 from shardrec.trainer.reports.plan_section import plan_section
 from shardrec.trainer.reports.provenance import provenance
 from shardrec.trainer.reports.run_facts import RunFacts
@@ -36,7 +36,7 @@ def run_page(facts: RunFacts, *, budget: int, slices: Markup | None = None, fail
     return page(f"{facts.name} \u2013 shardrec", head(facts), sections, foot())
 
 
-def stages_page(path: Path, stages: dict[str, RunFacts | None], out: Path) -> str:
+def stages_page(path: Path, stages: dict[str, RunFacts | None], out: Path, failure: str | None = None) -> str:
     """Returns the page of a run of stages, to be written to `out`; a stage that has not begun is None."""
     begun = [facts for facts in stages.values() if facts is not None]
     split = "test" if any(facts.metrics.get("test") for facts in begun) else "validation"
@@ -57,7 +57,8 @@ def stages_page(path: Path, stages: dict[str, RunFacts | None], out: Path) -> st
     columns = ["stage", "", "model", *(f"{titled(n)}, {split}" for n in names), "steps", "time"]
     lead = "A run of stages, each of which has a page of its own."
     title = (element("h1", path.name), element("p", lead, class_="lead"))
-    stages_section = Section("Stages", table(columns, rows, left=(0, 1, 2)))
+    told = notes([f"The last command ended with: {failure}"] if failure else [])
+    stages_section = Section("Stages", told, table(columns, rows, left=(0, 1, 2)))
     return page(f"{path.name} \u2013 shardrec", title, [stages_section], foot())
 
 

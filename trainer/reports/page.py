@@ -109,7 +109,7 @@ def card(what: str, figure: str, beside: str = "") -> Markup:
     )
 
 
-def notes(lines: Iterable[str]) -> Markup:
+def notes(lines: Iterable[Child]) -> Markup:
     """Returns what a reader should know, as a list that stands out; nothing where there is nothing."""
     items = [element("li", line) for line in lines]
     return element("ul", items, class_="notes") if items else Markup()

@@ -22,8 +22,9 @@ def provenance(facts: RunFacts) -> Markup:
     parts = [table(["", ""], rows, left=(0, 1)), _data(facts)]
     shown = commands[-MOST_COMMANDS:]
     lines = [[_when(line.get("time")), cell(element("code", str(line.get("command", ""))), "l wrap")] for line in shown]
-    title = f"The last {MOST_COMMANDS} of {len(commands)} commands" if len(commands) > MOST_COMMANDS else ""
-    parts.append(folded(title or f"All {len(commands)} commands", table(["when", "command"], lines, left=(0, 1))))
+    title = f"The last {len(shown)} of {len(commands)} commands that trained here"
+    if len(commands) > 1:
+        parts.append(folded(title, table(["when", "command"], lines, left=(0, 1))))
     return joined(parts)
 
 

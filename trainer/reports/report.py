@@ -1,4 +1,4 @@
-"""A report is the page of a run folder, of a run of stages with those of its stages, or of several runs side by side."""
+"""A report is the page of a run folder, of a run of stages and of each of them, or of several runs side by side."""
 
 import os
 from collections.abc import Sequence
@@ -43,6 +43,8 @@ def report_runs(
     if not one:
         write_page(target, _of_several(folders, target))
     elif is_of_stages(folders[0]):
+        if out is None:
+            _write_stages(folders[0], budget=ON_REQUEST)
         write_page(target, _of_stages(folders[0], target))
     else:
         facts = RunFacts.of(folders[0])
@@ -53,13 +55,18 @@ def report_runs(
 
 def write_run_report(path: Path, *, failure: str | None = None) -> None:
     """Writes the page of a run folder, or of a run of stages and of its stages, into it; reads little of its tables."""
-    if not is_of_stages(path):
+    if is_of_stages(path):
+        _write_stages(path, budget=AT_ONCE)
+        write_page(path / REPORT, _of_stages(path, path / REPORT, failure))
+    else:
         write_page(path / REPORT, run_page(RunFacts.of(path), budget=AT_ONCE, failure=failure))
-        return
+
+
+def _write_stages(path: Path, *, budget: int) -> None:
+    """Writes the pages of the stages that have begun."""
     for folder in stage_folders(path).values():
         if RunFolder(folder).config_file.is_file():
-            write_run_report(folder)
-    write_page(path / REPORT, _of_stages(path, path / REPORT))
+            write_page(folder / REPORT, run_page(RunFacts.of(folder), budget=budget))
 
 
 def write_comparison_report(folder: Path) -> None:
@@ -113,9 +120,9 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return [path.name if name == "." else name for path, name in zip(folders, names, strict=True)]
 
 
-def _of_stages(path: Path, target: Path) -> str:
+def _of_stages(path: Path, target: Path, failure: str | None = None) -> str:
     stages = {
         name: RunFacts.of(folder, name) if RunFolder(folder).config_file.is_file() else None
         for name, folder in stage_folders(path).items()
     }
-    return stages_page(path, stages, target)
+    return stages_page(path, stages, target, failure)

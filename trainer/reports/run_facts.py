@@ -44,7 +44,7 @@ class RunFacts:
         folder = RunFolder(path)
         check_run_folder(path)
         config = parse(read(folder.config_file), str(folder.config_file))
-        return cls(folder, name or path.name, config, tuple(folder.records()), folder.summary())
+        return cls(folder, name or "/".join(path.parts[-2:]), config, tuple(folder.records()), folder.summary())
 
     # ------------------------------------------------------------ how it stands
 
@@ -158,8 +158,8 @@ def check_run_folder(path: Path) -> None:
         return
     if (path / SIMULATION).is_file() or (path / _EPISODE).is_file():
         raise UserError(
-            f"{path}: a simulation, which is not one run: table.csv and policies.png in its folder say what it came to; "
-            "name a run folder of `shardrec train`"
+            f"{path}: a simulation, which is not one run: table.csv and policies.png in its folder say what it came "
+            "to; name a run folder of `shardrec train`"
         )
     if (path / "compare.csv").is_file():
         runs = sorted(p.parent for p in path.glob("*/seed-*/config.yaml"))

@@ -56,8 +56,6 @@ def shown_value(value: Any) -> str:
     """Returns a setting's value as run files have it, shortened where it is long; a dash for none."""
     if value is None or value == {} or value == []:
         return DASH
-    text = (
-        value if isinstance(value, str) else dump_document(value, flow=True, width=10_000).strip().removesuffix("...")
-    )
-    text = text.strip()
+    text = value if isinstance(value, str) else dump_document(value, flow=True, width=10_000)
+    text = text.strip().removesuffix("\n...")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

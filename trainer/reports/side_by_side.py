@@ -7,19 +7,20 @@ from statistics import fmean, stdev
 from shardrec.trainer.reports.chart import Axis, Chart, Line, Point, charts
 from shardrec.trainer.reports.final_scores import Named, curve_charts
 from shardrec.trainer.reports.headline import standing
-from shardrec.trainer.reports.learning_curves import best_dot, loss_terms, step_axis
+from shardrec.trainer.reports.learning_curves import best_dot, loss_terms, step_axis, telling_first
 from shardrec.trainer.reports.markup import Markup, element, joined
 from shardrec.trainer.reports.metric_names import larger_is_better, leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, is_number, number, short
 from shardrec.trainer.reports.one_run import foot, report_link
-from shardrec.trainer.reports.page import Section, cell, folded, page, table
+from shardrec.trainer.reports.page import Section, cell, folded, notes, page, table
 from shardrec.trainer.reports.run_facts import RunFacts
 from shardrec.trainer.reports.settings_section import differing, shown_value
 from shardrec.trainer.reports.speed_and_memory import memory_over_time, time_axis
+from shardrec.trainer.reports.style import DASHES, LIGHT_SERIES
 
 MOST_DRAWN = 24
 """Lines on a chart: eight colours, whole, dashed and dotted. The tables have all runs."""
-SHOWN = 6
+SHOWN = 5
 
 Runs = Sequence[RunFacts]
 
@@ -32,7 +33,7 @@ def side_by_side_page(runs: Runs, out: Path, *, title: str = "") -> str:
     if len(runs) > MOST_DRAWN:
         lead += f" Curves are of the first {MOST_DRAWN} runs."
     sections = [
-        Section("Metrics", _means(runs), _metrics(runs, out)),
+        Section("Metrics", notes(_warnings(runs)), _means(runs), _metrics(runs, out)),
         Section("Learning curves", _learning_curves(drawn)),
         Section("Scores", _scores(drawn)),
         Section("Speed and memory", charts(_throughput(drawn), _memory(drawn))),
@@ -45,6 +46,17 @@ def side_by_side_page(runs: Runs, out: Path, *, title: str = "") -> str:
 def split_of(runs: Runs) -> str:
     """Says which split's metrics are compared: the test split's, else the validation split's."""
     return "test" if any(run.metrics.get("test") for run in runs) else "validation"
+
+
+def _warnings(runs: Runs) -> Iterator[str]:
+    """Yields what keeps figures from being compared."""
+    split = split_of(runs)
+    prints = {(run.summary or {}).get("data", {}).get(split) for run in runs} - {None}
+    if len(prints) > 1:
+        yield f"The runs were not scored on the same {split} rows (their fingerprints differ): figures do not compare."
+    if unfinished := [run.name for run in runs if not run.is_finished]:
+        more = f" and {len(unfinished) - 6} more" if len(unfinished) > 6 else ""
+        yield f"Unfinished: {', '.join(unfinished[:6])}{more}. What is shown of them is their best step so far."
 
 
 # ------------------------------------------------------------ metrics
@@ -98,6 +110,17 @@ def seeds_by_model(runs: Runs) -> dict[str, list[RunFacts]]:
     return groups
 
 
+def series_of(runs: Runs) -> list[int]:
+    """Returns each run's series: a colour a model with a dash a seed, where that is enough; else one after another."""
+    groups = list(seeds_by_model(runs).values())
+    if len(groups) == len(runs) or len(groups) > len(LIGHT_SERIES) or max(map(len, groups)) > len(DASHES):
+        return list(range(len(runs)))
+    places = {
+        run.folder.path: g + len(LIGHT_SERIES) * seed for g, of in enumerate(groups) for seed, run in enumerate(of)
+    }
+    return [places[run.folder.path] for run in runs]
+
+
 def _means(runs: Runs) -> Markup:
     """Returns mean and sample standard deviation over seeds, where runs differ in their seeds."""
     groups, split, names = seeds_by_model(runs), split_of(runs), _names(runs)
@@ -114,7 +137,7 @@ def _means(runs: Runs) -> Markup:
     for group, of in groups.items():
         cells = []
         for n in names:
-            spread = f" ± {number(stdev(values[group, n]))}" if len(values[group, n]) > 1 else ""
+            spread = f" ± {stdev(values[group, n]):.4f}" if len(values[group, n]) > 1 else ""
             is_best = best[n] is not None and means[group, n] == best[n]
             cells.append(cell(number(means[group, n]) + spread, "best" if is_best else None))
         rows.append([group, count(len(of)), *cells])
@@ -131,16 +154,16 @@ def _learning_curves(runs: Runs) -> Markup:
     names = list(dict.fromkeys(name for run in runs for name in run.names("validation")))
     first = leading_first(names, runs[0].config.trainer.selection_metric)
     rest = [name for name in names if name not in (*first, "rows")]
-    shown = [_overlaid(runs, "validation", name, f"{titled(name)}, validation", dots=True) for name in (*first, *rest)]
+    every = telling_first((*first, *rest))
+    shown = [_overlaid(runs, "validation", name, f"{titled(name)}, validation", dots=True) for name in every]
     more = folded("More metrics over time", charts(*shown[SHOWN:]))
     return joined((charts(*losses[:1], *shown[:SHOWN]), more))
 
 
 def _overlaid(runs: Runs, kind: str, name: str, title: str, *, dots: bool = False) -> Chart:
-    lines = [Line(run.name, run.series(kind, name), i) for i, run in enumerate(runs)]
-    best = (
-        [dot._replace(label="", series=i) for i, run in enumerate(runs) for dot in best_dot(run, name)] if dots else []
-    )
+    drawn = list(zip(series_of(runs), runs, strict=True))
+    lines = [Line(run.name, run.series(kind, name), i) for i, run in drawn]
+    best = [dot._replace(label="", series=i) for i, run in drawn if dots for dot in best_dot(run, name)]
     note = "The large dots are the best steps." if best else ""
     return Chart(title, step_axis(), Axis(titled(name)), lines, dots=best, note=note)
 
@@ -149,7 +172,7 @@ def _scores(runs: Runs) -> Markup:
     split = split_of(runs)
     named: list[Named] = [
         (run.name, i, run.curves[split], run.metrics.get(split, {}))
-        for i, run in enumerate(runs)
+        for i, run in zip(series_of(runs), runs, strict=True)
         if split in run.curves
     ]
     return charts(*curve_charts(named)) if named else Markup()
@@ -158,7 +181,7 @@ def _scores(runs: Runs) -> Markup:
 def _throughput(runs: Runs) -> Chart:
     lines = [
         Line(run.name, run.series("train", "recent_samples_per_second") or run.series("train", "samples_per_second"), i)
-        for i, run in enumerate(runs)
+        for i, run in zip(series_of(runs), runs, strict=True)
     ]
     return Chart("Throughput", step_axis(), Axis("rows a second", low=0.0), lines)
 
@@ -168,7 +191,8 @@ def _memory(runs: Runs) -> Chart | None:
     if not any(of_runs):
         return None
     unit, axis = time_axis(max(series[-1][0] for series in of_runs if series))
-    lines = [Line(run.name, list(_scaled(of_runs[i], unit)), i) for i, run in enumerate(runs)]
+    drawn = zip(series_of(runs), runs, of_runs, strict=True)
+    lines = [Line(run.name, list(_scaled(series, unit)), i) for i, run, series in drawn]
     return Chart("Memory", axis, Axis("GB", low=0.0), lines)
 
 

@@ -25,7 +25,7 @@ def _throughput(facts: RunFacts) -> Chart:
 
 
 class Memory(NamedTuple):
-    """Memory over time is bytes by seconds of training commands, one after another; `begun` is where later ones begin."""
+    """Memory over time is bytes by seconds of training commands in turn; `begun` is where later ones begin."""
 
     series: Series
     begun: list[float]
@@ -33,7 +33,9 @@ class Memory(NamedTuple):
 
 def memory_over_time(facts: RunFacts) -> Memory:
     """Returns what the commands recorded, without the time between them."""
-    series, begun, elapsed, base = [], [], 0.0, None
+    series: Series = []
+    begun: list[float] = []
+    elapsed, base = 0.0, None
     for line in facts.launches:
         at, kind = line.get("time"), line.get("kind")
         if not is_number(at):

@@ -56,8 +56,10 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px sol
   font-weight: 600; white-space: nowrap; }
 .good { color: var(--good); } .warn { color: var(--warn); }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 14px 0 0; font-size: 14px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 10px; margin: 22px 0 16px; }
-.card { background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 11px 14px; min-width: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(146px, 1fr)); gap: 10px;
+  margin: 22px 0 16px; }
+.card { background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 11px 14px;
+  min-width: 0; }
 .card .what { color: var(--muted); font-size: 13px; }
 .card .figure { font-size: 23px; font-weight: 620; letter-spacing: -.01em; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
@@ -68,36 +70,41 @@ figure { margin: 0; min-width: 0; max-width: 560px; break-inside: avoid; }
 figcaption { font-weight: 600; font-size: 14.5px; }
 figcaption .note { display: block; font-weight: 400; }
 figure svg { display: block; width: 100%; height: auto; }
-.legend { display: flex; flex-wrap: wrap; gap: 1px 14px; list-style: none; margin: 3px 0 0; padding: 0; font-size: 13px;
-  color: var(--muted); overflow-wrap: anywhere; }
+.legend { display: flex; flex-wrap: wrap; gap: 1px 14px; list-style: none; margin: 3px 0 0; padding: 0;
+  font-size: 13px; font-weight: 400; color: var(--muted); overflow-wrap: anywhere; }
 .legend li { display: flex; align-items: baseline; gap: 6px; min-width: 0; }
 .key { flex: none; width: 18px; height: 0; border-top: 2.5px solid; position: relative; top: -4px; }
 .key.dashed { border-top-style: dashed; } .key.dotted { border-top-style: dotted; }
-.key.box { height: 10px; border-top: 0; border-left: 18px solid; top: 0; opacity: .75; }
+.key.box { height: 10px; border-width: 0 0 0 14px; border-style: solid; width: 14px; top: 0; opacity: .75; }
 svg text { fill: var(--muted); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
   font-variant-numeric: tabular-nums; }
 svg .strong { fill: var(--text); font-weight: 600; }
 svg .halo { paint-order: stroke; stroke: var(--ground); stroke-width: 4px; stroke-linejoin: round; }
-svg .grid { stroke: var(--line); stroke-width: 1; }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg .base { stroke: var(--muted); stroke-width: 1; }
 svg .chance { stroke: var(--muted); stroke-width: 1.2; stroke-dasharray: 4 4; fill: none; }
 svg .mark { stroke: var(--muted); stroke-width: 1.2; stroke-dasharray: 3 3; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 svg .band { stroke: none; opacity: .22; } svg .bar { stroke: none; opacity: .62; }
 svg .ring { stroke: var(--ground); stroke-width: 1.5; }
-.scroll { overflow-x: auto; margin: 10px 0; max-width: 100%; }
+.scroll { overflow-x: auto; margin: 10px 0; max-width: 100%; /* shadows at the sides that there is more on */
+  background: linear-gradient(to right, var(--ground) 30%, transparent) left / 40px 100% local no-repeat,
+    linear-gradient(to left, var(--ground) 30%, transparent) right / 40px 100% local no-repeat,
+    linear-gradient(to right, var(--line), transparent) left / 12px 100% scroll no-repeat,
+    linear-gradient(to left, var(--line), transparent) right / 12px 100% scroll no-repeat; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); font-size: 13.5px; padding: 2px 0 4px; }
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { font-weight: 600; color: var(--muted); font-size: 13px; vertical-align: bottom; }
-th.l, td.l { text-align: left; } td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 120px; max-width: 420px; }
+th.l, td.l { text-align: left; }
+td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 150px; max-width: 640px; }
 tbody th { color: var(--text); font-size: 14px; font-weight: 500; text-align: left; vertical-align: top; }
 td.best { font-weight: 700; color: var(--good); } tr.quiet td, tr.quiet th { color: var(--muted); font-weight: 400; }
 td .bar { display: inline-block; height: 9px; border-radius: 2px; background: var(--accent); opacity: .7; }
 code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 code { overflow-wrap: anywhere; }
-pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; overflow-x: auto; }
-pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px;
+  overflow-x: auto; }
 ul.notes { margin: 12px 0; padding: 10px 16px 10px 32px; background: var(--panel); border-left: 4px solid var(--warn);
   border-radius: 4px; font-size: 14px; } ul.notes li { overflow-wrap: anywhere; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }

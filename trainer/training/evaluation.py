@@ -13,7 +13,7 @@ from shardrec.trainer.session.session import Session
 
 
 class Evaluation(NamedTuple):
-    """An evaluation has metrics, finite or `Undefined`, and binned curves; None where the task or the rows have none."""
+    """An evaluation has metrics, finite or `Undefined`, and binned curves, where the task and the rows have them."""
 
     metrics: dict[str, float]
     curves: dict[str, Columns] | None

@@ -213,7 +213,7 @@ class Trainer:
     # ------------------------------------------------------------ between steps
 
     def log(self) -> None:
-        """Records the mean loss since the last line, samples/s (of all steps, and since then) and the learning rates."""
+        """Records the mean loss since the last line, samples/s in all and since then, and the learning rates."""
         state = self.state
         values = {
             **state.mean_losses(),
