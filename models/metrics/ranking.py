@@ -66,14 +66,14 @@ class Ranking(Metric):
         return self._table
 
     def _merge(self, collective: Collective) -> ScoreTable | None:
-        """Returns the table of all ranks' rows, which is kept until more rows come; None where a score was NaN."""
-        if self._merged is None:
-            self._merged = (self._merge_anew(collective),)
+        """Returns the table of all ranks' rows, kept until any has more of them; None where a score was NaN."""
+        table = self._settle()
+        known = torch.tensor([self._merged is not None], dtype=torch.int32, device=table.keys.device)
+        if self._merged is None or not collective.concatenate(known).all():
+            self._merged = (self._merge_anew(table, collective),)
         return self._merged[0]
 
-    def _merge_anew(self, collective: Collective) -> ScoreTable | None:
-        table = self._settle()
-
+    def _merge_anew(self, table: ScoreTable, collective: Collective) -> ScoreTable | None:
         def all_ranks(*values: int) -> Tensor:
             return collective.concatenate(torch.tensor([values], device=table.keys.device))
 

@@ -58,7 +58,8 @@ def _cards(facts: RunFacts) -> Markup:
     if is_number(s.get("wall_seconds")):
         first = s.get("seconds_to_first_step")
         beside = f"first step after {duration(first)}" if is_number(first) else ""
-        shown.append(card("Time", duration(s["wall_seconds"]), beside))
+        what = "Time, last command" if s.get("first_step") else "Time"
+        shown.append(card(what, duration(s["wall_seconds"]), beside))
     if is_number(s.get("peak_memory_bytes")) and s["peak_memory_bytes"]:
         gpu = s.get("peak_device_memory_bytes")
         beside = f"of a GPU {gpu / 1e9:.2f} GB" if is_number(gpu) else ""

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeGuard
 
+SMALL = 1e-3
+"""Ticks of smaller numbers are written with an exponent."""
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-DASH = "\u2013"
+DASH, SPACE = "\u2013", "\u00a0"
+"""What stands for no number; and between a number and its unit, where no line is to break."""
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -15,7 +18,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / raw)))
     first = math.ceil(low / step - 1e-9)
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -23,6 +26,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def tick_labels(values: Sequence[float]) -> list[str]:
     """Returns the ticks' labels, all in the one unit and with as many decimals as tell them apart."""
     largest = max(map(abs, values), default=0.0)
+    if 0 < largest < SMALL:
+        return [f"{value:.3g}" if abs(value) > 1e-9 * largest else "0" for value in values]
     divisor, unit = next(((d, u) for d, u in _UNITS if largest >= 10 * d or (largest >= d and d > 1e3)), (1.0, ""))
     scaled = [value / divisor for value in values]
     step = min((b - a for a, b in pairwise(scaled)), default=abs(scaled[0]) if scaled else 1)
@@ -64,12 +69,12 @@ def duration(seconds: object) -> str:
     if not is_number(seconds):
         return DASH
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f}{SPACE}s" if seconds < 10 else f"{seconds:.0f}{SPACE}s"
     whole = int(seconds + 0.5)
     for size, unit, part, name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part:02d} {name}"
-    return f"{whole} s"
+            return SPACE.join((str(whole // size), unit, f"{whole % size // part:02d}", name))
+    return f"{whole}{SPACE}s"
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -1,11 +1,14 @@
 """What people read of a plan for more ranks than a page has columns."""
 
+import json
+
 import pytest
 
 from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.planning.plan import Plan
+from shardrec.sharding.planning.plan_facts import plan_facts
 from shardrec.sharding.planning.plan_report import in_runs, plan_text
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -41,6 +44,16 @@ memory of a rank: 9.6 GiB (rank 0) to 19.3 GiB (rank 32), median 9.6 GiB, of 70.
   9.6 GiB to 10.3 GiB  ########################################  127 rank(s): 0-31, 33-127
   19.3 GiB             #                                         1 rank(s): 32
 """
+
+
+def test_facts_of_many_ranks_are_small_and_add_up() -> None:
+    made = plan(16, 8)
+    facts = json.loads(json.dumps(plan_facts(made)))
+    by_placement = facts["bytes_per_rank"]
+    assert by_placement.keys() == {"row_wise", "table_wise", "data_parallel", "column_wise"}
+    assert [sum(sizes) for sizes in zip(*by_placement.values(), strict=True)] == list(made.bytes_per_rank)
+    assert sum(of["bytes"] for of in facts["tables"]) == sum(made.bytes_per_rank)
+    assert len(json.dumps(facts)) < 10_000
 
 
 def test_ranks_that_are_alike_are_one_line() -> None:
