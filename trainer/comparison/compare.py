@@ -55,12 +55,12 @@ def compare_models(
     overrides: Iterable[str],
     out: Path | None,
     quiet: bool = False,
-    after_run: Callable[[Path, Path], None] = lambda run, out: None,
+    after_run: Callable[[Path], None] = lambda out: None,
 ) -> Scoreboard:
     """Trains every model under every seed; `out` (default: the run file's `run`) gets the tables after each run.
 
     models: variants of the file, or names of `MODELS` (none: all variants). Runs that fail are part of the result.
-    after_run: is called with the folder of each run that was trained, and that of the comparison.
+    after_run: is called with the comparison's folder after each run that was trained, and where all were there, once.
     Raises UserError for what is wrong with the comparison as a whole, before anything is trained.
     """
     models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
@@ -73,7 +73,7 @@ def compare_models(
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
-    board, console = Scoreboard(models, seeds, leading), messages()
+    board, console, any_trained = Scoreboard(models, seeds, leading), messages(), False
     with locked(out, command_name("compare")), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             trained = (outcome := _earlier(entry)) is None
@@ -85,8 +85,9 @@ def compare_models(
                 console.print(f"failed: {outcome.failure}", soft_wrap=True, markup=False)
             board.add(outcome)
             board.write(out)
-            if trained:
-                after_run(entry.folder.path, out)
+            if trained or (number == len(entries) and not any_trained):
+                after_run(out)
+            any_trained |= trained
     return board
 
 

@@ -27,9 +27,8 @@ def reported(config: RunConfig) -> Iterator[None]:
     report_or_warn(Path(config.run))
 
 
-def report_comparison(run: Path, comparison: Path) -> None:
-    """Writes the page of a run of a comparison, and that of all its runs so far."""
-    report_or_warn(run)
+def report_comparison(comparison: Path) -> None:
+    """Writes the page of a comparison's runs so far, and those of runs that have none of what they now are."""
     with _warned():
         from shardrec.trainer.reports.report import write_comparison_report
 

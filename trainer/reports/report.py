@@ -70,10 +70,24 @@ def _write_stages(path: Path, *, budget: int) -> None:
 
 
 def write_comparison_report(folder: Path) -> None:
-    """Writes the page of a comparison's runs into its folder, once two of them have begun."""
+    """Writes the page of a comparison's runs into its folder, once two of them have begun, and theirs where missing.
+
+    A run's own page is written where there is none, or what the run says of itself is newer.
+    """
     runs = _of_comparison(folder)
+    for run in runs:
+        if _is_outdated(run):
+            write_run_report(run)
     if len(runs) > 1:
         write_page(folder / REPORT, _of_several(runs, folder / REPORT, f"Comparison {folder.name}"))
+
+
+def _is_outdated(path: Path) -> bool:
+    """Says whether a run has said something since its page was written, or has none."""
+    run = RunFolder(path)
+    said = [file for file in (run.metrics_file, run.summary_file, run.stages_file) if file.is_file()]
+    page = run.report_file
+    return not page.is_file() or any(file.stat().st_mtime > page.stat().st_mtime for file in said)
 
 
 def _check_place(target: Path, *, given: bool) -> None:

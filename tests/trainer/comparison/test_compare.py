@@ -125,6 +125,9 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
         ("deep", "2", "0"),
     ]
     assert (first.stat().st_mtime_ns, first.read_text()) == (written, kept)
+    pages = {str(page.parent.relative_to(out)) for page in out.rglob("report.html")}
+    seeds = {f"{model}/seed-{seed}" for model in ("base", "deep") for seed in (0, 1)}
+    assert pages >= {".", *seeds}, "also of the run that had finished before the kill"
     assert summary(out / "deep/seed-0")["first_step"] > 0
     assert summary(out / "deep/seed-1")["first_step"] == 0
     assert_equals_summaries(out)

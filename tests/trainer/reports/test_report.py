@@ -210,7 +210,7 @@ def test_a_comparison_has_a_page_and_so_have_its_runs(run: Path, tmp_path: Path)
     (tmp_path / "all/compare.csv").touch()
     for count, name in enumerate(("lr/seed-0", "lr/seed-10", "lr/seed-9", "fm/seed-0"), start=1):
         place = Path(shutil.copytree(run, tmp_path / "all" / name, ignore=shutil.ignore_patterns("report.html")))
-        report_comparison(place, tmp_path / "all")
+        report_comparison(tmp_path / "all")
         assert "<i>" not in read(place / "report.html").text
         assert (tmp_path / "all/report.html").exists() == (count > 1)
     page = read(tmp_path / "all/report.html").text
