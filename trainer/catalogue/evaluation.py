@@ -116,9 +116,7 @@ class CatalogueScorer:
         with self._session.scoring():
             items = item_vectors(self._session, self.catalogue)
             found = self._measured(share, items, on_batch)
-        if paths not in self._of_popular:
-            self._of_popular[paths] = self._popular(share)
-        return self._session.environment.broadcast(found | self._of_popular[paths])
+        return self._session.environment.broadcast(found | self.of_popular(split, paths))
 
     def _measured(self, share: "_Share", items: Tensor, on_batch: Callable[[int], None]) -> dict[str, float]:
         session, settings, trained = self._session, self._settings, self.catalogue.trained
@@ -140,11 +138,17 @@ class CatalogueScorer:
             return {name: Undefined(NOT_FINITE) for name in _directions(settings)}
         return whole.compute(collective) | ({} if new is None else new.compute(collective, NEW))
 
-    def _popular(self, share: "_Share") -> dict[str, float]:
+    def of_popular(self, split: str, paths: Paths) -> dict[str, float]:
         """Returns the metrics of one list for all: the most frequent items of training, but each user's known ones.
 
-        Of the most frequent items no list reaches further down than its own length and what its user has already.
+        All ranks call it alike. Raises UserError as `metrics` does.
         """
+        if paths not in self._of_popular:
+            self._of_popular[paths] = self._measured_popular(self._share(split, paths))
+        return self._of_popular[paths]
+
+    def _measured_popular(self, share: "_Share") -> dict[str, float]:
+        """Down the most frequent items no list reaches further than its length and what its user has already."""
         longest, device = max(self._settings.top_k), self._session.environment.device
         order = torch.from_numpy(self.catalogue.popularity).to(device)
         first = order[: longest + share.most_known]

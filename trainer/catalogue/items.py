@@ -108,7 +108,9 @@ def user_feature(config: RunConfig, schema: Schema) -> str:
 
 def _key_feature(config: RunConfig, schema: Schema, role: Role) -> str:
     negatives = config.data.negatives
-    named = getattr(config.data.catalogue, role) or (getattr(negatives, role) if negatives else None)
+    named = getattr(config.data.catalogue, role)
+    if named is None and negatives is not None and getattr(negatives, role) in schema.by_name:
+        named = getattr(negatives, role)  # shared negatives need no user, so theirs may be none of the schema's
     ids = [f for f in schema.features if isinstance(f, IdFeature) and f.place == "now" and len(f.columns) == 1]
     if named is not None:
         if named not in [f.name for f in ids]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import Place
 from shardrec.data_pipeline.features.feature_kinds import Feature, IdFeature, SequenceFeature
+from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.behaviour.candidates import shuffled
 from shardrec.data_pipeline.prepare.behaviour.events import Coded
@@ -125,7 +126,7 @@ def prepare_pairs(
             if written:
                 tally.rows[split] = written
                 progress(f"wrote {written:,} rows of {split}")
-        schema = _schema(tables, max_length, weighted=pairs.weights is not None)
+        schema = schema_of(tables["user"].ids, tables["item"].ids, max_length, weighted=pairs.weights is not None)
         schema.save(folder / SCHEMA_FILE)
     return Report(Path(output.folder), schema, tally, notes=tuple(_notes(pairs)))
 
@@ -221,15 +222,14 @@ def _rows(pairs: Pairs, chosen: np.ndarray, tables: dict[str, TableRows], most: 
     return pa.table(columns | {"label": pa.array(np.ones(len(chosen), np.int8))})
 
 
-def _schema(tables: dict[str, TableRows], most: int, *, weighted: bool) -> Schema:
+def schema_of(users: Identity, items: Identity, most: int, *, weighted: bool = False) -> Schema:
+    """Returns the schema of pairs with histories of `most` items (0: none)."""
     features: list[Feature] = [
-        IdFeature(name="user", role="user", ids=tables["user"].ids),
-        IdFeature(name="item", role="item", ids=tables["item"].ids),
+        IdFeature(name="user", role="user", ids=users),
+        IdFeature(name="item", role="item", ids=items),
     ]
     if most:
-        features.append(
-            SequenceFeature(name="history", role="user", ids=tables["item"].ids, table="item", max_length=most)
-        )
+        features.append(SequenceFeature(name="history", role="user", ids=items, table="item", max_length=most))
     weight = "weight" if weighted else None
     return Schema(features=tuple(features), weight=weight, group="user", keys=("user", "item"))
 

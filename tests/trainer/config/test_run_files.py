@@ -15,13 +15,13 @@ import yaml
 
 from shardrec.data_pipeline.declared.documents import parse_document
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.features.id_transforms import Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
 from shardrec.data_pipeline.prepare.generators.interests import InterestLog
 from shardrec.data_pipeline.prepare.generators.planted import Histories, PlantedLog
 from shardrec.data_pipeline.prepare.generators.synthetic import FIELD_IDS
-from shardrec.data_pipeline.prepare.importers import frappe, libfm, movielens, ncf, ratings
+from shardrec.data_pipeline.prepare.importers import frappe, libfm, movielens, ncf, pairs, ratings
 from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
 from shardrec.data_pipeline.prepare.steps.preparation import Output
 from shardrec.data_pipeline.prepare.steps.recipe import Fitted
@@ -71,6 +71,7 @@ def schemas() -> dict[str, Schema]:
         "data/ml-1m-items": ratings.schema_of("item", Vocabulary(path="vocabularies/user.parquet", size=6040)),
         "data/ml-1m-users": ratings.schema_of("user", Vocabulary(path="vocabularies/movie.parquet", size=3706)),
         "data/frappe": apps.written_schema(Fitted()),
+        "data/gowalla": pairs.schema_of(Identity(num_ids=29_859), Identity(num_ids=40_982), 50),
         "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
         **dict.fromkeys(("data/planted", "data/planted-order"), planted),
         **{f"data/{name}": PlantedLog((n, *FIELD_IDS[1:]), 4).schema for name, n in large.items()},
