@@ -15,7 +15,6 @@ from shardrec.trainer.session.session import Session
 from tests.trainer.catalogue.conftest import ALONE
 
 
-
 def test_the_most_popular_items(shared_data: Path, tmp_path: Path) -> None:
     """0.0416 and 0.0317, of training with the validation pairs (BARS' gowalla_m1)."""
     files = [[shared_data / "gowalla" / f"{name}.txt.gz"] for name in ("train", "valid", "test")]
