@@ -86,7 +86,7 @@ class PointwiseConfig(ModelConfig):
             )
         labels = [label.name for label in schema.labels]
         if not labels:
-            raise UserError("the schema declares no label; training needs one")
+            raise UserError("the schema declares no label; training needs one, except for task: retrieval")
         name = self.label or labels[0]
         if name not in labels:
             raise UserError("model: " + unknown("label", name, labels))

@@ -16,6 +16,8 @@ class CausalBlock(TransformerLayer):
 
     def forward(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width]."""
+        if not buckets.parts:
+            return x, ()
         attended, weights = self._attend(self.attended_norm(x), buckets)
         x = x + self.dropout(self.output(attended))
         return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm(x)))))), weights

@@ -81,7 +81,7 @@ TRANSITIONS = Schema(
     labels=tuple(Label(name=name) for name in ("click", "activeness", "terminal")),
 )
 RATES = ("autorec",)  # models of ratings
-READ_HISTORIES = ("pooled_history", "din", "dien", "bst")
+READ_HISTORIES = ("pooled_history", "din", "dien", "bst", "simplex", "youtube_dnn", "sasrec")
 READ_TRANSITIONS = ("drn",)
 # of models whose output grows fast with their rows: small steps
 STEEP = ("lr", "fm", "ffm", "deepfm", "wide_deep", "nfm", "afm", "autoint", "autorec")
@@ -94,6 +94,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "autoint": {"layers": 2, "head_dim": 4},
     "two_tower": {"vector_dim": 4},
     "autorec": {"hidden": 8},
+    **{name: {"task": "binary"} for name in ("simplex", "youtube_dnn", "sasrec")},  # to retrieve: test_retrieval.py
     "din": {"attention": {"hidden": [8], "activation": "dice"}, "target": {"price_history": "price"}},
     "drn": {"rewards": {"click": 1.0, "activeness": 0.05}, "target": {"every": 7, "by": "swap"}},
 }

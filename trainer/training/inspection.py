@@ -47,6 +47,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
     check_trackers(config)
     blueprint = Blueprint(config)
     model, data = blueprint.model, config.data
+    _check_told_apart(blueprint)
     without_labels = _inspect_splits(blueprint)
     if data.negatives:
         check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
@@ -70,6 +71,20 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
         blueprint.plan()
     _look_through(blueprint, [name for name in SPLITS if name not in without_labels])
     return blueprint
+
+
+def _check_told_apart(blueprint: Blueprint) -> None:
+    """Raises UserError where a task that tells items apart has none to do it by, and where another task has them."""
+    negatives, retrieves = blueprint.config.data.negatives, blueprint.model.retrieves
+    if retrieves and negatives is None:
+        raise UserError(
+            "model: task: retrieval has nothing to tell rows' items from; set data.negatives, say {shared: 1000} or "
+            "{in_batch: true}"
+        )
+    if negatives is not None and negatives.of_the_batch and not retrieves:
+        raise UserError(
+            "data.negatives: shared and in_batch are for task: retrieval; set it in `model`, or take per_positive"
+        )
 
 
 def _inspect_splits(blueprint: Blueprint) -> dict[str, str]:
