@@ -11,8 +11,9 @@ from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.base import Recommender, RetrievalConfig
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import Input, Jagged, PooledEmbeddings, SequenceEmbeddings
+from shardrec.models.inputs import Input, Jagged, Padded, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.padded import padded_mean_weights, padded_sum
 from shardrec.models.shared_space import Towers, Vectors
 from shardrec.models.tables import EmbeddingTable
 from shardrec.models.user_item import feature_of
@@ -36,8 +37,8 @@ class HistoryTowersConfig(RetrievalConfig):
 class HistoryTowers(Recommender):
     """y = <f(history, ...), v_item>, with a scale and a bias where the task is not retrieval.
 
-    A subclass makes `of_user` of its inputs: `history` [T, 1, D], and those that it gave to this constructor. Raises
-    UserError where no feature is the item, and where no sequence has its ids.
+    A subclass makes `of_user` of its inputs: `history` [T, 1, D], padded too, and those that it gave to this
+    constructor. Raises UserError where no feature is the item, and where no sequence has its ids.
     """
 
     of_user: Callable[..., Tensor]
@@ -58,11 +59,16 @@ class HistoryTowers(Recommender):
         self.scale = None if self.retrieves else nn.Parameter(torch.ones(1))
         self.bias = None if self.retrieves else nn.Parameter(torch.zeros(1))
 
+    @property
+    def padded(self) -> Callable[..., Tensor | Vectors]:  # type: ignore[override]
+        """Returns `forward`, which reads padded histories too."""
+        return self.forward
+
     def halves(self) -> Towers:
         """Returns `of_user` and the item's table row."""
         return Towers(self.of_user, _as_it_is, self.user_inputs, ("item",))
 
-    def scored(self, **inputs: Tensor | Jagged) -> Tensor | Vectors:
+    def scored(self, **inputs: Tensor | Jagged | Padded) -> Tensor | Vectors:
         """Returns the vectors that a model of retrieval learns from, else logits [B]."""
         vectors = self.vectors(**inputs)
         if self.scale is None or self.bias is None:
@@ -70,9 +76,12 @@ class HistoryTowers(Recommender):
         return self.scale * vectors.pairs + self.bias
 
 
-def mean_of(history: Jagged) -> Tensor:
-    """Returns the mean of each row's events, 0 for a row without: [T, 1, D] -> [B, D]."""
-    events, row = history.values.flatten(1), history.row_of_position()
+def mean_of(history: Jagged | Padded) -> Tensor:
+    """Returns the mean of each row's events, 0 for a row without: [T, 1, D] or [B, L, 1, D] -> [B, D]."""
+    events = history.values.flatten(-2)
+    if isinstance(history, Padded):
+        return padded_sum(events, padded_mean_weights(history.live, events.dtype))
+    row = history.row_of_position()
     share = 1 / history.lengths.clamp(min=1).to(events.dtype)
     return jagged_sum(events, share[row], row, history.offsets)
 

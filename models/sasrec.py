@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.fields import Fields
 from shardrec.models.history_towers import HistoryTowers, HistoryTowersConfig
-from shardrec.models.inputs import Jagged
+from shardrec.models.inputs import Jagged, Padded
 from shardrec.models.layers.causal import CausalBlock
 from shardrec.models.layers.packing import regroup
 from shardrec.models.layers.transformer import bucket_by_length
@@ -48,12 +48,14 @@ class SASRec(HistoryTowers):
         )
         self.norm = nn.LayerNorm(self.dim)
 
-    def forward(self, history: Jagged, item: Tensor) -> Tensor | Vectors:
+    def forward(self, history: Jagged | Padded, item: Tensor) -> Tensor | Vectors:
         """[T, 1, D], [B, D] -> [B]."""
         return self.scored(history=history, item=item)
 
-    def of_user(self, history: Jagged) -> Tensor:
+    def of_user(self, history: Jagged | Padded) -> Tensor:
         """Returns f(u): [T, 1, D] -> [B, D]."""
+        if isinstance(history, Padded):
+            return self._of_padded(history)
         row = history.row_of_position()
         from_last = history.offsets[1:][row] - 1 - torch.arange(len(row), device=row.device)
         x = self.dropout(history.values.flatten(1) + self.position(from_last))
@@ -65,3 +67,15 @@ class SASRec(HistoryTowers):
         some = history.lengths > 0
         place = torch.where(some, F.pad(buckets.reverse, (0, 1))[last], len(row))
         return self.norm(F.pad(x.to(history.values.dtype), (0, 0, 0, 1)).index_select(0, place))
+
+    def _of_padded(self, history: Padded) -> Tensor:
+        """Returns f(u): [B, L, 1, D] -> [B, D]."""
+        slots = torch.arange(history.values.shape[1], device=history.lengths.device)
+        from_last = (history.lengths.unsqueeze(1) - 1 - slots).clamp(min=0)
+        x = history.values.flatten(2) + self.position(from_last)
+        for block in self.blocks:
+            assert isinstance(block, CausalBlock)
+            x = block.padded_rows(x)
+        last = (history.lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, self.dim)
+        ended = x.gather(1, last).squeeze(1)
+        return self.norm(ended * (history.lengths > 0).unsqueeze(1))

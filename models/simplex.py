@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from shardrec.models.fields import Fields
 from shardrec.models.history_towers import HistoryTowers, HistoryTowersConfig, mean_of
-from shardrec.models.inputs import Jagged, PooledEmbeddings
+from shardrec.models.inputs import Jagged, Padded, PooledEmbeddings
 from shardrec.models.layers.logit import Logit
 from shardrec.models.retrieval import RetrievalLoss
 from shardrec.models.shared_space import Vectors
@@ -38,10 +38,10 @@ class SimpleX(HistoryTowers):
         self.of_items = Logit(self.dim, table.embedding_dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, history: Jagged, item: Tensor, user: Tensor) -> Tensor | Vectors:
+    def forward(self, history: Jagged | Padded, item: Tensor, user: Tensor) -> Tensor | Vectors:
         """[T, 1, D], [B, D], [B, D] -> [B]."""
         return self.scored(history=history, item=item, user=user)
 
-    def of_user(self, history: Jagged, user: Tensor) -> Tensor:
+    def of_user(self, history: Jagged | Padded, user: Tensor) -> Tensor:
         """Returns f(u): [T, 1, D], [B, D] -> [B, D]."""
         return self.dropout(self.gate * user + (1 - self.gate) * self.of_items(mean_of(history)))

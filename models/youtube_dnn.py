@@ -6,7 +6,7 @@ from torch import Tensor
 
 from shardrec.models.fields import Fields
 from shardrec.models.history_towers import HistoryTowers, HistoryTowersConfig, mean_of, side_tables
-from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings
+from shardrec.models.inputs import DenseFeatures, Input, Jagged, Padded, PooledEmbeddings
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.shared_space import Vectors
 
@@ -34,12 +34,12 @@ class YoutubeDNN(HistoryTowers):
         self.mlp = MLP(self.dim + width, config.mlp, out=self.dim)
 
     def forward(
-        self, history: Jagged, item: Tensor, user: Tensor | None = None, dense: Tensor | None = None
+        self, history: Jagged | Padded, item: Tensor, user: Tensor | None = None, dense: Tensor | None = None
     ) -> Tensor | Vectors:
         """[T, 1, D], [B, D], [B, sum of D], [B, N] -> [B]."""
         more = {name: value for name, value in (("user", user), ("dense", dense)) if value is not None}
         return self.scored(history=history, item=item, **more)
 
-    def of_user(self, history: Jagged, user: Tensor | None = None, dense: Tensor | None = None) -> Tensor:
+    def of_user(self, history: Jagged | Padded, user: Tensor | None = None, dense: Tensor | None = None) -> Tensor:
         """Returns f(u): [T, 1, D], [B, sum of D], [B, N] -> [B, D]."""
         return self.mlp(torch.cat([x for x in (mean_of(history), user, dense) if x is not None], 1))

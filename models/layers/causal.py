@@ -22,6 +22,17 @@ class CausalBlock(TransformerLayer):
         x = x + self.dropout(self.output(attended))
         return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm(x)))))), weights
 
+    def padded_rows(self, x: Tensor) -> Tensor:
+        """Runs over padded rows, which end with their padding: no live slot looks at it. [B, L, E] -> [B, L, E]."""
+        normed = self.attended_norm(x)
+        query, key, value = (
+            layer(normed).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        score = torch.matmul(query * self.scale, key.transpose(2, 3)).masked_fill(later, -torch.inf)
+        x = x + self.output(torch.matmul(torch.softmax(score, -1), value).transpose(1, 2).flatten(2))
+        return x + self.down(F.relu(self.up(self.norm(x))))
+
     def mask_of(self, bucket: LengthBucket) -> Tensor:
         """Returns 0 where a position may be attended to and else -inf: [rows, 1, width, width]."""
         later = torch.full((bucket.width, bucket.width), -torch.inf, device=bucket.mask.device).triu(1)
