@@ -13,7 +13,7 @@ from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import Jagged
+from shardrec.models.inputs import Jagged, Padded
 from shardrec.models.sasrec import SASRec, SASRecConfig
 from shardrec.models.shared_space import Vectors
 from shardrec.models.simplex import SimpleX, SimpleXConfig
@@ -24,6 +24,11 @@ from tests.models.reference_lookup import ReferenceLookup
 
 SCHEMA = histories_schema(2)
 ROWS = 9
+MODELS: list[tuple[Any, Any]] = [
+    (SimpleX, SimpleXConfig()),
+    (SASRec, SASRecConfig(heads=2)),
+    (YoutubeDNN, YoutubeDNNConfig()),
+]
 
 
 def build(model_class: Any, config: Any, schema: Schema = SCHEMA) -> tuple[Any, dict[str, Any]]:
@@ -104,11 +109,23 @@ def test_sasrec_equals_blocks_row_by_row(blocks: int, heads: int) -> None:
 
 
 def test_rows_without_any_event() -> None:
-    for model_class, config in ((SimpleX, SimpleXConfig()), (SASRec, SASRecConfig()), (YoutubeDNN, YoutubeDNNConfig())):
+    for model_class, config in MODELS:
         model, inputs = build(model_class, config)
         none = torch.zeros(ROWS, dtype=torch.int64)
         empty = Jagged(inputs["history"].values[:0], none, torch.zeros(ROWS + 1, dtype=torch.int64))
         assert user_vectors(model, inputs | {"history": empty}).isfinite().all()
+
+
+@pytest.mark.parametrize(("model_class", "config"), MODELS)
+def test_padded_histories_are_as_jagged_ones(model_class: Any, config: Any) -> None:
+    model, inputs = build(model_class, config)
+    rows = events(inputs["history"])
+    slots = np.full((ROWS, max(map(len, rows)), 1, model.dim), 7.0)
+    for b, row in enumerate(rows):
+        slots[b, : len(row), 0] = row
+    padded = Padded(torch.from_numpy(slots), inputs["history"].lengths)
+    found = model.padded(**inputs | {"history": padded})
+    torch.testing.assert_close(found.user, user_vectors(model, inputs), rtol=0, atol=1e-12)
 
 
 IDS = Identity(num_ids=5)
