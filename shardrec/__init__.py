@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.trained_model import TrainedModel, open
     from shardrec.trainer.config.sections import RunConfig
     from shardrec.trainer.export.loader import Bundle, RowError
+    from shardrec.trainer.scoring.calibration import Calibration
     from shardrec.trainer.scoring.curves import Curves
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOMES = {
     "RowError": "trainer.export.loader",
     "Machines": "trainer.api.plan",
     "RunConfig": "trainer.config.sections",
+    "Calibration": "trainer.scoring.calibration",
     "Curves": "trainer.scoring.curves",
     "Summary": "trainer.api.summary",
     "TrainedModel": "trainer.api.trained_model",
@@ -63,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Bundle",
+    "Calibration",
     "Curves",
     "DenseFeatures",
     "Fields",

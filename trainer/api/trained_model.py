@@ -26,8 +26,19 @@ from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import computing
+from shardrec.trainer.ranking.calibrate import (
+    Method,
+    Split,
+    check_probabilities,
+    fit_calibration,
+    rows_to_score,
+    scored_rows,
+)
+from shardrec.trainer.ranking.ordering import Ordering
+from shardrec.trainer.ranking.rank import kept_columns, with_group
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
+from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.scoring.curves import Curves, check_curves, found_curves
 from shardrec.trainer.scoring.evaluate import splits_to_score
 from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches
@@ -82,16 +93,17 @@ class TrainedModel:
 
     # ------------------------------------------------------------ what it does
 
-    def predict(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
+    def predict(self, data: Data, *, keys: str | Sequence[str] = (), calibrated: bool = False) -> Any:
         """Scores every row: key columns and `prediction` (a list, where the model answers with lists).
 
         data: rows in memory, which come back as what they are, in their order and under a frame's index; or files,
         folders, globs or URIs, which come back as a pyarrow.Table with each row's place, `row`. No labels are needed.
-        keys: columns to keep; default: those of the schema's keys that are there.
+        keys: columns to keep; default: those of the schema's keys that are there. calibrated: scores are mapped as
+        `calibrate` found.
 
-        Raises UserError for columns that are missing or of a wrong type.
+        Raises UserError for columns that are missing or of a wrong type, and for a step that is not calibrated.
         """
-        return self._scored(data, keys, explain=False)
+        return self._scored(data, keys, calibration=self._calibration(calibrated))
 
     def explain(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
         """Scores every row as `predict` does, and says what each score came from.
@@ -102,6 +114,52 @@ class TrainedModel:
         Raises UserError where the model explains nothing (afm, din, dien and bst do), and as `predict`.
         """
         return self._scored(data, keys, explain=True)
+
+    def calibrate(
+        self, method: Method = "isotonic", *, split: Split = "validation", data: Data | None = None
+    ) -> Calibration:
+        """Fits a map of scores to the rates at which labels come true, and keeps it in the run folder.
+
+        method: "isotonic", of steps, or "platt", logistic. split: the run's rows to fit; data: others, as `predict`
+        takes them, with labels. The result's `measured` has, by rows that a fit has not seen, the expected calibration
+        error and log loss before and after.
+
+        Raises UserError for a model that does not predict probabilities of a label, and for rows of one class.
+        """
+        check_probabilities(self._blueprint, "calibrate")
+        rows = None if data is None else Rows.of(data)
+        with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
+            splits, _ = rows_to_score(self._blueprint, self._folder, split, paths)
+            found = {name: scored_rows(self._session, self._session.loader(of)) for name, of in splits.items()}
+        calibration, _ = fit_calibration(found, method, self.step)
+        calibration.save(self._folder)
+        return calibration
+
+    def rank(
+        self,
+        data: Data,
+        *,
+        bid: str | None = None,
+        reserve: float | None = None,
+        group: str | None = None,
+        top: int | None = None,
+        keys: str | Sequence[str] = (),
+        calibrated: bool | None = None,
+    ) -> Any:
+        """Orders the rows of each group by probability, or by probability x bid: `rank`, `score`, `pctr`, `row`.
+
+        data: as `predict` takes it. bid: the column of bids for a click, which adds `bid` and `ecpm` (1,000 x pctr x
+        bid). reserve: the least eCPM that a row is kept with. group: the column whose equal values are one group;
+        default: the schema's, if it has one, else all rows are one. top: the most rows of a group. calibrated: by the
+        run's calibration; None: where there is one.
+
+        Raises UserError for rows that cannot be scored or ordered.
+        """
+        check_probabilities(self._blueprint, "rank")
+        ordering = with_group(Ordering(group, bid, reserve, top), self._blueprint.schema)
+        rows = Rows.of(data)
+        kept = kept_columns(ordering, self._keys(rows, keys))
+        return rows.reordered(ordering.ordered(self._scores(rows, kept), self._calibration(calibrated)), ROW)
 
     def evaluate(self, data: Data | None = None) -> dict[str, dict[str, float]]:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
@@ -205,14 +263,28 @@ class TrainedModel:
         absent = blueprint.model.unread_features(labelled=labelled)
         return Layout(schema, folder, extra_columns=tuple(keys), absent=absent).columns
 
-    def _scored(self, data: Data, keys: str | Sequence[str], *, explain: bool) -> Any:
-        rows = Rows.of(data)
+    def _calibration(self, wanted: bool | None) -> Calibration | None:
+        return calibration_of(self._folder, self.step, wanted, "pass calibrated=False")
+
+    def _keys(self, rows: Rows, keys: str | Sequence[str]) -> tuple[str, ...]:
+        """Returns the columns to keep: those asked for, or those of the schema's keys that are there."""
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
-        keys = keys or tuple(key for key in self._blueprint.schema.keys if rows.columns is None or key in rows.columns)
+        return keys or tuple(key for key in self._blueprint.schema.keys if rows.columns is None or key in rows.columns)
+
+    def _scored(self, data: Data, keys: str | Sequence[str], **how: Any) -> Any:
+        rows = Rows.of(data)
+        scores = self._scores(rows, self._keys(rows, keys), **how)
+        return scores if rows.given is None else rows.answer(scores.drop_columns([ROW]))
+
+    def _scores(
+        self, rows: Rows, keys: tuple[str, ...], *, explain: bool = False, calibration: Calibration | None = None
+    ) -> pa.Table:
+        """Returns `row`, the keys and `prediction` of all rows, and what explains them."""
         if rows.num_rows == 0:
-            return rows.answer(rows.selected(keys).append_column(SCORE, pa.array([], pa.float32())))
+            nothing = rows.selected(keys).append_column(SCORE, pa.array([], pa.float32()))
+            return nothing.append_column(ROW, pa.array([], pa.int64()))
         with self._ready(), rows.files((*self._columns(keys, labelled=False), *keys)) as paths:
             check_predictions(self._blueprint, paths, keys, explain=explain)
             loader = self._session.loader(paths, labelled=False, keys=keys)
-            scores = pa.concat_tables(scored_batches(self._session, loader, explain=explain))
-        return scores if rows.given is None else rows.answer(scores.drop_columns([ROW]))
+            tables = scored_batches(self._session, loader, explain=explain, calibration=calibration)
+            return pa.concat_tables(tables)

@@ -1,6 +1,7 @@
 """A run folder holds everything that evaluate, predict, export and resume need, and is the only checkpoint store.
 
 config.yaml  schema.yaml  vocabularies/  plan.txt  metrics.jsonl  summary.json  logs/  tensorboard/
+calibration.json      once it was calibrated
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
 
@@ -50,7 +51,7 @@ _WRITTEN = (
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "checkpoints")
-_OWN_NAMES = (*_FILES, *_FOLDERS, MARKER, LOCK)
+_OWN_NAMES = (*_FILES, "calibration.json", *_FOLDERS, MARKER, LOCK)
 
 
 _LARGEST_MARK = 100  # bytes of `checkpoints/best`
@@ -120,6 +121,11 @@ class RunFolder:
     def summary_file(self) -> Path:
         """Returns the file that says what a finished run came to."""
         return self.path / "summary.json"
+
+    @property
+    def calibration_file(self) -> Path:
+        """Returns the file of the map from predictions to probabilities, where the run was calibrated."""
+        return self.path / "calibration.json"
 
     @property
     def stages_file(self) -> Path:
