@@ -12,8 +12,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 
-LEAST = 1e-7
-"""Probabilities nearer to 0 or 1 are taken as this near, before their logit is: float32 holds some as 1."""
+LEAST = 1e-12
+"""Probabilities nearer to 0 or 1 than this are taken as this near: float32 holds some as 1, which has no logit."""
 
 MOST_BYTES = 64 << 20  # of a file that is read: an isotonic map of a million steps has 40 MB
 

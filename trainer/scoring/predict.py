@@ -120,11 +120,11 @@ def predict_worker(
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
     scores = scored_batches(session, loader, explain=explain, calibration=calibration, on_batch=on_batch)
-    row_count = _written(scores, f"{out}/part-{environment.rank:05d}.parquet")
+    row_count = written(scores, f"{out}/part-{environment.rank:05d}.parquet")
     return {"rows": sum(environment.gather(row_count)), "step": step}
 
 
-def _written(tables: Iterator[pa.Table], part: str) -> int:
+def written(tables: Iterator[pa.Table], part: str) -> int:
     """Writes tables to a file, as they come, and returns their rows. Raises UserError, also for a full disk.
 
     A launcher would try any other error again.
