@@ -13,7 +13,19 @@ import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
-from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, rank, retrieve, runs, simulate, tables
+from shardrec.trainer.commands import (
+    bench,
+    checkpoint,
+    compare,
+    export,
+    ope,
+    plan,
+    rank,
+    retrieve,
+    runs,
+    simulate,
+    tables,
+)
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -33,7 +45,8 @@ app = typer.Typer(
 app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
     *(compare.compare, compare.contrast),
-    *(runs.evaluate, runs.predict, rank.calibrate, rank.rank, retrieve.retrieve, export.export),
+    *(runs.evaluate, runs.predict, rank.calibrate, rank.rank, export.export),
+    *(retrieve.retrieve, retrieve.vectors),
     *(ope.ope, plan.plan, tables.tables, simulate.simulate),
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""`shardrec retrieve`: items for users, and items like an item."""
+"""`shardrec retrieve` and `vectors`: items for users and like an item, and what these are found by."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -61,4 +61,36 @@ def retrieve(
     typer.echo(
         f"{result['queries']} lists out of {result['items']} items, {result['rows']} rows in all, by step "
         f"{result['step']} -> {out}"
+    )
+
+
+def vectors(
+    run_folder: RunPath,
+    out: Annotated[Path, typer.Option(help="a new folder for items/ and users/, as Parquet", show_default=False)],
+    data: Data = None,
+    users: Users = None,
+    step: BestStep = None,
+    rows: RowKind = None,
+    overrides: Overrides = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Writes the vectors of all items, and of users, whose dot products rank items as the model does."""
+    from shardrec.data_pipeline.declared.comma_lists import names_in
+    from shardrec.data_pipeline.errors import UserError
+    from shardrec.trainer.commands.runs import started_early_for
+
+    if data and users:
+        raise UserError("vectors: name one of --data ROWS and --users IDS")
+    with started_early_for(run_folder, overrides, "shardrec.trainer.retrieval.write_vectors", trust=trust):
+        from shardrec.trainer.retrieval.write_vectors import write_vectors
+
+        asked = tuple(name for text in users or ("*",) for name in names_in(text))
+        result = write_vectors(
+            run_folder, out, data=tuple(data or ()), users=asked,
+            step=step, overrides=tuple(overrides or ()), rows=rows, quiet=quiet,
+        )  # fmt: skip
+    typer.echo(
+        f"{result['items']} items and {result['users']} users, vectors of {result['dim']}, by step {result['step']} "
+        f"-> {out}"
     )

@@ -62,9 +62,7 @@ def rank_rows(
     with hold, new_folder(absolute_folder(out)) as temporary:
         calibration = calibration_of(folder, chosen, calibrated, UNCALIBRATED)
         scores = temporary / "scores"
-        found = predict_rows(folder.path, absolute(data), scores, kept, chosen, overrides, rows=rows, quiet=quiet)
-        if not (found and found["rows"]):
-            raise UserError(f"{data[0]}: has no rows; name files with --data that have some")
+        predict_rows(folder.path, absolute(data), scores, kept, chosen, overrides, rows=rows, quiet=quiet)
         scored = pq.read_table(scores).sort_by(ROW)
         shutil.rmtree(scores)
         ranked = ordering.ordered(scored, calibration)

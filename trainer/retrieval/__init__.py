@@ -10,4 +10,5 @@
 - `seen.py`: items that a user has had already
 - `similar.py`: items like an item
 - `user_rows.py`: the last row of each user of a run
+- `write_vectors.py`: vectors of items and users as Parquet: `shardrec vectors`
 """

@@ -56,10 +56,8 @@ class KeyNames:
             else:
                 found = pa.array([int(str(name)) for name in names], pa.int64()).cast(wanted)
         except (ValueError, OverflowError, pa.ArrowException):
-            wrong = next(name for name in names if is_string(wanted) or not str(name).removeprefix("-").isdigit())
-            raise UserError(
-                f"{option}: found {str(wrong)!r}, expected {wanted}s, as column {self.column!r} has"
-            ) from None
+            wrong = str(next((name for name in names if not str(name).removeprefix("-").isdigit()), names[0]))
+            raise UserError(f"{option}: found {wrong!r}, expected integers, as column {self.column!r} has") from None
         if self.values is None:
             return found
         places = pc.index_in(found, value_set=self.values)

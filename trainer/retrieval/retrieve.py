@@ -1,6 +1,7 @@
 """`shardrec retrieve` makes lists of items for users, or of items like an item, out of a whole catalogue."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,16 +83,13 @@ def retrieve_rows(
     chosen, hold = hold_step(folder, step)
     logs = own_logs(folder, command_name("retrieve"), reads=True)
     with hold, new_folder(absolute_folder(out)) as temporary, logs as logged:
-        given = _rows_asked(blueprint, absolute(data), users, temporary, request)
-        result = supervised(
-            similar_worker if similar else retrieve_worker, config, logged, quiet=quiet,
-            out=str(temporary), asked=similar or given, request=_absolute(request, blueprint), step=chosen,
-            blueprint=blueprint,
-        )  # fmt: skip
-        (temporary / USERS_FILE).unlink(missing_ok=True)
+        with rows_asked(blueprint, absolute(data), users, temporary, request) as given:
+            result = supervised(
+                similar_worker if similar else retrieve_worker, config, logged, quiet=quiet,
+                out=str(temporary), asked=similar or given, request=_absolute(request, blueprint), step=chosen,
+                blueprint=blueprint,
+            )  # fmt: skip
         assert result is not None
-        if not result["queries"]:
-            raise UserError(f"{(data or users)[0]}: has no rows of users; name files with --data that have some")
     return result
 
 
@@ -140,17 +138,23 @@ def rows_of_users(blueprint: Blueprint, users: Sequence[object], keys: tuple[str
     return last_rows(blueprint, names.column, columns, wanted)
 
 
-def _rows_asked(
+@contextmanager
+def rows_asked(
     blueprint: Blueprint, data: tuple[str, ...], users: tuple[str, ...], scratch: Path, request: Request
-) -> tuple[str, ...]:
-    """Returns the files of users' rows: those given, or one that is made of the last rows of users."""
-    if users:
-        file = scratch / USERS_FILE
-        write_sealed(rows_of_users(blueprint, users, keys_of(blueprint, request)), file)
-        return (str(file),)
-    if data:
-        blueprint.loader(data, labelled=False, keys=keys_of(blueprint, request), absent=item_side(blueprint))
-    return data
+) -> Iterator[tuple[str, ...]]:
+    """Yields the files of users' rows: those given, or one in `scratch` of the last rows of users, for that long.
+
+    Raises UserError for users that have none, and for files that cannot be read.
+    """
+    if not users:
+        if data:
+            blueprint.loader(data, labelled=False, keys=keys_of(blueprint, request), absent=item_side(blueprint))
+        yield data
+        return
+    file = scratch / USERS_FILE
+    write_sealed(rows_of_users(blueprint, users, keys_of(blueprint, request)), file)
+    yield (str(file),)
+    file.unlink()
 
 
 def _absolute(request: Request, blueprint: Blueprint) -> Request:

@@ -28,7 +28,7 @@ KEPT = 10
 
 _OWNER = "owner.json"
 _FILES = re.compile(r"(owner|progress|result|error)\.json|(driver|rank-\d+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp")
-_NAMES = re.compile(r"(train|evaluate|predict|calibrate|retrieve)-.+")
+_NAMES = re.compile(r"(train|evaluate|predict|calibrate|retrieve|vectors)-.+")
 _MESSAGES = ("progress.json", "result.json", "messages.txt")
 _DAY_SECONDS = 86_400.0
 _count = itertools.count()
