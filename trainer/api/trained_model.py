@@ -39,7 +39,8 @@ from shardrec.trainer.ranking.calibrate import (
 )
 from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.ranking.rank import kept_columns, with_group
-from shardrec.trainer.retrieval.index import IndexSettings, Kind, build_index
+from shardrec.trainer.retrieval.index import Kind, build_index
+from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.retrieval.item_rows import directions
 from shardrec.trainer.retrieval.lists import Lists, vectors_of
 from shardrec.trainer.retrieval.requests import Request, check_retrieves, item_side, user_columns

@@ -45,7 +45,7 @@ def retrieve(
     from shardrec.trainer.commands.runs import started_early_for
 
     with started_early_for(run_folder, overrides, "shardrec.trainer.retrieval.retrieve", trust=trust):
-        from shardrec.trainer.retrieval.index import IndexSettings
+        from shardrec.trainer.retrieval.index_settings import IndexSettings
         from shardrec.trainer.retrieval.requests import Request
         from shardrec.trainer.retrieval.retrieve import retrieve_rows
 

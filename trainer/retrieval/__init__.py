@@ -1,7 +1,8 @@
 """Retrieval finds items for users, and items like items, out of a whole catalogue.
 
 - `faiss_index.py`: an approximate index, which looks at a part of the items
-- `index.py`: which index there is: its kind and settings, and its recall against the exact one
+- `index.py`: which index there is, and its recall against the exact one
+- `index_settings.py`: how much an approximate index looks at
 - `item_rows.py`: items' table rows, by which those of any model are alike
 - `key_names.py`: ids as people call them, where preparation made numbers of them
 - `lists.py`: the lists of rows of users, batch by batch

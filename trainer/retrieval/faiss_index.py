@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shardrec.trainer.catalogue.top_n import Excluded
-from shardrec.trainer.retrieval.index import IndexSettings
+from shardrec.trainer.retrieval.index_settings import IndexSettings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import towers_of
-from shardrec.trainer.retrieval.index import RECALL_QUERIES, ItemIndex
+from shardrec.trainer.retrieval.index import RECALL_QUERIES, ExactIndex, ItemIndex, recall_line
 from shardrec.trainer.retrieval.key_names import KeyNames
 from shardrec.trainer.retrieval.requests import RANK, ROW, SCORE
 from shardrec.trainer.retrieval.seen import Seen
@@ -63,8 +63,6 @@ class Lists:
 
     def recall(self, items: Tensor, n: int) -> str | None:
         """Returns a line about the recall of an approximate index, of the vectors that were asked; None for none."""
-        from shardrec.trainer.retrieval.index import ExactIndex, recall_line
-
         if isinstance(self.index, ExactIndex) or not self.asked:
             return None
         return recall_line(self.index, items, torch.cat(self.asked), n)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.models.base import input_features
-from shardrec.trainer.retrieval.index import IndexSettings, Kind, check_index
+from shardrec.trainer.retrieval.index import Kind, check_index
+from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.session.blueprint import Blueprint
 
 ROW, RANK, SCORE, SIMILAR = "row", "rank", "score", "similar"

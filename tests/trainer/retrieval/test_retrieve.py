@@ -169,7 +169,8 @@ def test_an_approximate_index_says_its_recall(
 def test_an_index_that_looks_at_a_part_of_the_items_says_so() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("faiss")
-    from shardrec.trainer.retrieval.index import IndexSettings, build_index, recall
+    from shardrec.trainer.retrieval.index import build_index, recall
+    from shardrec.trainer.retrieval.index_settings import IndexSettings
 
     generator = torch.Generator().manual_seed(0)
     items, queries = torch.randn(2000, 16, generator=generator), torch.randn(50, 16, generator=generator)
