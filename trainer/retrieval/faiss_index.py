@@ -32,6 +32,7 @@ class FaissIndex:
         """Builds an index of items [N, D], whose settings leave nothing open."""
         vectors = _vectors(items)
         count, dim = vectors.shape
+        faiss.omp_set_num_threads(torch.get_num_threads())
         index: Any
         if kind == "hnsw":
             index = faiss.IndexHNSWFlat(dim, settings.m, faiss.METRIC_INNER_PRODUCT)
@@ -70,6 +71,7 @@ class FaissIndex:
         return scores.to(queries.device), positions.to(queries.device)
 
     def _search(self, vectors: NDArray[np.float32], k: int) -> tuple[Tensor, Tensor]:
+        faiss.omp_set_num_threads(torch.get_num_threads())
         if self.kind == "hnsw":
             self.index.hnsw.efSearch = max(self.settings.ef_search, k)
         scores, positions = map(torch.from_numpy, self.index.search(vectors, k))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shardrec.trainer.catalogue.items import Catalogue, positives
 from shardrec.trainer.catalogue.top_n import Excluded
 from shardrec.trainer.config.sections import Paths
-from shardrec.trainer.retrieval.user_rows import tables_of
+from shardrec.trainer.retrieval.user_rows import joined, tables_of
 from shardrec.trainer.session.blueprint import Blueprint
 
 TRAIN = "train"
@@ -40,23 +40,22 @@ class Seen:
         """
         column, users, items = catalogue.column, [], []
         value_set = catalogue.ids
-        for rows in _rows(blueprint, (user, column), paths):
+        for rows in joined(_rows(blueprint, (user, column), paths)):
             if wanted is not None:
                 rows = rows.filter(pc.is_in(rows.column(user), value_set=wanted.cast(rows.schema.field(user).type)))
-            ids = rows.column(column).cast(value_set.type)
-            places = pc.index_in(ids, value_set=value_set)
+            places = pc.index_in(rows.column(column).cast(value_set.type), value_set=value_set)
             there = pc.and_(places.is_valid(), rows.column(user).is_valid())
             users.append(rows.column(user).filter(there).combine_chunks())
             items.append(places.filter(there).to_numpy())
-        return cls._of(pa.chunked_array(users).combine_chunks(), np.concatenate(items).astype(np.int64))
+        return cls._of(pa.chunked_array(users).combine_chunks(), np.concatenate(items).astype(np.int64), len(catalogue))
 
     @classmethod
-    def _of(cls, users: pa.Array, items: NDArray[np.int64]) -> "Seen":
+    def _of(cls, users: pa.Array, items: NDArray[np.int64], count: int) -> "Seen":
         encoded = users.dictionary_encode()
         code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        pairs = np.unique(np.stack([code, items]), axis=1)
-        lengths = np.bincount(pairs[0], minlength=len(encoded.dictionary))
-        return cls(encoded.dictionary, np.concatenate([[0], lengths.cumsum()]), pairs[1])
+        owner, positions = np.divmod(np.unique(code * count + items), count)
+        lengths = np.bincount(owner, minlength=len(encoded.dictionary))
+        return cls(encoded.dictionary, np.concatenate([[0], lengths.cumsum()]), positions)
 
     def of(self, users: pa.Array) -> Excluded:
         """Returns the seen items of [B] users, as `top_n` takes them; of a user that is not known there are none."""

@@ -15,6 +15,9 @@ from shardrec.trainer.session.blueprint import Blueprint
 
 SPLITS = ("train", "validation")
 
+JOINED_ROWS = 1 << 20
+"""Rows whose ids are looked up at once: each look-up makes a hash table of all that they are looked up in."""
+
 
 def last_rows(blueprint: Blueprint, user: str, columns: tuple[str, ...], wanted: pa.Array | None = None) -> pa.Table:
     """Returns one row a user: the last one in the order of files, validation after training, in some `columns`.
@@ -24,7 +27,7 @@ def last_rows(blueprint: Blueprint, user: str, columns: tuple[str, ...], wanted:
     """
     parts: list[pa.Table] = []
     rows = limit = 0
-    for table in _tables(blueprint, tuple(dict.fromkeys((user, *columns)))):
+    for table in joined(_tables(blueprint, tuple(dict.fromkeys((user, *columns))))):
         if wanted is not None:
             table = table.filter(pc.is_in(table.column(user), value_set=wanted.cast(table.schema.field(user).type)))
         parts.append(_lasts(table, user))
@@ -64,6 +67,18 @@ def tables_of(data_set: DataSet, columns: tuple[str, ...], folder: str, schema: 
     layout = Layout(schema.model_copy(update=nothing), folder, extra_columns=columns)
     for chunk in chunks_of(data_set.index, layout):
         yield plain(pa.table({name: chunk.batch.column(name) for name in columns}))
+
+
+def joined(tables: Iterator[pa.Table], rows: int = JOINED_ROWS) -> Iterator[pa.Table]:
+    """Yields tables put together to so many rows, or a little more."""
+    parts: list[pa.Table] = []
+    for table in tables:
+        parts.append(table)
+        if sum(map(len, parts)) >= rows:
+            yield pa.concat_tables(parts)
+            parts = []
+    if parts:
+        yield pa.concat_tables(parts)
 
 
 def plain(rows: pa.Table) -> pa.Table:
