@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.tune import Tuning, tune
     from shardrec.trainer.config.sections import RunConfig
     from shardrec.trainer.export.loader import Bundle, RowError
+    from shardrec.trainer.scoring.calibration import Calibration
     from shardrec.trainer.scoring.curves import Curves
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "Machines": "trainer.api.plan",
     "report": "trainer.api.report",
     "RunConfig": "trainer.config.sections",
+    "Calibration": "trainer.scoring.calibration",
     "Curves": "trainer.scoring.curves",
     "Summary": "trainer.api.summary",
     "TrainedModel": "trainer.api.trained_model",
@@ -69,6 +71,7 @@ _HOMES = {
 
 __all__ = [
     "Bundle",
+    "Calibration",
     "Curves",
     "DenseFeatures",
     "Fields",

@@ -13,7 +13,21 @@ import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
-from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, report, runs, simulate, tables, tune
+from shardrec.trainer.commands import (
+    bench,
+    checkpoint,
+    compare,
+    export,
+    ope,
+    plan,
+    rank,
+    report,
+    retrieve,
+    runs,
+    simulate,
+    tables,
+    tune,
+)
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -33,7 +47,9 @@ app = typer.Typer(
 app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
     *(compare.compare, compare.contrast, tune.tune),
-    *(runs.evaluate, runs.predict, export.export, ope.ope, plan.plan, report.report, tables.tables, simulate.simulate),
+    *(runs.evaluate, runs.predict, report.report, tables.tables),
+    *(rank.calibrate, rank.rank, retrieve.retrieve, retrieve.vectors, export.export),
+    *(ope.ope, plan.plan, simulate.simulate),
 ):
     app.command()(command)
 app.add_typer(prepare, name="prepare", help="Makes Parquet and a schema from raw data.")

@@ -71,6 +71,15 @@ class Rows:
         """Returns scores in the form in which the rows came: a table, or a frame under the same index."""
         return scores if isinstance(self.given, pa.Table) else scores.to_pandas().set_index(self.given.index)
 
+    def reordered(self, rows: pa.Table, place: str) -> Any:
+        """Returns rows in an order of their own, in the form in which they came; `place`: the column of their places.
+
+        A frame has the index of the rows that they were.
+        """
+        if self.given is None or isinstance(self.given, pa.Table):
+            return rows
+        return rows.to_pandas().set_index(self.given.index.take(rows[place].to_numpy()))
+
     def selected(self, wanted: tuple[str, ...]) -> pa.Table:
         """Returns some columns of rows in memory. Raises UserError as `files` does."""
         columns = self.columns or ()

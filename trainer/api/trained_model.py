@@ -2,7 +2,7 @@
 
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
@@ -20,14 +21,35 @@ from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer
+from shardrec.trainer.catalogue.items import Catalogue
+from shardrec.trainer.catalogue.vectors import item_vectors
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import computing
+from shardrec.trainer.ranking.calibrate import (
+    Method,
+    Split,
+    check_probabilities,
+    fit_calibration,
+    rows_to_score,
+    scored_rows,
+)
+from shardrec.trainer.ranking.ordering import Ordering
+from shardrec.trainer.ranking.rank import kept_columns, with_group
+from shardrec.trainer.retrieval.index import Kind, build_index
+from shardrec.trainer.retrieval.index_settings import IndexSettings
+from shardrec.trainer.retrieval.item_rows import directions
+from shardrec.trainer.retrieval.lists import Lists, vectors_of
+from shardrec.trainer.retrieval.requests import Request, check_retrieves, item_side, user_columns
+from shardrec.trainer.retrieval.retrieve import item_names, keys_of, read_seen, rows_of_users, user_names
+from shardrec.trainer.retrieval.similar import similar_items
+from shardrec.trainer.retrieval.write_vectors import vectors_of_items, with_vectors
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
+from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.scoring.curves import Curves, check_curves, found_curves
 from shardrec.trainer.scoring.evaluate import splits_to_score
 from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches
@@ -67,6 +89,7 @@ class TrainedModel:
         self.step, self._hold = hold_step(folder, step)
         self._folder, self._rows = folder, rows
         self._leave: weakref.finalize | None = None
+        self.recall_line: str | None = None
 
     # ------------------------------------------------------------ what it is
 
@@ -82,16 +105,17 @@ class TrainedModel:
 
     # ------------------------------------------------------------ what it does
 
-    def predict(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
+    def predict(self, data: Data, *, keys: str | Sequence[str] = (), calibrated: bool = False) -> Any:
         """Scores every row: key columns and `prediction` (a list, where the model answers with lists).
 
         data: rows in memory, which come back as what they are, in their order and under a frame's index; or files,
         folders, globs or URIs, which come back as a pyarrow.Table with each row's place, `row`. No labels are needed.
-        keys: columns to keep; default: those of the schema's keys that are there.
+        keys: columns to keep; default: those of the schema's keys that are there. calibrated: scores are mapped as
+        `calibrate` found.
 
-        Raises UserError for columns that are missing or of a wrong type.
+        Raises UserError for columns that are missing or of a wrong type, and for a step that is not calibrated.
         """
-        return self._scored(data, keys, explain=False)
+        return self._scored(data, keys, calibration=self._calibration(calibrated))
 
     def explain(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
         """Scores every row as `predict` does, and says what each score came from.
@@ -102,6 +126,52 @@ class TrainedModel:
         Raises UserError where the model explains nothing (afm, din, dien and bst do), and as `predict`.
         """
         return self._scored(data, keys, explain=True)
+
+    def calibrate(
+        self, method: Method = "isotonic", *, split: Split = "validation", data: Data | None = None
+    ) -> Calibration:
+        """Fits a map of scores to the rates at which labels come true, and keeps it in the run folder.
+
+        method: "isotonic", of steps, or "platt", logistic. split: the run's rows to fit; data: others, as `predict`
+        takes them, with labels. The result's `measured` has, by rows that a fit has not seen, the expected calibration
+        error and log loss before and after.
+
+        Raises UserError for a model that does not predict probabilities of a label, and for rows of one class.
+        """
+        check_probabilities(self._blueprint, "calibrate")
+        rows = None if data is None else Rows.of(data)
+        with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
+            splits, _ = rows_to_score(self._blueprint, self._folder, split, paths)
+            found = {name: scored_rows(self._session, self._session.loader(of)) for name, of in splits.items()}
+        calibration, _ = fit_calibration(found, method, self.step)
+        calibration.save(self._folder)
+        return calibration
+
+    def rank(
+        self,
+        data: Data,
+        *,
+        bid: str | None = None,
+        reserve: float | None = None,
+        group: str | None = None,
+        top: int | None = None,
+        keys: str | Sequence[str] = (),
+        calibrated: bool | None = None,
+    ) -> Any:
+        """Orders the rows of each group by probability, or by probability x bid: `rank`, `score`, `pctr`, `row`.
+
+        data: as `predict` takes it. bid: the column of bids for a click, which adds `bid` and `ecpm` (1,000 x pctr x
+        bid). reserve: the least eCPM that a row is kept with. group: the column whose equal values are one group;
+        default: the schema's, if it has one, else all rows are one. top: the most rows of a group. calibrated: by the
+        run's calibration; None: where there is one.
+
+        Raises UserError for rows that cannot be scored or ordered.
+        """
+        check_probabilities(self._blueprint, "rank")
+        ordering = with_group(Ordering(group, bid, reserve, top), self._blueprint.schema)
+        rows = Rows.of(data)
+        kept = kept_columns(ordering, self._keys(rows, keys))
+        return rows.reordered(ordering.ordered(self._scores(rows, kept), self._calibration(calibrated)), ROW)
 
     def evaluate(self, data: Data | None = None) -> dict[str, dict[str, float]]:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
@@ -126,6 +196,68 @@ class TrainedModel:
             metrics[split], found[split] = of_split.compute(), found_curves(of_split)
         return Curves.of(found, metrics)
 
+    def retrieve(
+        self,
+        data: Data | None = None,
+        *,
+        users: Sequence[object] = (),
+        n: int = 10,
+        seen: str | Sequence[str] = (),
+        index: Kind = "exact",
+        settings: Mapping[str, int] | None = None,
+        keys: str | Sequence[str] = (),
+    ) -> pa.Table:
+        """Returns the n best items of each user, out of the whole catalogue: a row an item, with `rank` and `score`.
+
+        data: rows of what the user tower reads (features, histories, the context of the moment), as `predict` takes
+        them; a user need not have been there in training. users: ids instead, whose last training or validation rows
+        are taken; "*": all. seen: "train" leaves out the user's items of training, or files of users and items.
+        index: "approximate" needs faiss; `recall_line` then says what of the exact lists it finds. settings: of the
+        index. keys: columns of the rows that lists keep; default: the user's.
+
+        Raises UserError for a model whose users and items share no space, and for ids that are not known.
+
+            model.retrieve(users=[7, 12], n=20, seen="train")
+        """
+        check_retrieves(self._blueprint)
+        request = _request(n, seen, index, settings, keys)
+        users = (users,) if isinstance(users, str) else tuple(users)
+        if (data is None) == (not users):
+            raise UserError("retrieve: pass one of data and users")
+        with self._ready():
+            rows = Rows.of(rows_of_users(self._blueprint, users, keys_of(self._blueprint, request))) if users else None
+            return self._lists(rows or Rows.of(data), request)
+
+    def similar(
+        self, ids: Sequence[object], n: int = 10, *, index: Kind = "exact", settings: Mapping[str, int] | None = None
+    ) -> pa.Table:
+        """Returns the n items most like each of some items: its id, `rank`, `similar`, and `score`, the cosine.
+
+        Vectors are the item tower's; of a model without a shared space the items' table rows. Raises UserError for ids
+        that the catalogue lacks.
+        """
+        request = _request(n, (), index, settings, ())
+        with self._ready():
+            vectors = self._directions
+            found = build_index(vectors, request.kind, request.settings)
+            names = item_names(self._blueprint)
+            table, self.recall_line = similar_items(self._catalogue, vectors, found, names, tuple(ids), n)
+        return table
+
+    def vectors(self, data: Data | None = None) -> pa.Table:
+        """Returns the id and the `vector` of all items; or, of rows of users as `retrieve` takes them, of these.
+
+        Raises UserError for a model whose users and items share no space.
+        """
+        check_retrieves(self._blueprint)
+        with self._ready():
+            if data is None:
+                return vectors_of_items(self._session, self._catalogue)
+            names, tables = user_names(self._blueprint), []
+            for vectors, rows in self._user_vectors(Rows.of(data), Request()):
+                tables.append(with_vectors(rows, vectors, names))
+        return pa.concat_tables(tables).drop_columns([ROW])
+
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.
 
@@ -139,7 +271,7 @@ class TrainedModel:
     def close(self) -> None:
         """Gives back the memory of the tables. The model can be used again; it reads them anew."""
         self._hold.release()
-        for name in ("_session", "_blueprint", "_environment"):
+        for name in ("_session", "_blueprint", "_environment", "_catalogue", "_items", "_directions"):
             self.__dict__.pop(name, None)
         if self._leave is not None:
             self._leave()
@@ -205,14 +337,63 @@ class TrainedModel:
         absent = blueprint.model.unread_features(labelled=labelled)
         return Layout(schema, folder, extra_columns=tuple(keys), absent=absent).columns
 
-    def _scored(self, data: Data, keys: str | Sequence[str], *, explain: bool) -> Any:
-        rows = Rows.of(data)
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue.of(self._session)
+
+    @cached_property
+    def _items(self) -> Tensor:
+        return item_vectors(self._session, self._catalogue)
+
+    @cached_property
+    def _directions(self) -> Tensor:
+        return directions(self._session, self._catalogue)
+
+    def _user_vectors(self, rows: Rows, request: Request) -> Iterator[tuple[Tensor, pa.Table]]:
+        """Yields vectors of users' rows, with `row` and what lists keep of them."""
+        keys, absent = keys_of(self._blueprint, request, rows.columns), item_side(self._blueprint)
+        with rows.files((*user_columns(self._blueprint), *keys)) as paths:
+            loader = self._session.loader(paths, labelled=False, keys=keys, absent=absent)
+            yield from vectors_of(self._session, loader)
+
+    def _lists(self, rows: Rows, request: Request) -> pa.Table:
+        seen = read_seen(self._blueprint, self._catalogue, request.seen, None) if request.seen else None
+        index = build_index(self._items, request.kind, request.settings)
+        lists = Lists(self._catalogue, index, item_names(self._blueprint), user_names(self._blueprint))
+        found = [lists.of(vectors, of, request.n, seen) for vectors, of in self._user_vectors(rows, request)]
+        self.recall_line = lists.recall(self._items, request.n)
+        return pa.concat_tables(found)
+
+    def _calibration(self, wanted: bool | None) -> Calibration | None:
+        return calibration_of(self._folder, self.step, wanted, "pass calibrated=False")
+
+    def _keys(self, rows: Rows, keys: str | Sequence[str]) -> tuple[str, ...]:
+        """Returns the columns to keep: those asked for, or those of the schema's keys that are there."""
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
-        keys = keys or tuple(key for key in self._blueprint.schema.keys if rows.columns is None or key in rows.columns)
+        return keys or tuple(key for key in self._blueprint.schema.keys if rows.columns is None or key in rows.columns)
+
+    def _scored(self, data: Data, keys: str | Sequence[str], **how: Any) -> Any:
+        rows = Rows.of(data)
+        scores = self._scores(rows, self._keys(rows, keys), **how)
+        return scores if rows.given is None else rows.answer(scores.drop_columns([ROW]))
+
+    def _scores(
+        self, rows: Rows, keys: tuple[str, ...], *, explain: bool = False, calibration: Calibration | None = None
+    ) -> pa.Table:
+        """Returns `row`, the keys and `prediction` of all rows, and what explains them."""
         if rows.num_rows == 0:
-            return rows.answer(rows.selected(keys).append_column(SCORE, pa.array([], pa.float32())))
+            nothing = rows.selected(keys).append_column(SCORE, pa.array([], pa.float32()))
+            return nothing.append_column(ROW, pa.array([], pa.int64()))
         with self._ready(), rows.files((*self._columns(keys, labelled=False), *keys)) as paths:
             check_predictions(self._blueprint, paths, keys, explain=explain)
             loader = self._session.loader(paths, labelled=False, keys=keys)
-            scores = pa.concat_tables(scored_batches(self._session, loader, explain=explain))
-        return scores if rows.given is None else rows.answer(scores.drop_columns([ROW]))
+            tables = scored_batches(self._session, loader, explain=explain, calibration=calibration)
+            return pa.concat_tables(tables)
+
+
+def _request(
+    n: int, seen: str | Sequence[str], index: Kind, settings: Mapping[str, int] | None, keys: str | Sequence[str]
+) -> Request:
+    of_seen, of_keys = ((given,) if isinstance(given, str) else tuple(given) for given in (seen, keys))
+    words = tuple(f"{name}={number}" for name, number in (settings or {}).items())
+    return Request(n, of_seen, index, IndexSettings.parse(words), of_keys)

@@ -8,6 +8,8 @@
 - `options.py`: options and arguments that several commands have (`--set` among them), each declared once
 - `plan.py`: `shardrec plan`: where tables would live
 - `report.py`: `shardrec report`: runs on one page
+- `rank.py`: `shardrec calibrate` and `rank`: scores that are probabilities, and orders by them
+- `retrieve.py`: `shardrec retrieve` and `vectors`: items for users and like an item, and what these are found by
 - `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
 - `simulate.py`: `shardrec simulate`: policies and the users that they serve
 - `tables.py`: `shardrec tables`: how well the tables of a run are used

@@ -117,6 +117,10 @@ def predict(
         bool,
         typer.Option("--explain", help="also the weights of what a score came from (models afm, din, dien, bst)"),
     ] = False,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="map scores as `shardrec calibrate` found; default: as the model has them"),
+    ] = False,
     rows: RowKind = None,
     overrides: Overrides = None,
     trust: Trust = False,
@@ -127,7 +131,8 @@ def predict(
         from shardrec.trainer.scoring.predict import predict_rows
 
         chosen = (tuple(keys or ()), step, tuple(overrides or ()))
-        result = predict_rows(run_folder, tuple(data), out, *chosen, explain=explain, rows=rows, quiet=quiet)
+        how: dict[str, Any] = {"explain": explain, "calibrated": calibrated, "rows": rows, "quiet": quiet}
+        result = predict_rows(run_folder, tuple(data), out, *chosen, **how)
     if result:
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
 

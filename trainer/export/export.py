@@ -113,9 +113,7 @@ def _row_specs(made: Path, blueprint: Blueprint, features: tuple[str, ...]) -> d
     paths = tuple(dict.fromkeys((*prepared.vocabularies, *raw.vocabularies)))
     files = {path: f"vocabularies/{stem}" for path, stem in file_stems(paths).items()}
     strings = {path: write_vocabulary(made, files[path], source, path) for path in paths}
-    spaces = {
-        feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic
-    }
+    spaces = {feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic}
     types = _trained_types(blueprint)
     of_raw = {} if raw != prepared else types
     return {

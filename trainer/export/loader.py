@@ -530,7 +530,9 @@ class _Feature:
         weights = _floats(self._guarded(lambda v: _plain(v, "double"), lists.flat(), lengths=lists.lengths))
         wrong = np.flatnonzero(~(np.abs(weights) <= LARGEST_NUMBER))
         if len(wrong):
-            message = f"found a weight {weights[wrong[0]]}, expected finite ones of magnitude {LARGEST_NUMBER:g} at most"
+            message = (
+                f"found a weight {weights[wrong[0]]}, expected finite ones of magnitude {LARGEST_NUMBER:g} at most"
+            )
             raise RowError(message, _row_of(lists.lengths, int(wrong[0])), self.name)
         return weights.astype(np.float32)
 
@@ -750,7 +752,9 @@ class Bundle:
         own = {column for column in self.columns if rows.get(column) is not None}
         both = _Beside(rows, shared)
         names = self._programs["tower"].features
-        read = {n: self._features[n].read(both if own.intersection(self._features[n].columns) else shared) for n in names}
+        read = {
+            n: self._features[n].read(both if own.intersection(self._features[n].columns) else shared) for n in names
+        }
         self._check_aligned(read)
         return self._calibrated(self._programs["tower"](read, rows.count).numpy())
 

@@ -53,7 +53,9 @@ def check_bundle(made: Path, folder: RunFolder, blueprint: Blueprint, step: int,
     bound = max(BOUNDS[kind] for kind in kinds)
     difference = float(np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)), initial=0))
     if not difference <= bound:
-        raise UserError(f"the bundle's scores of {split} rows differ from the model's by {difference:g}, more than {bound:g}")
+        raise UserError(
+            f"the bundle's scores of {split} rows differ from the model's by {difference:g}, more than {bound:g}"
+        )
     return {"split": split, "rows": len(ours), "largest_difference": difference, "bound": bound}
 
 

@@ -30,7 +30,7 @@ _OWNER = "owner.json"
 _FILES = re.compile(
     r"(owner|progress|result|error)\.json|(driver|rank-\d+|tracking-\w+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp"
 )
-_NAMES = re.compile(r"(train|evaluate|predict)-.+")
+_NAMES = re.compile(r"(train|evaluate|predict|calibrate|retrieve)-.+")
 _MESSAGES = ("progress.json", "result.json", "messages.txt")
 _DAY_SECONDS = 86_400.0
 _count = itertools.count()

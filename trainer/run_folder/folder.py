@@ -2,6 +2,7 @@
 
 config.yaml  schema.yaml  vocabularies/  plan.txt  plan.json  metrics.jsonl  launches.jsonl  curves.json  summary.json
 report.html  logs/  tensorboard/
+calibration.json      once it was calibrated
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
 
@@ -57,7 +58,7 @@ _WRITTEN = (
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
-_OWN_NAMES = (*_FILES, *_FOLDERS, MARKER, LOCK)
+_OWN_NAMES = (*_FILES, "calibration.json", *_FOLDERS, MARKER, LOCK)
 
 
 _LARGEST_MARK = 100  # bytes of `checkpoints/best`
@@ -147,6 +148,11 @@ class RunFolder:
     def report_file(self) -> Path:
         """Returns the page that shows the run."""
         return self.path / "report.html"
+
+    @property
+    def calibration_file(self) -> Path:
+        """Returns the file of the map from predictions to probabilities, where the run was calibrated."""
+        return self.path / "calibration.json"
 
     @property
     def stages_file(self) -> Path:

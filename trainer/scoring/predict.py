@@ -31,6 +31,7 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
@@ -49,16 +50,18 @@ def predict_rows(
     overrides: tuple[str, ...] = (),
     *,
     explain: bool = False,
+    calibrated: bool = False,
     rows: RowKind | None = None,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Writes `out/part-RANK.parquet`: `row` (place in the data), the keys, and `prediction` (a list, where the model
     answers with lists), in file order per worker. With `explain` also two lists, equally long in a row: `weights` and
     `weights_of`, the names of what each belongs to (as many in all rows), or the ids of a history's events in order.
-    `rows`: how tables are held, as `Blueprint` takes it.
+    `calibrated`: predictions are those of the run folder's calibration. `rows`: how tables are held, as `Blueprint`
+    takes it.
 
-    Raises UserError where `out` is not empty, data or keys cannot be read, or the model explains nothing; then `out` is
-    left as it was.
+    Raises UserError where `out` is not empty, data or keys cannot be read, the model explains nothing, or the step is
+    not calibrated; then `out` is left as it was.
     """
     folder = RunFolder.open(run_folder)
     data, out = absolute(data), absolute_folder(out)
@@ -68,11 +71,13 @@ def predict_rows(
     check_predictions(blueprint, data, keys, explain=explain)
     launched = os.environ.get("TORCHELASTIC_RUN_ID")  # all ranks of a torchrun write into one folder
     chosen, hold = hold_step(folder, step)
+    calibration = calibration_of(folder, chosen, calibrated, "leave out --calibrated")
     logs = own_logs(folder, command_name("predict"), leads=leads(), reads=True)
     with hold, new_folder(out, launch=launched, leads=leads()) as temporary, logs as folder:
         return supervised(
             predict_worker, config, folder, quiet=quiet,
-            data=data, out=str(temporary), keys=keys, step=chosen, explain=explain, blueprint=blueprint,
+            data=data, out=str(temporary), keys=keys, step=chosen, explain=explain, calibration=calibration,
+            blueprint=blueprint,
         )  # fmt: skip
 
 
@@ -105,6 +110,7 @@ def predict_worker(
     keys: tuple[str, ...],
     step: int,
     explain: bool,
+    calibration: Calibration | None = None,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Scores one worker's share of the rows, streamed into a file of its own."""
@@ -113,12 +119,12 @@ def predict_worker(
     restore(folder.checkpoint(step), session)
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
-    scores = scored_batches(session, loader, explain=explain, on_batch=on_batch)
-    row_count = _written(scores, f"{out}/part-{environment.rank:05d}.parquet")
+    scores = scored_batches(session, loader, explain=explain, calibration=calibration, on_batch=on_batch)
+    row_count = written(scores, f"{out}/part-{environment.rank:05d}.parquet")
     return {"rows": sum(environment.gather(row_count)), "step": step}
 
 
-def _written(tables: Iterator[pa.Table], part: str) -> int:
+def written(tables: Iterator[pa.Table], part: str) -> int:
     """Writes tables to a file, as they come, and returns their rows. Raises UserError, also for a full disk.
 
     A launcher would try any other error again.
@@ -146,12 +152,14 @@ def scored_batches(
     loader: Loader,
     *,
     explain: bool = False,
+    calibration: Calibration | None = None,
     on_batch: Callable[[int], None] = lambda step: None,
 ) -> Iterator[pa.Table]:
     """Scores this worker's rows batch by batch: tables of `row`, the loader's extra columns, and `prediction`.
 
-    With `explain` they have `weights` and `weights_of` too. `on_batch` hears of each finished step. Raises
-    UserError, on all ranks alike, for rows of any rank that cannot be read.
+    That is calibrated where a calibration is given. With `explain` they have `weights` and `weights_of` too.
+    `on_batch` hears of each finished step. Raises UserError, on all ranks alike, for rows of any rank that cannot be
+    read.
     """
     forward = session.forward
     session.distributed.module.eval()
@@ -161,6 +169,8 @@ def scored_batches(
         with torch.no_grad():
             output, explanation = forward.explained(on_device) if explain else (forward(on_device), None)
         scores = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+        if calibration is not None:
+            scores[SCORE] = pa.array(calibration(scores[SCORE].to_numpy()), pa.float32())
         if explanation:
             scores |= explained(explanation, batch)
         yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})

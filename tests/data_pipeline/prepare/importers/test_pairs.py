@@ -25,9 +25,7 @@ TEST = "ann q y\nbob w\neve x \n"
 def prepared(folder: Path, **options: Any) -> Report:
     for name, text in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         (folder / f"{name}.txt.gz").write_bytes(gzip.compress(text.encode()))
-    inputs = Inputs(
-        [folder / "train.txt.gz"], [folder / "validation.txt.gz"], [folder / "test.txt.gz"], divided=False
-    )
+    inputs = Inputs([folder / "train.txt.gz"], [folder / "validation.txt.gz"], [folder / "test.txt.gz"], divided=False)
     return prepare_pairs(inputs, PairForm(), Output(folder / "out"), **options)
 
 

@@ -1,0 +1,69 @@
+"""Items' table rows are vectors that items of any model have: alike ones mean to it items that are alike."""
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.parquet import Chunk
+from shardrec.models.inputs import PooledEmbeddings
+from shardrec.sharding.tables.collective import ProcessGroupCollective
+from shardrec.trainer.catalogue.items import Catalogue
+from shardrec.trainer.catalogue.vectors import BLOCK_ROWS, item_vectors
+from shardrec.trainer.session.session import Session
+
+
+def directions(session: Session, catalogue: Catalogue) -> Tensor:
+    """Returns vectors of length 1 whose dot products are the cosines of items: [N, D], on the rank's device.
+
+    They are of the item tower's vectors; of a model without towers, of the table rows of the items' ids side by side,
+    and then for the first `catalogue.trained` items alone. All ranks call it alike.
+    Raises UserError for a model that looks ids of items up in no table.
+    """
+    if session.model.towers() is None:
+        return F.normalize(_table_rows(session, catalogue))
+    return F.normalize(item_vectors(session, catalogue))
+
+
+def _table_rows(session: Session, catalogue: Catalogue) -> Tensor:
+    read, lookup, environment = session.blueprint.read.unlabelled(), session.distributed.lookup, session.environment
+    layout = Layout(
+        read,
+        session.config.data.schema_folder,
+        id_order=lookup.id_names + lookup.weighted_id_names,
+        absent=[f.name for f in read.features if f.name != catalogue.item],
+    )
+    collective, parts = ProcessGroupCollective(), []
+    with session.scoring():
+        for start in range(0, catalogue.trained, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, catalogue.trained)
+            size = -(-(stop - start) // environment.world_size)
+            first = min(start + environment.rank * size, stop)
+            live = min(size, stop - first)
+            rows = pa.table({catalogue.column: catalogue.ids.slice(first, live)}).to_batches()
+            blocks = [layout.block(Chunk(batch, "the catalogue", first, first)) for batch in rows]
+            inputs = session.forward.lookup(layout.collate(blocks, size).to(environment.device))
+            parts.append(collective.concatenate(_of_feature(session, inputs, catalogue.item)[:live]))
+    return torch.cat(parts)
+
+
+def _of_feature(session: Session, inputs: dict[str, Tensor], feature: str) -> Tensor:
+    """Returns [B, D]: what all pooled inputs have of one feature, side by side."""
+    found = []
+    for name, declared in session.model.inputs.items():
+        if not isinstance(declared, PooledEmbeddings) or feature not in declared.tables or name not in inputs:
+            continue
+        place = list(declared.tables).index(feature)
+        if declared.concat:
+            dims = [table.embedding_dim for table in declared.tables.values()]
+            found.append(inputs[name].split(dims, dim=1)[place])
+        else:
+            found.append(inputs[name][:, place])
+    if not found:
+        raise UserError(
+            f"model {session.config.model['name']} looks {feature!r} up in no table of its own, by whose rows items "
+            "would be alike"
+        )
+    return torch.cat(found, dim=1).float()

@@ -1,0 +1,67 @@
+"""The ids of users and items are called as they were before preparation made numbers of them, where that is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.hashing import is_string
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.vocabulary import kept_values
+
+
+@dataclass(frozen=True)
+class KeyNames:
+    """Key names translate between the values of a column of ids and what these are called.
+
+    column: the column of files that has the ids. values: what the numbers 1, 2, ... that files hold were made of; None:
+    files hold the ids themselves, strings or integers.
+    """
+
+    column: str
+    values: pa.Array | None = None
+
+    @classmethod
+    def of(cls, schema: Schema, feature: str, folder: str) -> "KeyNames":
+        """Returns the names of a feature's ids; `folder` is the schema's, where vocabularies are."""
+        declared = schema[feature]
+        ids = getattr(declared, "ids", None)
+        column = declared.columns[0]
+        if isinstance(ids, Identity) and isinstance(ids.prepared, Vocabulary):
+            values = kept_values(folder, ids.prepared.path)
+            return cls(column, None if values is None else values.combine_chunks())
+        return cls(column)
+
+    def named(self, ids: pa.Array) -> pa.Array:
+        """Returns what a column's ids are called; null for those of no value, such as unknown ones."""
+        if self.values is None:
+            return ids
+        numbers = ids.cast(pa.int64())
+        known = pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, len(self.values)))
+        return self.values.take(pc.if_else(known, pc.subtract(numbers, 1), pa.scalar(None, pa.int64())))
+
+    def ids(self, names: Sequence[object], kind: pa.DataType, option: str) -> pa.Array:
+        """Returns the ids, of a column of type `kind`, of what a user calls them.
+
+        Raises UserError for a name of another type, or one that the vocabulary lacks; option: what they were given as.
+        """
+        wanted = kind if self.values is None else self.values.type
+        try:
+            if is_string(wanted):
+                found = pa.array([str(name) for name in names], pa.string()).cast(wanted)
+            else:
+                found = pa.array([int(str(name)) for name in names], pa.int64()).cast(wanted)
+        except (ValueError, OverflowError, pa.ArrowException):
+            wrong = str(next((name for name in names if not str(name).removeprefix("-").isdigit()), names[0]))
+            raise UserError(f"{option}: found {wrong!r}, expected integers, as column {self.column!r} has") from None
+        if self.values is None:
+            return found
+        places = pc.index_in(found, value_set=self.values)
+        if places.null_count:
+            first = names[int(np.flatnonzero(places.is_null().to_numpy(zero_copy_only=False))[0])]
+            raise UserError(f"{option}: {str(first)!r} is not in the vocabulary of {self.column!r}")
+        return pc.add(places.cast(pa.int64()), 1).cast(kind)

@@ -1,0 +1,125 @@
+"""`shardrec vectors` writes the vectors of items and of users as Parquet, for indexes and databases elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.sealed_parquet import write_sealed
+from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.catalogue.items import Catalogue
+from shardrec.trainer.catalogue.vectors import item_vectors
+from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.config.paths import absolute, absolute_folder
+from shardrec.trainer.config.sections import RunConfig
+from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.retrieval.key_names import KeyNames
+from shardrec.trainer.retrieval.lists import vectors_of
+from shardrec.trainer.retrieval.requests import EVERYONE, ROW, Request, check_retrieves, item_side
+from shardrec.trainer.retrieval.retrieve import PART, item_names, keys_of, rows_asked, user_names
+from shardrec.trainer.run_folder.atomic import new_folder
+from shardrec.trainer.run_folder.command_logs import command_name, own_logs
+from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.holds import hold_step
+from shardrec.trainer.scoring.predict import written
+from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
+
+VECTOR = "vector"
+ITEMS, USERS = "items", "users"
+
+
+def write_vectors(
+    run_folder: Path,
+    out: Path,
+    *,
+    data: tuple[str, ...] = (),
+    users: tuple[str, ...] = EVERYONE,
+    step: int | None = None,
+    overrides: tuple[str, ...] = (),
+    rows: RowKind | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Writes `out/items` and `out/users`, folders of Parquet: an id, and `vector`, a list of D fp32 numbers.
+
+    data: files of users' rows, else the last rows of `users` (`*`: of all). Returns `items`, `users`, `dim` and `step`.
+    Raises UserError for a model without a shared space, and as `retrieve_rows`; then `out` is left as it was.
+    """
+    folder = RunFolder.open(run_folder)
+    config = folder.config(overrides)
+    if choose_backend(config.launch) == "torchrun":
+        raise UserError("vectors launches its own workers; run it without torchrun, with --set launch.workers=N")
+    blueprint = Blueprint(config, folder.schema(), rows=rows)
+    check_retrieves(blueprint)
+    chosen, hold = hold_step(folder, step)
+    logs = own_logs(folder, command_name("vectors"), reads=True)
+    users = () if data else users
+    with (
+        hold,
+        new_folder(absolute_folder(out)) as temporary,
+        logs as logged,
+        rows_asked(blueprint, absolute(data), users, temporary, Request()) as asked,
+    ):
+        for name in (ITEMS, USERS):
+            (temporary / name).mkdir()
+        result = supervised(
+            vectors_worker, config, logged, quiet=quiet,
+            out=str(temporary), asked=asked, step=chosen, blueprint=blueprint,
+        )  # fmt: skip
+    assert result is not None
+    return result
+
+
+def vectors_worker(
+    config: RunConfig,
+    folder: RunFolder,
+    environment: Environment,
+    *,
+    out: str,
+    asked: tuple[str, ...],
+    step: int,
+    blueprint: Blueprint | None = None,
+) -> dict[str, Any]:
+    """Writes one worker's share of users' vectors; the leading one writes the items'."""
+    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
+    restore(folder.checkpoint(step), session)
+    catalogue = Catalogue.of(session)
+    items = vectors_of_items(session, catalogue)
+    if environment.leads:
+        write_sealed(items, Path(out) / ITEMS / PART)
+    keys = keys_of(session.blueprint, Request())
+    loader = session.loader(asked, labelled=False, keys=keys, absent=item_side(session.blueprint))
+    names = user_names(session.blueprint)
+
+    def tables() -> Iterator[pa.Table]:
+        for vectors, rows in vectors_of(session, loader):
+            yield with_vectors(rows if names is None else rows.drop_columns([ROW]), vectors, names)
+
+    count = written(tables(), f"{out}/{USERS}/part-{environment.rank:05d}.parquet")
+    return {
+        "items": len(items),
+        "users": sum(environment.gather(count)),
+        "dim": items.schema.field(VECTOR).type.list_size,
+        "step": step,
+    }
+
+
+def vectors_of_items(session: Session, catalogue: Catalogue) -> pa.Table:
+    """Returns the id and the `vector` of all items. All ranks call it alike."""
+    names = item_names(session.blueprint)
+    return with_vectors(pa.table({names.column: catalogue.ids}), item_vectors(session, catalogue), names)
+
+
+def with_vectors(rows: pa.Table, vectors: Tensor, names: KeyNames | None) -> pa.Table:
+    """Returns rows with their `vector`, a list of fixed size, and ids as they are called."""
+    if names is not None and names.column in rows.column_names:
+        called = names.named(rows.column(names.column).combine_chunks())
+        rows = rows.set_column(rows.column_names.index(names.column), names.column, called)
+    values = np.ascontiguousarray(vectors.cpu().numpy())
+    return rows.append_column(VECTOR, pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]))
