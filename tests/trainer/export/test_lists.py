@@ -95,5 +95,5 @@ def test_without_a_known_item_a_bundle_scores_rows_alone(folder: Path, tmp_path:
     assert made["check"]["rows"] > 0
     bundle = Bundle(tmp_path / "bundle")
     assert not bundle.retrieves and not (tmp_path / "bundle/user.pt2").exists()
-    with pytest.raises(ValueError, match="makes no lists of items: .*no id feature has role: item"):
+    with pytest.raises(ValueError, match=r"makes no lists of items: .*no id feature has role: item"):
         bundle.top_n([{"user": 1}], 3)
