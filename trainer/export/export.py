@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch.export import ExportedProgram
 
 from shardrec import __version__
 from shardrec.data_pipeline.errors import UserError
@@ -17,21 +19,26 @@ from shardrec.data_pipeline.files.file_names import file_stems
 from shardrec.data_pipeline.files.owned_files import check_replaceable
 from shardrec.data_pipeline.files.whole_files import whole_folder
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import DenseFeatures, SequenceEmbeddings
+from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
 from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.export import loader
-from shardrec.trainer.export.plain_tower import exported_tower
+from shardrec.trainer.export.arguments import ProgramInput
+from shardrec.trainer.export.inlined import inline_autocast
+from shardrec.trainer.export.item_files import write_items
+from shardrec.trainer.export.onnx import save_onnx
+from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
-from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle
+from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
 from shardrec.trainer.run_folder.atomic import check_out
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
 
-MANIFEST, LOADER = "bundle.json", "loader.py"
+MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader.py", "calibration.json", "tower.onnx"
 
 
 def export_bundle(
@@ -59,11 +66,44 @@ def export_bundle(
     saved = SavedModel.of(folder, step)
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
-        manifest = _written(made, folder, blueprint, saved, rows)
+        manifest = _written(made, folder, blueprint, saved, rows, onnx)
         _write_json(made / MANIFEST, manifest)
-        manifest["check"] = check_bundle(made, folder, blueprint, saved.step, checked_rows)
+        if checked_rows or "user" in manifest["programs"]:
+            with opened_run(blueprint, folder, saved.step) as session:
+                manifest["check"] = check_bundle(made, session, checked_rows)
+                manifest |= _with_items(made, session, manifest)
         _write_json(made / MANIFEST, manifest)
+        _copy_calibration(made, folder, saved.step)
     return manifest
+
+
+def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the items that users are given lists of; where it is not known which, the halves of the tower go.
+
+    Returns what that changes of the manifest.
+    """
+    programs = dict(manifest["programs"])
+    if "user" not in programs:
+        return {}
+    try:
+        return {"catalogue": write_items(made, session)}
+    except UserError as error:  # no feature is the item, or the training rows are gone
+        for side in ("user", "item"):
+            (made / programs.pop(side)["file"]).unlink()
+        return {"programs": programs, "no_shared_space": str(error)}
+
+
+def _copy_calibration(made: Path, folder: RunFolder, step: int) -> None:
+    """Copies the run's calibration, if there is one. Raises UserError where it was fitted to another checkpoint."""
+    path = folder.path / CALIBRATION
+    if not path.exists():
+        return
+    if (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
+        raise UserError(
+            f"{path}: fitted to step {fitted}, while step {step} is exported; name it by --step, or run `shardrec "
+            "calibrate` again"
+        )
+    shutil.copyfile(path, made / CALIBRATION)
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -79,12 +119,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _written(
-    made: Path, folder: RunFolder, blueprint: Blueprint, saved: SavedModel, rows: Rows | None
+    made: Path, folder: RunFolder, blueprint: Blueprint, saved: SavedModel, rows: Rows | None, onnx: bool
 ) -> dict[str, Any]:
     """Writes all files but the manifest, and returns that."""
-    model = blueprint.model
+    model, name = blueprint.model, blueprint.config.model["name"]
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
-    programs = _write_programs(made, model)
+    programs, specs = _write_programs(made, model, blueprint.schema)
+    found = {} if not onnx else {"onnx_difference": save_onnx(name, programs["tower"], made / ONNX)}
     shutil.copyfile(loader.__file__, made / LOADER)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
@@ -97,7 +138,10 @@ def _written(
         **_row_specs(made, blueprint, _read_features(model)),
         "tables": tables,
         "id_spaces": spaces,
-        "programs": programs,
+        "programs": specs,
+        **found,
+        "no_shared_space": model.no_shared_space,
+        "check": {"rows": 0, "why": "as asked for"},
     }
 
 
@@ -115,7 +159,6 @@ def _row_specs(made: Path, blueprint: Blueprint, features: tuple[str, ...]) -> d
     strings = {path: write_vocabulary(made, files[path], source, path) for path in paths}
     spaces = {feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic}
     types = _trained_types(blueprint)
-    of_raw = {} if raw != prepared else types
     return {
         "raw": row_specs(raw, _raw_types(prepared, raw, types), strings, files, spaces),
         "prepared": row_specs(prepared, types, strings, files, spaces),
@@ -156,19 +199,35 @@ def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[s
     }
 
 
-def _write_programs(made: Path, model: Recommender) -> dict[str, Any]:
-    inputs = [_input(model, name) for name, declared in model.inputs.items() if declared.read == "always"]
-    torch.export.save(exported_tower(model), made / "tower.pt2")
-    return {"tower": {"file": "tower.pt2", "inputs": inputs}}
+def _write_programs(made: Path, model: Recommender, schema: Schema) -> tuple[dict[str, Program], dict[str, Any]]:
+    """Writes the towers' programs; returns them, and what the loader has to know of each."""
+    programs = export_programs(model, schema)
+    specs = {}
+    for name, program in programs.items():
+        inline_autocast(program.exported)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own
+            torch.export.save(program.exported, made / f"{name}.pt2")
+        inputs = [_input(model, given) for given in program.inputs]
+        specs[name] = {"file": f"{name}.pt2", "inputs": inputs, "lists": _gives_lists(program.exported)}
+    return programs, specs
 
 
-def _input(model: Recommender, name: str) -> dict[str, Any]:
-    declared = model.inputs[name]
-    if isinstance(declared, DenseFeatures):
-        return {"name": name, "kind": "dense", "features": list(declared.features)}
-    tables = list(declared.tables.values())
-    spec: dict[str, Any] = {"features": list(declared.tables), "tables": [table.name for table in tables]}
-    if isinstance(declared, SequenceEmbeddings):
-        return {"name": name, "kind": "sequence", **spec, "dense": list(declared.dense)}
-    pools = {"mean": [table.pooling == "mean" for table in tables], "concat": declared.concat}
-    return {"name": name, "kind": "pooled", **spec, **pools}
+def _gives_lists(exported: ExportedProgram) -> bool:
+    """Tells whether a program returns as many numbers a row as its longest list has: [B, L], and not [B]."""
+    first = exported.graph.output_node().args[0][0]
+    shape = first.meta["val"].shape
+    return len(shape) == 2 and not isinstance(shape[1], int)
+
+
+def _input(model: Recommender, given: ProgramInput) -> dict[str, Any]:
+    spec: dict[str, Any] = {"name": given.name, "kind": given.kind, "features": list(given.features)}
+    declared = model.inputs.get(given.name)
+    if given.kind in ("shared", "dense"):
+        return spec
+    assert isinstance(declared, PooledEmbeddings | SequenceEmbeddings)
+    tables = [declared.tables[feature] for feature in given.features]
+    spec["tables"] = [table.name for table in tables]
+    if given.kind == "sequence":
+        return spec | {"dense": list(given.dense), "weighted": given.weighted}
+    return spec | {"mean": [table.pooling == "mean" for table in tables], "concat": given.concat}
