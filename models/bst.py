@@ -71,6 +71,7 @@ class BST(HistoryModel):
         x, of_events = target.unsqueeze(1) + self.recency.weight[:1], events + self.recency(recency)
         seen = torch.cat([live.new_ones(live.shape[0], 1), live], 1)
         for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
             x, of_events = layer.padded(x, of_events, seen)
         return torch.cat([x.squeeze(1), padded_sum(of_events, padded_mean_weights(live, events.dtype))], 1)
 

@@ -13,5 +13,7 @@ class Logit(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] of any dtype -> [..., out_features]."""
+        if torch.compiler.is_exporting():  # programs are fp32, and autocast would be a graph inside of theirs
+            return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(self.weight.dtype), self.weight, self.bias)

@@ -2,6 +2,7 @@
 
 - `arguments.py`: a program's inputs as plain tensors
 - `cut.py`: an exported tower divided into what is computed once for a request, and for each candidate
+- `onnx.py`: a tower as ONNX, checked against torch
 - `programs.py`: a tower exported by torch, whole and cut in two
 - `sides.py`: which features differ between the candidates of a request
 - `export.py`: a run's checkpoint becomes a bundle

@@ -3,7 +3,7 @@
 A model's input may come in two groups of features, of the request's two sides, which are put in order again inside.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -22,7 +22,7 @@ Kind = Literal["pooled", "sequence", "dense", "shared"]
 class ProgramInput:
     """A program input says which features go into it, in order, and in which form.
 
-    pooled: [B, F, D], or with `concat` [B, sum of D]; dense: [B, N]; sequence: values [B, L, F, D] and lengths [B], then
+    pooled: [B, F, D], or with `concat` [B, sum of D]; dense: [B, N]; sequence: values [B, L, F, D], lengths [B], then
     weights [B, L] where `weighted` and numbers [B, L, N] where `dense` names dense sequences. L is at least 1 and at
     most `max_length` (None: any), B at least 1; what stands behind a row's length is not read.
     shared: an output of the program `shared` as it is, whose batch has one row.
@@ -74,7 +74,7 @@ class Group:
 
 
 def groups(
-    inputs: dict[str, Input], schema: Schema, varies: Callable[[str], bool] | None = None
+    inputs: Mapping[str, Input], schema: Schema, varies: Callable[[str], bool] | None = None
 ) -> dict[str, list[Group]]:
     """Returns the groups of each of a model's inputs: one, or with `varies` one for each side that it has features of.
 

@@ -119,7 +119,9 @@ class _Part(nn.Module):
         if node.op == "get_attr":
             return getattr(self, _flat(node))
         if _is_dimension(node):
-            source, dim = self.sizes[_size(*node.args)]
+            of, of_dim = node.args
+            assert isinstance(of, fx.Node) and isinstance(of_dim, int)
+            source, dim = self.sizes[_size(of, of_dim)]
             return values[source].shape[dim]
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
         assert callable(node.target)

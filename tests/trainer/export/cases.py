@@ -1,5 +1,6 @@
 """Models of every kind with parameters of some size, the inputs of their towers, and the tensors of their programs."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,11 +55,17 @@ def inputs_of(model: Recommender, rows: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def scores(model: Recommender, inputs: dict[str, Any]) -> Tensor:
+def predictions(model: Recommender, inputs: dict[str, Any]) -> Tensor:
     """What the model itself predicts; of lists all ratings, row after row."""
     with torch.no_grad():
         prediction = model.task.prediction(model(**inputs))
     return prediction.values if isinstance(prediction, Jagged) else prediction
+
+
+def asked_of(found: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """What a program says of the ids that are asked for, where its model rates lists of them; else what it says."""
+    lengths = inputs["decode"].lengths if "decode" in inputs else None
+    return found if lengths is None else found[torch.arange(found.shape[1]) < lengths[:, None]]
 
 
 def columns(model: Recommender, name: str, value: Tensor) -> dict[str, Tensor]:
@@ -93,9 +100,19 @@ def tensors_of(model: Recommender, given: ProgramInput, inputs: dict[str, Any], 
 
 def run(program: Program, model: Recommender, inputs: dict[str, Any], *before: Tensor, length: int = LONGEST) -> Any:
     """What a program returns for inputs of the model."""
+    return opened(program)(*before, *tensors(model, program, inputs, length))
+
+
+@cache
+def opened(program: Program) -> Any:
+    """A program as it is called."""
+    return program.exported.module()
+
+
+def tensors(model: Recommender, program: Program, inputs: dict[str, Any], length: int = LONGEST) -> list[Tensor]:
+    """A program's own arguments, of inputs of the model."""
     ours = (given for given in program.inputs if given.kind != "shared")
-    tensors = [tensor for given in ours for tensor in tensors_of(model, given, inputs, length)]
-    return program.exported.module()(*before, *tensors)
+    return [tensor for given in ours for tensor in tensors_of(model, given, inputs, length)]
 
 
 def one_request(model: Recommender, shared: Program, inputs: dict[str, Any], row: int) -> dict[str, Any]:
