@@ -171,6 +171,6 @@ def _input(model: Recommender, name: str) -> dict[str, Any]:
     tables = list(declared.tables.values())
     spec: dict[str, Any] = {"features": list(declared.tables), "tables": [table.name for table in tables]}
     if isinstance(declared, SequenceEmbeddings):
-        return {"name": name, "kind": "sequence", **spec, "dense": list(declared.dense)}
+        return {"name": name, "kind": "sequence", **spec, "dense": list(declared.dense), "weighted": False}
     pools = {"mean": [table.pooling == "mean" for table in tables], "concat": declared.concat}
     return {"name": name, "kind": "pooled", **spec, **pools}

@@ -14,7 +14,7 @@ errors, `RowError`, that name row and feature; nothing is repaired silently.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,24 +144,20 @@ def _hash_strings(values: pa.Array, seed: int = 0) -> np.ndarray:
 
 _TYPES = {"string": pa.string(), "int64": pa.int64(), "uint64": pa.uint64(), "bool": pa.bool_()}
 _TYPES |= {"float": pa.float32(), "double": pa.float64()}
+_READ = {"string": {"string"}, "int64": {"integer", "number"}, "bool": {"bool"}, ANY: {"string", "integer", "bool"}}
+_READ |= {"uint64": _READ["int64"], "float": {"integer", "number", "bool"}, "double": {"integer", "number", "bool"}}
+_REFUSED = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def _kind(t: pa.DataType) -> str:
-    """Returns what values of a type are: string, integer, bool, number or null."""
+    """Returns what values of a type are: string, integer, bool, number, null, or the type's name."""
     p = pa.types
-    if p.is_null(t) or p.is_boolean(t):
-        return "null" if p.is_null(t) else "bool"
     if p.is_integer(t):
         return "integer"
     if p.is_floating(t) or p.is_decimal(t):
         return "number"
-    strings = (p.is_string, p.is_large_string, p.is_binary, p.is_large_binary, p.is_string_view, p.is_binary_view)
-    return "string" if any(test(t) for test in strings) else str(t)
-
-
-def _is_list(t: pa.DataType) -> bool:
-    p = pa.types
-    return p.is_list(t) or p.is_large_list(t) or p.is_fixed_size_list(t) or p.is_list_view(t) or p.is_large_list_view(t)
+    name = str(t).removeprefix("large_").removesuffix("_view")
+    return "string" if name == "binary" else name
 
 
 def _plain(values: pa.Array, wanted: str) -> pa.Array:
@@ -171,119 +167,94 @@ def _plain(values: pa.Array, wanted: str) -> pa.Array:
     kind = _kind(values.type)
     if kind == "null":
         return pa.nulls(len(values), _TYPES.get(wanted, pa.string()))
-    if wanted == ANY:
-        right = kind in ("string", "integer", "bool")
-    elif wanted == "string":
-        right = kind == "string"
-    else:
-        right = kind in ("integer", "number", "bool")
-    if right and wanted in ("int64", "uint64") and kind == "number":  # how pandas holds integers with nulls
-        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        whole = np.isnan(numbers) | (numbers == np.floor(numbers))
-        if not whole.all():
-            raise _Bad(whole.argmin(), numbers[whole.argmin()], "an integer")
-        return pa.array(numbers, from_pandas=True).cast(_TYPES[wanted])
-    if not right or (wanted in ("int64", "uint64", "bool") and (kind == "bool") != (wanted == "bool")):
+    if kind not in _READ[wanted]:
         raise _Bad(0, f"values of type {values.type}", wanted)
-    if kind == "number" or wanted in ("float", "double"):
+    if wanted in ("float", "double"):
         return values if values.type == _TYPES[wanted] else values.cast(pa.float64()).cast(_TYPES[wanted])
+    if kind == "number":  # how pandas holds integers with nulls
+        numbers = _floats(values)
+        if (broken := np.isfinite(numbers) != (numbers == np.floor(numbers))).any():
+            raise _Bad(broken.argmax(), numbers[broken.argmax()], "an integer")
+        return pa.array(numbers, from_pandas=True).cast(_TYPES[wanted])
     return values
 
 
 def _arrow(values: Any, wanted: str) -> pa.Array:
     """Returns Python values as an Arrow array. Raises _Bad for the first one of another type."""
-    many = wanted.startswith("list<")
-    inner = _TYPES.get(wanted[5:-1] if many else wanted)
-    kind = None if inner is None else pa.list_(inner) if many else inner
+    inner = _TYPES.get(wanted.removeprefix("list<").removesuffix(">"))
+    kind = pa.list_(inner) if inner is not None and wanted.startswith("list<") else inner
     try:
         return pa.array(values, kind, from_pandas=True)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+    except _REFUSED:
         for at, value in enumerate(values):
             try:
                 pa.array([value], kind, from_pandas=True)
-            except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            except _REFUSED:
                 raise _Bad(at, repr(value), wanted) from None
-        raise _Bad(0, "values of several types", f"all {wanted}") from None  # ANY, of 7 and "7"
+        raise _Bad(0, "values of several types", "those of one") from None  # 7 and "7" where either may be
+
+
+def _floats(array: pa.Array) -> np.ndarray:
+    """Returns [n] float64, NaN where nothing is known."""
+    return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+
+def _integers(array: pa.Array) -> np.ndarray:
+    return array.fill_null(0).to_numpy().astype(np.int64)
 
 
 class _Rows:
-    """Rows of a table, a frame, columns or dictionaries, by column: lists of Python values, or Arrow arrays."""
+    """Rows are read column by column: lists of Python values, or Arrow arrays. `get` returns None for no such column."""
 
     def __init__(self, rows: Any, known: Mapping[str, str]) -> None:
-        if isinstance(rows, Mapping) and hasattr(rows, "keys"):
-            self.columns: Any = rows
-            self.count = len(next(iter(rows.values()))) if rows else 0
-            if any(len(values) != self.count for values in rows.values()):
-                raise RowError(f"columns of unequal length: { {k: len(v) for k, v in rows.items()} }")
-            self.get = rows.get
+        if hasattr(rows, "iloc"):  # a pandas.DataFrame
+            rows = pa.Table.from_pandas(rows[[c for c in rows.columns if c in known]], preserve_index=False)
+        if isinstance(rows, Mapping):
+            lengths = {name: len(values) for name, values in rows.items() if name in known}
+            self.count, self.get = max(lengths.values(), default=0), rows.get
+            if any(length != self.count for length in lengths.values()):
+                raise RowError(f"columns are not equally long: {lengths}")
         elif isinstance(rows, pa.Table | pa.RecordBatch):
-            self.count, self.get = rows.num_rows, self._of_table(rows)
-        elif hasattr(rows, "columns") and hasattr(rows, "iloc"):  # a pandas.DataFrame
-            table = pa.Table.from_pandas(rows[[c for c in rows.columns if c in known]], preserve_index=False)
-            self.count, self.get = table.num_rows, self._of_table(table)
+            names, self.count = set(rows.column_names), rows.num_rows
+            self.get = lambda name: _whole(rows.column(name)) if name in names else None
+        elif isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+            self.count = len(rows)
+            self.get = lambda name: [r.get(name) for r in rows] if any(name in r for r in rows) else None
         else:
-            dicts = list(rows)
-            if not all(isinstance(row, Mapping) for row in dicts):
-                raise RowError("rows are a pyarrow.Table, a pandas.DataFrame, a dict of columns, or a list of dicts")
-            names = set().union(*dicts)
-            self.count, self.get = len(dicts), lambda name: [d.get(name) for d in dicts] if name in names else None
+            raise RowError("rows are a pyarrow.Table, a pandas.DataFrame, a dict of columns, or a list of dicts")
 
-    @staticmethod
-    def _of_table(table: Any) -> Callable[[str], Any]:
-        names = set(table.column_names)
 
-        def column(name: str) -> Any:
-            if name not in names:
-                return None
-            values = table.column(name)
-            if isinstance(values, pa.ChunkedArray):
-                values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
+class _Beside:
+    """Candidates beside one row of context, which has the columns that they lack."""
+
+    def __init__(self, rows: _Rows, context: _Rows) -> None:
+        self._rows, self._context, self.count = rows, context, rows.count
+
+    def get(self, name: str) -> Any:
+        values = self._rows.get(name)
+        if values is not None or (values := self._context.get(name)) is None:
             return values
+        return values.take(pa.array([0] * self.count)) if isinstance(values, pa.Array) else list(values) * self.count
 
-        return column
+
+def _lists(values: Any) -> bool:
+    """Tells whether the values of a column are lists."""
+    if isinstance(values, pa.Array):
+        return "list" in str(values.type).partition("<")[0]
+    return any(isinstance(v, list | tuple | np.ndarray) for v in values)
 
 
-class _Lists(NamedTuple):
-    """Lists are flat `values`, of which row i has `lengths[i]` from `starts[i]` on."""
-
-    values: pa.Array
-    starts: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def of(cls, lists: pa.Array) -> "_Lists":
-        t, p = lists.type, pa.types
-        if p.is_null(t):
-            return cls(pa.nulls(0), np.zeros(len(lists), np.int64), np.zeros(len(lists), np.int64))
-        if not _is_list(t):
-            raise _Bad(0, f"values of type {t}", "lists")
-        if p.is_fixed_size_list(t):
-            starts = (lists.offset + np.arange(len(lists), dtype=np.int64)) * t.list_size
-            lengths = np.full(len(lists), t.list_size, np.int64)
-        elif p.is_list_view(t) or p.is_large_list_view(t):
-            starts, lengths = (x.to_numpy().astype(np.int64) for x in (lists.offsets, lists.sizes))
-        else:
-            offsets = lists.offsets.to_numpy().astype(np.int64)
-            starts, lengths = offsets[:-1], np.diff(offsets)
-        if lists.null_count:
-            lengths = np.where(lists.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
-        return cls(lists.values, starts, lengths)
-
-    def last(self, most: int | None) -> "_Lists":
-        kept = self.lengths if most is None else np.minimum(self.lengths, most)
-        return _Lists(self.values, self.starts + self.lengths - kept, kept)
-
-    def flat(self) -> pa.Array:
-        return self.values.take(pa.array(_places(self.starts, self.lengths)))
+def _whole(values: Any) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns starts[i], starts[i] + 1, ... of every row in turn."""
+    """Returns starts[i], starts[i] + 1, ... of every row in turn, `lengths[i]` of them."""
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
 
 
-def _row_of(lengths: np.ndarray | None, at: int) -> int:
-    return at if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+def _row_of(lengths: np.ndarray | None, at: Any) -> int:
+    return int(at) if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
 
 
 # ---------------------------------------------------------------- values become table rows and numbers
@@ -304,23 +275,24 @@ class _Column(NamedTuple):
 class _Vocabulary:
     """A vocabulary is looked up by binary search over sorted keys; strings are compared afterwards."""
 
-    def __init__(self, stem: Path, strings: bool) -> None:
+    def __init__(self, stem: Path) -> None:
         self.keys, self.rows = (np.load(f"{stem}.{name}.npy", mmap_mode="r") for name in ("keys", "rows"))
-        self.values = pa.ipc.open_file(pa.memory_map(f"{stem}.arrow")).read_all().column(0) if strings else None
+        texts = Path(f"{stem}.arrow")
+        self.texts = pa.ipc.open_file(pa.memory_map(str(texts))).read_all()["value"] if texts.exists() else None
 
     def __call__(self, values: pa.Array) -> np.ndarray:
-        if self.values is None:
-            return self._found(values.fill_null(0).cast(pa.int64()).to_numpy())[0]
+        if self.texts is None:
+            return self._found(_integers(values))[0]
         coded = values.cast(pa.large_binary()).dictionary_encode()
         rows, place = self._found(_hash_strings(coded.dictionary))
         if len(self.keys):
-            rows = np.where(pc.equal(self.values.take(pa.array(place)), coded.dictionary).to_numpy(), rows, 0)
+            rows = np.where(pc.equal(self.texts.take(pa.array(place)), coded.dictionary).to_numpy(), rows, 0)
         return np.append(rows, 0)[coded.indices.fill_null(-1).to_numpy()]
 
     def _found(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place = np.minimum(np.searchsorted(self.keys, keys), max(0, len(self.keys) - 1))
         if not len(self.keys):
-            return np.zeros(len(keys), np.int64), keys
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            return np.zeros(len(keys), np.int64), place
         return np.where(self.keys[place] == keys, self.rows[place], 0), place
 
 
@@ -339,115 +311,78 @@ class _IdSpace:
 
 
 class _Ids:
-    """Values of a column, or of several that are crossed, become rows as a feature's `ids` says."""
+    """Values of a column become rows as a feature's `ids` says; those of the last values are remembered."""
 
-    def __init__(self, spec: Mapping[str, Any], types: Mapping[str, str], bundle: "Bundle") -> None:
-        self.ids, self.missing = spec["ids"], spec["missing"]
-        self.kind, self.wanted = self.ids["kind"], [_inner(types[c]) for c in spec["columns"][: spec["crossed"]]]
-        self.lookup = bundle.vocabulary(self.ids) if self.kind == "vocabulary" else None
+    def __init__(self, spec: Mapping[str, Any], wanted: str, space: _IdSpace | None, bundle: "Bundle") -> None:
+        self.ids, self.missing, self.wanted, self.space = spec["ids"], spec["missing"], wanted, space
+        self.kind = self.ids["kind"]
+        self.vocabulary = bundle.vocabulary(self.ids["file"]) if self.kind == "vocabulary" else None
         self.boundaries = np.array(self.ids.get("boundaries", ()))
-        self.space = bundle.id_space(spec["space"]) if spec.get("space") else None
         self.known: dict[Any, int] = {}
-        plain = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}.get(self.wanted[0], [])
-        nothing = set() if self.missing is None else {type(None)}
-        self.remembered = [kinds | nothing for kinds in plain] if len(self.wanted) == 1 else []
+        plain: list[set[type]] = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}.get(wanted, [])
+        self.remembered = [types if self.missing is None else types | {type(None)} for types in plain]
 
-    def __call__(self, columns: Sequence[Any]) -> np.ndarray:
+    def __call__(self, values: Any) -> np.ndarray:
         """Returns the rows of n values: [n] int64. Raises _Bad for one that has none."""
-        values = columns[0]
         if not isinstance(values, list) or len(values) > FEW:
-            return self._read(columns)
-        kinds = set(map(type, values))
-        if not any(kinds <= some for some in self.remembered):
-            return self._read(columns)
-        known = self.known
+            return self._read(values)
+        types = set(map(type, values))
+        if not any(types <= some for some in self.remembered):
+            return self._read(values)
         try:
-            return np.array([known[v] for v in values], np.int64)
+            return np.array([self.known[v] for v in values], np.int64)
         except KeyError:
-            rows = self._read(columns)
-        if len(known) > REMEMBERED:
-            known.clear()
-        known.update(zip(values, rows.tolist(), strict=True))
+            rows = self._read(values)
+        if len(self.known) > REMEMBERED:
+            self.known.clear()
+        self.known.update(zip(values, rows.tolist(), strict=True))
         return rows
 
-    def _read(self, columns: Sequence[Any]) -> np.ndarray:
-        arrays = [
-            _plain(c if isinstance(c, pa.Array) else _arrow(c, wanted), wanted)
-            for c, wanted in zip(columns, self.wanted, strict=True)
-        ]
-        rows = self._rows(arrays)
-        for array in arrays:
-            if not (array.null_count or _kind(array.type) == "number"):
-                continue
+    def _read(self, values: Any) -> np.ndarray:
+        array = _plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted)
+        rows = self._rows(array)
+        if array.null_count or _kind(array.type) == "number":
             missing = np.asarray(pc.is_null(array, nan_is_null=True))
             if missing.any() and self.missing is None:
                 raise _Bad(missing.argmax(), "nothing", "an id")
             rows = np.where(missing, self.missing, rows)
         return rows if self.space is None else self.space(rows)
 
-    def _rows(self, arrays: list[pa.Array]) -> np.ndarray:
-        if self.kind == "hash":
-            return (_hash(arrays[0], self.ids["seed"]) % np.uint64(self.ids["num_ids"])).astype(np.int64)
-        if self.kind == "cross":
-            hashes = _hash_words([_hash(array) for array in arrays], self.ids["seed"])
-            return (hashes % np.uint64(self.ids["num_ids"])).astype(np.int64)
-        if self.lookup is not None:
-            return self.lookup(arrays[0])
+    def _rows(self, array: pa.Array) -> np.ndarray:
+        if self.vocabulary is not None:
+            return self.vocabulary(array)
         if self.kind == "bucketize":
-            return np.searchsorted(self.boundaries, _floats(arrays[0]), side="right").astype(np.int64)
+            return np.searchsorted(self.boundaries, _floats(array), side="right").astype(np.int64)
+        if self.kind == "hash":
+            return (_hash(array, self.ids["seed"]) % np.uint64(self.ids["num_ids"])).astype(np.int64)
+        if self.kind == "digest":
+            return _hash(array).view(np.int64)
         if self.kind == "raw":
-            strings = _kind(arrays[0].type) == "string"
-            return _hash_strings(arrays[0]).view(np.int64) if strings else _integers(arrays[0])
-        rows = _integers(arrays[0])
+            return _hash(array).view(np.int64) if _kind(array.type) == "string" else _integers(array)
+        rows = _integers(array)
         wrong = (rows < 0) | (rows >= self.ids["num_ids"])
         if wrong.any():
-            raise _Bad(wrong.argmax(), rows[wrong.argmax()], f"an id in [0, {self.ids['num_ids']})")
+            raise _Bad(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self.ids['num_ids']})")
         return rows
 
 
-def _integers(array: pa.Array) -> np.ndarray:
-    return array.fill_null(0).to_numpy().astype(np.int64)
-
-
-def _floats(array: pa.Array) -> np.ndarray:
-    """Returns numbers as they are compared: [n], NaN where nothing is known."""
-    return array.cast(pa.float64()).to_numpy(zero_copy_only=False)
-
-
 def _hash(array: pa.Array, seed: int = 0) -> np.ndarray:
-    if _kind(array.type) == "string":
-        return _hash_strings(array, seed)
-    if _kind(array.type) == "bool":
-        array = array.cast(pa.int8())
-    return _hash_words([_integers(array)], seed)
-
-
-def _inner(kind: str) -> str:
-    kind = kind.removesuffix("?")
-    return kind[5:-1] if kind.startswith("list<") else kind
+    kind = _kind(array.type)
+    return _hash_strings(array, seed) if kind == "string" else _hash_words([_integers(array.cast(pa.int64(), False))], seed)
 
 
 class _Numbers:
     """Values of a column become float32 numbers."""
 
-    def __init__(self, spec: Mapping[str, Any], types: Mapping[str, str]) -> None:
-        self.wanted, self.steps, self.fill = _inner(types[spec["columns"][0]]), spec["steps"], spec["fill"]
-        if self.fill is not None and self.wanted == "float":
+    def __init__(self, spec: Mapping[str, Any], wanted: str) -> None:
+        self.wanted, self.steps, self.fill = wanted, spec["steps"], spec["fill"]
+        if self.fill is not None and wanted == "float":
             self.fill = float(np.float32(self.fill))
 
     def __call__(self, values: Any) -> np.ndarray:
         """Returns [n] float32. Raises _Bad for what is no finite number of a magnitude that the model can take."""
-        if isinstance(values, list) and {float, int, type(None)}.issuperset(map(type, values)):
-            try:
-                raw = np.array(values, np.float64)
-            except OverflowError:
-                raise _Bad(0, "an integer that is too large", "a number") from None
-            raw = raw.astype(np.float32).astype(np.float64) if self.wanted == "float" else raw
-        else:
-            raw = _floats(_plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted))
-        numbers = raw
-        if self.fill is not None:
-            numbers = np.where(np.isnan(raw), self.fill, raw)
+        raw = _floats(_plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted))
+        numbers = raw if self.fill is None else np.where(np.isnan(raw), self.fill, raw)
         for name, *settings in self.steps:
             if name == "log":
                 numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
@@ -456,140 +391,109 @@ class _Numbers:
             elif settings != [None, None]:
                 numbers = np.clip(numbers, *settings)
         with np.errstate(over="ignore"):
-            found = numbers.astype(np.float32)
-        if len(found) and not (found.min() >= -LARGEST_NUMBER and found.max() <= LARGEST_NUMBER):
-            at = (np.abs(found) <= LARGEST_NUMBER).argmin()
-            nothing = np.isnan(raw[at])
-            expected = "a number" if nothing else f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
-            raise _Bad(at, "nothing" if nothing else raw[at], expected)
-        return found
+            numbers = numbers.astype(np.float32)
+        if not (right := np.abs(numbers) <= LARGEST_NUMBER).all():
+            at = right.argmin()
+            expected = f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
+            raise _Bad(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
+        return numbers
 
 
 class _Feature:
-    """A feature reads its columns of rows."""
+    """A feature reads its column, with one value or a list of them a row, or crosses what other features read."""
 
     def __init__(self, spec: Mapping[str, Any], types: Mapping[str, str], bundle: "Bundle") -> None:
-        self.spec, self.types = spec, types
-        self.name, self.kind, self.columns = spec["name"], spec["kind"], spec["columns"]
-        self.most, self.aligned, self.weights = spec.get("max_length"), spec.get("aligned"), spec.get("weights")
+        self.spec, self.name, self.most = spec, spec["name"], spec.get("max_length")
+        self.columns, self.aligned, self.weights = spec["columns"], spec.get("aligned"), spec.get("weights")
         self.parts = [_Feature(part, types, bundle) for part in spec.get("parts", ())]
-        self.numbers = _Numbers(spec, types) if self.kind.startswith("dense") else None
-        self.ids = None if self.parts or self.numbers else _Ids(spec, types, bundle)
-        self.space = bundle.id_space(spec["space"]) if self.parts and spec.get("space") else None
+        self.space = bundle.id_space(spec["space"]) if "space" in spec else None
+        if self.parts:
+            return
+        kind, self.optional = types[self.columns[0]].removesuffix("?"), types[self.columns[0]].endswith("?")
+        self.type, inner = kind, kind.removeprefix("list<").removesuffix(">")
+        self._read: Any = _Ids(spec, inner, self.space, bundle) if "ids" in spec else _Numbers(spec, inner)
 
-    def read(self, rows: _Rows) -> _Column:
+    def read(self, rows: _Rows | _Beside) -> _Column:
         """Returns the feature's column. Raises RowError."""
         if self.parts:
             return self._crossed(rows)
-        read: Any = self.numbers or (lambda flat: self.ids([flat]))
-        if self.kind == "id" and len(self.columns) > 1:
-            return _Column(self._guarded(self.ids, [self._values(rows, c) for c in self.columns]))
-        if self.kind in ("id", "dense"):
-            return _Column(self._guarded(read, self._values(rows, self.columns[0])))
-        if self.spec["crossed"] > 1:
-            return self._of_columns(rows)
-        values = self._values(rows, self.columns[0])
+        values = self._values(rows)
+        if not (self.type.startswith("list<") or (self.spec.get("kind") == "any" and _lists(values))):
+            return _Column(self._guarded(self._read, values))
+        flat, full = self._flat(values)
+        kept = full if self.most is None else np.minimum(full, self.most)
+        if isinstance(flat, list):
+            flat = [x for v in flat if v for x in (v if self.most is None else v[-self.most :])]
+        elif kept is not full:
+            flat = flat.take(pa.array(_places(np.cumsum(full) - kept, kept)))
+        weights = self._beside(rows, full, kept) if self.weights else None
+        return _Column(self._guarded(self._read, flat, kept), kept, weights, full)
+
+    def _values(self, rows: _Rows | _Beside) -> Any:
+        values = rows.get(self.columns[0])
+        if values is None and not self.optional:
+            raise RowError(f"there is no column {self.columns[0]!r}", None, self.name)
+        return [None] * rows.count if values is None else values
+
+    def _flat(self, values: Any) -> tuple[Any, np.ndarray]:
+        """Returns lists as they are or, of Arrow, the elements of all rows; and how many each row has."""
         if isinstance(values, list) and {list, type(None)}.issuperset(map(type, values)):
-            full = np.array([0 if v is None else len(v) for v in values], np.int64)
-            most = self.most or 1 << 31
-            flat: Any = [x for v in values if v for x in v[-most:]]
-            kept = np.minimum(full, most)
-        else:
-            lists = self._guarded(_Lists.of, self._lists(values, self.columns[0]))
-            full, lists = lists.lengths, lists.last(self.most)
-            flat, kept = lists.flat(), lists.lengths
-        found = self._guarded(read, flat, lengths=kept)
-        return _Column(found, kept, self._weights(rows, full) if self.weights else None, full)
+            return values, np.array([0 if v is None else len(v) for v in values], np.int64)
+        array = values if isinstance(values, pa.Array) else self._guarded(lambda v: _arrow(v, self.type), values)
+        if pa.types.is_null(array.type):
+            return [], np.zeros(len(array), np.int64)
+        if not _lists(array):
+            raise RowError(f"found values of type {array.type}, expected lists", 0, self.name)
+        return pc.list_flatten(array), _integers(pc.list_value_length(array))
 
-    def _values(self, rows: _Rows, column: str) -> Any:
-        values = rows.get(column)
-        if values is None:
-            if not self.types[column].endswith("?"):
-                raise RowError(f"there is no column {column!r}", None, self.name)
-            values = [None] * rows.count
-        return values.tolist() if isinstance(values, np.ndarray) else values
-
-    def _lists(self, values: Any, column: str) -> pa.Array:
-        if isinstance(values, pa.Array):
-            return values
-        return self._guarded(lambda v: _arrow(v, self.types[column].removesuffix("?")), values)
-
-    def _guarded(self, read: Callable[[Any], Any], values: Any, *, lengths: np.ndarray | None = None) -> Any:
+    def _guarded(self, read: Callable[[Any], Any], values: Any, lengths: np.ndarray | None = None) -> Any:
         try:
             return read(values)
         except _Bad as bad:
             raise RowError(bad.message, _row_of(lengths, bad.at), self.name) from None
 
-    def _weights(self, rows: _Rows, full: np.ndarray) -> np.ndarray:
-        lists = self._guarded(_Lists.of, self._lists(self._values(rows, self.weights), self.weights))
-        differ = np.flatnonzero(lists.lengths != full)
+    def _beside(self, rows: _Rows | _Beside, full: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Returns the weights of the kept ids."""
+        spec = {"name": self.name, "columns": [self.weights], "steps": [], "fill": None, "max_length": self.most}
+        weights = _Feature(spec, {self.weights: "list<double>?"}, None).read(rows)  # type: ignore[arg-type]
+        differ = np.flatnonzero(weights.full != full)
         if len(differ):
             at = int(differ[0])
-            raise RowError(f"found {lists.lengths[at]} weights, expected as many as ids: {full[at]}", at, self.name)
-        lists = lists.last(self.most)
-        weights = _floats(self._guarded(lambda v: _plain(v, "double"), lists.flat(), lengths=lists.lengths))
-        wrong = np.flatnonzero(~(np.abs(weights) <= LARGEST_NUMBER))
-        if len(wrong):
-            message = f"found a weight {weights[wrong[0]]}, expected finite ones of magnitude {LARGEST_NUMBER:g} at most"
-            raise RowError(message, _row_of(lists.lengths, int(wrong[0])), self.name)
-        return weights.astype(np.float32)
+            raise RowError(f"found {weights.full[at]} weights, expected as many as ids: {full[at]}", at, self.name)
+        return weights.values
 
-    # ------------------------------------------------------------ crosses
-
-    def _crossed(self, rows: _Rows) -> _Column:
-        """Crosses the ids of other features: all combinations of one id of each."""
-        parts = [part.read(rows) for part in self.parts]
-        words, num_ids = [_hash_words([part.values]) for part in parts], np.uint64(self.spec["ids"]["num_ids"])
-        if self.kind == "id":
-            return _Column(self._placed((_hash_words(words) % num_ids).astype(np.int64)))
+    def _crossed(self, rows: _Rows | _Beside) -> _Column:
+        """Crosses the parts: all combinations of one id of each, the last part's fastest, of which the last are kept."""
+        ids, parts = self.spec["ids"], [part.read(rows) for part in self.parts]
         each = [np.ones(rows.count, np.int64) if p.lengths is None else p.lengths for p in parts]
-        places, lengths = self._combined(each)
-        found = (_hash_words([w[at] for w, at in zip(words, places, strict=True)]) % num_ids).astype(np.int64)
-        weighted = [p.weights[at] for p, at in zip(parts, places, strict=True) if p.weights is not None]
-        weights = None
-        if weighted:
-            products = np.prod(np.stack(weighted), axis=0, dtype=np.float64)
-            if not (np.abs(products) <= LARGEST_NUMBER).all():
-                at = int((np.abs(products) <= LARGEST_NUMBER).argmin())
-                raise RowError(f"multiplies weights to {products[at]:g}", _row_of(lengths, at), self.name)
-            weights = products.astype(np.float32)
-        return _Column(self._placed(found), lengths, weights, lengths)
-
-    def _placed(self, ids: np.ndarray) -> np.ndarray:
-        return ids if self.space is None else self.space(ids)
-
-    def _of_columns(self, rows: _Rows) -> _Column:
-        """Crosses columns of which some are lists: all combinations of one value of each."""
-        flat, each = [], []
-        for column in self.columns:
-            values = self._lists(self._values(rows, column), column)
-            if _is_list(values.type):
-                lists = _Lists.of(values)
-                flat.append(lists.flat())
-                each.append(lists.lengths)
-            else:
-                flat.append(values)
-                each.append(np.ones(rows.count, np.int64))
-        places, lengths = self._combined(each)
-        taken = [values.take(pa.array(at)) for values, at in zip(flat, places, strict=True)]
-        return _Column(self._guarded(self.ids, taken, lengths=lengths), lengths, None, lengths)
-
-    def _combined(self, each: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Returns which element of each list makes each combination, the last list's fastest; and their lengths."""
-        most = self.most or MOST_COMBINATIONS + 1
-        lengths = np.ones(len(each[0]), np.int64)
-        for of_list in each:
-            lengths = np.minimum(lengths * of_list, most)
+        lengths = np.ones(rows.count, np.int64)
+        for of_part in each:
+            lengths = np.minimum(lengths * of_part, self.most or MOST_COMBINATIONS + 1)
         if self.most is None and (lengths > MOST_COMBINATIONS).any():
             at = int((lengths > MOST_COMBINATIONS).argmax())
             raise RowError(f"found more than {MOST_COMBINATIONS:,} combinations of its ids", at, self.name)
         from_end = np.repeat(lengths, lengths) - 1 - _places(np.zeros(len(lengths), np.int64), lengths)
-        places = []
-        for of_list in reversed(each):
-            length = np.repeat(of_list, lengths)
-            places.append(np.repeat(np.cumsum(of_list) - 1, lengths) - from_end % length)
-            from_end = from_end // length
-        return places[::-1], lengths
+        words, weights, missing = [], [], np.zeros(len(from_end), bool)
+        for part, of_part in zip(reversed(parts), reversed(each), strict=True):
+            length = np.repeat(of_part, lengths)
+            at = np.repeat(np.cumsum(of_part) - 1, lengths) - from_end % length
+            from_end //= length
+            words.append((part.values if ids["digests"] else _hash_words([part.values]))[at])
+            missing |= (part.values[at] == MISSING_RAW) & ids["digests"]
+            if part.weights is not None:
+                weights.append(part.weights[at])
+        found = (_hash_words(words[::-1], ids["seed"]) % np.uint64(ids["num_ids"])).astype(np.int64)
+        if missing.any() and self.spec["missing"] is None:
+            raise RowError("found nothing, expected an id", _row_of(lengths, missing.argmax()), self.name)
+        found = np.where(missing, self.spec["missing"], found) if missing.any() else found
+        found = found if self.space is None else self.space(found)
+        if self.spec["kind"] == "id":
+            return _Column(found)
+        products = np.prod(np.stack(weights[::-1]), axis=0, dtype=np.float64) if weights else np.zeros(0)
+        if not (right := np.abs(products) <= LARGEST_NUMBER).all():
+            at = int(right.argmin())
+            raise RowError(f"multiplies weights to {products[at]:g}", _row_of(lengths, at), self.name)
+        return _Column(found, lengths, products.astype(np.float32) if weights else None, lengths)
 
 
 # ---------------------------------------------------------------- tables and programs
@@ -606,7 +510,7 @@ class _Table:
         """Returns float32 [n, D]."""
         found = self.array[ids]
         if self.dtype != "int8":
-            return found if self.dtype == "fp32" else found.astype(np.float32)
+            return found.astype(np.float32, copy=False)
         scale = found[:, self.dim :].copy().view(np.float32)
         return found[:, : self.dim].astype(np.float32) * scale[:, :1] + scale[:, 1:]
 
@@ -615,63 +519,57 @@ class _Program:
     """An exported program, and the inputs that it takes."""
 
     def __init__(self, bundle: "Bundle", spec: Mapping[str, Any]) -> None:
-        self.inputs = spec["inputs"]
+        self.inputs = [i for i in spec["inputs"] if i["kind"] != "shared"]
         self.features = list(dict.fromkeys(name for i in self.inputs for name in i["features"] + i.get("dense", [])))
         self._path, self._bundle = bundle.folder / spec["file"], bundle
 
     @cached_property
     def module(self) -> Any:
+        """Returns the program, read when it is first called."""
         return torch.export.load(str(self._path)).module()
 
     @torch.no_grad()
-    def __call__(self, columns: Mapping[str, _Column], count: int, *more: Tensor) -> Any:
+    def __call__(self, columns: Mapping[str, _Column], count: int, *shared: Tensor) -> Any:
         """Runs the program on `count` rows; columns of one row are every row's."""
-        return self.module(*(t for spec in self.inputs for t in self._tensors(spec, columns, count)), *more)
+        return self.module(*shared, *(t for spec in self.inputs for t in self._tensors(spec, columns, count)))
 
     def _tensors(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> Iterator[Tensor]:
-        if spec["kind"] == "dense":
-            out = np.empty((count, len(spec["features"])), np.float32)
-            for i, name in enumerate(spec["features"]):
-                out[:, i] = columns[name].values
-            yield torch.from_numpy(out)
-        elif spec["kind"] == "pooled":
-            yield torch.from_numpy(self._pooled(spec, columns, count))
-        else:
+        if spec["kind"] == "sequence":
             yield from self._sequence(spec, columns, count)
-
-    def _pooled(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> np.ndarray:
-        tables = [self._bundle.table(name) for name in spec["tables"]]
-        width = sum(table.dim for table in tables)
-        out, start = np.empty((count, width), np.float32), 0
-        for name, table, mean in zip(spec["features"], tables, spec["mean"], strict=True):
+            return
+        dense = spec["kind"] == "dense"
+        tables = [] if dense else [self._bundle.table(name) for name in spec["tables"]]
+        widths = [1] * len(spec["features"]) if dense else [table.dim for table in tables]
+        out, start = np.empty((count, sum(widths)), np.float32), 0
+        for i, (name, width) in enumerate(zip(spec["features"], widths, strict=True)):
             column = columns[name]
-            vectors = table.rows(column.values)
+            vectors = column.values[:, None] if dense else tables[i].rows(column.values)
             if column.lengths is not None:
-                vectors = _pooled(vectors, column, mean)
-            out[:, start : start + table.dim] = vectors
-            start += table.dim
-        return out if spec["concat"] else out.reshape(count, len(tables), -1)
+                vectors = _pooled(vectors, column, spec["mean"][i])
+            out[:, start : start + width] = vectors
+            start += width
+        yield torch.from_numpy(out if dense or spec["concat"] else out.reshape(count, len(tables), -1))
 
     def _sequence(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> Iterator[Tensor]:
         first = columns[spec["features"][0]]
         assert first.lengths is not None
-        longest = spec.get("length") or max(1, int(first.lengths.max(initial=0)))
-        rows = np.repeat(np.arange(len(first.lengths)), first.lengths)
-        at = (rows, _places(np.zeros(len(first.lengths), np.int64), first.lengths))
+        row = np.repeat(np.arange(len(first.lengths)), first.lengths)
+        at = (row, _places(np.zeros(len(first.lengths), np.int64), first.lengths))
 
         def padded(*values: np.ndarray) -> Tensor:
+            longest = max(1, int(first.lengths.max(initial=0)))
             out = np.zeros((len(first.lengths), longest, len(values), *values[0].shape[1:]), np.float32)
             for i, of_feature in enumerate(values):
                 out[*at, i] = of_feature
             return torch.from_numpy(out)
 
-        tables = [self._bundle.table(name) for name in spec["tables"]]
-        vectors = [t.rows(columns[f].values) for f, t in zip(spec["features"], tables, strict=True)]
-        tensors = [padded(*vectors), torch.from_numpy(first.lengths)]
-        if spec.get("weighted"):
+        names = zip(spec["features"], spec["tables"], strict=True)
+        tensors = [padded(*(self._bundle.table(t).rows(columns[f].values) for f, t in names))]
+        tensors.append(torch.from_numpy(first.lengths))
+        if spec["weighted"]:
             assert first.weights is not None
             tensors.append(padded(first.weights)[:, :, 0])
-        if spec.get("dense"):
+        if spec["dense"]:
             tensors.append(padded(*(columns[name].values for name in spec["dense"])))
         for tensor in tensors:
             yield tensor if len(tensor) == count else tensor.expand(count, *tensor.shape[1:]).contiguous()
@@ -681,15 +579,13 @@ def _pooled(vectors: np.ndarray, column: _Column, mean: bool) -> np.ndarray:
     """Sums (or averages) the vectors of each row's ids: [T, D] -> [n, D]."""
     assert column.lengths is not None
     row = torch.from_numpy(np.repeat(np.arange(len(column.lengths)), column.lengths))
-    if column.weights is not None:
-        vectors = vectors * column.weights[:, None]
-    out = torch.zeros(len(column.lengths), vectors.shape[1]).index_add_(0, row, torch.from_numpy(vectors))
+    weights = np.ones(len(vectors), np.float32) if column.weights is None else column.weights
+    sums = torch.zeros(len(column.lengths), vectors.shape[1])
+    sums.index_add_(0, row, torch.from_numpy(vectors if column.weights is None else vectors * weights[:, None]))
     if mean:
-        total = torch.from_numpy(column.lengths).float()
-        if column.weights is not None:
-            total = torch.zeros(len(out)).index_add_(0, row, torch.from_numpy(column.weights))
-        out *= torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))[:, None]
-    return out.numpy()
+        total = torch.zeros(len(sums)).index_add_(0, row, torch.from_numpy(weights))
+        sums *= torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))[:, None]
+    return sums.numpy()
 
 
 class Bundle:
@@ -697,7 +593,7 @@ class Bundle:
 
     manifest: what `bundle.json` says. columns: the raw columns that rows have, each with the Arrow type it is read as,
     and a `?` where it may be missing. item_columns, context_columns: those that describe the candidate item, and the
-    others.
+    others. retrieves: whether `user_vectors`, `top_n` and `similar` are there.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None, prepared: bool = False) -> None:
@@ -708,7 +604,7 @@ class Bundle:
         """
         self.folder = Path(folder)
         try:
-            self.manifest: dict[str, Any] = json.loads((self.folder / "bundle.json").read_text())
+            self.manifest: dict[str, Any] = json.loads((self.folder / "bundle.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder}: not a bundle: {error}") from None
         if self.manifest.get("format") != FORMAT:
@@ -723,93 +619,106 @@ class Bundle:
         self.context_columns = [c for c in self.columns if c not in self.item_columns]
         self._features = {spec["name"]: _Feature(spec, self.columns, self) for spec in rows["features"]}
         self._programs = {name: _Program(self, spec) for name, spec in self.manifest["programs"].items()}
-        self._calibration = self.manifest.get("calibration")
         self.retrieves = "user" in self._programs
 
     # ------------------------------------------------------------ scores
 
     def score(self, rows: Any) -> np.ndarray:
-        """Returns a prediction for each row: [B] float32.
+        """Returns a prediction for each row: [B] float32 ([B, C] of a model of C classes).
 
         rows: a pyarrow.Table or RecordBatch, a pandas.DataFrame, a dict of columns, or a list of dicts; other columns
         than the bundle's own are passed over. Raises RowError for a row that cannot be read.
         """
-        return self._calibrated(self._run("tower", _Rows(rows, self.columns)))
+        return self._calibrated(self._run("tower", rows))
 
     def score_candidates(self, context: Any, candidates: Any) -> np.ndarray:
         """Returns a prediction for each candidate beside one row of context: [C] float32.
 
-        context: a dict of values, or a table of one row. candidates: C rows of the columns that differ between them
-        (`item_columns`, and any others). What depends on the context alone is computed once. Raises RowError.
+        context: a dict of values, or a table of one row. candidates: C rows of the columns in which they differ
+        (`item_columns`, or others). What depends on the context alone is computed once. Raises RowError.
         """
-        if isinstance(context, Mapping):
-            context = [context]
-        shared, rows = _Rows(context, self.columns), _Rows(candidates, self.columns)
+        shared = _Rows([context] if isinstance(context, Mapping) else context, self.columns)
+        rows = _Rows(candidates, self.columns)
         if shared.count != 1:
             raise RowError(f"the context is one row, found {shared.count}")
-        own = {column for column in self.columns if rows.get(column) is not None}
-        both = _Beside(rows, shared)
-        names = self._programs["tower"].features
-        read = {n: self._features[n].read(both if own.intersection(self._features[n].columns) else shared) for n in names}
-        self._check_aligned(read)
-        return self._calibrated(self._programs["tower"](read, rows.count).numpy())
-
-    def _run(self, program: str, rows: _Rows) -> np.ndarray:
-        names = self._programs[program].features
-        columns = {name: self._features[name].read(rows) for name in names}
+        both, own = _Beside(rows, shared), {column for column in self.columns if rows.get(column) is not None}
+        varying = {name for name, feature in self._features.items() if own.intersection(feature.columns)}
+        cut = "candidate" in self._programs and varying.isdisjoint(self._programs["shared"].features)
+        programs = [self._programs[name] for name in (("shared", "candidate") if cut else ("tower",))]
+        names = dict.fromkeys(name for program in programs for name in program.features)
+        columns = {name: self._features[name].read(both if name in varying else shared) for name in names}
         self._check_aligned(columns)
-        return np.asarray(self._programs[program](columns, rows.count))
+        if not rows.count:
+            return np.zeros(0, np.float32)
+        once = programs[0](columns, 1) if cut else ()
+        return self._calibrated(programs[-1](columns, rows.count, *once).numpy())
+
+    def _run(self, program: str, rows: Any) -> np.ndarray:
+        """Returns a program's output for rows, some of them at a time."""
+        if isinstance(rows, list | tuple | pa.Table | pa.RecordBatch) and len(rows) > BLOCK_ROWS:
+            starts = range(0, len(rows), BLOCK_ROWS)
+            blocks = (
+                rows[s : s + BLOCK_ROWS] if isinstance(rows, list | tuple) else rows.slice(s, BLOCK_ROWS) for s in starts
+            )
+            try:
+                outputs = []
+                for block in blocks:
+                    outputs.append(self._run(program, block))
+            except RowError as error:
+                row = None if error.row is None else error.row + len(outputs) * BLOCK_ROWS
+                raise RowError(error.message, row, error.feature) from None
+            return np.concatenate(outputs)
+        read = _Rows(rows, self.columns)
+        if not read.count:
+            return np.zeros(0, np.float32)
+        return np.asarray(self._programs[program](self.read(read, self._programs[program].features), read.count))
+
+    def read(self, rows: Any, features: Iterable[str] | None = None) -> dict[str, _Column]:
+        """Returns what rows become: by feature (None: all) its table rows or numbers. Raises RowError."""
+        rows = rows if isinstance(rows, _Rows) else _Rows(rows, self.columns)
+        columns = {n: self._features[n].read(rows) for n in (self._features if features is None else features)}
+        self._check_aligned(columns)
+        return columns
 
     def _check_aligned(self, columns: Mapping[str, _Column]) -> None:
         first: dict[str, tuple[str, np.ndarray]] = {}
         for name, column in columns.items():
-            if self._features[name].aligned is None or column.full is None:
+            if (aligned := self._features[name].aligned) is None or column.full is None:
                 continue
-            other, full = first.setdefault(self._features[name].aligned, (name, column.full))
+            other, full = first.setdefault(aligned, (name, column.full))
             differ = np.flatnonzero(full != column.full)
             if len(differ):
                 at = int(differ[0])
                 raise RowError(f"found {column.full[at]} elements beside {full[at]} of {other!r}", at, name)
 
     def _calibrated(self, scores: np.ndarray) -> np.ndarray:
-        fit = self._calibration
+        fit = self._once("calibration", self._read_calibration)
         if fit is None:
             return scores
         if fit["method"] == "isotonic":
             return np.interp(scores, fit["x"], fit["y"]).astype(np.float32)
         p = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
-        return (1 / (1 + np.exp(-(fit["a"] * np.log(p / (1 - p)) + fit["b"])))).astype(np.float32)
+        return np.asarray(1 / (1 + np.exp(-fit["a"] * np.log(p / (1 - p)) - fit["b"])), np.float32)
 
-    # ------------------------------------------------------------ files
+    # ------------------------------------------------------------ files, opened once
 
     def table(self, name: str) -> _Table:
-        """Returns a table, opened once."""
+        """Returns a table."""
         return self._once(("table", name), lambda: _Table(self.folder, self.manifest["tables"][name]))
 
-    def vocabulary(self, ids: Mapping[str, Any]) -> _Vocabulary:
-        """Returns a vocabulary, opened once."""
-        return self._once(("vocabulary", ids["file"]), lambda: _Vocabulary(self.folder / ids["file"], ids["strings"]))
+    def vocabulary(self, stem: str) -> _Vocabulary:
+        """Returns the vocabulary of these files."""
+        return self._once(("vocabulary", stem), lambda: _Vocabulary(self.folder / stem))
 
     def id_space(self, name: str) -> _IdSpace:
-        """Returns which rows of dynamic tables ids have, opened once."""
-        return self._once(("space", name), lambda: _IdSpace(self.folder, self.manifest["id_spaces"][name]))
+        """Returns which rows of dynamic tables ids have."""
+        return self._once(("ids", name), lambda: _IdSpace(self.folder, self.manifest["id_spaces"][name]))
+
+    def _read_calibration(self) -> Any:
+        path = self.folder / "calibration.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._opened:
             self._opened[key] = make()
         return self._opened[key]
-
-
-class _Beside:
-    """Candidate rows beside a row of context, whose columns they have where they lack them."""
-
-    def __init__(self, rows: _Rows, shared: _Rows) -> None:
-        self._rows, self._shared, self.count = rows, shared, rows.count
-
-    def get(self, name: str) -> Any:
-        values = self._rows.get(name)
-        if values is not None or (values := self._shared.get(name)) is None:
-            return values
-        if isinstance(values, pa.Array):
-            return values.take(pa.array(np.zeros(self.count, np.int64)))
-        return list(values) * self.count

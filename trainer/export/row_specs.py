@@ -105,13 +105,20 @@ def _spec(f: Any, files: Mapping[str, str]) -> dict[str, Any]:
             spec[name] = getattr(f, name)
     if isinstance(f, NumericFeature):
         return spec | {"steps": [_step(t) for t in f.transforms], "fill": None if f.missing == "error" else f.missing}
-    if isinstance(f.ids, FeatureCross):
-        parts = [_spec(part, files) for part in f.ids.features]
-        return spec | {"ids": {"kind": "feature_cross", "num_ids": f.ids.num_ids}, "parts": parts}
+    if isinstance(f.ids, Cross | FeatureCross):
+        cross = {"num_ids": f.ids.num_ids, "digests": isinstance(f.ids, Cross), "seed": getattr(f.ids, "seed", 0)}
+        return spec | {"ids": cross, "missing": _missing_row(f), "parts": _parts(f, files)}
     if isinstance(f, IdListFeature) and f.weights:
         spec["weights"] = f.weights
-    crossed = len(f.columns) - ("weights" in spec)
-    return spec | {"ids": _ids(f.ids, files), "missing": _missing_row(f), "crossed": crossed}
+    return spec | {"ids": _ids(f.ids, files), "missing": _missing_row(f)}
+
+
+def _parts(f: Any, files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Returns the specs of what is crossed: features, or columns by the 64-bit hashes of their values."""
+    if isinstance(f.ids, FeatureCross):
+        return [_spec(part, files) for part in f.ids.features]
+    digest = {"kind": "any", "ids": {"kind": "digest"}, "missing": MISSING}
+    return [{"name": f.name, "columns": [column], **digest} for column in f.ids.columns]
 
 
 def _missing_row(f: SparseFeature) -> int | None:
@@ -125,8 +132,8 @@ def _ids(ids: Any, files: Mapping[str, str]) -> dict[str, Any]:
         return {"kind": "vocabulary", "file": files[ids.path], "size": ids.size}
     if isinstance(ids, Bucketize):
         return {"kind": "bucketize", "boundaries": list(ids.boundaries)}
-    if isinstance(ids, Hash | Cross):
-        return {"kind": ids.kind, "num_ids": ids.num_ids, "seed": ids.seed}
+    if isinstance(ids, Hash):
+        return {"kind": "hash", "num_ids": ids.num_ids, "seed": ids.seed}
     return {"kind": "raw"} if isinstance(ids, Raw) else {"kind": "identity", "num_ids": ids.num_ids}
 
 

@@ -1,0 +1,192 @@
+"""The loader reads rows as the data pipeline does: the same table rows and numbers, and errors where that has errors."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.dense_transforms import Clip, Log, Standardise
+from shardrec.data_pipeline.features.feature_kinds import (
+    DenseFeature,
+    DenseSequenceFeature,
+    FeatureCross,
+    IdFeature,
+    IdListFeature,
+    SequenceFeature,
+)
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.transforms import FeatureReader, check_aligned
+from shardrec.trainer.export.loader import RowError
+from tests.trainer.export.bundles import bundle_of
+
+WORDS = ["", "a", "b", "é" * 5, "x" * 31, "y" * 40, "sechsundsechzig Zeichen " * 3]
+NUMBERS = [-7, 0, 3, 2**40]
+_count = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        pq.write_table(pa.table({"value": WORDS[1:]}), path / "words.parquet")
+        pq.write_table(pa.table({"value": NUMBERS[1:]}), path / "numbers.parquet")
+        pq.write_table(pa.table({"value": pa.array([], pa.string())}), path / "none.parquet")
+        yield path
+
+
+texts = st.sampled_from(WORDS) | st.text(max_size=70)
+integers = st.sampled_from(NUMBERS) | st.integers(-(2**63), 2**63 - 1)
+rows_of_a_table = st.integers(0, 9)
+numbers = st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.5, 2.0, float("nan"), float("inf"), 1e20])
+
+_STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+_INTEGERS = [pa.int64(), pa.dictionary(pa.int8(), pa.int64())]
+_FLOATS = [pa.float64(), pa.float32()]
+
+
+def _ids() -> st.SearchStrategy[tuple[Any, Any, list[pa.DataType]]]:
+    """What makes ids, values that it is given, and the Arrow types that they come in."""
+    return st.sampled_from(
+        [
+            (Identity(num_ids=10), rows_of_a_table, [*_INTEGERS, pa.int32(), pa.uint8()]),
+            (Identity(num_ids=10), st.integers(-2, 11), [pa.int64(), pa.int8()]),
+            (Hash(num_ids=1000), texts, _STRINGS),
+            (Hash(num_ids=2**40, seed=7), integers, _INTEGERS),
+            (Hash(num_ids=10), st.booleans(), [pa.bool_()]),
+            (Hash(num_ids=1000), st.integers(2**62, 2**64 - 1), [pa.uint64()]),
+            (Raw(), texts, _STRINGS),
+            (Raw(), integers, _INTEGERS),
+            (Vocabulary(path="words.parquet", size=6), texts, _STRINGS),
+            (Vocabulary(path="numbers.parquet", size=3), integers, _INTEGERS),
+            (Vocabulary(path="none.parquet", size=0), texts, _STRINGS),
+            (Bucketize(boundaries=(0.1, 1.5, 2.0)), numbers, _FLOATS),
+            (Bucketize(boundaries=(0.0,)), st.integers(-3, 3), [pa.int32()]),
+        ]
+    )
+
+
+def _steps() -> st.SearchStrategy[tuple[Any, ...]]:
+    step = st.sampled_from([Log(), Standardise(mean=0.3, deviation=2.7), Clip(low=-1.0), Clip(low=0.1, high=50.0), Clip()])
+    return st.lists(step, max_size=3).map(tuple)
+
+
+@st.composite
+def features(draw: Any, name: str) -> tuple[Any, dict[str, pa.Array]]:
+    """A feature with a column of 0 to 6 rows, or the columns that it reads."""
+    count = 5
+    kind = draw(st.sampled_from(["id", "id_list", "sequence", "dense", "dense_sequence"]))
+    nothing = draw(st.booleans())
+    if kind.startswith("dense"):
+        declared: Any = {"transforms": draw(_steps()), "missing": draw(st.sampled_from(["error", 0.1]))}
+        one, arrow = draw(st.sampled_from([(numbers, _FLOATS), (st.integers(-5, 5), [pa.int16()])])), None
+        values, types = one
+        arrow = draw(st.sampled_from(types))
+    else:
+        ids, values, types = draw(_ids())
+        declared = {"ids": ids, "missing": draw(st.sampled_from(["error", "row"]))}
+        arrow = draw(st.sampled_from(types))
+    one = values | st.none() if nothing else values
+    if kind in ("id", "dense"):
+        column = pa.array(draw(st.lists(one, min_size=count, max_size=count)), arrow)
+        made = IdFeature(name=name, **declared) if kind == "id" else DenseFeature(name=name, **declared)
+        return made, {name: column}
+    if pa.types.is_dictionary(arrow):
+        arrow = arrow.value_type
+    lists = draw(st.lists(st.none() | st.lists(one, max_size=4), min_size=count, max_size=count))
+    of = draw(st.sampled_from([pa.list_, pa.large_list, pa.list_view]))
+    columns = {name: pa.array(lists, of(arrow))}
+    if kind == "id_list":
+        if draw(st.booleans()):
+            declared["weights"] = f"{name}_w"
+            columns[f"{name}_w"] = pa.array([None if v is None else [draw(numbers) for _ in v] for v in lists])
+            columns[f"{name}_w"] = columns[f"{name}_w"].cast(pa.list_(pa.float64()))
+        most = draw(st.sampled_from([None, 1, 3]))
+        return IdListFeature(name=name, max_length=most, **declared), columns
+    if kind == "sequence":
+        return SequenceFeature(name=name, max_length=draw(st.sampled_from([1, 3])), **declared), columns
+    return DenseSequenceFeature(name=name, max_length=2, aligned="h", **declared), columns
+
+
+def check(folder: Path, schema: Schema, table: pa.Table) -> None:
+    """Reads a table by the pipeline and by the loader: as Arrow, and as Python values, twice."""
+    batch = table.combine_chunks().to_batches()[0]
+    bundle = bundle_of(folder / str(next(_count)), schema, table.schema, folder)
+    try:
+        readers = {f.name: FeatureReader(f, folder) for f in schema.features}
+        for reader in readers.values():
+            reader.check(table.schema, "f")
+        expected = {name: reader(batch, "f") for name, reader in readers.items()}
+        check_aligned(schema.features, batch, "f")
+    except UserError as error:
+        for rows in (table, table.to_pylist()):
+            with pytest.raises(RowError) as caught:
+                bundle.read(rows)
+            assert "\n" not in str(caught.value)
+            if "row " in str(error) and len(schema.features) == 1 and schema.features[0].name == "f":
+                assert (caught.value.feature, f"row {caught.value.row},") == ("f", str(error).split(" ", 1)[1][:6])
+        return
+    for rows in (table, table.to_pylist(), table.to_pylist(), table.to_pydict(), table.slice(2).to_batches()[0]):
+        some = slice(2, None) if isinstance(rows, pa.RecordBatch) else slice(None)
+        for name, found in bundle.read(rows).items():
+            wanted = expected[name]
+            if some.start and wanted.lengths is not None:
+                wanted = readers[name](batch.slice(2), "f")
+                some = slice(None)
+            np.testing.assert_array_equal(found.values, wanted.values[some])
+            assert (found.lengths is None) == (wanted.lengths is None)
+            if wanted.lengths is not None:
+                np.testing.assert_array_equal(found.lengths, wanted.lengths)
+            if wanted.weights is not None:
+                np.testing.assert_array_equal(found.weights, wanted.weights)
+            some = slice(2, None) if isinstance(rows, pa.RecordBatch) else slice(None)
+
+
+@settings(max_examples=120)
+@given(made=features("f"))
+def test_a_feature_is_read_as_the_pipeline_reads_it(folder: Path, made: tuple[Any, dict[str, pa.Array]]) -> None:
+    feature, columns = made
+    others: tuple[Any, ...] = ()
+    if isinstance(feature, DenseSequenceFeature):
+        others = (SequenceFeature(name="beside", ids=Identity(num_ids=9), aligned="h", max_length=2),)
+        lengths = [0 if v is None else len(v) for v in columns["f"].to_pylist()]
+        columns = columns | {"beside": pa.array([[1] * n for n in lengths], pa.list_(pa.int64()))}
+    check(folder, Schema(features=(feature, *others), labels=()), pa.table(columns))
+
+
+@st.composite
+def crosses(draw: Any) -> tuple[Any, dict[str, pa.Array]]:
+    """A cross of two or three features, or of columns."""
+    parts, columns = [], {}
+    for name in "abc"[: draw(st.integers(2, 3))]:
+        feature, of_it = draw(features(name).filter(lambda made: made[0].kind in ("id", "id_list")))
+        parts.append(feature)
+        columns |= of_it
+    many = any(isinstance(part, IdListFeature) for part in parts)
+    most = draw(st.sampled_from([None, 2, 5]))
+    if draw(st.booleans()):
+        ids: Any = FeatureCross(features=tuple(parts), num_ids=97)
+        missing = "error"
+    else:
+        ids = Cross(columns=tuple(part.name for part in parts), num_ids=97, seed=draw(st.sampled_from([0, 5])))
+        missing = draw(st.sampled_from(["error", "row"]))
+        assume(not any(pa.types.is_string_view(column.type) for column in columns.values()))  # which Arrow cannot take
+    if many:
+        return IdListFeature(name="x", ids=ids, missing=missing, max_length=most), columns
+    return IdFeature(name="x", ids=ids, missing=missing), columns
+
+
+@settings(max_examples=60)
+@given(made=crosses())
+def test_a_cross_is_made_as_the_pipeline_makes_it(folder: Path, made: tuple[Any, dict[str, pa.Array]]) -> None:
+    feature, columns = made
+    check(folder, Schema(features=(feature,), labels=()), pa.table(columns))
