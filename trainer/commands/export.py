@@ -28,8 +28,6 @@ def export(
 
     if trust:
         trust_folders(run_folder)
-    made = export_bundle(
-        run_folder, out, rows=rows, onnx=onnx, step=step, overwrite=overwrite, checked_rows=check
-    )
+    made = export_bundle(run_folder, out, rows=rows, onnx=onnx, step=step, overwrite=overwrite, checked_rows=check)
     for line in lines(made, out):
         typer.echo(line)

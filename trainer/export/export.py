@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch.export import ExportedProgram
 
 from shardrec import __version__
 from shardrec.data_pipeline.errors import UserError
@@ -17,13 +19,15 @@ from shardrec.data_pipeline.files.file_names import file_stems
 from shardrec.data_pipeline.files.owned_files import check_replaceable
 from shardrec.data_pipeline.files.whole_files import whole_folder
 from shardrec.models.base import Recommender
-from shardrec.models.inputs import DenseFeatures, SequenceEmbeddings
+from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
 from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.export import loader
-from shardrec.trainer.export.plain_tower import exported_tower
+from shardrec.trainer.export.arguments import ProgramInput
+from shardrec.trainer.export.inlined import inline_autocast
+from shardrec.trainer.export.programs import export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
 from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
@@ -84,7 +88,7 @@ def _written(
     """Writes all files but the manifest, and returns that."""
     model = blueprint.model
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
-    programs = _write_programs(made, model)
+    programs = _write_programs(made, model, blueprint.schema)
     shutil.copyfile(loader.__file__, made / LOADER)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
@@ -113,9 +117,7 @@ def _row_specs(made: Path, blueprint: Blueprint, features: tuple[str, ...]) -> d
     paths = tuple(dict.fromkeys((*prepared.vocabularies, *raw.vocabularies)))
     files = {path: f"vocabularies/{stem}" for path, stem in file_stems(paths).items()}
     strings = {path: write_vocabulary(made, files[path], source, path) for path in paths}
-    spaces = {
-        feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic
-    }
+    spaces = {feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic}
     types = _trained_types(blueprint)
     of_raw = {} if raw != prepared else types
     return {
@@ -158,19 +160,34 @@ def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[s
     }
 
 
-def _write_programs(made: Path, model: Recommender) -> dict[str, Any]:
-    inputs = [_input(model, name) for name, declared in model.inputs.items() if declared.read == "always"]
-    torch.export.save(exported_tower(model), made / "tower.pt2")
-    return {"tower": {"file": "tower.pt2", "inputs": inputs}}
+def _write_programs(made: Path, model: Recommender, schema: Schema) -> dict[str, Any]:
+    """Writes the towers' programs; returns what the loader has to know of each."""
+    specs = {}
+    for name, program in export_programs(model, schema).items():
+        inline_autocast(program.exported)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own
+            torch.export.save(program.exported, made / f"{name}.pt2")
+        inputs = [_input(model, given) for given in program.inputs]
+        specs[name] = {"file": f"{name}.pt2", "inputs": inputs, "lists": _gives_lists(program.exported)}
+    return specs
 
 
-def _input(model: Recommender, name: str) -> dict[str, Any]:
-    declared = model.inputs[name]
-    if isinstance(declared, DenseFeatures):
-        return {"name": name, "kind": "dense", "features": list(declared.features)}
-    tables = list(declared.tables.values())
-    spec: dict[str, Any] = {"features": list(declared.tables), "tables": [table.name for table in tables]}
-    if isinstance(declared, SequenceEmbeddings):
-        return {"name": name, "kind": "sequence", **spec, "dense": list(declared.dense), "weighted": False}
-    pools = {"mean": [table.pooling == "mean" for table in tables], "concat": declared.concat}
-    return {"name": name, "kind": "pooled", **spec, **pools}
+def _gives_lists(exported: ExportedProgram) -> bool:
+    """Tells whether a program returns as many numbers a row as its longest list has: [B, L], and not [B]."""
+    first = exported.graph.output_node().args[0][0]  # type: ignore[index]
+    shape = first.meta["val"].shape  # type: ignore[union-attr]
+    return len(shape) == 2 and not isinstance(shape[1], int)
+
+
+def _input(model: Recommender, given: ProgramInput) -> dict[str, Any]:
+    spec: dict[str, Any] = {"name": given.name, "kind": given.kind, "features": list(given.features)}
+    declared = model.inputs.get(given.name)
+    if given.kind in ("shared", "dense"):
+        return spec
+    assert isinstance(declared, PooledEmbeddings | SequenceEmbeddings)
+    tables = [declared.tables[feature] for feature in given.features]
+    spec["tables"] = [table.name for table in tables]
+    if given.kind == "sequence":
+        return spec | {"dense": list(given.dense), "weighted": given.weighted}
+    return spec | {"mean": [table.pooling == "mean" for table in tables], "concat": given.concat}

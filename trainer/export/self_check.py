@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
+from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.models.inputs import Jagged
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.export.loader import Bundle
 from shardrec.trainer.launch.environment import Environment
@@ -32,7 +33,8 @@ def check_bundle(made: Path, folder: RunFolder, blueprint: Blueprint, step: int,
         return {"rows": 0, "why": "as asked for" if split else "there were no rows"}
     bundle = Bundle(made, prepared=True)
     environment = Environment(0, 1, 0, 1, torch.device("cpu"))
-    scores, trained = [], []
+    scores: list[np.ndarray] = []
+    trained: list[np.ndarray] = []
     with environment.group(blueprint.config.launch.timeout), computing(blueprint.config, environment):
         with torch.random.fork_rng(devices=[]):
             session = Session.build(blueprint, environment)
@@ -43,18 +45,29 @@ def check_bundle(made: Path, folder: RunFolder, blueprint: Blueprint, step: int,
         for batch, columns in batches:
             with torch.no_grad():
                 prediction = session.model.task.prediction(session.forward(batch))
-            trained.append(prediction[batch.live].float().numpy())
-            scores.append(bundle.score(columns))
+            trained += _by_row(prediction, len(columns))
+            scores += list(bundle.score(columns))
             if (count := count + len(columns)) >= rows:
                 break
         batches.raise_error()
-    ours, theirs = np.concatenate(scores)[:rows], np.concatenate(trained)[:rows]
+    count = len(scores[:rows])
+    ours, theirs = (np.concatenate([np.atleast_1d(x) for x in found[:rows]]) for found in (scores, trained))
     kinds = {table["dtype"] for table in bundle.manifest["tables"].values()}
     bound = max(BOUNDS[kind] for kind in kinds)
     difference = float(np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)), initial=0))
     if not difference <= bound:
-        raise UserError(f"the bundle's scores of {split} rows differ from the model's by {difference:g}, more than {bound:g}")
-    return {"split": split, "rows": len(ours), "largest_difference": difference, "bound": bound}
+        raise UserError(
+            f"the bundle's scores of {split} rows differ from the model's by {difference:g}, more than {bound:g}"
+        )
+    return {"split": split, "rows": count, "largest_difference": difference, "bound": bound}
+
+
+def _by_row(prediction: Tensor | Jagged, live: int) -> list[np.ndarray]:
+    """Returns the predictions of the live rows, each a number, or an array of them; padding rows come last."""
+    if isinstance(prediction, Tensor):
+        return list(prediction[:live].float().numpy())
+    values = prediction.values.float().numpy()
+    return np.split(values, prediction.offsets[1:-1].numpy())[:live]
 
 
 def _paths(blueprint: Blueprint, split: str) -> Any:

@@ -47,7 +47,11 @@ def write_table(folder: Path, stem: str, table: SavedTable, rows: Rows | None) -
 
 def _dtype(table: SavedTable, rows: Rows | None) -> str:
     """Returns the smaller of how a table was trained and what is asked for."""
-    sizes = {"fp32": 4 * table.embedding_dim, "fp16": 2 * table.embedding_dim, "int8": table.embedding_dim + SCALE_BYTES}
+    sizes = {
+        "fp32": 4 * table.embedding_dim,
+        "fp16": 2 * table.embedding_dim,
+        "int8": table.embedding_dim + SCALE_BYTES,
+    }
     return min((table.dtype, rows or table.dtype), key=lambda dtype: sizes[dtype])
 
 

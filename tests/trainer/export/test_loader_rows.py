@@ -76,7 +76,9 @@ def _ids() -> st.SearchStrategy[tuple[Any, Any, list[pa.DataType]]]:
 
 
 def _steps() -> st.SearchStrategy[tuple[Any, ...]]:
-    step = st.sampled_from([Log(), Standardise(mean=0.3, deviation=2.7), Clip(low=-1.0), Clip(low=0.1, high=50.0), Clip()])
+    step = st.sampled_from(
+        [Log(), Standardise(mean=0.3, deviation=2.7), Clip(low=-1.0), Clip(low=0.1, high=50.0), Clip()]
+    )
     return st.lists(step, max_size=3).map(tuple)
 
 
@@ -102,6 +104,8 @@ def features(draw: Any, name: str) -> tuple[Any, dict[str, pa.Array]]:
         return made, {name: column}
     if pa.types.is_dictionary(arrow):
         arrow = arrow.value_type
+    if pa.types.is_string_view(arrow):  # lists of which Arrow cannot take some elements
+        arrow = pa.string()
     lists = draw(st.lists(st.none() | st.lists(one, max_size=4), min_size=count, max_size=count))
     of = draw(st.sampled_from([pa.list_, pa.large_list, pa.list_view]))
     columns = {name: pa.array(lists, of(arrow))}
@@ -120,11 +124,14 @@ def features(draw: Any, name: str) -> tuple[Any, dict[str, pa.Array]]:
 def check(folder: Path, schema: Schema, table: pa.Table) -> None:
     """Reads a table by the pipeline and by the loader: as Arrow, and as Python values, twice."""
     batch = table.combine_chunks().to_batches()[0]
-    bundle = bundle_of(folder / str(next(_count)), schema, table.schema, folder)
+    readers = {f.name: FeatureReader(f, folder) for f in schema.features}
     try:
-        readers = {f.name: FeatureReader(f, folder) for f in schema.features}
         for reader in readers.values():
             reader.check(table.schema, "f")
+    except UserError:  # nothing was trained on such columns
+        return
+    bundle = bundle_of(folder / str(next(_count)), schema, table.schema, folder)
+    try:
         expected = {name: reader(batch, "f") for name, reader in readers.items()}
         check_aligned(schema.features, batch, "f")
     except UserError as error:
