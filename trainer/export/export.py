@@ -29,13 +29,13 @@ from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.inlined import inline_autocast
 from shardrec.trainer.export.programs import export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
-from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle
+from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
 from shardrec.trainer.run_folder.atomic import check_out
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
 
-MANIFEST, LOADER = "bundle.json", "loader.py"
+MANIFEST, LOADER, CALIBRATION = "bundle.json", "loader.py", "calibration.json"
 
 
 def export_bundle(
@@ -65,7 +65,8 @@ def export_bundle(
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows)
         _write_json(made / MANIFEST, manifest)
-        manifest["check"] = check_bundle(made, folder, blueprint, saved.step, checked_rows)
+        with opened_run(blueprint, folder, saved.step) as session:
+            manifest["check"] = check_bundle(made, session, checked_rows)
         _write_json(made / MANIFEST, manifest)
     return manifest
 
@@ -90,6 +91,8 @@ def _written(
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
     programs = _write_programs(made, model, blueprint.schema)
     shutil.copyfile(loader.__file__, made / LOADER)
+    if (folder.path / CALIBRATION).exists():
+        shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
     id_stems = file_stems(saved.id_maps)

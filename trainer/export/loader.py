@@ -659,6 +659,8 @@ class Bundle:
         rows = _Rows(candidates, self.columns)
         if shared.count != 1:
             raise RowError(f"the context is one row, found {shared.count}")
+        if not rows.count:
+            return np.zeros(0, np.float32)
         both, own = _Beside(rows, shared), {column for column in self.columns if rows.get(column) is not None}
         varying = {name for name, feature in self._features.items() if own.intersection(feature.columns)}
         cut = "candidate" in self._programs and varying.isdisjoint(self._programs["shared"].features)
@@ -666,8 +668,6 @@ class Bundle:
         names = dict.fromkeys(name for program in programs for name in program.features)
         columns = {name: self._features[name].read(both if name in varying else shared) for name in names}
         self._check_aligned(columns)
-        if not rows.count:
-            return np.zeros(0, np.float32)
         once = programs[0](columns, 1) if cut else ()
         return self._calibrated(programs[-1](columns, rows.count, *once)[0].numpy())
 

@@ -1,5 +1,10 @@
-"""A bundle checks itself: its scores of rows are set beside those of the trained model."""
+"""A bundle checks itself: its scores of rows are set beside those of the trained model.
 
+Both read the same rows of Parquet: the bundle as a service would, the model through loader, lookup and tower of a run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,9 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.inputs import Jagged
+from shardrec.models.tasks import BinaryClassification
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.export.loader import Bundle
 from shardrec.trainer.launch.environment import Environment
@@ -19,59 +26,108 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
 CHECKED_ROWS = 10_000
-BOUNDS = {"fp32": 1e-5, "fp16": 2e-2, "int8": 0.2}
-"""The largest difference of a score, relative to max(1, its magnitude), by the coarsest rows of any table."""
+
+BOUNDS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2, "int8": 0.1}
+"""The largest difference of a prediction, in shares of the larger of 1 and its magnitude.
+
+It is that of the coarsest of: how tables' rows are stored beside how they were trained, and the precision in which the
+tower was trained (`bf16`), as a bundle's is fp32.
+"""
 
 
-def check_bundle(made: Path, folder: RunFolder, blueprint: Blueprint, step: int, rows: int) -> dict[str, Any]:
-    """Scores up to `rows` rows with the bundle in `made` and with the trained model; returns what that found.
-
-    Raises UserError where they differ by more than the bound.
-    """
-    split = next((s for s in ("test", "validation", "train") if _paths(blueprint, s)), None)
-    if split is None or rows == 0:
-        return {"rows": 0, "why": "as asked for" if split else "there were no rows"}
-    bundle = Bundle(made, prepared=True)
+@contextmanager
+def opened_run(blueprint: Blueprint, folder: RunFolder, step: int) -> Iterator[Session]:
+    """Opens a checkpoint in this process, on the CPU, as it was trained."""
     environment = Environment(0, 1, 0, 1, torch.device("cpu"))
-    scores: list[np.ndarray] = []
-    trained: list[np.ndarray] = []
     with environment.group(blueprint.config.launch.timeout), computing(blueprint.config, environment):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # whoever asks has draws of their own
             session = Session.build(blueprint, environment)
             restore(folder.checkpoint(step), session)
         session.distributed.module.eval()
-        loader = session.loader(_paths(blueprint, split), labelled=False, keys=tuple(bundle.columns))
-        batches, count = AgreedBatches(session, loader), 0
-        for batch, columns in batches:
-            with torch.no_grad():
-                prediction = session.model.task.prediction(session.forward(batch))
-            trained += _by_row(prediction, len(columns))
-            scores += list(bundle.score(columns))
-            if (count := count + len(columns)) >= rows:
-                break
-        batches.raise_error()
-    count = len(scores[:rows])
-    ours, theirs = (np.concatenate([np.atleast_1d(x) for x in found[:rows]]) for found in (scores, trained))
-    kinds = {table["dtype"] for table in bundle.manifest["tables"].values()}
-    bound = max(BOUNDS[kind] for kind in kinds)
-    difference = float(np.max(np.abs(ours - theirs) / np.maximum(1, np.abs(theirs)), initial=0))
+        yield session
+
+
+def check_bundle(made: Path, session: Session, rows: int) -> dict[str, Any]:
+    """Scores up to `rows` rows with the bundle in `made` and with the trained model, and returns what that found.
+
+    They are test rows, else validation rows, else training rows. Raises UserError where scores differ by more than the
+    bound.
+    """
+    blueprint = session.blueprint
+    split = next((name for name in ("test", "validation", "train") if _paths(blueprint, name)), None)
+    if split is None or rows == 0:
+        return {"rows": 0, "why": "as asked for" if split else "there were no rows to score"}
+    bundle, paths = Bundle(made, prepared=True), _paths(blueprint, split)
+    task = session.model.task
+    classes = isinstance(task, BinaryClassification) and blueprint.missing_labels(paths) is None
+    loader = session.loader(paths, labelled=classes, keys=tuple(bundle.columns))
+    ours, theirs, labelled = _scores(bundle, session, loader, rows, task.label if classes else None)
+    a, b = (np.concatenate([np.atleast_1d(score) for score in scores]) for scores in (ours, theirs))
+    bound, kind = _bound(session, bundle)
+    difference = float(np.max(np.abs(a - b) / np.maximum(1, np.abs(b)), initial=0))
     if not difference <= bound:
         raise UserError(
-            f"the bundle's scores of {split} rows differ from the model's by {difference:g}, more than {bound:g}"
+            f"the bundle's scores of {split} rows differ from the trained model's by up to {difference:.3g}, where "
+            f"{kind} may move them by {bound:g}; nothing was kept"
         )
-    return {"split": split, "rows": count, "largest_difference": difference, "bound": bound}
+    found = {"split": split, "rows": len(ours), "largest_difference": difference, "bound": bound}
+    labels, weights = (np.array(column, np.float64) for column in zip(*labelled, strict=True)) if labelled else ((), ())
+    if labelled and 0 < (labels * weights).sum() < weights.sum():
+        found |= {"auc": auc(a, labels, weights), "trained_auc": auc(b, labels, weights)}
+    return found
+
+
+def _scores(
+    bundle: Bundle, session: Session, loader: Loader, rows: int, label: str | None
+) -> tuple[list[Any], list[Any], list[tuple[float, float]]]:
+    """Returns the bundle's scores of up to `rows` rows, the trained model's, and (label, weight) where `label` is named."""
+    ours: list[Any] = []
+    theirs: list[Any] = []
+    labelled: list[tuple[float, float]] = []
+    batches = AgreedBatches(session, loader)
+    for batch, columns in batches:
+        with torch.no_grad():
+            prediction = session.model.task.prediction(session.forward(batch))
+        theirs += _by_row(prediction, len(columns))
+        ours += list(bundle.score(columns))
+        if label is not None:
+            pairs = torch.stack([batch.labels[label], batch.weights], 1)[: len(columns)]
+            labelled += [tuple(pair) for pair in pairs.tolist()]
+        if len(ours) >= rows:
+            break
+    batches.raise_error()
+    return ours[:rows], theirs[:rows], labelled[:rows]
 
 
 def _by_row(prediction: Tensor | Jagged, live: int) -> list[np.ndarray]:
     """Returns the predictions of the live rows, each a number, or an array of them; padding rows come last."""
     if isinstance(prediction, Tensor):
         return list(prediction[:live].float().numpy())
-    values = prediction.values.float().numpy()
-    return np.split(values, prediction.offsets[1:-1].numpy())[:live]
+    return np.split(prediction.values.float().numpy(), prediction.offsets[1:-1].numpy())[:live]
+
+
+def _bound(session: Session, bundle: Bundle) -> tuple[float, str]:
+    """Returns the bound, and what it is that moves scores."""
+    trained = {name: table.dtype for name, table in session.model.tables.items()}
+    stored = {name: table["dtype"] for name, table in bundle.manifest["tables"].items()}
+    kinds = {"fp32", session.config.trainer.precision} | {d for name, d in stored.items() if d != trained[name]}
+    kind = max(kinds, key=lambda kind: BOUNDS[kind])
+    return BOUNDS[kind], kind
+
+
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Returns the area under the ROC curve: the weight of pairs of both classes that scores order rightly, of all.
+
+    Ties count half. scores, weights: [n]; labels: [n] from 0 to 1, the share of a row's weight that is positive.
+    """
+    _, place = np.unique(scores, return_inverse=True)
+    positives, negatives = (np.bincount(place, weights * share) for share in (labels, 1 - labels))
+    below = np.cumsum(negatives) - negatives / 2
+    return float((positives * below).sum() / (positives.sum() * negatives.sum()))
 
 
 def _paths(blueprint: Blueprint, split: str) -> Any:
     try:
         return blueprint.config.data.split(split)
-    except UserError:
+    except UserError:  # of a data set that is not here any more
         return None

@@ -9,10 +9,13 @@ def lines(manifest: Mapping[str, Any], out: Path) -> Iterator[str]:
     """Yields what `shardrec export` prints, by a bundle's `bundle.json`."""
     run, tables, check = manifest["run"], manifest["tables"].values(), manifest["check"]
     rows, kinds = sum(table["rows"] for table in tables), sorted({table["dtype"] for table in tables})
-    yield f"model {run['model']}, step {run['step']}, {len(tables)} tables with {rows:,} rows as {', '.join(kinds)} -> {out}"
+    size = f"{len(tables)} tables with {rows:,} rows as {', '.join(kinds)}"
+    yield f"model {run['model']}, step {run['step']}, {size} -> {out}"
     yield f"programs: {', '.join(program['file'] for program in manifest['programs'].values())}"
     if not check["rows"]:
         yield f"not checked: {check['why']}"
         return
-    found, bound = check["largest_difference"], check["bound"]
-    yield f"checked: scores of {check['rows']:,} {check['split']} rows differ from the model's by {found:.2g} at most (bound {bound:g})"
+    found = f"differ from the trained model's by {check['largest_difference']:.2g} at most (bound {check['bound']:g})"
+    yield f"checked: scores of {check['rows']:,} {check['split']} rows {found}"
+    if "auc" in check:
+        yield f"auc of these rows: {check['auc']:.5f}, of the trained model {check['trained_auc']:.5f}"
