@@ -39,7 +39,9 @@ for command in (
 app.add_typer(prepare, name="prepare", help="Makes Parquet and a schema from raw data.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Looks into checkpoints, compares them, moves tables out and in.")
 app.add_typer(
-    bench.app, name="bench", help="Measures this machine: reader, step, histories, sharding, checkpoints, dynamic ids."
+    bench.app,
+    name="bench",
+    help="Measures this machine: reader, step, histories, sharding, checkpoints, dynamic ids, bundles.",
 )
 
 

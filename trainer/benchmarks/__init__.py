@@ -1,5 +1,6 @@
 """Benchmarks measure this machine: all of `shardrec bench`.
 
+- `bundle.py`: how fast a bundle scores rows: `shardrec bench bundle`
 - `checkpoint.py`: how fast checkpoints are written and read, beside the disk: `shardrec bench checkpoint`
 - `checkpoint_rounds.py`: one round of the checkpoint benchmark: a table and plain bytes, written and read by one worker
 - `histories.py`: history models from Parquet, beside the same models on padded histories: `shardrec bench histories`

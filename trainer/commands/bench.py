@@ -37,6 +37,29 @@ def reader(
 
 
 @app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="as `shardrec export` wrote it", show_default=False)],
+    data: Annotated[list[str], typer.Option(help="Parquet files of rows to score", show_default=False)],
+    prepared: Annotated[bool, typer.Option("--prepared", help="rows are as preparation wrote them")] = False,
+    threads: Annotated[int, typer.Option(help="of torch", min=1)] = 1,
+    candidates: Annotated[int, typer.Option(help="of one row, scored together", min=1)] = 1000,
+    seconds: Annotated[float, typer.Option(help="that each call is measured for")] = 2.0,
+) -> None:
+    """Measures how fast a bundle scores 1, 32 and 1024 rows, and 1,000 candidates of one row."""
+    from shardrec.trainer.benchmarks.bundle import benchmark_bundle
+
+    lines = benchmark_bundle(folder, data, prepared=prepared, threads=threads, candidates=candidates, seconds=seconds)
+    table = Table("call", "rows/s", "p50 ms", "p99 ms", "reading, p50 ms")
+    for line in lines:
+        reading = f"{line['reading_p50_ms']:.2f}" if "reading_p50_ms" in line else ""
+        table.add_row(
+            line["call"], f"{line['rows_per_s']:,.0f}", f"{line['p50_ms']:.2f}", f"{line['p99_ms']:.2f}", reading
+        )
+    results().print(table)
+    typer.echo(json.dumps(lines))
+
+
+@app.command()
 def step(
     run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: a made log")] = None,
     model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",

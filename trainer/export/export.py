@@ -27,6 +27,7 @@ from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.export import loader
 from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.inlined import inline_autocast
+from shardrec.trainer.export.item_files import write_items
 from shardrec.trainer.export.programs import export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
 from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
@@ -65,10 +66,27 @@ def export_bundle(
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows)
         _write_json(made / MANIFEST, manifest)
-        with opened_run(blueprint, folder, saved.step) as session:
-            manifest["check"] = check_bundle(made, session, checked_rows)
+        if checked_rows or "user" in manifest["programs"]:
+            with opened_run(blueprint, folder, saved.step) as session:
+                manifest["check"] = check_bundle(made, session, checked_rows)
+                if "user" in manifest["programs"]:
+                    manifest["catalogue"] = write_items(made, session)
         _write_json(made / MANIFEST, manifest)
+        _copy_calibration(made, folder, saved.step)
     return manifest
+
+
+def _copy_calibration(made: Path, folder: RunFolder, step: int) -> None:
+    """Copies the run's calibration, if there is one. Raises UserError where it was fitted to another checkpoint."""
+    path = folder.path / CALIBRATION
+    if not path.exists():
+        return
+    if (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
+        raise UserError(
+            f"{path}: fitted to step {fitted}, while step {step} is exported; name it by --step, or run `shardrec "
+            "calibrate` again"
+        )
+    shutil.copyfile(path, made / CALIBRATION)
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -91,8 +109,6 @@ def _written(
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
     programs = _write_programs(made, model, blueprint.schema)
     shutil.copyfile(loader.__file__, made / LOADER)
-    if (folder.path / CALIBRATION).exists():
-        shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
     id_stems = file_stems(saved.id_maps)
@@ -105,6 +121,8 @@ def _written(
         "tables": tables,
         "id_spaces": spaces,
         "programs": programs,
+        "no_shared_space": model.no_shared_space,
+        "check": {"rows": 0, "why": "as asked for"},
     }
 
 
@@ -122,7 +140,6 @@ def _row_specs(made: Path, blueprint: Blueprint, features: tuple[str, ...]) -> d
     strings = {path: write_vocabulary(made, files[path], source, path) for path in paths}
     spaces = {feature: table.dynamic.name for feature, table in table_reads(blueprint.model.inputs) if table.dynamic}
     types = _trained_types(blueprint)
-    of_raw = {} if raw != prepared else types
     return {
         "raw": row_specs(raw, _raw_types(prepared, raw, types), strings, files, spaces),
         "prepared": row_specs(prepared, types, strings, files, spaces),
@@ -178,8 +195,8 @@ def _write_programs(made: Path, model: Recommender, schema: Schema) -> dict[str,
 
 def _gives_lists(exported: ExportedProgram) -> bool:
     """Tells whether a program returns as many numbers a row as its longest list has: [B, L], and not [B]."""
-    first = exported.graph.output_node().args[0][0]  # type: ignore[index]
-    shape = first.meta["val"].shape  # type: ignore[union-attr]
+    first = exported.graph.output_node().args[0][0]
+    shape = first.meta["val"].shape
     return len(shape) == 2 and not isinstance(shape[1], int)
 
 

@@ -12,7 +12,6 @@ errors, `RowError`, that name row and feature; nothing is repaired silently.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
@@ -33,6 +33,7 @@ LARGEST_NUMBER = 1e15  # of a number after its transforms, or a weight
 LONGEST = 1 << 16  # bytes of a string that is an id
 MOST_COMBINATIONS = 1000  # of a row's crossed ids, where the cross has no max_length
 BLOCK_ROWS = 4096  # rows that are scored at once
+BLOCK_ITEMS = 8192  # items whose products with users are made at once
 FEW = 4096  # values whose ids are looked for one by one, among those that were asked for before
 REMEMBERED = 1 << 17  # values that a feature remembers the ids of
 
@@ -46,10 +47,10 @@ class RowError(ValueError):
         self.message, self.row, self.feature = message, row, feature
 
 
-class _Bad(Exception):
+class _BadValueError(Exception):
     """The value at a place of an array is not allowed."""
 
-    def __init__(self, at: int, found: object, expected: str) -> None:
+    def __init__(self, at: Any, found: object, expected: str) -> None:
         super().__init__(at)
         text = str(found)
         self.at, self.message = int(at), f"found {text[:80]}{'...' * (len(text) > 80)}, expected {expected}"
@@ -112,6 +113,10 @@ def _hash_bytes(value: bytes, seed: int = 0) -> int:
     return int(_xxh64(len(value), seed, reader(8), reader(4), reader(1)))
 
 
+def _columns(units: np.ndarray, width: int, at: int) -> np.ndarray:
+    return units[:, at // width].astype(np.uint64)
+
+
 def _hash_strings(values: pa.Array, seed: int = 0) -> np.ndarray:
     """Returns the hashes of strings by their UTF-8 bytes, each distinct one hashed once: [n] uint64."""
     coded = values.cast(pa.large_binary()).dictionary_encode()
@@ -119,7 +124,7 @@ def _hash_strings(values: pa.Array, seed: int = 0) -> np.ndarray:
     lengths = pc.binary_length(texts).to_numpy()
     if len(lengths) and lengths.max() > LONGEST:
         at = pc.index(coded.indices, int(lengths.argmax())).as_py()
-        raise _Bad(at, f"a string of {lengths.max():,} bytes", f"an id of at most {LONGEST:,} bytes")
+        raise _BadValueError(at, f"a string of {lengths.max():,} bytes", f"an id of at most {LONGEST:,} bytes")
     found = np.zeros(len(texts) + 1, np.uint64)
     if len(texts) <= 64:
         found[:-1] = [_hash_bytes(text, seed) for text in texts.to_pylist()]
@@ -132,11 +137,7 @@ def _hash_strings(values: pa.Array, seed: int = 0) -> np.ndarray:
             padded[:, :length] = content[starts[some, None] + np.arange(length)]
             words, halves = padded.view("<u8"), padded.view("<u4")
             found[some] = _xxh64(
-                length,
-                seed,
-                lambda at, words=words: words[:, at // 8],
-                lambda at, halves=halves: halves[:, at // 4].astype(np.uint64),
-                lambda at, padded=padded: padded[:, at].astype(np.uint64),
+                length, seed, *(partial(_columns, unit, unit.itemsize) for unit in (words, halves, padded))
             )
     return found[coded.indices.fill_null(-1).to_numpy()]
 
@@ -163,26 +164,26 @@ def _kind(t: pa.DataType) -> str:
 
 
 def _plain(values: pa.Array, wanted: str) -> pa.Array:
-    """Returns an array without dictionary, its numbers in the wanted type. Raises _Bad for values of another kind."""
+    """Returns an array without dictionary, numbers in the wanted type. Raises _BadValueError for another kind."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     kind = _kind(values.type)
     if kind == "null":
         return pa.nulls(len(values), _TYPES.get(wanted, pa.string()))
     if kind not in _READ[wanted]:
-        raise _Bad(0, f"values of type {values.type}", wanted)
+        raise _BadValueError(0, f"values of type {values.type}", wanted)
     if wanted in ("float", "double"):
         return values if values.type == _TYPES[wanted] else values.cast(pa.float64()).cast(_TYPES[wanted])
     if kind == "number":  # how pandas holds integers with nulls
         numbers = _floats(values)
         if (broken := np.isfinite(numbers) != (numbers == np.floor(numbers))).any():
-            raise _Bad(broken.argmax(), numbers[broken.argmax()], "an integer")
+            raise _BadValueError(broken.argmax(), numbers[broken.argmax()], "an integer")
         return pa.array(numbers, from_pandas=True).cast(_TYPES[wanted])
     return values
 
 
 def _arrow(values: Any, wanted: str) -> pa.Array:
-    """Returns Python values as an Arrow array. Raises _Bad for the first one of another type."""
+    """Returns Python values as an Arrow array. Raises _BadValueError for the first one of another type."""
     inner = _TYPES.get(wanted.removeprefix("list<").removesuffix(">"))
     kind = pa.list_(inner) if inner is not None and wanted.startswith("list<") else inner
     try:
@@ -192,8 +193,8 @@ def _arrow(values: Any, wanted: str) -> pa.Array:
             try:
                 pa.array([value], kind, from_pandas=True)
             except _REFUSED:
-                raise _Bad(at, repr(value), wanted) from None
-        raise _Bad(0, "values of several types", "those of one") from None  # 7 and "7" where either may be
+                raise _BadValueError(at, repr(value), wanted) from None
+        raise _BadValueError(0, "values of several types", "those of one") from None  # 7 and "7" where either may be
 
 
 def _floats(array: pa.Array) -> np.ndarray:
@@ -206,14 +207,16 @@ def _integers(array: pa.Array) -> np.ndarray:
 
 
 class _Rows:
-    """Rows are read column by column: lists of Python values, or Arrow arrays. `get` returns None for no such column."""
+    """Rows are read by column: `get` returns Python values in a list, an Arrow array, or None for no column."""
+
+    get: Callable[[str], Any]
 
     def __init__(self, rows: Any, known: Mapping[str, str]) -> None:
         if hasattr(rows, "iloc"):  # a pandas.DataFrame
             rows = pa.Table.from_pandas(rows[[c for c in rows.columns if c in known]], preserve_index=False)
         if isinstance(rows, Mapping):
             lengths = {name: len(values) for name, values in rows.items() if name in known}
-            self.count, self.get = max(lengths.values(), default=0), rows.get
+            self.count, self.get = max(lengths.values(), default=0), lambda name: _whole(rows.get(name))
             if any(length != self.count for length in lengths.values()):
                 raise RowError(f"columns are not equally long: {lengths}")
         elif isinstance(rows, pa.Table | pa.RecordBatch):
@@ -234,8 +237,11 @@ class _Beside:
 
     def get(self, name: str) -> Any:
         values = self._rows.get(name)
-        if values is not None or (values := self._context.get(name)) is None:
+        if values is not None:
             return values
+        values = self._context.get(name)
+        if values is None:
+            return None
         return values.take(pa.array([0] * self.count)) if isinstance(values, pa.Array) else list(values) * self.count
 
 
@@ -321,11 +327,12 @@ class _Ids:
         self.vocabulary = bundle.vocabulary(self.ids["file"]) if self.kind == "vocabulary" else None
         self.boundaries = np.array(self.ids.get("boundaries", ()))
         self.known: dict[Any, int] = {}
-        plain: list[set[type]] = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}.get(wanted, [])
-        self.remembered = [types if self.missing is None else types | {type(None)} for types in plain]
+        plain: dict[str, list[set[type]]] = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}
+        nothing: set[type] = set() if self.missing is None else {type(None)}
+        self.remembered = [types | nothing for types in plain.get(wanted, [])]
 
     def __call__(self, values: Any) -> np.ndarray:
-        """Returns the rows of n values: [n] int64. Raises _Bad for one that has none."""
+        """Returns the rows of n values: [n] int64. Raises _BadValueError for one that has none."""
         if not isinstance(values, list) or len(values) > FEW:
             return self._read(values)
         types = set(map(type, values))
@@ -346,7 +353,7 @@ class _Ids:
         if array.null_count or _kind(array.type) == "number":
             missing = np.asarray(pc.is_null(array, nan_is_null=True))
             if missing.any() and self.missing is None:
-                raise _Bad(missing.argmax(), "nothing", "an id")
+                raise _BadValueError(missing.argmax(), "nothing", "an id")
             rows = np.where(missing, self.missing, rows)
         return rows if self.space is None else self.space(rows)
 
@@ -364,7 +371,7 @@ class _Ids:
         rows = _integers(array)
         wrong = (rows < 0) | (rows >= self.ids["num_ids"])
         if wrong.any():
-            raise _Bad(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self.ids['num_ids']})")
+            raise _BadValueError(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self.ids['num_ids']})")
         return rows
 
 
@@ -387,7 +394,7 @@ class _Numbers:
             self.fill = float(self.precision(self.fill))
 
     def __call__(self, values: Any) -> np.ndarray:
-        """Returns [n] float32. Raises _Bad for what is no finite number of a magnitude that the model can take."""
+        """Returns [n] float32. Raises _BadValueError for what is no finite number that the model can take."""
         if isinstance(values, list) and _NUMBERS.issuperset(map(type, values)):
             raw = np.array(values, self.precision).astype(np.float64)  # as below, in a tenth of the time
         else:
@@ -403,7 +410,7 @@ class _Numbers:
         if not (right := np.abs(numbers) <= LARGEST_NUMBER).all():
             at = right.argmin()
             expected = f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
-            raise _Bad(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
+            raise _BadValueError(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
         return numbers.astype(np.float32)
 
 
@@ -412,7 +419,11 @@ class _Feature:
 
     def __init__(self, spec: Mapping[str, Any], types: Mapping[str, str], bundle: "Bundle") -> None:
         self.spec, self.name, self.most = spec, spec["name"], spec.get("max_length")
-        self.columns, self.aligned, self.weights = spec["columns"], spec.get("aligned"), spec.get("weights")
+        self.columns, self.aligned = spec["columns"], spec.get("aligned")
+        weights = {"name": self.name, "columns": [spec.get("weights")], "steps": [], "fill": None}
+        self._weights: Any = (
+            _Feature({**weights, "max_length": self.most}, types, bundle) if "weights" in spec else None
+        )
         self.parts = [_Feature(part, types, bundle) for part in spec.get("parts", ())]
         self.space = bundle.id_space(spec["space"]) if "space" in spec else None
         if self.parts:
@@ -435,7 +446,7 @@ class _Feature:
         elif kept is not full:
             flat = flat.take(pa.array(_places(np.cumsum(full) - kept, kept)))
         found = self._guarded(self._read, flat, kept)
-        return _Column(found, kept, self._beside(rows, full) if self.weights else None, full)
+        return _Column(found, kept, self._beside(rows, full) if self._weights else None, full)
 
     def _values(self, rows: _Rows | _Beside) -> Any:
         values = rows.get(self.columns[0])
@@ -459,13 +470,13 @@ class _Feature:
     def _guarded(self, read: Callable[[Any], Any], values: Any, lengths: np.ndarray | None = None) -> Any:
         try:
             return read(values)
-        except _Bad as bad:
+        except _BadValueError as bad:
             raise RowError(bad.message, _row_of(lengths, bad.at), self.name) from None
 
     def _beside(self, rows: _Rows | _Beside, full: np.ndarray) -> np.ndarray:
         """Returns the weights of the kept ids."""
-        spec = {"name": self.name, "columns": [self.weights], "steps": [], "fill": None, "max_length": self.most}
-        weights = _Feature(spec, {self.weights: "list<double>?"}, None).read(rows)  # type: ignore[arg-type]
+        weights = self._weights.read(rows)
+        assert weights.full is not None
         differ = np.flatnonzero(weights.full != full)
         if len(differ):
             at = int(differ[0])
@@ -473,7 +484,7 @@ class _Feature:
         return weights.values
 
     def _crossed(self, rows: _Rows | _Beside) -> _Column:
-        """Crosses the parts: all combinations of one id of each, the last part's fastest, of which the last are kept."""
+        """Crosses the parts: combinations of one id of each, the last part's fastest, of which the last are kept."""
         ids, parts = self.spec["ids"], [part.read(rows) for part in self.parts]
         each = [np.ones(rows.count, np.int64) if p.lengths is None else p.lengths for p in parts]
         lengths = np.ones(rows.count, np.int64)
@@ -510,7 +521,7 @@ class _Feature:
 
 
 class _Table:
-    """A table's rows lie in a file that is mapped, not read: float32, float16, or bytes with a scale and a bias a row."""
+    """A table's rows lie in a mapped file: float32, float16, or bytes with a scale and a bias a row."""
 
     def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
         self.dim, self.dtype = spec["dim"], spec["dtype"]
@@ -570,20 +581,21 @@ class _Program:
 
     def _sequence(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> Iterator[Tensor]:
         first = columns[spec["features"][0]]
-        assert first.lengths is not None
-        row = np.repeat(np.arange(len(first.lengths)), first.lengths)
-        at = (row, _places(np.zeros(len(first.lengths), np.int64), first.lengths))
+        lengths = first.lengths
+        assert lengths is not None
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        at = (row, _places(np.zeros(len(lengths), np.int64), lengths))
 
         def padded(*values: np.ndarray) -> Tensor:
-            longest = max(1, int(first.lengths.max(initial=0)))
-            out = np.zeros((len(first.lengths), longest, len(values), *values[0].shape[1:]), np.float32)
+            longest = max(1, int(lengths.max(initial=0)))
+            out = np.zeros((len(lengths), longest, len(values), *values[0].shape[1:]), np.float32)
             for i, of_feature in enumerate(values):
                 out[*at, i] = of_feature
             return torch.from_numpy(out)
 
         names = zip(spec["features"], spec["tables"], strict=True)
         tensors = [padded(*(self._bundle.table(t).rows(columns[f].values) for f, t in names))]
-        tensors.append(torch.from_numpy(first.lengths))
+        tensors.append(torch.from_numpy(lengths))
         if spec["weighted"]:
             assert first.weights is not None
             tensors.append(padded(first.weights)[:, :, 0])
@@ -686,7 +698,7 @@ class Bundle:
             except RowError as error:
                 row = None if error.row is None else error.row + len(outputs) * BLOCK_ROWS
                 raise RowError(error.message, row, error.feature) from None
-            return sum(outputs, []) if self._programs[program].lists else np.concatenate(outputs)
+            return [x for out in outputs for x in out] if self._programs[program].lists else np.concatenate(outputs)
         read = _Rows(rows, self.columns)
         if not read.count:
             return np.zeros(0, np.float32)
@@ -694,7 +706,9 @@ class Bundle:
         found = self._programs[program](columns, read.count)[0].numpy()
         if (asked := self._programs[program].lists) is None:
             return found
-        return [of_row[:length] for of_row, length in zip(found, columns[asked].lengths, strict=True)]
+        lengths = columns[asked].lengths
+        assert lengths is not None
+        return [of_row[:length] for of_row, length in zip(found, lengths, strict=True)]
 
     def read(self, rows: Any, features: Iterable[str] | None = None) -> dict[str, _Column]:
         """Returns what rows become: by feature (None: all) its table rows or numbers. Raises RowError."""
@@ -722,6 +736,77 @@ class Bundle:
             return np.interp(scores, fit["x"], fit["y"]).astype(np.float32)
         p = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
         return np.asarray(1 / (1 + np.exp(-fit["a"] * np.log(p / (1 - p)) - fit["b"])), np.float32)
+
+    # ------------------------------------------------------------ items for users, where `retrieves`
+
+    def user_vectors(self, rows: Any) -> np.ndarray:
+        """Returns users' vectors, [B, D] float32, of rows with the user tower's columns. Raises RowError."""
+        if not self.retrieves:
+            raise ValueError(f"{self.folder}: {self.manifest['no_shared_space']}; this bundle scores rows alone")
+        return np.asarray(self._run("user", rows))
+
+    def top_n(
+        self, rows: Any, n: int, *, seen: Sequence[Sequence[Any]] | None = None
+    ) -> tuple[list[list[Any]], np.ndarray]:
+        """Returns for each row the n best items of the catalogue: their ids, best first, and scores [B, n] float32.
+
+        seen: for each row the ids of items to leave out; unknown ones are passed over. Where fewer than n are left, ids
+        are fewer and scores end in -inf. Raises RowError.
+        """
+        users = self.user_vectors(rows)
+        if seen is not None and len(seen) != len(users):
+            raise RowError(f"`seen` has lists for {len(seen)} rows, the rows are {len(users)}")
+        places = self._once("places", self._item_places)
+        return self._nearest(
+            users, n, [[places[i] for i in of_row if i in places] for of_row in seen or [()] * len(users)]
+        )
+
+    def similar(self, ids: Sequence[Any], n: int) -> tuple[list[list[Any]], np.ndarray]:
+        """Returns for each item the n others of the largest cosines, as `top_n` does. Raises RowError."""
+        self.user_vectors([])
+        places = self._once("places", self._item_places)
+        for row, item in enumerate(ids):
+            if item not in places:
+                raise RowError(f"found the item {item!r}, which is not in the catalogue", row)
+        at = [places[item] for item in ids]
+        norms = self._once("norms", lambda: self._items.norm(dim=1).clamp(min=1e-12))
+        return self._nearest((self._items[at] / norms[at, None]).numpy(), n, [[i] for i in at], norms)
+
+    def _nearest(
+        self, queries: np.ndarray, n: int, left_out: Sequence[Sequence[int]], norms: Tensor | None = None
+    ) -> tuple[list[list[Any]], np.ndarray]:
+        """Returns the items of the largest products with queries [B, D], by blocks of items."""
+        best, at = torch.full((len(queries), 0), -torch.inf), torch.zeros((len(queries), 0), dtype=torch.int64)
+        excluded = [(row, place) for row, places in enumerate(left_out) for place in places]
+        row, place = torch.tensor(excluded, dtype=torch.int64).reshape(-1, 2).T
+        for start in range(0, len(self._items), BLOCK_ITEMS):
+            items = self._items[start : start + BLOCK_ITEMS]
+            products = torch.from_numpy(queries) @ items.T
+            if norms is not None:
+                products /= norms[start : start + BLOCK_ITEMS]
+            here = (place >= start) & (place < start + len(items))
+            products[row[here], place[here] - start] = -torch.inf
+            top, columns = products.topk(min(n, len(items)), dim=1)
+            best, order = torch.cat([best, top], 1).sort(dim=1, descending=True, stable=True)
+            best, at = best[:, :n], torch.cat([at, columns + start], 1).gather(1, order)[:, :n]
+        counts = (best > -torch.inf).sum(1).tolist()
+        names = self._once("names", self._item_ids)
+        found = [
+            names.take(pa.array(places[:count].numpy())).to_pylist() for places, count in zip(at, counts, strict=True)
+        ]
+        scores = np.full((len(queries), n), -np.inf, np.float32)
+        scores[:, : best.shape[1]] = best.numpy()
+        return found, scores
+
+    @cached_property
+    def _items(self) -> Tensor:
+        return torch.from_numpy(np.load(self.folder / "items.npy", mmap_mode="c"))  # never written
+
+    def _item_ids(self) -> pa.Array:
+        return pq.read_table(self.folder / "items.parquet").column(0).combine_chunks()
+
+    def _item_places(self) -> dict[Any, int]:
+        return {item: place for place, item in enumerate(self._once("names", self._item_ids).to_pylist())}
 
     # ------------------------------------------------------------ files, opened once
 

@@ -59,9 +59,9 @@ def check_bundle(made: Path, session: Session, rows: int) -> dict[str, Any]:
         return {"rows": 0, "why": "as asked for" if split else "there were no rows to score"}
     bundle, paths = Bundle(made, prepared=True), _paths(blueprint, split)
     task = session.model.task
-    classes = isinstance(task, BinaryClassification) and blueprint.missing_labels(paths) is None
-    loader = session.loader(paths, labelled=classes, keys=tuple(bundle.columns))
-    ours, theirs, labelled = _scores(bundle, session, loader, rows, task.label if classes else None)
+    label = task.label if isinstance(task, BinaryClassification) and blueprint.missing_labels(paths) is None else None
+    loader = session.loader(paths, labelled=label is not None, keys=tuple(bundle.columns))
+    ours, theirs, labelled = _scores(bundle, session, loader, rows, label)
     a, b = (np.concatenate([np.atleast_1d(score) for score in scores]) for scores in (ours, theirs))
     bound, kind = _bound(session, bundle)
     difference = float(np.max(np.abs(a - b) / np.maximum(1, np.abs(b)), initial=0))
@@ -71,8 +71,8 @@ def check_bundle(made: Path, session: Session, rows: int) -> dict[str, Any]:
             f"{kind} may move them by {bound:g}; nothing was kept"
         )
     found = {"split": split, "rows": len(ours), "largest_difference": difference, "bound": bound}
-    labels, weights = (np.array(column, np.float64) for column in zip(*labelled, strict=True)) if labelled else ((), ())
-    if labelled and 0 < (labels * weights).sum() < weights.sum():
+    labels, weights = np.array(labelled).reshape(-1, 2).T
+    if 0 < (labels * weights).sum() < weights.sum():
         found |= {"auc": auc(a, labels, weights), "trained_auc": auc(b, labels, weights)}
     return found
 
@@ -80,7 +80,7 @@ def check_bundle(made: Path, session: Session, rows: int) -> dict[str, Any]:
 def _scores(
     bundle: Bundle, session: Session, loader: Loader, rows: int, label: str | None
 ) -> tuple[list[Any], list[Any], list[tuple[float, float]]]:
-    """Returns the bundle's scores of up to `rows` rows, the trained model's, and (label, weight) where `label` is named."""
+    """Returns the bundle's scores of up to `rows` rows, the trained model's, and (label, weight) if there is one."""
     ours: list[Any] = []
     theirs: list[Any] = []
     labelled: list[tuple[float, float]] = []

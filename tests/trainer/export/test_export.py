@@ -155,13 +155,13 @@ def test_a_row_that_cannot_be_read_is_named(named: Path, change: dict[str, Any],
 
 def test_columns_that_are_needed_are_named(named: Path) -> None:
     bundle, rows = Bundle(named / "bundle"), raw(test_rows(named, 3))
-    with pytest.raises(RowError, match="^feature 'user': there is no column 'user'$"):
+    with pytest.raises(RowError, match=r"^feature 'user': there is no column 'user'$"):
         bundle.score(rows.drop_columns(["user"]))
     without = rows.set_column(1, "item", pa.nulls(3))
     np.testing.assert_array_equal(bundle.score(rows.drop_columns(["item"])), bundle.score(without))
-    with pytest.raises(RowError, match="^columns are not equally long"):
+    with pytest.raises(RowError, match=r"^columns are not equally long"):
         bundle.score({"user": [1, 2], "price": [0.5]})
-    with pytest.raises(RowError, match="^rows are a pyarrow.Table"):
+    with pytest.raises(RowError, match=r"^rows are a pyarrow.Table"):
         bundle.score("rows")
 
 
@@ -267,7 +267,7 @@ def test_the_command_says_what_it_did(named: Path, tmp_path: Path, monkeypatch: 
 def test_a_bundle_that_scores_otherwise_is_not_kept(named: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(self_check.BOUNDS, "fp32", 1e-9)
     monkeypatch.setitem(self_check.BOUNDS, "int8", 1e-8)
-    with pytest.raises(UserError, match="scores of test rows differ from the trained model's by up to .*int8"):
+    with pytest.raises(UserError, match=r"scores of test rows differ from the trained model's by up to .*int8"):
         shardrec.export(named / "run", tmp_path / "bundle", rows="int8")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The loader reads rows as the data pipeline does: the same table rows and numbers, and errors where that has errors."""
+"""The loader reads rows as the data pipeline does: the same table rows and numbers, errors where that has errors."""
 
 import itertools
 import tempfile
@@ -197,3 +197,13 @@ def crosses(draw: Any) -> tuple[Any, dict[str, pa.Array]]:
 def test_a_cross_is_made_as_the_pipeline_makes_it(folder: Path, made: tuple[Any, dict[str, pa.Array]]) -> None:
     feature, columns = made
     check(folder, Schema(features=(feature,), labels=()), pa.table(columns))
+
+
+def test_many_strings_hash_as_the_pipeline_hashes_them(folder: Path) -> None:
+    """So many that they are hashed as arrays, and more than are looked for one by one."""
+    draw = np.random.default_rng(0)
+    words = ["".join(map(chr, draw.integers(32, 900, length))) for length in draw.integers(0, 45, 5000)]
+    feature = IdFeature(name="f", ids=Hash(num_ids=2**50, seed=3))
+    listed = SequenceFeature(name="g", ids=Vocabulary(path="words.parquet", size=6), max_length=3)
+    lists = pa.array([[word, "a"] for word in words])
+    check(folder, Schema(features=(feature, listed), labels=()), pa.table({"f": words, "g": lists}))
