@@ -28,15 +28,17 @@ from shardrec.trainer.export import loader
 from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.inlined import inline_autocast
 from shardrec.trainer.export.item_files import write_items
-from shardrec.trainer.export.programs import export_programs
+from shardrec.trainer.export.onnx import save_onnx
+from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
 from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
 from shardrec.trainer.run_folder.atomic import check_out
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.session import Session
 
-MANIFEST, LOADER, CALIBRATION = "bundle.json", "loader.py", "calibration.json"
+MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader.py", "calibration.json", "tower.onnx"
 
 
 def export_bundle(
@@ -64,16 +66,31 @@ def export_bundle(
     saved = SavedModel.of(folder, step)
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
-        manifest = _written(made, folder, blueprint, saved, rows)
+        manifest = _written(made, folder, blueprint, saved, rows, onnx)
         _write_json(made / MANIFEST, manifest)
         if checked_rows or "user" in manifest["programs"]:
             with opened_run(blueprint, folder, saved.step) as session:
                 manifest["check"] = check_bundle(made, session, checked_rows)
-                if "user" in manifest["programs"]:
-                    manifest["catalogue"] = write_items(made, session)
+                manifest |= _with_items(made, session, manifest)
         _write_json(made / MANIFEST, manifest)
         _copy_calibration(made, folder, saved.step)
     return manifest
+
+
+def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the items that users are given lists of; where it is not known which, the halves of the tower go.
+
+    Returns what that changes of the manifest.
+    """
+    programs = dict(manifest["programs"])
+    if "user" not in programs:
+        return {}
+    try:
+        return {"catalogue": write_items(made, session)}
+    except UserError as error:  # no feature is the item, or the training rows are gone
+        for side in ("user", "item"):
+            (made / programs.pop(side)["file"]).unlink()
+        return {"programs": programs, "no_shared_space": str(error)}
 
 
 def _copy_calibration(made: Path, folder: RunFolder, step: int) -> None:
@@ -102,12 +119,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _written(
-    made: Path, folder: RunFolder, blueprint: Blueprint, saved: SavedModel, rows: Rows | None
+    made: Path, folder: RunFolder, blueprint: Blueprint, saved: SavedModel, rows: Rows | None, onnx: bool
 ) -> dict[str, Any]:
     """Writes all files but the manifest, and returns that."""
-    model = blueprint.model
+    model, name = blueprint.model, blueprint.config.model["name"]
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
-    programs = _write_programs(made, model, blueprint.schema)
+    programs, specs = _write_programs(made, model, blueprint.schema)
+    found = {} if not onnx else {"onnx_difference": save_onnx(name, programs["tower"], made / ONNX)}
     shutil.copyfile(loader.__file__, made / LOADER)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
@@ -120,7 +138,8 @@ def _written(
         **_row_specs(made, blueprint, _read_features(model)),
         "tables": tables,
         "id_spaces": spaces,
-        "programs": programs,
+        "programs": specs,
+        **found,
         "no_shared_space": model.no_shared_space,
         "check": {"rows": 0, "why": "as asked for"},
     }
@@ -180,17 +199,18 @@ def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[s
     }
 
 
-def _write_programs(made: Path, model: Recommender, schema: Schema) -> dict[str, Any]:
-    """Writes the towers' programs; returns what the loader has to know of each."""
+def _write_programs(made: Path, model: Recommender, schema: Schema) -> tuple[dict[str, Program], dict[str, Any]]:
+    """Writes the towers' programs; returns them, and what the loader has to know of each."""
+    programs = export_programs(model, schema)
     specs = {}
-    for name, program in export_programs(model, schema).items():
+    for name, program in programs.items():
         inline_autocast(program.exported)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
             torch.export.save(program.exported, made / f"{name}.pt2")
         inputs = [_input(model, given) for given in program.inputs]
         specs[name] = {"file": f"{name}.pt2", "inputs": inputs, "lists": _gives_lists(program.exported)}
-    return specs
+    return programs, specs
 
 
 def _gives_lists(exported: ExportedProgram) -> bool:

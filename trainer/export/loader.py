@@ -742,7 +742,7 @@ class Bundle:
     def user_vectors(self, rows: Any) -> np.ndarray:
         """Returns users' vectors, [B, D] float32, of rows with the user tower's columns. Raises RowError."""
         if not self.retrieves:
-            raise ValueError(f"{self.folder}: {self.manifest['no_shared_space']}; this bundle scores rows alone")
+            raise ValueError(f"{self.folder}: this bundle makes no lists of items: {self.manifest['no_shared_space']}")
         return np.asarray(self._run("user", rows))
 
     def top_n(

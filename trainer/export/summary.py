@@ -12,6 +12,10 @@ def lines(manifest: Mapping[str, Any], out: Path) -> Iterator[str]:
     size = f"{len(tables)} tables with {rows:,} rows as {', '.join(kinds)}"
     yield f"model {run['model']}, step {run['step']}, {size} -> {out}"
     yield f"programs: {', '.join(program['file'] for program in manifest['programs'].values())}"
+    if "onnx_difference" in manifest:
+        yield f"tower.onnx: predicts within {manifest['onnx_difference']:.2g} of torch, on drawn inputs"
+    if "catalogue" in manifest:
+        yield f"retrieves: {manifest['catalogue']['items']:,} items of {manifest['catalogue']['dim']} columns"
     if not check["rows"]:
         yield f"not checked: {check['why']}"
         return

@@ -1,0 +1,99 @@
+"""Bundles of models whose users and items share a space find items for users."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import shardrec
+from shardrec.trainer.export import loader
+from shardrec.trainer.export.loader import Bundle, RowError
+from tests.trainer.recorded import train
+from tests.trainer.saved_runs import USERS, write_named_data
+from tests.trainer.small_run import run_file
+
+
+def run_of(folder: Path, name: str, **data: Any) -> Path:
+    """A finished run of a small MF."""
+    path = run_file(folder / f"{name}.yaml", folder / "data", data=data, tables={"item": {"dtype": "fp16"}})
+    content = yaml.safe_load(path.read_text())
+    content["model"] = {"name": "mf", "user": "user", "item": "item", "embedding_dim": 4}
+    path.write_text(yaml.safe_dump(content))
+    train(path)
+    return path.with_suffix("")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("lists")
+    write_named_data(made / "data")
+    run = run_of(made, "run", catalogue={"user": "user", "item": "item"})
+    shardrec.export(run, made / "bundle")
+    return made
+
+
+def items(folder: Path) -> list[str]:
+    rows = pq.read_table(folder / "data/train", columns=["item"])
+    return sorted(set(rows["item"].to_pylist()) - {None})
+
+
+def test_lists_are_those_of_the_largest_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "BLOCK_ITEMS", 7)
+    bundle, names = Bundle(folder / "bundle"), items(folder)
+    assert bundle.retrieves
+    users = [USERS[3], USERS[77], 5]
+    seen = [[], names[:80], [*names[:-4], "no such item"]]
+    found, scores = bundle.top_n([{"user": user} for user in users], 6, seen=seen)
+    for user, left_out, ids, of_row in zip(users, seen, found, scores, strict=True):
+        left = [name for name in names if name not in left_out]
+        with_items = bundle.score([{"user": user, "item": name} for name in left])
+        best = [left[i] for i in np.argsort(-with_items, kind="stable")[:6]]
+        np.testing.assert_allclose(
+            bundle.score([{"user": user, "item": name} for name in ids]),
+            np.sort(with_items)[::-1][: len(ids)],
+            atol=1e-6,
+        )
+        assert len(ids) == min(6, len(left)) and set(ids) <= set(left)
+        assert len(set(ids) & set(best)) >= len(ids) - 1  # items that training saw once may be equal
+        assert (np.diff(of_row[: len(ids)]) <= 0).all() and (of_row[len(ids) :] == -np.inf).all()
+
+
+def test_items_like_an_item_have_the_largest_cosines(folder: Path) -> None:
+    bundle = Bundle(folder / "bundle")
+    ids = pq.read_table(folder / "bundle/items.parquet").column(0).to_pylist()
+    vectors = np.load(folder / "bundle/items.npy")
+    assert sorted(ids) == sorted(items(folder))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    at = ids.index("i5")
+    cosines = unit @ unit[at]
+    cosines[at] = -2
+    found, scores = bundle.similar(["i5"], 3)
+    np.testing.assert_allclose(scores[0], np.sort(cosines)[::-1][:3], atol=1e-6)
+    np.testing.assert_allclose(cosines[[ids.index(name) for name in found[0]]], scores[0], atol=1e-6)
+    with pytest.raises(RowError, match="row 1: found the item 'x', which is not in the catalogue"):
+        bundle.similar(["i5", "x"], 3)
+
+
+def test_vectors_of_users_need_no_items(folder: Path) -> None:
+    bundle = Bundle(folder / "bundle")
+    rows = pa.table({"user": USERS[:9]})
+    vectors = bundle.user_vectors(rows)
+    assert vectors.shape == (9, 5)
+    _, scores = bundle.top_n(rows, 1)
+    at = (vectors @ np.load(folder / "bundle/items.npy").T).max(1)
+    np.testing.assert_allclose(scores[:, 0], at, atol=1e-6)
+    with pytest.raises(RowError, match="`seen` has lists for 1 rows, the rows are 9"):
+        bundle.top_n(rows, 1, seen=[[]])
+
+
+def test_without_a_known_item_a_bundle_scores_rows_alone(folder: Path, tmp_path: Path) -> None:
+    made = shardrec.export(run_of(folder, "nameless"), tmp_path / "bundle")
+    assert made["check"]["rows"] > 0
+    bundle = Bundle(tmp_path / "bundle")
+    assert not bundle.retrieves and not (tmp_path / "bundle/user.pt2").exists()
+    with pytest.raises(ValueError, match="makes no lists of items: .*no id feature has role: item"):
+        bundle.top_n([{"user": 1}], 3)
