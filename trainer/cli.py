@@ -13,7 +13,7 @@ import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
-from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, runs, simulate, tables
+from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, runs, serve, simulate, tables
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -34,6 +34,7 @@ app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
     *(compare.compare, compare.contrast),
     *(runs.evaluate, runs.predict, export.export, ope.ope, plan.plan, tables.tables, simulate.simulate),
+    serve.serve,
 ):
     app.command()(command)
 app.add_typer(prepare, name="prepare", help="Makes Parquet and a schema from raw data.")

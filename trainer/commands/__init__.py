@@ -8,6 +8,7 @@
 - `options.py`: options and arguments that several commands have (`--set` among them), each declared once
 - `plan.py`: `shardrec plan`: where tables would live
 - `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
+- `serve.py`: `shardrec serve`: a bundle answers over HTTP
 - `simulate.py`: `shardrec simulate`: policies and the users that they serve
 - `tables.py`: `shardrec tables`: how well the tables of a run are used
 """

@@ -1,0 +1,98 @@
+"""A bundle that a service has opened and tried: its columns, what answers say of it, and its scores."""
+
+import os
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shardrec.trainer.export.loader import Bundle, RowError
+
+from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.trainer.serving.wire.refusals import Refusal, wrong
+
+MANIFEST = "bundle.json"
+
+
+class OpenedBundle:
+    """An opened bundle has scored once: what is broken in it shows before a request comes.
+
+    Raises UserError where the folder holds no bundle, or one that cannot score.
+    """
+
+    def __init__(self, path: str, threads: int) -> None:
+        self.path = os.path.realpath(path)  # a link may lead elsewhere tomorrow
+        began = time.monotonic()
+        if not (Path(self.path) / MANIFEST).is_file():
+            found = "no such folder" if not os.path.isdir(self.path) else f"there is no {MANIFEST} in it"
+            raise UserError(f"{path}: {found}, expected a bundle, which `shardrec export` makes")
+        try:
+            self.bundle = Bundle(self.path, threads=threads)
+            self._try()
+        except (RowError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: the bundle does not score: {shortened(line, 300)}") from error
+        self.opened_in = time.monotonic() - began
+        self.columns = dict(self.bundle.columns)
+        self.known = frozenset(self.columns)
+        self.score: Callable[[Any], np.ndarray] = self.bundle.score  # one object, by which batches are told apart
+
+    def _try(self) -> None:
+        """Scores some rows, and so loads what the first row of a batch would have to wait for."""
+        row = {name: _any_value(kind) for name, kind in self.bundle.columns.items()}
+        for count in (1, 2, 3):
+            scores = self.bundle.score([row] * count)
+            if scores.shape != (count,) or not np.isfinite(scores).all():
+                raise ValueError(f"{count} rows scored {scores.tolist()}")
+
+    @cached_property
+    def name(self) -> str:
+        """Returns what tells a bundle from the next one, as answers and metrics have it: its folder."""
+        return os.path.basename(self.path)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Returns what is known of the model: the bundle's facts of its run, its columns, and where it was opened."""
+        return {
+            "bundle": self.name,
+            "run": self.bundle.manifest.get("run", {}),
+            "columns": self.columns,
+            "context_columns": list(self.bundle.context_columns),
+            "item_columns": list(self.bundle.item_columns),
+            "retrieves": self.bundle.retrieves,
+        }
+
+    def check_names(self, rows: list[dict[str, Any]], of: str = "rows") -> None:
+        """Refuses rows with a column that the model does not read: it would be ignored, misspelt or not."""
+        known = self.known
+        for place, row in enumerate(rows):
+            if not row.keys() <= known:
+                name = next(iter(row.keys() - known))
+                raise unknown_column(name, sorted(known), place)
+
+    def retrieval(self) -> Bundle:
+        """Returns the bundle where it holds a catalogue to retrieve from, and refuses the request where not."""
+        if not self.bundle.retrieves:
+            why = self.bundle.manifest.get("no_retrieval") or "its users and items share no space"
+            raise Refusal(501, f"this bundle does not retrieve: {why}")
+        return self.bundle
+
+
+def unknown_column(name: str, known: list[str], row: int | None) -> Refusal:
+    """Returns the refusal of a column that the model does not read."""
+    from shardrec.data_pipeline.declared.declaration import unknown  # loads pydantic, for bad requests alone
+
+    line = unknown("column", name, known)
+    return wrong(line if row is None else f"row {row}: {line}", row=row, field=name[:80])
+
+
+def _any_value(kind: str) -> Any:
+    """Returns a value that a column of this type may hold."""
+    kind = kind.removesuffix("?")
+    if kind.startswith(("list", "large_list")):
+        return [_any_value(kind[kind.index("<") + 1 : -1].removeprefix("item: ").removeprefix("element: "))]
+    if kind.startswith(("string", "large_string")):
+        return ""
+    return 0.0 if kind in ("float", "double", "halffloat") else False if kind == "bool" else 0
