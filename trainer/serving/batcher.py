@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from shardrec.trainer.export.loader import RowError
 from shardrec.trainer.serving.wire.refusals import Refusal, busy
+
+TRIES = 4
+"""How often a batch is scored without the rows that it failed by, before each of its requests is scored by itself."""
 
 Row = dict[str, Any]
 """A row of raw columns, as JSON has it."""
@@ -112,23 +116,31 @@ class Batcher:
         return batch
 
     def _computed(self, batch: list[Work]) -> list[Any]:
-        """Returns an answer or an exception for each; rows that cannot be scored fail their own request alone."""
+        """Returns an answer or an exception for each of a batch; None for what came too late to be computed."""
         now = time.monotonic()
         live = [work for work in batch if work.deadline > now and not work.future.done()]
         answers: dict[Work, Any] = {}
-        if len(live) > 1 and live[0].score is not None:
+        score = live[0].score if live else None
+        if score is not None:
             self._watch(sum(len(work.rows) for work in live), len(live))
-            try:
-                scores = live[0].score([row for work in live for row in work.rows])
-            except Exception:  # of one of them: each is asked for by itself, below
-                pass
-            else:
-                ends = np.cumsum([len(work.rows) for work in live])
-                return [dict(zip(live, np.split(scores, ends[:-1]), strict=True)).get(work) for work in batch]
-        elif live and live[0].score is not None:
-            self._watch(len(live[0].rows), 1)
-        for work in live:
-            answers[work] = _answer(work.call)
+            for _ in range(TRIES):
+                if len(live) < 2:
+                    break
+                try:
+                    scores = score([row for work in live for row in work.rows])
+                except RowError as error:  # it fails its own request, and the others are scored without it
+                    if error.row is None:
+                        break
+                    ends = np.cumsum([len(work.rows) for work in live])
+                    wrong = live.pop(int(np.searchsorted(ends, error.row, side="right")))
+                    answers[wrong] = _answer(wrong.call)  # which counts rows from its own first one
+                except Exception:
+                    break
+                else:
+                    ends = np.cumsum([len(work.rows) for work in live])
+                    answers.update(zip(live, np.split(scores, ends[:-1]), strict=True))
+                    live = []
+        answers.update({work: _answer(work.call) for work in live})
         return [answers.get(work) for work in batch]
 
 

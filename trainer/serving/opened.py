@@ -3,17 +3,21 @@
 import os
 import time
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shardrec.trainer.export.loader import Bundle, RowError
 
 from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.trainer.export.loader import Bundle, RowError
 from shardrec.trainer.serving.wire.refusals import Refusal, wrong
 
 MANIFEST = "bundle.json"
+
+LONGEST_MISSPELT = 100
+"""Characters of a name that is compared with known ones."""
 
 
 class OpenedBundle:
@@ -41,11 +45,16 @@ class OpenedBundle:
 
     def _try(self) -> None:
         """Scores some rows, and so loads what the first row of a batch would have to wait for."""
-        row = {name: _any_value(kind) for name, kind in self.bundle.columns.items()}
+        row = any_row(self.bundle.columns)
         for count in (1, 2, 3):
             scores = self.bundle.score([row] * count)
             if scores.shape != (count,) or not np.isfinite(scores).all():
                 raise ValueError(f"{count} rows scored {scores.tolist()}")
+        context = {name: row[name] for name in self.bundle.context_columns}
+        self.bundle.score_candidates(context, [{name: row[name] for name in self.bundle.item_columns}] * 2)
+        if self.bundle.retrieves:
+            items, _ = self.bundle.top_n([context], 1)
+            self.bundle.similar(items[0], 1)
 
     @cached_property
     def name(self) -> str:
@@ -81,11 +90,16 @@ class OpenedBundle:
 
 
 def unknown_column(name: str, known: list[str], row: int | None) -> Refusal:
-    """Returns the refusal of a column that the model does not read."""
-    from shardrec.data_pipeline.declared.declaration import unknown  # loads pydantic, for bad requests alone
-
-    line = unknown("column", name, known)
+    """Returns the refusal of a column that the model does not read, with the one that may have been meant."""
+    near = get_close_matches(name, known, 1) if len(name) <= LONGEST_MISSPELT else []
+    meant = f"did you mean {near[0]!r}?" if near else "/v1/model lists those that there are"
+    line = f"unknown column {shortened(name)!r}; {meant}"
     return wrong(line if row is None else f"row {row}: {line}", row=row, field=name[:80])
+
+
+def any_row(columns: dict[str, str]) -> dict[str, Any]:
+    """Returns a row that a bundle of these columns scores: zeros, empty strings, lists of one."""
+    return {name: _any_value(kind) for name, kind in columns.items()}
 
 
 def _any_value(kind: str) -> Any:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from shardrec.trainer.export.loader import RowError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shardrec.trainer.export.loader import RowError
 from shardrec.trainer.serving.batcher import Batcher
 from shardrec.trainer.serving.log import complain, write_line
 from shardrec.trainer.serving.measures import Measures

@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -36,29 +37,62 @@ KEEP_ALIVE_SECONDS = 75
 class Server(uvicorn.Server):
     """uvicorn's server, which at its end gives open connections time for a last request, and drops none."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._ready = service, ready
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals to the worker."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says that requests are accepted once they are."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections during requests have nothing to look through
+        self._ready()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts no more connections, answers what comes over open ones as their last, then ends.
 
         A client that has just sent a request over a connection that seems idle would see it reset, were it closed now.
         """
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
         loop = asyncio.get_running_loop()
+        await self._accept_last(sockets or [])
+        self._service.draining = True
         until = loop.time() + self._service.settings.drain
         while self.server_state.connections and loop.time() < until:
             await asyncio.sleep(0.02)
         await super().shutdown(None)
+
+    async def _accept_last(self, listeners: list[socket.socket]) -> None:
+        """Stops listening, and takes what has connected but was not accepted yet: the system would reset it."""
+        ours = [listener.dup() for listener in listeners]
+        for closed in (*self.servers, *listeners):
+            closed.close()
+        connected = [connection for listener in ours for connection in _accepted(listener)]
+        loop = asyncio.get_running_loop()
+        for connection in connected:
+            with contextlib.suppress(OSError):  # it may be gone
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yields what waits to be accepted, and closes the listener."""
+    with listener:
+        while True:
+            try:
+                yield listener.accept()[0]
+            except OSError:  # nothing waits
+                return
 
 
 class Worker:
@@ -75,7 +109,7 @@ class Worker:
         measures = Measures()
         batcher = Batcher(loop, self._settings.max_batch, self._settings.batch_wait, measures.batch)
         try:  # in the thread that will score: torch prepares each thread when it computes first
-            opened = await batcher.call(self._opened, loop.time() + YEAR_SECONDS)
+            opened = await batcher.call(self._opened, time.monotonic() + YEAR_SECONDS)
         except UserError as error:
             self._channel.send("failed", line=str(error))
             await asyncio.sleep(0.1)
@@ -85,18 +119,17 @@ class Worker:
         config = uvicorn.Config(
             application(self._service),
             lifespan="off",
+            ws="none",
+            http="httptools",
             log_level="error",
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             server_header=False,
             timeout_graceful_shutdown=int(self._settings.timeout) + 1,
         )
-        self._server = Server(config, self._service)
+        self._server = Server(config, self._service, lambda: self._channel.send("ready", line=_line(opened)))
         loop.add_signal_handler(signal.SIGTERM, self._stop)
-        gc.collect()
-        gc.freeze()  # what is loaded stays: collections during requests have nothing to look through
         told = asyncio.create_task(self._obey())
-        self._channel.send("ready", line=_line(opened))
         await self._server.serve(sockets=[self._listener])
         batcher.close()
         told.cancel()
@@ -106,7 +139,6 @@ class Worker:
         return OpenedBundle(self._settings.bundle, self._settings.threads)
 
     def _stop(self) -> None:
-        self._service.draining = True
         self._server.should_exit = True
 
     async def _obey(self) -> None:
