@@ -26,6 +26,9 @@ TOKEN = "SHARDREC_ADMIN_TOKEN"
 
 DEFAULT_N, MOST_N = 10, 10_000
 
+MILLE = 1000
+"""Impressions that an eCPM is the price of: 1000 x score x bid."""
+
 
 async def score(service: Service, asked: Asked) -> Response:
     """Answers with the prediction of each row."""
@@ -40,7 +43,7 @@ async def score(service: Service, asked: Asked) -> Response:
 
 
 async def rank(service: Service, asked: Asked) -> Response:
-    """Answers with the best candidates of a context: by score, or by what a click on them brings."""
+    """Answers with the best candidates of a context, by their places: by score, or by eCPM where they have bids."""
     content = read_json(
         _only_json(asked), {"context": True, "candidates": True, "bids": False, "reserve": False, "n": False}
     )
@@ -51,19 +54,22 @@ async def rank(service: Service, asked: Asked) -> Response:
         raise malformed(f"context is {kind(context)}, expected an object", field="context")
     asked.opened.check_names([context])
     asked.opened.check_names(candidates)
-    n = whole_number(content, "n", len(candidates), MOST_N)
+    n = whole_number(content, "n", len(candidates), service.settings.max_rows)
     bids = _numbers(content["bids"], "bids", len(candidates)) if content.get("bids") is not None else None
-    reserve = _numbers([content["reserve"]], "reserve", 1)[0] if content.get("reserve") is not None else None
+    reserve = content.get("reserve")
+    if reserve is not None and bids is None:
+        raise malformed("reserve is a least eCPM, which needs bids", field="reserve")
     bundle = asked.opened.bundle
     scores = await service.batcher.call(lambda: bundle.score_candidates(context, candidates), asked.deadline)
-    values = scores.astype(np.float64) * (1.0 if bids is None else bids)
-    order = np.argsort(-values, kind="stable")
+    if bids is None:
+        order = np.argsort(-scores, kind="stable")[:n]
+        return json_answer({"candidates": order, "scores": scores[order]})
+    ecpm = MILLE * scores.astype(np.float64) * bids
+    order = np.lexsort((-scores, -ecpm))
     if reserve is not None:
-        order = order[values[order] >= reserve]
+        order = order[ecpm[order] >= _numbers([reserve], "reserve", 1)[0]]
     order = order[:n]
-    return json_answer(
-        {"candidates": order, "scores": scores[order]} | ({} if bids is None else {"values": values[order]})
-    )
+    return json_answer({"candidates": order, "scores": scores[order], "ecpm": ecpm[order]})
 
 
 async def top_n(service: Service, asked: Asked) -> Response:

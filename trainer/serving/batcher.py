@@ -24,8 +24,8 @@ TRIES = 4
 Row = dict[str, Any]
 """A row of raw columns, as JSON has it."""
 
-Score = Callable[[list[Row]], np.ndarray]
-"""[B] scores of B rows."""
+Score = Callable[[list[Row]], Any]
+"""B scores of B rows: numbers, or rows of numbers."""
 
 
 @dataclass(eq=False)
@@ -56,7 +56,7 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
         self._thread.start()
 
-    async def score(self, score: Score, rows: list[Row], deadline: float) -> np.ndarray:
+    async def score(self, score: Score, rows: list[Row], deadline: float) -> Any:
         """Returns the scores of `rows`, which may have been computed with those of other requests of the same `score`.
 
         Raises Refusal after the deadline, and what `score` raises for these rows.
@@ -137,8 +137,10 @@ class Batcher:
                 except Exception:
                     break
                 else:
-                    ends = np.cumsum([len(work.rows) for work in live])
-                    answers.update(zip(live, np.split(scores, ends[:-1]), strict=True))
+                    first = 0
+                    for work in live:
+                        answers[work] = scores[first : first + len(work.rows)]
+                        first += len(work.rows)
                     live = []
         answers.update({work: _answer(work.call) for work in live})
         return [answers.get(work) for work in batch]

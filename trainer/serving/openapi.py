@@ -32,7 +32,7 @@ def openapi(opened: OpenedBundle, settings: Settings) -> Schema:
             {"context": _ref("Context"), "candidates": {**rows, "items": _ref("Candidate")}, "n": n}
             | {"bids": numbers, "reserve": {"type": "number", "minimum": 0}},
             ["context", "candidates"],
-            {"candidates": _array({"type": "integer"}), "scores": _numbers(), "values": _numbers()},
+            {"candidates": _array({"type": "integer"}), "scores": _numbers(), "ecpm": _numbers()},
         ),
     }
     if opened.bundle.retrieves:

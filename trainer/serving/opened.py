@@ -5,16 +5,14 @@ import time
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.trainer.export.loader import Bundle, RowError
+from shardrec.trainer.serving.settings import check_folder
 from shardrec.trainer.serving.wire.refusals import Refusal, wrong
-
-MANIFEST = "bundle.json"
 
 LONGEST_MISSPELT = 100
 """Characters of a name that is compared with known ones."""
@@ -29,9 +27,7 @@ class OpenedBundle:
     def __init__(self, path: str, threads: int) -> None:
         self.path = os.path.realpath(path)  # a link may lead elsewhere tomorrow
         began = time.monotonic()
-        if not (Path(self.path) / MANIFEST).is_file():
-            found = "no such folder" if not os.path.isdir(self.path) else f"there is no {MANIFEST} in it"
-            raise UserError(f"{path}: {found}, expected a bundle, which `shardrec export` makes")
+        check_folder(path)
         try:
             self.bundle = Bundle(self.path, threads=threads)
             self._try()
@@ -41,15 +37,15 @@ class OpenedBundle:
         self.opened_in = time.monotonic() - began
         self.columns = dict(self.bundle.columns)
         self.known = frozenset(self.columns)
-        self.score: Callable[[Any], np.ndarray] = self.bundle.score  # one object, by which batches are told apart
+        self.score: Callable[[Any], Any] = self.bundle.score  # one object, by which batches are told apart
 
     def _try(self) -> None:
         """Scores some rows, and so loads what the first row of a batch would have to wait for."""
         row = any_row(self.bundle.columns)
         for count in (1, 2, 3):
             scores = self.bundle.score([row] * count)
-            if scores.shape != (count,) or not np.isfinite(scores).all():
-                raise ValueError(f"{count} rows scored {scores.tolist()}")
+            if len(scores) != count or not all(np.isfinite(score).all() for score in scores):
+                raise ValueError(f"{count} rows scored {[np.asarray(score).tolist() for score in scores]}")
         context = {name: row[name] for name in self.bundle.context_columns}
         self.bundle.score_candidates(context, [{name: row[name] for name in self.bundle.item_columns}] * 2)
         if self.bundle.retrieves:

@@ -1,4 +1,4 @@
-"""A service is one worker's state: the bundle that answers, the thread that scores, what is in hand, what is counted."""
+"""A service is one worker's state: the bundle that answers, the thread that scores, what is in hand and counted."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -51,7 +51,7 @@ class Service:
     reload: Callable[[str], Awaitable[dict[str, Any]]] | None = None
 
     def endpoint(self, name: str, answerer: Answerer) -> Callable[[Request], Awaitable[Response]]:
-        """Returns the handler of an endpoint that computes: admitted, read, answered, counted; no error goes further."""
+        """Returns the handler of an endpoint that computes: admitted, read, answered, counted; no error leaves."""
 
         async def handle(request: Request) -> Response:
             began = time.monotonic()

@@ -1,10 +1,22 @@
 """Settings of a service: where it listens, how many processes it has, and what it refuses."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from shardrec.data_pipeline.errors import UserError
+
+MANIFEST = "bundle.json"
+
 MEBIBYTE = 1 << 20
+
+
+def check_folder(path: str) -> None:
+    """Raises UserError where there is no bundle at `path`."""
+    if not os.path.isfile(os.path.join(path, MANIFEST)):
+        found = f"there is no {MANIFEST} in it" if os.path.isdir(path) else "no such folder"
+        raise UserError(f"{path}: {found}, expected a bundle, which `shardrec export` makes")
 
 
 @dataclass(frozen=True)

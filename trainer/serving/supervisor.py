@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.serving.log import say
 from shardrec.trainer.serving.messages import Channel, Message
-from shardrec.trainer.serving.settings import Settings
+from shardrec.trainer.serving.settings import Settings, check_folder
 
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that tells workers' prometheus_client the folder in which each of them counts."""
@@ -44,7 +45,7 @@ class Process:
         self.said: asyncio.Queue[Message] = asyncio.Queue()
 
     async def hear(self, kind: str) -> Message | None:
-        """Returns the worker's next message of this kind; None where it is gone, or takes too long."""
+        """Returns the worker's next message of this kind; None where it is gone. One that takes too long is ended."""
         try:
             async with asyncio.timeout(SECONDS_TO_OPEN):
                 while True:
@@ -52,6 +53,7 @@ class Process:
                     if message["do"] in (kind, "failed", "gone"):
                         return None if message["do"] == "gone" else message
         except TimeoutError:
+            self.process.kill()
             return None
 
 
@@ -77,14 +79,10 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload(self._settings.bundle)))
         try:
             started = [await self._start() for _ in range(self._settings.workers)]
-            for worker in started:
-                message = await worker.hear("ready")
-                if self._ended.is_set():
-                    return
-                if message is None or message["do"] == "failed":
-                    raise UserError(message["line"] if message else "a worker ended before it served")
-                worker.serving = True
-            say(f"{message['line']}")
+            opened = [await self._ready(worker) for worker in started]
+            if self._ended.is_set():
+                return
+            say(opened[0])
             say(f"listening on {address(self._listener)} with {len(started)} worker(s); Ctrl-C or SIGTERM ends it")
             if self._settings.watch:
                 self._spawn(self._watch())
@@ -118,6 +116,16 @@ class Supervisor:
         self._spawn(self._listen_to(worker))
         return worker
 
+    async def _ready(self, worker: Process) -> str:
+        """Waits until a worker serves, and returns what it opened. Raises UserError where it does not."""
+        message = await worker.hear("ready")
+        if message is None:
+            raise UserError("a worker ended before it served")
+        if message["do"] == "failed":
+            raise UserError(message["line"])
+        worker.serving = True
+        return str(message["line"])
+
     async def _listen_to(self, worker: Process) -> None:
         """Takes a worker's messages until it is gone, and starts another one then."""
         while message := await worker.channel.receive():
@@ -127,6 +135,8 @@ class Supervisor:
                 worker.said.put_nowait(message)
         worker.said.put_nowait({"do": "gone"})
         status = await worker.process.wait()
+        for file in Path(os.environ[FIGURES]).glob(f"gauge_live*_{worker.process.pid}.db"):
+            file.unlink()  # of what it counted, what it had in hand is gone with it
         worker.channel.close()
         self._workers.remove(worker)
         if worker.serving and not self._ended.is_set():
@@ -136,17 +146,14 @@ class Supervisor:
     async def _replace(self, gone: Process) -> None:
         quick = time.monotonic() - gone.began < QUICK_SECONDS
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
-        if self._quick_deaths < QUICK_DEATHS:
+        try:
+            if self._quick_deaths >= QUICK_DEATHS:
+                raise UserError(f"{QUICK_DEATHS} workers ended within {QUICK_SECONDS:.0f} s of their start")
             async with self._swapping:  # it opens what the others answer from
-                worker = await self._start()
-                message = await worker.hear("ready")
-            if message is not None and message["do"] == "ready":
-                worker.serving = True
-                return
-            self._failure = message["line"] if message else "a worker ended before it served"
-        else:
-            self._failure = f"{QUICK_DEATHS} workers ended within {QUICK_SECONDS:.0f} s of their start"
-        self._ended.set()
+                await self._ready(await self._start())
+        except UserError as error:
+            self._failure = str(error)
+            self._ended.set()
 
     # ------------------------------------------------------------ another bundle
 
@@ -238,6 +245,7 @@ def _why(status: int) -> str:
 
 def serve(settings: Settings) -> None:
     """Serves a bundle until SIGTERM or SIGINT. Raises UserError where it cannot."""
+    check_folder(settings.bundle)
     with tempfile.TemporaryDirectory(prefix="shardrec-serve-") as figures:
         os.environ[FIGURES] = figures
         asyncio.run(Supervisor(settings).run())

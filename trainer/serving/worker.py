@@ -49,8 +49,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Says that requests are accepted once they are."""
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # what is loaded stays: collections during requests have nothing to look through
+        _free()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,8 +68,10 @@ class Server(uvicorn.Server):
     async def _accept_last(self, listeners: list[socket.socket]) -> None:
         """Stops listening, and takes what has connected but was not accepted yet: the system would reset it."""
         ours = [listener.dup() for listener in listeners]
-        for closed in (*self.servers, *listeners):
-            closed.close()
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.close()
         connected = [connection for listener in ours for connection in _accepted(listener)]
         loop = asyncio.get_running_loop()
         for connection in connected:
@@ -83,6 +84,13 @@ class Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
+
+
+def _free() -> None:
+    """Gives back what is no longer used, and spares what is from collections during requests."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
@@ -154,6 +162,8 @@ class Worker:
             self._service.swap(self._next)
             self._next = None
             self._channel.send("swapped")
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.timeout, _free)  # no request has the old bundle in hand by then
         elif do == "forget":
             self._next = None
         elif do == "reloaded":

@@ -34,9 +34,7 @@ def answer(form: str, columns: dict[str, Any]) -> Response:
 
 
 def _array(values: Any) -> pa.Array:
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        return pa.array(list(values))
-    return pa.array(values)
+    return pa.array(list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values)
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A refusal is what a client is told instead of an answer: a status and one line, with the row and the field at fault."""
+"""A refusal is what a client is told instead of an answer: a status and one line, with row and field at fault."""
 
 from typing import Any
 
