@@ -7,6 +7,7 @@ open the bundle by the loader that lies in it, so that BUNDLE is a path that all
 import argparse
 import importlib.util
 import os
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -34,10 +35,15 @@ def main() -> None:
     given.add_argument("bundle")
     given.add_argument("rows", help="a Parquet file, a folder of them, or a URI")
     given.add_argument("out", help="a folder or URI for the Parquet files with scores")
-    given.add_argument("--workers", type=int, default=2)
+    given.add_argument("--workers", type=int, default=1)
     given.add_argument("--threads", type=int, default=1, help="of each worker")
     given.add_argument("--batch", type=int, default=4096, help="rows that are scored at once")
     options = given.parse_args()
+    ray.init(ignore_reinit_error=True)
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if options.workers * options.threads >= cpus:
+        wanted = f"{options.workers} workers with {options.threads} CPU(s) each"
+        sys.exit(f"batch_score: {wanted} leave none of the cluster's {cpus} CPUs for reading and writing; take fewer")
     rows = ray.data.read_parquet(options.rows)
     scored = rows.map_batches(
         Scorer,

@@ -84,6 +84,8 @@ async def top_n(service: Service, asked: Asked) -> Response:
         list_of(content, "seen", asked.rows, list, "list of ids")
         if len(seen) != asked.rows:
             raise malformed(f"seen has {len(seen)} lists, expected one for each of {asked.rows} rows", field="seen")
+        for place, ids_of_row in enumerate(seen):
+            _check_ids(ids_of_row, "seen", place)
     items, scores = await service.batcher.call(lambda: bundle.top_n(rows, n, seen=seen), asked.deadline)
     return _lists(form, items, scores)
 
@@ -95,6 +97,7 @@ async def similar(service: Service, asked: Asked) -> Response:
     ids = content["ids"]
     if not isinstance(ids, list) or not 1 <= len(ids) <= service.settings.max_rows:
         raise malformed(f"ids is {kind(ids)}, expected a list of 1 to {service.settings.max_rows:,} ids", field="ids")
+    _check_ids(ids, "ids")
     asked.rows = len(ids)
     n = whole_number(content, "n", DEFAULT_N, MOST_N)
     items, scores = await service.batcher.call(lambda: bundle.similar(ids, n), asked.deadline)
@@ -129,6 +132,14 @@ def _only_json(asked: Asked) -> bytes:
     if form_of(asked.request) == ARROW:
         raise Refusal(415, f"{asked.request.url.path} takes {JSON} alone")
     return asked.body
+
+
+def _check_ids(ids: list[Any], key: str, row: int | None = None) -> None:
+    """Refuses what is neither text nor a whole number, of which ids are."""
+    for place, value in enumerate(ids):
+        if not isinstance(value, str | int):
+            line = f"an id in {key} is {kind(value)}, expected text or a whole number"
+            raise malformed(line, row=place if row is None else row, field=key)
 
 
 def _numbers(values: Any, key: str, count: int) -> np.ndarray:

@@ -23,18 +23,16 @@ def deepfm_bundle(folder: Path) -> Path:
     return folder / "deepfm"
 
 
-def copied(bundle: Path, name: str, **changed: Any) -> Path:
-    """A copy beside `bundle` whose bundle.json differs."""
-    copy = bundle.with_name(name)
-    shutil.copytree(bundle, copy)
-    manifest = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps(manifest | changed))
-    return copy
+def copied(bundle: Path, name: str) -> Path:
+    """A copy beside `bundle`."""
+    return Path(shutil.copytree(bundle, bundle.with_name(name)))
 
 
 def calibrated(bundle: Path, name: str) -> Path:
     """A copy whose scores differ from those of `bundle`."""
-    return copied(bundle, name, calibration={"method": "platt", "a": 0.5, "b": -1.0})
+    copy = copied(bundle, name)
+    (copy / "calibration.json").write_text(json.dumps({"method": "platt", "a": 0.5, "b": -1.0}))
+    return copy
 
 
 def broken(bundle: Path, name: str) -> Path:

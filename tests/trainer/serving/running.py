@@ -12,7 +12,7 @@ from typing import Self
 
 import httpx
 
-SECONDS_TO_START = 60.0
+SECONDS_TO_START = 150.0
 
 
 class Running:
@@ -32,9 +32,12 @@ class Running:
         ]
         for thread in self._threads:
             thread.start()
-        line = self.wait_for("listening on ")
-        found = re.search(r"http://\S+", line)
-        assert found, line
+        try:
+            found = re.search(r"http://\S+", self.wait_for("listening on "))
+        except BaseException:
+            self.end()
+            raise
+        assert found
         self.url = found[0]
 
     def _read(self, stream: object, lines: list[str]) -> None:
