@@ -24,7 +24,10 @@ from shardrec.trainer.serving.wire.refusals import Refusal, malformed, wrong
 TOKEN = "SHARDREC_ADMIN_TOKEN"
 """The variable that holds what `/admin/reload` asks for; without it there is no such endpoint."""
 
-DEFAULT_N, MOST_N = 10, 10_000
+DEFAULT_N, MOST_N = 10, 1000
+
+MOST_LISTS = 1000
+"""Users or items of a request for lists, at most: a list is worked out from the whole catalogue."""
 
 MILLE = 1000
 """Impressions that an eCPM is the price of: 1000 x score x bid."""
@@ -33,7 +36,8 @@ MILLE = 1000
 async def score(service: Service, asked: Asked) -> Response:
     """Answers with the prediction of each row."""
     form = form_of(asked.request)
-    rows = _rows(service, asked, form, read_json(asked.body, {"rows": True}) if form == JSON else {})
+    content = read_json(asked.body, {"rows": True}) if form == JSON else {}
+    rows = _rows(asked, form, content, service.settings.max_rows)
     opened = asked.opened
     if isinstance(rows, list):
         scores = await service.batcher.score(opened.score, rows, asked.deadline)
@@ -77,7 +81,7 @@ async def top_n(service: Service, asked: Asked) -> Response:
     form = form_of(asked.request)
     content = read_json(asked.body, {"rows": True, "n": False, "seen": False}) if form == JSON else _query(asked)
     bundle = asked.opened.retrieval()
-    rows = _rows(service, asked, form, content)
+    rows = _rows(asked, form, content, min(service.settings.max_rows, MOST_LISTS))
     n = whole_number(content, "n", DEFAULT_N, MOST_N)
     seen = content.get("seen")
     if seen is not None:
@@ -95,8 +99,8 @@ async def similar(service: Service, asked: Asked) -> Response:
     content = read_json(_only_json(asked), {"ids": True, "n": False})
     bundle = asked.opened.retrieval()
     ids = content["ids"]
-    if not isinstance(ids, list) or not 1 <= len(ids) <= service.settings.max_rows:
-        raise malformed(f"ids is {kind(ids)}, expected a list of 1 to {service.settings.max_rows:,} ids", field="ids")
+    if not isinstance(ids, list) or not 1 <= len(ids) <= MOST_LISTS:
+        raise malformed(f"ids is {kind(ids)}, expected a list of 1 to {MOST_LISTS:,} ids", field="ids")
     _check_ids(ids, "ids")
     asked.rows = len(ids)
     n = whole_number(content, "n", DEFAULT_N, MOST_N)
@@ -104,9 +108,8 @@ async def similar(service: Service, asked: Asked) -> Response:
     return _lists(JSON, items, scores)
 
 
-def _rows(service: Service, asked: Asked, form: str, content: dict[str, Any]) -> Any:
+def _rows(asked: Asked, form: str, content: dict[str, Any], most: int) -> Any:
     """Returns the rows of a request: a list of objects, or a table. Raises Refusal for columns that are not known."""
-    most = service.settings.max_rows
     if form == JSON:
         rows = list_of(content, "rows", most, dict, "row")
         asked.opened.check_names(rows)

@@ -1,5 +1,6 @@
 """A running service answers as its bundle scores, tells what is wrong with a request, and goes on."""
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from shardrec.trainer.export.loader import Bundle
 from shardrec.trainer.serving.opened import OpenedBundle
 from shardrec.trainer.serving.wire.arrow_bodies import write_table
 from shardrec.trainer.serving.wire.bodies import ARROW
+from tests import ROOT
 from tests.trainer.serving.bundles import ROWS, broken, calibrated, deepfm_bundle
 from tests.trainer.serving.clients import Clients
 from tests.trainer.serving.running import Running
@@ -235,6 +237,18 @@ def test_openapi_describes_the_columns(client: httpx.Client, bundle: Bundle) -> 
         for method in methods:
             answer = client.request(method, path)
             assert answer.status_code not in (404, 405, 500)
+
+
+def test_the_recipe_scores_as_the_loader_does(folder: Path, bundle: Bundle) -> None:
+    """What each worker of docs/batch-scoring.md does with a batch; Ray itself is not started."""
+    spec = importlib.util.spec_from_file_location("batch_score", ROOT / "docs/recipes/batch_score.py")
+    assert spec is not None and spec.loader is not None
+    recipe: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    rows = pa.Table.from_pylist(ROWS)
+    scored = recipe.Scorer(str(folder), 1)(rows)
+    assert scored.drop_columns("score").equals(rows)
+    np.testing.assert_array_equal(scored["score"], bundle.score(ROWS))
 
 
 def test_a_worker_that_dies_is_replaced(service: Running, client: httpx.Client, bundle: Bundle) -> None:
