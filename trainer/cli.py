@@ -24,6 +24,7 @@ from shardrec.trainer.commands import (
     report,
     retrieve,
     runs,
+    serve,
     simulate,
     tables,
     tune,
@@ -48,7 +49,7 @@ app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
     *(compare.compare, compare.contrast, tune.tune),
     *(runs.evaluate, runs.predict, report.report, tables.tables),
-    *(rank.calibrate, rank.rank, retrieve.retrieve, retrieve.vectors, export.export),
+    *(rank.calibrate, rank.rank, retrieve.retrieve, retrieve.vectors, export.export, serve.serve),
     *(ope.ope, plan.plan, simulate.simulate),
 ):
     app.command()(command)

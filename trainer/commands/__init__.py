@@ -11,6 +11,7 @@
 - `rank.py`: `shardrec calibrate` and `rank`: scores that are probabilities, and orders by them
 - `retrieve.py`: `shardrec retrieve` and `vectors`: items for users and like an item, and what these are found by
 - `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
+- `serve.py`: `shardrec serve`: a bundle answers over HTTP
 - `simulate.py`: `shardrec simulate`: policies and the users that they serve
 - `tables.py`: `shardrec tables`: how well the tables of a run are used
 - `tune.py`: `shardrec tune`: settings searched for

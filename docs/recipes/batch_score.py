@@ -1,0 +1,60 @@
+"""Scores Parquet by a bundle on a Ray cluster: `python batch_score.py BUNDLE ROWS OUT --workers 8`.
+
+Needs Ray with its data extra, and what a bundle needs (torch, NumPy, pyarrow); shardrec is not among that. Workers
+open the bundle by the loader that lies in it, so that BUNDLE is a path that all of them see.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+
+class Scorer:
+    """A scorer opens the bundle once, in an actor of its own, and then scores one batch of rows after another."""
+
+    def __init__(self, bundle: str, threads: int) -> None:
+        spec = importlib.util.spec_from_file_location("bundle_loader", os.path.join(bundle, "loader.py"))
+        assert spec is not None and spec.loader is not None
+        loader: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loader)
+        self.bundle = loader.Bundle(bundle, threads=threads)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Returns the rows with their scores beside them."""
+        return rows.append_column("score", pa.array(self.bundle.score(rows)))
+
+
+def main() -> None:
+    """Reads, scores and writes, batch by batch: no more of the rows than some batches is in memory."""
+    given = argparse.ArgumentParser()
+    given.add_argument("bundle")
+    given.add_argument("rows", help="a Parquet file, a folder of them, or a URI")
+    given.add_argument("out", help="a folder or URI for the Parquet files with scores")
+    given.add_argument("--workers", type=int, default=1)
+    given.add_argument("--threads", type=int, default=1, help="of each worker")
+    given.add_argument("--batch", type=int, default=4096, help="rows that are scored at once")
+    options = given.parse_args()
+    ray.init(ignore_reinit_error=True)
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if options.workers * options.threads >= cpus:
+        wanted = f"{options.workers} workers with {options.threads} CPU(s) each"
+        sys.exit(f"batch_score: {wanted} leave none of the cluster's {cpus} CPUs for reading and writing; take fewer")
+    rows = ray.data.read_parquet(options.rows)
+    scored = rows.map_batches(
+        Scorer,
+        fn_constructor_args=(os.path.abspath(options.bundle), options.threads),
+        batch_format="pyarrow",
+        batch_size=options.batch,
+        num_cpus=options.threads,
+        concurrency=options.workers,
+    )
+    scored.write_parquet(options.out)
+
+
+if __name__ == "__main__":
+    main()
