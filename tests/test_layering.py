@@ -25,7 +25,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("catalogue",),
         ("checkpoints", "planning"),
         ("session",),
-        ("launch",),
+        ("launch", "tracking"),
         ("run_folder",),
         ("config",),
     ),

@@ -21,6 +21,7 @@
 - `session/`: a model with its tables, ready to step
 - `simulation/`: users who are not real, and policies that learn from what these click
 - `tables/`: rows of tables in and out, and how tables are used
+- `tracking/`: what a run records, brought to experiment trackers
 - `training/`: the loop, and all that it calls
 - `tuning/`: settings searched for
 """

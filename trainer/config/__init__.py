@@ -11,6 +11,7 @@
 - `relocation.py`: a run file inside a run folder means that folder
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
+- `tracking.py`: which experiment trackers a run has
 - `trust.py`: what a run folder that may be anybody's is allowed to do
 - `variants.py`: `variants:`, several models in one run file
 """

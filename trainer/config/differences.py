@@ -8,6 +8,7 @@ FREE = (
     "run",
     "import_from",
     "trainer.tensorboard",
+    "trainer.tracking",
     "trainer.log_every_steps",
     "launch.address",
     "launch.timeout",

@@ -20,6 +20,7 @@ from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.catalogue import CatalogueEvaluation, CatalogueSettings
 from shardrec.trainer.config.init_from import InitFrom
+from shardrec.trainer.config.tracking import TrackingConfig
 
 Paths = Place | Annotated[tuple[Place, ...], Field(min_length=1, max_length=1_000_000)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -239,6 +240,7 @@ class TrainerConfig(Section):
     progressive_validation: bool = Field(default=False, description="score each batch before training on it")
     log_every_steps: Count = 50
     tensorboard: bool = True
+    tracking: TrackingConfig | None = Field(default=None, description="beside TensorBoard: mlflow, wandb or both")
 
     @model_validator(mode="after")
     def _selects_by_one_metric(self) -> "TrainerConfig":

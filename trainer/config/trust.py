@@ -33,6 +33,7 @@ def check_trusted(declared: Mapping[str, Any], folder: Path) -> None:
     facts = _facts(declared, folder)
     wanted = [f"import {model} from {facts['import_from']}" for model in facts["models"]]
     wanted += [f"connect to the Ray cluster {address}" for address in facts["addresses"]]
+    wanted += [f"send what it records to {server}" for server in facts.get("servers", ())]
     if not wanted or {folder.resolve(), *folder.resolve().parents} & _said or _noted(facts, folder):
         return
     raise UserError(f"{folder}: its run file would {', '.join(wanted)}; give --trust if you know whose folder this is")
@@ -41,7 +42,7 @@ def check_trusted(declared: Mapping[str, Any], folder: Path) -> None:
 def note(declared: Mapping[str, Any], folder: Path) -> None:
     """Notes, outside of it, that this user trained in a run folder; where that cannot be written, --trust is needed."""
     facts = _facts(declared, folder)
-    if facts["models"] or facts["addresses"]:
+    if facts["models"] or facts["addresses"] or "servers" in facts:
         place = _place(folder)
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,6 +63,7 @@ def _facts(declared: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     addresses = {launch.get("address") for part in parts if isinstance(launch := part.get("launch"), Mapping)}
     status = folder.stat()
     foreign = sorted(filter(is_foreign, models))
+    servers = sorted({server for part in parts if (server := _server(part.get("trainer"))) is not None})
     return {
         "folder": str(folder.resolve()),
         "device": status.st_dev,
@@ -69,7 +71,16 @@ def _facts(declared: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "models": foreign,
         "import_from": str(declared.get("import_from") or folder.resolve()) if foreign else None,
         "addresses": sorted(str(address) for address in addresses if address),
+        **({"servers": servers} if servers else {}),
     }
+
+
+def _server(trainer: Any) -> str | None:
+    """Returns where a tracker that a run file names would send what is recorded."""
+    tracking = trainer.get("tracking") if isinstance(trainer, Mapping) else None
+    mlflow = tracking.get("mlflow") if isinstance(tracking, Mapping) else None
+    uri = mlflow.get("uri") if isinstance(mlflow, Mapping) else None
+    return None if uri is None else str(uri)
 
 
 def _name(model: Any) -> str:

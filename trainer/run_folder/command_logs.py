@@ -27,7 +27,9 @@ KEPT = 10
 """Commands whose logs stay, the newest."""
 
 _OWNER = "owner.json"
-_FILES = re.compile(r"(owner|progress|result|error)\.json|(driver|rank-\d+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp")
+_FILES = re.compile(
+    r"(owner|progress|result|error)\.json|(driver|rank-\d+|tracking-\w+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp"
+)
 _NAMES = re.compile(r"(train|evaluate|predict)-.+")
 _MESSAGES = ("progress.json", "result.json", "messages.txt")
 _DAY_SECONDS = 86_400.0

@@ -29,6 +29,7 @@ from shardrec.data_pipeline.files.owned_files import (
     not_through_links,
     remove_files,
     remove_if_empty,
+    remove_made,
     without_waiting,
 )
 from shardrec.data_pipeline.files.relative_names import within
@@ -45,15 +46,16 @@ _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
     *("curves.json", "summary.json", "report.html"),
 )
-_LOGS = ("driver.log", "rank-*.log", "*.json", "messages.txt")
+_LOGS = ("driver.log", "rank-*.log", "tracking-*.log", "*.json", "messages.txt")
 _WRITTEN = (
     *_FILES,
     *(f"logs/{name}" for name in _LOGS),
     *(f"logs/*-*/{name}" for name in _LOGS),  # of each command
     "tensorboard/events.out.tfevents.*",
+    "tracking/*.json",
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
-_FOLDERS = ("logs", "tensorboard", "checkpoints")
+_FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
 _OWN_NAMES = (*_FILES, *_FOLDERS, MARKER, LOCK)
 
 
@@ -254,6 +256,9 @@ class RunFolder:
         with suppress(UserError):  # there may have been no room for it
             names += self.schema().named_files
         remove_files(here, names)
+        if not (here / "tracking").is_symlink():
+            remove_made(here / "tracking" / "wandb")  # links among its files would stay
+            remove_if_empty(here / "tracking")
         for folder in (self.logs, self.checkpoints):
             remove_if_empty(folder)
 

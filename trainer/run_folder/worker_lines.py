@@ -23,6 +23,11 @@ class WorkerLines:
     def __init__(self, logs: str | Path, console: Console) -> None:
         self._path, self._console, self._shown = Path(logs) / _FILE, console, 0
 
+    def pass_over(self) -> None:
+        """Takes the lines that are there for printed."""
+        with suppress(OSError):
+            self._shown = self._path.read_text().count("\n")
+
     def show(self) -> None:
         """Prints the complete lines that are new."""
         with suppress(OSError):

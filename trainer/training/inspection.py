@@ -25,6 +25,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.session.expected_workers import expected_environment
 from shardrec.trainer.session.parameter_optimizers import optimizers_of
+from shardrec.trainer.tracking.extras import check_trackers
 from shardrec.trainer.training.warm_start import check_id_maps, check_whole, model_contents, whole_contents
 
 LOOKED_THROUGH = 128 << 20
@@ -43,6 +44,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
     if config.stages:
         names = ", ".join(str(stage.get("name")) for stage in config.stages)
         raise UserError(f"one run is expected here, the run file has stages ({names}); name a run file without")
+    check_trackers(config)
     blueprint = Blueprint(config)
     model, data = blueprint.model, config.data
     without_labels = _inspect_splits(blueprint)

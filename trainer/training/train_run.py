@@ -3,6 +3,7 @@
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.run_folder.resuming import check_stages_folder
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.tracking.tracked import tracked
 from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.taking_up import finished_summary, taken_up
 from shardrec.trainer.training.trainer import train_worker
@@ -39,6 +41,7 @@ def train_run(
     quiet: bool = False,
     embedded: bool = False,
     began: float | None = None,
+    group: Path | None = None,
 ) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
 
@@ -51,13 +54,15 @@ def train_run(
     known, and where another process trains in the folder; a folder whose run failed before its first checkpoint is
     removed. A run that is finished, with nothing left to train, stays as it is.
 
-    began: from when times count, in seconds of the epoch: when the command was started; default: now.
+    began: from when times count, in seconds of the epoch: when the command was started; default: now. group: the folder
+    of the runs that this one belongs to, for trackers.
     """
     stages = resolve_stages(config)
     if stages:
-        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began)
+        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began, group=group)
     began = began or time.time()
-    return _train(inspect_run(config), resume=resume, step=step, quiet=quiet, embedded=embedded, began=began)
+    blueprint = inspect_run(config)
+    return _train(blueprint, resume=resume, step=step, quiet=quiet, embedded=embedded, began=began, group=group)
 
 
 def _train(
@@ -69,6 +74,7 @@ def _train(
     step: int | None = None,
     stays: bool = False,
     embedded: bool = False,
+    group: Path | None = None,
 ) -> dict[str, Any] | None:
     config, name = blueprint.config, command_name("train")
     with ExitStack() as stack:
@@ -79,6 +85,8 @@ def _train(
             folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
         if resume and (done := finished_summary(blueprint, folder)) is not None:
             return _left_alone(folder, done, stays=stays or embedded)
+        if leads():
+            stack.enter_context(tracked(config, folder, group))
         log = LaunchLog(folder, embedded=embedded) if leads() else None
         summary = supervised(
             train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint,
@@ -114,15 +122,17 @@ def _train_stages(
     quiet: bool,
     embedded: bool,
     began: float | None,
+    group: Path | None,
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
     whole, name = RunFolder(Path(config.run)), command_name("train")
+    asked = partial(_train_each, resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path)
     if not leads():
-        return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
+        return asked(config, stages, whole)
     check_stages_folder(whole, stages, resume=resume)
     with locked(whole.path, name):
         check_stages_folder(whole, stages, resume=resume)
-        return _train_each(config, stages, whole, resume=resume, quiet=quiet, embedded=embedded, began=began)
+        return asked(config, stages, whole)
 
 
 def _train_each(
@@ -134,6 +144,7 @@ def _train_each(
     quiet: bool,
     embedded: bool,
     began: float | None,
+    group: Path,
 ) -> dict[str, Any] | None:
     last = list(stages)[-1]
     folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
@@ -159,6 +170,7 @@ def _train_each(
                     began=began or time.time(),
                     stays=True,
                     embedded=embedded,
+                    group=group,
                 )
                 began = None  # a later stage begins when the one before it is over
                 give_back_freed_memory()  # the next stage needs it
