@@ -7,6 +7,7 @@
     summary = shardrec.train(config)                            # on the workers that the run file names
     model = shardrec.open(summary.run_folder)                   # the best checkpoint, in this process
     scores = model.predict(frame)                               # a pandas frame, a pyarrow.Table or files
+    found = shardrec.tune("run.yaml", trials=40)                # settings searched for, by validation rows
 
 Models of one's own are made of `Recommender`, `Fields`, `PooledEmbeddings`, `SequenceEmbeddings`, `DenseFeatures`,
 `ModelConfig` and `PointwiseConfig`. Nothing heavy is loaded until it is used.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.summary import Summary
     from shardrec.trainer.api.train import train
     from shardrec.trainer.api.trained_model import TrainedModel, open
+    from shardrec.trainer.api.tune import Tuning, tune
     from shardrec.trainer.config.sections import RunConfig
     from shardrec.trainer.export.loader import Bundle, RowError
     from shardrec.trainer.scoring.curves import Curves
@@ -45,6 +47,8 @@ _HOMES = {
     "export": "trainer.api.export",
     "Bundle": "trainer.export.loader",
     "RowError": "trainer.export.loader",
+    "tune": "trainer.api.tune",
+    "Tuning": "trainer.api.tune",
     "Machines": "trainer.api.plan",
     "report": "trainer.api.report",
     "RunConfig": "trainer.config.sections",
@@ -78,6 +82,7 @@ __all__ = [
     "SequenceEmbeddings",
     "Summary",
     "TrainedModel",
+    "Tuning",
     "Undefined",
     "UserError",
     "export",
@@ -86,6 +91,7 @@ __all__ = [
     "plan",
     "report",
     "train",
+    "tune",
 ]
 
 

@@ -13,7 +13,7 @@ import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
-from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, report, runs, simulate, tables
+from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, report, runs, simulate, tables, tune
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 app.command(cls=runs.TrainCommand)(runs.train)
 for command in (
-    *(compare.compare, compare.contrast),
+    *(compare.compare, compare.contrast, tune.tune),
     *(runs.evaluate, runs.predict, export.export, ope.ope, plan.plan, report.report, tables.tables, simulate.simulate),
 ):
     app.command()(command)

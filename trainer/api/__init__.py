@@ -9,4 +9,5 @@
 - `summary.py`: what a finished training run says of itself
 - `train.py`: training, on the workers that a run names
 - `trained_model.py`: a trained model that scores rows and shows its tables
+- `tune.py`: settings searched for by validation rows
 """

@@ -34,7 +34,7 @@ def load(
         config = shardrec.load({"run": "runs/mine", "data": {"path": "data"}, "model": MyModel})
     """
     if isinstance(run_file, Mapping):
-        config = checked(_named(run_file), "run file", Path(os.getcwd()), overrides, variant=variant)
+        config = checked(named_model(run_file), "run file", Path(os.getcwd()), overrides, variant=variant)
     else:
         if trust:
             trust_folders(Path(run_file).parent)
@@ -44,8 +44,8 @@ def load(
     return config
 
 
-def _named(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which a model's class is replaced by the name that it is imported by."""
+def named_model(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a run file's content, with the name by which it is imported in place of a model's class."""
     model = declared.get("model")
     if isinstance(model, type):
         return {**declared, "model": _import_path(model)}

@@ -11,4 +11,5 @@
 - `runs.py`: `shardrec train`, `evaluate` and `predict`: one run
 - `simulate.py`: `shardrec simulate`: policies and the users that they serve
 - `tables.py`: `shardrec tables`: how well the tables of a run are used
+- `tune.py`: `shardrec tune`: settings searched for
 """

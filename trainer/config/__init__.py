@@ -13,5 +13,6 @@
 - `stages.py`: `stages:`, runs in turn that start from each other
 - `tracking.py`: which experiment trackers a run has
 - `trust.py`: what a run folder that may be anybody's is allowed to do
+- `tuning.py`: `tune:`, which keys are searched for, and how
 - `variants.py`: `variants:`, several models in one run file
 """

@@ -21,6 +21,7 @@ from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.catalogue import CatalogueEvaluation, CatalogueSettings
 from shardrec.trainer.config.init_from import InitFrom
 from shardrec.trainer.config.tracking import TrackingConfig
+from shardrec.trainer.config.tuning import TuneConfig
 
 Paths = Place | Annotated[tuple[Place, ...], Field(min_length=1, max_length=1_000_000)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -316,6 +317,8 @@ class RunConfig(Section):
     variants: dict[str, dict[str, Any]] = Field(
         default={}, exclude=True, description="name -> partial run file, merged over the rest where it is asked for"
     )
+
+    tune: TuneConfig | None = Field(default=None, exclude=True, description="what `shardrec tune` searches for")
 
     @field_validator("model", mode="before")
     @classmethod

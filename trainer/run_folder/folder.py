@@ -53,6 +53,7 @@ _WRITTEN = (
     *(f"logs/*-*/{name}" for name in _LOGS),  # of each command
     "tensorboard/events.out.tfevents.*",
     "tracking/*.json",
+    ".stop",
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
@@ -157,6 +158,16 @@ class RunFolder:
         """Returns the file with the line that stopped the run on some worker, which writes it for the launcher."""
         return self.logs / "error.json"
 
+    @property
+    def stop_file(self) -> Path:
+        """Returns the file that asks a training in this folder to stop between two steps."""
+        return self.path / ".stop"
+
+    def ask_to_stop(self) -> None:
+        """Asks the training in this folder to stop; it looks for that when it logs and after evaluations."""
+        with suppress(OSError):
+            self.stop_file.touch()
+
     # ------------------------------------------------------------ making and opening
 
     @classmethod
@@ -204,6 +215,7 @@ class RunFolder:
         folder.logs.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         folder.error_file.unlink(missing_ok=True)
+        folder.stop_file.unlink(missing_ok=True)
         if not folder.steps():
             folder.describe(config)
         return folder

@@ -23,10 +23,13 @@ class WorkerLines:
     def __init__(self, logs: str | Path, console: Console) -> None:
         self._path, self._console, self._shown = Path(logs) / _FILE, console, 0
 
-    def pass_over(self) -> None:
-        """Takes the lines that are there for printed."""
+    def passed_over(self) -> list[str]:
+        """Takes the lines that are there for printed, and returns them."""
+        lines: list[str] = []
         with suppress(OSError):
-            self._shown = self._path.read_text().count("\n")
+            *lines, _ = self._path.read_text().split("\n")
+            self._shown = len(lines)
+        return lines
 
     def show(self) -> None:
         """Prints the complete lines that are new."""

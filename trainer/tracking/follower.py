@@ -22,7 +22,7 @@ from shardrec.trainer.tracking.tracker import FILES, Tracker
 
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 30.0
-_SHOWN = 200  # characters of a tracker's error
+_SHOWN = 150  # characters of a tracker's error
 
 Ended = Callable[[float], Ending | None]
 """Waits so many seconds at most for the run to end, and says how it did; None while it goes on."""
@@ -46,6 +46,8 @@ class Follower:
             if time.monotonic() >= next_try and not self._tried(self._send):
                 next_try = time.monotonic() + RETRY_SECONDS
             ending = ended(POLL_SECONDS)
+        if self._said and not self._is_open:
+            return False  # who has not answered so far is not waited for
         last = ending
         return self._tried(lambda: self._close(last))
 
@@ -57,8 +59,9 @@ class Follower:
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
             line = f"tracking: {self._job.tracker}: {text[:_SHOWN]}; training goes on, and metrics.jsonl has all of it"
-            print(line, flush=True)
-            if not self._said:
+            if self._said:
+                print(line, flush=True)
+            else:
                 self._said = True
                 say(Path(self._job.logs), line)
             return False

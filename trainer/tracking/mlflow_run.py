@@ -14,7 +14,7 @@ from shardrec.trainer.tracking.tracker import flat, plain_name
 
 ENVIRONMENT = {  # where the user has set nothing else
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",  # whoever names a folder wants one
 }

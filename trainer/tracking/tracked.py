@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def tracked(config: RunConfig, folder: RunFolder, group: Path | None = None) -> 
     of its own: whatever becomes of a tracker is one line.
     """
     settings = config.trainer.tracking
-    followers = [_started(config, folder, name, group) for name in (settings.trackers if settings else ())]
+    started = {name: _started(config, folder, name, group) for name in (settings.trackers if settings else ())}
     ending: Ending = "failed"
     try:
         yield
@@ -38,7 +38,7 @@ def tracked(config: RunConfig, folder: RunFolder, group: Path | None = None) -> 
         ending = "stopped"
         raise
     finally:
-        _end([process for process in followers if process is not None], ending, folder)
+        _end({name: process for name, process in started.items() if process is not None}, ending, folder)
 
 
 def _started(config: RunConfig, folder: RunFolder, tracker: str, group: Path | None) -> "subprocess.Popen[str] | None":
@@ -77,28 +77,27 @@ def _started(config: RunConfig, folder: RunFolder, tracker: str, group: Path | N
     return process
 
 
-def _end(followers: Sequence["subprocess.Popen[str]"], ending: Ending, folder: RunFolder) -> None:
+def _end(followers: Mapping[str, "subprocess.Popen[str]"], ending: Ending, folder: RunFolder) -> None:
     """Tells followers how the run ended, and gives them time; those that are not done by then are ended."""
     if not followers:
         return
-    late = WorkerLines(folder.logs, messages())
-    late.pass_over()
-    for process in followers:
+    lines = WorkerLines(folder.logs, messages())
+    said = lines.passed_over()
+    for process in followers.values():
         assert process.stdin is not None
         with suppress(OSError):
             process.stdin.write(ending + "\n")
             process.stdin.close()
     until = time.monotonic() + END_SECONDS
-    for process in followers:
+    for name, process in followers.items():
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             _kill(process)
-            say(
-                folder.logs,
-                f"tracking: not all was sent within {END_SECONDS:.0f} s of the run's end; metrics.jsonl has all of it",
-            )
-    late.show()
+            if not any(line.startswith(f"tracking: {name}:") for line in said):
+                what = f"not all was sent within {END_SECONDS:.0f} s of the run's end; metrics.jsonl has all of it"
+                say(folder.logs, f"tracking: {name}: {what}")
+    lines.show()
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:

@@ -44,3 +44,8 @@ def progressive_is_due(state: TrainingState, every_steps: int, config: Checkpoin
     So a resumed run writes the same lines.
     """
     return is_due(state, every_steps) or checkpoint_is_due(state, config)
+
+
+def stop_is_looked_for(state: TrainingState, every_steps: int, config: EvaluationConfig) -> bool:
+    """Says whether a run looks for somebody's wish that it stop: with the log and after evaluations, but at the end."""
+    return not state.is_finished and (is_due(state, every_steps) or evaluation_is_due(state, config))

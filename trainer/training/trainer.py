@@ -35,6 +35,7 @@ from shardrec.trainer.training.hooks import (
     evaluation_is_due,
     log_is_due,
     progressive_is_due,
+    stop_is_looked_for,
 )
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
@@ -106,7 +107,8 @@ class Trainer:
         if self.progressive is not None:
             due = partial(progressive_is_due, every_steps=every, config=settings.checkpoint)
             hooks.append(Hook(due, self.log_progressive))
-        return [*hooks, Hook(partial(checkpoint_is_due, config=settings.checkpoint), self.save_checkpoint)]
+        hooks.append(Hook(partial(checkpoint_is_due, config=settings.checkpoint), self.save_checkpoint))
+        return [*hooks, Hook(partial(stop_is_looked_for, every_steps=every, config=settings.evaluation), self.stop)]
 
     # ------------------------------------------------------------ the run
 
@@ -294,6 +296,11 @@ class Trainer:
         with self.clock.paused():
             self.reporter.progress.phase("saving checkpoint")
             self.checkpoints.save()
+
+    def stop(self) -> None:
+        """Raises UserError, on all workers, where somebody asked this run to stop; checkpoints of this step are done."""
+        if self.environment.broadcast(self.folder.stop_file.exists() if self.environment.leads else None):
+            raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
 
     # ------------------------------------------------------------ one step
 
