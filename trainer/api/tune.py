@@ -73,7 +73,6 @@ def tune(
         )
     import torch
 
-    from shardrec.trainer.tuning.pictures import importance
     from shardrec.trainer.tuning.search import search
 
     with torch.random.fork_rng(devices=() if jobs else range(torch.cuda.device_count())):
@@ -93,5 +92,5 @@ def tune(
         run_file=found.best_file,
         run_folder=found.folder(best.number),
         trials=[found.row(trial) for trial in found.trials],
-        importance=importance(found),
+        importance=found.importance,
     )

@@ -1,4 +1,4 @@
-"""`tune` of a run file says which of its keys are searched for, and how: `shardrec tune` reads it, other commands pass it.
+"""`tune` of a run file says which of its keys are searched for, and how; commands but `shardrec tune` pass it over.
 
 tune:
   metric: auc

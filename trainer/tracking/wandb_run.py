@@ -25,7 +25,7 @@ class WandbRun:
         import wandb
 
         settings, name = job.settings, run or uuid.uuid4().hex[:12]
-        mode = settings.get("mode") or os.environ.get("WANDB_MODE") or "online"
+        mode: Any = settings.get("mode") or os.environ.get("WANDB_MODE") or "online"
         job.place.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=settings.get("project") or os.environ.get("WANDB_PROJECT") or "shardrec",

@@ -298,7 +298,7 @@ class Trainer:
             self.checkpoints.save()
 
     def stop(self) -> None:
-        """Raises UserError, on all workers, where somebody asked this run to stop; checkpoints of this step are done."""
+        """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
         if self.environment.broadcast(self.folder.stop_file.exists() if self.environment.leads else None):
             raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
 

@@ -5,6 +5,7 @@ subspaces", IJCAI 2023): how far the distribution of a key's values among the be
 needs no forest of trees, and says nothing of keys that only some trials have.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,79 +14,79 @@ from matplotlib.figure import Figure
 
 from shardrec.trainer.run_folder.atomic import write_picture
 
+from shardrec.trainer.tuning.plan import Plan
+from shardrec.trainer.tuning.space import by_key
+
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from shardrec.trainer.tuning.report import Findings
-
 PANELS = 3  # keys whose values are drawn
+LONGEST_LEVEL = 5  # characters of a choice that is written level
 FEWEST = 4  # finished trials that importance takes
 BEST_SHARE, BEST_COUNT = 0.1, 4
 """The best are a tenth of the trials, but so many at least, and no more than half."""
 
 
-def importance(found: "Findings") -> dict[str, float]:
-    """Returns key -> its share of importance, the largest first; {} where there are too few trials to say."""
+def importance(study: "Study", ranked: "Sequence[FrozenTrial]") -> dict[str, float]:
+    """Returns key -> its share of importance, the largest first; {} where there are too few trials to say.
+
+    ranked: the finished trials, the best first.
+    """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    count = len(found.ranked)
-    if count < FEWEST or found.ranked[0].value == found.ranked[-1].value:
+    if len(ranked) < FEWEST or ranked[0].value == ranked[-1].value:
         return {}
-    share = min(0.5, max(BEST_SHARE, BEST_COUNT / count))
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
-    return get_param_importances(found.study, evaluator=evaluator)
+    share = min(0.5, max(BEST_SHARE, BEST_COUNT / len(ranked)))
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
 
 
-def draw_history(found: "Findings", path: Path) -> None:
+def draw_history(plan: Plan, trials: "Sequence[FrozenTrial]", path: Path) -> None:
     """Writes the metric of each trial, the best so far as a line, and which were pruned."""
     figure = Figure(figsize=(7.0, 3.6), layout="constrained", dpi=150)
     axes = figure.subplots()
-    finished = sorted(found.ranked, key=lambda trial: trial.number)
-    numbers, values = [t.number for t in finished], np.array([t.value for t in finished])
-    so_far = np.maximum.accumulate(values) if found.plan.larger_is_better else np.minimum.accumulate(values)
-    axes.plot(numbers, values, "o", color="C0", markersize=4, label="finished")
-    axes.step(numbers, so_far, where="post", color="C1", linewidth=1.5, label="best so far")
-    pruned = [t for t in found.trials if t.state.name == "PRUNED" and t.value is not None]
+    finished, pruned = ([t for t in trials if t.state.name == state] for state in ("COMPLETE", "PRUNED"))
+    values = np.array([t.value for t in finished], float)
+    so_far = np.maximum.accumulate(values) if plan.larger_is_better else np.minimum.accumulate(values)
+    axes.plot([t.number for t in finished], values, "o", color="C0", markersize=4, label="finished")
+    axes.step([t.number for t in finished], so_far, where="post", color="C1", linewidth=1.5, label="best so far")
     if pruned:
-        axes.plot([t.number for t in pruned], [t.value for t in pruned], "x", color="0.6", label="pruned, when stopped")
-    axes.set_xlabel("trial")
-    axes.set_ylabel(f"validation {found.plan.metric}")
+        last = np.array([t.value for t in pruned], float)
+        axes.plot([t.number for t in pruned], last, "x", color="0.6", label="pruned, when stopped")
+    axes.set_xlabel("trial", fontsize=8)
+    axes.set_ylabel(f"validation {plan.metric}", fontsize=8)
     axes.locator_params(axis="x", integer=True)
     _plain(axes)
     axes.legend(fontsize=8, frameon=False)
     write_picture(path, figure)
 
 
-def draw_importance(found: "Findings", path: Path) -> None:
-    """Writes which keys mattered, and the metric over the values of those that did most; nothing where none is known."""
-    shares = importance(found)
-    if not shares:
-        return
-    chosen = list(shares)[:PANELS]
+def draw_importance(plan: Plan, shares: Mapping[str, float], ranked: "Sequence[FrozenTrial]", path: Path) -> None:
+    """Writes which keys mattered, and the metric over the values of those that did most. shares: as `importance`."""
+    chosen, names = list(shares)[:PANELS], list(shares)[::-1]
     figure = Figure(figsize=(4.2 + 2.8 * len(chosen), 3.4), layout="constrained", dpi=150)
     bars, *panels = figure.subplots(1, 1 + len(chosen), width_ratios=[1.5, *([1.0] * len(chosen))])
-    names = list(shares)[::-1]
     bars.barh([_short(name) for name in names], [shares[name] for name in names], color="C0")
-    bars.set_xlabel("importance")
+    bars.set_xlabel("importance", fontsize=8)
     _plain(bars)
     for axes, key in zip(panels, chosen, strict=True):
-        _draw_values(axes, found, found.ranked, key)
-    panels[0].set_ylabel(f"validation {found.plan.metric}", fontsize=8)
+        _draw_values(axes, plan, ranked, key)
+    panels[0].set_ylabel(f"validation {plan.metric}", fontsize=8)
     write_picture(path, figure)
 
 
-def _draw_values(axes: Any, found: "Findings", trials: "list[FrozenTrial]", key: str) -> None:
-    parameter = found.plan.tune.space[key]
-    having = [trial for trial in trials if key in trial.params]
-    metric = [trial.value for trial in having]
+def _draw_values(axes: Any, plan: Plan, ranked: "Sequence[FrozenTrial]", key: str) -> None:
+    """Draws the metric of each trial over its value of a key."""
+    parameter = plan.tune.space[key]
+    metric = np.array([trial.value for trial in ranked], float)
+    values = [by_key(trial.params, plan.tune.space)[key] for trial in ranked]
     if parameter.choices is not None:
         texts = [str(choice) for choice in parameter.choices]
-        places = [texts.index(str(found.values(trial)[key])) for trial in having]
-        axes.plot(places, metric, "o", color="C0", markersize=4)
-        axes.set_xticks(range(len(texts)), texts, rotation=30 if max(map(len, texts)) > 5 else 0)
+        axes.plot([texts.index(str(value)) for value in values], metric, "o", color="C0", markersize=4)
+        axes.set_xticks(range(len(texts)), texts, rotation=30 if max(map(len, texts)) > LONGEST_LEVEL else 0)
         axes.set_xlim(-0.5, len(texts) - 0.5)
     else:
-        axes.plot([trial.params[key] for trial in having], metric, "o", color="C0", markersize=4)
+        axes.plot(values, metric, "o", color="C0", markersize=4)
         if parameter.log or parameter.log_int:
             axes.set_xscale("log")
     axes.set_xlabel(_short(key), fontsize=8)

@@ -10,7 +10,7 @@ from rich.console import Console
 from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomically, write_csv
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
-from shardrec.trainer.tuning.pictures import draw_history, draw_importance
+from shardrec.trainer.tuning.pictures import draw_history, draw_importance, importance
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.space import Values, by_key, label
 from shardrec.trainer.tuning.study import FAILURE, counted
@@ -42,6 +42,11 @@ class Findings:
         sign = -1 if self.plan.larger_is_better else 1
         finished = [trial for trial in self.trials if _state(trial) == "finished"]
         return sorted(finished, key=lambda trial: sign * _value(trial))
+
+    @cached_property
+    def importance(self) -> dict[str, float]:
+        """Returns key -> how much it mattered, as a share; {} where too few trials have finished to say."""
+        return importance(self.study, self.ranked)
 
     def folder(self, number: int) -> Path:
         """Returns the run folder of a trial."""
@@ -126,8 +131,9 @@ class Findings:
         best = self.plan.config(self.values(self.ranked[0]), "best")
         write_atomically(self.best_file, best.dump())
         if pictures:
-            draw_history(self, self.plan.out / HISTORY)
-            draw_importance(self, self.plan.out / IMPORTANCE)
+            draw_history(self.plan, self.trials, self.plan.out / HISTORY)
+            if shares := self.importance:
+                draw_importance(self.plan, shares, self.ranked, self.plan.out / IMPORTANCE)
 
 
 def _state(trial: "FrozenTrial") -> str:

@@ -5,7 +5,6 @@ failed, and its settings are asked for once more.
 """
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.declared.documents import dump_document, read_document
