@@ -24,7 +24,7 @@ OPTIONAL = {  # what some commands need: pip install 'shardrec[serve]'
     "retrieve": pinned("faiss-cpu"),
     "serve": pinned("starlette", "uvicorn", "httptools", "uvloop", "orjson", "prometheus_client"),
     "tune": pinned("optuna"),
-    "mlflow": pinned("mlflow-skinny"),
+    "mlflow": pinned("mlflow-skinny", "SQLAlchemy", "alembic"),
     "wandb": pinned("wandb"),
 }
 

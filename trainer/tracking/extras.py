@@ -22,4 +22,4 @@ def check_trackers(config: RunConfig) -> None:
 
 def _check(tracker: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"trainer.tracking: {tracker} needs {package}; pip install 'shardrec[{tracker}]'")
+        raise UserError(f"trainer.tracking: needs {package}; pip install 'shardrec[{tracker}]'")

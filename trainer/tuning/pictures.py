@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from shardrec.trainer.run_folder.atomic import write_picture
-
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.space import by_key
 
