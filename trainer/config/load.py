@@ -43,7 +43,7 @@ def load_as(
     """Reads a run file of a kind, which has sections of its own beside those of all, as `load` does."""
     declared, home = read(path), Path(path).resolve().parent
     if not vouched or lies_in_run_folder(declared, Path(path)):
-        check_trusted(declared, Path(path).parent)
+        check_trusted(declared, Path(path).parent, trains=vouched)
     return _checked(kind, declared, str(path), home, overrides, variant)
 
 

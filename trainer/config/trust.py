@@ -28,12 +28,15 @@ def is_foreign(model: str) -> bool:
     return ":" in model and not model.startswith(("shardrec.models.", "__main__:"))
 
 
-def check_trusted(declared: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError, naming all of it, where a run folder's own run file would run code that nobody vouched for."""
+def check_trusted(declared: Mapping[str, Any], folder: Path, *, trains: bool = False) -> None:
+    """Raises UserError, naming all of it, where a run folder's own run file would run code that nobody vouched for.
+
+    trains: whether it may be trained by, which sends what it records to the trackers that it names.
+    """
     facts = _facts(declared, folder)
     wanted = [f"import {model} from {facts['import_from']}" for model in facts["models"]]
     wanted += [f"connect to the Ray cluster {address}" for address in facts["addresses"]]
-    wanted += [f"send what it records to {server}" for server in facts.get("servers", ())]
+    wanted += [f"send what it records to {server}" for server in facts.get("servers", ()) if trains]
     if not wanted or {folder.resolve(), *folder.resolve().parents} & _said or _noted(facts, folder):
         return
     raise UserError(f"{folder}: its run file would {', '.join(wanted)}; give --trust if you know whose folder this is")

@@ -26,7 +26,7 @@ class Parameter(_Part):
     """A parameter is what a key may be: one of some choices, or a number between two bounds, both of which count.
 
     log: a float whose logarithm is drawn evenly. log_int: an integer likewise. step: between values, from the lower
-    bound on. when: key -> values (or one) that an earlier parameter has to have for this one to be set at all.
+    bound on. when: key -> values (or one) that another parameter has to have for this one to be set at all.
     """
 
     choices: tuple[Any, ...] | None = Field(default=None, min_length=1, max_length=1000)
@@ -102,18 +102,29 @@ class TuneConfig(_Part):
     def _called(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _conditions_come_first(self) -> Self:
-        earlier: dict[str, Parameter] = {}
-        for key, parameter in self.space.items():
-            for condition, wanted in parameter.when.items():
-                choices = earlier[condition].choices if condition in earlier else None
-                if choices is None:
-                    raise ValueError(f"space.{key}.when: {condition!r} is no earlier key of the space with choices")
-                if missing := [value for value in listed_values(wanted) if value not in choices]:
-                    raise ValueError(f"space.{key}.when: {missing[0]!r} is no choice of {condition}")
-            earlier[key] = parameter
-        return self
+    @field_validator("space")
+    @classmethod
+    def _conditions_come_first(cls, space: dict[str, Parameter]) -> dict[str, Parameter]:
+        """Puts each key behind those that its `when` names."""
+        ordered: dict[str, Parameter] = {}
+        while left := {key: parameter for key, parameter in space.items() if key not in ordered}:
+            for key, parameter in left.items():
+                _check_conditions(key, parameter, space)
+                if all(condition in ordered for condition in parameter.when):
+                    ordered[key] = parameter
+            if not any(key in ordered for key in left):
+                raise ValueError(f"{' and '.join(left)}: each is set only when the other is")
+        return ordered
+
+
+def _check_conditions(key: str, parameter: Parameter, space: Mapping[str, Parameter]) -> None:
+    """Raises ValueError for a condition on what is no key with choices, or no choice of it."""
+    for condition, wanted in parameter.when.items():
+        choices = space[condition].choices if condition in space else None
+        if choices is None:
+            raise ValueError(f"{key}.when: {condition!r} is no other key of the space with choices")
+        if missing := [value for value in listed_values(wanted) if value not in choices]:
+            raise ValueError(f"{key}.when: {missing[0]!r} is no choice of {condition}")
 
 
 def listed_values(wanted: Any) -> list[Any]:

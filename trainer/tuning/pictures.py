@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from shardrec.trainer.run_folder.atomic import write_picture
 from shardrec.trainer.tuning.plan import Plan
-from shardrec.trainer.tuning.space import by_key
+from shardrec.trainer.tuning.space import by_key, short_key
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -65,7 +65,7 @@ def draw_importance(plan: Plan, shares: Mapping[str, float], ranked: "Sequence[F
     chosen, names = list(shares)[:PANELS], list(shares)[::-1]
     figure = Figure(figsize=(4.2 + 2.8 * len(chosen), 3.4), layout="constrained", dpi=150)
     bars, *panels = figure.subplots(1, 1 + len(chosen), width_ratios=[1.5, *([1.0] * len(chosen))])
-    bars.barh([_short(name) for name in names], [shares[name] for name in names], color="C0")
+    bars.barh([short_key(name) for name in names], [shares[name] for name in names], color="C0")
     bars.set_xlabel("importance", fontsize=8)
     _plain(bars)
     for axes, key in zip(panels, chosen, strict=True):
@@ -88,13 +88,8 @@ def _draw_values(axes: Any, plan: Plan, ranked: "Sequence[FrozenTrial]", key: st
         axes.plot(values, metric, "o", color="C0", markersize=4)
         if parameter.log or parameter.log_int:
             axes.set_xscale("log")
-    axes.set_xlabel(_short(key), fontsize=8)
+    axes.set_xlabel(short_key(key), fontsize=8)
     _plain(axes)
-
-
-def _short(key: str) -> str:
-    """Returns the last two parts of a key."""
-    return ".".join(key.split(".")[-2:])
 
 
 def _plain(axes: Any) -> None:

@@ -40,7 +40,7 @@ class RunFile:
         """Reads a run file. Raises UserError as `load` does."""
         document = read(path)
         if lies_in_run_folder(document, path):
-            check_trusted(document, path.parent)
+            check_trusted(document, path.parent, trains=True)
         return cls(document, str(path), path.resolve().parent, tuple(overrides), variant)
 
     def config(self, values: Mapping[str, Any] | None = None) -> RunConfig:

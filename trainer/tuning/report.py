@@ -12,7 +12,7 @@ from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomical
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 from shardrec.trainer.tuning.pictures import draw_history, draw_importance, importance
 from shardrec.trainer.tuning.plan import Plan
-from shardrec.trainer.tuning.space import Values, by_key, label
+from shardrec.trainer.tuning.space import Values, by_key, label, short_key
 from shardrec.trainer.tuning.study import FAILURE, counted
 from shardrec.trainer.tuning.trial import EVALUATIONS, SECONDS
 
@@ -78,7 +78,7 @@ class Findings:
         trial = next(trial for trial in self.trials if trial.number == number)
         state, best = _state(trial), self.ranked[:1]
         what = trial.user_attrs.get(FAILURE) if state == "failed" else f"{self.plan.metric} {_shown(trial.value)}"
-        settings = ", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in self.values(trial).items())
+        settings = ", ".join(f"{short_key(key)} {_shown(value)}" for key, value in self.values(trial).items())
         ahead = f" (best {_shown(best[0].value)}, trial {best[0].number})" if best else ""
         return f"trial {number}: {state}: {what}{ahead}: {settings}"
 

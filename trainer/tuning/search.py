@@ -8,7 +8,6 @@ OUT/trials.csv, history.png, importance.png, best.yaml   what has come of it (re
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardrec.trainer.checkpoints.removal import remove
@@ -21,7 +20,7 @@ from shardrec.trainer.run_folder.terminal import messages, status_line
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.report import Findings
 from shardrec.trainer.tuning.space import suggested
-from shardrec.trainer.tuning.study import check_folder, check_installed, counted, opened
+from shardrec.trainer.tuning.study import DIED, check_folder, check_installed, counted, opened
 from shardrec.trainer.tuning.trial import RunningTrial
 from shardrec.trainer.tuning.workplace import Workplaces
 
@@ -70,6 +69,8 @@ class _Search:
         self._threads = max(1, cores() // jobs) if jobs > 1 else None
         self._running: list[RunningTrial] = []
         self._over = len(counted(study))
+        died = [trial.number for trial in study.get_trials(deepcopy=False) if DIED in trial.user_attrs]
+        _prune(Findings(plan, study), *died)
 
     def run(self) -> Findings:
         """Goes on until enough trials are over, or time is."""
@@ -121,7 +122,7 @@ class _Search:
         running.tell(self._study)
         self._over += 1
         found = Findings(self._plan, self._study)
-        _prune(found, running.folder)
+        _prune(found, running.trial.number)
         found.write(pictures=False)
         if self._show is not None:
             messages().print(found.line(running.trial.number), markup=False, soft_wrap=True)
@@ -133,14 +134,14 @@ class _Search:
             self._show(f"{self._over} of {self._plan.tune.trials} trials are over; trains {numbers or 'none'}")
 
 
-def _prune(found: Findings, latest: RunFolder) -> None:
-    """Removes the checkpoints of all trials but the best: those of the one that ended, or of one that it has beaten."""
+def _prune(found: Findings, *ended: int) -> None:
+    """Removes the checkpoints of trials that have ended, and of the one that they may have beaten, but for the best."""
     if (keep := found.plan.tune.keep) is None:
         return
-    kept = {found.folder(trial.number) for trial in found.ranked[:keep]}
-    beaten = {found.folder(trial.number) for trial in found.ranked[keep : keep + 1]}
-    for path in {latest.path, *beaten} - kept:
-        folder = RunFolder(Path(path))
-        for step in folder.steps():
+    kept, beaten = ({t.number for t in of} for of in (found.ranked[:keep], found.ranked[keep : keep + len(ended)]))
+    for number in {*ended, *beaten} - kept:
+        folder = RunFolder(found.folder(number))
+        for step in () if folder.path.is_symlink() else folder.steps():
             remove(folder.checkpoint(step))
-        (folder.checkpoints / "best").unlink(missing_ok=True)
+        if not folder.steps() and not folder.path.is_symlink():
+            (folder.checkpoints / "best").unlink(missing_ok=True)

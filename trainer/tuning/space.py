@@ -54,6 +54,11 @@ def by_key(stored: Mapping[str, Any], space: Mapping[str, Parameter]) -> Values:
     return values
 
 
+def short_key(key: str) -> str:
+    """Returns the last two parts of a key."""
+    return ".".join(key.split(".")[-2:])
+
+
 def first_values(space: Mapping[str, Parameter]) -> Values:
     """Returns the first choice, or the lowest value, of each key that then is set."""
     values: Values = {}

@@ -134,4 +134,5 @@ def test_a_tracker_that_is_not_installed_or_known_is_said_before_anything_starts
 def test_a_strangers_run_folder_names_no_server_that_records_go_to(tmp_path: Path) -> None:
     declared = {"model": "lr", "trainer": {"tracking": {"mlflow": {"uri": "http://elsewhere"}}}}
     with pytest.raises(UserError, match="would send what it records to http://elsewhere; give --trust"):
-        check_trusted(declared, tmp_path)
+        check_trusted(declared, tmp_path, trains=True)
+    check_trusted(declared, tmp_path)  # scoring sends nothing

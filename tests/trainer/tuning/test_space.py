@@ -32,6 +32,14 @@ def test_a_grid_has_each_combination_once_and_leaves_out_what_does_not_apply() -
     assert all(type(values.get("b", 1)) is int for values in grid(searched.space))
 
 
+def test_a_key_is_drawn_after_what_it_depends_on_wherever_it_is_written() -> None:
+    searched = space(a=["x", "y"], b={"choices": [1, 2], "when": {"c": 4}}, c={"choices": [3, 4], "when": {"a": "y"}})
+    assert list(searched.space) == ["a", "c", "b"]
+    assert grid(searched.space)[-3:] == [{"a": "y", "c": 3}, {"a": "y", "c": 4, "b": 1}, {"a": "y", "c": 4, "b": 2}]
+    with pytest.raises(ValueError, match="a and b: each is set only when the other is"):
+        space(a={"choices": [1], "when": {"b": 1}}, b={"choices": [1], "when": {"a": 1}})
+
+
 def test_draws_are_within_their_bounds_and_read_back_as_they_were() -> None:
     searched = space(
         kind=["adam", "ftrl"],
@@ -68,7 +76,7 @@ def test_draws_are_within_their_bounds_and_read_back_as_they_were() -> None:
         ({"log": [1, 2], "step": 0.1}, "step is of float and int"),
         ({"int": [1, 4], "step": 0.5}, "a step of integers is one"),
         ([1, 2, 1], "the choice 1 is there twice"),
-        ({"choices": [1, 2], "when": {"trainer.epochs": 1}}, "'trainer.epochs' is no earlier key"),
+        ({"choices": [1, 2], "when": {"trainer.epochs": 1}}, "'trainer.epochs' is no other key"),
         ({"ints": [1, 4]}, "unknown key 'ints'"),
     ],
 )
