@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from shardrec.trainer.run_folder.atomic import write_picture
 from shardrec.trainer.tuning.plan import Plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+DECADE, MARGIN = 10.0, 1.2  # factors, of a logarithmic axis
 PANELS = 3  # keys whose values are drawn
 LONGEST_LEVEL = 5  # characters of a choice that is written level
 FEWEST = 4  # finished trials that importance takes
@@ -86,8 +88,12 @@ def _draw_values(axes: Any, plan: Plan, ranked: "Sequence[FrozenTrial]", key: st
         axes.set_xlim(-0.5, len(texts) - 0.5)
     else:
         axes.plot(values, metric, "o", color="C0", markersize=4)
+        lowest, highest = parameter.bounds or (0.0, 1.0)
         if parameter.log or parameter.log_int:
             axes.set_xscale("log")
+            if highest >= DECADE * lowest:
+                axes.xaxis.set_minor_formatter(NullFormatter())  # their labels would overlap
+            axes.set_xlim(lowest / MARGIN, highest * MARGIN)
     axes.set_xlabel(short_key(key), fontsize=8)
     _plain(axes)
 
@@ -95,4 +101,4 @@ def _draw_values(axes: Any, plan: Plan, ranked: "Sequence[FrozenTrial]", key: st
 def _plain(axes: Any) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
