@@ -13,7 +13,19 @@ import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
-from shardrec.trainer.commands import bench, checkpoint, compare, export, ope, plan, report, runs, simulate, tables, tune
+from shardrec.trainer.commands import (
+    bench,
+    checkpoint,
+    compare,
+    export,
+    ope,
+    plan,
+    report,
+    runs,
+    simulate,
+    tables,
+    tune,
+)
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")

@@ -14,6 +14,7 @@
 - `progress.py`: how far a run is, from the leading worker to the terminal
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
 - `resuming.py`: whether a training starts a run or goes on with one
+- `stop_request.py`: a wish that a training stop between two steps
 - `summaries.py`: what a finished command prints
 - `terminal.py`: consoles, error lines and tables that are printed whole
 - `worker_lines.py`: lines from a worker to the user

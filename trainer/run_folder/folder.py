@@ -41,6 +41,7 @@ from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
+from shardrec.trainer.run_folder.stop_request import STOP, forget_stop
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -53,7 +54,7 @@ _WRITTEN = (
     *(f"logs/*-*/{name}" for name in _LOGS),  # of each command
     "tensorboard/events.out.tfevents.*",
     "tracking/*.json",
-    ".stop",
+    STOP,
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
@@ -158,16 +159,6 @@ class RunFolder:
         """Returns the file with the line that stopped the run on some worker, which writes it for the launcher."""
         return self.logs / "error.json"
 
-    @property
-    def stop_file(self) -> Path:
-        """Returns the file that asks a training in this folder to stop between two steps."""
-        return self.path / ".stop"
-
-    def ask_to_stop(self) -> None:
-        """Asks the training in this folder to stop; it looks for that when it logs and after evaluations."""
-        with suppress(OSError):
-            self.stop_file.touch()
-
     # ------------------------------------------------------------ making and opening
 
     @classmethod
@@ -215,7 +206,7 @@ class RunFolder:
         folder.logs.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         folder.error_file.unlink(missing_ok=True)
-        folder.stop_file.unlink(missing_ok=True)
+        forget_stop(folder.path)
         if not folder.steps():
             folder.describe(config)
         return folder

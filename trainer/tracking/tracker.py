@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from shardrec.trainer.tracking.job import Ending, Job
 from shardrec.trainer.tracking.records import Record
 
-FILES = ("config.yaml", "schema.yaml", "plan.txt", "summary.json", "report.html")
+FILES = ("config.yaml", "schema.yaml", "plan.txt", "summary.json")
 """What a tracker gets of a run folder once the run is over, where it is there."""
 
 

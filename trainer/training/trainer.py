@@ -23,6 +23,7 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter
+from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import global_rows, loss_values, objective
 from shardrec.trainer.session.session import Session
@@ -299,7 +300,7 @@ class Trainer:
 
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
-        if self.environment.broadcast(self.folder.stop_file.exists() if self.environment.leads else None):
+        if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
             raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
 
     # ------------------------------------------------------------ one step

@@ -16,6 +16,7 @@ from shardrec.trainer.launch.cores import cores
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.stop_request import ask_to_stop
 from shardrec.trainer.run_folder.terminal import messages, status_line
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.report import Findings
@@ -83,7 +84,7 @@ class _Search:
                         self._end(running)
         except BaseException:
             for running in self._running:
-                running.folder.ask_to_stop()
+                ask_to_stop(running.folder.path)
             raise
         return Findings(self._plan, self._study)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.stop_request import ask_to_stop
 from shardrec.trainer.tracking.records import Records
 from shardrec.trainer.tuning.space import Values
 from shardrec.trainer.tuning.study import FAILURE
@@ -45,7 +46,7 @@ class RunningTrial:
                 self.trial.report(value, self._evaluations)
                 if not self.asked_to_stop and self.trial.should_prune():
                     self.asked_to_stop = True
-                    self.folder.ask_to_stop()
+                    ask_to_stop(self.folder.path)
 
     def tell(self, study: "Study") -> None:
         """Tells the study what came of the trial, once its future is done."""
