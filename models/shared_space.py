@@ -62,7 +62,7 @@ class Vectors(NamedTuple):
     @property
     def pairs(self) -> Tensor:
         """Returns [P]: the dot product of each row's own user and item."""
-        return (self.user * self.item[: len(self.user)]).sum(1)
+        return (self.user * self.item[: self.user.shape[0]]).sum(1)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models import config_class, resolve
 from shardrec.models.fields import Fields
-from shardrec.models.inputs import Jagged
+from shardrec.models.inputs import Jagged, Padded
 from tests import ROOT
 from tests.models.cases import histories_batch, histories_schema, mixed_batch, mixed_schema
 from tests.models.reference_lookup import ReferenceLookup
 from tests.models.test_contract import train
+from tests.trainer.export.cases import padded
 
 PAGE = (ROOT / "docs/own-models.md").read_text()
 
@@ -60,6 +61,16 @@ def test_the_model_of_a_history_learns_and_explains() -> None:
     assert isinstance(weights, Jagged) and names == ("item_history",)
     totals = torch.zeros(64).index_add_(0, weights.row_of_position(), weights.values)
     torch.testing.assert_close(totals, (weights.lengths > 0).float())
+
+
+def test_the_model_of_a_history_has_a_padded_form() -> None:
+    schema = histories_schema()
+    batch = histories_batch(schema, 64, unique_users=True)
+    model, lookup, _ = trained("my_models:Nearest", schema, batch)
+    inputs = lookup(batch)
+    values, lengths = padded(inputs["history"], 6)
+    found = model.padded(inputs["item"], Padded(values, lengths))
+    torch.testing.assert_close(found, model(**inputs), rtol=0, atol=1e-5)
 
 
 def test_the_loss_of_ones_own_is_what_is_learned() -> None:
