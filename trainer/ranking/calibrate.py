@@ -126,7 +126,7 @@ def rows_to_score(
     found: dict[str, Paths] = {name: paths}
     other = "validation" if split == "test" and not data else "test"
     problem: str | None = None
-    if (its := blueprint.config.data.split(other)) is not None:
+    if (its := blueprint.config.data.split(other)) is not None and its != paths:
         try:
             if (problem := blueprint.missing_labels(its)) is None:
                 inspect_split(blueprint, its)
