@@ -20,5 +20,5 @@ def test_a_bundle_is_measured(tmp_path: Path) -> None:
         benchmark_bundle(tmp_path / "data", [str(tmp_path / "data/test")])
     rows = pq.read_table(tmp_path / "data/test").slice(0, 40)
     pq.write_table(rows.drop_columns(["price"]), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="rows.parquet: feature 'price': there is no column 'price'"):
+    with pytest.raises(UserError, match=r"rows\.parquet: feature 'price': there is no column 'price'"):
         benchmark_bundle(tmp_path / "bundle", [str(tmp_path / "rows.parquet")], prepared=True, seconds=0.01)
