@@ -29,6 +29,7 @@ from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models import MODELS
 from shardrec.models.base import Recommender
+from shardrec.trainer.catalogue.evaluation import of_catalogue
 from shardrec.trainer.config.init_from import resolve_copies
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.overrides import laid_over
@@ -106,7 +107,7 @@ def built(config: RunConfig) -> Recommender:
     if config.data.negatives:
         check_negatives(config.data.negatives, schema, model.features, config.data.schema_folder)
     optimizers_of((name for name, _ in model.named_parameters()), config.optimizer.tower)
-    if metric := config.trainer.selection_metric:
+    if (metric := config.trainer.selection_metric) and metric not in of_catalogue(config):
         model.task.metrics().larger_is_better(metric)
     blueprint.plan()
     return model
