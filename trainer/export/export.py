@@ -64,6 +64,7 @@ def export_bundle(
     check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
     check(out)
     saved = SavedModel.of(folder, step)
+    _check_calibration(folder, saved.step)
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
@@ -73,7 +74,8 @@ def export_bundle(
                 manifest["check"] = check_bundle(made, session, checked_rows)
                 manifest |= _with_items(made, session, manifest)
         _write_json(made / MANIFEST, manifest)
-        _copy_calibration(made, folder, saved.step)
+        if (folder.path / CALIBRATION).exists():  # after the check, which is of the model's own predictions
+            shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
     return manifest
 
 
@@ -93,17 +95,14 @@ def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> di
         return {"programs": programs, "no_shared_space": str(error)}
 
 
-def _copy_calibration(made: Path, folder: RunFolder, step: int) -> None:
-    """Copies the run's calibration, if there is one. Raises UserError where it was fitted to another checkpoint."""
+def _check_calibration(folder: RunFolder, step: int) -> None:
+    """Raises UserError where the run's calibration, if it has one, was fitted to another checkpoint."""
     path = folder.path / CALIBRATION
-    if not path.exists():
-        return
-    if (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
+    if path.exists() and (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
         raise UserError(
             f"{path}: fitted to step {fitted}, while step {step} is exported; name it by --step, or run `shardrec "
             "calibrate` again"
         )
-    shutil.copyfile(path, made / CALIBRATION)
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
