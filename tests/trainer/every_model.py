@@ -81,6 +81,7 @@ TRANSITIONS = Schema(
     labels=tuple(Label(name=name) for name in ("click", "activeness", "terminal")),
 )
 RATES = ("autorec",)  # models of ratings
+NO_USERS = (*RATES, "sasrec")  # models without a table of users
 READ_HISTORIES = ("pooled_history", "din", "dien", "bst", "simplex", "youtube_dnn", "sasrec")
 READ_TRANSITIONS = ("drn",)
 # of models whose output grows fast with their rows: small steps
@@ -188,7 +189,7 @@ def run_files_of_every_model(folder: Path) -> dict[str, str]:
                 ("encoder/*" if name in RATES else "*"): {"init": {"kind": "normal", "scale": 0.5}},
                 "*item": {"placement": "row_wise"},
             }
-            | ({} if name in RATES else {"*user": {"placement": "data_parallel"}}),
+            | ({} if name in NO_USERS else {"*user": {"placement": "data_parallel"}}),
             "optimizer": {
                 "tables": {"name": "sgd", "learning_rate": 0.3 if name in STEEP else 3.0},
                 "tower": {"name": "sgd", "learning_rate": 0.1},
