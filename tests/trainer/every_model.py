@@ -95,7 +95,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "autoint": {"layers": 2, "head_dim": 4},
     "two_tower": {"vector_dim": 4},
     "autorec": {"hidden": 8},
-    **{name: {"task": "binary"} for name in ("simplex", "youtube_dnn", "sasrec")},  # to retrieve: test_retrieval.py
+    **{name: {"task": "binary"} for name in ("simplex", "youtube_dnn")},  # to retrieve: test_retrieval.py
+    "sasrec": {"task": "binary", "dropout": 0.0},
     "din": {"attention": {"hidden": [8], "activation": "dice"}, "target": {"price_history": "price"}},
     "drn": {"rewards": {"click": 1.0, "activeness": 0.05}, "target": {"every": 7, "by": "swap"}},
 }
