@@ -208,15 +208,16 @@ def _write_programs(made: Path, model: Recommender, schema: Schema) -> tuple[dic
             warnings.simplefilter("ignore")  # torch's own
             torch.export.save(program.exported, made / f"{name}.pt2")
         inputs = [_input(model, given) for given in program.inputs]
-        specs[name] = {"file": f"{name}.pt2", "inputs": inputs, "lists": _gives_lists(program.exported)}
+        specs[name] = {"file": f"{name}.pt2", "inputs": inputs, **_output(program.exported, inputs)}
     return programs, specs
 
 
-def _gives_lists(exported: ExportedProgram) -> bool:
-    """Tells whether a program returns as many numbers a row as its longest list has: [B, L], and not [B]."""
-    first = exported.graph.output_node().args[0][0]
-    shape = first.meta["val"].shape
-    return len(shape) == 2 and not isinstance(shape[1], int)
+def _output(exported: ExportedProgram, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the shape of a row's prediction, and which feature has as many ids as it has ratings, if one has."""
+    shape = exported.graph.output_node().args[0][0].meta["val"].shape[1:]
+    if all(isinstance(size, int) for size in shape):
+        return {"shape": list(shape), "lists": None}
+    return {"shape": [], "lists": next(i["features"][0] for i in inputs if i["kind"] == "sequence")}
 
 
 def _input(model: Recommender, given: ProgramInput) -> dict[str, Any]:

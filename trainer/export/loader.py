@@ -14,7 +14,7 @@ errors, `RowError`, that name row and feature; nothing is repaired silently.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,6 @@ LONGEST = 1 << 16  # bytes of a string that is an id
 MOST_COMBINATIONS = 1000  # of a row's crossed ids, where the cross has no max_length
 BLOCK_ROWS = 4096  # rows that are scored at once
 BLOCK_ITEMS = 8192  # items whose products with users are made at once
-FEW = 4096  # values whose ids are looked for one by one, among those that were asked for before
 REMEMBERED = 1 << 17  # values that a feature remembers the ids of
 
 
@@ -61,7 +60,7 @@ class _BadValueError(Exception):
 _M = (1 << 64) - 1
 _P1, _P2, _P3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 _P4, _P5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
-_Word = Callable[[int], Any]  # offset in bytes -> the little-endian word there
+_Reader = Callable[[int, int], Any]  # offset and width in bytes -> the little-endian word there
 
 
 def _rotate(x: Any, bits: int) -> Any:
@@ -72,13 +71,13 @@ def _round(state: Any, word: Any) -> Any:
     return _rotate(state + word * _P2 & _M, 31) * _P1 & _M
 
 
-def _xxh64(length: int, seed: int, word: _Word, half: _Word | None = None, byte: _Word | None = None) -> Any:
+def _xxh64(length: int, seed: int, word: _Reader) -> Any:
     """Returns the hash of values of `length` bytes, each a number or an array of them."""
     state: Any = seed + _P5 & _M
     if length >= 32:
         lanes: list[Any] = [s & _M for s in (seed + _P1 + _P2, seed + _P2, seed, seed - _P1)]
         for start in range(0, length - 31, 32):
-            lanes = [_round(lane, word(start + 8 * i)) for i, lane in enumerate(lanes)]
+            lanes = [_round(lane, word(start + 8 * i, 8)) for i, lane in enumerate(lanes)]
         state = 0
         for lane, bits in zip(lanes, (1, 7, 12, 18), strict=True):
             state = state + _rotate(lane, bits) & _M
@@ -87,13 +86,13 @@ def _xxh64(length: int, seed: int, word: _Word, half: _Word | None = None, byte:
     state = state + length & _M
     at = length - length % 32
     while at + 8 <= length:
-        state = (_rotate(state ^ _round(0, word(at)), 27) * _P1 & _M) + _P4 & _M
+        state = (_rotate(state ^ _round(0, word(at, 8)), 27) * _P1 & _M) + _P4 & _M
         at += 8
-    if half is not None and at + 4 <= length:
-        state = (_rotate(state ^ (half(at) * _P1 & _M), 23) * _P2 & _M) + _P3 & _M
+    if at + 4 <= length:
+        state = (_rotate(state ^ (word(at, 4) * _P1 & _M), 23) * _P2 & _M) + _P3 & _M
         at += 4
-    while byte is not None and at < length:
-        state = _rotate(state ^ (byte(at) * _P5 & _M), 11) * _P1 & _M
+    while at < length:
+        state = _rotate(state ^ (word(at, 1) * _P5 & _M), 11) * _P1 & _M
         at += 1
     for shift, factor in ((33, _P2), (29, _P3)):
         state = (state ^ state >> shift) * factor & _M
@@ -101,171 +100,308 @@ def _xxh64(length: int, seed: int, word: _Word, half: _Word | None = None, byte:
 
 
 def _hash_words(words: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """Returns the hashes of rows of k words: k arrays [n] -> [n] uint64."""
-    columns = [np.ascontiguousarray(w, w.dtype if w.dtype == np.uint64 else np.int64).view(np.uint64) for w in words]
-    return np.asarray(_xxh64(8 * len(columns), seed, lambda offset: columns[offset // 8]), np.uint64)
+    """Returns the hashes of rows of k 64-bit words: k arrays [n] -> [n] uint64."""
+    columns = [word.view(np.uint64) for word in words]
+    return np.asarray(_xxh64(8 * len(columns), seed, lambda at, _: columns[at // 8]), np.uint64)
 
 
-def _hash_bytes(value: bytes, seed: int = 0) -> int:
-    def reader(width: int) -> _Word:
-        return lambda at: int.from_bytes(value[at : at + width], "little")
+def _hash_texts(texts: pa.Array, seed: int = 0) -> np.ndarray:
+    """Returns the hashes of large_binary values: [n] uint64."""
+    if len(texts) <= 64:  # numbers of Python are faster
+        values = texts.to_pylist()
+        hashes = (_xxh64(len(v), seed, lambda at, n, v=v: int.from_bytes(v[at : at + n], "little")) for v in values)
+        return np.fromiter(hashes, np.uint64)
+    found, lengths = np.empty(len(texts), np.uint64), pc.binary_length(texts).to_numpy()
+    for length in np.unique(lengths).tolist():
+        some = np.flatnonzero(lengths == length)
+        content = np.frombuffer(texts.take(pa.array(some)).buffers()[2] or b"", np.uint8, len(some) * length)
+        padded = np.zeros((len(some), -(-length // 8) * 8), np.uint8)
+        padded[:, :length] = content.reshape(len(some), length)
+        found[some] = _xxh64(length, seed, partial(_word, padded))
+    return found
 
-    return int(_xxh64(len(value), seed, reader(8), reader(4), reader(1)))
+
+def _word(rows: np.ndarray, at: int, width: int) -> np.ndarray:
+    return rows.view(f"<u{width}")[:, at // width].astype(np.uint64)
 
 
-def _columns(units: np.ndarray, width: int, at: int) -> np.ndarray:
-    return units[:, at // width].astype(np.uint64)
-
-
-def _hash_strings(values: pa.Array, seed: int = 0) -> np.ndarray:
-    """Returns the hashes of strings by their UTF-8 bytes, each distinct one hashed once: [n] uint64."""
-    coded = values.cast(pa.large_binary()).dictionary_encode()
-    texts = coded.dictionary
+def _distinct(strings: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Returns the values that there are as large_binary, and which of them each string is: -1 for null."""
+    coded = strings.cast(pa.large_binary()).dictionary_encode()
+    texts, places = coded.dictionary, coded.indices.fill_null(-1).to_numpy()
     lengths = pc.binary_length(texts).to_numpy()
-    if len(lengths) and lengths.max() > LONGEST:
-        at = pc.index(coded.indices, int(lengths.argmax())).as_py()
+    if lengths.max(initial=0) > LONGEST:
+        at = (places == lengths.argmax()).argmax()
         raise _BadValueError(at, f"a string of {lengths.max():,} bytes", f"an id of at most {LONGEST:,} bytes")
-    found = np.zeros(len(texts) + 1, np.uint64)
-    if len(texts) <= 64:
-        found[:-1] = [_hash_bytes(text, seed) for text in texts.to_pylist()]
-    else:
-        starts = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts)]
-        content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
-        for length in np.unique(lengths).tolist():
-            some = np.flatnonzero(lengths == length)
-            padded = np.zeros((len(some), -(-length // 8) * 8), np.uint8)
-            padded[:, :length] = content[starts[some, None] + np.arange(length)]
-            words, halves = padded.view("<u8"), padded.view("<u4")
-            found[some] = _xxh64(
-                length, seed, *(partial(_columns, unit, unit.itemsize) for unit in (words, halves, padded))
-            )
-    return found[coded.indices.fill_null(-1).to_numpy()]
+    return texts, places
 
 
-# ---------------------------------------------------------------- columns of rows, as lists or Arrow arrays
+def _hash(array: pa.Array, seed: int = 0) -> np.ndarray:
+    """Returns the hashes of strings by their UTF-8 bytes, and of integers by their eight: [n] uint64."""
+    if _kind(array.type) != "string":
+        return _hash_words([_integers(array)], seed)
+    texts, places = _distinct(array)
+    return np.append(_hash_texts(texts, seed), np.uint64(0))[places]
 
-_TYPES = {"string": pa.string(), "int64": pa.int64(), "uint64": pa.uint64(), "bool": pa.bool_()}
-_TYPES |= {"float": pa.float32(), "double": pa.float64()}
-_READ = {"string": {"string"}, "int64": {"integer", "number"}, "bool": {"bool"}, ANY: {"string", "integer", "bool"}}
-_READ |= {"uint64": _READ["int64"], "float": {"integer", "number", "bool"}, "double": {"integer", "number", "bool"}}
-_NUMBERS = {float, type(None)}
+
+# ---------------------------------------------------------------- values as Arrow arrays
+
+_TYPES = {"string": pa.large_binary(), ANY: pa.int64(), "int64": pa.int64(), "uint64": pa.uint64()}
+_TYPES |= {"bool": pa.bool_(), "float": pa.float64(), "double": pa.float64()}
+_READ = {"string": {"string"}, "int64": {"integer", "number"}, "bool": {"bool"}}
+_READ |= {"uint64": _READ["int64"], ANY: {"string", "integer", "number", "bool"}}
+_READ |= dict.fromkeys(("float", "double"), {"integer", "number", "decimal", "bool"})
 _REFUSED = (pa.ArrowException, OverflowError, TypeError, ValueError)
+_PLAIN_NUMBERS = {float, int, bool, type(None)}
 
 
 def _kind(t: pa.DataType) -> str:
-    """Returns what values of a type are: string, integer, bool, number, null, or the type's name."""
-    p = pa.types
-    if p.is_integer(t):
+    """Returns what values of a type are: string, integer, bool, number, decimal, or the type's name."""
+    if pa.types.is_integer(t):
         return "integer"
-    if p.is_floating(t) or p.is_decimal(t):
+    if pa.types.is_floating(t):
         return "number"
-    name = str(t).removeprefix("large_").removesuffix("_view")
+    name = str(t).removeprefix("large_").removesuffix("_view").partition("128(")[0]
     return "string" if name == "binary" else name
 
 
-def _plain(values: pa.Array, wanted: str) -> pa.Array:
-    """Returns an array without dictionary, numbers in the wanted type. Raises _BadValueError for another kind."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    kind = _kind(values.type)
-    if kind == "null":
-        return pa.nulls(len(values), _TYPES.get(wanted, pa.string()))
-    if kind not in _READ[wanted]:
-        raise _BadValueError(0, f"values of type {values.type}", wanted)
-    if wanted in ("float", "double"):
-        return values if values.type == _TYPES[wanted] else values.cast(pa.float64()).cast(_TYPES[wanted])
-    if kind == "number":  # how pandas holds integers with nulls
-        numbers = _floats(values)
-        if (broken := np.isfinite(numbers) != (numbers == np.floor(numbers))).any():
-            raise _BadValueError(broken.argmax(), numbers[broken.argmax()], "an integer")
-        return pa.array(numbers, from_pandas=True).cast(_TYPES[wanted])
-    return values
+def _floats(array: pa.Array, wanted: str = "double") -> np.ndarray:
+    """Returns [n] float64, NaN where nothing is known, of the precision that is wanted."""
+    return _rounded(np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)), wanted)
 
 
-def _arrow(values: Any, wanted: str) -> pa.Array:
-    """Returns Python values as an Arrow array. Raises _BadValueError for the first one of another type."""
-    inner = _TYPES.get(wanted.removeprefix("list<").removesuffix(">"))
-    kind = pa.list_(inner) if inner is not None and wanted.startswith("list<") else inner
-    try:
-        return pa.array(values, kind, from_pandas=True)
-    except _REFUSED:
-        for at, value in enumerate(values):
-            try:
-                pa.array([value], kind, from_pandas=True)
-            except _REFUSED:
-                raise _BadValueError(at, repr(value), wanted) from None
-        raise _BadValueError(0, "values of several types", "those of one") from None  # 7 and "7" where either may be
-
-
-def _floats(array: pa.Array) -> np.ndarray:
-    """Returns [n] float64, NaN where nothing is known."""
-    return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+def _rounded(numbers: np.ndarray, wanted: str) -> np.ndarray:
+    if wanted != "float":
+        return numbers
+    with np.errstate(over="ignore"):  # to infinity, which is refused
+        return numbers.astype(np.float32).astype(np.float64)
 
 
 def _integers(array: pa.Array) -> np.ndarray:
-    return array.fill_null(0).to_numpy().astype(np.int64)
+    """Returns [n] int64, 0 where nothing is known; unsigned ones by their bits."""
+    return np.asarray(array.cast(pa.int64(), safe=False).fill_null(0).to_numpy())
+
+
+def _plain(array: pa.Array, wanted: str) -> pa.Array:
+    """Returns an array without dictionary, integers as such. Raises _BadValueError for values of another type."""
+    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if array.null_count == len(array):
+        return pa.nulls(len(array), _TYPES[wanted])
+    kind = _kind(array.type)
+    if kind not in _READ[wanted]:
+        at = pc.index(pc.is_valid(array), True).as_py()
+        raise _BadValueError(at, repr(array[at].as_py()), wanted)
+    if kind == "number" and _TYPES[wanted] != pa.float64():  # how pandas holds integers with nulls
+        numbers = _floats(array)
+        whole = np.isnan(numbers) | (np.abs(numbers) < 2.0**63) & (np.floor(numbers) == numbers)
+        if not whole.all():
+            raise _BadValueError(whole.argmin(), numbers[whole.argmin()], "an integer")
+        return pa.array(numbers, from_pandas=True).cast(pa.int64())
+    return array
+
+
+def _read_as(wanted: str, read: Callable[[pa.Array], np.ndarray], values: Any) -> np.ndarray:
+    """Reads an Arrow array, or Python values; each on its own where they are of several types."""
+    if isinstance(values, pa.Array):
+        return read(_plain(values, wanted))
+    try:
+        array = pa.array(values, from_pandas=True)
+    except _REFUSED:
+        if len(values) > 1:
+            return np.concatenate([_one(wanted, read, values, at) for at in range(len(values))])
+        if not (type(values[0]) is int and 0 <= values[0] < 2**64):
+            raise _BadValueError(0, repr(values[0]), wanted) from None
+        array = pa.array(values, pa.uint64())
+    return read(_plain(array, wanted))
+
+
+def _one(wanted: str, read: Callable[[pa.Array], np.ndarray], values: Sequence[Any], at: int) -> np.ndarray:
+    try:
+        return _read_as(wanted, read, values[at : at + 1])
+    except _BadValueError as bad:
+        bad.at = at
+        raise
+
+
+# ---------------------------------------------------------------- rows, by column
 
 
 class _Rows:
     """Rows are read by column: `get` returns Python values in a list, an Arrow array, or None for no column."""
 
-    get: Callable[[str], Any]
+    def __init__(self, count: int, whole: Callable[[str], Any], start: int = 0) -> None:
+        self.count, self._whole, self._start = count, whole, start
 
-    def __init__(self, rows: Any, known: Mapping[str, str]) -> None:
-        if hasattr(rows, "iloc"):  # a pandas.DataFrame
-            rows = pa.Table.from_pandas(rows[[c for c in rows.columns if c in known]], preserve_index=False)
-        if isinstance(rows, Mapping):
-            lengths = {name: len(values) for name, values in rows.items() if name in known}
-            self.count, self.get = max(lengths.values(), default=0), lambda name: _whole(rows.get(name))
-            if any(length != self.count for length in lengths.values()):
+    @classmethod
+    def of(cls, rows: Any, known: Iterable[str]) -> "_Rows":
+        """Takes rows in any of their forms. Raises RowError for another one."""
+        if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+            return cls(len(rows), cache(partial(_values, rows)))
+        if isinstance(rows, pa.Table | pa.RecordBatch):
+            names, count = rows.column_names, rows.num_rows
+            rows = {name: values for name, values in zip(names, rows.columns, strict=True) if names.count(name) == 1}
+        elif isinstance(rows, Mapping) or hasattr(rows, "iloc"):  # a pandas.DataFrame
+            rows = {name: _column(name, rows[name]) for name in known if name in rows}
+            lengths = {name: len(values) for name, values in rows.items()}
+            count = max(lengths.values(), default=0)
+            if any(length != count for length in lengths.values()):
                 raise RowError(f"columns are not equally long: {lengths}")
-        elif isinstance(rows, pa.Table | pa.RecordBatch):
-            names, self.count = set(rows.column_names), rows.num_rows
-            self.get = lambda name: _whole(rows.column(name)) if name in names else None
-        elif isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
-            self.count = len(rows)
-            self.get = lambda name: [r.get(name) for r in rows] if any(name in r for r in rows) else None
         else:
             raise RowError("rows are a pyarrow.Table, a pandas.DataFrame, a dict of columns, or a list of dicts")
-
-
-class _Beside:
-    """Candidates beside one row of context, which has the columns that they lack."""
-
-    def __init__(self, rows: _Rows, context: _Rows) -> None:
-        self._rows, self._context, self.count = rows, context, rows.count
+        return cls(count, rows.get)
 
     def get(self, name: str) -> Any:
-        values = self._rows.get(name)
-        if values is not None:
+        values = self._whole(name)
+        if values is None or (isinstance(values, list) and len(values) == self.count):
             return values
-        values = self._context.get(name)
-        if values is None:
-            return None
-        return values.take(pa.array([0] * self.count)) if isinstance(values, pa.Array) else list(values) * self.count
+        if isinstance(values, list):
+            return values[self._start : self._start + self.count]
+        part = values.slice(self._start, self.count)
+        return part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
+
+    def block(self, start: int) -> "_Rows":
+        """Returns rows from `start` on, as many as are scored at once."""
+        return _Rows(min(BLOCK_ROWS, self.count - start), self._whole, start)
+
+    def beside(self, context: "_Rows") -> "_Rows":
+        """Returns these rows with the columns that they lack, in which each is as the one row of `context`."""
+
+        def whole(name: str) -> Any:
+            values, one = self._whole(name), context.get(name)
+            if values is not None or one is None:
+                return values
+            return (one.to_pylist() if isinstance(one, pa.Array) else one) * self.count
+
+        return _Rows(self.count, cache(whole))
 
 
-def _lists(values: Any) -> bool:
-    """Tells whether the values of a column are lists."""
-    if isinstance(values, pa.Array):
-        return "list" in str(values.type).partition("<")[0]
-    return any(isinstance(v, list | tuple | np.ndarray) for v in values)
+def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any] | None:
+    return [row.get(name) for row in rows] if any(name in row for row in rows) else None
 
 
-def _whole(values: Any) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-
-
-def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns starts[i], starts[i] + 1, ... of every row in turn, `lengths[i]` of them."""
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
-
-
-def _row_of(lengths: np.ndarray | None, at: Any) -> int:
-    return int(at) if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+def _column(name: str, values: Any) -> Any:
+    """Returns a column as a list or of Arrow. Raises RowError for what is neither, nor of NumPy or pandas."""
+    if hasattr(values, "tolist"):
+        try:
+            values = pa.array(values, from_pandas=True)
+        except _REFUSED:
+            values = values.tolist()
+    values = list(values) if isinstance(values, tuple) else values
+    if not isinstance(values, list | pa.Array | pa.ChunkedArray):
+        raise RowError(f"column {name!r}: found {repr(values)[:80]}, expected a list of values")
+    return values
 
 
 # ---------------------------------------------------------------- values become table rows and numbers
+
+
+class _Lookup:
+    """Ascending keys have rows, and other keys the default row. Strings are compared too where their hashes are keys.
+
+    So are vocabularies looked up, and the ids of dynamic tables.
+    """
+
+    def __init__(self, keys: np.ndarray, rows: np.ndarray, default: int, texts: pa.Array = None) -> None:
+        self._keys, self._rows, self._default, self._texts = keys, rows, default, texts
+
+    def __call__(self, keys: np.ndarray, texts: pa.Array = None) -> np.ndarray:
+        if not len(self._keys):
+            return np.full(len(keys), self._default)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        known = self._keys[places] == keys
+        if self._texts is not None:
+            known &= pc.equal(self._texts.take(pa.array(places)), texts).to_numpy(zero_copy_only=False)
+        return np.where(known, self._rows[places], self._default)
+
+    def of_values(self, values: pa.Array) -> np.ndarray:
+        """Returns the rows of integers, or of strings: [n] int64."""
+        if self._texts is None:
+            return self(_integers(values))
+        texts, places = _distinct(values)
+        return np.append(self(_hash_texts(texts), texts), 0)[places]
+
+
+class _Ids:
+    """Values become rows as a feature's `ids` says; those of the last values are remembered."""
+
+    def __init__(self, spec: Mapping[str, Any], wanted: str, bundle: "Bundle") -> None:
+        self._ids, self._missing, self._wanted = spec["ids"], spec["missing"], wanted
+        self._kind = self._ids["kind"]
+        self._vocabulary = bundle.vocabulary(self._ids["file"]) if self._kind == "vocabulary" else None
+        self._space = bundle.id_space(spec["space"]) if "space" in spec else None
+        self._known: dict[Any, int] = {}
+        plain: dict[str, list[set[type]]] = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}
+        nothing: set[type] = set() if self._missing is None else {type(None)}
+        self._remembered = [types | nothing for types in plain.get(wanted, [])]
+
+    def __call__(self, values: Any) -> np.ndarray:
+        """Returns the rows of n values: [n] int64. Raises _BadValueError for one that has none."""
+        types = set(map(type, values)) if isinstance(values, list) else {pa.Array}
+        if not any(types <= some for some in self._remembered):
+            return _read_as(self._wanted, self._read, values)
+        try:
+            return np.array([self._known[v] for v in values], np.int64)
+        except KeyError:
+            rows = _read_as(self._wanted, self._read, values)
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        self._known.update(zip(values, rows.tolist(), strict=True))
+        return rows
+
+    def _read(self, array: pa.Array) -> np.ndarray:
+        rows = self._rows(array)
+        if array.null_count or pa.types.is_floating(array.type):
+            missing = np.asarray(pc.is_null(array, nan_is_null=True))
+            if missing.any() and self._missing is None:
+                raise _BadValueError(missing.argmax(), "nothing", "an id")
+            rows = np.where(missing, self._missing, rows)
+        return rows if self._space is None else self._space(rows)
+
+    def _rows(self, array: pa.Array) -> np.ndarray:
+        if self._vocabulary is not None:
+            return self._vocabulary.of_values(array)
+        if self._kind == "bucketize":
+            return np.searchsorted(self._ids["boundaries"], _floats(array, self._wanted), side="right")
+        if self._kind == "hash":
+            return (_hash(array, self._ids["seed"]) % np.uint64(self._ids["num_ids"])).astype(np.int64)
+        if self._kind == "digest" or (self._kind == "raw" and _kind(array.type) == "string"):
+            return _hash(array).view(np.int64)
+        rows = _integers(array)
+        if self._kind == "identity" and (wrong := (rows < 0) | (rows >= self._ids["num_ids"])).any():
+            raise _BadValueError(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self._ids['num_ids']})")
+        return rows
+
+
+class _Numbers:
+    """Values become float32 numbers by a feature's `steps`, nothing becomes `fill`."""
+
+    def __init__(self, steps: Sequence[Sequence[Any]], fill: float | None, wanted: str) -> None:
+        self._steps, self._wanted = steps, wanted
+        self._fill = None if fill is None else float(np.float32(fill)) if wanted == "float" else fill
+
+    def __call__(self, values: Any) -> np.ndarray:
+        """Returns [n] float32. Raises _BadValueError for what is no finite number that the model can take."""
+        if isinstance(values, list) and _PLAIN_NUMBERS.issuperset(map(type, values)):
+            try:
+                return self._read(_rounded(np.array(values, np.float64), self._wanted))  # in a tenth of the time
+            except OverflowError:  # an integer of hundreds of digits
+                pass
+        return _read_as(self._wanted, lambda array: self._read(_floats(array, self._wanted)), values)
+
+    def _read(self, raw: np.ndarray) -> np.ndarray:
+        numbers = raw if self._fill is None else np.where(np.isnan(raw), self._fill, raw)
+        for name, *settings in self._steps:
+            if name == "log":
+                numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
+            elif name == "standardise":
+                numbers = (numbers - settings[0]) / settings[1]
+            else:
+                numbers = np.clip(numbers, *settings)
+        if not (right := np.abs(numbers) <= LARGEST_NUMBER).all():
+            at = right.argmin()
+            expected = f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
+            raise _BadValueError(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
+        return numbers.astype(np.float32)
 
 
 class _Column(NamedTuple):
@@ -280,260 +416,133 @@ class _Column(NamedTuple):
     full: np.ndarray | None = None
 
 
-class _Vocabulary:
-    """A vocabulary is looked up by binary search over sorted keys; strings are compared afterwards."""
-
-    def __init__(self, stem: Path) -> None:
-        self.keys, self.rows = (np.load(f"{stem}.{name}.npy", mmap_mode="r") for name in ("keys", "rows"))
-        texts = Path(f"{stem}.arrow")
-        self.texts = pa.ipc.open_file(pa.memory_map(str(texts))).read_all()["value"] if texts.exists() else None
-
-    def __call__(self, values: pa.Array) -> np.ndarray:
-        if self.texts is None:
-            return self._found(_integers(values))[0]
-        coded = values.cast(pa.large_binary()).dictionary_encode()
-        rows, place = self._found(_hash_strings(coded.dictionary))
-        if len(self.keys):
-            rows = np.where(pc.equal(self.texts.take(pa.array(place)), coded.dictionary).to_numpy(), rows, 0)
-        return np.append(rows, 0)[coded.indices.fill_null(-1).to_numpy()]
-
-    def _found(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        place = np.minimum(np.searchsorted(self.keys, keys), max(0, len(self.keys) - 1))
-        if not len(self.keys):
-            return np.zeros(len(keys), np.int64), place
-        return np.where(self.keys[place] == keys, self.rows[place], 0), place
+def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns starts[i], starts[i] + 1, ... of every row in turn, `lengths[i]` of them."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
 
 
-class _IdSpace:
-    """The ids of dynamic tables have rows; those that have none have the default row."""
-
-    def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
-        self.ids, self.rows = (np.load(folder / spec[name], mmap_mode="r") for name in ("ids", "rows"))
-        self.default = spec["default_row"]
-
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
-        if not len(self.ids):
-            return np.full(len(ids), self.default)
-        place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[place] == ids, self.rows[place], self.default)
-
-
-class _Ids:
-    """Values of a column become rows as a feature's `ids` says; those of the last values are remembered."""
-
-    def __init__(self, spec: Mapping[str, Any], wanted: str, space: _IdSpace | None, bundle: "Bundle") -> None:
-        self.ids, self.missing, self.wanted, self.space = spec["ids"], spec["missing"], wanted, space
-        self.kind = self.ids["kind"]
-        self.vocabulary = bundle.vocabulary(self.ids["file"]) if self.kind == "vocabulary" else None
-        self.boundaries = np.array(self.ids.get("boundaries", ()))
-        self.known: dict[Any, int] = {}
-        plain: dict[str, list[set[type]]] = {"string": [{str}], "int64": [{int}], ANY: [{str}, {int}]}
-        nothing: set[type] = set() if self.missing is None else {type(None)}
-        self.remembered = [types | nothing for types in plain.get(wanted, [])]
-
-    def __call__(self, values: Any) -> np.ndarray:
-        """Returns the rows of n values: [n] int64. Raises _BadValueError for one that has none."""
-        if not isinstance(values, list) or len(values) > FEW:
-            return self._read(values)
-        types = set(map(type, values))
-        if not any(types <= some for some in self.remembered):
-            return self._read(values)
-        try:
-            return np.array([self.known[v] for v in values], np.int64)
-        except KeyError:
-            rows = self._read(values)
-        if len(self.known) > REMEMBERED:
-            self.known.clear()
-        self.known.update(zip(values, rows.tolist(), strict=True))
-        return rows
-
-    def _read(self, values: Any) -> np.ndarray:
-        array = _plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted)
-        rows = self._rows(array)
-        if array.null_count or _kind(array.type) == "number":
-            missing = np.asarray(pc.is_null(array, nan_is_null=True))
-            if missing.any() and self.missing is None:
-                raise _BadValueError(missing.argmax(), "nothing", "an id")
-            rows = np.where(missing, self.missing, rows)
-        return rows if self.space is None else self.space(rows)
-
-    def _rows(self, array: pa.Array) -> np.ndarray:
-        if self.vocabulary is not None:
-            return self.vocabulary(array)
-        if self.kind == "bucketize":
-            return np.searchsorted(self.boundaries, _floats(array), side="right").astype(np.int64)
-        if self.kind == "hash":
-            return (_hash(array, self.ids["seed"]) % np.uint64(self.ids["num_ids"])).astype(np.int64)
-        if self.kind == "digest":
-            return _hash(array).view(np.int64)
-        if self.kind == "raw":
-            return _hash(array).view(np.int64) if _kind(array.type) == "string" else _integers(array)
-        rows = _integers(array)
-        wrong = (rows < 0) | (rows >= self.ids["num_ids"])
-        if wrong.any():
-            raise _BadValueError(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self.ids['num_ids']})")
-        return rows
-
-
-def _hash(array: pa.Array, seed: int = 0) -> np.ndarray:
-    kind = _kind(array.type)
-    return (
-        _hash_strings(array, seed)
-        if kind == "string"
-        else _hash_words([_integers(array.cast(pa.int64(), False))], seed)
-    )
-
-
-class _Numbers:
-    """Values of a column become float32 numbers."""
-
-    def __init__(self, spec: Mapping[str, Any], wanted: str) -> None:
-        self.wanted, self.steps, self.fill = wanted, spec["steps"], spec["fill"]
-        self.precision = np.float32 if wanted == "float" else np.float64
-        if self.fill is not None:
-            self.fill = float(self.precision(self.fill))
-
-    def __call__(self, values: Any) -> np.ndarray:
-        """Returns [n] float32. Raises _BadValueError for what is no finite number that the model can take."""
-        if isinstance(values, list) and _NUMBERS.issuperset(map(type, values)):
-            raw = np.array(values, self.precision).astype(np.float64)  # as below, in a tenth of the time
-        else:
-            raw = _floats(_plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted))
-        numbers = raw if self.fill is None else np.where(np.isnan(raw), self.fill, raw)
-        for name, *settings in self.steps:
-            if name == "log":
-                numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
-            elif name == "standardise":
-                numbers = (numbers - settings[0]) / settings[1]
-            elif settings != [None, None]:
-                numbers = np.clip(numbers, *settings)
-        if not (right := np.abs(numbers) <= LARGEST_NUMBER).all():
-            at = right.argmin()
-            expected = f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
-            raise _BadValueError(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
-        return numbers.astype(np.float32)
+def _check_equal(found: np.ndarray, full: np.ndarray, name: str, said: str) -> None:
+    """Raises RowError for the first row where two lists differ in length."""
+    found, full = np.broadcast_arrays(found, full)  # one row of context stands for all
+    if len(differ := np.flatnonzero(found != full)):
+        raise RowError(said.format(found[differ[0]], full[differ[0]]), int(differ[0]), name)
 
 
 class _Feature:
     """A feature reads its column, with one value or a list of them a row, or crosses what other features read."""
 
     def __init__(self, spec: Mapping[str, Any], types: Mapping[str, str], bundle: "Bundle") -> None:
-        self.spec, self.name, self.most = spec, spec["name"], spec.get("max_length")
-        self.columns, self.aligned = spec["columns"], spec.get("aligned")
-        weights = {"name": self.name, "columns": [spec.get("weights")], "steps": [], "fill": None}
-        self._weights: Any = (
-            _Feature({**weights, "max_length": self.most}, types, bundle) if "weights" in spec else None
-        )
-        self.parts = [_Feature(part, types, bundle) for part in spec.get("parts", ())]
-        self.space = bundle.id_space(spec["space"]) if "space" in spec else None
-        if self.parts:
+        self.name, self.columns, self.aligned = spec["name"], spec["columns"], spec.get("aligned")
+        self._spec, self._most = spec, spec.get("max_length")
+        self._parts = [_Feature(part, types, bundle) for part in spec.get("parts", ())]
+        weights = {"name": self.name, "columns": [spec.get("weights")], "max_length": self._most, "steps": ()}
+        self._weights = _Feature(weights, types, bundle) if "weights" in spec else None
+        self._space = bundle.id_space(spec["space"]) if "space" in spec else None
+        if self._parts:
             return
-        kind, self.optional = types[self.columns[0]].removesuffix("?"), types[self.columns[0]].endswith("?")
-        self.type, inner = kind, kind.removeprefix("list<").removesuffix(">")
-        self._read: Any = _Ids(spec, inner, self.space, bundle) if "ids" in spec else _Numbers(spec, inner)
+        self._type, self._optional = types[self.columns[0]].removesuffix("?"), types[self.columns[0]].endswith("?")
+        inner = self._type.removeprefix("list<").removesuffix(">")
+        self._read = _Ids(spec, inner, bundle) if "ids" in spec else _Numbers(spec["steps"], spec.get("fill"), inner)
 
-    def read(self, rows: _Rows | _Beside) -> _Column:
+    def read(self, rows: _Rows) -> _Column:
         """Returns the feature's column. Raises RowError."""
-        if self.parts:
+        if self._parts:
             return self._crossed(rows)
-        values = self._values(rows)
-        if not (self.type.startswith("list<") or (self.spec.get("kind") == "any" and _lists(values))):
-            return _Column(self._guarded(self._read, values))
-        flat, full = self._flat(values)
-        kept = full if self.most is None else np.minimum(full, self.most)
-        if isinstance(flat, list):
-            flat = [x for v in flat if v for x in (v if self.most is None else v[-self.most :])]
-        elif kept is not full:
-            flat = flat.take(pa.array(_places(np.cumsum(full) - kept, kept)))
-        found = self._guarded(self._read, flat, kept)
-        return _Column(found, kept, self._beside(rows, full) if self._weights else None, full)
-
-    def _values(self, rows: _Rows | _Beside) -> Any:
-        values = rows.get(self.columns[0])
-        if values is None and not self.optional:
+        values, lengths = rows.get(self.columns[0]), None
+        if values is None and not self._optional:
             raise RowError(f"there is no column {self.columns[0]!r}", None, self.name)
-        return [None] * rows.count if values is None else values
-
-    def _flat(self, values: Any) -> tuple[Any, np.ndarray]:
-        """Returns lists as they are or, of Arrow, the elements of all rows; and how many each row has."""
-        if isinstance(values, list) and {list, type(None)}.issuperset(map(type, values)):
-            return values, np.array([0 if v is None else len(v) for v in values], np.int64)
-        array = values if isinstance(values, pa.Array) else self._guarded(lambda v: _arrow(v, self.type), values)
-        if pa.types.is_null(array.type):
-            return [], np.zeros(len(array), np.int64)
-        if not _lists(array):
-            raise RowError(f"found values of type {array.type}, expected lists", 0, self.name)
-        flat = pc.list_flatten(array)
-        flat = flat.cast(pa.large_binary()) if str(flat.type) in ("string_view", "binary_view") else flat
-        return flat, _integers(pc.list_value_length(array))
-
-    def _guarded(self, read: Callable[[Any], Any], values: Any, lengths: np.ndarray | None = None) -> Any:
+        values = [None] * rows.count if values is None else values
         try:
-            return read(values)
+            if not (self._type.startswith("list<") or (self._spec.get("kind") == "any" and _any_list(values))):
+                return _Column(self._read(values))
+            flat, lengths, full = _flat(values, self._most, self._type)
+            found = self._read(flat)
         except _BadValueError as bad:
-            raise RowError(bad.message, _row_of(lengths, bad.at), self.name) from None
-
-    def _beside(self, rows: _Rows | _Beside, full: np.ndarray) -> np.ndarray:
-        """Returns the weights of the kept ids."""
+            row = bad.at if lengths is None else int(np.searchsorted(np.cumsum(lengths), bad.at, side="right"))
+            raise RowError(bad.message, row, self.name) from None
+        if self._weights is None:
+            return _Column(found, lengths, None, full)
         weights = self._weights.read(rows)
         assert weights.full is not None
-        differ = np.flatnonzero(weights.full != full)
-        if len(differ):
-            at = int(differ[0])
-            raise RowError(f"found {weights.full[at]} weights, expected as many as ids: {full[at]}", at, self.name)
-        return weights.values
+        _check_equal(weights.full, full, self.name, "found {} weights, expected as many as ids: {}")
+        return _Column(found, lengths, weights.values, full)
 
-    def _crossed(self, rows: _Rows | _Beside) -> _Column:
+    def _crossed(self, rows: _Rows) -> _Column:
         """Crosses the parts: combinations of one id of each, the last part's fastest, of which the last are kept."""
-        ids, parts = self.spec["ids"], [part.read(rows) for part in self.parts]
+        ids, parts = self._spec["ids"], [part.read(rows) for part in self._parts]
         each = [np.ones(rows.count, np.int64) if p.lengths is None else p.lengths for p in parts]
         lengths = np.ones(rows.count, np.int64)
         for of_part in each:
-            lengths = np.minimum(lengths * of_part, self.most or MOST_COMBINATIONS + 1)
-        if self.most is None and (lengths > MOST_COMBINATIONS).any():
+            lengths = np.minimum(lengths * of_part, self._most or MOST_COMBINATIONS + 1)
+        if self._most is None and (lengths > MOST_COMBINATIONS).any():
             at = int((lengths > MOST_COMBINATIONS).argmax())
             raise RowError(f"found more than {MOST_COMBINATIONS:,} combinations of its ids", at, self.name)
-        from_end = np.repeat(lengths, lengths) - 1 - _places(np.zeros(len(lengths), np.int64), lengths)
-        words, weights, missing = [], [], np.zeros(len(from_end), bool)
+        row = np.repeat(np.arange(rows.count), lengths)
+        from_end = lengths[row] - 1 - _places(np.zeros(len(lengths), np.int64), lengths)
+        words: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
+        missing = np.zeros(len(row), bool)
         for part, of_part in zip(reversed(parts), reversed(each), strict=True):
-            length = np.repeat(of_part, lengths)
-            at = np.repeat(np.cumsum(of_part) - 1, lengths) - from_end % length
-            from_end //= length
-            words.append((part.values if ids["digests"] else _hash_words([part.values]))[at])
+            at = (np.cumsum(of_part) - 1)[row] - from_end % of_part[row]
+            from_end //= of_part[row]
+            words.insert(0, (part.values if ids["digests"] else _hash_words([part.values]))[at])
             missing |= (part.values[at] == MISSING_RAW) & ids["digests"]
-            if part.weights is not None:
-                weights.append(part.weights[at])
-        found = (_hash_words(words[::-1], ids["seed"]) % np.uint64(ids["num_ids"])).astype(np.int64)
-        if missing.any() and self.spec["missing"] is None:
-            raise RowError("found nothing, expected an id", _row_of(lengths, missing.argmax()), self.name)
-        found = np.where(missing, self.spec["missing"], found) if missing.any() else found
-        found = found if self.space is None else self.space(found)
-        if self.spec["kind"] == "id":
+            weights[:0] = [] if part.weights is None else [part.weights[at]]
+        found = (_hash_words(words, ids["seed"]) % np.uint64(ids["num_ids"])).astype(np.int64)
+        if missing.any():
+            if self._spec["missing"] is None:
+                raise RowError("found nothing, expected an id", int(row[missing.argmax()]), self.name)
+            found = np.where(missing, self._spec["missing"], found)
+        found = found if self._space is None else self._space(found)
+        if self._spec["kind"] == "id":
             return _Column(found)
-        products = np.prod(np.stack(weights[::-1]), axis=0, dtype=np.float64) if weights else np.zeros(0)
+        if not weights:
+            return _Column(found, lengths, None, lengths)
+        products = np.prod(np.stack(weights), axis=0, dtype=np.float64)
         if not (right := np.abs(products) <= LARGEST_NUMBER).all():
-            at = int(right.argmin())
-            raise RowError(f"multiplies weights to {products[at]:g}", _row_of(lengths, at), self.name)
-        return _Column(found, lengths, products.astype(np.float32) if weights else None, lengths)
+            raise RowError(f"multiplies weights to {products[right.argmin()]:g}", int(row[right.argmin()]), self.name)
+        return _Column(found, lengths, products.astype(np.float32), lengths)
 
 
-# ---------------------------------------------------------------- tables and programs
+def _any_list(values: Any) -> bool:
+    """Tells whether the values of a column are lists."""
+    if isinstance(values, pa.Array):
+        return _is_list(values.type)
+    return any(isinstance(v, list | tuple | np.ndarray) for v in values)
 
 
-class _Table:
-    """A table's rows lie in a mapped file: float32, float16, or bytes with a scale and a bias a row."""
+def _is_list(t: pa.DataType) -> bool:
+    return "list" in str(t).partition("<")[0]
 
-    def __init__(self, folder: Path, spec: Mapping[str, Any]) -> None:
-        self.dim, self.dtype = spec["dim"], spec["dtype"]
-        self.array = np.load(folder / spec["file"], mmap_mode="r").view(np.ndarray)
 
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Returns float32 [n, D]."""
-        found = self.array[ids]
-        if self.dtype != "int8":
-            return found.astype(np.float32, copy=False)
-        scale = found[:, self.dim :].copy().view(np.float32)
-        return found[:, : self.dim].astype(np.float32) * scale[:, :1] + scale[:, 1:]
+def _flat(values: Any, most: int | None, wanted: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Returns the elements of all lists, how many of each row were kept (the last `most`), and how many there were."""
+    if isinstance(values, list):
+        lists = values if {list}.issuperset(map(type, values)) else [_list(v, i, wanted) for i, v in enumerate(values)]
+        full = np.fromiter(map(len, lists), np.int64, len(lists))
+        kept = full if most is None else np.minimum(full, most)
+        return [x for v in lists for x in (v if most is None else v[-most:])], kept, full
+    if values.null_count == len(values):
+        return [], *([np.zeros(len(values), np.int64)] * 2)
+    if not _is_list(values.type):
+        at = pc.index(pc.is_valid(values), True).as_py()
+        raise _BadValueError(at, repr(values[at].as_py()), wanted)
+    flat, full = pc.list_flatten(values), _integers(pc.list_value_length(values))
+    flat = flat.cast(pa.large_binary()) if "_view" in str(flat.type) else flat  # which `take` cannot take
+    kept = full if most is None else np.minimum(full, most)
+    return flat if kept is full else flat.take(pa.array(_places(np.cumsum(full) - kept, kept))), kept, full
+
+
+def _list(value: Any, row: int, wanted: str) -> list[Any]:
+    if value is None or (isinstance(value, float) and np.isnan(value)):  # as pandas writes nothing
+        return []
+    found = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
+    if not isinstance(found, list):
+        raise _BadValueError(row, repr(value), wanted)
+    return found
+
+
+# ---------------------------------------------------------------- programs
 
 
 class _Program:
@@ -541,8 +550,8 @@ class _Program:
 
     def __init__(self, bundle: "Bundle", spec: Mapping[str, Any]) -> None:
         self.inputs = [i for i in spec["inputs"] if i["kind"] != "shared"]
-        self.lists = next((i["features"][0] for i in self.inputs if i["kind"] == "sequence" and spec["lists"]), None)
         self.features = list(dict.fromkeys(name for i in self.inputs for name in i["features"] + i.get("dense", [])))
+        self._lists, self._shape = spec["lists"], spec["shape"]
         self._path, self._bundle = bundle.folder / spec["file"], bundle
 
     @cached_property
@@ -562,58 +571,70 @@ class _Program:
         """Runs the program on `count` rows; columns of one row are every row's."""
         return self._run(*shared, *(t for spec in self.inputs for t in self._tensors(spec, columns, count)))
 
+    def by_block(self, rows: _Rows, read: Callable[[_Rows], Mapping[str, _Column]], *shared: Tensor) -> Any:
+        """Returns what the program says of rows, some of them at a time. Raises RowError."""
+        outputs: list[Any] = []
+        for start in range(0, rows.count, BLOCK_ROWS):
+            block = rows.block(start)
+            try:
+                columns = read(block)
+            except RowError as error:
+                row = None if error.row is None else error.row + start
+                raise RowError(error.message, row, error.feature) from None
+            found = self(columns, block.count, *shared)[0].numpy()
+            if self._lists is None:
+                outputs.append(found)
+            else:  # of ids that are asked for
+                lengths = np.broadcast_to(np.asarray(columns[self._lists].lengths), block.count)
+                outputs += [of_row[:length] for of_row, length in zip(found, lengths, strict=True)]
+        if self._lists is not None:
+            return outputs
+        return outputs[0] if len(outputs) == 1 else np.concatenate([np.zeros((0, *self._shape), np.float32), *outputs])
+
     def _tensors(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> Iterator[Tensor]:
         if spec["kind"] == "sequence":
-            yield from self._sequence(spec, columns, count)
+            yield from (t if len(t) == count else t.repeat_interleave(count, 0) for t in self._sequence(spec, columns))
             return
         dense = spec["kind"] == "dense"
-        tables = [] if dense else [self._bundle.table(name) for name in spec["tables"]]
-        widths = [1] * len(spec["features"]) if dense else [table.dim for table in tables]
-        out, start = np.empty((count, sum(widths)), np.float32), 0
-        for i, (name, width) in enumerate(zip(spec["features"], widths, strict=True)):
+        parts = []
+        for i, name in enumerate(spec["features"]):
             column = columns[name]
-            vectors = column.values[:, None] if dense else tables[i].rows(column.values)
-            if column.lengths is not None:
-                vectors = _pooled(vectors, column, spec["mean"][i])
-            out[:, start : start + width] = vectors
-            start += width
-        yield torch.from_numpy(out if dense or spec["concat"] else out.reshape(count, len(tables), -1))
+            vectors = column.values[:, None] if dense else self._bundle.vectors(spec["tables"][i], column.values)
+            parts.append(vectors if column.lengths is None else _pooled(vectors, column, spec["mean"][i]))
+        if any(len(part) != count for part in parts):
+            parts = [np.broadcast_to(part, (count, part.shape[1])) for part in parts]
+        out = np.concatenate(parts, 1) if parts else np.zeros((count, 0), np.float32)
+        yield torch.from_numpy(out if dense or spec["concat"] else out.reshape(count, len(parts), -1))
 
-    def _sequence(self, spec: Mapping[str, Any], columns: Mapping[str, _Column], count: int) -> Iterator[Tensor]:
+    def _sequence(self, spec: Mapping[str, Any], columns: Mapping[str, _Column]) -> Iterator[Tensor]:
         first = columns[spec["features"][0]]
-        lengths = first.lengths
-        assert lengths is not None
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        at = (row, _places(np.zeros(len(lengths), np.int64), lengths))
+        lengths = np.asarray(first.lengths)
+        at = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
 
-        def padded(*values: np.ndarray) -> Tensor:
-            longest = max(1, int(lengths.max(initial=0)))
-            out = np.zeros((len(lengths), longest, len(values), *values[0].shape[1:]), np.float32)
+        def padded(*values: Any) -> Tensor:
+            out = np.zeros((*at.shape, len(values), *values[0].shape[1:]), np.float32)
             for i, of_feature in enumerate(values):
-                out[*at, i] = of_feature
+                out[:, :, i][at] = of_feature
             return torch.from_numpy(out)
 
         names = zip(spec["features"], spec["tables"], strict=True)
-        tensors = [padded(*(self._bundle.table(t).rows(columns[f].values) for f, t in names))]
-        tensors.append(torch.from_numpy(lengths))
+        yield padded(*(self._bundle.vectors(table, columns[name].values) for name, table in names))
+        yield torch.from_numpy(lengths)
         if spec["weighted"]:
-            assert first.weights is not None
-            tensors.append(padded(first.weights)[:, :, 0])
+            yield padded(first.weights)[:, :, 0]
         if spec["dense"]:
-            tensors.append(padded(*(columns[name].values for name in spec["dense"])))
-        for tensor in tensors:
-            yield tensor if len(tensor) == count else tensor.expand(count, *tensor.shape[1:]).contiguous()
+            yield padded(*(columns[name].values for name in spec["dense"]))
 
 
 def _pooled(vectors: np.ndarray, column: _Column, mean: bool) -> np.ndarray:
     """Sums (or averages) the vectors of each row's ids: [T, D] -> [n, D]."""
-    assert column.lengths is not None
-    row = torch.from_numpy(np.repeat(np.arange(len(column.lengths)), column.lengths))
-    weights = np.ones(len(vectors), np.float32) if column.weights is None else column.weights
-    sums = torch.zeros(len(column.lengths), vectors.shape[1])
-    sums.index_add_(0, row, torch.from_numpy(vectors if column.weights is None else vectors * weights[:, None]))
+    lengths = torch.from_numpy(column.lengths)
+    row = torch.repeat_interleave(lengths)
+    weights = torch.ones(len(vectors)) if column.weights is None else torch.from_numpy(column.weights)
+    weighted = torch.from_numpy(vectors) if column.weights is None else torch.from_numpy(vectors) * weights[:, None]
+    sums = torch.zeros(len(lengths), vectors.shape[1]).index_add_(0, row, weighted)
     if mean:
-        total = torch.zeros(len(sums)).index_add_(0, row, torch.from_numpy(weights))
+        total = torch.zeros(len(lengths)).index_add_(0, row, weights)
         sums *= torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))[:, None]
     return sums.numpy()
 
@@ -630,25 +651,26 @@ class Bundle:
         """Opens a bundle's folder.
 
         threads: of torch in this process; None: as it is. prepared: rows are as `shardrec prepare` wrote them, where
-        ids are numbers, and not as they were before. Raises ValueError for a folder that is no bundle.
+        ids are numbers, and not as they were before. Raises ValueError for a folder that is no whole bundle.
         """
         self.folder = Path(folder)
-        try:
-            self.manifest: dict[str, Any] = json.loads((self.folder / "bundle.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.folder}: not a bundle: {error}") from None
-        if self.manifest.get("format") != FORMAT:
-            found = self.manifest.get("format")
+        self.manifest = self._json("bundle.json")
+        if (found := self.manifest.get("format")) != FORMAT:
             raise ValueError(f"{self.folder}: a bundle of format {found}, where this loader reads format {FORMAT}")
+        for name, size in self.manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                raise ValueError(f"{path}: missing or cut off, where the bundle has {size:,} bytes; copy it again")
         if threads is not None:
             torch.set_num_threads(threads)
-        self._opened: dict[Any, Any] = {}
+        self._array = cache(lambda file: np.load(self.folder / file, mmap_mode="r").view(np.ndarray))
         rows = self.manifest["prepared" if prepared else "raw"]
         self.columns: dict[str, str] = rows["columns"]
         self.item_columns: list[str] = rows["item_columns"]
         self.context_columns = [c for c in self.columns if c not in self.item_columns]
         self._features = {spec["name"]: _Feature(spec, self.columns, self) for spec in rows["features"]}
         self._programs = {name: _Program(self, spec) for name, spec in self.manifest["programs"].items()}
+        self._calibration = self._json("calibration.json") if (self.folder / "calibration.json").exists() else None
         self.retrieves = "user" in self._programs
 
     # ------------------------------------------------------------ scores
@@ -661,75 +683,51 @@ class Bundle:
         """
         return self._calibrated(self._run("tower", rows))
 
-    def score_candidates(self, context: Any, candidates: Any) -> np.ndarray:
-        """Returns a prediction for each candidate beside one row of context: [C] float32.
+    def score_candidates(self, context: Any, candidates: Any) -> Any:
+        """Returns a prediction for each candidate beside one row of context, as `score` does.
 
         context: a dict of values, or a table of one row. candidates: C rows of the columns in which they differ
         (`item_columns`, or others). What depends on the context alone is computed once. Raises RowError.
         """
-        shared = _Rows([context] if isinstance(context, Mapping) else context, self.columns)
-        rows = _Rows(candidates, self.columns)
-        if shared.count != 1:
-            raise RowError(f"the context is one row, found {shared.count}")
-        if not rows.count:
-            return np.zeros(0, np.float32)
-        both, own = _Beside(rows, shared), {column for column in self.columns if rows.get(column) is not None}
+        one = _Rows.of([context] if isinstance(context, Mapping) else context, self.columns)
+        rows = _Rows.of(candidates, self.columns)
+        if one.count != 1:
+            raise RowError(f"the context is one row, found {one.count}")
+        own = {column for column in self.columns if rows.get(column) is not None}
         varying = {name for name, feature in self._features.items() if own.intersection(feature.columns)}
         cut = "candidate" in self._programs and varying.isdisjoint(self._programs["shared"].features)
         programs = [self._programs[name] for name in (("shared", "candidate") if cut else ("tower",))]
         names = dict.fromkeys(name for program in programs for name in program.features)
-        columns = {name: self._features[name].read(both if name in varying else shared) for name in names}
-        self._check_aligned(columns)
-        once = programs[0](columns, 1) if cut else ()
-        return self._calibrated(programs[-1](columns, rows.count, *once)[0].numpy())
+        shared = {name: self._features[name].read(one) for name in names if name not in varying}
+        once = programs[0](shared, 1) if cut else ()
+
+        def read(block: _Rows) -> Mapping[str, _Column]:
+            return self._aligned(shared | {name: self._features[name].read(block) for name in names if name in varying})
+
+        return self._calibrated(programs[-1].by_block(rows.beside(one), read, *once))
 
     def _run(self, program: str, rows: Any) -> Any:
-        """Returns a program's output for rows, some of them at a time."""
-        if isinstance(rows, list | tuple | pa.Table | pa.RecordBatch) and len(rows) > BLOCK_ROWS:
-            starts = range(0, len(rows), BLOCK_ROWS)
-            blocks = (
-                rows[s : s + BLOCK_ROWS] if isinstance(rows, list | tuple) else rows.slice(s, BLOCK_ROWS)
-                for s in starts
-            )
-            try:
-                outputs = []
-                for block in blocks:
-                    outputs.append(self._run(program, block))
-            except RowError as error:
-                row = None if error.row is None else error.row + len(outputs) * BLOCK_ROWS
-                raise RowError(error.message, row, error.feature) from None
-            return [x for out in outputs for x in out] if self._programs[program].lists else np.concatenate(outputs)
-        read = _Rows(rows, self.columns)
-        if not read.count:
-            return np.zeros(0, np.float32)
-        columns = self.read(read, self._programs[program].features)
-        found = self._programs[program](columns, read.count)[0].numpy()
-        if (asked := self._programs[program].lists) is None:
-            return found
-        lengths = columns[asked].lengths
-        assert lengths is not None
-        return [of_row[:length] for of_row, length in zip(found, lengths, strict=True)]
+        features = self._programs[program].features
+        return self._programs[program].by_block(_Rows.of(rows, self.columns), partial(self._read, features))
 
-    def read(self, rows: Any, features: Iterable[str] | None = None) -> dict[str, _Column]:
-        """Returns what rows become: by feature (None: all) its table rows or numbers. Raises RowError."""
-        rows = rows if isinstance(rows, _Rows) else _Rows(rows, self.columns)
-        columns = {n: self._features[n].read(rows) for n in (self._features if features is None else features)}
-        self._check_aligned(columns)
-        return columns
+    def _read(self, features: Iterable[str], rows: _Rows) -> dict[str, _Column]:
+        return self._aligned({name: self._features[name].read(rows) for name in features})
 
-    def _check_aligned(self, columns: Mapping[str, _Column]) -> None:
+    def read(self, rows: Any) -> dict[str, _Column]:
+        """Returns what rows become: by feature its table rows or numbers. Raises RowError."""
+        return self._read(self._features, _Rows.of(rows, self.columns))
+
+    def _aligned(self, columns: dict[str, _Column]) -> dict[str, _Column]:
+        """Returns the columns. Raises RowError where aligned lists are not equally long."""
         first: dict[str, tuple[str, np.ndarray]] = {}
         for name, column in columns.items():
-            if (aligned := self._features[name].aligned) is None or column.full is None:
-                continue
-            other, full = first.setdefault(aligned, (name, column.full))
-            differ = np.flatnonzero(full != column.full)
-            if len(differ):
-                at = int(differ[0])
-                raise RowError(f"found {column.full[at]} elements beside {full[at]} of {other!r}", at, name)
+            if (aligned := self._features[name].aligned) is not None and column.full is not None:
+                other, full = first.setdefault(aligned, (name, column.full))
+                _check_equal(column.full, full, name, f"found {{}} elements beside {{}} of {other!r}")
+        return columns
 
-    def _calibrated(self, scores: np.ndarray) -> np.ndarray:
-        fit = self._once("calibration", self._read_calibration)
+    def _calibrated(self, scores: Any) -> Any:
+        fit = self._calibration
         if fit is None:
             return scores
         if fit["method"] == "isotonic":
@@ -756,26 +754,24 @@ class Bundle:
         users = self.user_vectors(rows)
         if seen is not None and len(seen) != len(users):
             raise RowError(f"`seen` has lists for {len(seen)} rows, the rows are {len(users)}")
-        places = self._once("places", self._item_places)
-        return self._nearest(
-            users, n, [[places[i] for i in of_row if i in places] for of_row in seen or [()] * len(users)]
-        )
+        return self._nearest(users, n, [[self._places[i] for i in ids if i in self._places] for ids in seen or ()])
 
     def similar(self, ids: Sequence[Any], n: int) -> tuple[list[list[Any]], np.ndarray]:
         """Returns for each item the n others of the largest cosines, as `top_n` does. Raises RowError."""
         self.user_vectors([])
-        places = self._once("places", self._item_places)
         for row, item in enumerate(ids):
-            if item not in places:
+            if item not in self._places:
                 raise RowError(f"found the item {item!r}, which is not in the catalogue", row)
-        at = [places[item] for item in ids]
-        norms = self._once("norms", lambda: self._items.norm(dim=1).clamp(min=1e-12))
-        return self._nearest((self._items[at] / norms[at, None]).numpy(), n, [[i] for i in at], norms)
+        at = [self._places[item] for item in ids]
+        vectors = self._items[at] / self._norms[at, None]
+        return self._nearest(vectors.numpy(), n, [[i] for i in at], self._norms)
 
     def _nearest(
         self, queries: np.ndarray, n: int, left_out: Sequence[Sequence[int]], norms: Tensor | None = None
     ) -> tuple[list[list[Any]], np.ndarray]:
         """Returns the items of the largest products with queries [B, D], by blocks of items."""
+        if n < 1:
+            raise ValueError(f"found n = {n}, expected at least 1")
         best, at = torch.full((len(queries), 0), -torch.inf), torch.zeros((len(queries), 0), dtype=torch.int64)
         excluded = [(row, place) for row, places in enumerate(left_out) for place in places]
         row, place = torch.tensor(excluded, dtype=torch.int64).reshape(-1, 2).T
@@ -790,10 +786,7 @@ class Bundle:
             best, order = torch.cat([best, top], 1).sort(dim=1, descending=True, stable=True)
             best, at = best[:, :n], torch.cat([at, columns + start], 1).gather(1, order)[:, :n]
         counts = (best > -torch.inf).sum(1).tolist()
-        names = self._once("names", self._item_ids)
-        found = [
-            names.take(pa.array(places[:count].numpy())).to_pylist() for places, count in zip(at, counts, strict=True)
-        ]
+        found = [self._item_ids.take(pa.array(of[:c].numpy())).to_pylist() for of, c in zip(at, counts, strict=True)]
         scores = np.full((len(queries), n), -np.inf, np.float32)
         scores[:, : best.shape[1]] = best.numpy()
         return found, scores
@@ -802,31 +795,45 @@ class Bundle:
     def _items(self) -> Tensor:
         return torch.from_numpy(np.load(self.folder / "items.npy", mmap_mode="c"))  # never written
 
+    @cached_property
+    def _norms(self) -> Tensor:
+        return self._items.norm(dim=1).clamp(min=1e-12)
+
+    @cached_property
     def _item_ids(self) -> pa.Array:
         return pq.read_table(self.folder / "items.parquet").column(0).combine_chunks()
 
-    def _item_places(self) -> dict[Any, int]:
-        return {item: place for place, item in enumerate(self._once("names", self._item_ids).to_pylist())}
+    @cached_property
+    def _places(self) -> dict[Any, int]:
+        return {item: place for place, item in enumerate(self._item_ids.to_pylist())}
 
-    # ------------------------------------------------------------ files, opened once
+    # ------------------------------------------------------------ files, each opened once
 
-    def table(self, name: str) -> _Table:
-        """Returns a table."""
-        return self._once(("table", name), lambda: _Table(self.folder, self.manifest["tables"][name]))
+    def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
+        """Returns a table's rows: [n] -> float32 [n, D]. They are float32, float16, or bytes with a scale and a bias."""
+        spec = self.manifest["tables"][table]
+        found = self._array(spec["file"])[rows]
+        if spec["dtype"] != "int8":
+            return found.astype(np.float32, copy=False)
+        scale = found[:, spec["dim"] :].copy().view(np.float32)
+        return found[:, : spec["dim"]].astype(np.float32) * scale[:, :1] + scale[:, 1:]
 
-    def vocabulary(self, stem: str) -> _Vocabulary:
+    def vocabulary(self, stem: str) -> _Lookup:
         """Returns the vocabulary of these files."""
-        return self._once(("vocabulary", stem), lambda: _Vocabulary(self.folder / stem))
+        texts = self.folder / f"{stem}.arrow"
+        known = pa.ipc.open_file(pa.memory_map(str(texts))).read_all()["value"] if texts.exists() else None
+        return _Lookup(self._array(f"{stem}.keys.npy"), self._array(f"{stem}.rows.npy"), 0, known)
 
-    def id_space(self, name: str) -> _IdSpace:
+    def id_space(self, name: str) -> _Lookup:
         """Returns which rows of dynamic tables ids have."""
-        return self._once(("ids", name), lambda: _IdSpace(self.folder, self.manifest["id_spaces"][name]))
+        spec = self.manifest["id_spaces"][name]
+        return _Lookup(self._array(spec["ids"]), self._array(spec["rows"]), spec["default_row"])
 
-    def _read_calibration(self) -> Any:
-        path = self.folder / "calibration.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._opened:
-            self._opened[key] = make()
-        return self._opened[key]
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.folder}: not a bundle: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.folder}: not a bundle: {name} holds no object")
+        return found

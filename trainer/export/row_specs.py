@@ -104,7 +104,8 @@ def _spec(f: Any, files: Mapping[str, str]) -> dict[str, Any]:
         if getattr(f, name, None) is not None:
             spec[name] = getattr(f, name)
     if isinstance(f, NumericFeature):
-        return spec | {"steps": [_step(t) for t in f.transforms], "fill": None if f.missing == "error" else f.missing}
+        steps = [_step(t) for t in f.transforms if t != Clip()]
+        return spec | {"steps": steps, "fill": None if f.missing == "error" else f.missing}
     if isinstance(f.ids, Cross | FeatureCross):
         cross = {"num_ids": f.ids.num_ids, "digests": isinstance(f.ids, Cross), "seed": getattr(f.ids, "seed", 0)}
         return spec | {"ids": cross, "missing": _missing_row(f), "parts": _parts(f, files)}

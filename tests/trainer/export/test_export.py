@@ -187,7 +187,7 @@ def test_rows_are_stored_as_asked_for(dynamic: Path, tmp_path: Path) -> None:
             assert stored == expected_kind, name
             weight = weight.float()
             wanted = {"fp32": weight, "fp16": weight.half().float(), "int8": dequantise(quantise(weight))}[stored]
-            np.testing.assert_allclose(bundle.table(name).rows(ids), wanted.numpy(), atol=1e-6)
+            np.testing.assert_allclose(bundle.vectors(name, ids), wanted.numpy(), atol=1e-6)
 
 
 def test_a_bundle_needs_torch_numpy_and_pyarrow_alone(named: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_table_of_a_hundred_million_rows_opens_without_being_read(named: Path,
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**8, 16)})
         file.truncate(file.tell() + 10**8 * 64)
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
-    assert Bundle(tmp_path).table("user").rows(np.array([0, 10**8 - 1])).tolist() == np.zeros((2, 16)).tolist()
+    assert Bundle(tmp_path).vectors("user", np.array([0, 10**8 - 1])).tolist() == np.zeros((2, 16)).tolist()
 
 
 def test_what_no_bundle_is_refused(tmp_path: Path, named: Path) -> None:
