@@ -73,6 +73,7 @@ def export_bundle(
             with opened_run(blueprint, folder, saved.step) as session:
                 manifest["check"] = check_bundle(made, session, checked_rows)
                 manifest |= _with_items(made, session, manifest)
+        manifest["files"] = _sizes(made)
         _write_json(made / MANIFEST, manifest)
         if (folder.path / CALIBRATION).exists():  # after the check, which is of the model's own predictions
             shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
@@ -93,6 +94,12 @@ def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> di
         for side in ("user", "item"):
             (made / programs.pop(side)["file"]).unlink()
         return {"programs": programs, "no_shared_space": str(error)}
+
+
+def _sizes(made: Path) -> dict[str, int]:
+    """Returns the bytes of each file that is mapped or read whole, by which a copy cut short is told."""
+    files = (path for path in sorted(made.rglob("*")) if path.suffix in (".npy", ".arrow", ".parquet", ".pt2"))
+    return {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
 
 
 def _check_calibration(folder: RunFolder, step: int) -> None:
@@ -138,6 +145,7 @@ def _written(
         "tables": tables,
         "id_spaces": spaces,
         "programs": specs,
+        "files": {},  # until all of them are there
         **found,
         "no_shared_space": model.no_shared_space,
         "check": {"rows": 0, "why": "as asked for"},

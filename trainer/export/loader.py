@@ -239,7 +239,9 @@ class _Rows:
             return cls(len(rows), cache(partial(_values, rows)))
         if isinstance(rows, pa.Table | pa.RecordBatch):
             names, count = rows.column_names, rows.num_rows
-            rows = {name: values for name, values in zip(names, rows.columns, strict=True) if names.count(name) == 1}
+            if twice := [name for name in known if names.count(name) > 1]:
+                raise RowError(f"the column {twice[0]!r} is there {names.count(twice[0])} times")
+            rows = dict(zip(names, rows.columns, strict=True))
         elif isinstance(rows, Mapping) or hasattr(rows, "iloc"):  # a pandas.DataFrame
             rows = {name: _column(name, rows[name]) for name in known if name in rows}
             lengths = {name: len(values) for name, values in rows.items()}
@@ -288,7 +290,7 @@ def _column(name: str, values: Any) -> Any:
             values = values.tolist()
     values = list(values) if isinstance(values, tuple) else values
     if not isinstance(values, list | pa.Array | pa.ChunkedArray):
-        raise RowError(f"column {name!r}: found {repr(values)[:80]}, expected a list of values")
+        raise RowError(f"column {name!r}: found a {type(values).__name__}, expected a list of values")
     return values
 
 
@@ -527,7 +529,7 @@ def _flat(values: Any, most: int | None, wanted: str) -> tuple[Any, np.ndarray, 
     if not _is_list(values.type):
         at = pc.index(pc.is_valid(values), True).as_py()
         raise _BadValueError(at, repr(values[at].as_py()), wanted)
-    flat, full = pc.list_flatten(values), _integers(pc.list_value_length(values))
+    flat, full = pc.list_flatten(values), _integers(pc.list_value_length(values)).copy()  # to be a tensor
     flat = flat.cast(pa.large_binary()) if "_view" in str(flat.type) else flat  # which `take` cannot take
     kept = full if most is None else np.minimum(full, most)
     return flat if kept is full else flat.take(pa.array(_places(np.cumsum(full) - kept, kept))), kept, full
@@ -693,6 +695,8 @@ class Bundle:
         rows = _Rows.of(candidates, self.columns)
         if one.count != 1:
             raise RowError(f"the context is one row, found {one.count}")
+        if not rows.count:
+            return self._run("tower", [])
         own = {column for column in self.columns if rows.get(column) is not None}
         varying = {name for name, feature in self._features.items() if own.intersection(feature.columns)}
         cut = "candidate" in self._programs and varying.isdisjoint(self._programs["shared"].features)
