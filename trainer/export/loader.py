@@ -46,13 +46,10 @@ class RowError(ValueError):
         self.message, self.row, self.feature = message, row, feature
 
 
-class _BadValueError(Exception):
-    """The value at a place of an array is not allowed."""
-
-    def __init__(self, at: Any, found: object, expected: str) -> None:
-        super().__init__(at)
-        text = str(found)
-        self.at, self.message = int(at), f"found {text[:80]}{'...' * (len(text) > 80)}, expected {expected}"
+def _bad(at: Any, found: object, expected: str) -> RowError:
+    """Returns the error about the value at a place of an array: the feature that reads it says which row that is."""
+    text = str(found)
+    return RowError(f"found {text[:80]}{'...' * (len(text) > 80)}, expected {expected}", int(at))
 
 
 # ---------------------------------------------------------------- hashing: XXH64, of ints or of arrays of uint64
@@ -108,9 +105,7 @@ def _hash_words(words: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 def _hash_texts(texts: pa.Array, seed: int = 0) -> np.ndarray:
     """Returns the hashes of large_binary values: [n] uint64."""
     if len(texts) <= 64:  # numbers of Python are faster
-        values = texts.to_pylist()
-        hashes = (_xxh64(len(v), seed, lambda at, n, v=v: int.from_bytes(v[at : at + n], "little")) for v in values)
-        return np.fromiter(hashes, np.uint64)
+        return np.fromiter((_xxh64(len(v), seed, partial(_number, v)) for v in texts.to_pylist()), np.uint64)
     found, lengths = np.empty(len(texts), np.uint64), pc.binary_length(texts).to_numpy()
     for length in np.unique(lengths).tolist():
         some = np.flatnonzero(lengths == length)
@@ -119,6 +114,10 @@ def _hash_texts(texts: pa.Array, seed: int = 0) -> np.ndarray:
         padded[:, :length] = content.reshape(len(some), length)
         found[some] = _xxh64(length, seed, partial(_word, padded))
     return found
+
+
+def _number(value: bytes, at: int, width: int) -> int:
+    return int.from_bytes(value[at : at + width], "little")
 
 
 def _word(rows: np.ndarray, at: int, width: int) -> np.ndarray:
@@ -132,7 +131,7 @@ def _distinct(strings: pa.Array) -> tuple[pa.Array, np.ndarray]:
     lengths = pc.binary_length(texts).to_numpy()
     if lengths.max(initial=0) > LONGEST:
         at = (places == lengths.argmax()).argmax()
-        raise _BadValueError(at, f"a string of {lengths.max():,} bytes", f"an id of at most {LONGEST:,} bytes")
+        raise _bad(at, f"a string of {lengths.max():,} bytes", f"an id of at most {LONGEST:,} bytes")
     return texts, places
 
 
@@ -183,19 +182,19 @@ def _integers(array: pa.Array) -> np.ndarray:
 
 
 def _plain(array: pa.Array, wanted: str) -> pa.Array:
-    """Returns an array without dictionary, integers as such. Raises _BadValueError for values of another type."""
+    """Returns an array without dictionary, integers as such. Raises RowError for values of another type."""
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
     if array.null_count == len(array):
         return pa.nulls(len(array), _TYPES[wanted])
     kind = _kind(array.type)
     if kind not in _READ[wanted]:
         at = pc.index(pc.is_valid(array), True).as_py()
-        raise _BadValueError(at, repr(array[at].as_py()), wanted)
+        raise _bad(at, repr(array[at].as_py()), wanted)
     if kind == "number" and _TYPES[wanted] != pa.float64():  # how pandas holds integers with nulls
         numbers = _floats(array)
         whole = np.isnan(numbers) | (np.abs(numbers) < 2.0**63) & (np.floor(numbers) == numbers)
         if not whole.all():
-            raise _BadValueError(whole.argmin(), numbers[whole.argmin()], "an integer")
+            raise _bad(whole.argmin(), numbers[whole.argmin()], "an integer")
         return pa.array(numbers, from_pandas=True).cast(pa.int64())
     return array
 
@@ -207,20 +206,18 @@ def _read_as(wanted: str, read: Callable[[pa.Array], np.ndarray], values: Any) -
     try:
         array = pa.array(values, from_pandas=True)
     except _REFUSED:
-        if len(values) > 1:
-            return np.concatenate([_one(wanted, read, values, at) for at in range(len(values))])
-        if not (type(values[0]) is int and 0 <= values[0] < 2**64):
-            raise _BadValueError(0, repr(values[0]), wanted) from None
-        array = pa.array(values, pa.uint64())
-    return read(_plain(array, wanted))
-
-
-def _one(wanted: str, read: Callable[[pa.Array], np.ndarray], values: Sequence[Any], at: int) -> np.ndarray:
-    try:
-        return _read_as(wanted, read, values[at : at + 1])
-    except _BadValueError as bad:
-        bad.at = at
-        raise
+        if len(values) == 1 and not (type(values[0]) is int and 0 <= values[0] < 2**64):
+            raise _bad(0, repr(values[0]), wanted) from None
+        array = pa.array(values, pa.uint64()) if len(values) == 1 else None
+    if array is not None:
+        return read(_plain(array, wanted))
+    found = []
+    for at in range(len(values)):
+        try:
+            found.append(_read_as(wanted, read, values[at : at + 1]))
+        except RowError as bad:
+            raise RowError(bad.message, at) from None
+    return np.concatenate(found)
 
 
 # ---------------------------------------------------------------- rows, by column
@@ -337,7 +334,7 @@ class _Ids:
         self._remembered = [types | nothing for types in plain.get(wanted, [])]
 
     def __call__(self, values: Any) -> np.ndarray:
-        """Returns the rows of n values: [n] int64. Raises _BadValueError for one that has none."""
+        """Returns the rows of n values: [n] int64. Raises RowError for one that has none."""
         types = set(map(type, values)) if isinstance(values, list) else {pa.Array}
         if not any(types <= some for some in self._remembered):
             return _read_as(self._wanted, self._read, values)
@@ -355,7 +352,7 @@ class _Ids:
         if array.null_count or pa.types.is_floating(array.type):
             missing = np.asarray(pc.is_null(array, nan_is_null=True))
             if missing.any() and self._missing is None:
-                raise _BadValueError(missing.argmax(), "nothing", "an id")
+                raise _bad(missing.argmax(), "nothing", "an id")
             rows = np.where(missing, self._missing, rows)
         return rows if self._space is None else self._space(rows)
 
@@ -370,7 +367,7 @@ class _Ids:
             return _hash(array).view(np.int64)
         rows = _integers(array)
         if self._kind == "identity" and (wrong := (rows < 0) | (rows >= self._ids["num_ids"])).any():
-            raise _BadValueError(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self._ids['num_ids']})")
+            raise _bad(wrong.argmax(), array[int(wrong.argmax())], f"an id in [0, {self._ids['num_ids']})")
         return rows
 
 
@@ -382,7 +379,7 @@ class _Numbers:
         self._fill = None if fill is None else float(np.float32(fill)) if wanted == "float" else fill
 
     def __call__(self, values: Any) -> np.ndarray:
-        """Returns [n] float32. Raises _BadValueError for what is no finite number that the model can take."""
+        """Returns [n] float32. Raises RowError for what is no finite number that the model can take."""
         if isinstance(values, list) and _PLAIN_NUMBERS.issuperset(map(type, values)):
             try:
                 return self._read(_rounded(np.array(values, np.float64), self._wanted))  # in a tenth of the time
@@ -402,7 +399,7 @@ class _Numbers:
         if not (right := np.abs(numbers) <= LARGEST_NUMBER).all():
             at = right.argmin()
             expected = f"a finite number of magnitude {LARGEST_NUMBER:g} at most"
-            raise _BadValueError(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
+            raise _bad(at, "nothing" if np.isnan(raw[at]) else raw[at], expected)
         return numbers.astype(np.float32)
 
 
@@ -437,14 +434,13 @@ class _Feature:
         self.name, self.columns, self.aligned = spec["name"], spec["columns"], spec.get("aligned")
         self._spec, self._most = spec, spec.get("max_length")
         self._parts = [_Feature(part, types, bundle) for part in spec.get("parts", ())]
-        weights = {"name": self.name, "columns": [spec.get("weights")], "max_length": self._most, "steps": ()}
-        self._weights = _Feature(weights, types, bundle) if "weights" in spec else None
+        self._weights = _Feature(spec["weights"], types, bundle) if "weights" in spec else None
         self._space = bundle.id_space(spec["space"]) if "space" in spec else None
         if self._parts:
             return
         self._type, self._optional = types[self.columns[0]].removesuffix("?"), types[self.columns[0]].endswith("?")
         inner = self._type.removeprefix("list<").removesuffix(">")
-        self._read = _Ids(spec, inner, bundle) if "ids" in spec else _Numbers(spec["steps"], spec.get("fill"), inner)
+        self._read = _Ids(spec, inner, bundle) if "ids" in spec else _Numbers(spec["steps"], spec["fill"], inner)
 
     def read(self, rows: _Rows) -> _Column:
         """Returns the feature's column. Raises RowError."""
@@ -459,8 +455,9 @@ class _Feature:
                 return _Column(self._read(values))
             flat, lengths, full = _flat(values, self._most, self._type)
             found = self._read(flat)
-        except _BadValueError as bad:
-            row = bad.at if lengths is None else int(np.searchsorted(np.cumsum(lengths), bad.at, side="right"))
+        except RowError as bad:
+            at = bad.row or 0
+            row = at if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
             raise RowError(bad.message, row, self.name) from None
         if self._weights is None:
             return _Column(found, lengths, None, full)
@@ -525,10 +522,10 @@ def _flat(values: Any, most: int | None, wanted: str) -> tuple[Any, np.ndarray, 
         kept = full if most is None else np.minimum(full, most)
         return [x for v in lists for x in (v if most is None else v[-most:])], kept, full
     if values.null_count == len(values):
-        return [], *([np.zeros(len(values), np.int64)] * 2)
+        return [], np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
     if not _is_list(values.type):
         at = pc.index(pc.is_valid(values), True).as_py()
-        raise _BadValueError(at, repr(values[at].as_py()), wanted)
+        raise _bad(at, repr(values[at].as_py()), wanted)
     flat, full = pc.list_flatten(values), _integers(pc.list_value_length(values)).copy()  # to be a tensor
     flat = flat.cast(pa.large_binary()) if "_view" in str(flat.type) else flat  # which `take` cannot take
     kept = full if most is None else np.minimum(full, most)
@@ -540,7 +537,7 @@ def _list(value: Any, row: int, wanted: str) -> list[Any]:
         return []
     found = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
     if not isinstance(found, list):
-        raise _BadValueError(row, repr(value), wanted)
+        raise _bad(row, repr(value), wanted)
     return found
 
 

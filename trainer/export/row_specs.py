@@ -110,7 +110,8 @@ def _spec(f: Any, files: Mapping[str, str]) -> dict[str, Any]:
         cross = {"num_ids": f.ids.num_ids, "digests": isinstance(f.ids, Cross), "seed": getattr(f.ids, "seed", 0)}
         return spec | {"ids": cross, "missing": _missing_row(f), "parts": _parts(f, files)}
     if isinstance(f, IdListFeature) and f.weights:
-        spec["weights"] = f.weights
+        weights = {"name": f.name, "columns": [f.weights], "max_length": f.max_length}
+        spec["weights"] = weights | {"steps": [], "fill": None}
     return spec | {"ids": _ids(f.ids, files), "missing": _missing_row(f)}
 
 

@@ -17,6 +17,14 @@ def bundle_of(folder: Path, schema: Schema, types: pa.Schema, vocabularies: Path
     files = {path: f"vocabularies/{i}" for i, path in enumerate(schema.vocabularies)}
     strings = {path: write_vocabulary(folder, files[path], str(vocabularies), path) for path in files}
     rows = row_specs(schema, {field.name: field.type for field in types}, strings, files, {})
-    manifest = {"format": FORMAT, "files": {}, "raw": rows, "prepared": rows, "tables": {}, "id_spaces": {}, "programs": {}}
+    manifest = {
+        "format": FORMAT,
+        "files": {},
+        "raw": rows,
+        "prepared": rows,
+        "tables": {},
+        "id_spaces": {},
+        "programs": {},
+    }
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return Bundle(folder)
