@@ -149,7 +149,7 @@ _TYPES = {"string": pa.large_binary(), ANY: pa.int64(), "int64": pa.int64(), "ui
 _TYPES |= {"bool": pa.bool_(), "float": pa.float64(), "double": pa.float64()}
 _READ = {"string": {"string"}, "int64": {"integer", "number"}, "bool": {"bool"}}
 _READ |= {"uint64": _READ["int64"], ANY: {"string", "integer", "number", "bool"}}
-_READ |= dict.fromkeys(("float", "double"), {"integer", "number", "decimal", "bool"})
+_READ |= {"float": {"integer", "number", "decimal", "bool"}, "double": {"integer", "number", "decimal", "bool"}}
 _REFUSED = (pa.ArrowException, OverflowError, TypeError, ValueError)
 _PLAIN_NUMBERS = {float, int, bool, type(None)}
 
@@ -200,24 +200,38 @@ def _plain(array: pa.Array, wanted: str) -> pa.Array:
 
 
 def _read_as(wanted: str, read: Callable[[pa.Array], np.ndarray], values: Any) -> np.ndarray:
-    """Reads an Arrow array, or Python values; each on its own where they are of several types."""
+    """Reads an Arrow array, or Python values: those of each type as one array."""
     if isinstance(values, pa.Array):
         return read(_plain(values, wanted))
-    try:
-        array = pa.array(values, from_pandas=True)
-    except _REFUSED:
-        if len(values) == 1 and not (type(values[0]) is int and 0 <= values[0] < 2**64):
-            raise _bad(0, repr(values[0]), wanted) from None
-        array = pa.array(values, pa.uint64()) if len(values) == 1 else None
-    if array is not None:
-        return read(_plain(array, wanted))
-    found = []
-    for at in range(len(values)):
+    if len(set(map(type, values))) <= 1:
+        return read(_plain(_arrow(values, wanted), wanted))
+    by_type: dict[type, list[int]] = {}
+    for at, value in enumerate(values):
+        by_type.setdefault(type(value), []).append(at)
+    parts = []
+    for places in by_type.values():
         try:
-            found.append(_read_as(wanted, read, values[at : at + 1]))
+            parts.append(read(_plain(_arrow([values[at] for at in places], wanted), wanted)))
+        except RowError as bad:
+            raise RowError(bad.message, places[bad.row or 0]) from None
+    return np.concatenate(parts)[np.argsort(np.concatenate(list(by_type.values())))]
+
+
+def _arrow(values: list[Any], wanted: str) -> pa.Array:
+    """Returns values of one Python type. Raises RowError for one that Arrow cannot hold."""
+    try:
+        return pa.array(values, from_pandas=True)
+    except _REFUSED:
+        if all(type(value) is int and -(2**63) <= value < 2**64 for value in values):
+            return pa.array([value % 2**64 for value in values], pa.uint64())  # the same bits
+        if len(values) == 1:
+            raise _bad(0, repr(values[0]), wanted) from None
+    for at, value in enumerate(values):
+        try:
+            _arrow([value], wanted)
         except RowError as bad:
             raise RowError(bad.message, at) from None
-    return np.concatenate(found)
+    raise _bad(0, repr(values[0]), wanted)  # lists of several types
 
 
 # ---------------------------------------------------------------- rows, by column
@@ -811,7 +825,7 @@ class Bundle:
     # ------------------------------------------------------------ files, each opened once
 
     def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
-        """Returns a table's rows: [n] -> float32 [n, D]. They are float32, float16, or bytes with a scale and a bias."""
+        """Returns a table's rows: [n] -> float32 [n, D]. Of int8 ones each has a scale and a bias."""
         spec = self.manifest["tables"][table]
         found = self._array(spec["file"])[rows]
         if spec["dtype"] != "int8":

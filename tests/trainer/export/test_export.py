@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -127,6 +128,12 @@ def test_candidates_score_as_whole_rows(named: Path) -> None:
     one = pa.Table.from_pylist([context])
     np.testing.assert_allclose(bundle.score_candidates(one, columns), bundle.score(whole), atol=1e-6)
     assert bundle.score_candidates(context, []).shape == (0,)
+    many = [candidates[i % 30] for i in range(5_000)]  # more than one block
+    many[4_500] = many[4_500] | {"price": "dear"}
+    with pytest.raises(RowError, match=r"^row 4500: feature 'price': found 'dear', expected"):
+        bundle.score_candidates(context, many)
+    many[4_500] = candidates[0]
+    np.testing.assert_allclose(bundle.score_candidates(context, many)[4_500], bundle.score(whole[:1])[0], atol=1e-6)
     with pytest.raises(RowError, match="the context is one row, found 2"):
         bundle.score_candidates([context, context], candidates)
 
@@ -235,8 +242,23 @@ def test_a_table_of_a_hundred_million_rows_opens_without_being_read(named: Path,
     assert Bundle(tmp_path).vectors("user", np.array([0, 10**8 - 1])).tolist() == np.zeros((2, 16)).tolist()
 
 
+def test_a_copy_that_was_cut_short_is_refused(named: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "a copy"
+    shutil.copytree(named / "bundle", copied)
+    assert len(Bundle(copied).score(raw(test_rows(named)))) == 40
+    for path in (copied / "tables/item.npy", copied / "tower.pt2"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(ValueError, match=rf"{path.name}: missing or cut off, where the bundle has {len(whole):,} "):
+            Bundle(copied)
+        path.write_bytes(whole)
+
+
 def test_what_no_bundle_is_refused(tmp_path: Path, named: Path) -> None:
     with pytest.raises(ValueError, match="not a bundle"):
+        Bundle(tmp_path)
+    (tmp_path / "bundle.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"not a bundle: bundle.json holds no object"):
         Bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="a bundle of format 99, where this loader reads format 1"):

@@ -86,6 +86,11 @@ def test_vectors_of_users_need_no_items(folder: Path) -> None:
     _, scores = bundle.top_n(rows, 1)
     at = (vectors @ np.load(folder / "bundle/items.npy").T).max(1)
     np.testing.assert_allclose(scores[:, 0], at, atol=1e-6)
+    assert bundle.user_vectors([]).shape == (0, 5)
+    ids, scores = bundle.top_n([], 3)
+    assert ids == [] and scores.shape == (0, 3)
+    with pytest.raises(ValueError, match="found n = 0, expected at least 1"):
+        bundle.top_n(rows, 0)
     with pytest.raises(RowError, match="`seen` has lists for 1 rows, the rows are 9"):
         bundle.top_n(rows, 1, seen=[[]])
 

@@ -3,10 +3,13 @@
 import itertools
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,10 +26,11 @@ from shardrec.data_pipeline.features.feature_kinds import (
     IdListFeature,
     SequenceFeature,
 )
+from shardrec.data_pipeline.features.hashing import hash_array
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Cross, Hash, Identity, Raw, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader, check_aligned
-from shardrec.trainer.export.loader import RowError
+from shardrec.trainer.export.loader import Bundle, RowError
 from tests.trainer.export.bundles import bundle_of
 
 WORDS = ["", "a", "b", "é" * 5, "x" * 31, "y" * 40, "sechsundsechzig Zeichen " * 3]
@@ -207,3 +211,93 @@ def test_many_strings_hash_as_the_pipeline_hashes_them(folder: Path) -> None:
     listed = SequenceFeature(name="g", ids=Vocabulary(path="words.parquet", size=6), max_length=3)
     lists = pa.array([[word, "a"] for word in words])
     check(folder, Schema(features=(feature, listed), labels=()), pa.table({"f": words, "g": lists}))
+
+
+# ---------------------------------------------------------------- rows as services have them
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Bundle:
+    """A bundle that reads a row of a table, a hashed value, a list of strings and a number."""
+    made = (
+        IdFeature(name="row", ids=Identity(num_ids=10), missing="row"),
+        IdFeature(name="key", ids=Hash(num_ids=2**40), missing="row"),
+        IdListFeature(name="words", ids=Hash(num_ids=2**40), max_length=2),
+        DenseFeature(name="x", transforms=(Log(),), missing=0.0),
+    )
+    types = {"row": pa.int64(), "key": pa.null(), "words": pa.list_(pa.string()), "x": pa.float64()}
+    return bundle_of(folder / str(next(_count)), Schema(features=made, labels=()), pa.schema(types), folder)
+
+
+def hashed(values: Any) -> list[int]:
+    return (hash_array(pa.array(values)) % np.uint64(2**40)).astype(np.int64).tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"row": 7.5}, "row 1: feature 'row': found 7.5, expected an integer"),
+        ({"row": 2.0**70}, "row 1: feature 'row': found 1.18.*, expected an integer"),
+        ({"row": 2**64}, "row 1: feature 'row': found 18446744073709551616, expected int64"),
+        ({"row": Decimal(7)}, r"row 1: feature 'row': found Decimal\('7'\), expected int64"),
+        ({"key": [7]}, r"row 1: feature 'key': found \[7\], expected string or int64"),
+        ({"words": "ab"}, "row 1: feature 'words': found 'ab', expected list<string>"),
+        ({"words": ["a", 5]}, "row 1: feature 'words': found 5, expected string"),
+        ({"words": ["\ud800"]}, "row 1: feature 'words': found .*, expected string"),
+        ({"x": 10**400}, "row 1: feature 'x': found 10+.*, expected double"),
+        ({"x": datetime(2026, 1, 1)}, "row 1: feature 'x': found datetime.*, expected double"),
+    ],
+)
+def test_a_value_of_another_type_is_named(plain: Bundle, row: dict[str, Any], message: str) -> None:
+    rows = [{"row": 7, "key": 7, "words": ["a"], "x": 1.0}, row, {"row": 8}]
+    with pytest.raises(RowError, match=f"^{message}"):
+        plain.read(rows)
+
+
+def test_values_of_several_types_are_read_each_on_its_own(plain: Bundle) -> None:
+    keys = [7, "7", None, 2**63 + 5, 7.0, np.int64(7), b"\xff"]
+    expected = [*hashed([7]), *hashed(["7"]), 2**40, *hashed(pa.array([2**63 + 5], pa.uint64())), *hashed([7, 7])]
+    for _ in range(2):
+        found = plain.read([{"key": key} for key in keys])["key"].values.tolist()
+        assert found == [*expected, *hashed([b"\xff"])]
+    numbers = [2**53 + 1, 0.5, None, True, Decimal("1.5"), np.float32(2)]
+    read = plain.read([{"x": x} for x in numbers])["x"].values
+    np.testing.assert_array_equal(read, np.log1p(np.array([2.0**53, 0.5, 0, 1, 1.5, 2])).astype(np.float32))
+    words = plain.read([{"words": w} for w in (["a"], ("b", "c"), np.array(["d"]), float("nan"), None)])["words"]
+    assert words.lengths is not None and words.lengths.tolist() == [1, 2, 1, 0, 0]
+    assert words.values.tolist() == hashed(["a", "b", "c", "d"])
+
+
+def test_rows_of_pandas_and_numpy(plain: Bundle) -> None:
+    rows = [{"row": 7, "key": "a", "words": ["a", "b"], "x": 1.5}, {"row": None, "key": None, "words": None, "x": None}]
+    expected = plain.read(rows)
+    frame = pd.DataFrame(rows)
+    assert frame["row"].dtype == np.float64  # NaN for nothing
+    forms: list[Any] = [
+        frame,
+        frame.astype({"key": "category", "row": "Int64"}),
+        {name: frame[name] for name in frame},
+        {name: frame[name].to_numpy() for name in frame},
+        {name: tuple(frame[name]) for name in frame},
+        pa.concat_tables([pa.Table.from_pylist(rows[:1]), pa.Table.from_pylist(rows[1:])], promote_options="default"),
+    ]
+    for form in forms:
+        for name, column in plain.read(form).items():
+            for found, wanted in zip(column, expected[name], strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"row": 7}, "column 'row': found a int, expected a list of values"),
+        ({"row": "ab"}, "column 'row': found a str, expected a list of values"),
+        (pd.DataFrame([[1, 2]], columns=["row", "row"]), "column 'row': found a DataFrame, expected a list of values"),
+        (pa.table([[1], [2]], names=["row", "row"]), "the column 'row' is there 2 times"),
+        (pd.DataFrame({"row": [1, "a"]}), "row 1: feature 'row': found 'a', expected int64"),
+        ([{"row": 1}, 5], "rows are a pyarrow.Table"),
+    ],
+)
+def test_what_is_no_rows_is_refused(plain: Bundle, rows: Any, message: str) -> None:
+    with pytest.raises(RowError, match=f"^{message}"):
+        plain.read(rows)
