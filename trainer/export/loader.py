@@ -186,6 +186,8 @@ def _arrow(values: Any, wanted: str) -> pa.Array:
     """Returns Python values as an Arrow array. Raises _BadValueError for the first one of another type."""
     inner = _TYPES.get(wanted.removeprefix("list<").removesuffix(">"))
     kind = pa.list_(inner) if inner is not None and wanted.startswith("list<") else inner
+    if inner is not None and pa.types.is_integer(inner):
+        _check_whole(values)
     try:
         return pa.array(values, kind, from_pandas=True)
     except _REFUSED:
@@ -195,6 +197,16 @@ def _arrow(values: Any, wanted: str) -> pa.Array:
             except _REFUSED:
                 raise _BadValueError(at, repr(value), wanted) from None
         raise _BadValueError(0, "values of several types", "those of one") from None  # 7 and "7" where either may be
+
+
+def _check_whole(values: Any) -> None:
+    """Refuses fractions among Python values that are to be integers: Arrow would cut them off without a word."""
+    if not isinstance(values, list) or {int, type(None)}.issuperset(map(type, values)):
+        return
+    for at, value in enumerate(values):
+        for one in value if isinstance(value, list | tuple | np.ndarray) else (value,):
+            if isinstance(one, float | np.floating) and np.isfinite(one) and one != np.floor(one):
+                raise _BadValueError(at, one, "an integer")
 
 
 def _floats(array: pa.Array) -> np.ndarray:
@@ -396,7 +408,8 @@ class _Numbers:
     def __call__(self, values: Any) -> np.ndarray:
         """Returns [n] float32. Raises _BadValueError for what is no finite number that the model can take."""
         if isinstance(values, list) and _NUMBERS.issuperset(map(type, values)):
-            raw = np.array(values, self.precision).astype(np.float64)  # as below, in a tenth of the time
+            with np.errstate(over="ignore"):  # what becomes infinite is refused below
+                raw = np.array(values, self.precision).astype(np.float64)  # as below, in a tenth of the time
         else:
             raw = _floats(_plain(values if isinstance(values, pa.Array) else _arrow(values, self.wanted), self.wanted))
         numbers = raw if self.fill is None else np.where(np.isnan(raw), self.fill, raw)
