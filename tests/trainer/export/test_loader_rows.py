@@ -207,3 +207,13 @@ def test_many_strings_hash_as_the_pipeline_hashes_them(folder: Path) -> None:
     listed = SequenceFeature(name="g", ids=Vocabulary(path="words.parquet", size=6), max_length=3)
     lists = pa.array([[word, "a"] for word in words])
     check(folder, Schema(features=(feature, listed), labels=()), pa.table({"f": words, "g": lists}))
+
+
+@pytest.mark.parametrize("wrong", [[1, 1.5], [(1,), np.array([0.5])], [[2], None, [3, np.float32(2.5)]]])
+def test_a_fraction_is_no_integer_and_is_not_cut_off(folder: Path, wrong: list[Any]) -> None:
+    one = isinstance(wrong[0], int)
+    feature = IdFeature(name="f", ids=Identity(num_ids=9)) if one else IdListFeature(name="f", ids=Identity(num_ids=9))
+    types = pa.schema([("f", pa.int64() if one else pa.list_(pa.int64()))])
+    bundle = bundle_of(folder / str(next(_count)), Schema(features=(feature,), labels=()), types, folder)
+    with pytest.raises(RowError, match=rf"row {len(wrong) - 1}: feature 'f': found .*\.5, expected an integer"):
+        bundle.read({"f": wrong})
