@@ -55,8 +55,10 @@ def train(
 
         elsewhere = all(choose_backend(run.launch) == "ray" for run in runs)  # then no GPU is this process's to ask
         forked = torch.random.fork_rng(devices=() if elsewhere else range(torch.cuda.device_count()))
-        with reported(config), forked:
-            values = train_run(config, resume=goes_on, step=step, quiet=quiet, embedded=True, began=began)
+        with reported(config) as report, forked:
+            values = train_run(
+                config, resume=goes_on, step=step, quiet=quiet, embedded=True, began=began, at_end=report
+            )
         give_back_freed_memory()  # this process's next run needs it
     return None if values is None else Summary.of(Path(config.run), values)
 

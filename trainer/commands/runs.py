@@ -66,8 +66,8 @@ def train(
     with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
         from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
 
-        with reported(config):
-            summary = train_run(config, resume=goes_on, step=step, quiet=quiet, began=context.obj)
+        with reported(config) as report:
+            summary = train_run(config, resume=goes_on, step=step, quiet=quiet, began=context.obj, at_end=report)
     if summary:
         for name, stage in stages.items():
             typer.echo(f"stage {name}")

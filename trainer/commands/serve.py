@@ -45,6 +45,8 @@ def serve(
         largest = parse_bytes(max_body)
     except ValueError as error:
         raise UserError(f"--max-body {max_body}: {error}") from None
+    if largest < 1:
+        raise UserError(f"--max-body {max_body}: no body fits that; expected a size such as 8MiB")
     run(
         Settings(
             bundle=str(bundle),

@@ -5,6 +5,7 @@
 - `final_scores.py`: ROC, precision and recall, calibration, histograms of the final evaluation
 - `headline.py`: how a run stands, its figures and metrics, what a reader should know
 - `learning_curves.py`: training and validation over steps
+- `lists.py`: recall and NDCG of lists of the whole catalogue, by their length
 - `markup.py`: elements of HTML and SVG, in which all text is escaped
 - `metric_names.py`: what metrics are called, which come first, which direction is better
 - `numbers.py`: numbers as people read them, and round ticks

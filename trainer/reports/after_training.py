@@ -1,6 +1,6 @@
 """After training, also where it ends with an error, the leading process writes the run's page: never a failure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,19 @@ from shardrec.trainer.run_folder.terminal import error_line, messages
 
 
 @contextmanager
-def reported(config: RunConfig) -> Iterator[None]:
-    """Writes the page of the run that the block trains, also where it ends with a UserError or is interrupted."""
+def reported(config: RunConfig) -> Iterator[Callable[[Path], None]]:
+    """Writes the page of the run that the block trains, also where it ends with a UserError or is interrupted.
+
+    Yields what writes it earlier, for trackers to have it.
+    """
+    written: set[Path] = set()
+
+    def write(path: Path) -> None:
+        report_or_warn(path)
+        written.add(path)
+
     try:
-        yield
+        yield write
     except (UserError, KeyboardInterrupt, OSError) as error:
         line = (
             error_line(error).removeprefix("shardrec: error: ")
@@ -24,7 +33,8 @@ def reported(config: RunConfig) -> Iterator[None]:
         )
         report_or_warn(Path(config.run), failure=line)
         raise
-    report_or_warn(Path(config.run))
+    if Path(config.run) not in written:
+        report_or_warn(Path(config.run))
 
 
 def report_comparison(comparison: Path) -> None:

@@ -27,7 +27,8 @@ def final_scores(facts: RunFacts) -> Markup:
 
 
 def curve_charts(named: list[Named]) -> Iterator[Chart]:
-    """Yields ROC, precision and recall, and calibration, with a line each."""
+    """Yields ROC, precision and recall, and calibration, with a line each; the first two of rows of both classes."""
+    every, named = named, [item for item in named if item[3].get("auc", 0.0) is not None]
     roc = [
         Line(f"{name}, AUC {number(of.get('auc'))}", columns(c, "points", "false_positive_rate", RECALL), i)
         for name, i, c, of in named
@@ -45,7 +46,7 @@ def curve_charts(named: list[Named]) -> Iterator[Chart]:
     guides: list[tuple[Point, Point]] = [((0, share), (1, share)) for share in chance]
     yield Chart("Precision and recall", Axis("recall", 0.0, 1.0), Axis("precision", 0.0, 1.0), recall,
                 guides=guides, guide="chance: share of positives")  # fmt: skip
-    yield _calibration(named)
+    yield _calibration(every)
 
 
 def _calibration(named: list[Named]) -> Chart:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 from shardrec.trainer.reports.markup import Child, Markup, element, joined
-from shardrec.trainer.reports.metric_names import leading_first, titled
+from shardrec.trainer.reports.metric_names import POPULAR, leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, is_number, number, short
 from shardrec.trainer.reports.page import card, cell, folded, notes, table
 from shardrec.trainer.reports.run_facts import RunFacts
@@ -42,7 +42,7 @@ def _cards(facts: RunFacts) -> Markup:
     split = "test" if facts.metrics.get("test") else "validation"
     of_split = facts.metrics.get(split, {})
     names = leading_first(of_split, facts.config.trainer.selection_metric)
-    names = [name for name in names if name != "normalized_entropy"][:CARDS_OF_METRICS]
+    names = [name for name in names if name != "normalized_entropy" and is_number(of_split[name])][:CARDS_OF_METRICS]
     shown = [card(f"{titled(name)}, {split}", number(of_split[name])) for name in names]
     if facts.best_step is not None:
         of = f"of {count(s.get('steps', facts.last_step))}"
@@ -87,6 +87,9 @@ def metrics_table(facts: RunFacts) -> Markup:
         if best := attainable.get(split):
             quiet = [element("span", _shown(best, name), class_="note") for name in chosen]
             rows.append([element("span", "best attainable", class_="note"), *quiet])
+        if any(POPULAR + name in of for name in chosen):
+            quiet = [element("span", _shown(of, POPULAR + name), class_="note") for name in chosen]
+            rows.append([element("span", "most popular", class_="note"), *quiet])
     whole = table(["split", *map(titled, chosen)], rows)
     rest = [name for name in names if name not in chosen]
     others = [[titled(name), *(cell(_shown(of, name)) for of in splits.values())] for name in rest]

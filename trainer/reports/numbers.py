@@ -1,6 +1,7 @@
 """Numbers as people read them, and the round ticks of an axis."""
 
 import math
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeGuard
@@ -79,4 +80,4 @@ def duration(seconds: object) -> str:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Says whether a value of a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from shardrec.trainer.reports.final_scores import final_scores
 from shardrec.trainer.reports.headline import head, headline, standing
 from shardrec.trainer.reports.learning_curves import learning_curves
+from shardrec.trainer.reports.lists import lists_of_run
 from shardrec.trainer.reports.markup import Markup, element
 from shardrec.trainer.reports.metric_names import leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, number
@@ -25,6 +26,7 @@ def run_page(facts: RunFacts, *, budget: int, slices: Markup | None = None, fail
     sections = [
         Section("Figures", headline(facts, failure)),
         Section("Learning curves", learning_curves(facts)),
+        Section("Lists", lists_of_run(facts)),
         Section("Scores", final_scores(facts)),
         Section("Slices", slices),
         Section("Speed and memory", speed_and_memory(facts)),

@@ -8,6 +8,7 @@ from shardrec.trainer.reports.chart import Axis, Chart, Line, Point, charts
 from shardrec.trainer.reports.final_scores import Named, curve_charts
 from shardrec.trainer.reports.headline import standing
 from shardrec.trainer.reports.learning_curves import best_dot, loss_terms, step_axis, telling_first
+from shardrec.trainer.reports.lists import list_charts
 from shardrec.trainer.reports.markup import Markup, element, joined
 from shardrec.trainer.reports.metric_names import larger_is_better, leading_first, titled
 from shardrec.trainer.reports.numbers import DASH, count, duration, is_number, number, short
@@ -35,6 +36,7 @@ def side_by_side_page(runs: Runs, out: Path, *, title: str = "") -> str:
     sections = [
         Section("Metrics", notes(_warnings(runs)), _means(runs), _metrics(runs, out)),
         Section("Learning curves", _learning_curves(drawn)),
+        Section("Lists", _lists(drawn)),
         Section("Scores", _scores(drawn)),
         Section("Speed and memory", charts(_throughput(drawn), _memory(drawn))),
         Section("Settings that differ", _settings(runs)),
@@ -166,6 +168,13 @@ def _overlaid(runs: Runs, kind: str, name: str, title: str, *, dots: bool = Fals
     best = [dot._replace(label="", series=i) for i, run in drawn if dots for dot in best_dot(run, name)]
     note = "The large dots are the best steps." if best else ""
     return Chart(title, step_axis(), Axis(titled(name)), lines, dots=best, note=note)
+
+
+def _lists(runs: Runs) -> Markup:
+    split = split_of(runs)
+    return charts(
+        *list_charts([(run.name, i, run.metrics.get(split, {})) for i, run in zip(series_of(runs), runs, strict=True)])
+    )
 
 
 def _scores(runs: Runs) -> Markup:

@@ -29,6 +29,9 @@ DEFAULT_N, MOST_N = 10, 1000
 MOST_LISTS = 1000
 """Users or items of a request for lists, at most: a list is worked out from the whole catalogue."""
 
+LONGEST_PATH = 4095
+"""Characters of a path, at most, as Linux has it."""
+
 MILLE = 1000
 """Impressions that an eCPM is the price of: 1000 x score x bid."""
 
@@ -171,7 +174,7 @@ async def _reload(service: Service, asked: Asked) -> Response:
         raise Refusal(401, f"expected the header `Authorization: Bearer`, with the token of {TOKEN}")
     content = read_json(asked.body or b"{}", {"bundle": False})
     path = content.get("bundle", service.settings.bundle)
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or not 1 <= len(path) <= LONGEST_PATH or "\0" in path:
         raise malformed("bundle is no path", field="bundle")
     assert service.reload is not None
     outcome = await service.reload(path)
@@ -212,4 +215,6 @@ def application(service: Service) -> Starlette:
         routes.append(Route("/admin/reload", service.endpoint("reload", _reload), methods=["POST"]))
     told = {"/v1/model": model, "/health": health, "/ready": ready, "/metrics": metrics, "/openapi.json": description}
     routes += [Route(path, function, methods=["GET"]) for path, function in told.items()]
-    return Starlette(routes=routes, exception_handlers={HTTPException: other})
+    served = Starlette(routes=routes, exception_handlers={HTTPException: other})
+    served.router.redirect_slashes = False  # /v1/score/ is no endpoint, and no client would follow with its body
+    return served

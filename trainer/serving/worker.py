@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.serving.application import application
@@ -32,6 +33,35 @@ YEAR_SECONDS = 365 * 86400.0
 
 KEEP_ALIVE_SECONDS = 75
 """How long a connection without requests stays open: longer than the minute after which load balancers close it."""
+
+
+LARGEST_HEAD = 64 << 10
+"""Bytes of a request's line and headers, at most, beyond those that arrived with its first one."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which keeps all headers that come, with a limit on their bytes."""
+
+    _head: int | None = None  # bytes since those with which a request began, until its headers are complete
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on, unless the request's head is too large: the connection is closed then."""
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > LARGEST_HEAD:
+                self.send_400_response(f"A head of {self._head:,} bytes or more, where {LARGEST_HEAD:,} are the most.")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Begins to count."""
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        """Ends to count: bodies have limits of their own."""
+        self._head = None
+        super().on_headers_complete()
 
 
 class Server(uvicorn.Server):
@@ -128,7 +158,7 @@ class Worker:
             application(self._service),
             lifespan="off",
             ws="none",
-            http="httptools",
+            http=Protocol,
             log_level="error",
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -18,7 +18,7 @@ from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.tracking.job import ENDINGS, Ending, Job
 from shardrec.trainer.tracking.kept import Kept
 from shardrec.trainer.tracking.records import Record, Records
-from shardrec.trainer.tracking.tracker import FILES, Tracker
+from shardrec.trainer.tracking.tracker import FILES, REPORT, Tracker
 
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 30.0
@@ -85,6 +85,8 @@ class Follower:
         self._send()
         folder = Path(self._job.folder)
         files = [folder / name for name in FILES if (folder / name).is_file()]
+        if ending == "finished" and _is_newer(folder / REPORT, folder / "summary.json"):
+            files.append(folder / REPORT)
         self._tracker.close(ending, _summary(folder) if ending == "finished" else {}, files)
 
 
@@ -94,6 +96,11 @@ def _summary(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, Mapping) else {}
+
+
+def _is_newer(file: Path, other: Path) -> bool:
+    """Says whether a file is there and was not written before another one."""
+    return file.is_file() and other.is_file() and file.stat().st_mtime_ns >= other.stat().st_mtime_ns
 
 
 def tracker_called(name: str) -> Tracker:

@@ -1,9 +1,12 @@
 """A run of MLflow's, by its client alone: no global state of MLflow's is touched."""
 
+import fcntl
+import hashlib
 import os
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,9 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        self._client = client = MlflowClient(tracking_uri(job.settings, job.directory))
+        uri = tracking_uri(job.settings, job.directory)
+        with alone(uri):
+            self._client = client = MlflowClient(uri)
         if run is not None:
             with suppress(MlflowException):  # removed there, or another server: then a new run
                 client.update_run(run, status="RUNNING")
@@ -98,6 +103,18 @@ class MlflowRun:
         for file in files:
             self._client.log_artifact(self._run, str(file))
         self._client.set_terminated(self._run, _STATUS[ending])
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Keeps runs of this machine that begin at once from all making the tables of one new SQLite file."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    name = f"shardrec-mlflow-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _metrics(prefix: str, values: Mapping[str, Any], at: Record) -> list[Any]:

@@ -11,6 +11,9 @@ from shardrec.trainer.tracking.records import Record
 FILES = ("config.yaml", "schema.yaml", "plan.txt", "summary.json")
 """What a tracker gets of a run folder once the run is over, where it is there."""
 
+REPORT = "report.html"
+"""What it gets of a run that is finished, where it is of the run as it is now."""
+
 
 class Tracker(Protocol):
     """A tracker takes what a run records. Any error of its methods means that the call may be made again."""

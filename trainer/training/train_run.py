@@ -1,7 +1,7 @@
 """A whole training run is inspected, launched and summed up in its run folder; stages run one after another."""
 
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.taking_up import finished_summary, taken_up
 from shardrec.trainer.training.trainer import train_worker
 
+AtEnd = Callable[[Path], None]
+"""What is to be done with the folder of a run that is finished."""
+
 
 def train_run(
     config: RunConfig,
@@ -42,6 +45,7 @@ def train_run(
     embedded: bool = False,
     began: float | None = None,
     group: Path | None = None,
+    at_end: AtEnd | None = None,
 ) -> dict[str, Any] | None:
     """Trains as `config` says; returns the summary, or None on the further ranks of a torchrun.
 
@@ -55,14 +59,19 @@ def train_run(
     removed. A run that is finished, with nothing left to train, stays as it is.
 
     began: from when times count, in seconds of the epoch: when the command was started; default: now. group: the folder
-    of the runs that this one belongs to, for trackers.
+    of the runs that this one belongs to, for trackers. at_end: called with the run folder (of stages with each one's)
+    once its summary is written, before trackers take what is left.
     """
     stages = resolve_stages(config)
     if stages:
-        return _train_stages(config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began, group=group)
+        return _train_stages(
+            config, stages, resume=resume, quiet=quiet, embedded=embedded, began=began, group=group, at_end=at_end
+        )
     began = began or time.time()
     blueprint = inspect_run(config)
-    return _train(blueprint, resume=resume, step=step, quiet=quiet, embedded=embedded, began=began, group=group)
+    return _train(
+        blueprint, resume=resume, step=step, quiet=quiet, embedded=embedded, began=began, group=group, at_end=at_end
+    )
 
 
 def _train(
@@ -75,6 +84,7 @@ def _train(
     stays: bool = False,
     embedded: bool = False,
     group: Path | None = None,
+    at_end: AtEnd | None = None,
 ) -> dict[str, Any] | None:
     config, name = blueprint.config, command_name("train")
     with ExitStack() as stack:
@@ -100,6 +110,8 @@ def _train(
             summary["wall_seconds"] = round(time.time() - began, 2)
             summary["finished"] = True
             write_summary(folder, summary)
+            if at_end is not None:
+                at_end(folder.path)
         return summary
 
 
@@ -123,10 +135,14 @@ def _train_stages(
     embedded: bool,
     began: float | None,
     group: Path | None,
+    at_end: AtEnd | None,
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
     whole, name = RunFolder(Path(config.run)), command_name("train")
-    asked = partial(_train_each, resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path)
+    asked = partial(
+        _train_each,
+        resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path, at_end=at_end,
+    )  # fmt: skip
     if not leads():
         return asked(config, stages, whole)
     check_stages_folder(whole, stages, resume=resume)
@@ -145,6 +161,7 @@ def _train_each(
     embedded: bool,
     began: float | None,
     group: Path,
+    at_end: AtEnd | None,
 ) -> dict[str, Any] | None:
     last = list(stages)[-1]
     folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
@@ -171,6 +188,7 @@ def _train_each(
                     stays=True,
                     embedded=embedded,
                     group=group,
+                    at_end=at_end,
                 )
                 began = None  # a later stage begins when the one before it is over
                 give_back_freed_memory()  # the next stage needs it

@@ -115,6 +115,7 @@ def _check_space(file: RunFile, tune: TuneConfig) -> RunConfig:
         of_data = parts[0] == "data" and parts[1:2] and parts[1] in NOT_SEARCHED_DATA
         if of_data or any(f"{key}.".startswith(f"{name}.") for name in NOT_SEARCHED):
             raise UserError(f"{file.where}: tune.space: {key} is the same in all trials, and is not searched for")
+    _check_said_once(file, tune)
     if VARIANT in tune.space and file.variant is not None:
         raise UserError(f"{file.where}: tune.space searches through variants; leave --variant out")
     if tune.sampler == "grid":
@@ -130,6 +131,18 @@ def _check_space(file: RunFile, tune: TuneConfig) -> RunConfig:
     return configs[0]
 
 
+def _check_said_once(file: RunFile, tune: TuneConfig) -> None:
+    """Raises UserError where a trial's value of one key would replace what is searched for, or set, by another."""
+    for override in file.overrides:
+        name = override.partition("=")[0].strip()
+        if searched := next((key for key in tune.space if f"{name}.".startswith(f"{key}.")), None):
+            raise UserError(f"--set {name}: tune.space searches for {searched}; leave one of them out")
+    for key, parameter in tune.space.items():
+        inner = next((other for other in tune.space if other.startswith(f"{key}.")), None)
+        if inner is not None and not parameter.when and not tune.space[inner].when:
+            raise UserError(f"{file.where}: tune.space: {inner} is a part of {key}; leave one of them out")
+
+
 def _consistent(values: Values, tune: TuneConfig) -> Values:
     """Returns values without those of keys whose conditions do not hold."""
     kept: Values = {}
@@ -141,6 +154,7 @@ def _consistent(values: Values, tune: TuneConfig) -> Values:
 
 def _metric(config: RunConfig, wanted: str | None, out: Path) -> tuple[str, bool]:
     """Inspects a trial; returns the metric that judges, and whether larger is better."""
+    from shardrec.trainer.catalogue.evaluation import directions
     from shardrec.trainer.training.inspection import inspect_run
 
     trainer = config.trainer
@@ -149,9 +163,9 @@ def _metric(config: RunConfig, wanted: str | None, out: Path) -> tuple[str, bool
     config = config.model_copy(update={"trainer": trainer, "run": str(out / "trial")})
     if config.data.split("validation") is None:
         raise UserError("tune: trials are judged by validation rows, of which there are none; name data.validation")
-    metrics = inspect_run(config).model.task.metrics()
-    name = wanted or next(iter(metrics.directions))
-    return name, metrics.larger_is_better(name)
+    known = directions(inspect_run(config).model.task, config)
+    name = wanted or next(iter(known))
+    return name, known[name]
 
 
 def _quoted(key: str) -> str:

@@ -21,7 +21,7 @@ from shardrec.trainer.run_folder.terminal import messages, status_line
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.report import Findings
 from shardrec.trainer.tuning.space import suggested
-from shardrec.trainer.tuning.study import DIED, check_folder, check_installed, counted, opened
+from shardrec.trainer.tuning.study import DIED, check_folder, check_installed, counted, database_errors, opened
 from shardrec.trainer.tuning.trial import RunningTrial
 from shardrec.trainer.tuning.workplace import Workplaces
 
@@ -46,7 +46,7 @@ def search(
     check_folder(plan, resume=resume)
     Findings.check_writable(plan.out)
     until = None if timeout is None else time.monotonic() + timeout
-    with locked(plan.out, command_name("tune")):
+    with locked(plan.out, command_name("tune")), database_errors(plan):
         check_folder(plan, resume=resume)
         study = opened(plan)
         with status_line() as show, Workplaces(jobs, plan.out) as workplaces:

@@ -5,10 +5,12 @@ failed, and its settings are asked for once more.
 """
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.declared.documents import dump_document, read_document
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, shortened
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -55,6 +57,10 @@ def check_folder(plan: Plan, *, resume: bool) -> None:
     before = read_document(file, "study")
     if not isinstance(before, dict) or set(before) != {"metric", "run", "tune"}:
         raise UserError(f"{file}: not what a search leaves; put it back, or name another --out")
+    if not (plan.out / DATABASE).exists() and any(plan.out.glob("trial-*")):
+        raise UserError(
+            f"{plan.out / DATABASE}: is gone, and with it what came of the trials; put it back, or name another --out"
+        )
     now = _declared(plan)
     for what in ("metric", "tune"):
         if before[what] != now[what]:
@@ -73,6 +79,20 @@ def _declared(plan: Plan) -> dict[str, Any]:
     tune = plan.tune.model_dump(mode="json", by_alias=True, exclude=set(_MAY_CHANGE))
     run = plan.file.config().model_dump(mode="json", by_alias=True)
     return {"metric": plan.metric, "tune": tune, "run": run}
+
+
+@contextmanager
+def database_errors(plan: Plan) -> Iterator[None]:
+    """Makes a UserError of what keeps the study from being read or written: no database, a full disk."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        cause = error if isinstance(error, SQLAlchemyError) or error.__cause__ is None else error.__cause__
+        line = shortened((str(cause).splitlines() or [type(cause).__name__])[0], 200)
+        raise UserError(f"{plan.out / DATABASE}: {line}; once that is mended, --resume goes on") from error
 
 
 def opened(plan: Plan) -> "Study":

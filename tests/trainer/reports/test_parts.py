@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from shardrec.trainer.reports.chart import HEIGHT, WIDTH, Axis, Bars, Chart, Dot, Line, Mark, charts
+from shardrec.trainer.reports.lists import list_charts
 from shardrec.trainer.reports.markup import Markup, element, joined
-from shardrec.trainer.reports.numbers import duration, number, short, tick_labels, ticks
+from shardrec.trainer.reports.metric_names import leading_first, titled
+from shardrec.trainer.reports.numbers import duration, is_number, number, short, tick_labels, ticks
 from shardrec.trainer.reports.style import DARK, DARK_SERIES, LIGHT, LIGHT_SERIES
 from shardrec.trainer.reports.thinning import MOST_POINTS, thinned
 
@@ -144,3 +146,18 @@ def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_of_lists_of_several_lengths_one_leads_and_all_are_drawn() -> None:
+    values = {f"{kind}@{k}": k / 100 + len(kind) / 10 for kind in ("recall", "coverage") for k in (20, 100, 5)}
+    metrics = {"auc": None, "log_loss": 0.4, "popular_recall@5": 0.01, "popular_recall@100": 0.2, **values}
+    assert leading_first(metrics, None) == ["recall@100", "coverage@100", "auc", "log_loss"]
+    assert leading_first(metrics, "recall@20") == ["recall@20", "coverage@20", "auc", "log_loss"]
+    assert leading_first({"auc": 1, "hr@10": 1}, None) == ["auc", "hr@10"]  # of rows, not of a catalogue
+    assert titled("popular_recall@5") == "Recall@5, most popular" and titled("mrr@5") == "MRR@5"
+    recall, coverage = list_charts([("test", 0, metrics)])
+    assert recall.lines[0].points == [(5, 0.65), (20, 0.8), (100, 1.6)]
+    assert recall.lines[1].points == [(5, 0.01), (100, 0.2)] and recall.lines[1].dotted
+    assert coverage.title == "Coverage by length" and len(coverage.lines) == 1
+    assert not list(list_charts([("test", 0, {"recall@20": 0.1})]))
+    assert not is_number(10**400) and not is_number(float("nan")) and is_number(-3)

@@ -1,15 +1,18 @@
 """A running service answers as its bundle scores, tells what is wrong with a request, and goes on."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -112,6 +115,9 @@ WRONG: dict[str, tuple[str, bytes, int, dict[str, Any]]] = {
     "a string for an id": ("score", rows_with(item="i7"), 422, {"row": 2, "field": "item"}),
     "null for an id": ("score", rows_with(item=None), 422, {"row": 2, "field": "item"}),
     "a list for an id": ("score", rows_with(item=[3]), 422, {"row": 2, "field": "item"}),
+    "a fraction for an id": ("score", rows_with(item=1.5), 422, {"row": 2, "field": "item"}),
+    "a fraction in a list": ("score", rows_with(shelves=[1, 2.5]), 422, {"row": 2, "field": "shelves"}),
+    "a number past float32": ("score", rows_with(price=1e300), 422, {"row": 2, "field": "price"}),
     "an object for an id": ("score", rows_with(item={"a": 1}), 422, {"row": 2, "field": "item"}),
     "an id that is out of range": ("score", rows_with(item=10**6), 422, {"row": 2, "field": "item"}),
     "an id of 80 bits": ("score", rows_with(item=2**80), 422, {"row": 2, "field": "item"}),
@@ -157,13 +163,30 @@ def test_bodies_are_refused_by_size_type_and_place(client: httpx.Client) -> None
     assert client.post("/v1/score", content=b"{}", headers={"content-type": "text/csv"}).status_code == 415
     assert client.post("/v1/score", content=b"{}").status_code == 415
     assert client.post("/v1/rank", content=b"", headers={"content-type": ARROW}).status_code == 415
+    assert client.post("/v1/score", content=b"{}", headers=rows | {"content-encoding": "gzip"}).status_code == 415
     for answer, status in (
+        (client.post("/v1/score/", json={}), 404),  # no redirect, which clients would follow without the body
         (client.get("/v1/score"), 405),
         (client.post("/v2/score"), 404),
         (client.get("/admin"), 404),
     ):
         assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert client.post("/admin/reload", json={}, headers={"authorization": "Bearer abd"}).status_code == 401
+    token = {"authorization": f"Bearer {TOKEN}"}
+    assert client.post("/admin/reload", json={"bundle": "x" * 4096}, headers=token).status_code == 400
+
+
+def test_a_head_without_end_is_given_up(service: Running) -> None:
+    """Headers are kept until all of them are there, which is no reason to keep any number of them."""
+    sent = 0
+    address = urlsplit(service.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 64 << 20:
+                sent += connection.send(b"a" * 4096)
+    assert sent < 64 << 20
+    assert httpx.get(f"{service.url}/health").status_code == 200
 
 
 def test_good_and_bad_requests_at_once_get_each_their_own_answer(service: Running, bundle: Bundle) -> None:

@@ -3,7 +3,9 @@
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from shardrec.trainer.config.trust import check_trusted
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.tracking.follower import Follower, tracker_called
 from shardrec.trainer.tracking.job import Ending, Job
+from shardrec.trainer.tracking.mlflow_run import alone
 from shardrec.trainer.tracking.records import Records
 from shardrec.trainer.training.train_run import train_run
 from tests.trainer.command_line import refused
@@ -64,13 +67,32 @@ def test_mlflow_has_what_was_recorded_and_a_resumed_run_goes_on_with_it(tmp_path
     write_atomically(folder / "metrics.jsonl", first + line("validation", 2, auc=0.6) + line("validation", 4, auc=0.7))
     (folder / "summary.json").write_text(json.dumps({"steps": 4, "metrics": {"test": {"auc": 0.65}}, "finished": True}))
     (folder / "config.yaml").write_text("run: here\n")
+    (folder / "report.html").write_text("<!doctype html>")
     assert follow(job, None, "finished")
     (same,) = client.search_runs([client.get_experiment_by_name("clicks").experiment_id])
     assert same.info.run_id == run.info.run_id and same.info.status == "FINISHED"
     history = [(m.step, m.value, m.timestamp) for m in client.get_metric_history(same.info.run_id, "validation/auc")]
     assert history == [(2, 0.6, 102_000), (4, 0.7, 104_000)]  # each step once
     assert same.data.metrics["summary/metrics/test/auc"] == 0.65
-    assert {file.path for file in client.list_artifacts(same.info.run_id)} == {"config.yaml", "summary.json"}
+    assert {file.path for file in client.list_artifacts(same.info.run_id)} == {
+        "config.yaml", "report.html", "summary.json"
+    }  # fmt: skip
+
+
+def test_a_new_database_is_made_by_one_run_at_a_time(tmp_path: Path) -> None:
+    """As runs of a comparison or a search begin at once: MLflow would make its tables twice, and fail."""
+    inside: list[int] = []
+
+    def make(number: int) -> list[int]:
+        with alone(f"sqlite:///{tmp_path}/mlflow.db"):
+            inside.append(number)
+            time.sleep(0.02)
+            found = list(inside)
+            inside.remove(number)
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(make, range(4))) == [[0], [1], [2], [3]]
 
 
 def test_records_are_read_as_they_come_and_again_where_the_file_was_replaced(tmp_path: Path) -> None:

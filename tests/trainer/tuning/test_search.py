@@ -114,6 +114,10 @@ def test_a_search_that_was_killed_asks_for_what_was_being_trained_again(data: Pa
         shardrec.tune(path, jobs=0, out=tmp_path / "elsewhere", resume=True)
     timed = shardrec.tune(path, jobs=0, trials=5, timeout=0, out=out, resume=True, quiet=True)
     assert timed.trials == found.trials  # no trial begins once time is over
+    for damage, said in (("cut short", "study.db: .*not a database"), (None, "study.db: is gone")):
+        (out / "study.db").write_text(damage) if damage else (out / "study.db").unlink()
+        with pytest.raises(UserError, match=said):
+            shardrec.tune(path, jobs=0, out=out, resume=True)
 
 
 def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_path: Path) -> None:
@@ -152,6 +156,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metric": "label_mean", "space": {RATE: [0.1, 0.2]}}, "label_mean"),
     ({"sampler": "grid", "space": {RATE: {"log": [0.1, 0.2]}}}, "a range without steps"),
     ({"space": {"variant": ["dcnn"]}}, "unknown variant or model 'dcnn'"),
+    (
+        {"space": {"model.mlp": [{"hidden": [4]}], "model.mlp.hidden": [[4], [8]]}},
+        "model.mlp.hidden is a part of model.mlp",
+    ),
     ({"metric": "log_loss", "space": {"trainer.early_stopping.metric": ["auc"]}}, "leave one of them out"),
 ]
 
@@ -176,6 +184,7 @@ def test_a_search_needs_optuna_validation_rows_and_a_folder_of_its_own(
     (tmp_path / "other/mine.txt").write_text("mine")
     assert "not the folder of a search" in refused(monkeypatch, "tune", path, "--out", tmp_path / "other")
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["mine.txt"]
+    assert f"tune.space searches for {RATE}" in refused(monkeypatch, "tune", path, "--set", f"{RATE}=0.3")
     assert "--timeout 'soon': expected a time" in refused(monkeypatch, "tune", path, "--timeout", "soon")
     trained = yaml.safe_load(path.read_text())
     trained["data"] |= {"path": None, "schema": str(data / "schema.yaml"), "train": str(data / "train")}

@@ -38,7 +38,9 @@ def _too_large(found: str, largest: int) -> Refusal:
 
 
 def form_of(request: Request) -> str:
-    """Returns which of the two forms the body has. Raises Refusal where it is neither."""
+    """Returns which of the two forms the body has. Raises Refusal where it is neither, or is compressed."""
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise Refusal(415, f"content encoding {encoding[:80]!r}; send the body as it is")
     declared = request.headers.get("content-type", "")
     form = declared.partition(";")[0].strip().lower()
     if form not in (JSON, ARROW):
