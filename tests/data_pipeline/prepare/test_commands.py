@@ -1,23 +1,14 @@
 """`shardrec prepare ...` from the command line's side."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from typer.main import get_group
 from typer.testing import CliRunner
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.prepare.commands import app
-from tests import ROOT
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTED = sorted(
-    {line for page in PAGES for line in re.findall(r"^ {4}shardrec prepare (.*)$", page.read_text(), re.M)}
-)
 
 
 def shardrec_prepare(*arguments: str | Path) -> str:
@@ -107,13 +98,6 @@ def test_wrong_options_get_one_line(source: Path, tmp_path: Path, arguments: lis
     with pytest.raises(UserError, match=message):
         shardrec_prepare("libfm", source, tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("line", DOCUMENTED)
-def test_a_documented_command_can_be_given(line: str) -> None:
-    """Its name, options and arguments are those of a command; nothing is run."""
-    name, *arguments = shlex.split(line, comments=True)
-    get_group(app).commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize(
