@@ -1,8 +1,8 @@
 """Pages whose commands are run: README and how-to pages, in the order of their lines, on small data.
 
-A block behind `<!-- run: NAME -->` is run in the folder NAME, which all pages share. One whose first line is `# FILE` is
-written to that file. Commands go to the command line in this process, runs of them with the settings below; requests
-go to a service in this process.
+A block behind `<!-- run: NAME -->` is run in the folder NAME, which all pages share. One whose first line is `# FILE`
+is written to that file. Commands go to the command line in this process, with the options below; requests go to a service
+in this process.
 """
 
 import asyncio
@@ -31,9 +31,16 @@ SMALL = ("trainer.max_steps=6", "launch.workers=1", "launch.backend=in_process",
 IN_BRIEF = {
     "train": [word for setting in SMALL for word in ("--set", setting)],
     "export": ["--check", "20"],
+    "compare": ["--seeds", "2", *(word for setting in SMALL for word in ("--set", setting))],
     "tune": ["--trials", "2", "--jobs", "0"],
 }
 """What is added to a command, so that it takes a moment."""
+SEARCHED = """
+run: runs/searched
+data: {path: data/ml-1m}
+model: {name: fm, embedding_dim: 4}
+tune: {space: {optimizer.tables.learning_rate: {log: [0.01, 1]}}}
+"""
 FILE = re.compile(r"# (\S+\.(?:py|yaml))$")
 
 
@@ -58,6 +65,7 @@ def movielens(folder: Path) -> None:
         "".join(f"{movie}::Film {movie} (19{50 + movie})::Comedy|War\n" for movie in range(1, 41))
     )
     (folder / "trainer").symlink_to(ROOT / "trainer")
+    (folder / "RUN.yaml").write_text(SEARCHED)
 
 
 FOLDERS = {"movielens": movielens, "shop": shop}
