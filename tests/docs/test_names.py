@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shardrec.models import MODELS
 from tests import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,3 +82,7 @@ def test_links_lead_somewhere(page: Path, link: str) -> None:
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_the_front_page_lists_every_page(page: Path) -> None:
     assert f"(docs/{page.name})" in PAGES[0].read_text()
+
+
+def test_the_front_page_counts_the_models() -> None:
+    assert f"\n- {len(MODELS)} models " in PAGES[0].read_text()

@@ -24,7 +24,7 @@ from shardrec.data_pipeline.prepare.generators.synthetic import FIELD_IDS
 from shardrec.data_pipeline.prepare.importers import frappe, libfm, movielens, ncf, pairs, ratings
 from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
 from shardrec.data_pipeline.prepare.steps.preparation import Output
-from shardrec.data_pipeline.prepare.steps.recipe import Fitted
+from shardrec.data_pipeline.prepare.steps.recipe import Fitted, Recipe
 from shardrec.data_pipeline.prepare.steps.splits import HashSplit
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models import MODELS
@@ -55,6 +55,14 @@ def variants_of(content: Mapping[str, Any]) -> list[str | None]:
 VARIANTS = [(file, variant) for file in FILES for variant in variants_of(read(file))]
 
 
+def shop() -> Schema:
+    """The schema of the shop that a page prepares by a recipe of its own."""
+    page = (ROOT / "docs/your-own-data.md").read_text()
+    text = next(found[1] for found in EXAMPLE.finditer(page) if found[1].startswith("# recipe.yaml"))
+    recipe = Recipe.model_validate(parse_document(text, "recipe.yaml"))
+    return recipe.written_schema(Fitted(vocabularies={"user": 1000, "item": 200, "category": 8}))
+
+
 def schemas() -> dict[str, Schema]:
     """`data.path` as documentation and run files have it -> the schema of the data set as published."""
     sizes = {"user": 6040, "movie": 3706, "gender": 2, "occupation": 21, "zip": 3439, "genres": 18, "year": 81}
@@ -72,6 +80,7 @@ def schemas() -> dict[str, Schema]:
         "data/ml-1m-items": ratings.schema_of("item", Vocabulary(path="vocabularies/user.parquet", size=6040)),
         "data/ml-1m-users": ratings.schema_of("user", Vocabulary(path="vocabularies/movie.parquet", size=3706)),
         "data/frappe": apps.written_schema(Fitted()),
+        "data/shop": shop(),
         "data/gowalla": pairs.schema_of(Identity(num_ids=29_859), Identity(num_ids=40_982), 50),
         "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
         **dict.fromkeys(("data/planted", "data/planted-order"), planted),
