@@ -1,8 +1,8 @@
 """Pages whose commands are run: README and how-to pages, in the order of their lines, on small data.
 
-A block behind `<!-- run: NAME -->` is run in the folder NAME, which all pages share. One whose first line is `# FILE`
-is written to that file. Commands go to the command line in this process, with the options below; requests go to a service
-in this process.
+A block behind `<!-- run: NAME -->` is run among the data and the runs of that name, which its pages share. One whose
+first line is `# FILE` is written to that file. Commands go to the command line in this process, with the options
+below; requests go to a service in this process.
 """
 
 import asyncio
@@ -31,8 +31,7 @@ SMALL = ("trainer.max_steps=6", "launch.workers=1", "launch.backend=in_process",
 IN_BRIEF = {
     "train": [word for setting in SMALL for word in ("--set", setting)],
     "export": ["--check", "20"],
-    "compare": ["--seeds", "2", *(word for setting in SMALL for word in ("--set", setting))],
-    "tune": ["--trials", "2", "--jobs", "0"],
+    "tune": ["--trials", "1", "--jobs", "0"],
 }
 """What is added to a command, so that it takes a moment."""
 SEARCHED = """
@@ -45,48 +44,52 @@ FILE = re.compile(r"# (\S+\.(?:py|yaml))$")
 
 
 def shop(folder: Path) -> None:
-    """Nothing is there: the page makes it all."""
+    """Nothing more is there: the first page makes it all."""
 
 
 def movielens(folder: Path) -> None:
-    """MovieLens 1M as published, of 60 users and 40 movies, beside the project's run files."""
-    raw = folder / "ml-1m"
-    raw.mkdir()
-    ratings = [
-        (user, 1 + (user * n) % 40, 1 + (user + n) % 5, 978_300_000 + 100 * n)
-        for n in range(30)
-        for user in range(1, 61)
-    ]
-    (raw / "ratings.dat").write_text("".join("::".join(map(str, row)) + "\n" for row in ratings))
-    (raw / "users.dat").write_text(
-        "".join(f"{user}::{'MF'[user % 2]}::25::{user % 7}::0{user}\n" for user in range(1, 61))
-    )
-    (raw / "movies.dat").write_text(
-        "".join(f"{movie}::Film {movie} (19{50 + movie})::Comedy|War\n" for movie in range(1, 41))
-    )
+    """MovieLens 1M as published, of 60 users and 40 movies, the project's run files and one with a search space."""
+    pairs = [(user, n) for n in range(30) for user in range(1, 61)]
+    lines = {
+        "ratings.dat": [(user, 1 + user * n % 40, 1 + (user + n) % 5, 978_300_000 + 100 * n) for user, n in pairs],
+        "users.dat": [(user, "MF"[user % 2], 25, user % 7, f"0{user}") for user in range(1, 61)],
+        "movies.dat": [(movie, f"Film {movie} (19{50 + movie})", "Comedy|War") for movie in range(1, 41)],
+    }
+    (folder / "ml-1m").mkdir()
+    for name, rows in lines.items():
+        (folder / "ml-1m" / name).write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
     (folder / "trainer").symlink_to(ROOT / "trainer")
     (folder / "RUN.yaml").write_text(SEARCHED)
+    for name in ("new", "logs/2024-05-01"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(folder / "data/ml-1m/test")
 
 
 FOLDERS = {"movielens": movielens, "shop": shop}
-READ = ["README.md", "your-own-data.md"]
-PAGES = [ROOT / name if name == "README.md" else ROOT / "docs" / name for name in READ]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pages")
-    for name, made in FOLDERS.items():
-        (root / name).mkdir()
-        made(root / name)
-    return root
+PAGES = {
+    "movielens": ["README.md", "docs/running.md", "docs/predicting.md"],
+    "shop": ["docs/your-own-data.md", "docs/retrieving.md", "docs/checkpoints.md"],
+}
+"""Folder -> pages, in the order in which they are followed."""
+STAND_INS = {
+    "movielens": {"RUN_FOLDER": "runs/movielens/deepfm", "4000": "4"},
+    "shop": {
+        "visits.parquet": "data/shop/test",
+        "RUN_FOLDER": "runs/shop",
+        "RUN_A": "runs/shop",
+        "RUN_B/checkpoints/step-40": "runs/shop/checkpoints/step-6",
+        "NEW_RUN_FOLDER": "runs/new",
+    },
+}
+"""What there is for a word of a command that stands for the reader's own."""
 
 
 class Shell:
     """It runs a page's blocks in one folder, and remembers the bundle that is served."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stand_ins: dict[str, str]) -> None:
         self.monkeypatch = monkeypatch
+        self.stand_ins = stand_ins
         self.bundle = ""
         self.answer: Any = None
 
@@ -108,7 +111,8 @@ class Shell:
             if rest[0] == "serve":
                 self.bundle = rest[1]
             else:
-                shardrec(self.monkeypatch, *rest, *IN_BRIEF.get(rest[0], ()))
+                words = [self.stand_ins.get(word, word) for word in rest]
+                shardrec(self.monkeypatch, *words, *IN_BRIEF.get(rest[0], ()))
         elif words[0] == "python":
             runpy.run_path(words[1], run_name="__main__")
         elif words[0] == "curl":
@@ -137,14 +141,27 @@ def marked(page: Path) -> Iterator[Block]:
     return (block for block in blocks(page) if block.run)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_can_be_followed(page: Path, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shell = Shell(monkeypatch)
-    for block in marked(page):
-        monkeypatch.chdir(folders / str(block.run))
-        shell.run(block)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_pages_can_be_followed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a folder of its own, with the data and the runs of those before it."""
+    FOLDERS[name](tmp_path)
+    for shared in ("data", "runs"):
+        (tmp_path / shared).mkdir()
+    made = list(tmp_path.iterdir())
+    for page in PAGES[name]:
+        here = tmp_path / Path(page).stem
+        here.mkdir()
+        for path in made:
+            (here / path.name).symlink_to(path)
+        monkeypatch.chdir(here)
+        shell = Shell(monkeypatch, STAND_INS[name])
+        for block in marked(ROOT / page):
+            shell.run(block)
 
 
-def test_every_marked_page_is_run() -> None:
+def test_every_marked_page_is_followed() -> None:
     """A mark elsewhere would promise what is not so."""
-    assert {page.name for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if any(marked(page))} == set(READ)
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        where = {name for name, pages in PAGES.items() if str(page.relative_to(ROOT)) in pages}
+        assert {block.run for block in marked(page)} == where, page.name
+        assert not (where and "<!-- figures: " in page.read_text()), page.name

@@ -48,11 +48,17 @@ def main() -> None:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A Ray on the loopback address, on free ports; gives its job server's address and what a client needs to be let in."""
+    """A Ray on free ports of the loopback address; gives its job server's address and a client's environment."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     environment = dict(os.environ, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), PYTHONPATH=str(ROOT))
     environment.pop("RAY_ADDRESS", None)
-    options = {"node-ip-address": "127.0.0.1", "num-cpus": 2, "object-store-memory": 100 << 20, "temp-dir": folder, **ports}
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "num-cpus": 2,
+        "object-store-memory": 100 << 20,
+        "temp-dir": folder,
+        **ports,
+    }
     command = ["ray", "start", "--head", "--block", "--include-dashboard=true", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
     with (folder.parent / "ray.log").open("w") as log:
@@ -60,7 +66,9 @@ def cluster(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         until = time.monotonic() + START_SECONDS
-        while subprocess.run(["ray", "job", "list", "--address", address], env=environment, capture_output=True).returncode:
+        while subprocess.run(
+            ["ray", "job", "list", "--address", address], env=environment, capture_output=True
+        ).returncode:
             assert head.poll() is None and time.monotonic() < until, (folder.parent / "ray.log").read_text()
         yield address, environment
     finally:
