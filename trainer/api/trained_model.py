@@ -39,7 +39,7 @@ from shardrec.trainer.ranking.calibrate import (
 )
 from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.ranking.rank import kept_columns, with_group
-from shardrec.trainer.retrieval.index import Kind, build_index
+from shardrec.trainer.retrieval.index import ItemIndex, Kind, build_index
 from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.retrieval.item_rows import directions
 from shardrec.trainer.retrieval.lists import Lists, vectors_of
@@ -90,6 +90,7 @@ class TrainedModel:
         self._folder, self._rows = folder, rows
         self._leave: weakref.finalize | None = None
         self.recall_line: str | None = None
+        self._built: tuple[object, ItemIndex] | None = None
 
     # ------------------------------------------------------------ what it is
 
@@ -239,7 +240,7 @@ class TrainedModel:
         request = _request(n, (), index, settings, ())
         with self._ready():
             vectors = self._directions
-            found = build_index(vectors, request.kind, request.settings)
+            found = self._index(vectors, request)
             names = item_names(self._blueprint)
             table, self.recall_line = similar_items(self._catalogue, vectors, found, names, tuple(ids), n)
         return table
@@ -271,6 +272,7 @@ class TrainedModel:
     def close(self) -> None:
         """Gives back the memory of the tables. The model can be used again; it reads them anew."""
         self._hold.release()
+        self._built = None
         for name in ("_session", "_blueprint", "_environment", "_catalogue", "_items", "_directions"):
             self.__dict__.pop(name, None)
         if self._leave is not None:
@@ -349,6 +351,13 @@ class TrainedModel:
     def _directions(self) -> Tensor:
         return directions(self._session, self._catalogue)
 
+    def _index(self, vectors: Tensor, request: Request) -> ItemIndex:
+        """Returns an index of vectors; the last one is kept, since a graph takes far longer to build than to search."""
+        wanted = (vectors.data_ptr(), request.kind, request.settings)
+        if self._built is None or self._built[0] != wanted:
+            self._built = (wanted, build_index(vectors, request.kind, request.settings))
+        return self._built[1]
+
     def _user_vectors(self, rows: Rows, request: Request) -> Iterator[tuple[Tensor, pa.Table]]:
         """Yields vectors of users' rows, with `row` and what lists keep of them."""
         keys, absent = keys_of(self._blueprint, request, rows.columns), item_side(self._blueprint)
@@ -358,7 +367,7 @@ class TrainedModel:
 
     def _lists(self, rows: Rows, request: Request) -> pa.Table:
         seen = read_seen(self._blueprint, self._catalogue, request.seen, None) if request.seen else None
-        index = build_index(self._items, request.kind, request.settings)
+        index = self._index(self._items, request)
         lists = Lists(self._catalogue, index, item_names(self._blueprint), user_names(self._blueprint))
         found = [lists.of(vectors, of, request.n, seen) for vectors, of in self._user_vectors(rows, request)]
         self.recall_line = lists.recall(self._items, request.n)

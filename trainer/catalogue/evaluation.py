@@ -12,6 +12,7 @@ from torch import Tensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.models.base import Recommender
 from shardrec.models.metrics.lists import ListMetrics, list_directions
 from shardrec.models.metrics.metric_set import NOT_FINITE
 from shardrec.models.tasks import Task
@@ -67,6 +68,23 @@ def directions(task: Task, config: RunConfig) -> dict[str, bool]:
     """
     of_task = task.metrics().directions
     return {**of_catalogue(config), **of_task}
+
+
+def larger_is_better(model: Recommender, config: RunConfig, metric: str) -> bool:
+    """Says whether a best step is one of a large `metric`. Raises UserError for a metric that is not measured."""
+    of_lists, metrics = of_catalogue(config), model.task.metrics()
+    if metric in of_lists:
+        return of_lists[metric]
+    name, _, length = metric.partition("@")
+    could_be = f"{name}@1" in list_directions((1,)) and length.isdecimal() and model.halves() is not None
+    if could_be and metric not in metrics.directions:
+        settings = config.trainer.evaluation.catalogue
+        lengths = ", ".join(map(str, (*(() if settings is None else settings.top_k), length)))
+        raise UserError(
+            f"metric {metric!r} is not measured; lists of the whole catalogue are by trainer.evaluation.catalogue: "
+            f"{{top_k: [{lengths}]}}"
+        )
+    return metrics.larger_is_better(metric)
 
 
 def of_catalogue(config: RunConfig) -> dict[str, bool]:

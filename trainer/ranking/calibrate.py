@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Task
 from shardrec.sharding.distribution.frozen_rows import RowKind
@@ -204,7 +205,7 @@ def fit_calibration(
 ) -> tuple[Calibration, dict[str, tuple[Reliability, Reliability]]]:
     """Fits the first of `rows`; returns the calibration, and the reliability of all before and after.
 
-    The first are measured in parts, each calibrated by a fit on the others (row numbers modulo `FOLDS`). Raises
+    The first are measured in parts, each calibrated by a fit on the others. Raises
     UserError for rows of one class, and for predictions that are NaN.
     """
     split, fitted = next(iter(rows.items()))
@@ -241,8 +242,11 @@ def _check(split: str, rows: ScoredRows) -> None:
 
 
 def _cross_fitted(rows: ScoredRows, method: Method) -> Array:
-    """Returns each row's prediction, calibrated by a fit that has not seen it."""
-    fold = np.arange(len(rows.label)) % FOLDS
+    """Returns each row's prediction, calibrated by a fit that has not seen it.
+
+    Parts are by hash: files often have a positive at each 5th or 100th row, which would all be in one part.
+    """
+    fold = hash_words([np.arange(len(rows.label), dtype=np.uint64)]) % np.uint64(FOLDS)
     found = np.empty_like(rows.prediction)
     for k in range(FOLDS):
         others = ScoredRows(*(column[fold != k] for column in rows))

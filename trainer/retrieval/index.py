@@ -1,10 +1,11 @@
 """An index finds the items of the largest dot products: all of them, or nearly all in a fraction of the time."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.catalogue.top_n import Excluded, top_n
 from shardrec.trainer.retrieval.index_settings import IndexSettings
@@ -53,7 +54,9 @@ def build_index(items: Tensor, kind: Kind = "exact", settings: IndexSettings | N
 
 
 def check_index(kind: Kind) -> None:
-    """Raises UserError where what an index needs is not installed."""
+    """Raises UserError for an unknown kind, and where what an index needs is not installed."""
+    if kind not in get_args(Kind):
+        raise UserError("--index: " + unknown("kind", kind, get_args(Kind)))
     if kind != "exact":
         try:
             import faiss  # noqa: F401

@@ -12,6 +12,7 @@ from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.vocabulary import kept_values
+from shardrec.trainer.catalogue.items import comparable
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ class KeyNames:
         numbers = ids.cast(pa.int64())
         known = pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, len(self.values)))
         return self.values.take(pc.if_else(known, pc.subtract(numbers, 1), pa.scalar(None, pa.int64())))
+
+    def in_files(self, values: pa.Array, kind: pa.DataType, files: str) -> pa.Array:
+        """Returns the `comparable` ids that a column of other files has, the run's own being of type `kind`.
+
+        Strings where the run has table rows are what ids are called, as in lists; null for what no id is called.
+        Raises UserError for a column of another type; files: which ones, for the message.
+        """
+        if self.values is not None and is_string(self.values.type) and is_string(values.type):
+            return pc.add(pc.index_in(values.cast(pa.large_string()), value_set=self.values).cast(pa.int64()), 1)
+        if not any(is_kind(kind) and is_kind(values.type) for is_kind in (is_string, pa.types.is_integer)):
+            raise UserError(
+                f"{files}: column {self.column!r} is {values.type}, expected {kind}, as the run's rows have"
+            )
+        return comparable(values)
 
     def ids(self, names: Sequence[object], kind: pa.DataType, option: str) -> pa.Array:
         """Returns the ids, of a column of type `kind`, of what a user calls them.

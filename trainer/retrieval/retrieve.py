@@ -170,7 +170,7 @@ def read_seen(blueprint: Blueprint, catalogue: Catalogue, paths: tuple[str, ...]
     """Reads what users have seen: in the training rows, or in files."""
     of = blueprint.config.data.split("train") if paths == (TRAIN,) else paths
     assert of is not None
-    return Seen.read(blueprint, catalogue, seen_names(blueprint).column, of, wanted)
+    return Seen.read(blueprint, catalogue, seen_names(blueprint), item_names(blueprint), of, wanted)
 
 
 def retrieve_worker(

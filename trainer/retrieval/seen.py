@@ -9,10 +9,13 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from shardrec.trainer.catalogue.items import Catalogue, positives
+from shardrec.data_pipeline.features.hashing import is_string
+from shardrec.data_pipeline.reading.blocks import offsets_of
+from shardrec.trainer.catalogue.items import Catalogue, comparable, positives
 from shardrec.trainer.catalogue.top_n import Excluded
 from shardrec.trainer.config.sections import Paths
-from shardrec.trainer.retrieval.user_rows import joined, tables_of
+from shardrec.trainer.retrieval.key_names import KeyNames
+from shardrec.trainer.retrieval.user_rows import column_type, joined, tables_of
 from shardrec.trainer.session.blueprint import Blueprint
 
 TRAIN = "train"
@@ -22,7 +25,8 @@ TRAIN = "train"
 class Seen:
     """Seen items are, of U users, positions in the catalogue.
 
-    users: [U] ids, each once. offsets: [U + 1] int64; positions: [offsets[-1]] int64, each once a user
+    users: [U] `comparable` ids, each once, integers ascending. offsets: [U + 1] int64; positions: [offsets[-1]] int64,
+        each once a user
     """
 
     users: pa.Array
@@ -31,41 +35,63 @@ class Seen:
 
     @classmethod
     def read(
-        cls, blueprint: Blueprint, catalogue: Catalogue, user: str, paths: Paths, wanted: pa.Array | None = None
+        cls,
+        blueprint: Blueprint,
+        catalogue: Catalogue,
+        user: KeyNames,
+        item: KeyNames,
+        paths: Paths,
+        wanted: pa.Array | None = None,
     ) -> "Seen":
-        """Reads rows of `user` and item. Where they have labels, those of a first label of 0 or less do not count.
+        """Reads rows of users and items. Where they have labels, those of a first label of 0 or less do not count.
 
-        wanted: users that matter, None: all. Takes 12 bytes a row of theirs. Raises UserError for columns that are
-        missing.
+        wanted: users that matter, None: all. Takes 16 bytes a row of theirs. Raises UserError for columns that are
+        missing, or of another type than the run's.
         """
-        column, users, items = catalogue.column, [], []
-        value_set = catalogue.ids
-        for rows in joined(_rows(blueprint, (user, column), paths)):
-            if wanted is not None:
-                rows = rows.filter(pc.is_in(rows.column(user), value_set=wanted.cast(rows.schema.field(user).type)))
-            places = pc.index_in(rows.column(column).cast(value_set.type), value_set=value_set)
-            there = pc.and_(places.is_valid(), rows.column(user).is_valid())
-            users.append(rows.column(user).filter(there).combine_chunks())
-            items.append(places.filter(there).to_numpy())
-        return cls._of(pa.chunked_array(users).combine_chunks(), np.concatenate(items).astype(np.int64), len(catalogue))
+        kinds = [column_type(blueprint, names.column) for names in (user, item)]
+        files, users, items = paths if isinstance(paths, str) else ", ".join(paths), [], []
+        for rows in joined(_rows(blueprint, (user.column, item.column), paths)):
+            of_users, of_items = (
+                names.in_files(rows.column(names.column).combine_chunks(), kind, files)
+                for names, kind in zip((user, item), kinds, strict=True)
+            )
+            there = of_users.is_valid() if wanted is None else pc.is_in(of_users, value_set=comparable(wanted))
+            positions = catalogue.positions(of_items)
+            there = there.to_numpy(zero_copy_only=False) & (positions >= 0)
+            users.append(of_users.filter(pa.array(there)))
+            items.append(positions[there])
+        return cls._of(pa.chunked_array(users).combine_chunks(), np.concatenate(items), len(catalogue))
 
     @classmethod
     def _of(cls, users: pa.Array, items: NDArray[np.int64], count: int) -> "Seen":
-        encoded = users.dictionary_encode()
-        code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if is_string(users.type):
+            encoded = users.dictionary_encode()
+            known, code = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        else:
+            each, code = np.unique(users.to_numpy(zero_copy_only=False).astype(np.int64), return_inverse=True)
+            known = pa.array(each)
         owner, positions = np.divmod(np.unique(code * count + items), count)
-        lengths = np.bincount(owner, minlength=len(encoded.dictionary))
-        return cls(encoded.dictionary, np.concatenate([[0], lengths.cumsum()]), positions)
+        return cls(known, offsets_of(np.bincount(owner, minlength=len(known))), positions)
 
     def of(self, users: pa.Array) -> Excluded:
         """Returns the seen items of [B] users, as `top_n` takes them; of a user that is not known there are none."""
-        code = pc.index_in(users.cast(self.users.type), value_set=self.users).fill_null(-1)
-        places = code.to_numpy(zero_copy_only=False)
+        places = self._places(comparable(users))
         starts = np.where(places >= 0, self.offsets[places], 0)
         lengths = np.where(places >= 0, self.offsets[places + 1] - starts, 0)
-        ends = np.concatenate([[0], lengths.cumsum()])
+        ends = offsets_of(lengths)
         at = np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])
         return Excluded(torch.from_numpy(ends), torch.from_numpy(self.positions[at]))
+
+    def _places(self, users: pa.Array) -> NDArray[np.int64]:
+        """Returns the place of each user, -1 of others. Integers need no hash table of all users for each batch."""
+        if is_string(users.type):
+            found = pc.index_in(users, value_set=self.users, skip_nulls=True).fill_null(-1)
+            return found.to_numpy(zero_copy_only=False).astype(np.int64)
+        known, wanted = self.users.to_numpy(), users.fill_null(0).to_numpy()
+        places = np.searchsorted(known, wanted)
+        there = np.append(known, 0)[places] == wanted
+        there &= (places < len(known)) & users.is_valid().to_numpy(zero_copy_only=False)
+        return np.where(there, places, -1)
 
 
 def _rows(blueprint: Blueprint, columns: tuple[str, ...], paths: Paths) -> Iterator[pa.Table]:

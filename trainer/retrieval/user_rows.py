@@ -70,9 +70,12 @@ def tables_of(data_set: DataSet, columns: tuple[str, ...], folder: str, schema: 
 
 
 def joined(tables: Iterator[pa.Table], rows: int = JOINED_ROWS) -> Iterator[pa.Table]:
-    """Yields tables put together to so many rows, or a little more."""
+    """Yields tables put together to so many rows, or a little more; fewer where the next one has other types."""
     parts: list[pa.Table] = []
     for table in tables:
+        if parts and not table.schema.equals(parts[0].schema):
+            yield pa.concat_tables(parts)
+            parts = []
         parts.append(table)
         if sum(map(len, parts)) >= rows:
             yield pa.concat_tables(parts)

@@ -36,7 +36,9 @@ class ForwardStep(nn.Module):
 
     def forward(self, batch: Batch) -> Any:
         inputs = self.lookup(batch)
-        if batch.alternatives is not None and (towers := self.model.halves()) is not None:
+        if self.model.retrieves and batch.alternatives is not None:  # other tasks score each row, negatives too
+            towers = self.model.halves()
+            assert towers is not None
             inputs = users_once(inputs, towers.user_inputs, batch.alternatives)
         with self._of(batch):
             return self.model.task.completed(self.model(**inputs), batch)

@@ -15,7 +15,7 @@ from shardrec.data_pipeline.reading.labels import labels_in
 from shardrec.data_pipeline.sampling.negatives import check_negatives
 from shardrec.models.base import Recommender
 from shardrec.models.table_reads import features_of
-from shardrec.trainer.catalogue.evaluation import check_catalogue, of_catalogue
+from shardrec.trainer.catalogue.evaluation import check_catalogue, larger_is_better
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, LaunchConfig, Paths, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
@@ -65,8 +65,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
                 f"trainer: {metric!r} decides what is best, but the validation rows have no labels: {line}; name "
                 "others as data.validation"
             )
-        if metric not in of_catalogue(config):
-            model.task.metrics().larger_is_better(metric)
+        larger_is_better(model, config, metric)
     if not _workers_plan(config.launch):
         blueprint.plan()
     _look_through(blueprint, [name for name in SPLITS if name not in without_labels])

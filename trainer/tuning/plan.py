@@ -154,7 +154,7 @@ def _consistent(values: Values, tune: TuneConfig) -> Values:
 
 def _metric(config: RunConfig, wanted: str | None, out: Path) -> tuple[str, bool]:
     """Inspects a trial; returns the metric that judges, and whether larger is better."""
-    from shardrec.trainer.catalogue.evaluation import directions
+    from shardrec.trainer.catalogue.evaluation import directions, larger_is_better
     from shardrec.trainer.training.inspection import inspect_run
 
     trainer = config.trainer
@@ -163,9 +163,9 @@ def _metric(config: RunConfig, wanted: str | None, out: Path) -> tuple[str, bool
     config = config.model_copy(update={"trainer": trainer, "run": str(out / "trial")})
     if config.data.split("validation") is None:
         raise UserError("tune: trials are judged by validation rows, of which there are none; name data.validation")
-    known = directions(inspect_run(config).model.task, config)
-    name = wanted or next(iter(known))
-    return name, known[name]
+    model = inspect_run(config).model
+    name = wanted or next(iter(directions(model.task, config)))
+    return name, larger_is_better(model, config, name)
 
 
 def _quoted(key: str) -> str:

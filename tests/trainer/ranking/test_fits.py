@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.ranking.calibrate import Method, ScoredRows, fit_calibration
 from shardrec.trainer.ranking.isotonic import fit_isotonic
 from shardrec.trainer.ranking.platt import fit_platt
 from shardrec.trainer.ranking.reliability import Array, Reliability, log_loss
@@ -98,3 +99,14 @@ def test_the_calibration_error_is_that_of_a_loop() -> None:
     assert found.error == pytest.approx(error, rel=1e-9)
     within = np.clip(prediction, 1e-15, 1 - 1e-15)
     assert log_loss(prediction, label, weight) == pytest.approx(sklearn_log_loss(label, within, sample_weight=weight))
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_the_parts_of_rows_that_come_in_fives_all_have_positives(method: Method) -> None:
+    """A positive and then its four negatives, as candidates are often written: each fifth row is of one class."""
+    draw = np.random.default_rng(0)
+    label = np.tile([1.0, 0, 0, 0, 0], 200)
+    chance = np.clip(0.2 + 0.2 * (label - 0.2) + 0.05 * draw.normal(size=1000), 0.01, 0.99)
+    found, _ = fit_calibration({"validation": ScoredRows(chance, label, np.ones(1000))}, method, step=1)
+    measured = found.measured["validation"]
+    assert measured.log_loss[1] < measured.log_loss[0] and measured.ece[1] < 0.05 < measured.ece[0]

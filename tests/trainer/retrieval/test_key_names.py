@@ -65,6 +65,27 @@ def test_ids_of_lists_are_raw_values(run: Path) -> None:
     assert alike["item"].to_pylist()[5:] == [12] * 5
 
 
+def test_what_was_shown_is_left_out_by_the_ids_that_lists_have(run: Path, tmp_path: Path) -> None:
+    """Files of the same pairs by numbers, and by names in any order with others', say the same."""
+    with shardrec.open(run) as model:
+        shown = model.retrieve(users=["cy", "ann"], n=2)
+        pq.write_table(shown, tmp_path / "named.parquet")
+        others = pa.table({"user": ["eve", None, "dee"], "item": [12, 12, 99]})
+        pq.write_table(others, tmp_path / "others.parquet")
+        numbers = pa.array([USERS.index(user) + 1 for user in shown["user"].to_pylist()], pa.int16())
+        pq.write_table(shown.set_column(1, "user", numbers), tmp_path / "numbers.parquet")
+        lists = model.retrieve(users=["cy", "ann", "dee"], n=6, seen=[str(tmp_path / "named.parquet")])
+        more = [str(tmp_path / name) for name in ("others.parquet", "named.parquet")]
+        assert model.retrieve(users=["cy", "ann", "dee"], n=6, seen=more) == lists
+        by_number = model.retrieve(users=["cy", "ann", "dee"], n=6, seen=[str(tmp_path / "numbers.parquet")])
+        pq.write_table(pa.table({"user": ["cy"], "item": ["12"]}), tmp_path / "strings.parquet")
+        with pytest.raises(shardrec.UserError, match="column 'item' is string, expected int64, as the run's rows have"):
+            model.retrieve(users=["cy"], seen=[str(tmp_path / "strings.parquet")])
+    pairs = [list(zip(of["user"].to_pylist(), of["item"].to_pylist(), strict=True)) for of in (shown, lists, by_number)]
+    assert pairs[1] == pairs[2] and not set(pairs[0]) & set(pairs[1])
+    assert [user for user, _ in pairs[1]] == ["cy"] * 4 + ["ann"] * 4 + ["dee"] * 6
+
+
 def test_numbers_without_a_name_have_none(tmp_path: Path) -> None:
     names = KeyNames("user", pa.array(USERS))
     assert names.named(pa.array([1, 4, 0, 5])).to_pylist() == ["ann", "dee", None, None]

@@ -84,6 +84,15 @@ def test_a_run_on_positives(data: Path, tmp_path: Path) -> None:
     assert result["metrics"]["test"]["top_k_groups"] == 40
 
 
+def test_a_model_of_two_halves_scores_drawn_rows_like_any_other(data: Path, tmp_path: Path) -> None:
+    """Its users and items share a space, but its task is of single rows: each negative needs its user."""
+    path = run_file(tmp_path / "run.yaml", data, model={"name": "two_tower", "mlp": {"hidden": [8]}})
+    result = train(path)
+    assert result["rows"] == 8 * 40 * 7 * 5
+    best = next(r for r in RunFolder.open(load(path).run).records() if r.get("step") == result["best_step"])
+    assert max(best["hr@1"], result["metrics"]["validation"]["hr@1"]) > 0.5  # one of six by chance
+
+
 @pytest.mark.parametrize(
     ("sections", "problem"),
     [

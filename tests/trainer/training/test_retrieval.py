@@ -155,6 +155,15 @@ def test_a_run_learns_and_resumes_bit_for_bit(data: Path, tmp_path: Path) -> Non
         (("data.negatives=null",), r"task: retrieval .* nothing to tell .*; set data\.negatives, say {shared: 1000}"),
         (("model={name: mf}", "data.schema=SCHEMA"), r"data\.negatives: shared and in_batch are for task: retrieval"),
         (("model={name: deepfm, task: retrieval}",), "task: retrieval needs a model whose users and items share"),
+        (
+            ("trainer.best_metric=recall@20",),
+            r"'recall@20' is not measured; .* trainer.evaluation.catalogue: {top_k: \[20\]}",
+        ),
+        (
+            ("trainer.best_metric=ndcg@20", "trainer.evaluation.catalogue.top_k=[5]"),
+            r"'ndcg@20' is not measured; .* {top_k: \[5, 20\]}",
+        ),
+        (("trainer.best_metric=aucc",), "unknown metric to select by 'aucc'"),
         (("model.loss={name: cll}",), "found 'cll'|expected 'softmax', 'bpr' or 'ccl'|'softmax', 'bpr' or 'ccl'"),
     ],
 )
