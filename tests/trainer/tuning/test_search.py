@@ -18,7 +18,10 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.train_run import train_run
+from shardrec.trainer.tuning.plan import RunFile, planned
 from shardrec.trainer.tuning.workplace import Workplaces
+from tests.trainer.catalogue import small_catalogue
+from tests.trainer.catalogue.small_catalogue import write_shop
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as run_command
 from tests.trainer.small_run import run_file, write_data
@@ -137,6 +140,16 @@ def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_
     assert not psutil.wait_procs(processes, timeout=10)[1]
     summary = RunFolder(tmp_path / "whole").summary()
     assert summary is not None and summary["steps"] == 2
+
+
+def test_a_search_may_go_by_lists_of_the_whole_catalogue(tmp_path: Path) -> None:
+    lists = {"evaluation": {"catalogue": {"top_k": [5]}}}
+    shop, searched = write_shop(tmp_path / "shop"), {"space": {RATE: [0.1, 0.2]}}
+    path = small_catalogue.run_file(tmp_path / "run.yaml", shop, trainer=lists, tune=searched)
+    plan = planned(RunFile.read(path), None)
+    assert (plan.metric, plan.larger_is_better) == ("recall@5", True)
+    by_place = planned(RunFile.read(path, ("tune.metric=mrr@5",)), None)
+    assert (by_place.metric, by_place.larger_is_better) == ("mrr@5", True)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
