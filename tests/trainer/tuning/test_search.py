@@ -123,9 +123,9 @@ def test_a_search_that_was_killed_asks_for_what_was_being_trained_again(data: Pa
             shardrec.tune(path, jobs=0, out=out, resume=True)
 
 
-def spawned() -> list[psutil.Process]:
-    """This process's workers; its other children, such as the resource tracker of multiprocessing, serve all tests."""
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+def trial_processes() -> list[psutil.Process]:
+    """Processes of trials; other children, such as the resource tracker of multiprocessing, serve all tests."""
+    return [child for child in psutil.Process().children() if "trial_process" in " ".join(child.cmdline())]
 
 
 def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_
     named = [config.model_copy(update={"run": str(tmp_path / name)}) for name in ("killed", "whole")]
     with Workplaces(1, tmp_path) as workplaces:
         dying = workplaces.train(named[0])
-        while not (children := spawned()):
+        while not (children := trial_processes()):
             time.sleep(0.01)
         children[0].kill()
         line = dying.result()
@@ -141,7 +141,7 @@ def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_
         assert workplaces.train(named[1]).result() is None
         refusal = workplaces.train(named[1]).result()
         assert refusal is not None and "holds a run already" in refusal
-        processes = spawned()
+        processes = trial_processes()
     assert not psutil.wait_procs(processes, timeout=10)[1]
     summary = RunFolder(tmp_path / "whole").summary()
     assert summary is not None and summary["steps"] == 2
