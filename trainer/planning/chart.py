@@ -13,17 +13,24 @@ from shardrec.sharding.planning.plan import Plan, bytes_per_rank
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_picture
 
 LARGEST = 8  # tables that have a colour of their own
+LONGEST = 40  # characters of a name, which else leaves no room for the bars
 
 
 def memory_stacks(plan: Plan) -> list[tuple[str, NDArray[np.int64]]]:
     """Returns what bars are made of, from below: (label, bytes on each rank [W]); together all that a rank holds."""
     by_size = sorted(plan.tables.values(), key=lambda t: -sum(t.bytes_by_rank.values()))
-    stacks = [(printable(t.name), bytes_per_rank([t], plan.world_size)) for t in by_size[:LARGEST]]
+    stacks = [(_fitting(printable(t.name)), bytes_per_rank([t], plan.world_size)) for t in by_size[:LARGEST]]
     if rest := by_size[LARGEST:]:
         stacks.append((f"{len(rest)} more tables", bytes_per_rank(rest, plan.world_size)))
     if plan.id_map_bytes:
         stacks.append(("id maps", [plan.id_map_bytes] * plan.world_size))
     return [(f"{name}, {readable(sum(by_rank))}", np.array(by_rank)) for name, by_rank in stacks]
+
+
+def _fitting(name: str) -> str:
+    """Returns a name, without its middle where it is long."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[1 - half :]}"
 
 
 def draw_memory(plan: Plan, path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,7 +29,19 @@ LIKE_ATTRIBUTES = ("type", "values", "keys", "items", "float", "train", "update"
 LIKE_PATHS = ("a/b", "/", "..", ".", "../../x", "a\\b", "C:", "con", "-", "~", "a b", " ", "a.b", "a", "%2F", "a%2Fb")
 LIKE_SYNTAX = ("a[0]", "[", "*", "{x}", "$a_{", ":cat:", "[bold]", "&a", "#", "'", '"', "1e3", "null", "yes", "1")
 LIKE_KEYS = ("a@wide/a", "a@table:wide/a", "a@b", "a%40b", "@", "%", "wide/a", "table:a", "_x")
-SEEN_ODDLY = ("x" * 200, "字" * 200, "\0", "\n\t\x1b[31m", "\u2028", "\ufeff", "\x85", "😀", "é", "e\u0301")
+SEEN_ODDLY = (
+    "x" * 200,
+    "\U00036b41" * 40,
+    "字" * 200,
+    "\0",
+    "\n\t\x1b[31m",
+    "\u2028",
+    "\ufeff",
+    "\x85",
+    "😀",
+    "é",
+    "e\u0301",
+)
 ALIKE = ("User", "user", "USER", "weight", "bias", "label ", "loss", "id", "vector")
 NASTY = LIKE_ATTRIBUTES + LIKE_PATHS + LIKE_SYNTAX + LIKE_KEYS + SEEN_ODDLY + ALIKE
 
@@ -92,6 +104,7 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path, model: str) -> None
     phases=[Phase.explicit, Phase.generate],  # a run takes a second: no shrinking
     suppress_health_check=[HealthCheck.too_slow],
 )
+@example(names=["\U00036b41" * 40, "\U000917b4" * 40, "a number"])  # ten characters each, once they can be printed
 @given(st.lists(NAMES.filter(lambda name: name != "the label"), min_size=3, max_size=20, unique=True))
 def test_drawn_names(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     check_run(tmp_path_factory.mktemp("drawn"), names, "deepfm")
