@@ -13,7 +13,7 @@ from shardrec.sharding.planning.plan import Plan, bytes_per_rank
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_picture
 
 LARGEST = 8  # tables that have a colour of their own
-LONGEST = 40  # characters of a name, which else leaves no room for the bars
+LONGEST = 20  # characters of a name, which else leaves no room for the bars
 
 
 def memory_stacks(plan: Plan) -> list[tuple[str, NDArray[np.int64]]]:
