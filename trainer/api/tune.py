@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.api.load import named_model
 from shardrec.trainer.config.trust import trust_folders
+
+if TYPE_CHECKING:
+    from shardrec.trainer.tuning.plan import Plan
+    from shardrec.trainer.tuning.report import Findings
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def tune(
 
     with torch.random.fork_rng(devices=() if jobs else range(torch.cuda.device_count())):
         found = search(plan, jobs=jobs, timeout=timeout, resume=resume, quiet=quiet)
+    return _outcome(plan, found)
+
+
+def _outcome(plan: "Plan", found: "Findings") -> Tuning:
+    """Returns what a search has come to. Raises UserError where no trial has finished."""
     if not found.ranked:
         reasons = [row["failure"] for row in map(found.row, found.trials) if row["failure"]]
         raise UserError(
