@@ -20,14 +20,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyarrow.fs import copy_files
-from pydantic import BaseModel
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.files.file_errors import about
 from shardrec.data_pipeline.files.owned_files import (
     MARKER,
-    not_through_links,
     remove_files,
     remove_if_empty,
     remove_made,
@@ -42,7 +39,9 @@ from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
+from shardrec.trainer.run_folder.records import append_record, read_records
 from shardrec.trainer.run_folder.stop_request import STOP, forget_stop
+from shardrec.trainer.run_folder.summary_file import read_summary
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -63,31 +62,6 @@ _OWN_NAMES = (*_FILES, "calibration.json", *_FOLDERS, MARKER, LOCK)
 
 
 _LARGEST_MARK = 100  # bytes of `checkpoints/best`
-
-
-class _Summary(BaseModel):
-    """The types of what commands read in summary.json; what an earlier version did not write may be missing."""
-
-    finished: bool = True
-    metrics: dict[str, dict[str, float | None]] = {}
-    parameters: dict[str, int] = {}
-    steps: int = 0
-    rows: int = 0
-    samples_per_second: float = 0
-    world_size: int = 1
-    first_step: int = 0
-    best_step: int | None = None
-    epochs_to_best: float | None = None
-    stopped_early: bool = False
-    data: dict[str, Any] = {}
-    peak_memory_bytes: float = 0
-    peak_device_memory_bytes: float = 0
-    wall_seconds: float = 0
-    seconds_to_first_step: float = 0
-    zero_weights: dict[str, float] = {}
-    undefined: dict[str, dict[str, str]] = {}
-    not_scored: dict[str, str] = {}
-    stages: dict[str, "_Summary"] = {}
 
 
 @dataclass(frozen=True)
@@ -344,35 +318,15 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """Returns the summary of a run that is over, by its own word; None while it is not."""
-        try:
-            summary = json.loads(self.summary_file.read_bytes())
-            _Summary.model_validate(summary)
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError):  # a ValidationError is one
-            summary = None
-        if summary is None:
-            raise UserError(f"{self.summary_file}: no run's summary (JSON); remove it: the run is unfinished then")
-        return summary if summary.get("finished", True) else None  # a summary that does not say is an older one's
+        return read_summary(self.summary_file)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
-        line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
-        with about(self.metrics_file), open(self.metrics_file, "a", opener=not_through_links) as file:
-            file.write(line + "\n")
+        append_record(self.metrics_file, kind, step, values)
 
     def records(self) -> list[dict[str, Any]]:
         """Returns all complete lines of metrics.jsonl. Raises UserError for one that is no record."""
-        if not self.metrics_file.exists():
-            return []
-        records = []
-        lines = self.metrics_file.read_bytes().splitlines()
-        for number, line in enumerate(lines, 1):
-            if (record := _record(line)) is not None:
-                records.append(record)
-            elif number < len(lines):  # a kill can cut the last line short
-                raise UserError(f"{self.metrics_file}: line {number} is not a record (JSON with kind, step); remove it")
-        return records
+        return read_records(self.metrics_file)
 
     def forget_records_after(self, step: int) -> None:
         """Drops what was recorded after `step`: those steps are about to be done again."""
@@ -393,17 +347,6 @@ class RunFolder:
             return UserError(json.loads(self.error_file.read_text())["error"])
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """Returns what a line of metrics.jsonl says; None where it is no record."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
-        return None
-    return record
 
 
 def nothing_to_resume(path: Path) -> UserError:
