@@ -62,21 +62,31 @@ def bundle(
 @app.command()
 def step(
     run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: a made log")] = None,
-    model: Annotated[str, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400")] = "deepfm",
-    ids: Annotated[int, typer.Option(help="without a run file: ids over all 26 fields")] = BENCHMARK_IDS,
+    model: Annotated[
+        str | None, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400; default: deepfm")
+    ] = None,
+    ids: Annotated[
+        int | None, typer.Option(help=f"without a run file: ids over all 26 fields; default: {BENCHMARK_IDS}")
+    ] = None,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
     overrides: Overrides = None,
 ) -> None:
     """Measures samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
+    from shardrec.data_pipeline.errors import UserError
     from shardrec.trainer.benchmarks.step import step_worker
     from shardrec.trainer.config.load import load
     from shardrec.trainer.launch.supervision import supervised
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.training.inspection import inspect_run
 
+    if run_file is not None and (model is not None or ids is not None):
+        option = "--model" if model is not None else "--ids"
+        raise UserError(
+            f"{option}: is of the made log, and {run_file} says what it has; leave it out, or change that by --set"
+        )
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
         if run_file is None:
-            run_file = _made_run(Path(scratch), model, ids)
+            run_file = _made_run(Path(scratch), model or "deepfm", ids or BENCHMARK_IDS)
         config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
         inspect_run(config)
         figures = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)

@@ -15,7 +15,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import plain_table, print_table, results
 
-SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae")
+SHOWN = ("auc", "log_loss", "normalized_entropy", "gauc", "rmse", "mae", "td_error", "mean_q", "mean_target")
 UNDEFINED = "undefined"
 """What tables have in place of a number that the rows do not define."""
 

@@ -226,6 +226,8 @@ def test_bench_step_ends_with_json(
     assert found["model"] == "deepfm" and found["world_size"] == 1
     assert found["step_samples_per_second"] > 0 and found["end_to_end_samples_per_second"] > 0
     assert os.listdir(tmp_path) == ["run.yaml"]
+    line = refused(monkeypatch, "bench", "step", path, "--model", "lr")
+    assert "--model: is of the made log" in line and "run.yaml says what it has" in line
 
 
 def test_bench_step_counts_samples(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

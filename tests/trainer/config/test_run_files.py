@@ -85,7 +85,7 @@ def schemas() -> dict[str, Schema]:
         "data/ncf-ml-1m": ncf.recipe(6040, 3706).written_schema(Fitted()),
         **dict.fromkeys(("data/planted", "data/planted-order"), planted),
         **{f"data/{name}": PlantedLog((n, *FIELD_IDS[1:]), 4).schema for name, n in large.items()},
-        "demo/data": PlantedLog(FIELD_IDS, 4).schema,
+        **dict.fromkeys(("demo/data", "data/demo"), PlantedLog(FIELD_IDS, 4).schema),
         **dict.fromkeys(("data/news", "runs/simulate_news/random-0/log"), log_schema(SimulationSettings())),
     }
 

@@ -31,3 +31,11 @@ def test_a_narrow_terminal_cuts_nothing(
         f"{split}: undefined: auc, calibration (all labels are 0)",
         f"{split}: undefined: gauc (no group has rows of both classes)",
     ]
+
+
+def test_values_of_actions_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"td_error": 0.25, "mean_q": 0.5, "mean_target": 1.5, "rows": 8}
+    print_metrics(RunFolder(tmp_path), {"step": 7, "metrics": {"data": metrics}})
+    header, line, *_ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["split", "td_error", "mean_q", "mean_target"]
+    assert line.split() == ["data", "0.2500", "0.5000", "1.5000"]
