@@ -365,9 +365,10 @@ class _Ids:
         rows = self._rows(array)
         if array.null_count or pa.types.is_floating(array.type):
             missing = np.asarray(pc.is_null(array, nan_is_null=True))
-            if missing.any() and self._missing is None:
-                raise _bad(missing.argmax(), "nothing", "an id")
-            rows = np.where(missing, self._missing, rows)
+            if missing.any():
+                if self._missing is None:
+                    raise _bad(missing.argmax(), "nothing", "an id")
+                rows = np.where(missing, self._missing, rows)
         return rows if self._space is None else self._space(rows)
 
     def _rows(self, array: pa.Array) -> np.ndarray:
