@@ -16,7 +16,7 @@ from shardrec import __version__
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.owned_files import check_replaceable
+from shardrec.data_pipeline.files.owned_files import check_replaceable, remove_made
 from shardrec.data_pipeline.files.whole_files import whole_folder
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
@@ -38,7 +38,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
-MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader.py", "calibration.json", "tower.onnx"
+MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader", "calibration.json", "tower.onnx"
 
 
 def export_bundle(
@@ -115,6 +115,7 @@ def _check_calibration(folder: RunFolder, step: int) -> None:
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     """Raises UserError for a place that holds anything but, with `overwrite`, a bundle that was exported there."""
     if overwrite and (out / MANIFEST).is_file():
+        remove_made(out / LOADER / "__pycache__")  # by Python, where the bundle was opened by its own loader
         check_replaceable(out, inputs)
     else:
         check_out(out)
@@ -132,7 +133,7 @@ def _written(
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
     programs, specs = _write_programs(made, model, blueprint.schema)
     found = {} if not onnx else {"onnx_difference": save_onnx(name, programs["tower"], made / ONNX)}
-    shutil.copyfile(loader.__file__, made / LOADER)
+    _copy_loader(made / LOADER)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
     id_stems = file_stems(saved.id_maps)
@@ -150,6 +151,12 @@ def _written(
         "no_shared_space": model.no_shared_space,
         "check": {"rows": 0, "why": "as asked for"},
     }
+
+
+def _copy_loader(to: Path) -> None:
+    to.mkdir()
+    for file in Path(loader.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, to / file.name)
 
 
 def _read_features(model: Recommender) -> tuple[str, ...]:

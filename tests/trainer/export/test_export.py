@@ -1,5 +1,6 @@
 """A bundle scores raw rows as the trained model scores prepared ones, without anything that trained it."""
 
+import compileall
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from shardrec.sharding.distribution.frozen_rows import dequantise, quantise
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
 from shardrec.trainer.export.loader import Bundle, RowError
+from tests import ROOT
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.dynamic_runs import dynamic_run, write_raw_data
@@ -198,14 +200,17 @@ def test_rows_are_stored_as_asked_for(dynamic: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_needs_torch_numpy_and_pyarrow_alone(named: Path, tmp_path: Path) -> None:
+    """By its own loader, and by the same one of shardrec."""
     rows = raw(test_rows(named))
     pq.write_table(rows, tmp_path / "rows.parquet")
     program = """
         import sys, importlib.abc
 
+        refused = ["shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic", "yaml", "typer"]
+
         class Refused(importlib.abc.MetaPathFinder):
             def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] in ("shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic", "yaml", "typer"):
+                if name.split(".")[0] in refused:
                     raise ImportError(f"{name} is not here")
 
         sys.meta_path.insert(0, Refused())
@@ -215,14 +220,19 @@ def test_a_bundle_needs_torch_numpy_and_pyarrow_alone(named: Path, tmp_path: Pat
 
         rows = pq.read_table("rows.parquet")
         bundle = Bundle("bundle", threads=1)
-        np.save("scores.npy", np.stack([bundle.score(rows), bundle.score(rows.to_pylist())]))
+        scores = [bundle.score(rows), bundle.score(rows.to_pylist())]
         assert not {"shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic"} & set(sys.modules)
+
+        refused.remove("shardrec")
+        sys.path.insert(0, sys.argv[1])
+        from shardrec.trainer.export.loader import Bundle
+
+        np.save("scores.npy", np.stack([*scores, Bundle("bundle").score(rows)]))
     """
     (tmp_path / "bundle").symlink_to(named / "bundle")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, check=True
-    )
+    python = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(ROOT)]
+    subprocess.run(python, cwd=tmp_path, env=environment, check=True)
     for scores in np.load(tmp_path / "scores.npy"):
         np.testing.assert_allclose(scores, Bundle(named / "bundle").score(rows), atol=1e-6)
 
@@ -275,6 +285,7 @@ def test_the_command_says_what_it_did(named: Path, tmp_path: Path, monkeypatch: 
     assert "model deepfm, step" in printed and "checked: scores of 100 test rows differ" in printed
     assert "auc of these rows" in printed
     assert "not empty" in refused(monkeypatch, "export", named / "run", "--out", out)
+    compileall.compile_dir(out / "loader", quiet=1)  # as Python does when the loader is imported
     command(monkeypatch, "export", named / "run", "--out", out, "--overwrite", "--check", 0)
     assert "not checked: as asked for" in capfd.readouterr().out
     (out / "mine.txt").write_text("kept")

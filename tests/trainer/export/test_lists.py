@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import shardrec
-from shardrec.trainer.export import loader
 from shardrec.trainer.export.loader import Bundle, RowError
+from shardrec.trainer.export.loader import bundle as bundle_module
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
 from tests.trainer.small_run import run_file
@@ -42,7 +42,7 @@ def items(folder: Path) -> list[str]:
 
 
 def test_lists_are_those_of_the_largest_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "BLOCK_ITEMS", 7)
+    monkeypatch.setattr(bundle_module, "BLOCK_ITEMS", 7)
     bundle, names = Bundle(folder / "bundle"), items(folder)
     assert bundle.retrieves
     users = [USERS[3], USERS[77], 5]

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -262,8 +263,9 @@ def test_openapi_describes_the_columns(client: httpx.Client, bundle: Bundle) -> 
             assert answer.status_code not in (404, 405, 500)
 
 
-def test_the_recipe_scores_as_the_loader_does(folder: Path, bundle: Bundle) -> None:
+def test_the_recipe_scores_as_the_loader_does(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """What each worker of docs/batch-scoring.md does with a batch; Ray itself is not started."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
     spec = importlib.util.spec_from_file_location("batch_score", ROOT / "docs/recipes/batch_score.py")
     assert spec is not None and spec.loader is not None
     recipe: Any = importlib.util.module_from_spec(spec)
