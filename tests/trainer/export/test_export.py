@@ -21,7 +21,7 @@ from shardrec.sharding.checkpoints.saved_tables import saved_tables
 from shardrec.sharding.distribution.frozen_rows import dequantise, quantise
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
-from shardrec.trainer.export.loader import Bundle, RowError
+from shardrec.trainer.export.loader import FORMAT, Bundle, RowError
 from tests import ROOT
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
@@ -264,15 +264,18 @@ def test_a_copy_that_was_cut_short_is_refused(named: Path, tmp_path: Path) -> No
         path.write_bytes(whole)
 
 
-def test_what_no_bundle_is_refused(tmp_path: Path, named: Path) -> None:
+def test_what_no_bundle_is_refused(tmp_path: Path, named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="not a bundle"):
         Bundle(tmp_path)
     (tmp_path / "bundle.json").write_text("[]")
     with pytest.raises(ValueError, match=r"not a bundle: bundle.json holds no object"):
         Bundle(tmp_path)
-    (tmp_path / "bundle.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="a bundle of format 99, where this loader reads format 1"):
-        Bundle(tmp_path)
+    for other in (FORMAT - 1, FORMAT + 1, None):
+        (tmp_path / "bundle.json").write_text(json.dumps({"format": other}))
+        with pytest.raises(ValueError, match=f"a bundle of format {other}, where this loader reads format {FORMAT}; "):
+            Bundle(tmp_path)
+    line = refused(monkeypatch, "bench", "bundle", tmp_path, "--data", named / "data/test")
+    assert "a bundle of format None" in line
 
 
 # ---------------------------------------------------------------- the command

@@ -18,7 +18,7 @@ from .programs import Program
 from .rows import RowError, Rows
 from .tables import Tables
 
-FORMAT = 1
+FORMAT = 2  # of what `bundle.json` and the files that it names hold
 BLOCK_ITEMS = 8192  # items whose products with users are made at once
 
 
@@ -39,7 +39,10 @@ class Bundle:
         self.folder = Path(folder)
         self.manifest = self._json("bundle.json")
         if (found := self.manifest.get("format")) != FORMAT:
-            raise ValueError(f"{self.folder}: a bundle of format {found}, where this loader reads format {FORMAT}")
+            raise ValueError(
+                f"{self.folder}: a bundle of format {found}, where this loader reads format {FORMAT}; open it by the "
+                "loader that lies in it, or export its run again by this version"
+            )
         for name, size in self.manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
