@@ -1,5 +1,6 @@
 """A trained model is written as a bundle: a folder that scores raw rows with torch, NumPy and pyarrow alone."""
 
+import io
 import json
 import shutil
 import warnings
@@ -17,7 +18,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.file_names import file_stems
 from shardrec.data_pipeline.files.owned_files import check_replaceable, remove_made
-from shardrec.data_pipeline.files.whole_files import whole_folder
+from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
@@ -221,7 +222,9 @@ def _write_programs(made: Path, model: Recommender, schema: Schema) -> tuple[dic
         inline_autocast(program.exported)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
-            torch.export.save(program.exported, made / f"{name}.pt2")
+            torch.export.save(program.exported, content := io.BytesIO())  # a full disk would abort torch's own writer
+        with whole_file(made / f"{name}.pt2", synced=False) as temporary:
+            temporary.write_bytes(content.getbuffer())
         inputs = [_input(model, given) for given in program.inputs]
         specs[name] = {"file": f"{name}.pt2", "inputs": inputs, **_output(program.exported, inputs)}
     return programs, specs

@@ -3,10 +3,13 @@
 import compileall
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from shardrec.sharding.distribution.frozen_rows import dequantise, quantise
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
 from shardrec.trainer.export.loader import FORMAT, Bundle, RowError
+from shardrec.trainer.export.table_files import write_array
 from tests import ROOT
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
@@ -276,6 +280,30 @@ def test_what_no_bundle_is_refused(tmp_path: Path, named: Path, monkeypatch: pyt
             Bundle(tmp_path)
     line = refused(monkeypatch, "bench", "bundle", tmp_path, "--data", named / "data/test")
     assert "a bundle of format None" in line
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process find no room beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_bundle_that_finds_no_room_is_a_line_and_leaves_nothing(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is a program, or an array, whose own writers abort or say no reason."""
+    out = tmp_path / "bundle"
+    with largest_file((named / "bundle/tower.pt2").stat().st_size - 1):
+        line = refused(monkeypatch, "export", named / "run", "--out", out)
+    assert f"{out}: no space left on the device; nothing was kept" in line
+    assert list(tmp_path.iterdir()) == []
+    with largest_file(1000), pytest.raises(OSError, match=r"File too large: .*large\.npy"):
+        write_array(tmp_path / "large.npy", np.zeros(1000))
 
 
 # ---------------------------------------------------------------- the command
