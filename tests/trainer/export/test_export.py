@@ -10,10 +10,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -176,6 +178,23 @@ def test_columns_that_are_needed_are_named(named: Path) -> None:
         bundle.score({"user": [1, 2], "price": [0.5]})
     with pytest.raises(RowError, match=r"^rows are a pyarrow.Table"):
         bundle.score("rows")
+
+
+def test_rows_without_a_column_of_the_bundle_are_refused(named: Path) -> None:
+    """Also where all columns may be missing: theirs are misspelt."""
+    bundle, others = Bundle(named / "bundle"), {"usr": [1, 2], "prise": [0.5, 1.0]}
+    expected = "found the columns 'usr', 'prise', expected some of 'user', 'item', "
+    for rows in (others, pd.DataFrame(others), pa.table(others)):
+        for call in (bundle.score, bundle.read, partial(bundle.score_candidates, {"user": 1})):
+            with pytest.raises(RowError, match=f"^{expected}"):
+                call(rows)
+        with pytest.raises(RowError, match=f"^context: {expected}"):
+            bundle.score_candidates(pa.table(others).slice(0, 1), [{"item": "i1"}])
+    with pytest.raises(RowError, match=f"^row 1: {expected}"):
+        bundle.score([{"user": 1}, {"usr": 1, "prise": 2}])
+    for nothing, where in (({}, ""), (pd.DataFrame(), ""), ([{}], "row 0: ")):
+        with pytest.raises(RowError, match=f"^{where}found no columns, expected some of 'user', "):
+            bundle.score(nothing)
 
 
 # ---------------------------------------------------------------- files

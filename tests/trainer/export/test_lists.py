@@ -89,6 +89,8 @@ def test_vectors_of_users_need_no_items(folder: Path) -> None:
     assert bundle.user_vectors([]).shape == (0, 5)
     ids, scores = bundle.top_n([], 3)
     assert ids == [] and scores.shape == (0, 3)
+    with pytest.raises(RowError, match=r"row 0: found the columns 'item', expected some of 'user'$"):
+        bundle.top_n([{"item": "i1"}], 1)
     with pytest.raises(ValueError, match="found n = 0, expected at least 1"):
         bundle.top_n(rows, 0)
     with pytest.raises(RowError, match="`seen` has lists for 1 rows, the rows are 9"):

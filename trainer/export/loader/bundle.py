@@ -59,6 +59,10 @@ class Bundle:
             name: Program(self.folder / spec["file"], spec, self._tables)
             for name, spec in self.manifest["programs"].items()
         }
+        self._columns_of = {
+            name: list(dict.fromkeys(c for feature in program.features for c in self._features[feature].columns))
+            for name, program in self._programs.items()
+        }
         self._calibration = self._json("calibration.json") if (self.folder / "calibration.json").exists() else None
         self.retrieves = "user" in self._programs
 
@@ -78,10 +82,7 @@ class Bundle:
         context: a dict of values, or a table of one row. candidates: C rows of the columns in which they differ
         (`item_columns`, or others). What depends on the context alone is computed once. Raises RowError.
         """
-        one = Rows.of([context] if isinstance(context, Mapping) else context, self.columns)
-        rows = Rows.of(candidates, self.columns)
-        if one.count != 1:
-            raise RowError(f"the context is one row, found {one.count}")
+        one, rows = self._context(context), Rows.of(candidates, self.columns)
         if not rows.count:
             return self._run("tower", [])
         own = {column for column in self.columns if rows.get(column) is not None}
@@ -97,9 +98,21 @@ class Bundle:
 
         return self._calibrated(programs[-1].by_block(rows.beside(one), read, *once))
 
+    def _context(self, context: Any) -> Rows:
+        """Returns the one row that candidates have in common, which may have no columns at all."""
+        if isinstance(context, Mapping) and not context:
+            return Rows(1, lambda name: None)
+        try:
+            one = Rows.of([context] if isinstance(context, Mapping) else context, self.columns)
+        except RowError as error:
+            raise RowError(f"context: {error.message}") from None
+        if one.count != 1:
+            raise RowError(f"the context is one row, found {one.count}")
+        return one
+
     def _run(self, program: str, rows: Any) -> Any:
-        features = self._programs[program].features
-        return self._programs[program].by_block(Rows.of(rows, self.columns), partial(self._read, features))
+        read = partial(self._read, self._programs[program].features)
+        return self._programs[program].by_block(Rows.of(rows, self._columns_of[program]), read)
 
     def _read(self, features: Iterable[str], rows: Rows) -> dict[str, Column]:
         return self._aligned({name: self._features[name].read(rows) for name in features})

@@ -1,6 +1,6 @@
 """Rows come as tables, frames, dicts and lists; their values are read as Arrow arrays, or refused by their type."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from .hashing import hash_texts, hash_words
 ANY = "string or int64"  # the type of columns that are hashed: 7 and "7" are two ids
 LONGEST = 1 << 16  # bytes of a string that is an id
 BLOCK_ROWS = 4096  # rows that are scored at once
+NAMED = 8  # columns that an error names
 
 _TYPES = {"string": pa.large_binary(), ANY: pa.int64(), "int64": pa.int64(), "uint64": pa.uint64()}
 _TYPES |= {"bool": pa.bool_(), "float": pa.float64(), "double": pa.float64()}
@@ -145,16 +146,24 @@ class Rows:
         self.count, self._whole, self._start = count, whole, start
 
     @classmethod
-    def of(cls, rows: Any, known: Iterable[str]) -> "Rows":
-        """Takes rows in any of their forms. Raises RowError for another one."""
+    def of(cls, rows: Any, known: Collection[str]) -> "Rows":
+        """Takes rows in any of their forms. Raises RowError for another one, and for rows with no column that is known.
+
+        Else a misspelt column that may be missing would be scored as missing.
+        """
         if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+            for at, row in enumerate(rows):
+                if row.keys().isdisjoint(known):
+                    _check_known(row, known, at)
             return cls(len(rows), cache(partial(_values, rows)))
         if isinstance(rows, pa.Table | pa.RecordBatch):
             names, count = rows.column_names, rows.num_rows
+            _check_known(names, known)
             if twice := [name for name in known if names.count(name) > 1]:
                 raise RowError(f"the column {twice[0]!r} is there {names.count(twice[0])} times")
             rows = dict(zip(names, rows.columns, strict=True))
         elif isinstance(rows, Mapping) or hasattr(rows, "iloc"):  # a pandas.DataFrame
+            _check_known(rows.keys(), known)
             rows = {name: _column(name, rows[name]) for name in known if name in rows}
             lengths = {name: len(values) for name, values in rows.items()}
             count = max(lengths.values(), default=0)
@@ -188,6 +197,17 @@ class Rows:
             return (one.to_pylist() if isinstance(one, pa.Array) else one) * self.count
 
         return Rows(self.count, cache(whole))
+
+
+def _check_known(names: Collection[Any], known: Collection[str], row: int | None = None) -> None:
+    if known and not any(name in names for name in known):
+        found = f"found the columns {_listed(names)}" if len(names) else "found no columns"
+        raise RowError(f"{found}, expected some of {_listed(known)}", row)
+
+
+def _listed(names: Collection[Any]) -> str:
+    shown = ", ".join(repr(str(name)[:40]) for name in list(names)[:NAMED])
+    return f"{shown} and {len(names) - NAMED:,} more" if len(names) > NAMED else shown
 
 
 def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any] | None:
