@@ -143,6 +143,7 @@ def _written(
         "format": loader.FORMAT,
         "software": f"shardrec {__version__}",
         "run": _facts(folder, blueprint, saved),
+        "predicts": _predicts(model),
         **_row_specs(made, blueprint, _read_features(model)),
         "tables": tables,
         "id_spaces": spaces,
@@ -152,6 +153,12 @@ def _written(
         "no_shared_space": model.no_shared_space,
         "check": {"rows": 0, "why": "as asked for"},
     }
+
+
+def _predicts(model: Recommender) -> dict[str, Any]:
+    """Returns what a bundle says of its predictions: the task, of one that adds a loss the one below, and its label."""
+    task = getattr(model.task, "task", model.task)
+    return {"task": type(task).__name__, "label": getattr(task, "label", None)}
 
 
 def _copy_loader(to: Path) -> None:

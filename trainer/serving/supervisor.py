@@ -76,7 +76,7 @@ class Supervisor:
         self._listener = listen(self._settings.host, self._settings.port)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload(self._settings.bundle)))
+        loop.add_signal_handler(signal.SIGHUP, self._reload_current)
         try:
             started = [await self._start() for _ in range(self._settings.workers)]
             opened = [await self._ready(worker) for worker in started]
@@ -158,16 +158,20 @@ class Supervisor:
     # ------------------------------------------------------------ another bundle
 
     async def _answer_reload(self, worker: Process, message: Message) -> None:
-        ok, line = await self._reload(message["path"])
+        ok, line = await self._reload(message["path"], message["allow_changes"])
         worker.channel.send("reloaded", asked=message["asked"], ok=ok, line=line)
 
-    async def _reload(self, path: str) -> tuple[bool, str]:
+    def _reload_current(self) -> None:
+        """Begins to reload what the service's own path leads to."""
+        self._spawn(self._reload(self._settings.bundle, self._settings.allow_changes))
+
+    async def _reload(self, path: str, allow_changes: bool) -> tuple[bool, str]:
         """Has all workers open what `path` leads to, and swap if all could; else they go on as before."""
         async with self._swapping:
             target = os.path.realpath(path)
             workers = [worker for worker in self._workers if worker.serving]
             for worker in workers:
-                worker.channel.send("open", path=target)
+                worker.channel.send("open", path=target, allow_changes=allow_changes)
             answers = [await worker.hear("opened") for worker in workers]
             refused = [a["line"] for a in answers if a is not None and not a["ok"]]
             if refused:
@@ -192,7 +196,7 @@ class Supervisor:
             target = os.path.realpath(self._settings.bundle)
             if target != seen and os.path.isdir(target):
                 seen = target
-                await self._reload(self._settings.bundle)
+                await self._reload(self._settings.bundle, self._settings.allow_changes)
 
     # ------------------------------------------------------------ the end
 

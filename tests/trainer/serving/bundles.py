@@ -35,6 +35,17 @@ def calibrated(bundle: Path, name: str) -> Path:
     return copy
 
 
+def changed(bundle: Path, name: str) -> Path:
+    """A copy that reads and predicts something else."""
+    copy = copied(bundle, name)
+    manifest = json.loads((copy / "bundle.json").read_text().replace('"price"', '"cost"'))
+    manifest["predicts"]["task"] = "Regression"
+    for rows in (manifest["raw"], manifest["prepared"]):
+        rows["columns"]["kind"] += "?"
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    return copy
+
+
 def broken(bundle: Path, name: str) -> Path:
     """A copy that opens, and cannot score: a table's file is cut."""
     copy = copied(bundle, name)
