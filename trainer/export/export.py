@@ -22,6 +22,7 @@ from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
+from shardrec.trainer.checkpoints.manifest import fingerprint
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
 from shardrec.trainer.config.paths import absolute_folder
@@ -65,7 +66,7 @@ def export_bundle(
     check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
     check(out)
     saved = SavedModel.of(folder, step)
-    _check_calibration(folder, saved.step)
+    calibration = _calibration(folder, saved)
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
@@ -76,8 +77,8 @@ def export_bundle(
                 manifest |= _with_items(made, session, manifest)
         manifest["files"] = _sizes(made)
         _write_json(made / MANIFEST, manifest)
-        if (folder.path / CALIBRATION).exists():  # after the check, which is of the model's own predictions
-            shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
+        if calibration is not None:  # after the check, which is of the model's own predictions
+            (made / CALIBRATION).write_bytes(calibration)
     return manifest
 
 
@@ -103,14 +104,28 @@ def _sizes(made: Path) -> dict[str, int]:
     return {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
 
 
-def _check_calibration(folder: RunFolder, step: int) -> None:
-    """Raises UserError where the run's calibration, if it has one, was fitted to another checkpoint."""
-    path = folder.path / CALIBRATION
-    if path.exists() and (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
+def _calibration(folder: RunFolder, saved: SavedModel) -> bytes | None:
+    """Returns the run's calibration, if it has one. Raises UserError where it was fitted to another checkpoint."""
+    path = folder.calibration_file
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    try:
+        fitted = dict(json.loads(content))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: cannot be read as a calibration; make it anew with `shardrec calibrate`") from None
+    if (step := fitted.get("step", saved.step)) != saved.step:
         raise UserError(
-            f"{path}: fitted to step {fitted}, while step {step} is exported; name it by --step, or run `shardrec "
+            f"{path}: fitted to step {step}, while step {saved.step} is exported; name it by --step, or run `shardrec "
             "calibrate` again"
         )
+    own = fingerprint(saved.content)
+    if (fitted.get("checkpoint") or own) != own:
+        raise UserError(
+            f"{path}: fitted to another checkpoint of step {step} than the one that is there; run `shardrec calibrate` "
+            "again"
+        )
+    return content
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -215,6 +230,7 @@ def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[s
         "folder": str(folder.path),
         "model": config.model["name"],
         "step": saved.step,
+        "checkpoint": fingerprint(saved.content),
         "labels": [label.name for label in blueprint.schema.labels],
         "metrics": summary.get("metrics", {}),
         "settings": config.model_dump(mode="json", include={"model", "tables", "optimizer"}),

@@ -380,6 +380,12 @@ def test_scores_are_calibrated_where_the_run_is(named: Path, tmp_path: Path) -> 
         calibration.write_text(json.dumps(isotonic | {"step": 10**6}))
         with pytest.raises(UserError, match="fitted to step 1000000, while step"):
             shardrec.export(named / "run", tmp_path / "bundle")
+        calibration.write_text(json.dumps(isotonic | {"checkpoint": "another"}))
+        with pytest.raises(UserError, match="fitted to another checkpoint of step"):
+            shardrec.export(named / "run", tmp_path / "bundle")
+        calibration.write_text("{")
+        with pytest.raises(UserError, match="cannot be read as a calibration"):
+            shardrec.export(named / "run", tmp_path / "bundle")
         calibration.write_text(json.dumps(isotonic))
         made = shardrec.export(named / "run", tmp_path / "bundle")
     finally:
@@ -387,6 +393,9 @@ def test_scores_are_calibrated_where_the_run_is(named: Path, tmp_path: Path) -> 
     assert made["check"]["largest_difference"] < 1e-6  # of what the model itself predicts
     expected = np.clip(0.1 + (plain - 0.2) * 2, 0.1, 0.9)
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)
+    (tmp_path / "bundle/calibration.json").write_text(json.dumps(isotonic | {"checkpoint": "another"}))
+    with pytest.raises(ValueError, match=r"calibration\.json was fitted to another checkpoint"):
+        Bundle(tmp_path / "bundle")
     (tmp_path / "bundle/calibration.json").write_text(json.dumps({"method": "platt", "a": 2.0, "b": -0.5}))
     expected = 1 / (1 + np.exp(-2 * np.log(plain / (1 - plain)) + 0.5))
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)

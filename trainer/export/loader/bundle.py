@@ -63,7 +63,7 @@ class Bundle:
             name: list(dict.fromkeys(c for feature in program.features for c in self._features[feature].columns))
             for name, program in self._programs.items()
         }
-        self._calibration = self._json("calibration.json") if (self.folder / "calibration.json").exists() else None
+        self._calibration = self._fitted() if (self.folder / "calibration.json").exists() else None
         self.retrieves = "user" in self._programs
 
     # ------------------------------------------------------------ scores
@@ -216,6 +216,13 @@ class Bundle:
     def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Returns a table's rows: [n] -> float32 [n, D]."""
         return self._tables.vectors(table, rows)
+
+    def _fitted(self) -> dict[str, Any]:
+        """Returns the calibration. Raises ValueError for one of another checkpoint."""
+        found, run = self._json("calibration.json"), self.manifest.get("run", {})
+        if found.get("checkpoint") and found["checkpoint"] != run.get("checkpoint"):
+            raise ValueError(f"{self.folder}: calibration.json was fitted to another checkpoint; export the run again")
+        return found
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
