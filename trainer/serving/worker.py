@@ -249,14 +249,13 @@ async def _serve(settings: Settings, listener: int, channel: int) -> None:
 
 def main() -> None:
     """Serves with the settings and sockets that the process was started with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor gets it too, and says what to do
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="shardrec serve: %(message)s")
     settings = Settings.from_json(sys.argv[1])
     uvloop = uvicorn.Config(app="", loop="auto").get_loop_factory()
     with asyncio.Runner(loop_factory=uvloop) as runner:
         runner.run(_serve(settings, int(sys.argv[2]), int(sys.argv[3])))
-    sys.stderr.flush()
-    os._exit(0)  # torch's threads take long to take down, and hold nothing
+        sys.stderr.flush()
+        os._exit(0)  # without waiting for torch's threads, or for one that opens another bundle: they hold nothing
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from shardrec.trainer.serving.opened import OpenedBundle
 from shardrec.trainer.serving.wire.arrow_bodies import write_table
 from shardrec.trainer.serving.wire.bodies import ARROW
 from tests import ROOT
-from tests.trainer.serving.bundles import ROWS, broken, calibrated, changed, deepfm_bundle
+from tests.trainer.serving.bundles import ROWS, broken, calibrated, changed, deepfm_bundle, endless
 from tests.trainer.serving.clients import Clients
 from tests.trainer.serving.running import Running
 
@@ -330,10 +331,26 @@ def test_another_bundle_is_taken_up_and_the_service_ends_without_a_dropped_reque
     clients.wait_for(10)
     assert all(np.allclose(scores, after, rtol=1e-5) for scores in clients.answers[first:])
 
-    assert service.end() == 0
+    slow = endless(folder, "slow")
+    current.with_name("next").symlink_to(slow)
+    current.with_name("next").rename(current)
+    os.kill(service.process.pid, signal.SIGHUP)
+    with open(slow / "calibration.json", "wb"):  # by now a worker has begun to open it
+        assert service.end() == 0
     clients.end()
     assert clients.dropped == []
     assert service.said[-1].endswith("ended; every request in hand was answered")
+    assert not any("was killed" in line for line in service.said)
+
+
+def test_a_service_ends_while_it_opens_its_bundle(folder: Path) -> None:
+    slow = endless(folder, "slower")
+    command = [sys.executable, "-m", "shardrec", "serve", str(slow), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with process, open(slow / "calibration.json", "wb"):
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "shardrec serve: ended before it served\n")
 
 
 def test_a_bundle_that_cannot_score_is_one_line(folder: Path, tmp_path: Path) -> None:
