@@ -5,10 +5,8 @@ open the bundle by the loader that lies in it, so that BUNDLE is a path that all
 """
 
 import argparse
-import importlib.util
 import os
 import sys
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -18,11 +16,10 @@ class Scorer:
     """A scorer opens the bundle once, in an actor of its own, and then scores one batch of rows after another."""
 
     def __init__(self, bundle: str, threads: int) -> None:
-        spec = importlib.util.spec_from_file_location("bundle_loader", os.path.join(bundle, "loader.py"))
-        assert spec is not None and spec.loader is not None
-        loader: Any = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loader)
-        self.bundle = loader.Bundle(bundle, threads=threads)
+        sys.path.insert(0, bundle)
+        from loader import Bundle
+
+        self.bundle = Bundle(bundle, threads=threads)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Returns the rows with their scores beside them."""

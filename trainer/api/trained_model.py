@@ -24,6 +24,7 @@ from shardrec.trainer.catalogue.evaluation import CatalogueScorer
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
 from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
@@ -144,7 +145,8 @@ class TrainedModel:
         with self._ready(), nullcontext(()) if rows is None else rows.files(self._columns(labelled=True)) as paths:
             splits, _ = rows_to_score(self._blueprint, self._folder, split, paths)
             found = {name: scored_rows(self._session, self._session.loader(of)) for name, of in splits.items()}
-        calibration, _ = fit_calibration(found, method, self.step)
+        checkpoint = fingerprint(read_manifest(self._folder.checkpoint(self.step)))
+        calibration, _ = fit_calibration(found, method, self.step, checkpoint)
         calibration.save(self._folder)
         return calibration
 

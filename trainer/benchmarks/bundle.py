@@ -62,7 +62,8 @@ def _rows(bundle: Bundle, data: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for file in find_files(list(data)):
         with pq.ParquetFile(file.path) as opened:
-            columns = [c for c in opened.schema_arrow.names if c in bundle.columns]
+            names = opened.schema_arrow.names
+            columns = [c for c in names if c in bundle.columns] or names  # the bundle says what it expects
             for batch in opened.iter_batches(4096, columns=columns):
                 rows += batch.to_pylist()
                 if len(rows) >= 20_000:

@@ -3,6 +3,7 @@
 It is written last, with a checksum of itself and of every file. A folder without one is no checkpoint.
 """
 
+import hashlib
 import json
 import os
 import zlib
@@ -89,6 +90,11 @@ def _check(path: Path, content: Any) -> None:
     raise UserError(
         f"{path}: not a checkpoint's manifest: {problem}; restore it from a copy, or use another checkpoint"
     )
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Returns what tells a checkpoint from every other one, also of the same step: its content has all checksums."""
+    return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ def serve(
     timeout_ms: Annotated[float, typer.Option(min=1, help="how long a request is worked on")] = 10_000,
     drain_ms: Annotated[float, typer.Option(min=0, help="how long open connections live on at the end")] = 1000,
     watch: Annotated[bool, typer.Option("--watch", help="reload when the link BUNDLE leads elsewhere")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="a reload may change columns and outputs, which clients rely on")
+    ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="a line of JSON for each request")] = False,
 ) -> None:
     """Answers over HTTP with a bundle's scores: rows, candidates of a context, items of a catalogue."""
@@ -62,6 +65,7 @@ def serve(
             timeout=timeout_ms / 1e3,
             drain=drain_ms / 1e3,
             watch=1.0 if watch else 0.0,
+            allow_changes=allow_changes,
             access_log=access_log,
         )
     )

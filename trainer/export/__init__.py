@@ -5,7 +5,7 @@
 - `export.py`: a run's checkpoint becomes a bundle
 - `inlined.py`: regions without autocast as part of a tower's graph
 - `item_files.py`: the catalogue with its vectors
-- `loader.py`: the one file that reads a bundle, and is part of it
+- `loader/`: what reads a bundle, and is part of it
 - `onnx.py`: a tower as ONNX, checked against torch
 - `programs.py`: a tower exported by torch, whole and cut in two
 - `row_specs.py`: how raw rows are read, in plain values

@@ -1,5 +1,6 @@
 """A trained model is written as a bundle: a folder that scores raw rows with torch, NumPy and pyarrow alone."""
 
+import io
 import json
 import shutil
 import warnings
@@ -16,11 +17,12 @@ from shardrec import __version__
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.owned_files import check_replaceable
-from shardrec.data_pipeline.files.whole_files import whole_folder
+from shardrec.data_pipeline.files.owned_files import check_replaceable, remove_made
+from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
+from shardrec.trainer.checkpoints.manifest import fingerprint
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
 from shardrec.trainer.config.paths import absolute_folder
@@ -38,7 +40,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
-MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader.py", "calibration.json", "tower.onnx"
+MANIFEST, LOADER, CALIBRATION, ONNX = "bundle.json", "loader", "calibration.json", "tower.onnx"
 
 
 def export_bundle(
@@ -64,7 +66,7 @@ def export_bundle(
     check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
     check(out)
     saved = SavedModel.of(folder, step)
-    _check_calibration(folder, saved.step)
+    calibration = _calibration(folder, saved)
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
@@ -75,8 +77,8 @@ def export_bundle(
                 manifest |= _with_items(made, session, manifest)
         manifest["files"] = _sizes(made)
         _write_json(made / MANIFEST, manifest)
-        if (folder.path / CALIBRATION).exists():  # after the check, which is of the model's own predictions
-            shutil.copyfile(folder.path / CALIBRATION, made / CALIBRATION)
+        if calibration is not None:  # after the check, which is of the model's own predictions
+            (made / CALIBRATION).write_bytes(calibration)
     return manifest
 
 
@@ -102,19 +104,34 @@ def _sizes(made: Path) -> dict[str, int]:
     return {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
 
 
-def _check_calibration(folder: RunFolder, step: int) -> None:
-    """Raises UserError where the run's calibration, if it has one, was fitted to another checkpoint."""
-    path = folder.path / CALIBRATION
-    if path.exists() and (fitted := json.loads(path.read_bytes()).get("step", step)) != step:
+def _calibration(folder: RunFolder, saved: SavedModel) -> bytes | None:
+    """Returns the run's calibration, if it has one. Raises UserError where it was fitted to another checkpoint."""
+    path = folder.calibration_file
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    try:
+        fitted = dict(json.loads(content))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: cannot be read as a calibration; make it anew with `shardrec calibrate`") from None
+    if (step := fitted.get("step", saved.step)) != saved.step:
         raise UserError(
-            f"{path}: fitted to step {fitted}, while step {step} is exported; name it by --step, or run `shardrec "
+            f"{path}: fitted to step {step}, while step {saved.step} is exported; name it by --step, or run `shardrec "
             "calibrate` again"
         )
+    own = fingerprint(saved.content)
+    if (fitted.get("checkpoint") or own) != own:
+        raise UserError(
+            f"{path}: fitted to another checkpoint of step {step} than the one that is there; run `shardrec calibrate` "
+            "again"
+        )
+    return content
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     """Raises UserError for a place that holds anything but, with `overwrite`, a bundle that was exported there."""
     if overwrite and (out / MANIFEST).is_file():
+        remove_made(out / LOADER / "__pycache__")  # by Python, where the bundle was opened by its own loader
         check_replaceable(out, inputs)
     else:
         check_out(out)
@@ -132,7 +149,7 @@ def _written(
     model.load_state_dict(model_tensors(saved_tower(saved.path, saved.content)), strict=False)
     programs, specs = _write_programs(made, model, blueprint.schema)
     found = {} if not onnx else {"onnx_difference": save_onnx(name, programs["tower"], made / ONNX)}
-    shutil.copyfile(loader.__file__, made / LOADER)
+    _copy_loader(made / LOADER)
     stems = file_stems(saved.tables)
     tables = {name: write_table(made, stems[name], saved.tables[name], rows) for name in saved.tables}
     id_stems = file_stems(saved.id_maps)
@@ -141,6 +158,7 @@ def _written(
         "format": loader.FORMAT,
         "software": f"shardrec {__version__}",
         "run": _facts(folder, blueprint, saved),
+        "predicts": _predicts(model),
         **_row_specs(made, blueprint, _read_features(model)),
         "tables": tables,
         "id_spaces": spaces,
@@ -150,6 +168,18 @@ def _written(
         "no_shared_space": model.no_shared_space,
         "check": {"rows": 0, "why": "as asked for"},
     }
+
+
+def _predicts(model: Recommender) -> dict[str, Any]:
+    """Returns what a bundle says of its predictions: the task, of one that adds a loss the one below, and its label."""
+    task = getattr(model.task, "task", model.task)
+    return {"task": type(task).__name__, "label": getattr(task, "label", None)}
+
+
+def _copy_loader(to: Path) -> None:
+    to.mkdir()
+    for file in Path(loader.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, to / file.name)
 
 
 def _read_features(model: Recommender) -> tuple[str, ...]:
@@ -200,6 +230,7 @@ def _facts(folder: RunFolder, blueprint: Blueprint, saved: SavedModel) -> dict[s
         "folder": str(folder.path),
         "model": config.model["name"],
         "step": saved.step,
+        "checkpoint": fingerprint(saved.content),
         "labels": [label.name for label in blueprint.schema.labels],
         "metrics": summary.get("metrics", {}),
         "settings": config.model_dump(mode="json", include={"model", "tables", "optimizer"}),
@@ -214,7 +245,9 @@ def _write_programs(made: Path, model: Recommender, schema: Schema) -> tuple[dic
         inline_autocast(program.exported)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
-            torch.export.save(program.exported, made / f"{name}.pt2")
+            torch.export.save(program.exported, content := io.BytesIO())  # a full disk would abort torch's own writer
+        with whole_file(made / f"{name}.pt2", synced=False) as temporary:
+            temporary.write_bytes(content.getbuffer())
         inputs = [_input(model, given) for given in program.inputs]
         specs[name] = {"file": f"{name}.pt2", "inputs": inputs, **_output(program.exported, inputs)}
     return programs, specs

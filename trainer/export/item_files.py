@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.vocabulary import kept_values
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
+from shardrec.trainer.export.table_files import write_array
 from shardrec.trainer.session.session import Session
 
 
@@ -24,7 +24,7 @@ def write_items(folder: Path, session: Session) -> dict[str, Any]:
     vectors = item_vectors(session, catalogue).float().cpu().numpy()
     ids = raw_ids(session, catalogue)
     known = ids.is_valid().to_numpy(zero_copy_only=False)
-    np.save(folder / "items.npy", vectors[known])
+    write_array(folder / "items.npy", vectors[known])
     pq.write_table(pa.table({catalogue.column: ids.filter(pa.array(known))}), folder / "items.parquet")
     return {"item": catalogue.item, "items": int(known.sum()), "dim": vectors.shape[1]}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.export.programs import Program
 
 BOUND = 1e-4
@@ -35,8 +36,8 @@ def save_onnx(model: str, tower: Program, path: Path) -> float:
                 tower.exported, (), input_names=names, output_names=list(tower.outputs), dynamo=True, verbose=False
             )
         assert made is not None
-        made.save(str(path))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        content = made.model_proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UserError(f"{model} cannot be ONNX: {_reason(error)}; leave --onnx out") from error
     expected, read = tower.exported.module(), {given.name for given in session.get_inputs()}
@@ -47,10 +48,11 @@ def save_onnx(model: str, tower: Program, path: Path) -> float:
         found, wanted = torch.from_numpy(session.run(None, given)[0]), expected(*tensors)
         worst = max(worst, float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max()))
     if not worst <= BOUND:
-        path.unlink()
         raise UserError(
             f"{model} as ONNX predicts up to {worst:.1e} away from torch, more than {BOUND:g}; leave --onnx out"
         )
+    with whole_file(path, synced=False) as temporary:
+        temporary.write_bytes(content)
     return worst
 
 

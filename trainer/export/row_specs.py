@@ -1,4 +1,4 @@
-"""Row specs say in plain values how a schema's features are read: what `loader.py` goes by, and JSON can hold."""
+"""Row specs say in plain values how a schema's features are read: what the loader goes by, and JSON can hold."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,8 +1,9 @@
 """A table's rows are written as one `.npy` file, block by block as a checkpoint is read, so that it can be mapped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_strings, is_string
 from shardrec.data_pipeline.features.vocabulary import kept_values
+from shardrec.data_pipeline.files.file_errors import about
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.distribution.frozen_rows import quantise
@@ -30,10 +32,8 @@ def write_table(folder: Path, stem: str, table: SavedTable, rows: Rows | None) -
     columns = table.embedding_dim + (SCALE_BYTES if dtype == "int8" else 0)
     file = f"tables/{stem}.npy"
     (folder / "tables").mkdir(exist_ok=True)
-    with open(folder / file, "xb") as out:
-        numpy_type = {"fp32": "<f4", "fp16": "<f2", "int8": "|u1"}[dtype]
-        header = {"descr": numpy_type, "fortran_order": False, "shape": (table.num_embeddings, columns)}
-        np.lib.format.write_array_header_1_0(out, header)
+    stored_as = {"fp32": "<f4", "fp16": "<f2", "int8": "|u1"}[dtype]
+    with new_array(folder / file, stored_as, (table.num_embeddings, columns)) as out:
         for start, block in table.blocks("weight", table.block_rows(["weight"])):
             stored = _converted(dtype)(block)
             if not bool(block.isfinite().all()) or (dtype == "fp16" and not bool(stored.isfinite().all())):
@@ -43,6 +43,20 @@ def write_table(folder: Path, stem: str, table: SavedTable, rows: Rows | None) -
                 )
             out.write(stored.numpy().data)
     return {"file": file, "rows": table.num_embeddings, "dim": table.embedding_dim, "dtype": dtype}
+
+
+@contextmanager
+def new_array(path: Path, dtype: str, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """Yields a `.npy` file that is to be filled. NumPy's own writer does not say that a disk is full."""
+    with about(path), path.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+        yield file
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a whole array as a `.npy` file."""
+    with new_array(path, array.dtype.str, array.shape) as file:
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _dtype(table: SavedTable, rows: Rows | None) -> str:
@@ -74,8 +88,8 @@ def write_id_map(folder: Path, stem: str, id_map: SavedIdMap) -> dict[str, Any]:
     order = np.argsort(all_ids)
     (folder / "tables").mkdir(exist_ok=True)
     files = {"ids": f"tables/{stem}.ids.npy", "rows": f"tables/{stem}.rows.npy"}
-    np.save(folder / files["ids"], all_ids[order])
-    np.save(folder / files["rows"], np.concatenate(rows)[order])
+    write_array(folder / files["ids"], all_ids[order])
+    write_array(folder / files["rows"], np.concatenate(rows)[order])
     return {**files, "default_row": id_map.ids.default_row}
 
 
@@ -92,8 +106,8 @@ def write_vocabulary(folder: Path, stem: str, source: str, path: str) -> bool:
     strings = is_string(whole.type)
     keys = hash_strings(whole) if strings else whole.to_numpy()
     order = np.argsort(keys, kind="stable")
-    np.save(folder / f"{stem}.keys.npy", keys[order])
-    np.save(folder / f"{stem}.rows.npy", order + 1)
+    write_array(folder / f"{stem}.keys.npy", keys[order])
+    write_array(folder / f"{stem}.rows.npy", order + 1)
     if strings:
         ordered = whole.cast(pa.large_binary()).take(pa.array(order))
         batch = pa.record_batch({"value": ordered})

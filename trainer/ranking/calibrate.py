@@ -14,6 +14,7 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Task
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
@@ -161,7 +162,8 @@ def calibrate_worker(
     for name, paths in splits.items():
         loader = session.loader(paths)
         found[name] = scored_rows(session, loader, progress.counter(f"scoring {name}", loader.steps_per_epoch))
-    calibration, reliability = fit_calibration(found, method, step)
+    checkpoint = fingerprint(read_manifest(folder.checkpoint(step)))
+    calibration, reliability = fit_calibration(found, method, step, checkpoint)
     return {
         "calibration": calibration.model_dump(mode="json"),
         "reliability": {
@@ -201,12 +203,12 @@ def scored_rows(session: Session, loader: Loader, on_batch: Callable[[int], None
 
 
 def fit_calibration(
-    rows: Mapping[str, ScoredRows], method: Method, step: int
+    rows: Mapping[str, ScoredRows], method: Method, step: int, checkpoint: str
 ) -> tuple[Calibration, dict[str, tuple[Reliability, Reliability]]]:
     """Fits the first of `rows`; returns the calibration, and the reliability of all before and after.
 
-    The first are measured in parts, each calibrated by a fit on the others. Raises
-    UserError for rows of one class, and for predictions that are NaN.
+    step, checkpoint: what scored the rows, and its fingerprint. The first are measured in parts, each calibrated by a
+    fit on the others. Raises UserError for rows of one class, and for predictions that are NaN.
     """
     split, fitted = next(iter(rows.items()))
     _check(split, fitted)
@@ -226,8 +228,8 @@ def fit_calibration(
             ece=(before_bins.error, after_bins.error),
             log_loss=(log_loss(*pair[0]), log_loss(*pair[1])),
         )
-    facts: dict[str, Any] = {"split": split, "rows": len(fitted.label), "step": step, "measured": measured}
-    return Calibration(**points, **facts), reliability
+    facts: dict[str, Any] = {"split": split, "rows": len(fitted.label), "step": step, "checkpoint": checkpoint}
+    return Calibration(**points, **facts, measured=measured), reliability
 
 
 def _check(split: str, rows: ScoredRows) -> None:

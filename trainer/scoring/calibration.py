@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 
@@ -36,7 +37,8 @@ class Calibration(BaseModel):
     """A calibration maps a prediction p. isotonic: linear between the points (x, y), and constant beyond the ends;
     platt: to sigmoid(a logit(p) + b).
 
-    split, rows, step: what it was fitted on, and which checkpoint scored it. measured: by split, of rows that the fits
+    split, rows, step, checkpoint: what it was fitted on, and which checkpoint scored it, by step and fingerprint; of a
+    map that has no fingerprint the step alone is known. measured: by split, of rows that the fits
     they were calibrated by have not seen.
     """
 
@@ -50,6 +52,7 @@ class Calibration(BaseModel):
     split: str = ""
     rows: int = 0
     step: int = 0
+    checkpoint: str = ""
     measured: dict[str, Measured] = {}
 
     @model_validator(mode="after")
@@ -102,7 +105,7 @@ class Calibration(BaseModel):
 def calibration_of(folder: RunFolder, step: int, wanted: bool | None, option: str) -> Calibration | None:
     """Returns the calibration to score a checkpoint with. wanted: None takes it where there is one.
 
-    Raises UserError where it is wanted and not there, and where it is of another step; option: how to go without it.
+    Raises UserError where it is wanted and not there, and where it is of another checkpoint; option: how to go without.
     """
     if wanted is False:
         return None
@@ -115,6 +118,11 @@ def calibration_of(folder: RunFolder, step: int, wanted: bool | None, option: st
         raise UserError(
             f"{folder.calibration_file}: was fitted to scores of step {found.step}, and step {step} is to score; "
             f"calibrate that with `shardrec calibrate --step {step}`, or {option}"
+        )
+    if found.checkpoint and found.checkpoint != fingerprint(read_manifest(folder.checkpoint(step))):
+        raise UserError(
+            f"{folder.calibration_file}: was fitted to scores of another checkpoint of step {step} than the one that "
+            f"is there; calibrate that with `shardrec calibrate --step {step}`, or {option}"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 - `application.py`: the endpoints
 - `batcher.py`: rows of several requests scored together, in one thread
+- `contract.py`: what clients rely on, and whether another bundle keeps it
 - `log.py`: lines that a service writes
 - `measures.py`: what Prometheus is told
 - `messages.py`: what supervisor and workers say to each other

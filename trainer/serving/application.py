@@ -172,12 +172,15 @@ async def _reload(service: Service, asked: Asked) -> Response:
     given = asked.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if not hmac.compare_digest(given.encode(), os.environ[TOKEN].encode()):
         raise Refusal(401, f"expected the header `Authorization: Bearer`, with the token of {TOKEN}")
-    content = read_json(asked.body or b"{}", {"bundle": False})
+    content = read_json(asked.body or b"{}", {"bundle": False, "allow_changes": False})
     path = content.get("bundle", service.settings.bundle)
     if not isinstance(path, str) or not 1 <= len(path) <= LONGEST_PATH or "\0" in path:
         raise malformed("bundle is no path", field="bundle")
+    allowed = content.get("allow_changes", service.settings.allow_changes)
+    if not isinstance(allowed, bool):
+        raise malformed(f"allow_changes is {kind(allowed)}, expected true or false", field="allow_changes")
     assert service.reload is not None
-    outcome = await service.reload(path)
+    outcome = await service.reload(path, allowed)
     if not outcome["ok"]:
         raise Refusal(409, outcome["line"])
     return json_answer({"bundle": outcome["line"]})

@@ -46,10 +46,11 @@ class OpenedBundle:
             scores = self.bundle.score([row] * count)
             if len(scores) != count or not all(np.isfinite(score).all() for score in scores):
                 raise ValueError(f"{count} rows scored {[np.asarray(score).tolist() for score in scores]}")
-        context = {name: row[name] for name in self.bundle.context_columns}
-        self.bundle.score_candidates(context, [{name: row[name] for name in self.bundle.item_columns}] * 2)
+        varying = self.bundle.item_columns or self.bundle.context_columns
+        context = {name: row[name] for name in row if name not in varying}
+        self.bundle.score_candidates(context, [{name: row[name] for name in varying}] * 2)
         if self.bundle.retrieves:
-            items, _ = self.bundle.top_n([context], 1)
+            items, _ = self.bundle.top_n([{name: row[name] for name in self.bundle.context_columns}], 1)
             self.bundle.similar(items[0], 1)
 
     @cached_property

@@ -48,7 +48,7 @@ class Service:
     measures: Measures
     draining: bool = False
     in_hand: int = 0
-    reload: Callable[[str], Awaitable[dict[str, Any]]] | None = None
+    reload: Callable[[str, bool], Awaitable[dict[str, Any]]] | None = None
 
     def endpoint(self, name: str, answerer: Answerer) -> Callable[[Request], Awaitable[Response]]:
         """Returns the handler of an endpoint that computes: admitted, read, answered, counted; no error leaves."""

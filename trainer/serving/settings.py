@@ -26,7 +26,8 @@ class Settings:
     bundle: the folder, or a link to it, as it was given. max_batch: rows that are scored together; max_rows: rows of
     one request; max_body: bytes of one request's body; max_concurrency: requests that one worker has in hand;
     timeout: seconds until a request is answered, with its score or with 503; drain: seconds that open connections
-    have for a last request when the service ends; watch: seconds between looks at where `bundle` leads, 0 for none.
+    have for a last request when the service ends; watch: seconds between looks at where `bundle` leads, 0 for none;
+    allow_changes: a reload may change the columns and outputs that clients rely on.
     """
 
     bundle: str
@@ -42,6 +43,7 @@ class Settings:
     timeout: float = 10.0
     drain: float = 1.0
     watch: float = 0.0
+    allow_changes: bool = False
     access_log: bool = False
 
     def to_json(self) -> str:

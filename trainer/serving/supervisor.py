@@ -10,14 +10,17 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.serving.log import say
 from shardrec.trainer.serving.messages import Channel, Message
 from shardrec.trainer.serving.settings import Settings, check_folder
+
+T = TypeVar("T")
 
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that tells workers' prometheus_client the folder in which each of them counts."""
@@ -76,23 +79,32 @@ class Supervisor:
         self._listener = listen(self._settings.host, self._settings.port)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload(self._settings.bundle)))
+        loop.add_signal_handler(signal.SIGHUP, self._reload_current)
         try:
             started = [await self._start() for _ in range(self._settings.workers)]
-            opened = [await self._ready(worker) for worker in started]
-            if self._ended.is_set():
-                return
-            say(opened[0])
-            say(f"listening on {address(self._listener)} with {len(started)} worker(s); Ctrl-C or SIGTERM ends it")
-            if self._settings.watch:
-                self._spawn(self._watch())
-            await self._ended.wait()
+            opened = await self._unless_ended(self._all_ready(started))
+            if opened is not None:
+                say(opened[0])
+                say(f"listening on {address(self._listener)} with {len(started)} worker(s); Ctrl-C or SIGTERM ends it")
+                if self._settings.watch:
+                    self._spawn(self._watch())
+                await self._ended.wait()
         finally:
             self._ended.set()
             await self._end()
         if self._failure is not None:
             raise UserError(self._failure)
-        say("ended; every request in hand was answered")
+        say("ended before it served" if opened is None else "ended; every request in hand was answered")
+
+    async def _unless_ended(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Returns what comes of `work`; None where the service is to end before that is known."""
+        doing, ending = asyncio.create_task(work), asyncio.create_task(self._ended.wait())
+        await asyncio.wait((doing, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if doing.done():
+            return doing.result()
+        doing.cancel()
+        return None
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -108,6 +120,7 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "shardrec.trainer.serving.worker", settings.to_json(), *map(str, sockets)),
             pass_fds=sockets,
+            process_group=0,  # Ctrl-C of a terminal comes here alone
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(settings.threads)},
         )
         theirs.close()
@@ -115,6 +128,9 @@ class Supervisor:
         self._workers.append(worker)
         self._spawn(self._listen_to(worker))
         return worker
+
+    async def _all_ready(self, workers: list[Process]) -> list[str]:
+        return [await self._ready(worker) for worker in workers]
 
     async def _ready(self, worker: Process) -> str:
         """Waits until a worker serves, and returns what it opened. Raises UserError where it does not."""
@@ -158,16 +174,20 @@ class Supervisor:
     # ------------------------------------------------------------ another bundle
 
     async def _answer_reload(self, worker: Process, message: Message) -> None:
-        ok, line = await self._reload(message["path"])
+        ok, line = await self._reload(message["path"], message["allow_changes"])
         worker.channel.send("reloaded", asked=message["asked"], ok=ok, line=line)
 
-    async def _reload(self, path: str) -> tuple[bool, str]:
+    def _reload_current(self) -> None:
+        """Begins to reload what the service's own path leads to."""
+        self._spawn(self._reload(self._settings.bundle, self._settings.allow_changes))
+
+    async def _reload(self, path: str, allow_changes: bool) -> tuple[bool, str]:
         """Has all workers open what `path` leads to, and swap if all could; else they go on as before."""
         async with self._swapping:
             target = os.path.realpath(path)
             workers = [worker for worker in self._workers if worker.serving]
             for worker in workers:
-                worker.channel.send("open", path=target)
+                worker.channel.send("open", path=target, allow_changes=allow_changes)
             answers = [await worker.hear("opened") for worker in workers]
             refused = [a["line"] for a in answers if a is not None and not a["ok"]]
             if refused:
@@ -192,7 +212,7 @@ class Supervisor:
             target = os.path.realpath(self._settings.bundle)
             if target != seen and os.path.isdir(target):
                 seen = target
-                await self._reload(self._settings.bundle)
+                await self._reload(self._settings.bundle, self._settings.allow_changes)
 
     # ------------------------------------------------------------ the end
 

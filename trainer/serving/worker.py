@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.serving.application import application
 from shardrec.trainer.serving.batcher import Batcher
+from shardrec.trainer.serving.contract import changes
 from shardrec.trainer.serving.log import complain
 from shardrec.trainer.serving.measures import Measures
 from shardrec.trainer.serving.messages import Channel, Message
@@ -187,7 +188,7 @@ class Worker:
     async def _do(self, message: Message) -> None:
         do = message["do"]
         if do == "open":
-            await self._open(message["path"])
+            await self._open(message["path"], message["allow_changes"])
         elif do == "swap" and self._next is not None:
             self._service.swap(self._next)
             self._next = None
@@ -199,10 +200,12 @@ class Worker:
         elif do == "reloaded":
             self._reloads.pop(message["asked"]).set_result(message)
 
-    async def _open(self, path: str) -> None:
+    async def _open(self, path: str, allow_changes: bool) -> None:
         """Opens another bundle beside the one that answers, in a thread of its own."""
         try:
-            self._next = await asyncio.to_thread(OpenedBundle, path, self._settings.threads)
+            opened = await asyncio.to_thread(OpenedBundle, path, self._settings.threads)
+            if not allow_changes:
+                self._check_contract(opened)
         except UserError as error:
             self._service.measures.reloaded("refused")
             self._channel.send("opened", ok=False, line=str(error))
@@ -211,15 +214,25 @@ class Worker:
             self._service.measures.reloaded("refused")
             self._channel.send("opened", ok=False, line=f"{path}: internal error; the service's log says which")
         else:
+            self._next = opened
             self._service.measures.reloaded("ok")
-            self._channel.send("opened", ok=True, line=_line(self._next))
+            self._channel.send("opened", ok=True, line=_line(opened))
 
-    async def _ask_reload(self, path: str) -> dict[str, Any]:
+    def _check_contract(self, opened: OpenedBundle) -> None:
+        """Raises UserError for a bundle that clients of the one that answers could not go on with."""
+        served = self._service.opened
+        if changed := changes(served.bundle, opened.bundle):
+            raise UserError(
+                f"{opened.path}: clients rely on what {served.name} reads and predicts: {changed}; allow it by "
+                "--allow-changes, or serve it apart"
+            )
+
+    async def _ask_reload(self, path: str, allow_changes: bool) -> dict[str, Any]:
         """Asks the supervisor to have all workers open `path`, and returns what came of it."""
         number = len(self._reloads) + 1 + max(self._reloads, default=0)
         self._reloads[number] = asyncio.get_running_loop().create_future()
         future = self._reloads[number]
-        self._channel.send("reload", path=path, asked=number)
+        self._channel.send("reload", path=path, allow_changes=allow_changes, asked=number)
         return await future
 
 
@@ -236,14 +249,13 @@ async def _serve(settings: Settings, listener: int, channel: int) -> None:
 
 def main() -> None:
     """Serves with the settings and sockets that the process was started with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor gets it too, and says what to do
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="shardrec serve: %(message)s")
     settings = Settings.from_json(sys.argv[1])
     uvloop = uvicorn.Config(app="", loop="auto").get_loop_factory()
     with asyncio.Runner(loop_factory=uvloop) as runner:
         runner.run(_serve(settings, int(sys.argv[2]), int(sys.argv[3])))
-    sys.stderr.flush()
-    os._exit(0)  # torch's threads take long to take down, and hold nothing
+        sys.stderr.flush()
+        os._exit(0)  # without waiting for torch's threads, or for one that opens another bundle: they hold nothing
 
 
 if __name__ == "__main__":

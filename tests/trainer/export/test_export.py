@@ -1,15 +1,21 @@
 """A bundle scores raw rows as the trained model scores prepared ones, without anything that trained it."""
 
+import compileall
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +26,9 @@ from shardrec.sharding.checkpoints.saved_tables import saved_tables
 from shardrec.sharding.distribution.frozen_rows import dequantise, quantise
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
-from shardrec.trainer.export.loader import Bundle, RowError
+from shardrec.trainer.export.loader import FORMAT, Bundle, RowError
+from shardrec.trainer.export.table_files import write_array
+from tests import ROOT
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.dynamic_runs import dynamic_run, write_raw_data
@@ -172,6 +180,23 @@ def test_columns_that_are_needed_are_named(named: Path) -> None:
         bundle.score("rows")
 
 
+def test_rows_without_a_column_of_the_bundle_are_refused(named: Path) -> None:
+    """Also where all columns may be missing: theirs are misspelt."""
+    bundle, others = Bundle(named / "bundle"), {"usr": [1, 2], "prise": [0.5, 1.0]}
+    expected = "found the columns 'usr', 'prise', expected some of 'user', 'item', "
+    for rows in (others, pd.DataFrame(others), pa.table(others)):
+        for call in (bundle.score, bundle.read, partial(bundle.score_candidates, {"user": 1})):
+            with pytest.raises(RowError, match=f"^{expected}"):
+                call(rows)
+        with pytest.raises(RowError, match=f"^context: {expected}"):
+            bundle.score_candidates(pa.table(others).slice(0, 1), [{"item": "i1"}])
+    with pytest.raises(RowError, match=f"^row 1: {expected}"):
+        bundle.score([{"user": 1}, {"usr": 1, "prise": 2}])
+    for nothing, where in (({}, ""), (pd.DataFrame(), ""), ([{}], "row 0: ")):
+        with pytest.raises(RowError, match=f"^{where}found no columns, expected some of 'user', "):
+            bundle.score(nothing)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -198,14 +223,17 @@ def test_rows_are_stored_as_asked_for(dynamic: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_needs_torch_numpy_and_pyarrow_alone(named: Path, tmp_path: Path) -> None:
+    """By its own loader, and by the same one of shardrec."""
     rows = raw(test_rows(named))
     pq.write_table(rows, tmp_path / "rows.parquet")
     program = """
         import sys, importlib.abc
 
+        refused = ["shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic", "yaml", "typer"]
+
         class Refused(importlib.abc.MetaPathFinder):
             def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] in ("shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic", "yaml", "typer"):
+                if name.split(".")[0] in refused:
                     raise ImportError(f"{name} is not here")
 
         sys.meta_path.insert(0, Refused())
@@ -215,14 +243,19 @@ def test_a_bundle_needs_torch_numpy_and_pyarrow_alone(named: Path, tmp_path: Pat
 
         rows = pq.read_table("rows.parquet")
         bundle = Bundle("bundle", threads=1)
-        np.save("scores.npy", np.stack([bundle.score(rows), bundle.score(rows.to_pylist())]))
+        scores = [bundle.score(rows), bundle.score(rows.to_pylist())]
         assert not {"shardrec", "torchrec", "fbgemm_gpu", "ray", "pydantic"} & set(sys.modules)
+
+        refused.remove("shardrec")
+        sys.path.insert(0, sys.argv[1])
+        from shardrec.trainer.export.loader import Bundle
+
+        np.save("scores.npy", np.stack([*scores, Bundle("bundle").score(rows)]))
     """
     (tmp_path / "bundle").symlink_to(named / "bundle")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, check=True
-    )
+    python = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(ROOT)]
+    subprocess.run(python, cwd=tmp_path, env=environment, check=True)
     for scores in np.load(tmp_path / "scores.npy"):
         np.testing.assert_allclose(scores, Bundle(named / "bundle").score(rows), atol=1e-6)
 
@@ -254,15 +287,42 @@ def test_a_copy_that_was_cut_short_is_refused(named: Path, tmp_path: Path) -> No
         path.write_bytes(whole)
 
 
-def test_what_no_bundle_is_refused(tmp_path: Path, named: Path) -> None:
+def test_what_no_bundle_is_refused(tmp_path: Path, named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="not a bundle"):
         Bundle(tmp_path)
     (tmp_path / "bundle.json").write_text("[]")
     with pytest.raises(ValueError, match=r"not a bundle: bundle.json holds no object"):
         Bundle(tmp_path)
-    (tmp_path / "bundle.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="a bundle of format 99, where this loader reads format 1"):
-        Bundle(tmp_path)
+    for other in (FORMAT - 1, FORMAT + 1, None):
+        (tmp_path / "bundle.json").write_text(json.dumps({"format": other}))
+        with pytest.raises(ValueError, match=f"a bundle of format {other}, where this loader reads format {FORMAT}; "):
+            Bundle(tmp_path)
+    line = refused(monkeypatch, "bench", "bundle", tmp_path, "--data", named / "data/test")
+    assert "a bundle of format None" in line
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process find no room beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_bundle_that_finds_no_room_is_a_line_and_leaves_nothing(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is a program, or an array, whose own writers abort or say no reason."""
+    out = tmp_path / "bundle"
+    with largest_file((named / "bundle/tower.pt2").stat().st_size - 1):
+        line = refused(monkeypatch, "export", named / "run", "--out", out)
+    assert f"{out}: no space left on the device; nothing was kept" in line
+    assert list(tmp_path.iterdir()) == []
+    with largest_file(1000), pytest.raises(OSError, match=r"File too large: .*large\.npy"):
+        write_array(tmp_path / "large.npy", np.zeros(1000))
 
 
 # ---------------------------------------------------------------- the command
@@ -275,6 +335,7 @@ def test_the_command_says_what_it_did(named: Path, tmp_path: Path, monkeypatch: 
     assert "model deepfm, step" in printed and "checked: scores of 100 test rows differ" in printed
     assert "auc of these rows" in printed
     assert "not empty" in refused(monkeypatch, "export", named / "run", "--out", out)
+    compileall.compile_dir(out / "loader", quiet=1)  # as Python does when the loader is imported
     command(monkeypatch, "export", named / "run", "--out", out, "--overwrite", "--check", 0)
     assert "not checked: as asked for" in capfd.readouterr().out
     (out / "mine.txt").write_text("kept")
@@ -319,6 +380,12 @@ def test_scores_are_calibrated_where_the_run_is(named: Path, tmp_path: Path) -> 
         calibration.write_text(json.dumps(isotonic | {"step": 10**6}))
         with pytest.raises(UserError, match="fitted to step 1000000, while step"):
             shardrec.export(named / "run", tmp_path / "bundle")
+        calibration.write_text(json.dumps(isotonic | {"checkpoint": "another"}))
+        with pytest.raises(UserError, match="fitted to another checkpoint of step"):
+            shardrec.export(named / "run", tmp_path / "bundle")
+        calibration.write_text("{")
+        with pytest.raises(UserError, match="cannot be read as a calibration"):
+            shardrec.export(named / "run", tmp_path / "bundle")
         calibration.write_text(json.dumps(isotonic))
         made = shardrec.export(named / "run", tmp_path / "bundle")
     finally:
@@ -326,6 +393,9 @@ def test_scores_are_calibrated_where_the_run_is(named: Path, tmp_path: Path) -> 
     assert made["check"]["largest_difference"] < 1e-6  # of what the model itself predicts
     expected = np.clip(0.1 + (plain - 0.2) * 2, 0.1, 0.9)
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)
+    (tmp_path / "bundle/calibration.json").write_text(json.dumps(isotonic | {"checkpoint": "another"}))
+    with pytest.raises(ValueError, match=r"calibration\.json was fitted to another checkpoint"):
+        Bundle(tmp_path / "bundle")
     (tmp_path / "bundle/calibration.json").write_text(json.dumps({"method": "platt", "a": 2.0, "b": -0.5}))
     expected = 1 / (1 + np.exp(-2 * np.log(plain / (1 - plain)) + 0.5))
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)

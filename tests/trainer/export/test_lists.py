@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import shardrec
-from shardrec.trainer.export import loader
 from shardrec.trainer.export.loader import Bundle, RowError
+from shardrec.trainer.export.loader import bundle as bundle_module
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
 from tests.trainer.small_run import run_file
@@ -42,7 +42,7 @@ def items(folder: Path) -> list[str]:
 
 
 def test_lists_are_those_of_the_largest_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "BLOCK_ITEMS", 7)
+    monkeypatch.setattr(bundle_module, "BLOCK_ITEMS", 7)
     bundle, names = Bundle(folder / "bundle"), items(folder)
     assert bundle.retrieves
     users = [USERS[3], USERS[77], 5]
@@ -89,6 +89,8 @@ def test_vectors_of_users_need_no_items(folder: Path) -> None:
     assert bundle.user_vectors([]).shape == (0, 5)
     ids, scores = bundle.top_n([], 3)
     assert ids == [] and scores.shape == (0, 3)
+    with pytest.raises(RowError, match=r"row 0: found the columns 'item', expected some of 'user'$"):
+        bundle.top_n([{"item": "i1"}], 1)
     with pytest.raises(ValueError, match="found n = 0, expected at least 1"):
         bundle.top_n(rows, 0)
     with pytest.raises(RowError, match="`seen` has lists for 1 rows, the rows are 9"):

@@ -107,6 +107,6 @@ def test_the_parts_of_rows_that_come_in_fives_all_have_positives(method: Method)
     draw = np.random.default_rng(0)
     label = np.tile([1.0, 0, 0, 0, 0], 200)
     chance = np.clip(0.2 + 0.2 * (label - 0.2) + 0.05 * draw.normal(size=1000), 0.01, 0.99)
-    found, _ = fit_calibration({"validation": ScoredRows(chance, label, np.ones(1000))}, method, step=1)
+    found, _ = fit_calibration({"validation": ScoredRows(chance, label, np.ones(1000))}, method, 1, "")
     measured = found.measured["validation"]
     assert measured.log_loss[1] < measured.log_loss[0] and measured.ece[1] < 0.05 < measured.ece[0]

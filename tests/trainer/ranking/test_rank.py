@@ -13,6 +13,7 @@ import yaml
 from sklearn.isotonic import IsotonicRegression
 
 import shardrec
+from shardrec.trainer.checkpoints.manifest import read_manifest, write_manifest
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.small_run import run_file, write_data
@@ -139,6 +140,10 @@ def test_what_cannot_be_calibrated_or_ranked_is_one_line(
     assert "was fitted to scores of step 4" in line and "or rank without it by --uncalibrated" in line
     predict = ("predict", run, "--data", data / "test", "--out", out, "--quiet", "--calibrated")
     assert "or leave out --calibrated" in refused(monkeypatch, *predict)
+    trained_again = run / "checkpoints/step-4"
+    write_manifest(trained_again / "manifest.json", read_manifest(trained_again) | {"generators": ["AAAA"]})
+    line = refused(monkeypatch, *rank, "--step", 4)
+    assert "fitted to scores of another checkpoint of step 4 than the one that is there; calibrate that" in line
     for broken in ("{", '{"method": "isotonic", "x": [1, 0], "y": [0, 1]}', '{"method": "platt", "a": -1}'):
         (run / "calibration.json").write_text(broken)
         assert "cannot be read as a calibration" in refused(monkeypatch, *rank)

@@ -1,6 +1,7 @@
 """A small model, trained and exported; and copies of its bundle that score otherwise, or not at all."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,24 @@ def calibrated(bundle: Path, name: str) -> Path:
     """A copy whose scores differ from those of `bundle`."""
     copy = copied(bundle, name)
     (copy / "calibration.json").write_text(json.dumps({"method": "platt", "a": 0.5, "b": -1.0}))
+    return copy
+
+
+def endless(bundle: Path, name: str) -> Path:
+    """A copy whose opening does not end while `calibration.json`, a pipe, is open for writing."""
+    copy = copied(bundle, name)
+    os.mkfifo(copy / "calibration.json")
+    return copy
+
+
+def changed(bundle: Path, name: str) -> Path:
+    """A copy that reads and predicts something else."""
+    copy = copied(bundle, name)
+    manifest = json.loads((copy / "bundle.json").read_text().replace('"price"', '"cost"'))
+    manifest["predicts"]["task"] = "Regression"
+    for rows in (manifest["raw"], manifest["prepared"]):
+        rows["columns"]["kind"] += "?"
+    (copy / "bundle.json").write_text(json.dumps(manifest))
     return copy
 
 

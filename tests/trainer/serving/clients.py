@@ -18,11 +18,12 @@ class Clients:
         self._address = urlsplit(url)
         self.answers: list[tuple[float, ...]] = []
         self.dropped: list[str] = []
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        self._answered = [0] * count
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self) -> None:
+    def _ask(self, number: int) -> None:
         connection = http.client.HTTPConnection(self._address.hostname or "", self._address.port, timeout=30)
         while True:
             try:
@@ -39,13 +40,14 @@ class Clients:
                 return
             if answer.status == 200:
                 self.answers.append(tuple(content["scores"]))
+                self._answered[number] += 1
             else:
                 self.dropped.append(content["error"])
 
     def wait_for(self, count: int) -> None:
-        """Waits for so many more answers."""
-        wanted = len(self.answers) + count
-        while len(self.answers) < wanted and not self.dropped:
+        """Waits until each client has so many more answers."""
+        wanted = [answered + count for answered in self._answered]
+        while any(a < w for a, w in zip(self._answered, wanted, strict=True)) and not self.dropped:
             time.sleep(0.005)
 
     def end(self) -> None:

@@ -28,7 +28,8 @@ def packages_of(*entries: str, started: bool = False) -> set[str]:
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+                room = ".".join(("shardrec", *path.parts[: -node.level], "")) if node.level else ""
+                names |= {f"{room}{node.module}.{alias.name}" for alias in node.names}
         packages |= {name.split(".")[0] for name in names}
         for name in names:
             parts = name.removeprefix("shardrec.").split(".")

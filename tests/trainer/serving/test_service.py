@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ from shardrec.trainer.serving.opened import OpenedBundle
 from shardrec.trainer.serving.wire.arrow_bodies import write_table
 from shardrec.trainer.serving.wire.bodies import ARROW
 from tests import ROOT
-from tests.trainer.serving.bundles import ROWS, broken, calibrated, deepfm_bundle
+from tests.trainer.serving.bundles import ROWS, broken, calibrated, changed, deepfm_bundle, endless
 from tests.trainer.serving.clients import Clients
 from tests.trainer.serving.running import Running
 
@@ -262,8 +264,9 @@ def test_openapi_describes_the_columns(client: httpx.Client, bundle: Bundle) -> 
             assert answer.status_code not in (404, 405, 500)
 
 
-def test_the_recipe_scores_as_the_loader_does(folder: Path, bundle: Bundle) -> None:
+def test_the_recipe_scores_as_the_loader_does(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """What each worker of docs/batch-scoring.md does with a batch; Ray itself is not started."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
     spec = importlib.util.spec_from_file_location("batch_score", ROOT / "docs/recipes/batch_score.py")
     assert spec is not None and spec.loader is not None
     recipe: Any = importlib.util.module_from_spec(spec)
@@ -287,33 +290,67 @@ def test_a_worker_that_dies_is_replaced(service: Running, client: httpx.Client, 
     np.testing.assert_allclose(answer.json()["scores"], bundle.score(ROWS), rtol=1e-5)
 
 
+def test_a_bundle_that_clients_could_not_go_on_with_is_refused_unless_allowed(service: Running, folder: Path) -> None:
+    other, token = changed(folder, "changed"), {"authorization": f"Bearer {TOKEN}"}
+    with service.client() as client:
+        answer = client.post("/admin/reload", json={"bundle": str(other)}, headers=token)
+        assert answer.status_code == 409
+        assert answer.json()["error"] == (
+            f"{other}: clients rely on what deepfm reads and predicts: column 'kind' is int64?, was int64; column "
+            "'price' is gone; column 'cost' (float) is new; task: Regression, was BinaryClassification; allow it by "
+            "--allow-changes, or serve it apart"
+        )
+        assert client.post("/v1/score", json={"rows": ROWS[:1]}).status_code == 200
+        for path, status in ((other, 422), (folder, 200)):
+            asked = {"bundle": str(path), "allow_changes": True}
+            assert client.post("/admin/reload", json=asked, headers=token).status_code == 200
+            assert client.post("/v1/score", json={"rows": ROWS[:1]}).status_code == status
+
+
 def test_another_bundle_is_taken_up_and_the_service_ends_without_a_dropped_request(
     service: Running, current: Path, folder: Path
 ) -> None:
     other, cut = calibrated(folder, "calibrated"), broken(folder, "cut")
     before, after = (Bundle(path).score(ROWS[:3]) for path in (folder, other))
     clients = Clients(service.url, 4)
-    clients.wait_for(10)
+    clients.wait_for(3)
     headers = {"authorization": f"Bearer {TOKEN}"}
     for path in (cut, folder.with_name("nowhere")):
         answer = httpx.post(f"{service.url}/admin/reload", json={"bundle": str(path)}, headers=headers, timeout=60)
         assert answer.status_code == 409 and path.name in answer.json()["error"]
-    clients.wait_for(10)
+    clients.wait_for(3)
     assert all(np.allclose(scores, before, rtol=1e-5) for scores in clients.answers)
 
     current.with_name("next").symlink_to(other)
     current.with_name("next").rename(current)
+    said = len(service.said)
     os.kill(service.process.pid, signal.SIGHUP)
-    service.wait_for("reloaded")
-    clients.wait_for(8)  # of what was asked for before
+    service.wait_for("reloaded", said)
+    clients.wait_for(2)  # the first of each may have been asked for before
     first = len(clients.answers)
-    clients.wait_for(40)
+    clients.wait_for(10)
     assert all(np.allclose(scores, after, rtol=1e-5) for scores in clients.answers[first:])
 
-    assert service.end() == 0
+    slow = endless(folder, "slow")
+    current.with_name("next").symlink_to(slow)
+    current.with_name("next").rename(current)
+    os.kill(service.process.pid, signal.SIGHUP)
+    with open(slow / "calibration.json", "wb"):  # by now a worker has begun to open it
+        assert service.end() == 0
     clients.end()
     assert clients.dropped == []
     assert service.said[-1].endswith("ended; every request in hand was answered")
+    assert not any("was killed" in line for line in service.said)
+
+
+def test_a_service_ends_while_it_opens_its_bundle(folder: Path) -> None:
+    slow = endless(folder, "slower")
+    command = [sys.executable, "-m", "shardrec", "serve", str(slow), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with process, open(slow / "calibration.json", "wb"):
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "shardrec serve: ended before it served\n")
 
 
 def test_a_bundle_that_cannot_score_is_one_line(folder: Path, tmp_path: Path) -> None:
