@@ -39,12 +39,14 @@ from shardrec.trainer.ranking.calibrate import (
 )
 from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.ranking.rank import kept_columns, with_group
+from shardrec.trainer.retrieval.asked_rows import keys_of, loader_of_users, rows_of_users, user_columns
 from shardrec.trainer.retrieval.index import ItemIndex, Kind, build_index
 from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.retrieval.item_rows import directions
+from shardrec.trainer.retrieval.key_names import item_names, known_user_names
 from shardrec.trainer.retrieval.lists import Lists, vectors_of
-from shardrec.trainer.retrieval.requests import Request, check_retrieves, item_side, user_columns
-from shardrec.trainer.retrieval.retrieve import item_names, keys_of, read_seen, rows_of_users, user_names
+from shardrec.trainer.retrieval.requests import Request, check_retrieves
+from shardrec.trainer.retrieval.seen import read_seen
 from shardrec.trainer.retrieval.similar import similar_items
 from shardrec.trainer.retrieval.write_vectors import vectors_of_items, with_vectors
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -207,6 +209,7 @@ class TrainedModel:
         index: Kind = "exact",
         settings: Mapping[str, int] | None = None,
         keys: str | Sequence[str] = (),
+        raw: bool = False,
     ) -> pa.Table:
         """Returns the n best items of each user, out of the whole catalogue: a row an item, with `rank` and `score`.
 
@@ -214,20 +217,23 @@ class TrainedModel:
         them; a user need not have been there in training. users: ids instead, whose last training or validation rows
         are taken; "*": all. seen: "train" leaves out the user's items of training, or files of users and items.
         index: "approximate" needs faiss; `recall_line` then says what of the exact lists it finds. settings: of the
-        index. keys: columns of the rows that lists keep; default: the user's.
+        index. keys: columns of the rows that lists keep; default: the user's. raw: rows of data, and of files of
+        `seen`, are as they were before preparation.
 
         Raises UserError for a model whose users and items share no space, and for ids that are not known.
 
             model.retrieve(users=[7, 12], n=20, seen="train")
         """
         check_retrieves(self._blueprint)
-        request = _request(n, seen, index, settings, keys)
+        request = _request(n, seen, index, settings, keys, raw=raw)
         users = (users,) if isinstance(users, str) else tuple(users)
         if (data is None) == (not users):
             raise UserError("retrieve: pass one of data and users")
+        request = request.of(data=not users)
         with self._ready():
-            rows = Rows.of(rows_of_users(self._blueprint, users, keys_of(self._blueprint, request))) if users else None
-            return self._lists(rows or Rows.of(data), request)
+            if users:
+                data = rows_of_users(self._blueprint, users, request)
+            return self._lists(Rows.of(data), request)
 
     def similar(
         self, ids: Sequence[object], n: int = 10, *, index: Kind = "exact", settings: Mapping[str, int] | None = None
@@ -245,8 +251,10 @@ class TrainedModel:
             table, self.recall_line = similar_items(self._catalogue, vectors, found, names, tuple(ids), n)
         return table
 
-    def vectors(self, data: Data | None = None) -> pa.Table:
+    def vectors(self, data: Data | None = None, *, raw: bool = False) -> pa.Table:
         """Returns the id and the `vector` of all items; or, of rows of users as `retrieve` takes them, of these.
+
+        raw: the rows are as they were before preparation.
 
         Raises UserError for a model whose users and items share no space.
         """
@@ -254,8 +262,8 @@ class TrainedModel:
         with self._ready():
             if data is None:
                 return vectors_of_items(self._session, self._catalogue)
-            names, tables = user_names(self._blueprint), []
-            for vectors, rows in self._user_vectors(Rows.of(data), Request()):
+            names, tables = known_user_names(self._blueprint, raw=raw), []
+            for vectors, rows in self._user_vectors(Rows.of(data), Request(raw=raw)):
                 tables.append(with_vectors(rows, vectors, names))
         return pa.concat_tables(tables).drop_columns([ROW])
 
@@ -360,15 +368,18 @@ class TrainedModel:
 
     def _user_vectors(self, rows: Rows, request: Request) -> Iterator[tuple[Tensor, pa.Table]]:
         """Yields vectors of users' rows, with `row` and what lists keep of them."""
-        keys, absent = keys_of(self._blueprint, request, rows.columns), item_side(self._blueprint)
-        with rows.files((*user_columns(self._blueprint), *keys)) as paths:
-            loader = self._session.loader(paths, labelled=False, keys=keys, absent=absent)
-            yield from vectors_of(self._session, loader)
+        wanted: tuple[str, ...] = ()
+        if rows.columns is not None:
+            keys = keys_of(self._blueprint, request, rows.columns)
+            wanted = (*user_columns(self._blueprint, raw=request.raw), *keys)
+        with rows.files(wanted) as paths:
+            yield from vectors_of(self._session, loader_of_users(self._session, paths, request))
 
     def _lists(self, rows: Rows, request: Request) -> pa.Table:
-        seen = read_seen(self._blueprint, self._catalogue, request.seen, None) if request.seen else None
+        seen = read_seen(self._blueprint, self._catalogue, request, None) if request.seen else None
         index = self._index(self._items, request)
-        lists = Lists(self._catalogue, index, item_names(self._blueprint), user_names(self._blueprint))
+        users = known_user_names(self._blueprint, raw=request.raw)
+        lists = Lists(self._catalogue, index, item_names(self._blueprint), users)
         found = [lists.of(vectors, of, request.n, seen) for vectors, of in self._user_vectors(rows, request)]
         self.recall_line = lists.recall(self._items, request.n)
         return pa.concat_tables(found)
@@ -401,8 +412,14 @@ class TrainedModel:
 
 
 def _request(
-    n: int, seen: str | Sequence[str], index: Kind, settings: Mapping[str, int] | None, keys: str | Sequence[str]
+    n: int,
+    seen: str | Sequence[str],
+    index: Kind,
+    settings: Mapping[str, int] | None,
+    keys: str | Sequence[str],
+    *,
+    raw: bool = False,
 ) -> Request:
     of_seen, of_keys = ((given,) if isinstance(given, str) else tuple(given) for given in (seen, keys))
     words = tuple(f"{name}={number}" for name, number in (settings or {}).items())
-    return Request(n, of_seen, index, IndexSettings.parse(words), of_keys)
+    return Request(n, of_seen, index, IndexSettings.parse(words), of_keys, raw, raw)

@@ -1,19 +1,15 @@
 """Vectors of items and of users are made by a model's towers, on all ranks together."""
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.models.base import input_features
 from shardrec.models.shared_space import Towers
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
@@ -54,25 +50,9 @@ def item_vectors(session: Session, catalogue: Catalogue) -> Tensor:
     return vectors
 
 
-def user_vectors(session: Session, loader: Loader) -> Iterator[tuple[Tensor, Batch]]:
-    """Yields the vectors [b, D] fp32 of this rank's batches of rows, padding included, with the batches, on its device.
-
-    loader: made with `absent=item_side(session)`, so that rows need no item. All ranks call it alike, and read to the
-    end. Raises UserError as `towers_of` does and, on all ranks alike, for rows of any rank that cannot be read.
-    """
-    towers = towers_of(session)
-    batches = AgreedBatches(session, loader)
-    for batch, _ in batches:
-        on_device = batch.to(session.environment.device)
-        with session.scoring():
-            vectors = session.forward.vectors(on_device, towers.user, towers.user_inputs)
-        yield vectors, on_device
-    batches.raise_error()
-
-
-def item_side(session: Session) -> tuple[str, ...]:
-    """Returns the features that the user tower does not read."""
-    return _others(session, towers_of(session).user_inputs)
+def item_side(source: Session | Blueprint) -> tuple[str, ...]:
+    """Returns the features that the user tower does not read, which rows of users need not have."""
+    return _others(source, towers_of(source).user_inputs)
 
 
 def user_layout(session: Session) -> Layout:
@@ -86,11 +66,11 @@ def user_layout(session: Session) -> Layout:
     )
 
 
-def _others(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
+def _others(source: Session | Blueprint, names: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the features that are read, but not by the inputs of these names."""
-    inputs = session.model.inputs
-    of_side = {feature for name in names for feature in input_features(inputs[name])}
-    return tuple(f.name for f in session.blueprint.read.features if f.name not in of_side)
+    read = source.blueprint.read if isinstance(source, Session) else source.read
+    of_side = {feature for name in names for feature in input_features(source.model.inputs[name])}
+    return tuple(f.name for f in read.features if f.name not in of_side)
 
 
 def _item_layout(session: Session, catalogue: Catalogue, towers: Towers, *, new: bool) -> Layout:

@@ -12,6 +12,9 @@ Users = Annotated[
     list[str] | None, typer.Option(metavar="ID,ID", help="users, by the last row that the run has of each; *: all")
 ]
 Similar = Annotated[list[str] | None, typer.Option(metavar="ID,ID", help="items, to each of which others are alike")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="rows of files are as they were before preparation, with ids as people call them")
+]
 Index = Annotated[
     Literal["exact", "approximate", "hnsw", "ivf"],
     typer.Option(help="approximate (needs faiss): a graph up to a million items, an inverted file beyond"),
@@ -33,6 +36,7 @@ def retrieve(
         list[str] | None,
         typer.Option(metavar="NAME=N", help="m, ef_construction, ef_search of hnsw; lists, probes of ivf"),
     ] = None,
+    raw: Raw = False,
     keys: Annotated[list[str] | None, typer.Option(help="columns of --data to keep; default: the user's")] = None,
     step: BestStep = None,
     rows: RowKind = None,
@@ -50,7 +54,7 @@ def retrieve(
         from shardrec.trainer.retrieval.retrieve import retrieve_rows
 
         settings = IndexSettings.parse(tuple(index_set or ()))
-        request = Request(n, tuple(seen or ()), index, settings, tuple(keys or ()))
+        request = Request(n, tuple(seen or ()), index, settings, tuple(keys or ()), raw, raw)
         asked, alike = (tuple(name for text in given or () for name in names_in(text)) for given in (users, similar))
         result = retrieve_rows(
             run_folder, out, request, data=tuple(data or ()), users=asked, similar=alike,
@@ -69,6 +73,7 @@ def vectors(
     out: Annotated[Path, typer.Option(help="a new folder for items/ and users/, as Parquet", show_default=False)],
     data: Data = None,
     users: Users = None,
+    raw: Raw = False,
     step: BestStep = None,
     rows: RowKind = None,
     overrides: Overrides = None,
@@ -88,7 +93,7 @@ def vectors(
         asked = tuple(name for text in users or ("*",) for name in names_in(text))
         result = write_vectors(
             run_folder, out, data=tuple(data or ()), users=asked,
-            step=step, overrides=tuple(overrides or ()), rows=rows, quiet=quiet,
+            step=step, overrides=tuple(overrides or ()), rows=rows, raw=raw, quiet=quiet,
         )  # fmt: skip
     typer.echo(
         f"{result['items']} items and {result['users']} users, vectors of {result['dim']}, by step {result['step']} "

@@ -61,6 +61,11 @@ def column_type(blueprint: Blueprint, column: str) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def columns_in(blueprint: Blueprint, paths: tuple[str, ...]) -> set[str]:
+    """Returns the columns that all of some files have. Raises UserError for files that cannot be read."""
+    return set.intersection(*(set(schema.names) for schema, _ in blueprint.data_set(paths).index.schemas))
+
+
 def tables_of(data_set: DataSet, columns: tuple[str, ...], folder: str, schema: Schema) -> Iterator[pa.Table]:
     """Yields all rows of files, in some columns, in order. Raises UserError for columns that are missing."""
     nothing = {**dict.fromkeys(("weight", "group", "propensity", "time")), "features": (), "labels": ()}

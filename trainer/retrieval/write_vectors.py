@@ -19,10 +19,11 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
-from shardrec.trainer.retrieval.key_names import KeyNames
+from shardrec.trainer.retrieval.asked_rows import loader_of_users, rows_asked
+from shardrec.trainer.retrieval.key_names import KeyNames, item_names, known_user_names
 from shardrec.trainer.retrieval.lists import vectors_of
-from shardrec.trainer.retrieval.requests import EVERYONE, ROW, Request, check_retrieves, item_side
-from shardrec.trainer.retrieval.retrieve import PART, item_names, keys_of, rows_asked, user_names
+from shardrec.trainer.retrieval.requests import EVERYONE, ROW, Request, check_retrieves
+from shardrec.trainer.retrieval.retrieve import PART
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -44,11 +45,13 @@ def write_vectors(
     step: int | None = None,
     overrides: tuple[str, ...] = (),
     rows: RowKind | None = None,
+    raw: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Writes `out/items` and `out/users`, folders of Parquet: an id, and `vector`, a list of D fp32 numbers.
 
-    data: files of users' rows, else the last rows of `users` (`*`: of all). Returns `items`, `users`, `dim` and `step`.
+    data: files of users' rows, else the last rows of `users` (`*`: of all). raw: rows of `data` are
+    as they were before preparation. Returns `items`, `users`, `dim` and `step`.
     Raises UserError for a model without a shared space, and as `retrieve_rows`; then `out` is left as it was.
     """
     folder = RunFolder.open(run_folder)
@@ -60,17 +63,20 @@ def write_vectors(
     chosen, hold = hold_step(folder, step)
     logs = own_logs(folder, command_name("vectors"), reads=True)
     users = () if data else users
+    if raw and not data:
+        raise UserError("--raw: is about rows of --data, and there are none; leave it out")
+    request = Request(raw=raw)
     with (
         hold,
         new_folder(absolute_folder(out)) as temporary,
         logs as logged,
-        rows_asked(blueprint, absolute(data), users, temporary, Request()) as asked,
+        rows_asked(blueprint, absolute(data), users, temporary, request) as asked,
     ):
         for name in (ITEMS, USERS):
             (temporary / name).mkdir()
         result = supervised(
             vectors_worker, config, logged, quiet=quiet,
-            out=str(temporary), asked=asked, step=chosen, blueprint=blueprint,
+            out=str(temporary), asked=asked, request=request, step=chosen, blueprint=blueprint,
         )  # fmt: skip
     assert result is not None
     return result
@@ -83,6 +89,7 @@ def vectors_worker(
     *,
     out: str,
     asked: tuple[str, ...],
+    request: Request,
     step: int,
     blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
@@ -93,9 +100,8 @@ def vectors_worker(
     items = vectors_of_items(session, catalogue)
     if environment.leads:
         write_sealed(items, Path(out) / ITEMS / PART)
-    keys = keys_of(session.blueprint, Request())
-    loader = session.loader(asked, labelled=False, keys=keys, absent=item_side(session.blueprint))
-    names = user_names(session.blueprint)
+    loader = loader_of_users(session, asked, request)
+    names = known_user_names(session.blueprint, raw=request.raw)
 
     def tables() -> Iterator[pa.Table]:
         for vectors, rows in vectors_of(session, loader):
