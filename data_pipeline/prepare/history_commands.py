@@ -158,6 +158,9 @@ def pairs(
     max_length: Annotated[
         int, typer.Option(min=0, max=MOST, help="So many of a user's latest training items are a row's history.")
     ] = 50,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="A row's history ends before it, in the order of lines or times.")
+    ] = False,
     train_with_validation: Annotated[
         bool, typer.Option("--train-with-validation", help="Validation pairs are training pairs too.")
     ] = False,
@@ -178,7 +181,7 @@ def pairs(
     form = PairForm(text, LogColumns(user, item, time, time_type), weight)
     inputs = Inputs([source], validation or (), test or (), divided=False)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
-    show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress))
+    show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress, ordered=ordered))
 
 
 @app.command("synthetic-histories")
