@@ -175,7 +175,8 @@ def pairs(
     from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.source import Inputs
 
-    if delimiter is None and (named := columns or time or weight):
+    own = (*(name for name in (user, item) if name not in ("user", "item")), columns, time, weight)
+    if delimiter is None and (named := next(filter(None, own), None)):
         raise UserError(f"{named!r} names a column, but lines of `user item item ...` have none; give --delimiter")
     text = None if delimiter is None else text_format(delimiter, columns)
     form = PairForm(text, LogColumns(user, item, time, time_type), weight)

@@ -1,5 +1,7 @@
 """Vectors of items and of users are made by a model's towers, on all ranks together."""
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
@@ -41,7 +43,7 @@ def item_vectors(session: Session, catalogue: Catalogue) -> Tensor:
             layout = _item_layout(session, catalogue, towers, new=new)
             for start in range(*bounds, BLOCK_ROWS):
                 stop = min(start + BLOCK_ROWS, bounds[1])
-                batch, live = _share(session, catalogue, layout, start, stop)
+                batch, live = share_of_items(session, catalogue, layout, start, stop)
                 made = session.forward.vectors(batch, towers.item, towers.item_inputs)[:live]
                 if vectors is None:
                     vectors = made.new_empty(len(catalogue), made.shape[1])
@@ -57,12 +59,17 @@ def item_side(source: Session | Blueprint) -> tuple[str, ...]:
 
 def user_layout(session: Session) -> Layout:
     """Returns how rows are read of which only the user tower reads anything."""
+    return layout_without(session, item_side(session))
+
+
+def layout_without(session: Session, absent: Iterable[str]) -> Layout:
+    """Returns how rows are read without some features, as the session's lookup wants them."""
     lookup = session.distributed.lookup
     return Layout(
         session.blueprint.read.unlabelled(),
         session.config.data.schema_folder,
         id_order=lookup.id_names + lookup.weighted_id_names,
-        absent=item_side(session),
+        absent=tuple(absent),
     )
 
 
@@ -75,17 +82,11 @@ def _others(source: Session | Blueprint, names: tuple[str, ...]) -> tuple[str, .
 
 def _item_layout(session: Session, catalogue: Catalogue, towers: Towers, *, new: bool) -> Layout:
     """Returns how items' rows are read: without the users' features, and for new items without what reads their id."""
-    read, lookup = session.blueprint.read.unlabelled(), session.distributed.lookup
-    by_id = [f.name for f in read.features if catalogue.column in f.columns] if new else []
-    return Layout(
-        read,
-        session.config.data.schema_folder,
-        id_order=lookup.id_names + lookup.weighted_id_names,
-        absent=(*_others(session, towers.item_inputs), *by_id),
-    )
+    by_id = [f.name for f in session.blueprint.read.features if catalogue.column in f.columns] if new else []
+    return layout_without(session, (*_others(session, towers.item_inputs), *by_id))
 
 
-def _share(session: Session, catalogue: Catalogue, layout: Layout, start: int, stop: int) -> tuple[Batch, int]:
+def share_of_items(session: Session, catalogue: Catalogue, layout: Layout, start: int, stop: int) -> tuple[Batch, int]:
     """Returns this rank's part of some items, as large a batch as every other rank's, and how many of them are live."""
     environment = session.environment
     size = -(-(stop - start) // environment.world_size)

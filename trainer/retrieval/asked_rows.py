@@ -9,11 +9,11 @@ import pyarrow as pa
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.loading.loader import Loader
-from shardrec.trainer.catalogue.items import item_feature
+from shardrec.trainer.catalogue.items import column_type, item_feature
 from shardrec.trainer.catalogue.vectors import item_side
 from shardrec.trainer.retrieval.key_names import known_user_names, user_names
 from shardrec.trainer.retrieval.requests import EVERYONE, Request, check_names
-from shardrec.trainer.retrieval.user_rows import column_type, columns_in, last_rows
+from shardrec.trainer.retrieval.user_rows import columns_in, last_rows
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
@@ -54,15 +54,15 @@ def loader_of_users(source: Blueprint | Session, paths: tuple[str, ...], request
     try:
         return source.loader(paths, labelled=False, keys=keys, absent=item_side(blueprint), raw=request.raw)
     except UserError as error:
-        if not request.raw and _are_raw(blueprint, paths):
-            raise UserError(f"{error}; rows as they were before preparation are read by --raw") from None
-        raise
+        if request.raw or _readable(blueprint, paths, raw=False) or not _readable(blueprint, paths, raw=True):
+            raise
+        raise UserError(f"{error}; rows as they were before preparation are read by --raw") from None
 
 
-def _are_raw(blueprint: Blueprint, paths: tuple[str, ...]) -> bool:
-    """Tells whether files can be read as raw rows."""
+def _readable(blueprint: Blueprint, paths: tuple[str, ...], *, raw: bool) -> bool:
+    """Tells whether files have what the user tower reads."""
     try:
-        blueprint.loader(paths, labelled=False, absent=item_side(blueprint), raw=True)
+        blueprint.loader(paths, labelled=False, absent=item_side(blueprint), raw=raw)
     except UserError:
         return False
     return True

@@ -14,8 +14,13 @@ from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.features.vocabulary import kept_values
-from shardrec.trainer.catalogue.items import comparable, item_feature, user_feature
-from shardrec.trainer.retrieval.user_rows import column_type
+from shardrec.trainer.catalogue.items import (
+    check_ids_alike,
+    column_type,
+    comparable,
+    item_feature,
+    user_feature,
+)
 from shardrec.trainer.session.blueprint import Blueprint
 
 
@@ -74,10 +79,7 @@ class KeyNames:
             return self._read(values, files)
         if self.values is not None and is_string(self.values.type) and is_string(values.type):
             return pc.add(pc.index_in(values.cast(pa.large_string()), value_set=self.values).cast(pa.int64()), 1)
-        if not any(is_kind(kind) and is_kind(values.type) for is_kind in (is_string, pa.types.is_integer)):
-            raise UserError(
-                f"{files}: column {self.column!r} is {values.type}, expected {kind}, as the run's rows have"
-            )
+        check_ids_alike(values.type, kind, files, self.column)
         return comparable(values)
 
     def of_run(self, values: pa.Array) -> pa.Array:

@@ -59,13 +59,14 @@ class Lists:
         if self.user is not None and self.user.column in rows.column_names:
             named = self.user.named(rows.column(self.user.column).combine_chunks())
             rows = rows.set_column(rows.column_names.index(self.user.column), self.user.column, named)
-        return listed(rows, *self.index.search(vectors, n, excluded), self.names, self.catalogue.column)
+        found = self.index.search(vectors, min(n, len(self.names)), excluded)
+        return listed(rows, *found, self.names, self.catalogue.column)
 
     def recall(self, items: Tensor, n: int) -> str | None:
         """Returns a line about the recall of an approximate index, of the vectors that were asked; None for none."""
         if isinstance(self.index, ExactIndex) or not self.asked:
             return None
-        return recall_line(self.index, items, torch.cat(self.asked), n)
+        return recall_line(self.index, items, torch.cat(self.asked), min(n, len(items)))
 
 
 def listed(rows: pa.Table, scores: Tensor, positions: Tensor, names: pa.Array, column: str) -> pa.Table:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.paths import absolute
 from shardrec.trainer.retrieval.index import Kind, check_index
 from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.session.blueprint import Blueprint
@@ -31,8 +33,12 @@ class Request:
     raw_seen: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UserError(f"--n: found {self.n}, expected 1 or more")
+        if not isinstance(self.n, Integral) or self.n < 1:
+            raise UserError(f"--n: found {self.n!r}, expected 1 or more")
+        if TRAIN in self.seen and len(self.seen) > 1:
+            raise UserError(f"--seen: `{TRAIN}` goes alone; name it, or files of users and items")
+        if self.kind == "exact" and self.settings not in (None, IndexSettings()):
+            raise UserError("--index-set: the exact index has no settings; name another by --index, or leave it out")
         check_index(self.kind)
 
     @property
@@ -41,10 +47,13 @@ class Request:
         return () if self.seen == (TRAIN,) else self.seen
 
     def of(self, *, data: bool) -> "Request":
-        """Returns the request of rows that are given, or that the run has. Raises UserError where none can be raw."""
+        """Returns the request of rows that are given, or that the run has, with paths as they are from any folder.
+
+        Raises UserError where nothing can be raw.
+        """
         if self.raw and not (data or self.seen_files):
             raise UserError("--raw: is about rows of --data and files of --seen, and there are none; leave it out")
-        return replace(self, raw=self.raw and data)
+        return replace(self, raw=self.raw and data, seen=absolute(self.seen_files) or self.seen)
 
 
 def check_retrieves(blueprint: Blueprint) -> None:

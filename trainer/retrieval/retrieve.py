@@ -1,7 +1,6 @@
 """`shardrec retrieve` makes lists of items for users, or of items like an item, out of a whole catalogue."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,14 @@ from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import made_once
-from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.retrieval.asked_rows import loader_of_users, rows_asked
 from shardrec.trainer.retrieval.index import build_index
-from shardrec.trainer.retrieval.item_rows import directions
+from shardrec.trainer.retrieval.item_rows import unit_vectors
 from shardrec.trainer.retrieval.key_names import item_names, known_user_names, user_names
 from shardrec.trainer.retrieval.lists import Lists, vectors_of
 from shardrec.trainer.retrieval.requests import Request, check_retrieves
@@ -63,17 +60,17 @@ def retrieve_rows(
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("retrieve launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "retrieve")
     if sum(map(bool, (data, users, similar))) != 1:
         raise UserError("retrieve: name one of --data ROWS, --users IDS and --similar IDS")
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     if similar and request.seen:
         raise UserError("--seen: leaves out what a user has seen, and --similar asks for no user; leave it out")
+    if similar and request.keys:
+        raise UserError("--keys: are columns of users' rows, and --similar asks for no user; leave it out")
     request = request.of(data=bool(data))
     if request.seen_files:
-        request = replace(request, seen=absolute(request.seen))
-        blueprint.data_set(request.seen)
+        blueprint.data_set(request.seen_files)
     if not similar:
         check_retrieves(blueprint)
     chosen, hold = hold_step(folder, step)
@@ -89,21 +86,19 @@ def retrieve_rows(
     return result
 
 
+@on_checkpoint
 def retrieve_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
     request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Finds the lists of one worker's share of users' rows, streamed into a file of its own."""
+    environment = session.environment
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
     catalogue = Catalogue.of(session)
     items = item_vectors(session, catalogue)
     loader = loader_of_users(session, asked, request)
@@ -136,25 +131,22 @@ def retrieve_worker(
     }
 
 
+@on_checkpoint
 def similar_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
     request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Finds the items like each of those asked for; the leading worker writes them."""
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
     catalogue = Catalogue.of(session)
-    vectors = directions(session, catalogue)
+    vectors = unit_vectors(session, catalogue)
     index = build_index(vectors, request.kind, request.settings)
     found, line = similar_items(catalogue, vectors, index, item_names(session.blueprint), asked, request.n)
-    if environment.leads:
+    if session.environment.leads:
         write_sealed(found, Path(out) / PART)
     return {
         "rows": len(found),

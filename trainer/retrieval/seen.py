@@ -1,6 +1,6 @@
 """Seen items are those that a user has had already, in training rows or in files, and is not to be shown again."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.reading.blocks import offsets_of
-from shardrec.trainer.catalogue.items import Catalogue, positives, user_feature
+from shardrec.trainer.catalogue.items import Catalogue, column_type, positives, user_feature
 from shardrec.trainer.catalogue.top_n import Excluded
 from shardrec.trainer.config.sections import Paths
 from shardrec.trainer.retrieval.key_names import KeyNames, item_names, user_names
 from shardrec.trainer.retrieval.requests import Request
-from shardrec.trainer.retrieval.user_rows import column_type, columns_in, joined, tables_of
+from shardrec.trainer.retrieval.user_rows import columns_in, joined, tables_of
 from shardrec.trainer.session.blueprint import Blueprint
 
 
@@ -100,11 +100,14 @@ def read_seen(blueprint: Blueprint, catalogue: Catalogue, request: Request, want
         paths = blueprint.config.data.split("train")
         assert paths is not None
         return Seen.read(blueprint, catalogue, user_names(blueprint), item_names(blueprint), paths, wanted)
-    raw, there = request.raw_seen, columns_in(blueprint, files)
-    names = [of(blueprint, raw=raw) for of in (user_names, item_names)]
-    named = [of(blueprint).column for of in (user_names, item_names)]
-    user, item = (n if n.column in there else replace(n, column=c) for n, c in zip(names, named, strict=True))
+    there, raw = columns_in(blueprint, files), request.raw_seen
+    user, item = (_named_as(there, of(blueprint, raw=raw), of(blueprint)) for of in (user_names, item_names))
     return Seen.read(blueprint, catalogue, user, item, files, wanted)
+
+
+def _named_as(there: Collection[str], names: KeyNames, in_run: KeyNames) -> KeyNames:
+    """Returns names with the column that files have: raw rows' own or, as in lists, that of the run's rows."""
+    return replace(names, column=in_run.column) if names.column not in there and in_run.column in there else names
 
 
 def _rows(blueprint: Blueprint, columns: tuple[str, ...], paths: Paths) -> Iterator[pa.Table]:

@@ -13,11 +13,9 @@ from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.retrieval.asked_rows import loader_of_users, rows_asked
 from shardrec.trainer.retrieval.key_names import KeyNames, item_names, known_user_names
@@ -56,8 +54,7 @@ def write_vectors(
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("vectors launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "vectors")
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     check_retrieves(blueprint)
     chosen, hold = hold_step(folder, step)
@@ -82,21 +79,18 @@ def write_vectors(
     return result
 
 
+@on_checkpoint
 def vectors_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
     request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Writes one worker's share of users' vectors; the leading one writes the items'."""
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
-    catalogue = Catalogue.of(session)
+    catalogue, environment = Catalogue.of(session), session.environment
     items = vectors_of_items(session, catalogue)
     if environment.leads:
         write_sealed(items, Path(out) / ITEMS / PART)

@@ -19,6 +19,7 @@ from shardrec.data_pipeline.features.arrow_values import Place
 from shardrec.data_pipeline.features.feature_kinds import Feature, IdFeature, SequenceFeature
 from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.transforms import LARGEST_NUMBER
 from shardrec.data_pipeline.prepare.behaviour.candidates import shuffled
 from shardrec.data_pipeline.prepare.behaviour.events import Coded
 from shardrec.data_pipeline.prepare.importers.implicit import LogColumns
@@ -131,6 +132,8 @@ def prepare_pairs(
 
     Raises UserError (file, line) for what cannot be read.
     """
+    if train_with_validation and not inputs.validation:
+        raise UserError("--train-with-validation: there are no validation pairs; name their files by --validation")
     if ordered and not max_length:
         raise UserError("--ordered: with --max-length 0 there are no histories; leave one of them out")
     pairs = _read(inputs, form, train_with_validation)
@@ -203,10 +206,19 @@ def _fields(source: TextFile, form: PairForm) -> Iterator[_Part]:
         for name in form.types:
             no_null(batch, name, origin)
         weights = None if form.weight is None else batch.column(form.weight)
-        if weights is not None and (at := pc.index(pc.greater_equal(weights, 0.0), False).as_py()) >= 0:
-            raise Place(origin, str(form.weight)).error(at, weights[at].as_py(), "a sample weight >= 0")
+        if weights is not None:
+            right = pc.and_(pc.greater_equal(weights, 0.0), pc.less_equal(weights, LARGEST_NUMBER))
+            _check(right, weights, Place(origin, str(form.weight)), f"a sample weight from 0 to {LARGEST_NUMBER:g}")
         times = None if columns.time is None else batch.column(columns.time)
+        if times is not None and pa.types.is_floating(times.type):
+            _check(pc.invert(pc.is_nan(times)), times, Place(origin, str(columns.time)), "a number")
         yield _Part(batch.column(columns.user), batch.column(columns.item), weights, times)
+
+
+def _check(right: pa.Array, values: pa.Array, place: Place, expected: str) -> None:
+    """Raises UserError for the first value that is not right."""
+    if (at := pc.index(right, False).as_py()) >= 0:
+        raise place.error(at, values[at].as_py(), expected)
 
 
 def _in_time(parts: Sequence[_Part]) -> np.ndarray:

@@ -132,6 +132,11 @@ def test_what_cannot_be_calibrated_or_ranked_is_one_line(
     line = refused(monkeypatch, *calibrate, "--data", tmp_path / "zeros.parquet")
     assert "without labels there is nothing to fit" in line
     assert "ends in .svg or .png" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "a.gif")
+    assert "there is no such folder" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "nowhere/a.png")
+    assert "unknown column ''" in refused(monkeypatch, *rank, "--group", "")
+    assert "found an empty path" in refused(monkeypatch, *rank, "--data", "")
+    with shardrec.open(run) as model, pytest.raises(shardrec.UserError, match="--split: unknown split to fit 'train'"):
+        model.calibrate(split="train")  # type: ignore[arg-type]
     assert not (run / "calibration.json").exists() and not out.exists()
 
     command(monkeypatch, *calibrate, "--step", 4)

@@ -136,6 +136,9 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
     assert refused(tmp_path, "ann\n\n", PairForm()).startswith("HERE/pairs.txt: no pairs to train on")
     assert "HERE/pairs.txt, line 3" in refused(tmp_path, "user,item,weight\na,b,1\na,,1\n", delimited)
     assert "HERE/pairs.txt, line 2" in refused(tmp_path, "user,item,weight\na,b,-1\n", delimited)
+    assert "HERE/pairs.txt, line 2" in refused(tmp_path, "user,item,weight\na,b,inf\n", delimited)
+    timed = PairForm(TextFormat(), LogColumns("user", "item", "time", "number"))
+    assert "line 3, column 'time': found nan" in refused(tmp_path, "user,item,time\na,b,1\na,c,nan\n", timed)
     assert "unknown column 'weight'" in refused(tmp_path, "user,item\na,b\n", delimited)
 
 
@@ -148,3 +151,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(rows(tmp_path / "out", "train")) == [("a", "b", []), ("a", "c", ["b"])]
     found = CliRunner().invoke(app, [*arguments, "--time", "when"])
     assert isinstance(found.exception, UserError) and "give --delimiter" in str(found.exception)
+    found = CliRunner().invoke(app, [*arguments, "--train-with-validation"])
+    assert isinstance(found.exception, UserError) and "name their files by --validation" in str(found.exception)
