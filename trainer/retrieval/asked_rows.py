@@ -50,6 +50,8 @@ def loader_of_users(source: Blueprint | Session, paths: tuple[str, ...], request
     so.
     """
     blueprint = source.blueprint if isinstance(source, Session) else source
+    if isinstance(source, Session):
+        blueprint.share_footers(paths, source.environment)
     keys = keys_of(blueprint, request, columns_in(blueprint, paths))
     try:
         return source.loader(paths, labelled=False, keys=keys, absent=item_side(blueprint), raw=request.raw)

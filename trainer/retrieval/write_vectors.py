@@ -60,6 +60,8 @@ def write_vectors(
     chosen, hold = hold_step(folder, step)
     logs = own_logs(folder, command_name("vectors"), reads=True)
     users = () if data else users
+    if not (data or users):
+        raise UserError("--users: names nobody; name users, or * for all of them")
     if raw and not data:
         raise UserError("--raw: is about rows of --data, and there are none; leave it out")
     request = Request(raw=raw)
