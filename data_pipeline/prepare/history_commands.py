@@ -158,6 +158,9 @@ def pairs(
     max_length: Annotated[
         int, typer.Option(min=0, max=MOST, help="So many of a user's latest training items are a row's history.")
     ] = 50,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="A row's history ends before it, in the order of lines or times.")
+    ] = False,
     train_with_validation: Annotated[
         bool, typer.Option("--train-with-validation", help="Validation pairs are training pairs too.")
     ] = False,
@@ -172,13 +175,14 @@ def pairs(
     from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.source import Inputs
 
-    if delimiter is None and (named := columns or time or weight):
+    own = (*(name for name in (user, item) if name not in ("user", "item")), columns, time, weight)
+    if delimiter is None and (named := next(filter(None, own), None)):
         raise UserError(f"{named!r} names a column, but lines of `user item item ...` have none; give --delimiter")
     text = None if delimiter is None else text_format(delimiter, columns)
     form = PairForm(text, LogColumns(user, item, time, time_type), weight)
     inputs = Inputs([source], validation or (), test or (), divided=False)
     output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
-    show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress))
+    show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress, ordered=ordered))
 
 
 @app.command("synthetic-histories")

@@ -2,6 +2,7 @@
 
 - `export.py`: a trained model as a bundle that scores on its own
 - `load.py`: run files and dictionaries as checked configurations
+- `opened_catalogue.py`: items found for users and like items, by a model in this process
 - `plan.py`: where tables would live, and what a step would take
 - `process_group.py`: the process group that models open in one process share
 - `report.py`: a page about a run, or about several

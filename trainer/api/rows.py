@@ -13,6 +13,7 @@ import pyarrow as pa
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
+from shardrec.trainer.config.paths import absolute
 
 Data: TypeAlias = Any
 """Files, folders, globs or URIs; or rows in memory: a pyarrow.Table or a pandas.DataFrame."""
@@ -34,7 +35,7 @@ class Rows:
             return cls(given=data)
         paths = [data] if isinstance(data, str | Path) else data
         if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | Path) for path in paths):
-            return cls(paths=tuple(map(str, paths)))
+            return cls(paths=absolute(tuple(map(str, paths))))
         found = "no files" if isinstance(paths, list | tuple) and not paths else f"a {type(data).__name__}"
         raise UserError(f"data: found {found}, expected files, a pyarrow.Table or a pandas.DataFrame")
 

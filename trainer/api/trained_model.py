@@ -12,19 +12,17 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.models.metrics import MetricSet
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.api.opened_catalogue import OpenedCatalogue, request_of, several
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer
-from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.catalogue.vectors import item_vectors
-from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
+from shardrec.trainer.checkpoints.restored import restored
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import trust_folders
 from shardrec.trainer.launch.environment import Environment, resolve_device
@@ -40,14 +38,8 @@ from shardrec.trainer.ranking.calibrate import (
 )
 from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.ranking.rank import kept_columns, with_group
-from shardrec.trainer.retrieval.index import ItemIndex, Kind, build_index
-from shardrec.trainer.retrieval.index_settings import IndexSettings
-from shardrec.trainer.retrieval.item_rows import directions
-from shardrec.trainer.retrieval.lists import Lists, vectors_of
-from shardrec.trainer.retrieval.requests import Request, check_retrieves, item_side, user_columns
-from shardrec.trainer.retrieval.retrieve import item_names, keys_of, read_seen, rows_of_users, user_names
-from shardrec.trainer.retrieval.similar import similar_items
-from shardrec.trainer.retrieval.write_vectors import vectors_of_items, with_vectors
+from shardrec.trainer.retrieval.index import Kind
+from shardrec.trainer.retrieval.requests import Request, check_retrieves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.scoring.calibration import Calibration, calibration_of
@@ -91,7 +83,6 @@ class TrainedModel:
         self._folder, self._rows = folder, rows
         self._leave: weakref.finalize | None = None
         self.recall_line: str | None = None
-        self._built: tuple[object, ItemIndex] | None = None
 
     # ------------------------------------------------------------ what it is
 
@@ -205,10 +196,11 @@ class TrainedModel:
         *,
         users: Sequence[object] = (),
         n: int = 10,
-        seen: str | Sequence[str] = (),
+        seen: str | Path | Sequence[str | Path] = (),
         index: Kind = "exact",
         settings: Mapping[str, int] | None = None,
         keys: str | Sequence[str] = (),
+        raw: bool = False,
     ) -> pa.Table:
         """Returns the n best items of each user, out of the whole catalogue: a row an item, with `rank` and `score`.
 
@@ -216,20 +208,22 @@ class TrainedModel:
         them; a user need not have been there in training. users: ids instead, whose last training or validation rows
         are taken; "*": all. seen: "train" leaves out the user's items of training, or files of users and items.
         index: "approximate" needs faiss; `recall_line` then says what of the exact lists it finds. settings: of the
-        index. keys: columns of the rows that lists keep; default: the user's.
+        index. keys: columns of the rows that lists keep; default: the user's. raw: rows of data, and of files of
+        `seen`, are as they were before preparation.
 
         Raises UserError for a model whose users and items share no space, and for ids that are not known.
 
             model.retrieve(users=[7, 12], n=20, seen="train")
         """
         check_retrieves(self._blueprint)
-        request = _request(n, seen, index, settings, keys)
-        users = (users,) if isinstance(users, str) else tuple(users)
+        request = request_of(n, index, settings, seen=seen, keys=keys, raw=raw)
+        users = several("users", users)
         if (data is None) == (not users):
             raise UserError("retrieve: pass one of data and users")
+        request = request.of(data=not users)
         with self._ready():
-            rows = Rows.of(rows_of_users(self._blueprint, users, keys_of(self._blueprint, request))) if users else None
-            return self._lists(rows or Rows.of(data), request)
+            found, self.recall_line = self._opened_catalogue.lists(data, users, request)
+        return found
 
     def similar(
         self, ids: Sequence[object], n: int = 10, *, index: Kind = "exact", settings: Mapping[str, int] | None = None
@@ -239,27 +233,21 @@ class TrainedModel:
         Vectors are the item tower's; of a model without a shared space the items' table rows. Raises UserError for ids
         that the catalogue lacks.
         """
-        request = _request(n, (), index, settings, ())
+        request, asked = request_of(n, index, settings), several("similar", ids)
         with self._ready():
-            vectors = self._directions
-            found = self._index(vectors, request)
-            names = item_names(self._blueprint)
-            table, self.recall_line = similar_items(self._catalogue, vectors, found, names, tuple(ids), n)
-        return table
+            found, self.recall_line = self._opened_catalogue.similar(asked, request)
+        return found
 
-    def vectors(self, data: Data | None = None) -> pa.Table:
+    def vectors(self, data: Data | None = None, *, raw: bool = False) -> pa.Table:
         """Returns the id and the `vector` of all items; or, of rows of users as `retrieve` takes them, of these.
+
+        raw: the rows are as they were before preparation.
 
         Raises UserError for a model whose users and items share no space.
         """
         check_retrieves(self._blueprint)
         with self._ready():
-            if data is None:
-                return vectors_of_items(self._session, self._catalogue)
-            names, tables = user_names(self._blueprint), []
-            for vectors, rows in self._user_vectors(Rows.of(data), Request()):
-                tables.append(with_vectors(rows, vectors, names))
-        return pa.concat_tables(tables).drop_columns([ROW])
+            return self._opened_catalogue.vectors(data, Request(raw=raw))
 
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.
@@ -274,8 +262,7 @@ class TrainedModel:
     def close(self) -> None:
         """Gives back the memory of the tables. The model can be used again; it reads them anew."""
         self._hold.release()
-        self._built = None
-        for name in ("_session", "_blueprint", "_environment", "_catalogue", "_items", "_directions"):
+        for name in ("_session", "_blueprint", "_environment", "_opened_catalogue"):
             self.__dict__.pop(name, None)
         if self._leave is not None:
             self._leave()
@@ -306,9 +293,7 @@ class TrainedModel:
     def _session(self) -> Session:
         _, hold = hold_step(self._folder, self.step)  # again, where the model was closed meanwhile
         with hold, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            session = Session.build(self._blueprint, self._environment)
-            restore(self._folder.checkpoint(self.step), session)
-        return session
+            return restored(self._blueprint, self._folder, self._environment, self.step)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -342,38 +327,8 @@ class TrainedModel:
         return Layout(schema, folder, extra_columns=tuple(keys), absent=absent).columns
 
     @cached_property
-    def _catalogue(self) -> Catalogue:
-        return Catalogue.of(self._session)
-
-    @cached_property
-    def _items(self) -> Tensor:
-        return item_vectors(self._session, self._catalogue)
-
-    @cached_property
-    def _directions(self) -> Tensor:
-        return directions(self._session, self._catalogue)
-
-    def _index(self, vectors: Tensor, request: Request) -> ItemIndex:
-        """Returns an index of vectors; the last one is kept, since a graph takes far longer to build than to search."""
-        wanted = (vectors.data_ptr(), request.kind, request.settings)
-        if self._built is None or self._built[0] != wanted:
-            self._built = (wanted, build_index(vectors, request.kind, request.settings))
-        return self._built[1]
-
-    def _user_vectors(self, rows: Rows, request: Request) -> Iterator[tuple[Tensor, pa.Table]]:
-        """Yields vectors of users' rows, with `row` and what lists keep of them."""
-        keys, absent = keys_of(self._blueprint, request, rows.columns), item_side(self._blueprint)
-        with rows.files((*user_columns(self._blueprint), *keys)) as paths:
-            loader = self._session.loader(paths, labelled=False, keys=keys, absent=absent)
-            yield from vectors_of(self._session, loader)
-
-    def _lists(self, rows: Rows, request: Request) -> pa.Table:
-        seen = read_seen(self._blueprint, self._catalogue, request.seen, None) if request.seen else None
-        index = self._index(self._items, request)
-        lists = Lists(self._catalogue, index, item_names(self._blueprint), user_names(self._blueprint))
-        found = [lists.of(vectors, of, request.n, seen) for vectors, of in self._user_vectors(rows, request)]
-        self.recall_line = lists.recall(self._items, request.n)
-        return pa.concat_tables(found)
+    def _opened_catalogue(self) -> OpenedCatalogue:
+        return OpenedCatalogue(self._session)
 
     def _calibration(self, wanted: bool | None) -> Calibration | None:
         return calibration_of(self._folder, self.step, wanted, "pass calibrated=False")
@@ -400,11 +355,3 @@ class TrainedModel:
             loader = self._session.loader(paths, labelled=False, keys=keys)
             tables = scored_batches(self._session, loader, explain=explain, calibration=calibration)
             return pa.concat_tables(tables)
-
-
-def _request(
-    n: int, seen: str | Sequence[str], index: Kind, settings: Mapping[str, int] | None, keys: str | Sequence[str]
-) -> Request:
-    of_seen, of_keys = ((given,) if isinstance(given, str) else tuple(given) for given in (seen, keys))
-    words = tuple(f"{name}={number}" for name, number in (settings or {}).items())
-    return Request(n, of_seen, index, IndexSettings.parse(words), of_keys)

@@ -237,7 +237,7 @@ class _Share:
         self._counts = held_out.counts[start:stop]
         self.most_known = int(np.diff(self._known.offsets).max(initial=0))
         self._size = -(-(data.evaluation_batch_size or data.global_batch_size) // ranks)
-        self.steps = -(-max(b - a for a, b in pairwise(bounds)) // self._size)
+        self.steps = max(1, -(-max(b - a for a, b in pairwise(bounds)) // self._size))  # without users too
 
     def batches(self) -> Iterator[tuple[Batch, _OfBatch]]:
         """Yields the users' rows, padded, with what they held out."""

@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 from shardrec.data_pipeline.reading.blocks import Block, offsets_of
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.sampling.catalogue import chunks_of
-from shardrec.trainer.catalogue.items import Catalogue, comparable, positives, user_feature
+from shardrec.trainer.catalogue.items import (
+    Catalogue,
+    check_ids_alike,
+    column_type,
+    comparable,
+    positives,
+    user_feature,
+)
 from shardrec.trainer.config.sections import Paths
 from shardrec.trainer.session.blueprint import Blueprint
 
@@ -95,6 +102,9 @@ def _positive_pairs(blueprint: Blueprint, catalogue: Catalogue, paths: Paths) ->
     """Yields positive rows, many at a time, without those that lack a user or an item."""
     config, schema = blueprint.config, blueprint.schema
     columns = (schema[user_feature(config, schema)].columns[0], catalogue.column)
+    for found, file in blueprint.data_set(paths).index.schemas:
+        for column in set(columns).intersection(found.names):  # who reads them misses the others
+            check_ids_alike(found.field(column).type, column_type(blueprint, column), file, column)
     waiting: list[_Pairs] = []
     rows = place = 0
     for table, positive in positives(blueprint.data_set(paths), schema, columns, config.data.schema_folder):
@@ -136,10 +146,11 @@ def _unlisted(owner: np.ndarray, ids: pa.Array, users: int) -> np.ndarray:
 
 def _rows_at(blueprint: Blueprint, paths: Paths, places: np.ndarray, layout: Layout) -> Block:
     """Reads rows by their places in a data set, in the order of `places`."""
-    ordered, parts = np.sort(places), []
+    ordered = np.sort(places)
+    parts: list[Block] = []
     for chunk in chunks_of(blueprint.data_set(paths).index, layout):
         first, last = np.searchsorted(ordered, [chunk.place, chunk.place + chunk.batch.num_rows])
-        if first < last:
+        if first < last or not (len(ordered) or parts):  # of no rows too there is a block
             parts.append(layout.block(chunk).take(ordered[first:last] - chunk.place))
     return Block.join(parts).take(np.argsort(np.argsort(places)))
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.arrow_values import is_list, is_null, plain_type
 from shardrec.data_pipeline.features.feature_kinds import IdFeature, Role
 from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.schema import Schema
@@ -124,6 +125,24 @@ def _key_feature(config: RunConfig, schema: Schema, role: Role) -> str:
     return first
 
 
+def column_type(blueprint: Blueprint, column: str) -> pa.DataType:
+    """Returns the type of a column of the training rows. Raises UserError where they lack it."""
+    train = blueprint.config.data.split("train")
+    assert train is not None
+    schema, path = next(iter(blueprint.data_set(train).index.schemas))
+    if column not in schema.names:
+        raise UserError(f"{path}: has no column {column!r}, by which its rows would be known")
+    kind = schema.field(column).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def check_ids_alike(found: pa.DataType, wanted: pa.DataType, files: str, column: str) -> None:
+    """Raises UserError unless ids are of strings where the run's are, and of integers where these are."""
+    kinds = (is_string, pa.types.is_integer)
+    if not any(is_kind(plain_type(found)) and is_kind(plain_type(wanted)) for is_kind in kinds):
+        raise UserError(f"{files}: column {column!r} is {found}, expected {wanted}, as the run's rows have")
+
+
 def item_features(blueprint: Blueprint, item: str) -> tuple[str, ...]:
     """Returns the features that an item's row has: those of the item tower, and `item` itself; of a model without
     towers all that have role item.
@@ -148,10 +167,10 @@ def positives(
     layout = Layout(labelled, folder, extra_columns=columns)
     for chunk in chunks_of(data_set.index, layout):
         block = layout.block(chunk)
-        yield _plain(block.extra), block.numbers[:, 0] > 0
+        yield without_dictionaries(block.extra), block.numbers[:, 0] > 0
 
 
-def _plain(rows: pa.Table) -> pa.Table:
+def without_dictionaries(rows: pa.Table) -> pa.Table:
     """Returns rows whose dictionary columns have their values: dictionaries differ between chunks."""
     kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in rows.schema]
     return rows.cast(pa.schema(list(zip(rows.column_names, kinds, strict=True))))
@@ -223,15 +242,17 @@ def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Sc
     layout = _listed_layout(features, column, folder)
     index = DataSet.open(items).index
     rows = pa.concat_tables(
-        [_plain(layout.block(chunk).extra) for chunk in chunks_of(index, layout)], promote_options="default"
+        [without_dictionaries(layout.block(chunk).extra) for chunk in chunks_of(index, layout)],
+        promote_options="default",
     )
     path = index.files[0].path
+    problem = next(_made_strings(rows.schema, kinds), None)
     try:
-        rows = rows.cast(kinds)
+        rows = rows if problem else rows.cast(kinds)
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(
-            f"{path}: columns are of other types than those of the training rows: {str(error).splitlines()[0]}"
-        ) from None
+        problem = str(error).splitlines()[0]
+    if problem:
+        raise UserError(f"{path}: columns are of other types than those of the training rows: {problem}")
     ids = rows.column(column)
     if ids.null_count:
         raise UserError(f"{path}: row {ids.is_null().index(True).as_py()} has no {column}; each item needs its id")
@@ -240,6 +261,14 @@ def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Sc
         twice = counted.filter(pc.greater(counted.column("id_count"), 1)).column("id")[0].as_py()
         raise UserError(f"{path}: {column} {twice!r} is there twice; data.catalogue needs one row an item")
     return rows.combine_chunks()
+
+
+def _made_strings(found: pa.Schema, wanted: pa.Schema) -> Iterator[str]:
+    """Yields a line for each column that a cast would make strings of, or numbers of strings."""
+    for of_file, of_run in zip(found, wanted, strict=True):
+        kinds = [kind.value_type if is_list(kind) else kind for kind in (of_file.type, of_run.type)]
+        if not is_null(of_file.type) and is_string(kinds[0]) != is_string(kinds[1]):
+            yield f"column {of_file.name!r} is {of_file.type}, expected {of_run.type}"
 
 
 def _with_listed(rows: pa.Table, listed: pa.Table, column: str) -> pa.Table:

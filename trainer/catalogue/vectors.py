@@ -1,19 +1,17 @@
 """Vectors of items and of users are made by a model's towers, on all ranks together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.models.base import input_features
 from shardrec.models.shared_space import Towers
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
@@ -45,7 +43,7 @@ def item_vectors(session: Session, catalogue: Catalogue) -> Tensor:
             layout = _item_layout(session, catalogue, towers, new=new)
             for start in range(*bounds, BLOCK_ROWS):
                 stop = min(start + BLOCK_ROWS, bounds[1])
-                batch, live = _share(session, catalogue, layout, start, stop)
+                batch, live = share_of_items(session, catalogue, layout, start, stop)
                 made = session.forward.vectors(batch, towers.item, towers.item_inputs)[:live]
                 if vectors is None:
                     vectors = made.new_empty(len(catalogue), made.shape[1])
@@ -54,58 +52,41 @@ def item_vectors(session: Session, catalogue: Catalogue) -> Tensor:
     return vectors
 
 
-def user_vectors(session: Session, loader: Loader) -> Iterator[tuple[Tensor, Batch]]:
-    """Yields the vectors [b, D] fp32 of this rank's batches of rows, padding included, with the batches, on its device.
-
-    loader: made with `absent=item_side(session)`, so that rows need no item. All ranks call it alike, and read to the
-    end. Raises UserError as `towers_of` does and, on all ranks alike, for rows of any rank that cannot be read.
-    """
-    towers = towers_of(session)
-    batches = AgreedBatches(session, loader)
-    for batch, _ in batches:
-        on_device = batch.to(session.environment.device)
-        with session.scoring():
-            vectors = session.forward.vectors(on_device, towers.user, towers.user_inputs)
-        yield vectors, on_device
-    batches.raise_error()
-
-
-def item_side(session: Session) -> tuple[str, ...]:
-    """Returns the features that the user tower does not read."""
-    return _others(session, towers_of(session).user_inputs)
+def item_side(source: Session | Blueprint) -> tuple[str, ...]:
+    """Returns the features that the user tower does not read, which rows of users need not have."""
+    return _others(source, towers_of(source).user_inputs)
 
 
 def user_layout(session: Session) -> Layout:
     """Returns how rows are read of which only the user tower reads anything."""
+    return layout_without(session, item_side(session))
+
+
+def layout_without(session: Session, absent: Iterable[str]) -> Layout:
+    """Returns how rows are read without some features, as the session's lookup wants them."""
     lookup = session.distributed.lookup
     return Layout(
         session.blueprint.read.unlabelled(),
         session.config.data.schema_folder,
         id_order=lookup.id_names + lookup.weighted_id_names,
-        absent=item_side(session),
+        absent=tuple(absent),
     )
 
 
-def _others(session: Session, names: tuple[str, ...]) -> tuple[str, ...]:
+def _others(source: Session | Blueprint, names: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the features that are read, but not by the inputs of these names."""
-    inputs = session.model.inputs
-    of_side = {feature for name in names for feature in input_features(inputs[name])}
-    return tuple(f.name for f in session.blueprint.read.features if f.name not in of_side)
+    read = source.blueprint.read if isinstance(source, Session) else source.read
+    of_side = {feature for name in names for feature in input_features(source.model.inputs[name])}
+    return tuple(f.name for f in read.features if f.name not in of_side)
 
 
 def _item_layout(session: Session, catalogue: Catalogue, towers: Towers, *, new: bool) -> Layout:
     """Returns how items' rows are read: without the users' features, and for new items without what reads their id."""
-    read, lookup = session.blueprint.read.unlabelled(), session.distributed.lookup
-    by_id = [f.name for f in read.features if catalogue.column in f.columns] if new else []
-    return Layout(
-        read,
-        session.config.data.schema_folder,
-        id_order=lookup.id_names + lookup.weighted_id_names,
-        absent=(*_others(session, towers.item_inputs), *by_id),
-    )
+    by_id = [f.name for f in session.blueprint.read.features if catalogue.column in f.columns] if new else []
+    return layout_without(session, (*_others(session, towers.item_inputs), *by_id))
 
 
-def _share(session: Session, catalogue: Catalogue, layout: Layout, start: int, stop: int) -> tuple[Batch, int]:
+def share_of_items(session: Session, catalogue: Catalogue, layout: Layout, start: int, stop: int) -> tuple[Batch, int]:
     """Returns this rank's part of some items, as large a batch as every other rank's, and how many of them are live."""
     environment = session.environment
     size = -(-(stop - start) // environment.world_size)

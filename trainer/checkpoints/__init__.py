@@ -10,6 +10,7 @@
 - `moved_tower.py`: a checkpoint beside another, with the same tables and other weights of the tower
 - `position.py`: how far a run has come
 - `removal.py`: a checkpoint removed, by the files that its manifest names, and never while somebody reads it
+- `restored.py`: a session with the values of a checkpoint, and workers that begin with one
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
 - `set_aside.py`: a checkpoint that a run does not go on from, moved out of its way
 - `tower_file.py`: the tower with its buffers and optimizer, as a checkpoint has them in one file

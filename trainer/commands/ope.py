@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shardrec.trainer.commands.options import AsJson, BestStep, Overrides, Quiet, RowKind, Trust
+from shardrec.trainer.commands.options import AsJson, Chosen, of_a_run
 
 Model = Annotated[Path | None, typer.Argument(metavar="[RUN_FOLDER]", help="the folder of a run whose model chooses")]
 Data = Annotated[list[str] | None, typer.Option(help="files, folders, globs or URIs of the log", show_default=False)]
@@ -37,7 +37,9 @@ LogSchema = Annotated[Path | None, typer.Option(help="of the log; default: that 
 Out = Annotated[Path | None, typer.Option(help="also a CSV file, a line for each estimator")]
 
 
+@of_a_run
 def ope(
+    chosen: Chosen,
     run_folder: Model = None,
     data: Data = None,
     policy: Policy = None,
@@ -52,16 +54,10 @@ def ope(
     schema: LogSchema = None,
     out: Out = None,
     as_json: AsJson = False,
-    step: BestStep = None,
-    rows: RowKind = None,
-    overrides: Overrides = None,
-    trust: Trust = False,
-    quiet: Quiet = False,
 ) -> None:
     """Estimates what a policy would have earned, from a log of what another policy showed, with its propensities."""
     from shardrec.data_pipeline.declared.comma_lists import names_in
     from shardrec.data_pipeline.errors import UserError
-    from shardrec.trainer.commands.runs import started_early_for
     from shardrec.trainer.run_folder.terminal import messages
 
     if not data:
@@ -72,8 +68,7 @@ def ope(
     if policy is None:
         raise UserError("--policy: name a run folder, or a policy without a model: uniform or frequencies:LOG")
     module = "shardrec.trainer.off_policy.evaluate_policy"
-    early = nullcontext() if run_folder is None else started_early_for(run_folder, overrides, module, trust=trust)
-    with early:
+    with nullcontext() if run_folder is None else chosen.started_early(run_folder, module):
         from shardrec.trainer.off_policy.evaluate_policy import Question, evaluate_policy
         from shardrec.trainer.off_policy.intervals import Resampling
         from shardrec.trainer.off_policy.model_scores import Trained
@@ -84,8 +79,8 @@ def ope(
         question = Question(policy, action, reward, position, names, reward_model, how)
         if out is not None:
             check_writable(out)
-        model = None if run_folder is None else Trained(run_folder, step, tuple(overrides or ()), rows, quiet)
-        tell = (lambda line: None) if quiet else messages().print
+        model = None if run_folder is None else Trained(run_folder, **chosen.arguments)
+        tell = (lambda line: None) if chosen.quiet else messages().print
         result = evaluate_policy(tuple(data), question, trained=model, schema=schema, progress=tell)
     if out is not None:
         write_policy(result, out)

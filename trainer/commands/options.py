@@ -1,7 +1,12 @@
 """Options and arguments that several commands have, each declared once."""
 
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,3 +30,56 @@ RowKind = Annotated[
     Literal["int8"] | None,
     typer.Option(help="hold tables' rows as int8, where that is smaller; default: as trained, with optimizer state"),
 ]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What commands on a trained run have in common: its checkpoint, how tables are held, its launch, whom to trust."""
+
+    step: int | None
+    rows: Literal["int8"] | None
+    overrides: tuple[str, ...]
+    trust: bool
+    quiet: bool
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Returns what the functions behind the commands take of it, by their names for it."""
+        return {"step": self.step, "overrides": self.overrides, "rows": self.rows, "quiet": self.quiet}
+
+    def started_early(self, run_folder: Path, module: str) -> AbstractContextManager[None]:
+        """Starts what the run's workers will need, as `started_early` does."""
+        from shardrec.trainer.config.model_settings import check_models
+        from shardrec.trainer.config.trust import trust_folders
+        from shardrec.trainer.launch.early_start import started_early
+        from shardrec.trainer.run_folder.folder import RunFolder
+
+        if self.trust:
+            trust_folders(run_folder)
+        config = RunFolder.open(run_folder).config(self.overrides)
+        return started_early([config.launch], module, partial(check_models, [config]))
+
+
+def _chosen(
+    step: BestStep = None,
+    rows: RowKind = None,
+    overrides: Overrides = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+) -> Chosen:
+    return Chosen(step, rows, tuple(overrides or ()), trust, quiet)
+
+
+def of_a_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns a command whose parameter `chosen` is told by options, the last ones that it has."""
+    own, shared = inspect.signature(command), inspect.signature(_chosen).parameters
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        chosen = _chosen(**{name: given.pop(name) for name in shared})
+        command(**given, chosen=chosen)
+
+    parameters = [*(p for name, p in own.parameters.items() if name != "chosen"), *shared.values()]
+    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return called

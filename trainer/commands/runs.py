@@ -1,6 +1,5 @@
 """`shardrec train`, `evaluate` and `predict`: one run, from its run file or its folder."""
 
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.commands.options import BestStep, Overrides, Quiet, RowKind, RunFile, RunPath, Trust, Variant
+from shardrec.trainer.commands.options import Chosen, Overrides, Quiet, RunFile, RunPath, Trust, Variant, of_a_run
 from shardrec.trainer.launch.torchrun import leads
 
 
@@ -76,26 +75,22 @@ def train(
             print_summary(config, summary)
 
 
+@of_a_run
 def evaluate(
     run_folder: RunPath,
+    chosen: Chosen,
     data: Annotated[
         list[str] | None, typer.Option(help="files, folders, globs or URIs; default: its own splits")
     ] = None,
-    step: BestStep = None,
     curves: Annotated[
         Path | None, typer.Option(help="a new folder for ROC, precision-recall and calibration curves")
     ] = None,
-    rows: RowKind = None,
-    overrides: Overrides = None,
-    trust: Trust = False,
-    quiet: Quiet = False,
 ) -> None:
     """Scores a trained model on its validation and test rows, or on other data."""
-    with started_early_for(run_folder, overrides, "shardrec.trainer.scoring.evaluate", trust=trust):
+    with chosen.started_early(run_folder, "shardrec.trainer.scoring.evaluate"):
         from shardrec.trainer.scoring.evaluate import evaluate_run
 
-        chosen = (tuple(data or ()), step, tuple(overrides or ()))
-        result = evaluate_run(run_folder, *chosen, rows=rows, curves=curves, quiet=quiet)
+        result = evaluate_run(run_folder, tuple(data or ()), curves=curves, **chosen.arguments)
     if result:
         from shardrec.trainer.run_folder.folder import RunFolder
         from shardrec.trainer.run_folder.summaries import print_metrics
@@ -107,12 +102,13 @@ def evaluate(
             raise UserError(f"{failed[0]}: {result['not_scored'][failed[0]]}")
 
 
+@of_a_run
 def predict(
     run_folder: RunPath,
+    chosen: Chosen,
     data: Annotated[list[str], typer.Option(help="files, folders, globs or URIs to score", show_default=False)],
     out: Annotated[Path, typer.Option(help="folder for the scores, as Parquet", show_default=False)],
     keys: Annotated[list[str] | None, typer.Option(help="columns to keep; default: the schema's keys")] = None,
-    step: BestStep = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="also the weights of what a score came from (models afm, din, dien, bst)"),
@@ -121,32 +117,12 @@ def predict(
         bool,
         typer.Option("--calibrated", help="map scores as `shardrec calibrate` found; default: as the model has them"),
     ] = False,
-    rows: RowKind = None,
-    overrides: Overrides = None,
-    trust: Trust = False,
-    quiet: Quiet = False,
 ) -> None:
     """Writes a score for every row, beside its key columns, as Parquet."""
-    with started_early_for(run_folder, overrides, "shardrec.trainer.scoring.predict", trust=trust):
+    with chosen.started_early(run_folder, "shardrec.trainer.scoring.predict"):
         from shardrec.trainer.scoring.predict import predict_rows
 
-        chosen = (tuple(keys or ()), step, tuple(overrides or ()))
-        how: dict[str, Any] = {"explain": explain, "calibrated": calibrated, "rows": rows, "quiet": quiet}
-        result = predict_rows(run_folder, tuple(data), out, *chosen, **how)
+        given = (run_folder, tuple(data), out, tuple(keys or ()))
+        result = predict_rows(*given, explain=explain, calibrated=calibrated, **chosen.arguments)
     if result:
         typer.echo(f"{result['rows']} rows scored with step {result['step']} -> {out}")
-
-
-def started_early_for(
-    run_folder: Path, overrides: list[str] | None, module: str, *, trust: bool
-) -> AbstractContextManager[None]:
-    """Starts what the workers of a finished run will need, as `started_early` does."""
-    from shardrec.trainer.config.model_settings import check_models
-    from shardrec.trainer.config.trust import trust_folders
-    from shardrec.trainer.launch.early_start import started_early
-    from shardrec.trainer.run_folder.folder import RunFolder
-
-    if trust:
-        trust_folders(run_folder)
-    config = RunFolder.open(run_folder).config(overrides or ())
-    return started_early([config.launch], module, partial(check_models, [config]))

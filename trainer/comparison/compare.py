@@ -20,7 +20,7 @@ from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.config.stages import resolve_stages
-from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.parent import end_with_parent
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -100,8 +100,7 @@ def _check(entries: Sequence[Entry]) -> None:
     """Raises UserError where the runs would not be comparable with one another, or with those that are there."""
     first, fingerprints = entries[0], _Fingerprints()
     for entry in entries:
-        if choose_backend(entry.config.launch) == "torchrun":
-            raise UserError("compare launches its own workers; run it without torchrun, with --set launch.workers=N")
+        check_launches_workers(entry.config.launch, "compare")
         for split in SPLITS:
             a, b = (e.config.data.split(split) for e in (first, entry))
             if a != b:

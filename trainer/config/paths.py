@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 
 C = TypeVar("C", bound=RunConfig)
@@ -24,8 +25,10 @@ def absolute(paths: str) -> str: ...
 @overload
 def absolute(paths: tuple[str, ...]) -> tuple[str, ...]: ...
 def absolute(paths: Paths) -> Paths:
-    """Returns paths as they are from any folder; URIs pass through."""
+    """Returns paths as they are from any folder; URIs pass through. Raises UserError for an empty one of several."""
     if isinstance(paths, tuple):
+        if "" in paths:  # which would be all files of the folder
+            raise UserError("found an empty path; name files, folders, globs or URIs")
         return tuple(absolute(path) for path in paths)
     return paths if "://" in paths else os.path.abspath(os.path.expanduser(paths))
 

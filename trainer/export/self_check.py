@@ -16,7 +16,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.inputs import Jagged
 from shardrec.models.tasks import BinaryClassification
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import restored
 from shardrec.trainer.export.loader import Bundle
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.worker import computing
@@ -41,8 +41,7 @@ def opened_run(blueprint: Blueprint, folder: RunFolder, step: int) -> Iterator[S
     environment = Environment(0, 1, 0, 1, torch.device("cpu"))
     with environment.group(blueprint.config.launch.timeout), computing(blueprint.config, environment):
         with torch.random.fork_rng(devices=[]):  # whoever asks has draws of their own
-            session = Session.build(blueprint, environment)
-            restore(folder.checkpoint(step), session)
+            session = restored(blueprint, folder, environment, step)
         session.distributed.module.eval()
         yield session
 

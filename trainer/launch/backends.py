@@ -56,6 +56,12 @@ def choose_backend(launch: LaunchConfig) -> Backend:
     return "ray" if worker_count(launch) > 1 else "in_process"
 
 
+def check_launches_workers(launch: LaunchConfig, command: str) -> None:
+    """Raises UserError under torchrun, for a command that launches its workers itself."""
+    if choose_backend(launch) == "torchrun":
+        raise UserError(f"{command} launches its own workers; run it without torchrun, with --set launch.workers=N")
+
+
 def flush_and_exit(code: int) -> None:
     """Ends this process at once: gloo threads that still hold tensors would abort an ordinary exit."""
     sys.stdout.flush()

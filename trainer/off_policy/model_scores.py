@@ -13,7 +13,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import SealedWriter
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.sharding.distribution.frozen_rows import RowKind
-from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.off_policy.choices import Candidates, each_choice
 from shardrec.trainer.off_policy.log_fields import LogFields, check_same_ids
 from shardrec.trainer.off_policy.logged import Catalogue, origin_of
@@ -47,8 +47,7 @@ class ScoringModel:
         """Opens the run. Raises UserError where its ids are not the log's, or nothing tells candidates' features."""
         folder = RunFolder.open(trained.run_folder)
         config = folder.config(trained.overrides)
-        if choose_backend(config.launch) == "torchrun":
-            raise UserError("ope launches its own workers; run it without torchrun, with --set launch.workers=N")
+        check_launches_workers(config.launch, "ope")
         blueprint = Blueprint(config, folder.schema(), rows=trained.rows)
         read, at = blueprint.read.unlabelled(), blueprint.config.data.schema_folder
         unread = blueprint.model.unread_features(labelled=False)

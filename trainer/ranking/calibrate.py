@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Task
 from shardrec.sharding.distribution.frozen_rows import RowKind
-from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import Paths, RunConfig
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.config.sections import Paths
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.ranking.isotonic import fit_isotonic
@@ -118,6 +118,8 @@ def rows_to_score(
 
     Raises UserError where those to fit cannot be scored or have no labels.
     """
+    if split not in get_args(Split):
+        raise UserError("--split: " + unknown("split to fit", split, get_args(Split)))
     name = "data" if data else split
     paths = data or blueprint.config.data.split(split)
     if paths is None:
@@ -141,23 +143,22 @@ def rows_to_score(
 def _check_picture(picture: Path) -> None:
     if picture.suffix.lower() not in PICTURES:
         raise UserError(f"--picture {picture}: expected a name that ends in .svg or .png")
+    if not picture.parent.is_dir():
+        raise UserError(f"--picture {picture}: there is no such folder; make it, or name another")
     check_own_picture(picture)
 
 
+@on_checkpoint
 def calibrate_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     splits: dict[str, Paths],
     method: Method,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Scores one worker's share of each of `splits`; all workers fit the first one's rows, and so alike."""
-    progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
+    progress = ProgressFile(folder.logs, enabled=session.environment.leads)
     found = {}
     for name, paths in splits.items():
         loader = session.loader(paths)
@@ -210,6 +211,8 @@ def fit_calibration(
     step, checkpoint: what scored the rows, and its fingerprint. The first are measured in parts, each calibrated by a
     fit on the others. Raises UserError for rows of one class, and for predictions that are NaN.
     """
+    if method not in get_args(Method):
+        raise UserError("--method: " + unknown("method", method, get_args(Method)))
     split, fitted = next(iter(rows.items()))
     _check(split, fitted)
     after = {split: _cross_fitted(fitted, method)}

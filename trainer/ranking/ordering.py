@@ -1,6 +1,7 @@
 """Rows of a group, such as the candidates of a request, are ordered by probability, or by probability x bid."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,13 @@ MILLE = 1000
 """Impressions that an eCPM is the price of."""
 
 NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+
+OPTIONS = (
+    ("group", str, "the name of a column"),
+    ("bid", str, "the name of a column"),
+    ("reserve", Real, "an eCPM of 0 or more"),
+    ("top", Integral, "1 or more"),
+)
 
 Array = NDArray[np.float64]
 
@@ -37,6 +45,9 @@ class Ordering:
     top: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind, expected in OPTIONS:
+            if (found := getattr(self, name)) is not None and not isinstance(found, kind):
+                raise UserError(f"--{name}: found {found!r}, expected {expected}")
         if self.reserve is not None and self.bid is None:
             raise UserError("--reserve: a least price needs bids; name their column with --bid")
         if self.reserve is not None and not (np.isfinite(self.reserve) and self.reserve >= 0):
@@ -93,7 +104,9 @@ class Ordering:
         if not any(is_type(column.type) for is_type in NUMBERS):
             raise UserError(f"--bid: column {self.bid!r} is {column.type}, expected numbers")
         bid = column.cast(pa.float64()).to_numpy()
-        if (wrong := ~(np.isfinite(bid) & (bid >= 0))).any():
+        with np.errstate(over="ignore"):
+            wrong = ~(np.isfinite(MILLE * bid) & (bid >= 0))
+        if wrong.any():
             at = int(wrong.argmax())
             found = "no bid" if not column[at].is_valid else f"a bid of {bid[at]:g}"
             where = f"row {_first(scored, wrong)} has {found} in column {self.bid!r}"

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.ranking.calibrate import check_probabilities
 from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.run_folder.atomic import new_folder
@@ -52,8 +51,7 @@ def rank_rows(
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("rank launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "rank")
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     check_probabilities(blueprint, "rank")
     ordering = with_group(ordering, blueprint.schema)
@@ -80,7 +78,7 @@ def rank_rows(
 
 def with_group(ordering: Ordering, schema: Schema) -> Ordering:
     """Returns an ordering by the schema's group, where it names none itself."""
-    return replace(ordering, group=ordering.group or schema.group)
+    return ordering if ordering.group is not None else replace(ordering, group=schema.group)
 
 
 def kept_columns(ordering: Ordering, keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Retrieval finds items for users, and items like items, out of a whole catalogue.
 
+- `asked_rows.py`: the rows of users that are asked about, given or taken from the run
 - `faiss_index.py`: an approximate index, which looks at a part of the items
 - `index.py`: which index there is, and its recall against the exact one
 - `index_settings.py`: how much an approximate index looks at

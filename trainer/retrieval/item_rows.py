@@ -1,21 +1,18 @@
 """Items' table rows are vectors that items of any model have: alike ones mean to it items that are alike."""
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.catalogue.vectors import BLOCK_ROWS, item_vectors
+from shardrec.trainer.catalogue.vectors import BLOCK_ROWS, item_vectors, layout_without, share_of_items
 from shardrec.trainer.session.session import Session
 
 
-def directions(session: Session, catalogue: Catalogue) -> Tensor:
+def unit_vectors(session: Session, catalogue: Catalogue) -> Tensor:
     """Returns vectors of length 1 whose dot products are the cosines of items: [N, D], on the rank's device.
 
     They are of the item tower's vectors; of a model without towers, of the table rows of the items' ids side by side,
@@ -28,23 +25,13 @@ def directions(session: Session, catalogue: Catalogue) -> Tensor:
 
 
 def _table_rows(session: Session, catalogue: Catalogue) -> Tensor:
-    read, lookup, environment = session.blueprint.read.unlabelled(), session.distributed.lookup, session.environment
-    layout = Layout(
-        read,
-        session.config.data.schema_folder,
-        id_order=lookup.id_names + lookup.weighted_id_names,
-        absent=[f.name for f in read.features if f.name != catalogue.item],
-    )
-    collective, parts = ProcessGroupCollective(), []
+    others = (f.name for f in session.blueprint.read.features if f.name != catalogue.item)
+    layout, collective, parts = layout_without(session, others), ProcessGroupCollective(), []
     with session.scoring():
         for start in range(0, catalogue.trained, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, catalogue.trained)
-            size = -(-(stop - start) // environment.world_size)
-            first = min(start + environment.rank * size, stop)
-            live = min(size, stop - first)
-            rows = pa.table({catalogue.column: catalogue.ids.slice(first, live)}).to_batches()
-            blocks = [layout.block(Chunk(batch, "the catalogue", first, first)) for batch in rows]
-            inputs = session.forward.lookup(layout.collate(blocks, size).to(environment.device))
+            batch, live = share_of_items(session, catalogue, layout, start, stop)
+            inputs = session.forward.lookup(batch)
             parts.append(collective.concatenate(_of_feature(session, inputs, catalogue.item)[:live]))
     return torch.cat(parts)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,16 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.features.vocabulary import kept_values
-from shardrec.trainer.catalogue.items import comparable
+from shardrec.trainer.catalogue.items import (
+    check_ids_alike,
+    column_type,
+    comparable,
+    item_feature,
+    user_feature,
+)
+from shardrec.trainer.session.blueprint import Blueprint
 
 
 @dataclass(frozen=True)
@@ -20,15 +29,17 @@ class KeyNames:
     """Key names translate between the values of a column of ids and what these are called.
 
     column: the column of files that has the ids. values: what the numbers 1, 2, ... that files hold were made of; None:
-    files hold the ids themselves, strings or integers.
+    files hold the ids themselves, strings or integers. reader: makes of ids what the run's rows have, where files hold
+    them as they were before preparation; None: files hold what the run's rows have.
     """
 
     column: str
     values: pa.Array | None = None
+    reader: FeatureReader | None = None
 
     @classmethod
     def of(cls, schema: Schema, feature: str, folder: str) -> "KeyNames":
-        """Returns the names of a feature's ids; `folder` is the schema's, where vocabularies are."""
+        """Returns the names of a feature's ids in prepared rows; `folder` is the schema's, where vocabularies are."""
         declared = schema[feature]
         ids = getattr(declared, "ids", None)
         column = declared.columns[0]
@@ -36,6 +47,19 @@ class KeyNames:
             values = kept_values(folder, ids.prepared.path)
             return cls(column, None if values is None else values.combine_chunks())
         return cls(column)
+
+    @classmethod
+    def of_raw(cls, declared: Any, folder: str) -> "KeyNames":
+        """Returns the names of a feature's ids in raw rows, as `Schema.raw` declares it.
+
+        Raises UserError where they are made of several columns.
+        """
+        if len(declared.columns) > 1:
+            raise UserError(
+                f"--raw: {declared.name!r} was made of columns {', '.join(declared.columns)}, and what a user is known "
+                "by is one; give prepared rows"
+            )
+        return cls(declared.columns[0], reader=FeatureReader(declared, folder))
 
     def named(self, ids: pa.Array) -> pa.Array:
         """Returns what a column's ids are called; null for those of no value, such as unknown ones."""
@@ -51,13 +75,27 @@ class KeyNames:
         Strings where the run has table rows are what ids are called, as in lists; null for what no id is called.
         Raises UserError for a column of another type; files: which ones, for the message.
         """
+        if self.reader is not None:
+            return self._read(values, files)
         if self.values is not None and is_string(self.values.type) and is_string(values.type):
             return pc.add(pc.index_in(values.cast(pa.large_string()), value_set=self.values).cast(pa.int64()), 1)
-        if not any(is_kind(kind) and is_kind(values.type) for is_kind in (is_string, pa.types.is_integer)):
-            raise UserError(
-                f"{files}: column {self.column!r} is {values.type}, expected {kind}, as the run's rows have"
-            )
+        check_ids_alike(values.type, kind, files, self.column)
         return comparable(values)
+
+    def of_run(self, values: pa.Array) -> pa.Array:
+        """Returns the `comparable` ids that the run's rows have of those in rows of users; null for new ones."""
+        return comparable(values) if self.reader is None else self._read(values, "the rows of users")
+
+    def _read(self, values: pa.Array, files: str) -> pa.Array:
+        assert self.reader is not None
+        there, ids = values.is_valid().to_numpy(zero_copy_only=False), np.zeros(len(values), np.int64)
+        if there.any():
+            (column,) = self.reader.columns
+            self.reader.check(pa.schema([(column, values.type)]), files)
+            ids[there] = self.reader(pa.record_batch({column: values.filter(pa.array(there))}), files).values
+        if isinstance(getattr(self.reader.feature, "ids", None), Vocabulary):
+            there &= ids > 0
+        return pa.array(ids, mask=~there)
 
     def ids(self, names: Sequence[object], kind: pa.DataType, option: str) -> pa.Array:
         """Returns the ids, of a column of type `kind`, of what a user calls them.
@@ -80,3 +118,28 @@ class KeyNames:
             first = names[int(np.flatnonzero(places.is_null().to_numpy(zero_copy_only=False))[0])]
             raise UserError(f"{option}: {str(first)!r} is not in the vocabulary of {self.column!r}")
         return pc.add(places.cast(pa.int64()), 1).cast(kind)
+
+
+def item_names(blueprint: Blueprint, *, raw: bool = False) -> KeyNames:
+    """Returns what items are called, by rows as the run's or, with `raw`, as before preparation."""
+    return _names(blueprint, item_feature(blueprint.config, blueprint.schema), raw=raw)
+
+
+def user_names(blueprint: Blueprint, *, raw: bool = False) -> KeyNames:
+    """Returns what users are called, likewise. Raises UserError where it is not known which feature that is."""
+    return _names(blueprint, user_feature(blueprint.config, blueprint.schema), raw=raw)
+
+
+def known_user_names(blueprint: Blueprint, *, raw: bool = False) -> KeyNames | None:
+    """Returns what users are called; None where that is not known."""
+    try:
+        return user_names(blueprint, raw=raw)
+    except UserError:
+        return None
+
+
+def _names(blueprint: Blueprint, feature: str, *, raw: bool) -> KeyNames:
+    schema, folder = blueprint.schema, blueprint.config.data.schema_folder
+    if raw and not is_string(column_type(blueprint, schema[feature].columns[0])):  # strings are as they were
+        return KeyNames.of_raw(schema.raw()[feature], folder)
+    return KeyNames.of(schema, feature, folder)

@@ -24,8 +24,8 @@ def vectors_of(
 ) -> Iterator[tuple[Tensor, pa.Table]]:
     """Yields the vectors [b, D] fp32 of the live rows of each of this rank's batches, with `row` and the loader's keys.
 
-    loader: made with `absent=item_side(blueprint)`. All ranks call it alike, and read to the end. Raises UserError, on
-    all alike, for rows of any rank that cannot be read.
+    loader: as `loader_of_users` makes it. All ranks call it alike, and read to the end. Raises UserError, on all alike,
+    for rows of any rank that cannot be read.
     """
     towers = towers_of(session)
     batches = AgreedBatches(session, loader)
@@ -55,17 +55,18 @@ class Lists:
             self.asked.append(vectors)
         excluded = None
         if seen is not None and self.user is not None:
-            excluded = seen.of(rows.column(self.user.column).combine_chunks())
+            excluded = seen.of(self.user.of_run(rows.column(self.user.column).combine_chunks()))
         if self.user is not None and self.user.column in rows.column_names:
             named = self.user.named(rows.column(self.user.column).combine_chunks())
             rows = rows.set_column(rows.column_names.index(self.user.column), self.user.column, named)
-        return listed(rows, *self.index.search(vectors, n, excluded), self.names, self.catalogue.column)
+        found = self.index.search(vectors, min(n, len(self.names)), excluded)
+        return listed(rows, *found, self.names, self.catalogue.column)
 
     def recall(self, items: Tensor, n: int) -> str | None:
         """Returns a line about the recall of an approximate index, of the vectors that were asked; None for none."""
         if isinstance(self.index, ExactIndex) or not self.asked:
             return None
-        return recall_line(self.index, items, torch.cat(self.asked), n)
+        return recall_line(self.index, items, torch.cat(self.asked), min(n, len(items)))
 
 
 def listed(rows: pa.Table, scores: Tensor, positions: Tensor, names: pa.Array, column: str) -> pa.Table:

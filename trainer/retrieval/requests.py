@@ -1,17 +1,18 @@
 """A request says whose lists are asked for, of how many items, without which, and by which index."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.models.base import input_features
+from shardrec.trainer.config.paths import absolute
 from shardrec.trainer.retrieval.index import Kind, check_index
 from shardrec.trainer.retrieval.index_settings import IndexSettings
 from shardrec.trainer.session.blueprint import Blueprint
 
 ROW, RANK, SCORE, SIMILAR = "row", "rank", "score", "similar"
 EVERYONE = ("*",)
+TRAIN = "train"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Request:
     """A request is for lists of `n` items.
 
     seen: "train", or files of users' items, which lists leave out; none: nothing is left out. kind, settings: of the
-    index. keys: columns that rows of users keep.
+    index. keys: columns that rows of users keep. raw: rows of users are as they were before preparation; raw_seen:
+    files of `seen` are.
     """
 
     n: int = 10
@@ -27,11 +29,31 @@ class Request:
     kind: Kind = "exact"
     settings: IndexSettings | None = None
     keys: tuple[str, ...] = ()
+    raw: bool = False
+    raw_seen: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UserError(f"--n: found {self.n}, expected 1 or more")
+        if not isinstance(self.n, Integral) or self.n < 1:
+            raise UserError(f"--n: found {self.n!r}, expected 1 or more")
+        if TRAIN in self.seen and len(self.seen) > 1:
+            raise UserError(f"--seen: `{TRAIN}` goes alone; name it, or files of users and items")
+        if self.kind == "exact" and self.settings not in (None, IndexSettings()):
+            raise UserError("--index-set: the exact index has no settings; name another by --index, or leave it out")
         check_index(self.kind)
+
+    @property
+    def seen_files(self) -> tuple[str, ...]:
+        """Returns the files of seen items; none where they are those of training."""
+        return () if self.seen == (TRAIN,) else self.seen
+
+    def of(self, *, data: bool) -> "Request":
+        """Returns the request of rows that are given, or that the run has, with paths as they are from any folder.
+
+        Raises UserError where nothing can be raw.
+        """
+        if self.raw and not (data or self.seen_files):
+            raise UserError("--raw: is about rows of --data and files of --seen, and there are none; leave it out")
+        return replace(self, raw=self.raw and data, seen=absolute(self.seen_files) or self.seen)
 
 
 def check_retrieves(blueprint: Blueprint) -> None:
@@ -42,20 +64,6 @@ def check_retrieves(blueprint: Blueprint) -> None:
             f"model {blueprint.config.model['name']} cannot retrieve items for users: {model.no_shared_space}; score "
             "candidates with `shardrec rank`, or take items like an item with `shardrec retrieve --similar`"
         )
-
-
-def item_side(blueprint: Blueprint) -> tuple[str, ...]:
-    """Returns the features that the user tower does not read, which rows of users need not have."""
-    towers = blueprint.model.towers()
-    assert towers is not None
-    of_users = {f for name in towers.user_inputs for f in input_features(blueprint.model.inputs[name])}
-    return tuple(f.name for f in blueprint.read.features if f.name not in of_users)
-
-
-def user_columns(blueprint: Blueprint) -> tuple[str, ...]:
-    """Returns the columns that the user tower's features are read from."""
-    absent = (*blueprint.model.unread_features(labelled=False), *item_side(blueprint))
-    return Layout(blueprint.read.unlabelled(), blueprint.config.data.schema_folder, absent=absent).columns
 
 
 def check_names(keys: Sequence[str], item: str) -> None:

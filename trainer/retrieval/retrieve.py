@@ -1,8 +1,6 @@
 """`shardrec retrieve` makes lists of items for users, or of items like an item, out of a whole catalogue."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +9,22 @@ import pyarrow as pa
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
-from shardrec.trainer.catalogue.items import Catalogue, item_feature, user_feature
+from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import made_once
-from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.supervision import supervised
+from shardrec.trainer.retrieval.asked_rows import loader_of_users, rows_asked
 from shardrec.trainer.retrieval.index import build_index
-from shardrec.trainer.retrieval.item_rows import directions
-from shardrec.trainer.retrieval.key_names import KeyNames
+from shardrec.trainer.retrieval.item_rows import unit_vectors
+from shardrec.trainer.retrieval.key_names import item_names, known_user_names, user_names
 from shardrec.trainer.retrieval.lists import Lists, vectors_of
-from shardrec.trainer.retrieval.requests import (
-    EVERYONE,
-    Request,
-    check_names,
-    check_retrieves,
-    item_side,
-    user_columns,
-)
-from shardrec.trainer.retrieval.seen import TRAIN, Seen
+from shardrec.trainer.retrieval.requests import Request, check_retrieves
+from shardrec.trainer.retrieval.seen import Seen, read_seen
 from shardrec.trainer.retrieval.similar import similar_items
-from shardrec.trainer.retrieval.user_rows import column_type, last_rows, users_in
+from shardrec.trainer.retrieval.user_rows import users_in
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -45,7 +35,6 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 
 PART = "part-00000.parquet"
-USERS_FILE = "users-asked.parquet"
 
 
 def retrieve_rows(
@@ -71,13 +60,17 @@ def retrieve_rows(
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("retrieve launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "retrieve")
     if sum(map(bool, (data, users, similar))) != 1:
         raise UserError("retrieve: name one of --data ROWS, --users IDS and --similar IDS")
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     if similar and request.seen:
         raise UserError("--seen: leaves out what a user has seen, and --similar asks for no user; leave it out")
+    if similar and request.keys:
+        raise UserError("--keys: are columns of users' rows, and --similar asks for no user; leave it out")
+    request = request.of(data=bool(data))
+    if request.seen_files:
+        blueprint.data_set(request.seen_files)
     if not similar:
         check_retrieves(blueprint)
     chosen, hold = hold_step(folder, step)
@@ -86,123 +79,41 @@ def retrieve_rows(
         with rows_asked(blueprint, absolute(data), users, temporary, request) as given:
             result = supervised(
                 similar_worker if similar else retrieve_worker, config, logged, quiet=quiet,
-                out=str(temporary), asked=similar or given, request=_absolute(request, blueprint), step=chosen,
+                out=str(temporary), asked=similar or given, request=request, step=chosen,
                 blueprint=blueprint,
             )  # fmt: skip
         assert result is not None
     return result
 
 
-def keys_of(blueprint: Blueprint, request: Request, columns: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Returns the columns of users' rows that lists keep: those asked for, else the user's; and what `seen` goes by."""
-    keys = request.keys
-    if not keys and (names := user_names(blueprint)) is not None and (columns is None or names.column in columns):
-        keys = (names.column,)
-    if request.seen:
-        keys = tuple(dict.fromkeys((*keys, seen_names(blueprint).column)))
-    item = item_feature(blueprint.config, blueprint.schema)
-    check_names(keys, blueprint.schema[item].columns[0])
-    return keys
-
-
-def user_names(blueprint: Blueprint) -> KeyNames | None:
-    """Returns what users are called; None where the schema does not tell which feature they are."""
-    try:
-        return seen_names(blueprint)
-    except UserError:
-        return None
-
-
-def seen_names(blueprint: Blueprint) -> KeyNames:
-    """Returns what users are called. Raises UserError where the schema does not tell which feature they are."""
-    feature = user_feature(blueprint.config, blueprint.schema)
-    return KeyNames.of(blueprint.schema, feature, blueprint.config.data.schema_folder)
-
-
-def item_names(blueprint: Blueprint) -> KeyNames:
-    """Returns what items are called."""
-    feature = item_feature(blueprint.config, blueprint.schema)
-    return KeyNames.of(blueprint.schema, feature, blueprint.config.data.schema_folder)
-
-
-def rows_of_users(blueprint: Blueprint, users: Sequence[object], keys: tuple[str, ...]) -> pa.Table:
-    """Returns the last row of each of some users (`*`: of all), with what the user tower reads and the keys.
-
-    Raises UserError for a user that has none.
-    """
-    names = seen_names(blueprint)
-    columns = tuple(dict.fromkeys((*user_columns(blueprint), *keys)))
-    wanted = None
-    if tuple(users) != EVERYONE:
-        wanted = names.ids(users, column_type(blueprint, names.column), "--users")
-    return last_rows(blueprint, names.column, columns, wanted)
-
-
-@contextmanager
-def rows_asked(
-    blueprint: Blueprint, data: tuple[str, ...], users: tuple[str, ...], scratch: Path, request: Request
-) -> Iterator[tuple[str, ...]]:
-    """Yields the files of users' rows: those given, or one in `scratch` of the last rows of users, for that long.
-
-    Raises UserError for users that have none, and for files that cannot be read.
-    """
-    if not users:
-        if data:
-            blueprint.loader(data, labelled=False, keys=keys_of(blueprint, request), absent=item_side(blueprint))
-        yield data
-        return
-    file = scratch / USERS_FILE
-    write_sealed(rows_of_users(blueprint, users, keys_of(blueprint, request)), file)
-    yield (str(file),)
-    file.unlink()
-
-
-def _absolute(request: Request, blueprint: Blueprint) -> Request:
-    """Returns the request with files of seen items from any folder, looked at."""
-    if not request.seen or request.seen == (TRAIN,):
-        return request
-    seen = absolute(request.seen)
-    blueprint.data_set(seen)
-    return replace(request, seen=seen)
-
-
-def read_seen(blueprint: Blueprint, catalogue: Catalogue, paths: tuple[str, ...], wanted: pa.Array | None) -> Seen:
-    """Reads what users have seen: in the training rows, or in files."""
-    of = blueprint.config.data.split("train") if paths == (TRAIN,) else paths
-    assert of is not None
-    return Seen.read(blueprint, catalogue, seen_names(blueprint), item_names(blueprint), of, wanted)
-
-
+@on_checkpoint
 def retrieve_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
     request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Finds the lists of one worker's share of users' rows, streamed into a file of its own."""
+    environment = session.environment
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
     catalogue = Catalogue.of(session)
     items = item_vectors(session, catalogue)
-    keys = keys_of(session.blueprint, request)
-    loader = session.loader(asked, labelled=False, keys=keys, absent=item_side(session.blueprint))
+    loader = loader_of_users(session, asked, request)
     seen = None
     if request.seen:
-        column = seen_names(session.blueprint).column
+        users = user_names(session.blueprint, raw=request.raw)
 
         def read() -> Seen:
-            wanted = users_in(session.blueprint, asked, column)
-            return read_seen(session.blueprint, catalogue, request.seen, wanted)
+            wanted = users.of_run(users_in(session.blueprint, asked, users.column)).drop_null()
+            return read_seen(session.blueprint, catalogue, request, wanted)
 
         seen = made_once(environment, read)
     index = build_index(items, request.kind, request.settings)
-    lists = Lists(catalogue, index, item_names(session.blueprint), user_names(session.blueprint))
+    known = known_user_names(session.blueprint, raw=request.raw)
+    lists = Lists(catalogue, index, item_names(session.blueprint), known)
     on_batch = progress.counter("retrieving", loader.steps_per_epoch)
 
     def tables() -> Iterator[pa.Table]:
@@ -220,25 +131,22 @@ def retrieve_worker(
     }
 
 
+@on_checkpoint
 def similar_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
     request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Finds the items like each of those asked for; the leading worker writes them."""
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
     catalogue = Catalogue.of(session)
-    vectors = directions(session, catalogue)
+    vectors = unit_vectors(session, catalogue)
     index = build_index(vectors, request.kind, request.settings)
     found, line = similar_items(catalogue, vectors, index, item_names(session.blueprint), asked, request.n)
-    if environment.leads:
+    if session.environment.leads:
         write_sealed(found, Path(out) / PART)
     return {
         "rows": len(found),

@@ -1,7 +1,7 @@
 """Seen items are those that a user has had already, in training rows or in files, and is not to be shown again."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.reading.blocks import offsets_of
-from shardrec.trainer.catalogue.items import Catalogue, comparable, positives
+from shardrec.trainer.catalogue.items import Catalogue, column_type, positives, user_feature
 from shardrec.trainer.catalogue.top_n import Excluded
 from shardrec.trainer.config.sections import Paths
-from shardrec.trainer.retrieval.key_names import KeyNames
-from shardrec.trainer.retrieval.user_rows import column_type, joined, tables_of
+from shardrec.trainer.retrieval.key_names import KeyNames, item_names, user_names
+from shardrec.trainer.retrieval.requests import Request
+from shardrec.trainer.retrieval.user_rows import columns_in, joined, tables_of
 from shardrec.trainer.session.blueprint import Blueprint
-
-TRAIN = "train"
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,18 @@ class Seen:
     ) -> "Seen":
         """Reads rows of users and items. Where they have labels, those of a first label of 0 or less do not count.
 
-        wanted: users that matter, None: all. Takes 16 bytes a row of theirs. Raises UserError for columns that are
-        missing, or of another type than the run's.
+        wanted: `comparable` ids of users that matter, None: all. Takes 16 bytes a row of theirs. Raises UserError for
+        columns that are missing, or of another type than the run's.
         """
-        kinds = [column_type(blueprint, names.column) for names in (user, item)]
+        declared = (user_feature(blueprint.config, blueprint.schema), catalogue.item)
+        kinds = [column_type(blueprint, blueprint.schema[name].columns[0]) for name in declared]
         files, users, items = paths if isinstance(paths, str) else ", ".join(paths), [], []
         for rows in joined(_rows(blueprint, (user.column, item.column), paths)):
             of_users, of_items = (
                 names.in_files(rows.column(names.column).combine_chunks(), kind, files)
                 for names, kind in zip((user, item), kinds, strict=True)
             )
-            there = of_users.is_valid() if wanted is None else pc.is_in(of_users, value_set=comparable(wanted))
+            there = of_users.is_valid() if wanted is None else pc.is_in(of_users, value_set=wanted)
             positions = catalogue.positions(of_items)
             there = there.to_numpy(zero_copy_only=False) & (positions >= 0)
             users.append(of_users.filter(pa.array(there)))
@@ -74,8 +74,8 @@ class Seen:
         return cls(known, offsets_of(np.bincount(owner, minlength=len(known))), positions)
 
     def of(self, users: pa.Array) -> Excluded:
-        """Returns the seen items of [B] users, as `top_n` takes them; of a user that is not known there are none."""
-        places = self._places(comparable(users))
+        """Returns the seen items of [B] users by `comparable` ids, as `top_n` takes them; of an unknown one none."""
+        places = self._places(users)
         starts = np.where(places >= 0, self.offsets[places], 0)
         lengths = np.where(places >= 0, self.offsets[places + 1] - starts, 0)
         ends = offsets_of(lengths)
@@ -92,6 +92,22 @@ class Seen:
         there = np.append(known, 0)[places] == wanted
         there &= (places < len(known)) & users.is_valid().to_numpy(zero_copy_only=False)
         return np.where(there, places, -1)
+
+
+def read_seen(blueprint: Blueprint, catalogue: Catalogue, request: Request, wanted: pa.Array | None) -> Seen:
+    """Reads what users have seen, in the training rows or in files, as a request says."""
+    if not (files := request.seen_files):
+        paths = blueprint.config.data.split("train")
+        assert paths is not None
+        return Seen.read(blueprint, catalogue, user_names(blueprint), item_names(blueprint), paths, wanted)
+    there, raw = columns_in(blueprint, files), request.raw_seen
+    user, item = (_named_as(there, of(blueprint, raw=raw), of(blueprint)) for of in (user_names, item_names))
+    return Seen.read(blueprint, catalogue, user, item, files, wanted)
+
+
+def _named_as(there: Collection[str], names: KeyNames, in_run: KeyNames) -> KeyNames:
+    """Returns names with the column that files have: raw rows' own or, as in lists, that of the run's rows."""
+    return replace(names, column=in_run.column) if names.column not in there and in_run.column in there else names
 
 
 def _rows(blueprint: Blueprint, columns: tuple[str, ...], paths: Paths) -> Iterator[pa.Table]:

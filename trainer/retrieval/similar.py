@@ -37,5 +37,6 @@ def similar_items(
     itself = Excluded(torch.arange(len(at) + 1), at)
     called = names.named(ids)
     rows = pa.table({catalogue.column: called.take(places)})
+    n = min(n, len(vectors))
     found = listed(rows, *index.search(queries, n, itself), called, SIMILAR)
     return found, None if isinstance(index, ExactIndex) else recall_line(index, vectors, queries, n)

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
-from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.index import DataSet
-from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, chunks_of
+from shardrec.data_pipeline.sampling.catalogue import READ_ROWS
+from shardrec.trainer.catalogue.items import positives
 from shardrec.trainer.session.blueprint import Blueprint
 
 SPLITS = ("train", "validation")
@@ -50,23 +50,15 @@ def last_rows(blueprint: Blueprint, user: str, columns: tuple[str, ...], wanted:
     return found.take(places)
 
 
-def column_type(blueprint: Blueprint, column: str) -> pa.DataType:
-    """Returns the type of a column of the training rows. Raises UserError where they lack it."""
-    train = blueprint.config.data.split("train")
-    assert train is not None
-    schema, path = next(iter(blueprint.data_set(train).index.schemas))
-    if column not in schema.names:
-        raise UserError(f"{path}: has no column {column!r}, by which its rows would be known")
-    kind = schema.field(column).type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def columns_in(blueprint: Blueprint, paths: tuple[str, ...]) -> set[str]:
+    """Returns the columns that all of some files have. Raises UserError for files that cannot be read."""
+    return set.intersection(*(set(schema.names) for schema, _ in blueprint.data_set(paths).index.schemas))
 
 
 def tables_of(data_set: DataSet, columns: tuple[str, ...], folder: str, schema: Schema) -> Iterator[pa.Table]:
     """Yields all rows of files, in some columns, in order. Raises UserError for columns that are missing."""
-    nothing = {**dict.fromkeys(("weight", "group", "propensity", "time")), "features": (), "labels": ()}
-    layout = Layout(schema.model_copy(update=nothing), folder, extra_columns=columns)
-    for chunk in chunks_of(data_set.index, layout):
-        yield plain(pa.table({name: chunk.batch.column(name) for name in columns}))
+    for rows, _ in positives(data_set, schema.model_copy(update={"labels": ()}), columns, folder):
+        yield rows
 
 
 def joined(tables: Iterator[pa.Table], rows: int = JOINED_ROWS) -> Iterator[pa.Table]:
@@ -82,12 +74,6 @@ def joined(tables: Iterator[pa.Table], rows: int = JOINED_ROWS) -> Iterator[pa.T
             parts = []
     if parts:
         yield pa.concat_tables(parts)
-
-
-def plain(rows: pa.Table) -> pa.Table:
-    """Returns rows whose dictionary columns have their values: dictionaries differ between chunks."""
-    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in rows.schema]
-    return rows.cast(pa.schema(list(zip(rows.column_names, kinds, strict=True))))
 
 
 def _tables(blueprint: Blueprint, columns: tuple[str, ...]) -> Iterator[pa.Table]:

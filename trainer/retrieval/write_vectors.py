@@ -13,16 +13,15 @@ from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.supervision import supervised
-from shardrec.trainer.retrieval.key_names import KeyNames
+from shardrec.trainer.retrieval.asked_rows import loader_of_users, rows_asked
+from shardrec.trainer.retrieval.key_names import KeyNames, item_names, known_user_names
 from shardrec.trainer.retrieval.lists import vectors_of
-from shardrec.trainer.retrieval.requests import EVERYONE, ROW, Request, check_retrieves, item_side
-from shardrec.trainer.retrieval.retrieve import PART, item_names, keys_of, rows_asked, user_names
+from shardrec.trainer.retrieval.requests import EVERYONE, ROW, Request, check_retrieves
+from shardrec.trainer.retrieval.retrieve import PART
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -44,58 +43,61 @@ def write_vectors(
     step: int | None = None,
     overrides: tuple[str, ...] = (),
     rows: RowKind | None = None,
+    raw: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Writes `out/items` and `out/users`, folders of Parquet: an id, and `vector`, a list of D fp32 numbers.
 
-    data: files of users' rows, else the last rows of `users` (`*`: of all). Returns `items`, `users`, `dim` and `step`.
+    data: files of users' rows, else the last rows of `users` (`*`: of all). raw: rows of `data` are
+    as they were before preparation. Returns `items`, `users`, `dim` and `step`.
     Raises UserError for a model without a shared space, and as `retrieve_rows`; then `out` is left as it was.
     """
     folder = RunFolder.open(run_folder)
     config = folder.config(overrides)
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("vectors launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "vectors")
     blueprint = Blueprint(config, folder.schema(), rows=rows)
     check_retrieves(blueprint)
     chosen, hold = hold_step(folder, step)
     logs = own_logs(folder, command_name("vectors"), reads=True)
     users = () if data else users
+    if not (data or users):
+        raise UserError("--users: names nobody; name users, or * for all of them")
+    if raw and not data:
+        raise UserError("--raw: is about rows of --data, and there are none; leave it out")
+    request = Request(raw=raw)
     with (
         hold,
         new_folder(absolute_folder(out)) as temporary,
         logs as logged,
-        rows_asked(blueprint, absolute(data), users, temporary, Request()) as asked,
+        rows_asked(blueprint, absolute(data), users, temporary, request) as asked,
     ):
         for name in (ITEMS, USERS):
             (temporary / name).mkdir()
         result = supervised(
             vectors_worker, config, logged, quiet=quiet,
-            out=str(temporary), asked=asked, step=chosen, blueprint=blueprint,
+            out=str(temporary), asked=asked, request=request, step=chosen, blueprint=blueprint,
         )  # fmt: skip
     assert result is not None
     return result
 
 
+@on_checkpoint
 def vectors_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     out: str,
     asked: tuple[str, ...],
+    request: Request,
     step: int,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Writes one worker's share of users' vectors; the leading one writes the items'."""
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
-    catalogue = Catalogue.of(session)
+    catalogue, environment = Catalogue.of(session), session.environment
     items = vectors_of_items(session, catalogue)
     if environment.leads:
         write_sealed(items, Path(out) / ITEMS / PART)
-    keys = keys_of(session.blueprint, Request())
-    loader = session.loader(asked, labelled=False, keys=keys, absent=item_side(session.blueprint))
-    names = user_names(session.blueprint)
+    loader = loader_of_users(session, asked, request)
+    names = known_user_names(session.blueprint, raw=request.raw)
 
     def tables() -> Iterator[pa.Table]:
         for vectors, rows in vectors_of(session, loader):

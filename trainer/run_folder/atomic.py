@@ -46,7 +46,10 @@ def write_picture(path: Path, figure: "Figure") -> None:
 
 def check_own_picture(path: Path) -> None:
     """Raises UserError where something else is in the place of a picture."""
-    check_own_file(path, rb"\x89PNG.{,300}Software\x00" + _SOFTWARE.encode() + b".*")
+    name = _SOFTWARE.encode()
+    png = rb"\x89PNG.{,300}Software\x00" + name
+    svg = rb"<\?xml .{,900}<dc:creator>\s*<cc:Agent>\s*<dc:title>" + name + rb"</dc:title>"
+    check_own_file(path, b"(?:" + png + b"|" + svg + b").*")
 
 
 def check_out(out: Path, option: str = "--out") -> None:

@@ -76,10 +76,16 @@ class Calibration(BaseModel):
         return 1 / (1 + np.exp(-(self.a * logit(predictions) + self.b)))
 
     def save(self, folder: RunFolder) -> Path:
-        """Writes the run folder's calibration.json, in place of one that is there; returns its path."""
+        """Writes the run folder's calibration.json, in place of one that is there; returns its path.
+
+        Raises UserError where that cannot be written.
+        """
         points = {"x", "y"} if self.method == "isotonic" else {"a", "b"}
         content = self.model_dump(exclude={"x", "y", "a", "b"} - points)
-        write_atomically(folder.calibration_file, json.dumps(content) + "\n")
+        try:
+            write_atomically(folder.calibration_file, json.dumps(content) + "\n")
+        except OSError as error:
+            raise UserError(f"{folder.calibration_file}: cannot be written: {error.strerror}") from error
         return folder.calibration_file
 
     @classmethod

@@ -11,10 +11,9 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_bytes
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer, check_catalogue
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
-from shardrec.trainer.config.sections import Paths, RunConfig
-from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.config.sections import Paths
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import check_out, new_folder
@@ -129,25 +128,21 @@ def _nothing_to_score(splits: Splits) -> UserError:
     )
 
 
+@on_checkpoint
 def evaluate_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     splits: dict[str, Paths],
     step: int,
     curves: bool = False,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Does one worker's part of `evaluate_run`: the metrics of each split under the checkpoint of `step`.
 
     curves: there are also `curves`, as `Curves.of` takes them. `failed` says of splits why their rows could not be
     scored. Raises UserError where that is all of them.
     """
-    progress = ProgressFile(folder.logs, enabled=environment.leads)
-    blueprint = blueprint or Blueprint(config, folder.schema())
-    session = Session.build(blueprint, environment)
-    restore(folder.checkpoint(step), session)
+    progress = ProgressFile(folder.logs, enabled=session.environment.leads)
     lists = CatalogueScorer.of(session)
     metrics: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, Columns]] = {}
@@ -157,7 +152,7 @@ def evaluate_worker(
         on_batch = progress.counter(f"evaluating {name}", loader.steps_per_epoch)
         try:
             of_split = scored(session, loader, on_batch)
-            metrics[name] = environment.broadcast(of_split.compute())
+            metrics[name] = session.environment.broadcast(of_split.compute())
             if lists is not None:
                 metrics[name] |= lists.metrics(name, paths, progress.counter)
             if curves:
@@ -166,7 +161,7 @@ def evaluate_worker(
             failed[name] = str(error)
             if len(failed) == len(splits):
                 raise
-    sizes = {} if blueprint.rows is None else {"table_bytes": frozen_bytes(session.model.tables)}
+    sizes = {} if session.blueprint.rows is None else {"table_bytes": frozen_bytes(session.model.tables)}
     undefined = {name: reasons for name, of in metrics.items() if (reasons := undefined_in(of))}
     return {
         "step": step,

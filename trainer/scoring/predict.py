@@ -19,11 +19,10 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
-from shardrec.trainer.checkpoints.checkpoint import restore
+from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.atomic import new_folder
@@ -100,10 +99,10 @@ def _check_explains(config: RunConfig) -> None:
         )
 
 
+@on_checkpoint
 def predict_worker(
-    config: RunConfig,
+    session: Session,
     folder: RunFolder,
-    environment: Environment,
     *,
     data: tuple[str, ...],
     out: str,
@@ -111,17 +110,14 @@ def predict_worker(
     step: int,
     explain: bool,
     calibration: Calibration | None = None,
-    blueprint: Blueprint | None = None,
 ) -> dict[str, Any]:
     """Scores one worker's share of the rows, streamed into a file of its own."""
-    progress = ProgressFile(folder.logs, enabled=environment.leads)
-    session = Session.build(blueprint or Blueprint(config, folder.schema()), environment)
-    restore(folder.checkpoint(step), session)
+    progress = ProgressFile(folder.logs, enabled=session.environment.leads)
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
     scores = scored_batches(session, loader, explain=explain, calibration=calibration, on_batch=on_batch)
-    row_count = written(scores, f"{out}/part-{environment.rank:05d}.parquet")
-    return {"rows": sum(environment.gather(row_count)), "step": step}
+    row_count = written(scores, f"{out}/part-{session.environment.rank:05d}.parquet")
+    return {"rows": sum(session.environment.gather(row_count)), "step": step}
 
 
 def written(tables: Iterator[pa.Table], part: str) -> int:

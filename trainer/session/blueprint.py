@@ -197,17 +197,19 @@ class Blueprint:
         id_order: Sequence[str] | None = None,
         negatives: Drawn | NegativeSampling | None = None,
         absent: Sequence[str] = (),
+        raw: bool = False,
     ) -> Loader:
         """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`.
 
         absent: features that are not read beside those that the model does not read outside of training.
+        raw: rows are as they were before preparation.
         """
         if id_order is None:
             features = set(self.model.features)
             id_order = [feature.name for feature in self.read.sparse if feature.name in features]
         return loader_for(
             self.config,
-            self.read,
+            self.read.raw() if raw else self.read,
             self.data_set(paths),
             environment or expected_environment(self.config.launch),
             training=training,

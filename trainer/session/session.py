@@ -110,11 +110,13 @@ class Session:
         keys: Sequence[str] = (),
         absent: Sequence[str] = (),
         told_apart: bool = False,
+        raw: bool = False,
     ) -> Loader:
         """Makes this worker's batches of some files, as `loader_for` does. All workers call it alike.
 
         absent: further features that are not read; files need not have their columns.
         told_apart: with what a task that learns to retrieve takes a loss against.
+        raw: rows are as they were before preparation.
         The leading worker's footers, and what it read to draw negatives from, are everyone's.
         """
         environment, blueprint, lookup = self.environment, self.blueprint, self.distributed.lookup
@@ -132,4 +134,5 @@ class Session:
             id_order=lookup.id_names + lookup.weighted_id_names,
             negatives=self._drawn if drawn else None,
             absent=absent,
+            raw=raw,
         )

@@ -15,7 +15,7 @@ from shardrec.trainer.config.relocation import lies_in_run_folder
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.trust import check_trusted
 from shardrec.trainer.config.tuning import TuneConfig, applies, listed_values
-from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.tuning.space import Values, extremes, first_values, grid
 
 VARIANT = "variant"
@@ -95,8 +95,7 @@ def planned(file: RunFile, out: Path | None, trials: int | None = None) -> Plan:
     config = _check_space(file, tune)
     if config.stages:
         raise UserError(f"{file.where}: has stages, which are not searched through; name a run file of one run")
-    if choose_backend(config.launch) == "torchrun":
-        raise UserError("tune launches its own workers; run it without torchrun, with --set launch.workers=N")
+    check_launches_workers(config.launch, "tune")
     wanted = config.trainer.selection_metric
     if tune.metric and wanted and tune.metric != wanted:
         raise UserError(

@@ -2,12 +2,11 @@
 
 Either lines `user item item ...`, the layout of LightGCN's data (He et al., SIGIR 2020), or a delimited file with a
 pair a line. Every training row is a positive; its history is the user's other training items, and that of a held-out
-row is all of them.
+row is all of them. Or histories are ordered: a row has what was before it, of its split and of those before that.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from shardrec.data_pipeline.features.arrow_values import Place
 from shardrec.data_pipeline.features.feature_kinds import Feature, IdFeature, SequenceFeature
 from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Schema
+from shardrec.data_pipeline.features.transforms import LARGEST_NUMBER
 from shardrec.data_pipeline.prepare.behaviour.candidates import shuffled
 from shardrec.data_pipeline.prepare.behaviour.events import Coded
 from shardrec.data_pipeline.prepare.importers.implicit import LogColumns
@@ -70,31 +70,47 @@ class Pairs:
         """Returns the places of a split's pairs."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
-    @cached_property
-    def histories(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the items of training by user, [users + 1] offsets of users, and each training pair's place there."""
-        train = self.of("train")
-        users = self.users.codes[train]
-        by_user = np.argsort(users, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(self.users.values)))])
-        places = np.full(len(self.splits), -1)
-        places[train[by_user]] = np.arange(len(train))
-        return self.items.codes[train[by_user]], offsets, places
 
-    def ranges(self, pairs: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the histories of [n] pairs, one after another: [T] items and [n + 1] offsets.
+class Histories(NamedTuple):
+    """Histories are taken from the items of some pairs by user, each user's in order.
 
-        most: the latest so many of the user's training items; a training pair's own is not among them
-        """
-        items, bounds, places = self.histories
-        users, own = self.users.codes[pairs], places[pairs]
-        stop, is_own = bounds[users + 1], own >= 0
-        first = np.maximum(stop - most - is_own, bounds[users])
-        lengths = stop - first - is_own
+    users: [n] of all pairs; items: [T]; bounds: [users + 1] where each user's begin; places: [n] of each pair there, -1
+    of those that are not among them; most: so many items are a history; ordered: the latest before the pair, else the
+    latest but for its own
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    bounds: np.ndarray
+    places: np.ndarray
+    most: int
+    ordered: bool
+
+    @classmethod
+    def of(cls, pairs: Pairs, split: Split, most: int, *, ordered: bool) -> "Histories":
+        """Returns what a split's rows have histories of: training items, or `ordered` those up to the split."""
+        last = SPLITS.index(split if ordered else "train")
+        known = np.flatnonzero(pairs.splits <= last)
+        users = pairs.users.codes[known]
+        by_user = known[np.argsort(users, kind="stable")]
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(pairs.users.values)))])
+        places = np.full(len(pairs.splits), -1)
+        places[by_user] = np.arange(len(known))
+        return cls(pairs.users.codes, pairs.items.codes[by_user], bounds, places, most, ordered)
+
+    def __call__(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the histories of [n] pairs, one after another: [T] items and [n + 1] offsets."""
+        users, own = self.users[pairs], self.places[pairs]
+        if self.ordered:
+            stop, skips = own, np.zeros(len(pairs), bool)
+        else:
+            stop, skips = self.bounds[users + 1], own >= 0
+        first = np.maximum(stop - self.most - skips, self.bounds[users])
+        lengths = stop - first - skips
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         at = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
-        skipped = np.where(is_own, np.maximum(own, first), len(items))  # where it is too far back, the first one goes
-        return items[at + (at >= np.repeat(skipped, lengths))], offsets
+        skipped = np.where(skips, np.maximum(own, first), len(self.items))  # where it is too far back, the first goes
+        return self.items[at + (at >= np.repeat(skipped, lengths))], offsets
 
 
 def prepare_pairs(
@@ -105,15 +121,21 @@ def prepare_pairs(
     train_with_validation: bool = False,
     seed: int = 0,
     progress: Progress = silent,
+    *,
+    ordered: bool = False,
 ) -> Report:
     """Writes `train/`, shuffled, and `validation/` and `test/`, a user's rows together, with a table row for each
     user and item of any file. All pairs are held in memory: some 50 bytes each.
 
-    max_length: of histories, 0: none. train_with_validation: validation pairs are training pairs too, and there are no
-    validation rows: for a last training, once all is chosen.
+    max_length: of histories, 0: none. ordered: a row's history is what was before it. train_with_validation: validation
+    pairs are training pairs too, and there are no validation rows: for a last training, once all is chosen.
 
     Raises UserError (file, line) for what cannot be read.
     """
+    if train_with_validation and not inputs.validation:
+        raise UserError("--train-with-validation: there are no validation pairs; name their files by --validation")
+    if ordered and not max_length:
+        raise UserError("--ordered: with --max-length 0 there are no histories; leave one of them out")
     pairs = _read(inputs, form, train_with_validation)
     progress(f"read {pairs.source}: {len(pairs.users.values):,} users and {len(pairs.items.values):,} items")
     tally, train = Tally(), pairs.of("train")
@@ -122,7 +144,8 @@ def prepare_pairs(
     with staged(output.folder, output.overwrite, given) as folder:
         tables = {n: TableRows.fit(n, folder, c.values, c.codes[train], others=True) for n, c in names.items()}
         for split in SPLITS:
-            written = _write(pairs, split, tables, output, folder, max_length, seed)
+            histories = Histories.of(pairs, split, max_length, ordered=ordered) if max_length else None
+            written = _write(pairs, split, tables, output, folder, histories, seed)
             if written:
                 tally.rows[split] = written
                 progress(f"wrote {written:,} rows of {split}")
@@ -183,10 +206,19 @@ def _fields(source: TextFile, form: PairForm) -> Iterator[_Part]:
         for name in form.types:
             no_null(batch, name, origin)
         weights = None if form.weight is None else batch.column(form.weight)
-        if weights is not None and (at := pc.index(pc.greater_equal(weights, 0.0), False).as_py()) >= 0:
-            raise Place(origin, str(form.weight)).error(at, weights[at].as_py(), "a sample weight >= 0")
+        if weights is not None:
+            right = pc.and_(pc.greater_equal(weights, 0.0), pc.less_equal(weights, LARGEST_NUMBER))
+            _check(right, weights, Place(origin, str(form.weight)), f"a sample weight from 0 to {LARGEST_NUMBER:g}")
         times = None if columns.time is None else batch.column(columns.time)
+        if times is not None and pa.types.is_floating(times.type):
+            _check(pc.invert(pc.is_nan(times)), times, Place(origin, str(columns.time)), "a number")
         yield _Part(batch.column(columns.user), batch.column(columns.item), weights, times)
+
+
+def _check(right: pa.Array, values: pa.Array, place: Place, expected: str) -> None:
+    """Raises UserError for the first value that is not right."""
+    if (at := pc.index(right, False).as_py()) >= 0:
+        raise place.error(at, values[at].as_py(), expected)
 
 
 def _in_time(parts: Sequence[_Part]) -> np.ndarray:
@@ -196,26 +228,32 @@ def _in_time(parts: Sequence[_Part]) -> np.ndarray:
 
 
 def _write(
-    pairs: Pairs, split: Split, tables: dict[str, TableRows], output: Output, folder: Path, most: int, seed: int
+    pairs: Pairs,
+    split: Split,
+    tables: dict[str, TableRows],
+    output: Output,
+    folder: Path,
+    histories: Histories | None,
+    seed: int,
 ) -> int:
     """Writes the rows of a split, and returns their number."""
     chosen = pairs.of(split)
     users, items = pairs.users.codes[chosen], pairs.items.codes[chosen]
     chosen = chosen[shuffled(users, items, seed) if split == "train" else np.argsort(users, kind="stable")]
-    step = min(output.row_group_rows, max(CHUNK_ELEMENTS // max(most, 1), 1))
+    step = min(output.row_group_rows, max(CHUNK_ELEMENTS // (histories.most if histories else 1), 1))
     with RowsWriter(folder / split, 0, output.row_group_rows, output.file_rows) as writer:
         for start in range(0, len(chosen), step):
-            writer.write(_rows(pairs, chosen[start : start + step], tables, most))
+            writer.write(_rows(pairs, chosen[start : start + step], tables, histories))
         return writer.rows
 
 
-def _rows(pairs: Pairs, chosen: np.ndarray, tables: dict[str, TableRows], most: int) -> pa.Table:
+def _rows(pairs: Pairs, chosen: np.ndarray, tables: dict[str, TableRows], histories: Histories | None) -> pa.Table:
     columns = {
         "user": pa.array(tables["user"](pairs.users.codes[chosen])),
         "item": pa.array(tables["item"](pairs.items.codes[chosen])),
     }
-    if most:
-        past, offsets = pairs.ranges(chosen, most)
+    if histories is not None:
+        past, offsets = histories(chosen)
         columns["history"] = pa.ListArray.from_arrays(offsets.astype(np.int32), pa.array(tables["item"](past)))
     if pairs.weights is not None:
         columns["weight"] = pa.array(pairs.weights[chosen])

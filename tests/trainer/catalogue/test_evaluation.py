@@ -14,9 +14,10 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.undefined import Undefined
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer
 from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.catalogue.vectors import item_side, item_vectors, user_vectors
+from shardrec.trainer.catalogue.vectors import item_side, item_vectors
 from shardrec.trainer.config.catalogue import CatalogueEvaluation
 from shardrec.trainer.config.load import load
+from shardrec.trainer.retrieval.lists import vectors_of
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_run
 from tests.trainer.catalogue.lists_by_hand import measured, pairs_of
@@ -28,7 +29,7 @@ def scores_by_hand(session: Session, items: torch.Tensor, folder: Path) -> dict[
     """user -> products with all items, of its first positive row."""
     rows = pq.read_table(folder).to_pylist()
     loader = session.loader(str(folder), labelled=False, absent=item_side(session))
-    users = torch.cat([vectors[batch.live] for vectors, batch in user_vectors(session, loader)])
+    users = torch.cat([vectors for vectors, _ in vectors_of(session, loader)])
     first: dict[int, np.ndarray] = {}
     for row, user in zip(rows, users, strict=True):
         if row["label"] > 0:

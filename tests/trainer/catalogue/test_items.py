@@ -57,8 +57,9 @@ def test_files_of_items_that_are_refused(shop: Path, tmp_path: Path) -> None:
     assert "column 'price'" in refused(shop, tmp_path, items.drop_columns(["price"]))
     nameless = items.set_column(0, "item", pa.array([None, *items.column("item").to_pylist()[1:]]))
     assert "row 0 has no item" in refused(shop, tmp_path, nameless)
-    numbered = items.set_column(0, "item", pa.array([[1]] * len(items)))
-    assert "of other types than those of the training rows" in refused(shop, tmp_path, numbered)
+    for values in ([1] * len(items), [[1]] * len(items)):
+        numbered = items.set_column(0, "item", pa.array(values))
+        assert "of other types than those of the training rows: column 'item'" in refused(shop, tmp_path, numbered)
     broken = items.set_column(1, "genre", pa.array(np.full(len(items), 77)))
     assert "HERE/items.parquet, row 0" in refused(shop, tmp_path, broken)
 

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import torch
 
 from shardrec.trainer.catalogue.items import Catalogue
-from shardrec.trainer.catalogue.vectors import item_side, item_vectors, user_vectors
+from shardrec.trainer.catalogue.vectors import item_side, item_vectors
+from shardrec.trainer.retrieval.lists import vectors_of
 from shardrec.trainer.session.session import Session
 
 
@@ -20,7 +21,7 @@ def test_scores_are_the_models(session: Session, catalogue: Catalogue, shop: Pat
     validation = str(shop / "test")
     loader = session.loader(validation, labelled=False, absent=item_side(session))
     assert loader.columns == ("user",)
-    users = torch.cat([vectors[batch.live] for vectors, batch in user_vectors(session, loader)])
+    users = torch.cat([vectors for vectors, _ in vectors_of(session, loader)])
     with session.scoring():
         batches = list(session.loader(validation).epoch(0))
         scores = torch.cat([session.forward(batch)[batch.live] for batch in batches])

@@ -83,6 +83,9 @@ def test_vectors_of_users_need_no_items(folder: Path) -> None:
     rows = pa.table({"user": USERS[:9]})
     vectors = bundle.user_vectors(rows)
     assert vectors.shape == (9, 5)
+    with shardrec.open(folder / "run") as model:  # whose own rows have numbers that preparation made of such ids
+        trained = model.vectors(rows, raw=True)["vector"]
+    np.testing.assert_allclose(np.stack(trained.to_numpy()), vectors, atol=1e-6)
     _, scores = bundle.top_n(rows, 1)
     at = (vectors @ np.load(folder / "bundle/items.npy").T).max(1)
     np.testing.assert_allclose(scores[:, 0], at, atol=1e-6)

@@ -77,6 +77,8 @@ def test_a_reserve_may_leave_nothing() -> None:
         ({"reserve": 1.0}, "--reserve: a least price needs bids"),
         ({"bid": "price", "reserve": -1.0}, "--reserve: found -1, expected an eCPM of 0 or more"),
         ({"top": 0}, "--top: found 0, expected 1 or more"),
+        ({"top": 2.5}, "--top: found 2.5, expected 1 or more"),
+        ({"bid": 3}, "--bid: found 3, expected the name of a column"),
     ],
 )
 def test_settings_that_mean_nothing(settings: dict[str, Any], message: str) -> None:
@@ -90,6 +92,7 @@ def test_settings_that_mean_nothing(settings: dict[str, Any], message: str) -> N
         ("price", [1.0, None, 2.0], "row 8 has no bid in column 'price', expected 0 or more"),
         ("price", [1.0, 2.0, -0.5], "row 9 has a bid of -0.5"),
         ("price", [float("nan"), 2.0, 1.0], "row 7 has a bid of nan"),
+        ("price", [1.0, 1e307, 1.0], "row 8 has a bid of 1e.307"),  # for a thousand impressions it is infinite
         ("price", ["1", "2", "3"], "--bid: column 'price' is string, expected numbers"),
         ("request", ["a", None, "b"], "--group: row 8 has no 'request'"),
         ("request", [[1], [2], [3]], "--group: column 'request' is list<.*>, expected one value a row"),

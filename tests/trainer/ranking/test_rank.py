@@ -14,6 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 
 import shardrec
 from shardrec.trainer.checkpoints.manifest import read_manifest, write_manifest
+from shardrec.trainer.run_folder.atomic import check_own_picture
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.small_run import run_file, write_data
@@ -48,6 +49,7 @@ def test_a_calibration_is_of_predictions_corrected_for_down_sampling(
     printed = capsys.readouterr().out
     assert "isotonic, fitted on 300 validation rows by step" in printed and "warning: an isotonic map" in printed
     assert "test" in printed and picture.read_text().startswith("<?xml")
+    check_own_picture(picture)  # another calibration may replace it
     kept = json.loads((run / "calibration.json").read_text())
     assert (kept["method"], kept["split"], kept["rows"]) == ("isotonic", "validation", 300)
     rows = pq.read_table(data_of(trained) / "validation")
@@ -133,6 +135,13 @@ def test_what_cannot_be_calibrated_or_ranked_is_one_line(
     line = refused(monkeypatch, *calibrate, "--data", tmp_path / "zeros.parquet")
     assert "without labels there is nothing to fit" in line
     assert "ends in .svg or .png" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "a.gif")
+    (tmp_path / "mine.svg").write_text('<?xml version="1.0"?><svg><title>shardrec</title></svg>')
+    assert "not replaced" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "mine.svg")
+    assert "there is no such folder" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "nowhere/a.png")
+    assert "unknown column ''" in refused(monkeypatch, *rank, "--group", "")
+    assert "found an empty path" in refused(monkeypatch, *rank, "--data", "")
+    with shardrec.open(run) as model, pytest.raises(shardrec.UserError, match="--split: unknown split to fit 'train'"):
+        model.calibrate(split="train")  # type: ignore[arg-type]
     assert not (run / "calibration.json").exists() and not out.exists()
 
     command(monkeypatch, *calibrate, "--step", 4)

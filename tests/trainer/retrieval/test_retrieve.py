@@ -78,8 +78,8 @@ def test_lists_of_known_users_lack_what_they_have_seen(
     users = model.vectors(pa.Table.from_pylist([last[user] for user in asked]))
     assert users["user"].to_pylist() == asked
     vectors = users["vector"].to_pylist()
-    everything = model.retrieve(users=asked, n=50)
-    assert_lists(everything, [best(v, items, 50) for v in vectors])
+    everything = model.retrieve(users=asked, n=10**12)
+    assert_lists(everything, [best(v, items, ITEMS + NEW) for v in vectors])
     unseen = [best(v, items, 5, seen_by(u)) for u, v in zip(asked, vectors, strict=True)]
     assert unseen != [best(v, items, 5) for v in vectors]
     found = model.retrieve(users=asked, n=5, seen="train")
@@ -92,7 +92,7 @@ def test_lists_of_known_users_lack_what_they_have_seen(
     assert pq.read_table(tmp_path / "lists").equals(found)
     log = pq.read_table(shop / "validation").select(["user", "item"])
     pq.write_table(log, tmp_path / "log.parquet")
-    of_file = model.retrieve(users=asked, n=5, seen=str(tmp_path / "log.parquet"))
+    of_file = model.retrieve(users=asked, n=5, seen=tmp_path / "log.parquet")
     assert_lists(of_file, [best(v, items, 5, seen_by(u, "validation")) for u, v in zip(asked, vectors, strict=True)])
 
 
@@ -240,8 +240,28 @@ def test_what_cannot_be_retrieved_is_one_line(
     assert "items.parquet: unknown column 'user'" in line("--data", shop / "items.parquet")
     assert "--index-set probs: Extra inputs" in line("--users", 1, "--index", "ivf", "--index-set", "probs=3")
     assert "expected NAME=NUMBER" in line("--users", 1, "--index-set", "probes")
+    assert "--index-set: the exact index has no settings" in line("--users", 1, "--index-set", "probes=3")
+    assert "--seen: `train` goes alone" in line("--users", 1, "--seen", "train", "--seen", shop / "test")
+    assert "found an empty path" in line("--users", 1, "--seen", "")
+    assert "--keys: are columns of users' rows" in line("--similar", "i01", "--keys", "genre")
+    assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the output reads it)")
     assert "lists have a column of that name" in line("--data", shop / "test", "--keys", "item")
     nobody = pq.read_table(shop / "test").slice(0, 0)
     pq.write_table(nobody, tmp_path / "nobody.parquet")
     assert "nobody.parquet: no rows in it" in line("--data", tmp_path / "nobody.parquet")
     assert not out.exists()
+
+
+def test_what_cannot_be_asked_in_python(model: shardrec.TrainedModel) -> None:
+    assert model.similar("i03", n=2).equals(model.similar(["i03"], n=2))
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"users": [1], "n": 2.5}, "--n: found 2.5, expected 1 or more"),
+        ({"users": 5}, "users: found a value of type int, expected a list"),
+        ({"users": [1], "seen": pa.table({"user": [1]})}, "seen: found a value of type Table, expected a list"),
+        ({"users": [1], "seen": ""}, "found an empty path"),
+        ({"data": ""}, "found an empty path"),
+        ({"users": [1], "raw": True}, "--raw: is about rows of --data"),
+    ]
+    for arguments, message in asked:
+        with pytest.raises(shardrec.UserError, match=message):
+            model.retrieve(**arguments)

@@ -14,6 +14,9 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature, SequenceFeature
 from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Label, Schema
+from shardrec.data_pipeline.prepare.importers.pairs import PairForm, prepare_pairs
+from shardrec.data_pipeline.prepare.steps.preparation import Output
+from shardrec.data_pipeline.prepare.steps.source import Inputs
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.inspection import inspect_run
@@ -147,6 +150,21 @@ def test_a_run_learns_and_resumes_bit_for_bit(data: Path, tmp_path: Path) -> Non
     assert_same_checkpoint(tmp_path / "two_tower" / last, tmp_path / "halves" / last)
     with pytest.raises(UserError, match=r"data\.negatives is .*'shared': 8.* 'shared': 7"):
         train(halves, ("trainer.epochs=13", "data.negatives.shared=8"), resume=True)
+
+
+def test_ordered_histories_teach_what_comes_next(tmp_path: Path) -> None:
+    """Each item follows the one before it: histories that end before a row tell it, and those of a set would not."""
+    lines = [[f"i{(start + n) % 20}" for n in range(8)] for start in range(20)] * 3
+    for name, part in (("train.txt", slice(0, 7)), ("valid.txt", slice(7, 8))):
+        text = "".join(f"u{user} {' '.join(items[part])}\n" for user, items in enumerate(lines))
+        (tmp_path / name).write_text(text)
+    inputs = Inputs([tmp_path / "train.txt"], [tmp_path / "valid.txt"], divided=False)
+    prepare_pairs(inputs, PairForm(), Output(tmp_path / "data"), max_length=5, ordered=True)
+    path = run_file(tmp_path, tmp_path / "data", "sasrec")
+    learning = ("optimizer.tables={name: adam, learning_rate: 0.1}", "optimizer.tower={name: adam}")
+    lists = ("trainer.evaluation.catalogue={top_k: [1], exclude: []}", "trainer.epochs=6", "model.embedding_dim=8")
+    found = train(path, (*learning, *lists))["metrics"]["validation"]
+    assert found["recall@1"] > 0.9 > 0.2 > found["popular_recall@1"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,39 @@ def test_rows_and_histories(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out/vocabularies/item.parquet").column("value").to_pylist()[-1] == "q"
 
 
+def test_ordered_histories_are_what_was_before(tmp_path: Path) -> None:
+    """In the order of lines: of training, then of validation, then of test."""
+    prepared(tmp_path, max_length=3, ordered=True)
+    before: dict[str, list[str]] = {}
+    had: set[tuple[str, str, str]] = set()
+    expected: dict[str, list[tuple[str, str, list[str]]]] = {"train": [], "validation": [], "test": []}
+    for split, text in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        for user, *items in filter(None, map(str.split, text.splitlines())):
+            for item in items:
+                if (split, user, item) not in had:
+                    had.add((split, user, item))
+                    expected[split].append((user, item, before.setdefault(user, [])[-3:]))
+                    before[user].append(item)
+    assert ("ann", "u", ["z", "w", "v"]) in expected["train"] and ("ann", "y", ["v", "u", "q"]) in expected["test"]
+    for split, of_split in expected.items():
+        assert sorted(rows(tmp_path / "out", split)) == sorted(of_split)
+    with pytest.raises(UserError, match="--ordered: with --max-length 0 there are no histories"):
+        prepared(tmp_path, max_length=0, ordered=True)
+
+
+def test_ordered_by_time_no_row_knows_what_is_held_out_later(tmp_path: Path) -> None:
+    """Times of the splits overlap: a training row knows training rows alone, and no row a later one."""
+    (tmp_path / "train.csv").write_text("user,item,time\na,1,10\na,2,30\na,3,50\n")
+    (tmp_path / "valid.csv").write_text("user,item,time\na,5,40\na,4,20\n")
+    inputs = Inputs([tmp_path / "train.csv"], [tmp_path / "valid.csv"], divided=False)
+    form = PairForm(TextFormat(), LogColumns("user", "item", "time"))
+    prepare_pairs(inputs, form, Output(tmp_path / "out"), ordered=True)
+    train = [("a", "1", []), ("a", "2", ["1"]), ("a", "3", ["1", "2"])]
+    assert sorted(rows(tmp_path / "out", "train")) == train
+    validation = [("a", "4", ["1"]), ("a", "5", ["1", "4", "2"])]
+    assert rows(tmp_path / "out", "validation") == validation
+
+
 def test_validation_pairs_for_a_last_training(tmp_path: Path) -> None:
     prepared(tmp_path, train_with_validation=True, max_length=0)
     out = tmp_path / "out"
@@ -103,6 +136,9 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
     assert refused(tmp_path, "ann\n\n", PairForm()).startswith("HERE/pairs.txt: no pairs to train on")
     assert "HERE/pairs.txt, line 3" in refused(tmp_path, "user,item,weight\na,b,1\na,,1\n", delimited)
     assert "HERE/pairs.txt, line 2" in refused(tmp_path, "user,item,weight\na,b,-1\n", delimited)
+    assert "HERE/pairs.txt, line 2" in refused(tmp_path, "user,item,weight\na,b,inf\n", delimited)
+    timed = PairForm(TextFormat(), LogColumns("user", "item", "time", "number"))
+    assert "line 3, column 'time': found nan" in refused(tmp_path, "user,item,time\na,b,1\na,c,nan\n", timed)
     assert "unknown column 'weight'" in refused(tmp_path, "user,item\na,b\n", delimited)
 
 
@@ -111,5 +147,9 @@ def test_the_command(tmp_path: Path) -> None:
     arguments = ["pairs", str(tmp_path / "pairs.csv"), str(tmp_path / "out")]
     assert CliRunner().invoke(app, [*arguments, "--delimiter", ","]).exit_code == 0
     assert sorted(rows(tmp_path / "out", "train")) == [("a", "b", ["c"]), ("a", "c", ["b"])]
+    assert CliRunner().invoke(app, [*arguments, "--delimiter", ",", "--ordered", "--overwrite"]).exit_code == 0
+    assert sorted(rows(tmp_path / "out", "train")) == [("a", "b", []), ("a", "c", ["b"])]
     found = CliRunner().invoke(app, [*arguments, "--time", "when"])
     assert isinstance(found.exception, UserError) and "give --delimiter" in str(found.exception)
+    found = CliRunner().invoke(app, [*arguments, "--train-with-validation"])
+    assert isinstance(found.exception, UserError) and "name their files by --validation" in str(found.exception)
