@@ -77,7 +77,7 @@ figure svg { display: block; width: 100%; height: auto; }
   border-bottom: 1px solid var(--line); max-height: 30vh; overflow-y: auto; }
 .key { flex: none; width: 18px; height: 0; border-top: 2.5px solid; position: relative; top: -4px; }
 .key.dashed { border-top-style: dashed; } .key.dotted { border-top-style: dotted; }
-.key.dot, .key.ring { width: 8px; height: 8px; border: 4px solid; border-radius: 50%; top: 0; }
+.key.dot, .key.ring { width: 8px; height: 8px; border-width: 4px; border-style: solid; border-radius: 50%; top: 0; }
 .key.ring { border-width: 1.5px; }
 .key.box { height: 10px; border-width: 0 0 0 14px; border-style: solid; width: 14px; top: 0; opacity: .75; }
 svg text { fill: var(--muted); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
