@@ -23,7 +23,7 @@ from shardrec.models.inputs import Jagged, Padded, PooledEmbeddings, SequenceEmb
 from shardrec.models.layers.activations import Activation, activation, input_width
 from shardrec.models.layers.jagged_product import jagged_product
 from shardrec.models.layers.padded import padded_product
-from shardrec.models.metrics import Errors, MetricSet, Predictions, Rows
+from shardrec.models.metrics import Errors, MetricSet, PredictedValues, Predictions, Rows
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.table_settings import TableInit
 from shardrec.models.tasks import Task, Term, at_least_fp32
@@ -156,7 +156,7 @@ class RatingsOfAsked(Task):
             value = score.clamp(*self.rating_range)
             return Predictions(score, value, _labels(output).double(), _weights(output, batch).double())
 
-        return MetricSet([Errors(), Rows()], read, collective)
+        return MetricSet([Errors(), PredictedValues(), Rows()], read, collective)
 
     def check(self, batch: Batch) -> None:
         """Raises UserError for a rating, known or asked, outside the range; NaN is an asked one that is not known."""

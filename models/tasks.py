@@ -21,6 +21,7 @@ from shardrec.models.metrics import (
     LogLoss,
     Metric,
     MetricSet,
+    PredictedValues,
     Predictions,
     Ranking,
     Rows,
@@ -227,7 +228,7 @@ class Regression(Pointwise):
         def read(output: Tensor, batch: Batch) -> Predictions:
             return self._predictions(output, self.prediction(output.double()), batch)
 
-        return MetricSet([Errors(), Rows()], read, collective)
+        return MetricSet([Errors(), PredictedValues(), Rows()], read, collective)
 
 
 class MultiClass(Pointwise):

@@ -18,7 +18,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
     "trainer": (
         ("cli", "api"),
         ("commands",),
-        ("comparison", "off_policy", "ranking", "reports", "retrieval", "serving", "tuning"),
+        ("comparison", "off_policy", "ranking", "retrieval", "serving", "tuning"),
+        ("reports",),
         ("benchmarks", "scoring", "simulation"),
         ("training", "tables"),
         ("export",),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
+from shardrec.models.metrics.metric import Columns
 from shardrec.models.metrics.score_table import ScoreTable, sums_at
 
 POINTS = 400
@@ -17,9 +18,6 @@ HISTOGRAM_BINS = 40
 TAIL = 0.001
 """The share of the weight on either side whose predictions the outermost bins of a histogram may take in."""
 DIGITS = 5
-
-Columns = dict[str, list[float | None]]
-"""A table of numbers that JSON can hold: what is not finite is None."""
 
 
 class ScoreHistogram(NamedTuple):
@@ -35,10 +33,8 @@ class ScoreHistogram(NamedTuple):
     @classmethod
     def of(cls, table: ScoreTable, bins: int = HISTOGRAM_BINS) -> "ScoreHistogram":
         """Returns the histogram of scores that are logits, between those that `TAIL` of the weight lie beyond."""
-        prediction, weight = torch.sigmoid(table.scores), table.positives + table.negatives
-        share = weight.cumsum(0) / weight.sum()
-        low = float(prediction[int((share < TAIL).sum())])
-        high = float(prediction[min(int((share < 1 - TAIL).sum()), len(prediction) - 1)])
+        prediction = torch.sigmoid(table.scores)
+        low, high = ends(prediction, table.weight)
         if high <= low:  # one prediction for nearly all rows
             low, high = max(0.0, low - 0.01), min(1.0, high + 0.01)
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float64, device=prediction.device)
@@ -53,7 +49,19 @@ def binned_curves(table: ScoreTable) -> dict[str, Columns]:
         "calibration": CalibrationBins.of(table, CALIBRATION_BINS),
         "histogram": ScoreHistogram.of(table),
     }
-    return {name: {c: _rounded(v) for c, v in part._asdict().items() if c != "score"} for name, part in parts.items()}
+    return {name: columns_of(part) for name, part in parts.items()}
+
+
+def columns_of(part: NamedTuple) -> Columns:
+    """Returns the columns of a part but for its scores, rounded."""
+    return {name: _rounded(column) for name, column in part._asdict().items() if name != "score"}
+
+
+def ends(values: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Returns those of ascending values that `TAIL` of the weight lie beyond, on either side."""
+    share = weight.cumsum(0) / weight.sum()
+    last = min(int((share < 1 - TAIL).sum()), len(values) - 1)
+    return float(values[int((share < TAIL).sum())]), float(values[last])
 
 
 def _rounded(values: Tensor) -> list[float | None]:

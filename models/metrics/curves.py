@@ -64,12 +64,15 @@ class CalibrationBins(NamedTuple):
     weight: Tensor
 
     @classmethod
-    def of(cls, table: ScoreTable, bins: int = BINS) -> "CalibrationBins":
-        """Returns the bins of scores that are logits, predictions ascending; merged scores count as their least."""
-        weight = table.positives + table.negatives
+    def of(cls, table: ScoreTable, bins: int = BINS, *, logits: bool = True) -> "CalibrationBins":
+        """Returns the bins of scores, predictions ascending; merged scores count as their least.
+
+        logits: whether the scores are such; else they are the predictions.
+        """
+        weight = table.weight
         middle = weight.cumsum(0) - weight / 2
         _, place = torch.unique((middle / weight.sum() * bins).floor(), return_inverse=True)
-        prediction = torch.sigmoid(table.scores)
+        prediction = torch.sigmoid(table.scores) if logits else table.scores
         size = int(place.max()) + 1
         weights, predicted, positive = (
             sums_at(place, column, size) for column in (weight, weight * prediction, table.positives)

@@ -7,6 +7,9 @@ from typing import ClassVar
 from shardrec.models.metrics.collective import Collective
 from shardrec.models.metrics.predictions import Predictions
 
+Columns = dict[str, list[float | None]]
+"""A table of numbers that JSON can hold: what is not finite is None."""
+
 
 class Metric(ABC):
     """A metric has one or several named values over all rows seen by all ranks; sums are kept in float64.
@@ -24,3 +27,7 @@ class Metric(ABC):
     @abstractmethod
     def compute(self, collective: Collective) -> dict[str, float]:
         """Returns the values over all ranks' rows, equal on all ranks, which must all call it. Updates may go on."""
+
+    def binned_curves(self, collective: Collective) -> dict[str, Columns] | None:
+        """Returns what pictures are drawn of, by name, in a few hundred numbers; None: nothing. All ranks call it."""
+        return None

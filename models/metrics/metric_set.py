@@ -9,10 +9,9 @@ import torch
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
-from shardrec.models.metrics.binned_curves import Columns, binned_curves
 from shardrec.models.metrics.collective import Alone, Collective
 from shardrec.models.metrics.curves import CalibrationBins, OperatingPoints
-from shardrec.models.metrics.metric import Metric
+from shardrec.models.metrics.metric import Columns, Metric
 from shardrec.models.metrics.predictions import Predictions
 from shardrec.models.metrics.ranking import Ranking
 from shardrec.models.undefined import Undefined
@@ -75,9 +74,9 @@ class MetricSet:
 
     @torch.no_grad()
     def binned_curves(self) -> dict[str, Columns] | None:
-        """Returns `curves` in a few hundred numbers; all ranks must call it. None without curves."""
-        table = None if self._ranking is None else self._ranking.score_table(self._collective)
-        return None if table is None else binned_curves(table)
+        """Returns what pictures of the metrics are drawn of; all ranks must call it. None where there are none."""
+        found = [metric.binned_curves(self._collective) for metric in self._metrics]
+        return next((curves for curves in found if curves is not None), None)
 
     @property
     def _ranking(self) -> Ranking | None:

@@ -17,7 +17,8 @@ def sums_at(place: Tensor, weights: Tensor, size: int) -> Tensor:
 class ScoreTable(NamedTuple):
     """A score table has K keys in ascending order, without their lowest `dropped` bits, and both classes' weights.
 
-    keys: int32 of `ordered_bits`; positives, negatives: float64
+    keys: int32 of `ordered_bits`; positives, negatives: float64. Where labels are other numbers than those of two
+    classes, positives are the sum of weight x label, and negatives what is left to the weight.
     """
 
     keys: Tensor
@@ -30,6 +31,11 @@ class ScoreTable(NamedTuple):
         """Returns [K] float64: the least score of each key."""
         least = (self.keys << self.dropped).clamp(min=-INFINITY - 1)  # that of -infinity may reach below all scores
         return ordered_score(least).double()
+
+    @property
+    def weight(self) -> Tensor:
+        """Returns [K] float64: the weight of both classes together."""
+        return self.positives + self.negatives
 
     @classmethod
     def summed(cls, keys: Tensor, positives: Tensor, negatives: Tensor, dropped: int = 0) -> "ScoreTable":
@@ -63,5 +69,5 @@ class ScoreTable(NamedTuple):
 
     def counted(self) -> "ScoreTable":
         """Returns the table without the scores that have no weight."""
-        keep = (self.positives + self.negatives) > 0
+        keep = self.weight > 0
         return ScoreTable(self.keys[keep], self.positives[keep], self.negatives[keep], self.dropped)

@@ -7,7 +7,7 @@ import pytest
 
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from tests.models.layers.normalised import train_share
-from tests.models.metrics.rows import CASES, COARSE, CURVES, curves, run
+from tests.models.metrics.rows import CASES, COARSE, CURVES, curves, pictures, run
 from tests.processes import run_processes
 
 Cases = dict[str, tuple[Callable[[Any, ProcessGroupCollective], Any], Any]]
@@ -18,7 +18,7 @@ def two_ranks() -> list[dict[str, Any]]:
     """Results by rank and case: metrics (`coarse ...`: beyond capacity), curves, and a net with batch norm and Dice."""
     metrics = CASES | {f"coarse {name}": case for name, case in COARSE.items()}
     cases: Cases = {name: (run, case) for name, case in metrics.items()} | {"moments": (train_share, None)}
-    cases |= {f"curves of {name}": (curves, CASES[name]) for name in CURVES}
+    cases |= {f"{f.__name__} of {name}": (f, CASES[name]) for name in CURVES for f in (curves, pictures)}
     return run_processes(2, run_cases, cases, timeout=240)
 
 

@@ -183,7 +183,7 @@ class _Workplace:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)
         try:
-            self._pool.submit(_train, entry.config, entry.folder.path.parent.parent, quiet).result()
+            self._pool.submit(train_one, entry.config, entry.folder.path.parent.parent, quiet).result()
         except UserError as error:
             return Outcome(entry.model, entry.seed, failure=str(error))
         except BrokenProcessPool:
@@ -202,12 +202,15 @@ def _told(entry: Entry) -> str:
     return f"; see {logs[-1]}" if logs else ""
 
 
-def _train(config: RunConfig, group: Path, quiet: bool) -> None:
-    """Trains one run, in the workplace's process."""
+def train_one(config: RunConfig, group: Path, quiet: bool) -> None:
+    """Trains one run of the comparison in the folder `group`, in this process."""
     from shardrec.trainer.launch.freed_memory import give_back_freed_memory
+    from shardrec.trainer.reports.after_training import reported
     from shardrec.trainer.training.train_run import train_run
 
     try:
-        train_run(config, resume=_begun(RunFolder(Path(config.run))) is not None, quiet=quiet, group=group)
+        goes_on = _begun(RunFolder(Path(config.run))) is not None
+        with reported(config) as report:
+            train_run(config, resume=goes_on, quiet=quiet, group=group, at_end=report)
     finally:
         give_back_freed_memory()  # the next run needs it

@@ -17,7 +17,9 @@
 - `run_facts.py`: what a run folder tells, whatever state it is in
 - `settings_section.py`: settings that are not the defaults, and settings in which runs differ
 - `side_by_side.py`: the page of several runs
-- `slices.py`: scores by values of a feature
+- `slice_scores.py`: how slices are scored, kept in the run folder
+- `slices.py`: rows by values of a feature
+- `slices_section.py`: slices on a page
 - `speed_and_memory.py`: throughput and memory over time
 - `style.py`: colours for both schemes, and the style sheet
 - `table_health.py`: what `shardrec tables` tells, of tables that are read in a moment

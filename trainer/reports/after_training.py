@@ -39,7 +39,7 @@ def reported(config: RunConfig) -> Iterator[Callable[[Path], None]]:
 
 def report_comparison(comparison: Path) -> None:
     """Writes the page of a comparison's runs so far, and those of runs that have none of what they now are."""
-    with _warned():
+    with warned():
         from shardrec.trainer.reports.report import write_comparison_report
 
         write_comparison_report(comparison)
@@ -49,14 +49,14 @@ def report_or_warn(path: Path, *, failure: str | None = None) -> None:
     """Writes a run folder's page, if there is one; a line says why where it cannot be."""
     folder = RunFolder(path)
     if leads() and (folder.config_file.is_file() or folder.stages_file.is_file()):
-        with _warned():
+        with warned():
             from shardrec.trainer.reports.report import write_run_report
 
             write_run_report(path, failure=failure)
 
 
 @contextmanager
-def _warned() -> Iterator[None]:
+def warned() -> Iterator[None]:
     """Says in a line what kept a page from being written: the run itself is over, and its results are on disk."""
     try:
         yield

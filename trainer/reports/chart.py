@@ -48,6 +48,15 @@ class Mark(NamedTuple):
     label: str
 
 
+class Cloud(NamedTuple):
+    """A cloud is points that no line joins, with a name for the legend; a hollow one is drawn as circles."""
+
+    name: str
+    points: Sequence[Point]
+    series: int
+    hollow: bool = False
+
+
 class Bars(NamedTuple):
     """Bars are heights between edges, one more than heights."""
 
@@ -76,23 +85,25 @@ class Chart:
     """A chart is what to draw; `figure` draws it.
 
     note: a sentence below the title. guides: straight lines between two points, of what a chance or a perfect model
-    would have; guide: what the legend calls them.
+    would have; guide: what the legend calls them. has_legend: not where one legend is that of several charts.
     """
 
     title: str
     x: Axis
     y: Axis
     lines: Sequence[Line] = ()
+    clouds: Sequence[Cloud] = ()
     bars: Sequence[Bars] = ()
     dots: Sequence[Dot] = ()
     marks: Sequence[Mark] = ()
     guides: Sequence[tuple[Point, Point]] = ()
     guide: str = ""
     note: str = ""
+    has_legend: bool = True
 
     def figure(self) -> Markup:
         """Returns the chart's figure."""
-        if not any(line.points for line in self.lines) and not self.bars:
+        if not any(line.points for line in self.lines) and not any(c.points for c in self.clouds) and not self.bars:
             return Markup()
         frame = _Frame.of(self)
         summary = f"{self.title}: {self.y.label} by {self.x.label}. " + "; ".join(self._described())
@@ -104,11 +115,13 @@ class Chart:
             (frame.guide(*ends) for ends in self.guides),
             (frame.mark(mark, place) for place, mark in enumerate(_apart(self.marks))),
             (frame.line(line) for line in self.lines),
+            (frame.cloud(cloud) for cloud in self.clouds),
             (frame.dot(dot) for dot in self.dots),
             viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=summary,
         )  # fmt: skip
         note = element("span", self.note, class_="note") if self.note else None
-        return element("figure", element("figcaption", self.title, note, self._legend()), svg)
+        legend = self.legend() if self.has_legend else None
+        return element("figure", element("figcaption", self.title, note, legend), svg)
 
     def _described(self) -> Iterable[str]:
         for line in self.lines[:12]:
@@ -118,15 +131,24 @@ class Chart:
         for dot in self.dots:
             yield f"{dot.label}: {number(dot.y)}"
 
-    def _legend(self) -> Markup | None:
+    def legend(self, *, shared: bool = False) -> Markup | None:
+        """Returns what the colours and dashes stand for; None where there is one thing alone.
+
+        shared: it is that of the charts below it, and stays in sight.
+        """
         entries = [(line.name, f"key k{_colour(line.series)}{_dash_class(line)}") for line in self.lines if line.points]
+        entries += [
+            (cloud.name, f"key {'ring' if cloud.hollow else 'dot'} k{_colour(cloud.series)}")
+            for cloud in self.clouds
+            if cloud.points
+        ]
         entries += [(bars.name, f"key box k{_colour(bars.series)}") for bars in self.bars]
         if self.guides and self.guide:
             entries.append((self.guide, "key dashed"))
         if len(entries) < 2:
             return None
         items = (element("li", element("span", "", class_=key), element("span", name)) for name, key in entries)
-        return element("ul", items, class_="legend")
+        return element("ul", items, class_="legend shared" if shared else "legend")
 
 
 def charts(*drawn: Chart | None) -> Markup:
@@ -145,10 +167,10 @@ class _Frame:
 
     @classmethod
     def of(cls, chart: Chart) -> "_Frame":
-        xs = [x for line in chart.lines for x, _ in line.points] + [e for bars in chart.bars for e in bars.edges]
-        ys = [y for line in chart.lines for _, y in line.points] + [
-            h for bars in chart.bars for h in (0, *bars.heights)
-        ]
+        points = [point for line in chart.lines for point in line.points]
+        points += [point for cloud in chart.clouds for point in cloud.points]
+        xs = [x for x, _ in points] + [edge for bars in chart.bars for edge in bars.edges]
+        ys = [y for _, y in points] + [h for bars in chart.bars for h in (0, *bars.heights)]
         xs += [mark.x for mark in chart.marks] + [dot.x for dot in chart.dots]
         ys += [dot.y for dot in chart.dots]
         middle = (min(ys, default=0.0) + max(ys, default=0.0)) / 2
@@ -198,6 +220,16 @@ class _Frame:
                 tip = element("title", f"{line.name}: {number(y)} at {number(x, 3)}")
                 shown.append(element("circle", tip, cx=px, cy=py, r=2.6, class_=f"f{colour}"))
         return joined(shown)
+
+    def cloud(self, cloud: Cloud) -> Markup:
+        """Returns a small dot or circle for each point, with its numbers."""
+        shape = f"hollow s{_colour(cloud.series)}" if cloud.hollow else f"f{_colour(cloud.series)}"
+        drawn = []
+        for x, y in cloud.points:
+            px, py = self.at(x, y)
+            tip = element("title", f"{cloud.name}: {number(y)} at {number(x, 3)}")
+            drawn.append(element("circle", tip, cx=px, cy=py, r=3.4, class_=shape))
+        return joined(drawn)
 
     def dot(self, dot: Dot) -> Markup:
         """Returns a large dot with its label on the side where there is room, away from the rest of the curve."""

@@ -65,7 +65,7 @@ def _cards(facts: RunFacts) -> Markup:
         beside = f"of a GPU {gpu / 1e9:.2f} GB" if is_number(gpu) else ""
         shown.append(card("Peak memory", f"{s['peak_memory_bytes'] / 1e9:.2f} GB", beside))
     if isinstance(parameters := s.get("parameters"), dict):
-        beside = f"and {short(parameters.get('tower'))} of the tower"
+        beside = f"and {short(parameters.get('tower'))} of the tower" if parameters.get("tower") else ""
         shown.append(card("Table parameters", short(parameters.get("tables")), beside))
     return element("div", shown, class_="cards")
 

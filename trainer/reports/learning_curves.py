@@ -1,10 +1,10 @@
 """Learning curves show training and validation over steps, with the best step, resumes and early stopping marked."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from shardrec.trainer.reports.chart import Axis, Chart, Dot, Line, Mark, charts
 from shardrec.trainer.reports.markup import Markup, joined
-from shardrec.trainer.reports.metric_names import leading_first, titled
+from shardrec.trainer.reports.metric_names import POPULAR, leading_first, titled
 from shardrec.trainer.reports.numbers import count, number
 from shardrec.trainer.reports.page import folded
 from shardrec.trainer.reports.run_facts import RunFacts, Series
@@ -19,20 +19,32 @@ SERIES = {
 
 _OF_THE_CLOCK = ("learning_rate_factor", "rows", "samples_per_second", "recent_samples_per_second")
 SHOWN = 5
-_LAST = ("label_mean", "prediction_mean", "normalized_entropy", "accuracy")
 """Charts of metrics that are shown; the others are there on a click."""
+_LAST = ("label_mean", "prediction_mean", "normalized_entropy", "accuracy")
+_CONSTANT = (
+    "rows",
+    "users",
+    "label_mean",
+    "gauc_groups",
+    "gauc_skipped_groups",
+    "top_k_groups",
+    "top_k_skipped_groups",
+)
+"""What is of the rows, and so the same at each evaluation, as the figures of the most popular items are."""
 
 
 def learning_curves(facts: RunFacts) -> Markup:
     """Returns a chart of the loss and one of each metric of the validation rows."""
-    metrics = list(_of_metrics(facts))
+    metrics = {name: _of_metric(facts, name) for name in metrics_over_time([facts])}
     zeros = [
         Line(name.removeprefix("table/"), facts.series("zero_weights", name), i)
         for i, name in enumerate(facts.names("zero_weights"))
     ]
     sparse = Chart("Weights that are exactly 0", step_axis(facts), Axis("share", low=0.0), zeros) if zeros else None
-    first = charts(*_of_losses(facts), *metrics[:SHOWN], sparse)
-    return joined((first, folded("More metrics over time", charts(*metrics[SHOWN:], _of_rate(facts)))))
+    shown = telling(metrics)
+    more = [chart for name, chart in metrics.items() if name not in shown]
+    first = charts(*_of_losses(facts), *(metrics[name] for name in shown), sparse)
+    return joined((first, folded("More metrics over time", charts(*more, _of_rate(facts)))))
 
 
 def step_axis(facts: RunFacts | None = None) -> Axis:
@@ -73,30 +85,50 @@ def _of_losses(facts: RunFacts) -> Iterator[Chart]:
         yield Chart(title, step_axis(facts), Axis(titled(name).lower()), lines, marks=marks(facts, best=True))
 
 
-def _of_metrics(facts: RunFacts) -> Iterator[Chart]:
-    losses = loss_terms(facts)
-    names = leading_first(facts.names("validation"), facts.config.trainer.selection_metric)
-    rest = [name for name in facts.names("validation") if name not in (*names, "rows")]
-    for name in telling_first(name for name in (*names, *rest) if name not in losses):
-        lines = [
-            Line(title, series, colour)
-            for kind, (title, colour) in SERIES.items()
-            if (series := facts.series(kind, name)) and kind != "train"
-        ]
-        axis = Axis(titled(name) if titled(name).isupper() else titled(name).lower())
-        yield Chart(titled(name), step_axis(facts), axis, lines, dots=best_dot(facts, name), marks=marks(facts))
+def _of_metric(facts: RunFacts, name: str) -> Chart:
+    lines = [
+        Line(title, series, colour)
+        for kind, (title, colour) in SERIES.items()
+        if (series := facts.series(kind, name)) and kind != "train"
+    ]
+    if popular := facts.series("validation", POPULAR + name):
+        lines.append(Line("most popular", popular, len(SERIES) + 2, dotted=True))
+    axis = Axis(titled(name) if titled(name).isupper() else titled(name).lower())
+    return Chart(titled(name), step_axis(facts), axis, lines, dots=best_dot(facts, name), marks=marks(facts))
 
 
-def telling_first(names: Iterable[str]) -> list[str]:
-    """Returns metrics with those last that say little over time, or the same as another one."""
-    return sorted(names, key=lambda name: name in _LAST)
+def metrics_over_time(runs: Sequence[RunFacts]) -> list[str]:
+    """Returns the metrics of the validation rows that have a chart, beside those of the losses."""
+    losses = loss_terms(runs[0])
+    names = list(dict.fromkeys(name for run in runs for name in run.names("validation")))
+    first = leading_first(names, selected_by(runs))
+    return [
+        name
+        for name in dict.fromkeys((*first, *names))
+        if name not in (*losses, *_CONSTANT) and not name.startswith(POPULAR)
+    ]
+
+
+def selected_by(runs: Sequence[RunFacts]) -> str | None:
+    """Returns the metric that runs are selected by: where they differ the first of lists, whose length others have."""
+    metrics = [run.config.trainer.selection_metric for run in runs]
+    return next((metric for metric in metrics if metric and "@" in metric), metrics[0])
+
+
+def telling(names: Iterable[str]) -> list[str]:
+    """Returns the metrics that are shown at once; others say little over time, or the same as another one."""
+    return [name for name in names if name not in _LAST][:SHOWN]
 
 
 def best_dot(facts: RunFacts, name: str) -> list[Dot]:
     """Returns the best step's value of a validation metric as a dot, where it was recorded."""
     series: Series = facts.series("validation", name)
     at = [value for step, value in series if step == facts.best_step]
-    return [Dot(float(facts.best_step or 0), at[0], f"best {number(at[0])}", SERIES["validation"][1])] if at else []
+    if not at:
+        return []
+    is_selected = name == (facts.config.trainer.selection_metric or next(iter(facts.names("validation")), None))
+    label = f"best {number(at[0])}" if is_selected else f"{number(at[0])} at the best step"
+    return [Dot(float(facts.best_step or 0), at[0], label, SERIES["validation"][1])]
 
 
 def _of_rate(facts: RunFacts) -> Chart | None:

@@ -17,18 +17,20 @@ from shardrec.trainer.reports.plan_section import plan_section
 from shardrec.trainer.reports.provenance import provenance
 from shardrec.trainer.reports.run_facts import RunFacts
 from shardrec.trainer.reports.settings_section import settings_section
+from shardrec.trainer.reports.slice_scores import SliceScores
+from shardrec.trainer.reports.slices_section import slices_section
 from shardrec.trainer.reports.speed_and_memory import speed_and_memory
 from shardrec.trainer.reports.table_health import table_health
 
 
-def run_page(facts: RunFacts, *, budget: int, slices: Markup | None = None, failure: str | None = None) -> str:
+def run_page(facts: RunFacts, *, budget: int, failure: str | None = None) -> str:
     """Returns the page of one run. budget: bytes of tables that are read for it."""
     sections = [
         Section("Figures", headline(facts, failure)),
         Section("Learning curves", learning_curves(facts)),
         Section("Lists", lists_of_run(facts)),
         Section("Scores", final_scores(facts)),
-        Section("Slices", slices),
+        Section("Slices", slices_section(facts, SliceScores.kept(facts.folder))),
         Section("Speed and memory", speed_and_memory(facts)),
         Section("Plan", plan_section(facts)),
         Section("Tables", table_health(facts, budget)),

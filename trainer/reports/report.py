@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
@@ -10,7 +11,8 @@ from shardrec.trainer.reports.one_run import run_page, stages_page
 from shardrec.trainer.reports.page import check_own_page, write_page
 from shardrec.trainer.reports.run_facts import RunFacts, check_run_folder, is_of_stages, stage_folders
 from shardrec.trainer.reports.side_by_side import side_by_side_page
-from shardrec.trainer.reports.slices import slices_section
+from shardrec.trainer.reports.slice_scores import SliceScores, forget, slice_scores
+from shardrec.trainer.reports.slices_section import is_current
 from shardrec.trainer.reports.table_health import AT_ONCE, ON_REQUEST
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lasting import check_lasting
@@ -20,13 +22,19 @@ COMPARED = "compare.csv"
 
 
 def report_runs(
-    runs: Sequence[str | Path], out: str | Path | None = None, *, slices: Sequence[str] = (), quiet: bool = True
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    slices: Sequence[str] | None = None,
+    quiet: bool = True,
 ) -> Path:
     """Writes the page of a run, or of several side by side, and returns where it is.
 
     runs: run folders; the folder of a comparison stands for all its runs. out: the page; default: report.html in the
     folder, where one is given. slices: features of whose values the test rows' scores are measured apart, which scores
-    them. Raises UserError for what is no run folder, an unknown feature, and an `out` that is another file.
+    them; they are kept in the run folder for its later pages. None: those kept; none of them: forgets what was kept.
+
+    Raises UserError for what is no run folder, an unknown feature, and an `out` that is another file.
     """
     places = [absolute_folder(run) for run in runs]
     if not places:
@@ -48,9 +56,20 @@ def report_runs(
         write_page(target, _of_stages(folders[0], target))
     else:
         facts = RunFacts.of(folders[0])
-        sliced = slices_section(facts, slices, quiet=quiet) if slices else None
-        write_page(target, run_page(facts, budget=ON_REQUEST, slices=sliced))
+        _measure_slices(facts, slices, quiet=quiet)
+        write_page(target, run_page(facts, budget=ON_REQUEST))
     return target
+
+
+def _measure_slices(facts: RunFacts, features: Sequence[str] | None, *, quiet: bool) -> None:
+    """Measures the slices that are asked for, or those kept of another checkpoint than the best one is now."""
+    if features:
+        slice_scores(facts, features, quiet=quiet).keep(facts.folder)
+    elif features is not None:
+        forget(facts.folder)
+    elif (kept := SliceScores.kept(facts.folder)) is not None and not is_current(facts, kept):
+        with suppress(UserError):  # rows that are gone: the page says of which checkpoint the slices are
+            slice_scores(facts, list(kept.features), quiet=quiet).keep(facts.folder)
 
 
 def write_run_report(path: Path, *, failure: str | None = None) -> None:

@@ -165,6 +165,10 @@ def check_run_folder(path: Path) -> None:
         runs = sorted(p.parent for p in path.glob("*/seed-*/config.yaml"))
         some = f": its runs, such as {runs[0]}" if runs else ""
         raise UserError(f"{path}: a comparison, whose runs are in folders of it; name these{some}")
+    if (path / "study.yaml").is_file():
+        raise UserError(
+            f"{path}: a search, whose page, {path / 'report.html'}, `shardrec tune` writes; name a trial's folder in it"
+        )
     if not path.exists():
         raise UserError(f"{path}: no such folder; name a run folder")
     raise UserError(f"{path}: not a run folder (no config.yaml in it)")

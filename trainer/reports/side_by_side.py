@@ -1,13 +1,21 @@
 """The page of several runs: their metrics with the best ones marked, curves over each other, settings that differ."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 from shardrec.trainer.reports.chart import Axis, Chart, Line, Point, charts
 from shardrec.trainer.reports.final_scores import Named, curve_charts
 from shardrec.trainer.reports.headline import standing
-from shardrec.trainer.reports.learning_curves import best_dot, loss_terms, step_axis, telling_first
+from shardrec.trainer.reports.learning_curves import (
+    best_dot,
+    loss_terms,
+    metrics_over_time,
+    selected_by,
+    step_axis,
+    telling,
+)
 from shardrec.trainer.reports.lists import list_charts
 from shardrec.trainer.reports.markup import Markup, element, joined
 from shardrec.trainer.reports.metric_names import larger_is_better, leading_first, titled
@@ -21,7 +29,6 @@ from shardrec.trainer.reports.style import DASHES, LIGHT_SERIES
 
 MOST_DRAWN = 24
 """Lines on a chart: eight colours, whole, dashed and dotted. The tables have all runs."""
-SHOWN = 5
 
 Runs = Sequence[RunFacts]
 
@@ -38,7 +45,7 @@ def side_by_side_page(runs: Runs, out: Path, *, title: str = "") -> str:
         Section("Learning curves", _learning_curves(drawn)),
         Section("Lists", _lists(drawn)),
         Section("Scores", _scores(drawn)),
-        Section("Speed and memory", charts(_throughput(drawn), _memory(drawn))),
+        Section("Speed and memory", _speed_and_memory(drawn)),
         Section("Settings that differ", _settings(runs)),
     ]
     heading = (element("h1", title), element("p", lead, class_="lead"))
@@ -67,7 +74,7 @@ def _warnings(runs: Runs) -> Iterator[str]:
 def _names(runs: Runs) -> list[str]:
     split = split_of(runs)
     names = list(dict.fromkeys(name for run in runs for name in run.metrics.get(split, {})))
-    return leading_first(names, runs[0].config.trainer.selection_metric)
+    return leading_first(names, selected_by(runs))
 
 
 def best_of(values: Sequence[object], *, larger: bool | None) -> float | None:
@@ -153,28 +160,34 @@ def _means(runs: Runs) -> Markup:
 def _learning_curves(runs: Runs) -> Markup:
     terms = loss_terms(runs[0])
     losses = [_overlaid(runs, "train", name, f"Training {titled(name).lower()}") for name in terms]
-    names = list(dict.fromkeys(name for run in runs for name in run.names("validation")))
-    first = leading_first(names, runs[0].config.trainer.selection_metric)
-    rest = [name for name in names if name not in (*first, "rows")]
-    every = telling_first((*first, *rest))
-    shown = [_overlaid(runs, "validation", name, f"{titled(name)}, validation", dots=True) for name in every]
-    more = folded("More metrics over time", charts(*shown[SHOWN:]))
-    return joined((charts(*losses[:1], *shown[:SHOWN]), more))
+    names = metrics_over_time(runs)
+    drawn = {name: _overlaid(runs, "validation", name, f"{titled(name)}, validation", dots=True) for name in names}
+    shown = telling(names)
+    more = folded("More metrics over time", charts(*(drawn[name] for name in names if name not in shown)))
+    note = element("p", "The large dots are the best steps.", class_="note")
+    return joined((note, shared_legend(runs), charts(*losses[:1], *(drawn[name] for name in shown)), more))
+
+
+def shared_legend(runs: Runs) -> Markup | None:
+    """Returns one legend for all charts of a section, which stays in sight as long as any of them is."""
+    lines = [Line(run.name, [(0, 0)], i) for i, run in zip(series_of(runs), runs, strict=True)]
+    return Chart("", Axis(""), Axis(""), lines).legend(shared=True)
 
 
 def _overlaid(runs: Runs, kind: str, name: str, title: str, *, dots: bool = False) -> Chart:
     drawn = list(zip(series_of(runs), runs, strict=True))
     lines = [Line(run.name, run.series(kind, name), i) for i, run in drawn]
     best = [dot._replace(label="", series=i) for i, run in drawn if dots for dot in best_dot(run, name)]
-    note = "The large dots are the best steps." if best else ""
-    return Chart(title, step_axis(), Axis(titled(name)), lines, dots=best, note=note)
+    return Chart(title, step_axis(), Axis(titled(name)), lines, dots=best, has_legend=False)
 
 
 def _lists(runs: Runs) -> Markup:
     split = split_of(runs)
-    return charts(
-        *list_charts([(run.name, i, run.metrics.get(split, {})) for i, run in zip(series_of(runs), runs, strict=True)])
-    )
+    named = [(run.name, i, run.metrics.get(split, {})) for i, run in zip(series_of(runs), runs, strict=True)]
+    drawn = [replace(chart, has_legend=False) for chart in list_charts(named)]
+    popular = any(line.dotted for chart in drawn for line in chart.lines)
+    note = element("p", "Dotted: the most popular items.", class_="note") if popular else None
+    return joined((note, shared_legend(runs), charts(*drawn))) if drawn else Markup()
 
 
 def _scores(runs: Runs) -> Markup:
@@ -187,12 +200,17 @@ def _scores(runs: Runs) -> Markup:
     return charts(*curve_charts(named)) if named else Markup()
 
 
+def _speed_and_memory(runs: Runs) -> Markup:
+    drawn = charts(_throughput(runs), _memory(runs))
+    return joined((shared_legend(runs), drawn)) if drawn else Markup()
+
+
 def _throughput(runs: Runs) -> Chart:
     lines = [
         Line(run.name, run.series("train", "recent_samples_per_second") or run.series("train", "samples_per_second"), i)
         for i, run in zip(series_of(runs), runs, strict=True)
     ]
-    return Chart("Throughput", step_axis(), Axis("rows a second", low=0.0), lines)
+    return Chart("Throughput", step_axis(), Axis("rows a second", low=0.0), lines, has_legend=False)
 
 
 def _memory(runs: Runs) -> Chart | None:
@@ -202,7 +220,7 @@ def _memory(runs: Runs) -> Chart | None:
     unit, axis = time_axis(max(series[-1][0] for series in of_runs if series))
     drawn = zip(series_of(runs), runs, of_runs, strict=True)
     lines = [Line(run.name, list(_scaled(series, unit)), i) for i, run, series in drawn]
-    return Chart("Memory", axis, Axis("GB", low=0.0), lines)
+    return Chart("Memory", axis, Axis("GB", low=0.0), lines, has_legend=False)
 
 
 def _scaled(series: Sequence[Point], unit: float) -> Iterator[Point]:

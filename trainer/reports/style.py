@@ -73,8 +73,12 @@ figure svg { display: block; width: 100%; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: 1px 14px; list-style: none; margin: 3px 0 0; padding: 0;
   font-size: 13px; font-weight: 400; color: var(--muted); overflow-wrap: anywhere; }
 .legend li { display: flex; align-items: baseline; gap: 6px; min-width: 0; }
+.legend.shared { position: sticky; top: 0; z-index: 1; background: var(--ground); padding: 6px 0;
+  border-bottom: 1px solid var(--line); max-height: 30vh; overflow-y: auto; }
 .key { flex: none; width: 18px; height: 0; border-top: 2.5px solid; position: relative; top: -4px; }
 .key.dashed { border-top-style: dashed; } .key.dotted { border-top-style: dotted; }
+.key.dot, .key.ring { width: 8px; height: 8px; border-width: 4px; border-style: solid; border-radius: 50%; top: 0; }
+.key.ring { border-width: 1.5px; }
 .key.box { height: 10px; border-width: 0 0 0 14px; border-style: solid; width: 14px; top: 0; opacity: .75; }
 svg text { fill: var(--muted); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
   font-variant-numeric: tabular-nums; }
@@ -85,6 +89,7 @@ svg .chance { stroke: var(--muted); stroke-width: 1.2; stroke-dasharray: 4 4; fi
 svg .mark { stroke: var(--muted); stroke-width: 1.2; stroke-dasharray: 3 3; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 svg .band { stroke: none; opacity: .22; } svg .bar { stroke: none; opacity: .62; }
+svg .hollow { fill: none; stroke-width: 1.5; }
 svg .ring { stroke: var(--ground); stroke-width: 1.5; }
 .scroll { overflow-x: auto; margin: 10px 0; max-width: 100%; /* shadows at the sides that there is more on */
   background: linear-gradient(to right, var(--ground) 30%, transparent) left / 40px 100% local no-repeat,
@@ -110,8 +115,10 @@ ul.notes { margin: 12px 0; padding: 10px 16px 10px 32px; background: var(--panel
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 50px; padding-bottom: 34px; color: var(--muted); font-size: 13px; }
 footer p { border-top: 1px solid var(--line); padding-top: 12px; max-width: none; }
+@media (max-width: 600px) { tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 130px;
+  max-width: 42vw; } }
 @media print { body { font-size: 11px; } nav { display: none; } h2 { break-after: avoid; margin-top: 22px; }
   .charts { grid-template-columns: 1fr 1fr; } .card, tr { break-inside: avoid; }
-  .scroll, pre { overflow: visible; white-space: pre-wrap; } }
+  .scroll, pre { overflow: visible; white-space: pre-wrap; } .legend.shared { position: static; max-height: none; } }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 """

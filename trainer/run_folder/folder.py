@@ -3,6 +3,7 @@
 config.yaml  schema.yaml  vocabularies/  plan.txt  plan.json  metrics.jsonl  launches.jsonl  curves.json  summary.json
 report.html  logs/  tensorboard/
 calibration.json      once it was calibrated
+slices.json           once its report had slices
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
 
@@ -58,7 +59,7 @@ _WRITTEN = (
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
-_OWN_NAMES = (*_FILES, "calibration.json", *_FOLDERS, MARKER, LOCK)
+_OWN_NAMES = (*_FILES, "calibration.json", "slices.json", *_FOLDERS, MARKER, LOCK)
 
 
 _LARGEST_MARK = 100  # bytes of `checkpoints/best`
@@ -108,6 +109,11 @@ class RunFolder:
     def plan_file(self) -> Path:
         """Returns the file of the plan in numbers; `plan.txt` has it in words."""
         return self.path / "plan.json"
+
+    @property
+    def slices_file(self) -> Path:
+        """Returns the file of the scores by slices that a report was asked for."""
+        return self.path / "slices.json"
 
     @property
     def curves_file(self) -> Path:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
-from shardrec.models.metrics.binned_curves import Columns
+from shardrec.models.metrics.metric import Columns
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.session import Session

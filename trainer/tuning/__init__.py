@@ -1,6 +1,7 @@
 """`shardrec tune` searches for settings: each trial is an ordinary run, and validation rows alone judge it.
 
 - `failed_line.py`: one line about what ended a trial
+- `page.py`: the page of a search
 - `pictures.py`: what was found as the search went on, and which keys mattered
 - `plan.py`: what is searched for, checked before anything starts
 - `report.py`: what a search has come to: a table, trials.csv and the best trial's run file

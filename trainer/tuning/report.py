@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from shardrec.data_pipeline.files.owned_files import check_own_file
+from shardrec.trainer.reports.page import check_own_page
+from shardrec.trainer.reports.report import REPORT
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomically, write_csv
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 from shardrec.trainer.tuning.pictures import draw_history, draw_importance, importance
@@ -40,7 +42,7 @@ class Findings:
     def ranked(self) -> "list[FrozenTrial]":
         """Returns the finished trials, the best first; of equals the earlier one."""
         sign = -1 if self.plan.larger_is_better else 1
-        finished = [trial for trial in self.trials if _state(trial) == "finished"]
+        finished = [trial for trial in self.trials if state_of(trial) == "finished"]
         return sorted(finished, key=lambda trial: sign * _value(trial))
 
     @cached_property
@@ -65,7 +67,7 @@ class Findings:
         """Returns a trial as a row of trials.csv; the metric of a pruned one is of its last evaluation."""
         return {
             "trial": trial.number,
-            "state": _state(trial),
+            "state": state_of(trial),
             self.plan.metric: trial.value,
             "evaluations": trial.user_attrs.get(EVALUATIONS),
             "seconds": trial.user_attrs.get(SECONDS),
@@ -76,7 +78,7 @@ class Findings:
     def line(self, number: int) -> str:
         """Returns a line about a trial that is over, beside the best so far."""
         trial = next(trial for trial in self.trials if trial.number == number)
-        state, best = _state(trial), self.ranked[:1]
+        state, best = state_of(trial), self.ranked[:1]
         what = trial.user_attrs.get(FAILURE) if state == "failed" else f"{self.plan.metric} {_shown(trial.value)}"
         settings = ", ".join(f"{short_key(key)} {_shown(value)}" for key, value in self.values(trial).items())
         ahead = f" (best {_shown(best[0].value)}, trial {best[0].number})" if best else ""
@@ -87,30 +89,31 @@ class Findings:
     def print(self, console: Console) -> None:
         """Prints the best trials, then how many there were of each kind, and where the best one is."""
         keys = [key for key in self.plan.tune.space]
-        behind = [trial for trial in self.trials if trial not in self.ranked and _state(trial) == "pruned"]
+        behind = [trial for trial in self.trials if trial not in self.ranked and state_of(trial) == "pruned"]
         lines = []
         for trial in [*self.ranked, *behind][:SHOWN]:
             values = self.values(trial)
             cells = [_shown(values[key]) if key in values else "-" for key in keys]
             facts = [str(trial.user_attrs.get(EVALUATIONS, "-")), f"{trial.user_attrs.get(SECONDS, 0):.1f}"]
-            lines.append([str(trial.number), _state(trial), _shown(trial.value), *facts, *cells])
+            lines.append([str(trial.number), state_of(trial), _shown(trial.value), *facts, *cells])
         header = ["trial", "state", self.plan.metric, "evaluations", "seconds", *(k.replace(".", ".\n") for k in keys)]
         if lines:
             print_table(console, plain_table(header, lines, left=("state",)))
-        counts = {name: sum(_state(trial) == name for trial in self.trials) for name in NAMES.values()}
+        counts = {name: sum(state_of(trial) == name for trial in self.trials) for name in NAMES.values()}
         more = f", the best {SHOWN} shown" if len(self.ranked) + len(behind) > SHOWN else ""
         console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + more)
-        for reason, numbers in self._failures().items():
+        for reason, numbers in self.failures().items():
             console.print(f"failed: trial {', '.join(map(str, numbers))}: {reason}", soft_wrap=True, markup=False)
         if self.ranked:
             best = self.ranked[0]
             line = f"best: trial {best.number}, validation {self.plan.metric} {_shown(best.value)}: {self.best_file}"
             console.print(line, soft_wrap=True, markup=False)
 
-    def _failures(self) -> dict[str, list[int]]:
+    def failures(self) -> dict[str, list[int]]:
+        """Returns why trials failed -> which did."""
         reasons: dict[str, list[int]] = {}
         for trial in self.trials:
-            if _state(trial) == "failed":
+            if state_of(trial) == "failed":
                 reasons.setdefault(str(trial.user_attrs.get(FAILURE)), []).append(trial.number)
         return reasons
 
@@ -120,6 +123,7 @@ class Findings:
     def check_writable(out: Path) -> None:
         """Raises UserError where files have the names of those that are written, and are others."""
         check_own_file(out / TABLE, rb"trial,state.*")
+        check_own_page(out / REPORT)
         for name in (HISTORY, IMPORTANCE):
             check_own_picture(out / name)
 
@@ -136,7 +140,8 @@ class Findings:
                 draw_importance(self.plan, shares, self.ranked, self.plan.out / IMPORTANCE)
 
 
-def _state(trial: "FrozenTrial") -> str:
+def state_of(trial: "FrozenTrial") -> str:
+    """Returns how a trial that is over ended, in a word."""
     return NAMES[trial.state.name]
 
 

@@ -2,7 +2,8 @@
 
 OUT/trial-NNNN/    an ordinary run, of which validation rows are all that the search looks at
 OUT/study.db       Optuna's study, by which a killed search goes on; study.yaml: what is searched for
-OUT/trials.csv, history.png, importance.png, best.yaml   what has come of it (report.py, pictures.py)
+OUT/trials.csv, history.png, importance.png, best.yaml, report.html   what has come of it (report.py, pictures.py,
+page.py)
 """
 
 import time
@@ -18,6 +19,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.stop_request import ask_to_stop
 from shardrec.trainer.run_folder.terminal import messages, status_line
+from shardrec.trainer.tuning.page import write_search_page
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.report import Findings
 from shardrec.trainer.tuning.space import suggested
@@ -52,6 +54,7 @@ def search(
         with status_line() as show, Workplaces(jobs, plan.out) as workplaces:
             found = _Search(plan, study, workplaces, jobs, until, None if quiet else show).run()
         found.write(pictures=True)
+        write_search_page(found, importance=found.importance)
     return found
 
 
@@ -125,6 +128,7 @@ class _Search:
         found = Findings(self._plan, self._study)
         _prune(found, running.trial.number)
         found.write(pictures=False)
+        write_search_page(found, importance={})
         if self._show is not None:
             messages().print(found.line(running.trial.number), markup=False, soft_wrap=True)
         self._say()

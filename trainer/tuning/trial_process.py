@@ -30,9 +30,11 @@ def main() -> None:
         failure, is_broken = None, False
         try:
             from shardrec.trainer.launch.freed_memory import give_back_freed_memory
+            from shardrec.trainer.reports.after_training import reported
             from shardrec.trainer.training.train_run import train_run
 
-            train_run(config, quiet=True, group=Path(job["group"]))
+            with reported(config) as report:
+                train_run(config, quiet=True, group=Path(job["group"]), at_end=report)
             give_back_freed_memory()  # the next trial needs it
         except (UserError, OSError) as error:
             failure = failed_line(error, Path(config.run))

@@ -50,10 +50,12 @@ class Workplaces:
 
     def _here(self, config: RunConfig) -> str | None:
         from shardrec.trainer.launch.freed_memory import give_back_freed_memory
+        from shardrec.trainer.reports.after_training import reported
         from shardrec.trainer.training.train_run import train_run
 
         try:
-            train_run(config, quiet=True, embedded=True, group=self._group)
+            with reported(config) as report:
+                train_run(config, quiet=True, embedded=True, group=self._group, at_end=report)
         except Exception as error:
             return failed_line(error, Path(config.run))
         finally:

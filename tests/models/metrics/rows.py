@@ -19,12 +19,14 @@ from shardrec.models.metrics import (
     LogLoss,
     Metric,
     OperatingPoints,
+    PredictedValues,
     Predictions,
     Ranking,
     Rows,
     TopK,
 )
 from shardrec.models.metrics.collective import Alone, Collective
+from shardrec.models.metrics.metric import Columns
 
 CUTOFFS = (1, 5)
 
@@ -78,6 +80,14 @@ def curves(case: Case, collective: Collective) -> tuple[OperatingPoints, Calibra
     found = metric.curves(collective)
     metric.compute(collective)
     return found
+
+
+def pictures(case: Case, collective: Collective) -> dict[str, Columns] | None:
+    """What pictures of a case's predicted values are drawn of."""
+    metric = PredictedValues()
+    for rows in case.batches(collective):
+        metric.update(rows)
+    return metric.binned_curves(collective)
 
 
 def by_scikit_learn(case: Case) -> dict[str, float]:

@@ -84,7 +84,7 @@ def scores_of(asked: Case) -> ScoreTable:
     rows = asked.predictions(slice(None))
     metric = Ranking(asked.capacity)
     metric.update(rows)
-    return metric._merge(Alone())  # type: ignore[return-value]
+    return metric.score_table(Alone())  # type: ignore[return-value]
 
 
 def test_of_merged_scores_points_are_still_those_of_all_rows() -> None:

@@ -23,7 +23,7 @@ from shardrec.models.metrics import (
     Predictions,
     Ranking,
     TopK,
-    ranking,
+    gathered_table,
 )
 from shardrec.models.metrics.collective import Alone
 from shardrec.models.undefined import Undefined, undefined_in, with_reasons
@@ -76,17 +76,18 @@ def feed(metric: Ranking, name: str, rows: int) -> dict[str, float]:
 
 def test_settling_along_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = feed(Ranking(), "weights and ties", 100)
-    monkeypatch.setattr(ranking, "COMPACTION_ROWS", 64)
+    monkeypatch.setattr(gathered_table, "COMPACTION_ROWS", 64)
     for name in ("weights and ties", "squeezed"):
         assert feed(Ranking(), name, 100)["auc"] == pytest.approx(expected(name)["auc"], abs=1e-12)
     assert feed(Ranking(), "weights and ties", 100) == pytest.approx(exact, abs=1e-12)
 
 
 def test_settling_along_the_way_keeps_to_memory_and_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPACTION_ROWS", 64)
+    monkeypatch.setattr(gathered_table, "COMPACTION_ROWS", 64)
     metric = Ranking(capacity=500)
     found = feed(metric, "squeezed", 100)
-    assert metric._table is not None and metric._table.keys.numel() <= 500
+    kept = metric._gathered._table
+    assert kept is not None and kept.keys.numel() <= 500
     assert 0 < abs(found["auc"] - expected("squeezed")["auc"]) <= found["auc_error_bound"] < 0.01
 
 

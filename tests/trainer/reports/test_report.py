@@ -12,6 +12,7 @@ import pytest
 import shardrec as package
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.reports.after_training import report_comparison, report_or_warn
+from shardrec.trainer.reports.learning_curves import metrics_over_time
 from shardrec.trainer.reports.page import SIGN
 from shardrec.trainer.reports.run_facts import RunFacts
 from shardrec.trainer.reports.side_by_side import best_of
@@ -83,6 +84,36 @@ def test_curves_are_those_of_the_best_checkpoint(run: Path) -> None:
         assert sum(kept[split]["histogram"]["positives"]) == pytest.approx(
             summary["metrics"][split]["label_mean"] * sum(kept[split]["calibration"]["weight"]), rel=1e-3
         )
+
+
+def test_predicted_numbers_are_shown_beside_their_labels(finished: Path, tmp_path: Path) -> None:
+    one = {"model": {"task": "regression"}, "trainer": {"max_steps": 2, "epochs": 1}}
+    package.train(run_file(tmp_path / "run.yaml", finished.parent / "data", **one), quiet=True)
+    page = read(tmp_path / "run/report.html").text
+    shown = ("Calibration", "mean label", "Predictions and labels of test rows", "Errors of test rows")
+    assert all(name in page for name in shown) and "Precision and recall" not in page
+    kept = json.loads((tmp_path / "run/curves.json").read_text())["test"]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())["metrics"]["test"]
+    bins = {name: np.array(kept["calibration"][name]) for name in ("label_mean", "prediction_mean", "weight")}
+    for name in ("label_mean", "prediction_mean"):
+        assert np.average(bins[name], weights=bins["weight"]) == pytest.approx(summary[name], rel=1e-3)
+    sums = [
+        sum(kept[part][name]) for part, name in (("values", "predictions"), ("values", "labels"), ("errors", "weight"))
+    ]
+    assert sums == pytest.approx([bins["weight"].sum()] * 3)
+
+
+def test_what_is_the_same_at_each_evaluation_has_no_chart_of_its_own(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    more = {"recall@20": 0.2, "popular_recall@20": 0.1, "users": 40, "ndcg@5": 0.3}
+    lines = [line | (more if line["kind"] == "validation" else {}) for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = metrics_over_time([RunFacts.of(run)])
+    assert {"recall@20", "ndcg@5"} < set(drawn) and not {"users", "rows", "popular_recall@20", "label_mean"} & set(
+        drawn
+    )
+    page = read(package.report(run)).text
+    assert "Recall@20" in page and "most popular" in page and "Users" not in page
 
 
 def test_a_killed_run_is_shown_as_far_as_it_came(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Slices against plain loops: which rows are in which, and what is measured of them."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +11,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import shardrec as package
-from shardrec.trainer.reports.slices import (
-    MOST_VALUES,
-    RANGES,
-    Scored,
-    Slice,
-    auc_deviation,
-    by_length,
-    by_range,
-    by_value,
-    measured,
-)
+from shardrec.trainer.reports.after_training import report_or_warn
+from shardrec.trainer.reports.slice_scores import Scored, auc_deviation, measured
+from shardrec.trainer.reports.slices import MOST_VALUES, RANGES, Slice, by_length, by_range, by_value
+from tests.trainer.command_line import shardrec
 from tests.trainer.reports.test_parts import Texts
 from tests.trainer.reports.trained import SCRIPT
 
@@ -74,11 +69,11 @@ def test_what_is_measured_of_a_slice() -> None:
     score, weight = draw.random(300), draw.choice([0.5, 1.0, 3.0], 300)
     label = (draw.random(300) < score).astype(float)
     rows = draw.random(300) < 0.5
-    found = measured(Scored(score, label, weight, pa.table({}), "test"), rows, binary=True)
+    found = measured(Scored(score, label, weight, pa.table({}), "test", 1), rows, binary=True)
     assert found["auc"] == pytest.approx(roc_auc_score(label[rows], score[rows], sample_weight=weight[rows]), abs=1e-6)
     assert found["calibration"] == pytest.approx((weight * score)[rows].sum() / (weight * label)[rows].sum())
-    assert math.isnan(measured(Scored(score, np.ones(300), weight, pa.table({}), "test"), rows, binary=True)["auc"])
-    errors = measured(Scored(score, label, weight, pa.table({}), "test"), rows, binary=False)
+    assert math.isnan(measured(Scored(score, np.ones(300), weight, pa.table({}), "test", 1), rows, binary=True)["auc"])
+    errors = measured(Scored(score, label, weight, pa.table({}), "test", 1), rows, binary=False)
     assert errors["rmse"] == pytest.approx(np.sqrt(np.average((score - label)[rows] ** 2, weights=weight[rows])))
 
 
@@ -98,3 +93,29 @@ def test_a_page_has_a_table_for_each_feature(finished: Path, tmp_path: Path) -> 
     assert "By price" in read.text and " to below " in read.text and "length 3" in read.text
     auc = package.open(finished).evaluate()["test"]["auc"]
     assert f"{auc:.4f} ±" in read.text, "all rows are scored as the evaluation does"
+
+
+def test_a_choice_of_slices_lasts_and_says_of_which_step_it_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+
+    def page() -> str:
+        return Texts((run / "report.html").read_text()).text
+
+    shardrec(monkeypatch, "report", run, "--slices", "price,user", "--quiet")
+    report_or_warn(run)  # as training does
+    best = json.loads((run / "summary.json").read_text())["best_step"]
+    assert f"rows under step {best}" in page() and "By price" in page() and "By user" in page()
+    kept = json.loads((run / "slices.json").read_text())
+    (run / "slices.json").write_text(json.dumps(kept | {"step": best + 1}))
+    report_or_warn(run)
+    assert f"rows under step {best + 1}. The run has another best step now" in page()
+    shardrec(monkeypatch, "report", run)
+    assert "another best step" not in page() and json.loads((run / "slices.json").read_text()) == kept
+    for broken in ('{"step": 1, "split": "test", "features": {"<b>": [{"name": 3}]}}', "[]", "{"):
+        (run / "slices.json").write_text(broken)
+        report_or_warn(run)
+        assert "Slices" not in page()
+    package.report(run, slices=[])
+    assert not (run / "slices.json").exists()

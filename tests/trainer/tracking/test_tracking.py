@@ -12,7 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
+import shardrec as package
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.comparison.compare import train_one
 from shardrec.trainer.config.load import load, parse
 from shardrec.trainer.config.trust import check_trusted
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -129,6 +131,20 @@ def test_a_tracker_that_cannot_be_reached_costs_a_line_and_another_beside_it_not
     assert written.count(b"train/loss") >= 3 and b"validation/auc" in written and b"clicks" in written
     assert (offline / "files/shardrec/summary.json").read_bytes() == (folder / "summary.json").read_bytes()
     assert not [p for p in psutil.Process().children(recursive=True) if "wandb" in " ".join(p.cmdline())]
+
+
+def test_runs_of_a_comparison_and_of_a_search_bring_their_pages(data: Path, tmp_path: Path) -> None:
+    tracking = {"tracking": {"mlflow": {"uri": f"file://{tmp_path}/mlflow"}}, "max_steps": 1}
+    train_one(load(run_file(tmp_path / "run.yaml", data, trainer=tracking)), tmp_path, quiet=True)
+    (kept,) = (tmp_path / "mlflow").glob("*/*/artifacts/report.html")
+    assert kept.read_bytes() == (tmp_path / "run/report.html").read_bytes()
+
+    space = {"space": {"optimizer.tower.learning_rate": [0.01]}}
+    tracking = {"tracking": {"wandb": {"mode": "offline"}}, "max_steps": 1}
+    searched = run_file(tmp_path / "searched.yaml", data, trainer=tracking, tune=space)
+    found = package.tune(searched, trials=1, jobs=0, quiet=True)
+    (kept,) = (found.run_folder / "tracking/wandb").glob("offline-run-*/files/shardrec/report.html")
+    assert kept.read_bytes() == (found.run_folder / "report.html").read_bytes()
 
 
 @pytest.mark.parametrize("tracking", ["mlflow", ["mlflow"], {"mlflow": {}}])

@@ -62,6 +62,13 @@ def test_a_grid_is_searched_through_and_trials_that_fail_are_passed_over(
     assert f"best: trial {best}, " in printed
     for number in (0, 2):  # checkpoints of all but the best are removed
         assert bool(RunFolder(out / f"trial-000{number}").steps()) == (number == best)
+    page = (out / "report.html").read_text()
+    assert "4 of 4 trials are over" in page and "Failed: trial 3: step 2: the loss is not finite" in page
+    assert f"best {losses[best]:.4f}" in page and "What mattered" in page
+    for number in range(4):  # what failed before its first checkpoint left no folder
+        assert (f'href="trial-000{number}/report.html"' in page) == (number in losses)
+        assert (out / f"trial-000{number}/report.html").exists() == (number in losses)
+    assert "a search, whose page" in refused(monkeypatch, "report", out)
     again = load(out / "best.yaml")
     assert (again.optimizer.tower.learning_rate, again.model["mlp"]["hidden"]) == (0.02, [16] if best == 0 else [4, 4])
     summary = train_run(again, quiet=True)
@@ -96,6 +103,8 @@ def test_a_trial_that_lags_is_asked_to_stop_and_leaves_whole_checkpoints(data: P
     assert lagging.summary() is None and lagging.steps()[-1] >= evaluations[-1]["step"]
     assert not list(lagging.checkpoints.glob(".step-*"))
     assert found.trials[1]["auc"] == evaluations[-1]["auc"]
+    assert "pruned, when it was stopped" in (found.folder / "report.html").read_text()
+    assert "The last command ended with" in (lagging.path / "report.html").read_text()
     resumed = train_run(load(lagging.config_file, ["trainer.epochs=2"]), resume=True, quiet=True)
     assert resumed is not None and resumed["steps"] == lagging.steps()[-1]  # it is an ordinary run, stopped
 
