@@ -42,8 +42,9 @@ demo/data/schema.yaml: $(INSTALLED)
 test: $(INSTALLED)
 	$(MAKE) --no-print-directory --jobs 2 lint types tests
 
+# what is compiled of tests and code is kept, also where the environment says otherwise: processes start by the hundred
 tests: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
 
 # -W: of the versions of libraries that a machine has, some warn of others
 gpu-check: $(if $(filter $(BIN)/python,$(RUN)),$(INSTALLED))

@@ -13,10 +13,12 @@ from typing import Any
 import hypothesis
 import pytest
 
+from shardrec.trainer.cli import THREADS_WAIT
 from tests import ROOT
 
 # Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(*THREADS_WAIT)  # where a test asks for more, as the command has it
 
 # What a case takes is no property of the code: machines are shared.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -27,7 +29,7 @@ _STATE = tempfile.TemporaryDirectory(prefix="shardrec-tests-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
-LONGEST_FIRST = ("sharding", "trainer", "models", "data_pipeline")
+LONGEST_FIRST = ("emulated_cuda", "sharding", "docs", "trainer", "fuzzing", "models", "data_pipeline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,10 +20,10 @@ from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.tower_file import model_tensors
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
-from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import tower, whole_tables
 from tests.trainer.small_run import run_file, write_data
+from tests.trainer.torchrun import torchrun
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +154,7 @@ def test_columns_that_a_model_never_reads_need_not_be_there(
 
 
 def test_two_workers_score_and_explain_alike(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An AFM's attention, as its model gives it for the rows of its checkpoint's tables. torchrun launches the same
-    command, and rank 0 alone prints.
-    """
+    """An AFM's attention, as its model gives it for the rows of its checkpoint's tables; rank 0 alone prints."""
     features = ["user", "item", "kind"]
     large = {"*": {"init": {"scale": 2.0}}}  # so that attention differs from pair to pair
     path = run_file(tmp_path / "run.yaml", trained.parent / "data", data={"features": features}, tables=large)
@@ -167,12 +163,10 @@ def test_two_workers_score_and_explain_alike(trained: Path, tmp_path: Path, monk
     test = trained.parent / "data/test"
     asked = ("predict", tmp_path / "run", "--data", test, "--quiet", "--explain")
     shardrec(monkeypatch, *asked, "--out", tmp_path / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "shardrec", *map(str, asked), "--out", str(tmp_path / "two")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("rows scored") == 1
+    agent = torchrun(2, tmp_path, *asked, "--out", tmp_path / "two")
+    agent.join()
+    assert agent.exitcode == 0
+    assert [(tmp_path / f"{rank}.log").read_text().count("rows scored") for rank in range(2)] == [1, 0]
     one, two = scores(tmp_path / "one"), scores(tmp_path / "two").sort_by("row")
     assert len(list((tmp_path / "two").iterdir())) == 2 and not list(tmp_path.glob(".two*"))
     assert one.column_names == ["row", "user", "item", "prediction", "weights", "weights_of"]

@@ -34,6 +34,7 @@ from tests.processes import run_processes
 from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, table, write_data, write_names_of_layers
+from tests.trainer.torchrun import torchrun
 
 EVERY = 7
 SETTINGS = {
@@ -234,13 +235,12 @@ def test_torchrun_starts_a_killed_rank_anew(data: Path, tmp_path: Path) -> None:
     """The new first rank takes over the lock of the one that was killed, by the line that started the run."""
     settings = {"epochs": 9, "checkpoint": {"every_steps": 10}, "evaluation": {"every_epochs": 9}}
     path = run_file(tmp_path / "run.yaml", data, trainer=settings)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "1", "-m", "shardrec", "train", str(path), "--quiet", "--resume", "auto"]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    while not list((tmp_path / "run").glob("checkpoints/step-*")) and process.poll() is None:
+    agent = torchrun(2, tmp_path, "train", path, "--quiet", "--resume", "auto", restarts=1)
+    while not list((tmp_path / "run").glob("checkpoints/step-*")) and agent.is_alive():
         time.sleep(0.01)
     os.kill(json.loads((tmp_path / "run/.lock").read_text())["pid"], signal.SIGKILL)
-    assert process.wait() == 0
+    agent.join()
+    assert agent.exitcode == 0
     folder = RunFolder.open(tmp_path / "run")
     summary = json.loads(folder.summary_file.read_text())
     assert summary["rows"] == 9 * 2401 and summary["first_step"] >= 10
