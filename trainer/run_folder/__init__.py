@@ -12,10 +12,12 @@
 - `lock.py`: a run folder is for one training at a time
 - `owner.py`: which process works on a run folder, and whether it still lives
 - `progress.py`: how far a run is, from the leading worker to the terminal
+- `records.py`: the lines of metrics.jsonl
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
 - `resuming.py`: whether a training starts a run or goes on with one
 - `stop_request.py`: a wish that a training stop between two steps
 - `summaries.py`: what a finished command prints
+- `summary_file.py`: what a run came to, as JSON
 - `terminal.py`: consoles, error lines and tables that are printed whole
 - `worker_lines.py`: lines from a worker to the user
 """
