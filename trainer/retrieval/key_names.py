@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ class KeyNames:
     """Key names translate between the values of a column of ids and what these are called.
 
     column: the column of files that has the ids. values: what the numbers 1, 2, ... that files hold were made of; None:
-    files hold the ids themselves, strings or integers. reader: makes of ids what the run's rows have, where files hold
-    them as they were before preparation; None: files hold what the run's rows have.
+    files hold the ids themselves, strings or integers. raw: where files hold ids as they were before preparation, the
+    feature of raw rows and the schema's folder; None: files hold what the run's rows have.
     """
 
     column: str
     values: pa.Array | None = None
-    reader: FeatureReader | None = None
+    raw: tuple[Any, str] | None = None
 
     @classmethod
     def of(cls, schema: Schema, feature: str, folder: str) -> "KeyNames":
@@ -59,7 +60,7 @@ class KeyNames:
                 f"--raw: {declared.name!r} was made of columns {', '.join(declared.columns)}, and what a user is known "
                 "by is one; give prepared rows"
             )
-        return cls(declared.columns[0], reader=FeatureReader(declared, folder))
+        return cls(declared.columns[0], raw=(declared, folder))
 
     def named(self, ids: pa.Array) -> pa.Array:
         """Returns what a column's ids are called; null for those of no value, such as unknown ones."""
@@ -75,7 +76,7 @@ class KeyNames:
         Strings where the run has table rows are what ids are called, as in lists; null for what no id is called.
         Raises UserError for a column of another type; files: which ones, for the message.
         """
-        if self.reader is not None:
+        if self.raw is not None:
             return self._read(values, files)
         if self.values is not None and is_string(self.values.type) and is_string(values.type):
             return pc.add(pc.index_in(values.cast(pa.large_string()), value_set=self.values).cast(pa.int64()), 1)
@@ -84,16 +85,21 @@ class KeyNames:
 
     def of_run(self, values: pa.Array) -> pa.Array:
         """Returns the `comparable` ids that the run's rows have of those in rows of users; null for new ones."""
-        return comparable(values) if self.reader is None else self._read(values, "the rows of users")
+        return comparable(values) if self.raw is None else self._read(values, "the rows of users")
+
+    @cached_property
+    def _reader(self) -> FeatureReader:
+        assert self.raw is not None
+        return FeatureReader(*self.raw)
 
     def _read(self, values: pa.Array, files: str) -> pa.Array:
-        assert self.reader is not None
+        reader = self._reader
         there, ids = values.is_valid().to_numpy(zero_copy_only=False), np.zeros(len(values), np.int64)
         if there.any():
-            (column,) = self.reader.columns
-            self.reader.check(pa.schema([(column, values.type)]), files)
-            ids[there] = self.reader(pa.record_batch({column: values.filter(pa.array(there))}), files).values
-        if isinstance(getattr(self.reader.feature, "ids", None), Vocabulary):
+            (column,) = reader.columns
+            reader.check(pa.schema([(column, values.type)]), files)
+            ids[there] = reader(pa.record_batch({column: values.filter(pa.array(there))}), files).values
+        if isinstance(getattr(reader.feature, "ids", None), Vocabulary):
             there &= ids > 0
         return pa.array(ids, mask=~there)
 
