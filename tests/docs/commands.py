@@ -36,7 +36,8 @@ class Block(NamedTuple):
         for number, line in enumerate(self.lines, self.line):
             begun = begun if held else number
             held += line.strip()
-            if held.endswith("\\") or held.count("'") % 2:  # goes on in the next line
+            given = re.split(r"\s#\s", held)[0]
+            if held.endswith("\\") or given.count("'") % 2:  # goes on in the next line
                 held = held.removesuffix("\\") + " "
             elif held:
                 yield f"{self.page}:{begun}", held
