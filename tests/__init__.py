@@ -11,7 +11,8 @@ What several tests share lies beside them:
 - `emulated_cuda/`: a GPU for machines that have none, on which devices may not mix
 - `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data, run files
 - `trainer/recorded.py`: trains in this process or in several, keeping each batch and loss; compares checkpoints
-- `trainer/command_line.py`: runs a `shardrec` command in this process; `torchrun.py`: on several ranks
+- `trainer/command_line.py`: runs a `shardrec` command in this process
+- `trainer/started.py`, `torchrun.py`: run one in a process of its own, and on several ranks
 
 `make test` runs lint, types and all tests; `make tests` runs the tests alone; `pytest tests/models` runs some of them,
 one after another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):

@@ -5,6 +5,7 @@ know each other.
 """
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Our modules that a file imports anywhere, also inside functions, without the leading `shardrec.`."""
     names: set[str] = set()

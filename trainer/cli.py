@@ -7,9 +7,12 @@ import os
 import sys
 import time
 import traceback
+from functools import cache
+from typing import Any
 
 import psutil
 import typer
+from typer.main import get_command
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.commands import app as prepare
@@ -62,11 +65,17 @@ app.add_typer(
 )
 
 
+@cache
+def command_line() -> Any:
+    """Returns all commands with their options, read from their signatures once a process."""
+    return get_command(app)
+
+
 def main() -> None:
     """Runs the command that the process was called with, and ends the process."""
     os.environ.setdefault(*THREADS_WAIT)  # before torch is imported, here and in the workers that inherit it
     try:
-        app(obj=_began())
+        command_line()(obj=_began())
     except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
         _leave_peers(error_line(error))
         sys.exit(error_line(error))

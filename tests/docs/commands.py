@@ -3,13 +3,10 @@
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from typer.main import get_command
-
-from shardrec.trainer.cli import app
+from shardrec.trainer.cli import command_line
 from tests import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -124,7 +121,7 @@ def parse(words: tuple[str, ...]) -> None:
 
     Raises click's UsageError for what it refuses, ValueError for an unknown command, LookupError where none is named.
     """
-    command, left = _command_line(), [_value(word) for word in words if word != "--help"]
+    command, left = command_line(), [_value(word) for word in words if word != "--help"]
     while hasattr(command, "commands"):
         if not left:
             raise LookupError("a command is missing")
@@ -137,8 +134,3 @@ def parse(words: tuple[str, ...]) -> None:
 def _value(word: str) -> str:
     """A number where a page says N."""
     return "1" if word in ("N", "K") else word
-
-
-@cache
-def _command_line() -> Any:
-    return get_command(app)

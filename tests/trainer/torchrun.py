@@ -7,7 +7,6 @@ them, have the ranks of `training/test_stages.py`.
 import multiprocessing
 import os
 import signal
-import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from shardrec.trainer.cli import main
 from tests.processes import PRELOADED
+from tests.trainer.started import command
 
 FORK: Any = multiprocessing.get_context("fork")
 
@@ -51,8 +50,4 @@ def _rank(logs: Path, words: list[str]) -> None:
 
 def _command(log: Path, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["shardrec", *words]
-    main()
+    command(log, words)

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -72,6 +73,7 @@ def _command(*, embedded: bool) -> str:
     return shlex.join(["shardrec", *sys.argv[1:]])
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:

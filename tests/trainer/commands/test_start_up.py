@@ -36,7 +36,7 @@ def test_reading_run_files_is_light() -> None:
     assert len(modules) < LIGHT
 
 
-@pytest.mark.parametrize("command", ["", "train", "plan", "evaluate", "compare", "bench step", "checkpoint", "prepare"])
+@pytest.mark.parametrize("command", ["", "train", "compare", "bench step", "prepare"])
 def test_help_is_light(command: str) -> None:
     modules, _ = loaded(RUN, *command.split(), "--help")
     assert not (HEAVY | {"numpy", "pyarrow", "yaml"}) & modules

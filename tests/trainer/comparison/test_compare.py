@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,9 @@ from shardrec.trainer.comparison.compare import compare_models
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.training.train_run import train_run
-from tests import ROOT
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.small_run import run_file, write_data
+from tests.trainer.started import started
 
 CRASHES = """
 import os
@@ -77,15 +74,15 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 def kill_within_second_run(path: Path, out: Path) -> None:
     """Starts a comparison and kills it, and it alone, once its second run has a checkpoint; the run ends with it."""
-    command = [sys.executable, "-m", "shardrec", "compare", str(path), "--models", "base,deep", "--seeds", "2"]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    process = started("compare", path, "--models", "base,deep", "--seeds", 2, log=path.with_name("log"))
     second = out / "deep/seed-0/checkpoints"
-    while not any(second.glob("step-*/manifest.json")) and process.poll() is None:
+    while not any(second.glob("step-*/manifest.json")) and process.is_alive():
         time.sleep(0.01)
     children = psutil.Process(process.pid).children()
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
-    assert children and not psutil.wait_procs(children, timeout=20)[1]
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it could be killed"
+    assert children and not psutil.wait_procs(children, timeout=100)[1]
 
 
 def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(

@@ -29,7 +29,7 @@ def gauc(label: np.ndarray, group: np.ndarray, weight: np.ndarray, score: np.nda
     return total / counted
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(SEEDS)
 def test_differences_are_those_of_scikit_learn_averaged_over_runs(seed: int) -> None:
     label, group, weight, draw = rows(seed)

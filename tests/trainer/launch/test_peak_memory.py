@@ -29,9 +29,21 @@ def running(code: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def settle() -> None:
-    """Time for several measurements."""
-    time.sleep(0.4)
+class Counting(MemoryMonitor):
+    """A monitor that can be waited for, however busy the machine is."""
+
+    def __init__(self, *roots: int) -> None:
+        self._taken = 0
+        super().__init__(roots or None, interval=0.02, duty=0.5, on_sample=self._count)
+
+    def _count(self, size: int) -> None:
+        self._taken += 1
+
+    def settle(self) -> None:
+        """Waits for measurements, of which the last two began after this was called."""
+        wanted = self._taken + 3
+        while self._taken < wanted:
+            time.sleep(0.01)
 
 
 def test_pss_lies_between_the_private_and_the_resident_pages() -> None:
@@ -57,30 +69,30 @@ def test_a_process_that_ended_but_was_not_waited_for_counts_nothing() -> None:
 
 
 def test_the_peak_is_the_largest_sum_over_processes_at_one_time() -> None:
-    with MemoryMonitor(interval=0.02, duty=0.5) as monitor:
+    with Counting() as monitor:
         alone = monitor.peak_bytes
         with running("held = b'x' * (100 << 20)"), running("held = b'x' * (60 << 20)"):
-            settle()
+            monitor.settle()
         together = monitor.peak_bytes
         with running("held = b'x' * (80 << 20)"):
-            settle()
+            monitor.settle()
     assert 160 * MIB < together - alone < 220 * MIB
     assert monitor.peak_bytes - together < 10 * MIB  # 80 MiB after the others have ended is no new peak
 
 
 def test_a_descendant_that_outlives_its_parent_still_counts() -> None:
-    grandchild = "import os, time; held = b'x' * (90 << 20); print(os.getpid(), flush=True); time.sleep(60)"
+    grandchild = "import os, time; held = b'x' * (90 << 20); print(os.getpid(), flush=True); time.sleep(300)"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); sys.stdin.read()"
-    with MemoryMonitor(interval=0.02, duty=0.5) as monitor:
+    with Counting() as monitor:
         alone = monitor.peak_bytes
         parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert parent.stdin is not None and parent.stdout is not None
         left_behind = int(parent.stdout.readline())
-        settle()
+        monitor.settle()
         parent.stdin.close()
         parent.wait()
         monitor.peak_bytes = 0
-        settle()
+        monitor.settle()
         os.kill(left_behind, signal.SIGKILL)
         parent.stdout.close()
     assert monitor.peak_bytes - alone > 85 * MIB
@@ -89,10 +101,10 @@ def test_a_descendant_that_outlives_its_parent_still_counts() -> None:
 @linux
 def test_pages_that_processes_share_count_once() -> None:
     shared = "block = mmap.mmap(-1, 120 << 20); block.write(b'x' * (120 << 20)); touched = block[:: 4096]\n"
-    shared += "if os.fork() == 0: touched = block[:: 4096]; time.sleep(1); os._exit(0)\ntime.sleep(0.1)"
-    with running(shared) as process, MemoryMonitor([process.pid], interval=0.02, duty=0.5) as monitor:
+    shared += "if os.fork() == 0: touched = block[:: 4096]; sys.stdin.read(); os._exit(0)\ntime.sleep(0.1)"
+    with running(shared) as process, Counting(process.pid) as monitor:
         assert len(process_tree(process.pid)) == 2
-        settle()
+        monitor.settle()
     assert 120 * MIB < monitor.peak_bytes < 190 * MIB
 
 
@@ -101,16 +113,16 @@ def test_shared_memory_files_count_whether_mapped_or_not_but_once() -> None:
     path = Path(f"/dev/shm/shardrec-test-{os.getpid()}")
     mapping = f"file = open({str(path)!r}, 'r+b'); block = mmap.mmap(file.fileno(), 0); touched = block[:: 4096]"
     try:
-        with running("") as idle, MemoryMonitor([idle.pid], interval=0.02, duty=0.5) as monitor:
+        with running("") as idle, Counting(idle.pid) as monitor:
             alone = monitor.peak_bytes
             path.write_bytes(b"x" * (100 * MIB))
-            settle()
+            monitor.settle()
             unmapped = monitor.peak_bytes - alone
             with running(mapping) as process:
                 monitor.add(process.pid)
-                settle()
+                monitor.settle()
                 mapped = monitor.peak_bytes - alone
-        with MemoryMonitor([os.getpid()], interval=0.02, duty=0.5) as later:
+        with Counting(os.getpid()) as later:
             before_it = later.peak_bytes
     finally:
         path.unlink()

@@ -283,7 +283,7 @@ def test_a_worker_that_dies_is_replaced(service: Running, client: httpx.Client, 
     os.kill(dead, signal.SIGKILL)
     service.wait_for("a worker ended (by SIGKILL)")
     while metrics(service).get("shardrec_bundle_workers bundle=deepfm") != 2:
-        time.sleep(0.05)
+        time.sleep(0.2)
     assert dead not in service.workers
     assert len(service.workers) == 2
     answer = httpx.post(f"{service.url}/v1/score", json={"rows": ROWS})

@@ -34,6 +34,7 @@ from tests.processes import run_processes
 from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, table, write_data, write_names_of_layers
+from tests.trainer.started import started
 from tests.trainer.torchrun import torchrun
 
 EVERY = 7
@@ -74,10 +75,10 @@ def start(path: Path, *flags: str) -> subprocess.Popen:
 
 def last_step(folder: Path) -> int:
     try:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+        *lines, _ = (folder / "metrics.jsonl").read_text().split("\n")  # the rest is being written
     except FileNotFoundError:
         return 0
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def records(folder: RunFolder) -> list[dict[str, Any]]:
@@ -92,11 +93,12 @@ def test_a_killed_run_goes_on_bit_for_bit(
     expected, result = unbroken
     path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
     killed_after = random.Random(os.getpid()).randrange(EVERY, result["steps"] - 2)
-    process = start(path)
-    while last_step(tmp_path / "run") < killed_after and process.poll() is None:
+    process = started("train", path, "--quiet", log=tmp_path / "log")
+    while last_step(tmp_path / "run") < killed_after and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it could be killed"
     folder = RunFolder.open(tmp_path / "run")
     done, kept = last_step(folder.path), folder.steps()[-1]
     shardrec(monkeypatch, "train", path, "--quiet", "--resume")
@@ -210,7 +212,7 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(data: Path, tmp_path: Path) 
     path = run_file(tmp_path / "run.yaml", data, trainer=settings, launch={"workers": 2})
     process = start(path)
     while last_step(tmp_path / "run") < 30 and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.05)
     workers = ray_train_workers(process.pid)
     assert len(workers) == 2
     with pytest.raises(UserError, match="user"):  # in its worker, beside the training

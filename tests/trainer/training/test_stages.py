@@ -49,6 +49,7 @@ from tests.trainer.stage_files import (
     fm_then_fnn,
     written,
 )
+from tests.trainer.started import started
 
 RUNS = ROOT / "trainer/runs"
 FEATURES = ("user", "item", "kind", "tags", "shelves")
@@ -315,15 +316,13 @@ def test_a_chain_that_was_killed_in_its_second_stage_goes_on(
     (tmp_path / "whole").mkdir()
     expected = train_run(load(fm_then_fnn(tmp_path / "whole", root / "data", **settings)), quiet=True)
     path = fm_then_fnn(tmp_path, root / "data", **settings)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shardrec", "train", str(path), "--quiet"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+    process = started("train", path, "--quiet", log=tmp_path / "log")
     second = RunFolder(tmp_path / "run/fnn")
-    while not second.steps() and process.poll() is None:
+    while not second.steps() and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it could be killed"
     with pytest.raises(UserError, match=f"stage fnn is not finished; resume the run, or name {tmp_path}/run/fm$"):
         RunFolder.open(tmp_path / "run")
     with pytest.raises(UserError, match="holds a run already; continue it with --resume"):

@@ -1,0 +1,28 @@
+"""A command in a process of its own, which has imported everything: it can be killed."""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from shardrec.trainer.cli import main
+from tests.processes import PRELOADED
+
+
+def started(*words: object, log: Path) -> BaseProcess:
+    """Starts `shardrec ...`, whose output goes to `log`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    process = context.Process(target=command, args=(log, [str(word) for word in words]))
+    process.start()
+    return process
+
+
+def command(log: Path, words: list[str]) -> None:
+    """Runs a command in this process, which is its own."""
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["shardrec", *words]
+    main()
