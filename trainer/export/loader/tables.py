@@ -1,5 +1,6 @@
 """Tables are files of a bundle that are mapped into memory: rows of tables, and which row an id or a value has."""
 
+import mmap
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -39,12 +40,20 @@ class Lookup:
         return np.append(self(hash_texts(texts), texts), 0)[places]
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """Maps an array's file into memory. Rows come from all over it, so that reading ahead would be for nothing."""
+    array = np.load(path, mmap_mode="r")
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        array.base.madvise(mmap.MADV_RANDOM)
+    return array.view(np.ndarray)
+
+
 class Tables:
     """Tables open each file once, when it is first asked for."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._folder, self._specs, self._spaces = folder, manifest["tables"], manifest["id_spaces"]
-        self._array = cache(lambda file: np.load(folder / file, mmap_mode="r").view(np.ndarray))
+        self._array = cache(lambda file: _mapped(folder / file))
 
     def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Returns a table's rows: [n] -> float32 [n, D]. Of int8 ones each has a scale and a bias."""
