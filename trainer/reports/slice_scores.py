@@ -20,14 +20,22 @@ import torch
 from shardrec.data_pipeline.declared.declaration import named
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.feature_kinds import Feature
-from shardrec.data_pipeline.features.id_transforms import Vocabulary
+from shardrec.data_pipeline.features.id_transforms import Bucketize, Vocabulary
 from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.features.vocabulary import kept_values
 from shardrec.models.metrics import Calibration, Errors, Metric, Predictions, Ranking
 from shardrec.models.metrics.collective import Alone
 from shardrec.trainer.reports.numbers import is_number
 from shardrec.trainer.reports.run_facts import RunFacts
-from shardrec.trainer.reports.slices import Array, Slice, numbers_of, slices_of
+from shardrec.trainer.reports.slices import (
+    Array,
+    Names,
+    Slice,
+    names_of_buckets,
+    names_of_values,
+    numbers_of,
+    slices_of,
+)
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
@@ -110,7 +118,7 @@ def slice_scores(facts: RunFacts, features: Sequence[str], *, quiet: bool = True
     found = {}
     for feature in chosen:
         column = scored.columns[feature.columns[0]]
-        parts = slices_of(column, ranges=feature.kind == "dense", names=_vocabulary(feature, facts))
+        parts = slices_of(column, ranges=feature.kind == "dense", names=_names(feature, facts))
         found[feature.name] = [score_of(scored, part, binary=binary) for part in (whole, *parts)]
     return SliceScores(scored.step, scored.split, found)
 
@@ -148,13 +156,15 @@ def _labels(rows: pa.Table, label: Label) -> Array:
     return values if label.threshold is None else (values >= label.threshold).astype(np.float64)
 
 
-def _vocabulary(feature: Feature, facts: RunFacts) -> list[Any] | None:
-    """Returns the raw values that the ids of the rows stand for, where a vocabulary made them and is kept."""
+def _names(feature: Feature, facts: RunFacts) -> Names | None:
+    """Returns what the ids of the rows stand for, where buckets made them, or a vocabulary that is kept."""
     prepared = getattr(getattr(feature, "ids", None), "prepared", None)
+    if isinstance(prepared, Bucketize):
+        return names_of_buckets(prepared.boundaries)
     if not isinstance(prepared, Vocabulary):
         return None
     values = kept_values(facts.folder.path, prepared.path)
-    return None if values is None else values.to_pylist()
+    return None if values is None else names_of_values(values.to_pylist())
 
 
 def score_of(scored: Scored, part: Slice, *, binary: bool) -> SliceScore:

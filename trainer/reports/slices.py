@@ -5,7 +5,7 @@ of lists and sequences are ranges of lengths.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ LENGTHS = (0, 1, 2, 3, 6, 11, 21, 51)
 """Where ranges of lengths begin."""
 
 Array = NDArray[Any]
+Names = Callable[[int], str]
+"""Says what a table row that a column holds stands for."""
 
 
 class Slice(NamedTuple):
@@ -28,7 +30,7 @@ class Slice(NamedTuple):
     rows: Array
 
 
-def slices_of(column: pa.ChunkedArray, *, ranges: bool, names: Sequence[Any] | None = None) -> Iterator[Slice]:
+def slices_of(column: pa.ChunkedArray, *, ranges: bool, names: Names | None = None) -> Iterator[Slice]:
     """Yields a column's slices. ranges: of its numbers, instead of single values; names: as `by_value`."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return by_length(column)
@@ -43,11 +45,8 @@ def numbers_of(column: pa.ChunkedArray) -> Array:
     return values
 
 
-def by_value(column: pa.ChunkedArray, names: Sequence[Any] | None = None) -> Iterator[Slice]:
-    """Yields the commonest values, the rows of all others together, and those without one.
-
-    names: the raw values of ids 1, 2, ..., where the column holds such; 0 stands for unknown ones.
-    """
+def by_value(column: pa.ChunkedArray, names: Names | None = None) -> Iterator[Slice]:
+    """Yields the commonest values, the rows of all others together, and those without one."""
     whole = column.combine_chunks()
     counts = sorted(whole.drop_null().value_counts().to_pylist(), key=lambda of: (-of["counts"], str(of["values"])))
     taken = counts if len(counts) <= MOST_VALUES + 1 else counts[:MOST_VALUES]
@@ -68,12 +67,27 @@ def _where(column: pa.Array, value: Any) -> Array:
     return mask
 
 
-def _raw(value: Any, names: Sequence[Any] | None) -> str:
-    if names is None or not isinstance(value, int):
-        return str(value)
-    if value == 0:
-        return "unknown"
-    return str(names[value - 1]) if value <= len(names) else "missing"
+def _raw(value: Any, names: Names | None) -> str:
+    return str(value) if names is None or not isinstance(value, int) else names(value)
+
+
+def names_of_values(values: Sequence[Any]) -> Names:
+    """Returns the names of a vocabulary's rows: 0 is that of unknown values, one beyond that of missing ones."""
+    return lambda row: "unknown" if row == 0 else str(values[row - 1]) if row <= len(values) else "missing"
+
+
+def names_of_buckets(boundaries: Sequence[float]) -> Names:
+    """Returns the names of buckets: their ranges; one beyond is that of missing values."""
+
+    def name(row: int) -> str:
+        if row > len(boundaries):
+            return "missing"
+        if row == 0:
+            return f"below {boundaries[0]:g}"
+        low = f"{boundaries[row - 1]:g}"
+        return f"{low} to below {boundaries[row]:g}" if row < len(boundaries) else f"from {low}"
+
+    return name
 
 
 def by_range(values: Array) -> Iterator[Slice]:

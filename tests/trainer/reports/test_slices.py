@@ -13,7 +13,16 @@ from sklearn.metrics import roc_auc_score
 import shardrec as package
 from shardrec.trainer.reports.after_training import report_or_warn
 from shardrec.trainer.reports.slice_scores import Scored, auc_deviation, measured
-from shardrec.trainer.reports.slices import MOST_VALUES, RANGES, Slice, by_length, by_range, by_value
+from shardrec.trainer.reports.slices import (
+    MOST_VALUES,
+    RANGES,
+    Slice,
+    by_length,
+    by_range,
+    by_value,
+    names_of_buckets,
+    names_of_values,
+)
 from tests.trainer.command_line import shardrec
 from tests.trainer.reports.test_parts import Texts
 from tests.trainer.reports.trained import SCRIPT
@@ -35,7 +44,14 @@ def test_values_are_the_commonest_all_others_and_none() -> None:
 
 def test_ids_of_a_vocabulary_are_called_by_their_values() -> None:
     column = pa.chunked_array([[1, 1, 1, 2, 2, 0, 3]])
-    assert [part.name for part in by_value(column, ["red", "<b>"])] == ["red", "<b>", "unknown", "missing"]
+    names = names_of_values(["red", "<b>"])
+    assert [part.name for part in by_value(column, names)] == ["red", "<b>", "unknown", "missing"]
+
+
+def test_ids_of_buckets_are_called_by_their_ranges() -> None:
+    column = pa.chunked_array([[1, 1, 1, 1, 0, 0, 0, 2, 2, 3]])
+    names = [part.name for part in by_value(column, names_of_buckets((18.0, 30.5)))]
+    assert names == ["18 to below 30.5", "below 18", "from 30.5", "missing"]
 
 
 @pytest.mark.parametrize("kind", ["normal", "few values", "one value", "with NaN", "only NaN"])
