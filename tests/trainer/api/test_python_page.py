@@ -21,7 +21,7 @@ def test_as_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     printed = capfd.readouterr()
     *_, auc, of_own = re.findall(r"^(0\.\d+)", printed.out, re.MULTILINE)
     assert float(auc) > 0.7 and float(of_own) > 0.7
-    assert "training" in printed.err  # the progress
+    assert "starting workers" in printed.err  # the progress
     assert {p.name for p in tmp_path.iterdir()} == {"session.py", "clicks", "runs"}
 
 
