@@ -5,7 +5,7 @@ Python code it is on `cuda:N`. Operations that make tensors there, or move them,
 as they reach the dispatcher.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +14,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 MEMORY = 80 << 30  # bytes of the device
 
 MOVES = {"aten::copy_", "aten::_to_copy", "aten::lift_fresh"}
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 """May have their indices on the CPU where the indexed tensor is on a GPU; not the other way round."""
+
+
+CONTAINERS = (list, tuple)
 
 
 class DeviceMix(RuntimeError):  # noqa: N818
@@ -104,6 +106,22 @@ def on_cpu(value: Any) -> Any:
     return value.values if isinstance(value, DeviceTensor) else value
 
 
+def leaves_of(values: Iterable[Any]) -> list[Any]:
+    """Returns what lists and tuples hold, and those in them: operations have no other containers, and are many."""
+    found: list[Any] = []
+    for value in values:
+        if type(value) in CONTAINERS:
+            found += leaves_of(value)
+        else:
+            found.append(value)
+    return found
+
+
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Returns a value, or what it holds, changed."""
+    return type(value)([mapped(change, v) for v in value]) if type(value) in CONTAINERS else change(value)
+
+
 class _ToDevice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -150,13 +168,12 @@ def check_devices(operation: Any, args: tuple[Any, ...], leaves: list[Any]) -> N
 
 def run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs an operation of which some tensor is the device's: on its values, the result being the device's too."""
-    leaves = tree_leaves((args, kwargs))
+    leaves = leaves_of((*args, *kwargs.values()))
     if operation.namespace != "c10d":  # `groups.py` looks at these
         check_devices(operation, args, leaves)
     if "device" in kwargs and torch.device(kwargs["device"] or "cpu").type == "cuda":
         kwargs = kwargs | {"device": torch.device("cpu")}
-    inner_args, inner_kwargs = tree_map(on_cpu, args), tree_map(on_cpu, kwargs)
-    result = operation(*inner_args, **inner_kwargs)
+    result = operation(*mapped(on_cpu, args), **{name: mapped(on_cpu, value) for name, value in kwargs.items()})
     if operation is torch.ops.aten._local_scalar_dense.default:
         return result
     if operation is torch.ops.aten.copy_.default and not isinstance(args[0], DeviceTensor):
@@ -166,7 +183,7 @@ def run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _identified(result: Any, given: dict[int, Tensor]) -> Any:
     """Returns an operation's result on the device; what it changed in place is the tensor that it was given."""
-    return tree_map(lambda x: given.get(id(x)) if id(x) in given else on_device(x), result)
+    return mapped(lambda x: given[id(x)] if id(x) in given else on_device(x), result)
 
 
 class Calls(TorchFunctionMode):
@@ -199,7 +216,8 @@ _PLACES: dict[Any, Callable[[torch.device], Any]] = {
 def _made(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Makes a tensor on the device by a function that was asked to."""
     out, requires_grad = kwargs.get("out"), kwargs.pop("requires_grad", False)
-    made = call(*map(on_cpu, args), **tree_map(on_cpu, kwargs) | {"device": torch.device("cpu")})
+    values = {name: mapped(on_cpu, value) for name, value in kwargs.items()}
+    made = call(*map(on_cpu, args), **values | {"device": torch.device("cpu")})
     if out is not None:
         return out
     return on_device(made).requires_grad_(requires_grad) if requires_grad else on_device(made)

@@ -14,10 +14,9 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 
-from tests.emulated_cuda.device import DeviceMix, DeviceTensor, run
+from tests.emulated_cuda.device import DeviceMix, DeviceTensor, leaves_of, run
 
 
 class Collectives(TorchDispatchMode):
@@ -34,7 +33,7 @@ class Collectives(TorchDispatchMode):
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves = leaves_of((*args, *kwargs.values()))
         if operation.namespace == "c10d" and "barrier" not in operation._schema.name:  # whose tensor means nothing
             self._check(operation, leaves)
         if any(isinstance(x, DeviceTensor) for x in leaves):
