@@ -397,7 +397,9 @@ def test_the_documented_examples_are_valid() -> None:
         example
         for page in ("data.md", "prepare.md")
         for example in re.findall(
-            r"```(?:yaml)?\n(?:# .*\n)?(features.*?|format.*?|\{kind.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL
+            r"```(?:yaml)?\n(?:# [^\n]*\n)?(features.*?|format.*?|\{kind.*?)```",
+            (ROOT / "docs" / page).read_text(),
+            re.DOTALL,
         )
     )
     assert [len(Schema.model_validate(yaml.safe_load(schema)).features) for schema in schemas] == [5, 4, 8]
