@@ -44,6 +44,11 @@ class RetrievalLoss(BaseModel):
     )
     margin: float = Field(default=0.9, ge=-1, le=1, description="ccl: cosine up to which a negative costs nothing")
     negative_weight: float = Field(default=150.0, gt=0, description="ccl: of the negatives' mean beside the positive")
+    l2: float = Field(
+        default=0.0,
+        ge=0,
+        description="half of it times the squared lengths of a row's user, its item and (mean) its negatives",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "RetrievalLoss":
@@ -53,6 +58,8 @@ class RetrievalLoss(BaseModel):
                 raise ValueError(f"{setting} is of loss {' and '.join(owners)}, not of {self.name}; leave it out")
         if self.name == "ccl" and self.cosine is False:
             raise ValueError("ccl is a loss of cosines; leave cosine: false out, or choose softmax or bpr")
+        if self.l2 and self.of_cosines:
+            raise ValueError("l2 is of the lengths of vectors, and cosines have none; leave l2 out, or cosines")
         return self
 
     @property
@@ -119,8 +126,20 @@ class Retrieval(Task):
             return ccl_loss(positive, others, count, margin=loss.margin, negative_weight=loss.negative_weight)
         return softmax_loss(positive, others) if loss.name == "softmax" else bpr_loss(positive, others, count)
 
+    def row_l2(self, output: Vectors, alternatives: Alternatives) -> Tensor:
+        """Returns [P]: half the squared lengths of each row's user and item, and of its negatives' mean square."""
+        rows, shared = len(alternatives.items), output.others
+        item = at_least_fp32(output.item)
+        if shared is None:
+            own = item[rows : rows * (1 + alternatives.per_row)].view(alternatives.per_row, rows, item.shape[1])
+            others = own.square().sum(2).mean(0)
+        else:
+            known = (shared.ids >= 0).to(item.dtype)
+            others = (shared.item.square().sum(1) * known).sum() / known.sum().clamp(min=1)
+        return (at_least_fp32(output.user).square().sum(1) + item[:rows].square().sum(1) + others) / 2
+
     def loss(self, output: Vectors, batch: Batch) -> dict[str, Term]:
-        """Returns the sum of weight x loss, and of weights, over the rows that are not padding.
+        """Returns the sum of weight x loss, and of weights, over the rows that are not padding; with l2, that of it too.
 
         Raises UserError for a batch whose rows are told from nothing.
         """
@@ -132,7 +151,11 @@ class Retrieval(Task):
         row_loss = self.row_loss(output, batch.alternatives)
         rows = len(row_loss)
         weight = torch.where(batch.live[:rows], batch.weights[:rows], 0).to(row_loss.dtype)
-        return {"loss": Term((weight * row_loss).sum(), weight.sum())}
+        terms = {"loss": Term((weight * row_loss).sum(), weight.sum())}
+        if self.settings.l2:
+            row_l2 = self.row_l2(output, batch.alternatives)
+            terms["l2"] = Term(self.settings.l2 * (weight * row_l2).sum(), weight.sum())
+        return terms
 
     def prediction(self, output: Vectors) -> Tensor:
         """Returns the score of each row's own pair, [B]."""

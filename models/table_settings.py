@@ -106,6 +106,13 @@ class TableSettings(BaseModel):
         default=None, description="for unbounded ids; true: with default settings, false: not, whatever was said before"
     )
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" not in value:
+            raise ValueError("an optimizer of some tables is whole, and takes nothing from the others': say its name")
+        return value
+
     @field_validator("dynamic", mode="before")
     @classmethod
     def _switched(cls, value: Any) -> Any:

@@ -68,13 +68,16 @@ def by_loops(loss: RetrievalLoss, output: Vectors, batch: Batch) -> float:
         else:
             hinge = sum(max(0.0, s - loss.margin) for s, _ in others) / len(others)
             value = 1 - positive + loss.negative_weight * hinge
-        total += WEIGHTS[b] * value
+        squares = [sum(x * x) for x in (user[b], item[b])]
+        squares.append(np.mean([sum(item[j] * item[j]) for j in pool]))
+        total += WEIGHTS[b] * (value + loss.l2 * sum(squares) / 2)
     return total / WEIGHTS.sum()
 
 
 LOSSES = [
     RetrievalLoss(),
     RetrievalLoss(log_q=False, temperature=0.7),
+    RetrievalLoss(l2=0.3),
     RetrievalLoss(cosine=True),
     RetrievalLoss(name="bpr"),
     RetrievalLoss(name="bpr", cosine=True, temperature=0.5),
@@ -93,8 +96,8 @@ def test_equals_loops(loss: RetrievalLoss, pool: dict[str, Any]) -> None:
     """A row's own item is nobody's negative, also where another row or draw has it; padding counts nowhere."""
     batch, task = some_batch(**pool), Retrieval(loss)
     output = task.completed(vectors(batch, loss.of_cosines), batch)
-    (term,) = task.loss(output, batch).values()
-    assert float(term.total / term.count) == pytest.approx(by_loops(loss, output, batch), rel=1e-6)
+    found = sum(float(term.total / term.count) for term in task.loss(output, batch).values())
+    assert found == pytest.approx(by_loops(loss, output, batch), rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -105,7 +108,7 @@ def test_gradients_are_those_of_the_loss(loss: RetrievalLoss) -> None:
 
     def total(user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         output = task.completed(Vectors(user, item), batch)
-        return task.loss(output, batch)["loss"].total
+        return sum((term.total for term in task.loss(output, batch).values()), torch.zeros(()))
 
     assert torch.autograd.gradcheck(total, of_batch)
     total(*of_batch).backward()
@@ -115,13 +118,13 @@ def test_gradients_are_those_of_the_loss(loss: RetrievalLoss) -> None:
 
 @pytest.mark.parametrize("name", ["softmax", "bpr", "ccl"])
 def test_negatives_of_rows_themselves(name: Any) -> None:
-    rows, each, loss = 3, 2, RetrievalLoss(name=name, **({"margin": 0.0} if name == "ccl" else {}))
+    rows, each, loss = 3, 2, RetrievalLoss(name=name, **({"margin": 0.0} if name == "ccl" else {"l2": 0.5}))
     batch = make_batch(mixed_schema(0), {f.name: [[0]] * rows * (1 + each) for f in mixed_schema(0).sparse}, padding=1)
     batch = replace(batch, alternatives=Alternatives.own(rows, each))
     draw = torch.Generator().manual_seed(0)
     user, item = (torch.randn(n, 4, generator=draw, dtype=torch.float64) for n in (rows, rows * (1 + each) + 1))
     task = Retrieval(loss)
-    found = task.loss(task.completed(Vectors(user, item), batch), batch)["loss"]
+    terms = task.loss(task.completed(Vectors(user, item), batch), batch).values()
     score = [[float(user[b] @ item[n * rows + b]) for n in range(1 + each)] for b in range(rows)]
     if name == "softmax":
         expected = [log(sum(exp(s) for s in row)) - row[0] for row in score]
@@ -129,7 +132,9 @@ def test_negatives_of_rows_themselves(name: Any) -> None:
         expected = [sum(log1p(exp(s - row[0])) for s in row[1:]) / each for row in score]
     else:
         expected = [1 - row[0] + 150 * sum(max(0.0, s) for s in row[1:]) / each for row in score]
-    assert float(found.total / found.count) == pytest.approx(np.mean(expected), rel=1e-6)
+    squares = (user.square().sum() + item[:rows].square().sum() + item[rows:-1].square().sum() / each) / rows
+    found = sum(float(term.total / term.count) for term in terms)
+    assert found == pytest.approx(np.mean(expected) + loss.l2 / 2 * float(squares), rel=1e-6)
 
 
 def test_the_whole_catalogue_makes_the_full_softmax() -> None:
@@ -183,6 +188,7 @@ def test_metrics_are_the_mean_loss_of_positives() -> None:
         ({"name": "bpr", "margin": 0.5}, "margin is of loss ccl, not of bpr"),
         ({"name": "bpr", "log_q": True}, "log_q is of loss softmax, not of bpr"),
         ({"name": "ccl", "cosine": False}, "ccl is a loss of cosines"),
+        ({"cosine": True, "l2": 0.1}, "l2 is of the lengths of vectors, and cosines have none"),
     ],
 )
 def test_settings_of_another_loss_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -74,6 +74,7 @@ def test_resolved_file_reads_back_equal(run_file: Path, tmp_path: Path) -> None:
         ("trainr.epochs=3", ["'trainr'", "did you mean 'trainer'"]),
         ("optimizer.tables.learning_rat=3", ["optimizer.tables", "learning_rate"]),
         ("tables.C1.dtyp=fp16", ["tables.C1", "did you mean 'dtype'"]),
+        ("tables.C1.optimizer={weight_decay: 1e-5}", ["tables.C1.optimizer", "say its name"]),
         ("trainer.early_stopping.patiance=1", ["trainer.early_stopping", "did you mean 'patience'"]),
         ("trainer.epochs=0", ["trainer.epochs", "greater than 0"]),
         ("trainer.epochs=many", ["trainer.epochs", "'many'"]),
