@@ -81,8 +81,7 @@ class OpenedBundle:
     def retrieval(self) -> Bundle:
         """Returns the bundle where it holds a catalogue to retrieve from, and refuses the request where not."""
         if not self.bundle.retrieves:
-            why = self.bundle.manifest["no_shared_space"]
-            raise Refusal(501, f"this bundle does not retrieve: {why}")
+            raise Refusal(501, f"this bundle does not retrieve: {self.bundle.no_shared_space}")
         return self.bundle
 
 
