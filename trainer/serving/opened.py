@@ -50,7 +50,7 @@ class OpenedBundle:
         context = {name: row[name] for name in row if name not in varying}
         self.bundle.score_candidates(context, [{name: row[name] for name in varying}] * 2)
         if self.bundle.retrieves:
-            items, _ = self.bundle.top_n([{name: row[name] for name in self.bundle.context_columns}], 1)
+            items, _ = self.bundle.top_n([{name: row[name] for name in self.bundle.user_columns}], 1)
             self.bundle.similar(items[0], 1)
 
     @cached_property
@@ -67,6 +67,7 @@ class OpenedBundle:
             "columns": self.columns,
             "context_columns": list(self.bundle.context_columns),
             "item_columns": list(self.bundle.item_columns),
+            "user_columns": list(self.bundle.user_columns),
             "retrieves": self.bundle.retrieves,
         }
 

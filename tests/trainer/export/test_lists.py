@@ -12,6 +12,9 @@ import yaml
 import shardrec
 from shardrec.trainer.export.loader import Bundle, RowError
 from shardrec.trainer.export.loader import bundle as bundle_module
+from shardrec.trainer.serving.openapi import openapi
+from shardrec.trainer.serving.opened import OpenedBundle
+from shardrec.trainer.serving.settings import Settings
 from tests.trainer.export.bundles import damages_are_lines
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
@@ -56,6 +59,15 @@ def test_a_manifest_that_was_damaged_by_hand_is_one_line(folder: Path) -> None:
         with pytest.raises(ValueError, match=r"items\.npy: missing or cut off"):
             Bundle(folder / "bundle")
     items.write_bytes(whole)
+
+
+def test_rows_of_users_are_described_by_what_the_user_tower_reads(folder: Path) -> None:
+    """Also where no feature has a role, so that the item's column is the context's."""
+    opened = OpenedBundle(str(folder / "bundle"), 1)
+    assert (opened.bundle.context_columns, opened.bundle.user_columns) == (["user", "item"], ["user"])
+    assert opened.facts["user_columns"] == ["user"]
+    described = openapi(opened, Settings(opened.path))["components"]["schemas"]["User"]
+    assert list(described["properties"]) == described["required"] == ["user"]
 
 
 def test_lists_are_those_of_the_largest_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

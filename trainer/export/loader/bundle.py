@@ -27,7 +27,8 @@ class Bundle:
 
     manifest: what `bundle.json` says. columns: the raw columns that rows have, each with the Arrow type it is read as,
     and a `?` where it may be missing. item_columns, context_columns: those that describe the candidate item, and the
-    others. retrieves: whether `user_vectors`, `top_n` and `similar` are there.
+    others. user_columns: those that the user's half of the tower reads. retrieves: whether `user_vectors`, `top_n` and
+    `similar` are there.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None, prepared: bool = False) -> None:
@@ -54,6 +55,7 @@ class Bundle:
             name: list(dict.fromkeys(c for feature in program.features for c in self._features[feature].columns))
             for name, program in self._programs.items()
         }
+        self.user_columns = self._columns_of.get("user", [])
         self._calibration = None
         if (self.folder / "calibration.json").exists():
             self._calibration = Calibration(self.folder, self.manifest.get("run", {}))
