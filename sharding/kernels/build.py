@@ -79,3 +79,7 @@ def _folder() -> Path:
 
 def _say(line: str) -> None:
     print(f"shardrec: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    library_file()

@@ -104,7 +104,7 @@ class RowKernel:
         columns = [tables[t].weight.shape[1] for t in feature_tables]
         self.columns = sum(columns)
         starts = [sum(columns[:f]) for f in range(len(columns))]
-        self._features = (_Feature * len(columns))(*zip(feature_tables, starts, strict=True))
+        self._features = (_Feature * len(columns))(*(_Feature(*x) for x in zip(feature_tables, starts, strict=True)))
         self._features_of = {t: [f for f, of in enumerate(feature_tables) if of == t] for t in range(len(tables))}
 
     def round_by(self, table: int, key: int, row: int, column: int) -> None:
@@ -163,7 +163,9 @@ class RowKernel:
     def _check(self, bad: int, ids: Tensor) -> None:
         if bad >= 0:
             rows = sorted({len(table.weight) for table in self._memory})
-            raise IndexError(f"id {int(ids[bad])} at place {bad} of a batch, of a table that has no such row (of {rows})")
+            raise IndexError(
+                f"id {int(ids[bad])} at place {bad} of a batch, of a table that has no such row (of {rows})"
+            )
 
 
 def _struct(table: TableMemory) -> _Table:

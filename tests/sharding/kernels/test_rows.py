@@ -1,4 +1,4 @@
-"""The compiled kernel beside the torch form of every rule, and beside itself: on more threads, with fewer instructions."""
+"""The compiled kernel beside the torch form of every rule, and beside itself on more threads, with fewer instructions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,9 @@ class Steps:
     batches: tuple[tuple[Tensor, Tensor, Tensor | None, Tensor], ...]
 
     @staticmethod
-    def drawn(seed: int, bags: int, most: int, columns: tuple[int, ...], rows: tuple[int, ...], scaled: bool) -> "Steps":
+    def drawn(
+        seed: int, bags: int, most: int, columns: tuple[int, ...], rows: tuple[int, ...], scaled: bool
+    ) -> "Steps":
         """Draws three batches; most: ids of a bag, 1 for one in each. Some rows are named again and again."""
         draw = torch.Generator().manual_seed(seed)
         batches = []
@@ -111,9 +113,7 @@ STEPS = st.builds(
     deferred=st.booleans(),
     rounds=st.booleans(),
 )
-def test_equals_the_torch_form(
-    steps: Steps, rule: RowUpdate, dtype: torch.dtype, deferred: bool, rounds: bool
-) -> None:
+def test_equals_the_torch_form(steps: Steps, rule: RowUpdate, dtype: torch.dtype, deferred: bool, rounds: bool) -> None:
     """To rounding in fp32; a half may be rounded to its other neighbour, where fp32 lies between two."""
     if dtype == torch.float16 and isinstance(rule, Ftrl):
         dtype = torch.float32
