@@ -139,7 +139,7 @@ class Retrieval(Task):
         return (at_least_fp32(output.user).square().sum(1) + item[:rows].square().sum(1) + others) / 2
 
     def loss(self, output: Vectors, batch: Batch) -> dict[str, Term]:
-        """Returns the sum of weight x loss, and of weights, over the rows that are not padding; beside them those of the l2.
+        """Returns the sums of weight x loss (and of its l2), and of weights, over the rows that are not padding.
 
         Raises UserError for a batch whose rows are told from nothing.
         """

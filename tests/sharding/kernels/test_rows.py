@@ -1,4 +1,4 @@
-"""The compiled kernel beside the torch form of every rule, and beside itself on more threads, with fewer instructions."""
+"""The compiled kernel beside the torch form of every rule, and beside itself on more threads and other processors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,11 +114,11 @@ STEPS = st.builds(
     rounds=st.booleans(),
 )
 def test_equals_the_torch_form(steps: Steps, rule: RowUpdate, dtype: torch.dtype, deferred: bool, rounds: bool) -> None:
-    """To rounding in fp32; a half may be rounded to its other neighbour, where fp32 lies between two."""
+    """To rounding in fp32: of FTRL's z, that of what it is the difference of. A half may go to its other neighbour."""
     if dtype == torch.float16 and isinstance(rule, Ftrl):
         dtype = torch.float32
     one, other = (steps.run(rule, dtype, compiled=c, deferred=deferred, rounds=rounds) for c in (True, False))
-    tolerance = 2e-6 if dtype == torch.float32 else 2e-3
+    tolerance = 2e-3 if dtype == torch.float16 else 4e-5 if isinstance(rule, Ftrl) else 4e-6
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
