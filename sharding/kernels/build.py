@@ -7,6 +7,7 @@ that a processor may have is compiled for apart, and the one to run is chosen wh
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def _compile(compiler: str, folder: Path) -> Path:
     objects = []
     for name, arguments in jobs.items():
         objects.append(str(folder / f"{name}.o"))
-        _run(compiler, *_FLAGS, "-c", *arguments, "-o", objects[-1])
+        _run(compiler, *_FLAGS, *_own_flags(), "-c", *arguments, "-o", objects[-1])
     library = folder / "rows.so"
     # in this order: of functions that several objects have, the linker takes the first, which any processor can run
     _run(compiler, "-shared", "-fopenmp", *objects, "-o", str(library))
@@ -66,10 +67,16 @@ def _run(*command: str) -> None:
 
 def _fingerprint() -> str:
     """Returns what names a library: of other sources, flags or processors there is another one."""
-    digest = hashlib.blake2b(f"{platform.machine()} {_FLAGS} {_AVX2} {_AVX512}".encode(), digest_size=8)
+    flags = f"{platform.machine()} {_FLAGS} {_AVX2} {_AVX512} {_own_flags()}"
+    digest = hashlib.blake2b(flags.encode(), digest_size=8)
     for name in _SOURCES:
         digest.update((_HERE / name).read_bytes())
     return digest.hexdigest()
+
+
+def _own_flags() -> list[str]:
+    """Returns the flags that the user has for every program."""
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
 def _folder() -> Path:
