@@ -110,9 +110,8 @@ static inline void rowwise_adagrad(const Rule& rule, const Table& table, int64_t
 
 static inline void rmsprop(const Rule& rule, const Table& table, int64_t row, float* __restrict w, const float* __restrict g, float lr) {
     float* __restrict n = table.first + row * table.columns;
-    const float rest = (float)(1.0 - (double)rule.a);
     for (int64_t d = 0; d < table.columns; d++) {
-        n[d] = n[d] * rule.a + rest * (g[d] * g[d]);
+        n[d] = n[d] * rule.a + rule.b * (g[d] * g[d]);
         w[d] -= lr * g[d] / (std::sqrt(n[d]) + rule.eps);
     }
 }
@@ -121,11 +120,11 @@ static inline void adam(const Rule& rule, const Table& table, int64_t row, float
     const float steps = table.per_row[row] += 1;
     const int64_t t = std::min((int64_t)steps, rule.corrections - 1);  // the last is what no further step changes
     const float of_mean = rule.of_mean[t], of_square = rule.of_square[t];
-    const float of_g = rule.c, b2 = rule.b, rest = (float)(1.0 - (double)rule.b);
+    const float of_g = rule.a, b2 = rule.b, of_square_g = rule.c;
     float *__restrict m = table.first + row * table.columns, *__restrict v = table.second + row * table.columns;
     for (int64_t d = 0; d < table.columns; d++) {
         m[d] += of_g * (g[d] - m[d]);
-        v[d] = v[d] * b2 + rest * (g[d] * g[d]);
+        v[d] = v[d] * b2 + of_square_g * (g[d] * g[d]);
         w[d] -= lr * ((m[d] / of_mean) / (std::sqrt(v[d] / of_square) + rule.eps));
     }
 }

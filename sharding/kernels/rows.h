@@ -7,7 +7,8 @@
 
 enum Kind : int32_t { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2, RMSPROP = 3, ADAM = 4, FTRL = 5 };
 
-// A rule of `updates/rules.py`. What a, b and c are depends on the kind: momentum; smoothing; betas; beta, l1, l2.
+// A rule of `updates/rules.py`. What a, b and c are depends on the kind: momentum; smoothing and 1 - it; 1 - beta1, beta2 and
+// 1 - it (a float's 1 - .999 would be 1e-5 off); beta, l1, l2.
 struct Rule {
     int32_t kind;
     int32_t by_frequency;

@@ -46,11 +46,11 @@ def _memory(weight: Tensor, state: Mapping[str, Tensor], update: RowUpdate) -> T
         case RowwiseAdaGrad():
             rule.kind, rule.eps, names = KINDS.index("rowwise_adagrad"), update.eps, ("accumulator",)
         case RmsProp():
-            rule.kind, rule.eps, rule.a = KINDS.index("rmsprop"), update.eps, update.smoothing
-            names = ("mean_square",)
+            rule.kind, rule.eps, names = KINDS.index("rmsprop"), update.eps, ("mean_square",)
+            rule.a, rule.b = update.smoothing, 1 - update.smoothing
         case Adam():
             rule.kind, rule.eps, (b1, b2) = KINDS.index("adam"), update.eps, update.betas
-            rule.a, rule.b, rule.c, names = b1, b2, 1 - b1, ("mean", "mean_square")
+            rule.a, rule.b, rule.c, names = 1 - b1, b2, 1 - b2, ("mean", "mean_square")
             keep = _corrections(b1), _corrections(b2)
             rule.corrections, (rule.of_mean, rule.of_square) = _CORRECTIONS, (x.data_ptr() for x in keep)
         case Ftrl():

@@ -26,7 +26,7 @@ RULES: list[RowUpdate] = [
     AdaGrad(**COMMON, eps=1e-3, weight_decay=0.2, by_frequency=True),
     RowwiseAdaGrad(**COMMON, eps=1e-3, weight_decay=0.2),
     RmsProp(**COMMON, eps=1e-3, smoothing=0.9, weight_decay=0.2),
-    Adam(**COMMON, eps=1e-3, betas=(0.9, 0.99), weight_decay=0.2),
+    Adam(**COMMON, eps=1e-3, betas=(0.9, 0.999), weight_decay=0.2),
     Adam(**COMMON, eps=1e-3, betas=(0.9, 0.99), weight_decay=0.2, by_frequency=True),
     Ftrl(**COMMON, beta=0.5, l1=0.05, l2=0.2),
 ]
