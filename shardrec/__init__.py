@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from shardrec.trainer.api.train import train
     from shardrec.trainer.api.trained_model import TrainedModel, open
     from shardrec.trainer.api.tune import Tuning, tune
+    from shardrec.trainer.checkpoints.calibration import Calibration
     from shardrec.trainer.config.sections import RunConfig
     from shardrec.trainer.export.loader import Bundle, RowError
-    from shardrec.trainer.scoring.calibration import Calibration
     from shardrec.trainer.scoring.curves import Curves
 
 __version__ = "0.1.0"
@@ -53,7 +53,7 @@ _HOMES = {
     "Machines": "trainer.api.plan",
     "report": "trainer.api.report",
     "RunConfig": "trainer.config.sections",
-    "Calibration": "trainer.scoring.calibration",
+    "Calibration": "trainer.checkpoints.calibration",
     "Curves": "trainer.scoring.curves",
     "Summary": "trainer.api.summary",
     "TrainedModel": "trainer.api.trained_model",

@@ -179,3 +179,10 @@ def test_no_two_folders_import_each_other() -> None:
         if (ROOT / Path(*name.split("."))).with_suffix(".py").exists()
     }
     assert not {(one, other) for one, other in pairs if one != other and (other, one) in pairs}
+
+
+def test_no_function_has_more_than_60_lines() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"

@@ -32,6 +32,7 @@ from shardrec.trainer.commands import (
     tables,
     tune,
 )
+from shardrec.trainer.commands.arguments import check_arguments
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -75,6 +76,7 @@ def main() -> None:
     """Runs the command that the process was called with, and ends the process."""
     os.environ.setdefault(*THREADS_WAIT)  # before torch is imported, here and in the workers that inherit it
     try:
+        check_arguments(sys.argv[1:])
         command_line()(obj=_began())
     except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
         _leave_peers(error_line(error))

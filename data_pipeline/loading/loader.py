@@ -98,43 +98,49 @@ class Loader:
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
-        self._sampler: NegativeSampler | None = None
-        self._shared: SharedSampler | None = None
-        self._drawn = True
-        self._each = 1  # rows handed out for a row of the files
+        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
+        self._kind = order
+        self._drawn = settings is None or isinstance(negatives, Drawn)
+        self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
         if settings is not None:
             if class_weights:
                 raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
-            self._each = settings.rows_per_positive
-            self._drawn = isinstance(negatives, Drawn)
             global_batch_size = settings.positives_of(global_batch_size, lanes)
-        if isinstance(negatives, Negatives):
-            self._sampler = NegativeSampler(negatives, self._layout, seed)
-        elif negatives is not None and isinstance(negatives, SharedNegatives):
+        self._sampler = NegativeSampler(negatives, self._layout, seed) if isinstance(negatives, Negatives) else None
+        self._shared: SharedSampler | None = None
+        if isinstance(negatives, SharedNegatives):
             drawn = _of_items(schema, folder, id_order, negatives.item_features)
-            self._shared = SharedSampler(
-                negatives,
-                self._layout,
-                drawn,
-                seed=seed,
-                global_batch_size=global_batch_size,
-                rank=rank,
-                world_size=world_size,
-                fixed=order == "file",
-            )
+            self._shared = self._shared_sampler(negatives, drawn, seed, global_batch_size)
         self._own_events = OwnEvents(self._layout, item_of or {})
-        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
-        self._kind = order
         self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Drawn) else 0
-        memory -= self._taken
         self._shared_rows = self._shared.rows if self._shared else 0
-        batch_rows = (-(-global_batch_size // world_size) * self._each + self._shared_rows) * (prefetch + 1)
-        self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
-        lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
-        self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, order == "shuffled")
-        self._kept_memory = self._memory_left(memory)
+        self._put_in_order(lanes, global_batch_size, window, memory - self._taken, seed)
         self._warned = False
         self.rows_read = self.rows_decoded = 0
+
+    def _shared_sampler(
+        self, negatives: SharedNegatives, drawn: Layout, seed: int, global_batch_size: int
+    ) -> SharedSampler:
+        """Returns what draws the items that a batch shares; drawn: how their rows are read."""
+        return SharedSampler(
+            negatives,
+            self._layout,
+            drawn,
+            seed=seed,
+            global_batch_size=global_batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            fixed=self._kind == "file",
+        )
+
+    def _put_in_order(self, lanes: int | None, global_batch_size: int, window: int, memory: int, seed: int) -> None:
+        """Decides which rows make which batch. Raises UserError where lanes and batches do not fit into `memory`."""
+        rows = -(-global_batch_size // self._world_size) * self._each + self._shared_rows
+        batch_rows = rows * (self._prefetch + 1)
+        self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
+        lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
+        self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, self._kind == "shuffled")
+        self._kept_memory = self._memory_left(memory)
 
     def _cut(self, lanes: int | None, global_batch_size: int, window: int, memory: int) -> tuple[int, int]:
         """Returns the lanes and rows of a global batch that the order of rows asks for."""

@@ -9,7 +9,6 @@ import typer
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.history_commands import app as history_app
 from shardrec.data_pipeline.prepare.options import (
-    FileRows,
     FolderPath,
     Fractions,
     HashIds,
@@ -18,28 +17,26 @@ from shardrec.data_pipeline.prepare.options import (
     NoValidation,
     Out,
     Overwrite,
-    RowGroupRows,
     Seed,
     SourcePath,
     Test,
     Validation,
-    Workers,
     progress,
     shares,
     show,
     text_format,
+    writes,
 )
 from shardrec.data_pipeline.prepare.steps.option_values import (
     FIELD_IDS,
-    FILE_ROWS,
     RATINGS_ROW_GROUP_ROWS,
-    ROW_GROUP_ROWS,
     Axis,
     CriteoNumbers,
     TimeType,
 )
 
 if TYPE_CHECKING:
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.source import Inputs
     from shardrec.data_pipeline.prepare.steps.splits import SplitRule
 
@@ -52,9 +49,10 @@ app.add_typer(history_app)
 
 
 @app.command()
+@writes(workers=True)
 def movielens(
     source: FolderPath,
-    out: Out,
+    output: "Output",
     fold: Annotated[int | None, typer.Option(min=1, max=5, help="Official fold (100K): u1 to u5.")] = None,
     by_time: Annotated[
         bool, typer.Option("--by-time", help="Split by timestamp, not by hash of user and movie.")
@@ -63,14 +61,9 @@ def movielens(
     threshold: Annotated[float, typer.Option(help="Ratings from here on have label 1.")] = 4.0,
     negative_rate: NegativeRate = 1.0,
     seed: Seed = 0,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens 1M or 100K."""
     from shardrec.data_pipeline.prepare.importers.movielens import prepare_movielens
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, TimeSplit
 
     if not isfinite(threshold):
@@ -80,14 +73,14 @@ def movielens(
         split = TimeSplit(column="timestamp", fractions=shares(fractions) or FRACTIONS)
     elif fractions:
         split = HashSplit(columns=("user_id", "movie_id"), seed=seed, fractions=shares(fractions) or FRACTIONS)
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_movielens(source, output, split, fold, threshold, _rate(negative_rate), seed, progress=progress))
 
 
 @app.command()
+@writes(row_group_rows=RATINGS_ROW_GROUP_ROWS)
 def ratings(
     source: FolderPath,
-    out: Out,
+    output: "Output",
     rows: Annotated[
         Axis, typer.Option("--as", help="A row is an item with its ratings by users, or a user's.")
     ] = "item",
@@ -95,41 +88,33 @@ def ratings(
         str | None, typer.Option(help="Shares of train,validation,test. Default 0.855,0.045,0.1.")
     ] = None,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = RATINGS_ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens' ratings as lists, for AutoRec; the same split as single ratings: movielens --fractions."""
     from shardrec.data_pipeline.prepare.importers.ratings import prepare_ratings
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ratings(source, output, rows, shares(fractions), seed, progress))
 
 
 @app.command()
+@writes()
 def ncf(
     source: FolderPath,
-    out: Out,
+    output: "Output",
     name: Annotated[str | None, typer.Option(help="Which data set, where the folder holds several.")] = None,
     no_validation: NoValidation = False,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares the leave-one-out files of He et al. 2017: NAME.train.rating, NAME.test.rating, NAME.test.negative."""
     from shardrec.data_pipeline.prepare.importers.ncf import prepare_ncf
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_ncf(source, output, name, not no_validation, seed, progress=progress))
 
 
 @app.command()
+@writes()
 def implicit(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     user: Annotated[str, typer.Option(help="Column of users.")] = "user",
     item: Annotated[str, typer.Option(help="Column of items.")] = "item",
     time: Annotated[str | None, typer.Option(help="Column of times. Default: none, held-out items are random.")] = None,
@@ -144,24 +129,20 @@ def implicit(
         bool, typer.Option("--keep-unknown", help="Keep held-out items that no training row has, as row 0.")
     ] = False,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares a delimited log of users and items: each user's last item is for test, the one before for validation."""
     from shardrec.data_pipeline.prepare.importers.implicit import LogColumns, prepare_implicit
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     form = text_format(delimiter, columns)
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     log = LogColumns(user, item, time, time_type)
     show(prepare_implicit([source], log, form, output, candidates, not no_validation, seed, keep_unknown, progress))
 
 
 @app.command()
+@writes(workers=True)
 def libfm(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     fields: Annotated[
         str | None, typer.Option(help="Field map, `user:0,item:957`, or a file with a name and a first id per line.")
     ] = None,
@@ -171,49 +152,39 @@ def libfm(
     fractions: Fractions = None,
     negative_rate: NegativeRate = 1.0,
     seed: Seed = 0,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares libfm or svmlight files: `label id:value id:value ...`."""
     from shardrec.data_pipeline.prepare.importers.libfm import PATTERNS as LIBFM_PATTERNS
     from shardrec.data_pipeline.prepare.importers.libfm import parse_field_map, prepare_libfm
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit
 
     inputs = _inputs(source, validation, test, fractions, LIBFM_PATTERNS)
     field_map = parse_field_map(fields) if fields else None
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_libfm(inputs, output, split, field_map, _rate(negative_rate), seed, group, progress=progress))
 
 
 @app.command()
+@writes(workers=True)
 def frappe(
     source: FolderPath,
-    out: Out,
+    output: "Output",
     raw: Annotated[
         bool, typer.Option("--raw", help="The raw log frappe.csv, with two sampled negatives a row.")
     ] = False,
     seed: Seed = 0,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Frappe: the libfm files as they are split, or the raw log."""
     from shardrec.data_pipeline.prepare.importers.frappe import prepare_frappe
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_frappe(source, output, raw, seed, progress=progress))
 
 
 @app.command("criteo")
+@writes(workers=True)
 def criteo_command(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     min_count: MinCount = 10,
     hash_ids: HashIds = None,
     numbers: Annotated[
@@ -224,27 +195,22 @@ def criteo_command(
     fractions: Fractions = None,
     negative_rate: NegativeRate = 1.0,
     seed: Seed = 0,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Criteo: Kaggle's train.txt (and unlabeled test.txt as --test), or the Terabyte's day_* files."""
     from shardrec.data_pipeline.prepare.importers import criteo
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit
 
     inputs = _inputs(source, validation, test, fractions, criteo.PATTERNS)
     split = HashSplit(seed=seed, fractions=shares(fractions) or FRACTIONS)
     recipe = criteo.recipe(min_count, hash_ids, numbers, split, _rate(negative_rate), seed)
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(criteo.prepare_criteo(inputs, recipe, output, progress))
 
 
 @app.command("avazu")
+@writes(workers=True)
 def avazu_command(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     min_count: MinCount = 2,
     hash_ids: HashIds = None,
     by_time: Annotated[bool, typer.Option("--by-time", help="Split by hour, not by hash of the row's number.")] = False,
@@ -253,27 +219,22 @@ def avazu_command(
     fractions: Fractions = None,
     negative_rate: NegativeRate = 1.0,
     seed: Seed = 0,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Avazu's CSV, with or without header line."""
     from shardrec.data_pipeline.prepare.importers import avazu
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.splits import FRACTIONS, HashSplit, TimeSplit
 
     inputs = _inputs(source, validation, test, fractions, avazu.PATTERNS)
     parts = shares(fractions) or FRACTIONS
     split = TimeSplit(column="hour", fractions=parts) if by_time else HashSplit(seed=seed, fractions=parts)
     recipe = avazu.recipe(split, min_count, hash_ids, _rate(negative_rate), seed)
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(avazu.prepare_avazu(inputs, recipe, output, progress))
 
 
 @app.command("open-bandit")
+@writes()
 def open_bandit(
-    out: Out,
+    output: "Output",
     source: Annotated[
         list[Path], typer.Argument(help="Log files of a campaign, folders of them, or quoted globs; plain or gzip.")
     ],
@@ -288,42 +249,32 @@ def open_bandit(
     test: Test = None,
     fractions: Fractions = None,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares logged bandit data in the layout of the Open Bandit Dataset, with propensities, in the order of time."""
     from shardrec.data_pipeline.prepare.importers.open_bandit import PATTERNS as OPEN_BANDIT_PATTERNS
     from shardrec.data_pipeline.prepare.importers.open_bandit import BanditProtocol, prepare_open_bandit
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     if by_time and (validation or test):
         raise UserError("--by-time: splits the rows of SOURCE, and --validation or --test name files that are splits")
     inputs = _inputs(source, validation, test, fractions, OPEN_BANDIT_PATTERNS)
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     protocol = BanditProtocol(shares(fractions), by_time, seed, candidates)
     show(prepare_open_bandit(inputs, output, protocol, items, progress))
 
 
 @app.command()
+@writes(workers=True)
 def delimited(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     recipe: Annotated[Path, typer.Option(help="YAML: what each column is (docs/prepare.md).")],
     validation: Validation = None,
     test: Test = None,
     fractions: Fractions = None,
-    workers: Workers = 1,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares any CSV or TSV whose columns a recipe declares."""
     from shardrec.data_pipeline.prepare.importers.delimited import prepare_delimited
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     inputs = _inputs(source, validation, test, fractions)
-    output = Output(out, overwrite, workers, row_group_rows, file_rows)
     show(prepare_delimited(inputs, recipe, output, shares(fractions), progress))
 
 

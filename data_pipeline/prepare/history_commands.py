@@ -1,19 +1,17 @@
 """These commands of `shardrec prepare` make rows with behaviour sequences."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.prepare.options import (
     MOST,
-    FileRows,
     FolderPath,
     Fractions,
     Out,
     Overwrite,
-    RowGroupRows,
     SourcePath,
     Test,
     Validation,
@@ -21,8 +19,12 @@ from shardrec.data_pipeline.prepare.options import (
     shares,
     show,
     text_format,
+    writes,
 )
-from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS, Sampling, TimeType
+from shardrec.data_pipeline.prepare.steps.option_values import Sampling, TimeType
+
+if TYPE_CHECKING:
+    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
 app = typer.Typer()
 
@@ -46,9 +48,10 @@ Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of negatives and 
 
 
 @app.command()
+@writes()
 def histories(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     attributes: Annotated[
         Path | None, typer.Option(help="JSON: item -> list of attributes, the first of which is its category.")
     ] = None,
@@ -60,25 +63,21 @@ def histories(
     keep_unknown: KeepUnknown = False,
     first_only: FirstOnly = False,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares user histories, `user item item ...` a line: is this the user's next item? The last two are held out."""
     from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
     from shardrec.data_pipeline.prepare.importers.user_histories import prepare_user_histories
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only
     )
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_user_histories(source, output, protocol, attributes, progress))
 
 
 @app.command()
+@writes()
 def amazon(
-    out: Out,
+    output: "Output",
     reviews: Annotated[Path, typer.Option(help="Reviews: JSON lines, plain or gzip.")],
     metadata: Annotated[
         Path | None, typer.Option(help="Metadata: lines of JSON or of Python literals. Default: no categories.")
@@ -92,26 +91,22 @@ def amazon(
     first_only: FirstOnly = False,
     ages: Ages = False,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares Amazon reviews as histories: is this the user's next item? The last two are held out."""
     from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
     from shardrec.data_pipeline.prepare.importers.amazon import prepare_amazon
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only, ages
     )
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_amazon(reviews, output, protocol, metadata, progress))
 
 
 @app.command("movielens-histories")
+@writes()
 def movielens_histories(
     source: FolderPath,
-    out: Out,
+    output: "Output",
     max_length: MaxLength = 50,
     min_history: MinHistory = 1,
     negatives: Negatives = 1,
@@ -121,26 +116,22 @@ def movielens_histories(
     first_only: FirstOnly = False,
     ages: Ages = False,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares MovieLens as histories: is this the next movie that the user rates? The last two are held out."""
     from shardrec.data_pipeline.prepare.behaviour.histories import HistoryProtocol
     from shardrec.data_pipeline.prepare.importers.movielens_histories import prepare_movielens_histories
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
 
     protocol = HistoryProtocol(
         max_length, min_history, negatives, sampling, history_negatives, keep_unknown, seed, first_only, ages
     )
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_movielens_histories(source, output, protocol, progress))
 
 
 @app.command()
+@writes()
 def pairs(
     source: SourcePath,
-    out: Out,
+    output: "Output",
     validation: Validation = None,
     test: Test = None,
     delimiter: Annotated[
@@ -165,14 +156,10 @@ def pairs(
         bool, typer.Option("--train-with-validation", help="Validation pairs are training pairs too.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the order of training rows.")] = 0,
-    overwrite: Overwrite = False,
-    row_group_rows: RowGroupRows = ROW_GROUP_ROWS,
-    file_rows: FileRows = FILE_ROWS,
 ) -> None:
     """Prepares pairs for retrieval: `user item item ...` a line, or delimited; each split has files of its own."""
     from shardrec.data_pipeline.prepare.importers.implicit import LogColumns
     from shardrec.data_pipeline.prepare.importers.pairs import PairForm, prepare_pairs
-    from shardrec.data_pipeline.prepare.steps.preparation import Output
     from shardrec.data_pipeline.prepare.steps.source import Inputs
 
     own = (*(name for name in (user, item) if name not in ("user", "item")), columns, time, weight)
@@ -181,7 +168,6 @@ def pairs(
     text = None if delimiter is None else text_format(delimiter, columns)
     form = PairForm(text, LogColumns(user, item, time, time_type), weight)
     inputs = Inputs([source], validation or (), test or (), divided=False)
-    output = Output(out, overwrite, row_group_rows=row_group_rows, file_rows=file_rows)
     show(prepare_pairs(inputs, form, output, max_length, train_with_validation, seed, progress, ordered=ordered))
 
 

@@ -1,12 +1,16 @@
 """The commands of `shardrec prepare` share their options, how shares are written, and what is printed."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shardrec.data_pipeline.declared.comma_lists import numbers_in
 from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.prepare.steps.option_values import FILE_ROWS, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from shardrec.data_pipeline.prepare.steps.preparation import Report
@@ -39,6 +43,46 @@ NoValidation = Annotated[bool, typer.Option("--no-validation", help="Keep those 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace prepared data in OUT.")]
 RowGroupRows = Annotated[int, typer.Option(min=1, max=MOST, help="Rows per Parquet row group.")]
 FileRows = Annotated[int, typer.Option(min=1, max=2**62, help="Most rows per Parquet file.")]
+
+
+Command = Callable[..., None]
+
+
+def writes(*, workers: bool = False, row_group_rows: int = ROW_GROUP_ROWS) -> Callable[[Command], Command]:
+    """Returns what makes a command whose parameter `output`, an `Output`, is told by an argument and the last options.
+
+    workers: whether files are read side by side. row_group_rows: its default.
+    """
+
+    def told(
+        out: Out,
+        workers: Workers = 1,
+        overwrite: Overwrite = False,
+        row_group_rows: RowGroupRows = row_group_rows,
+        file_rows: FileRows = FILE_ROWS,
+    ) -> Any:
+        from shardrec.data_pipeline.prepare.steps.preparation import Output
+
+        return Output(out, overwrite, workers, row_group_rows, file_rows)
+
+    def made(command: Command) -> Command:
+        own, shared = inspect.signature(command), dict(inspect.signature(told).parameters)
+        if not workers:
+            del shared["workers"]
+
+        @wraps(command)
+        def called(**given: Any) -> None:
+            output = told(**{name: given.pop(name) for name in shared})
+            command(**given, output=output)
+
+        out = shared["out"]
+        parameters = [out if name == "output" else p for name, p in own.parameters.items()]
+        parameters += [p for p in shared.values() if p is not out]
+        called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        return called
+
+    return made
 
 
 def shares(text: str | None) -> "dict[Split, float] | None":

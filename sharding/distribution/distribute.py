@@ -147,22 +147,7 @@ def distribute(
     lookup.replace_tables({name: t.table for name, t in plan.tables.items()})
 
     replicated = _use_plan(lookup, plan, device, seed)
-    module = DistributedModelParallel(
-        step,
-        env=ShardingEnv.from_process_group(process_group),
-        device=device,
-        plan=_torchrec_plan(path, lookup, plan, _devices(device, process_group)),
-        sharders=[BagSharder(), SequenceSharder()],
-        init_data_parallel=False,
-        init_parameters=False,
-        # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
-    )
-    step.to(device)
-    if plan.world_size > 1 and any(p.requires_grad for p in step.parameters()):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
-            module.init_data_parallel()
+    module = _sharded(step, _torchrec_plan(path, lookup, plan, _devices(device, process_group)), device, process_group)
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
@@ -202,6 +187,29 @@ def _agree_on_form(own: Sequence[RowTables], process_group: dist.ProcessGroup) -
     if lacking.item():
         for rows in own:
             rows.compiled = None
+
+
+def _sharded(
+    step: nn.Module, plan: ShardingPlan, device: torch.device, process_group: dist.ProcessGroup
+) -> DistributedModelParallel:
+    """Returns the step on its device, with collections by TorchRec's plan and the tower as replicas of rank 0's."""
+    module = DistributedModelParallel(
+        step,
+        env=ShardingEnv.from_process_group(process_group),
+        device=device,
+        plan=plan,
+        sharders=[BagSharder(), SequenceSharder()],
+        init_data_parallel=False,
+        init_parameters=False,
+        # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
+    )
+    step.to(device)
+    if dist.get_world_size(process_group) > 1 and any(p.requires_grad for p in step.parameters()):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
+            module.init_data_parallel()
+    return module
 
 
 def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:

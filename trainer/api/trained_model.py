@@ -21,6 +21,7 @@ from shardrec.trainer.api.opened_catalogue import OpenedCatalogue, request_of, s
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer
+from shardrec.trainer.checkpoints.calibration import Calibration, calibration_of
 from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.checkpoints.restored import restored
 from shardrec.trainer.config.sections import RunConfig
@@ -42,7 +43,6 @@ from shardrec.trainer.retrieval.index import Kind
 from shardrec.trainer.retrieval.requests import Request, check_retrieves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
-from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.scoring.curves import Curves, check_curves, found_curves
 from shardrec.trainer.scoring.evaluate import splits_to_score
 from shardrec.trainer.scoring.predict import ROW, SCORE, check_predictions, scored_batches

@@ -234,7 +234,8 @@ def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
     title = "lookup and update of tables, ms a step"
     print_table(console, plain_table(columns, lines, left=("placement",), title=title))
     console.print(
-        "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most"
+        "floor: plain gathers and exchanges of as many rows and bytes; MB: received a step by the worker of most",
+        soft_wrap=True,
     )
 
 

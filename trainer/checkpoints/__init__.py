@@ -1,5 +1,6 @@
 """A whole checkpoint is written, read, looked into and compared.
 
+- `calibration.py`: predictions mapped onto the rates at which labels come true, as the run folder keeps it
 - `checkpoint.py`: tables, tower, optimizers, generators and the place in the data, complete or absent
 - `contents.py`: what is in a checkpoint, every byte checked: `shardrec checkpoint show`
 - `damage.py`: whether a checkpoint is damaged, read whole

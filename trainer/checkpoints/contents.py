@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import printable
@@ -17,7 +16,7 @@ from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.id_map_facts import READ, id_map_facts
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import saved_tower
-from shardrec.trainer.run_folder.terminal import plain_table, print_whole
+from shardrec.trainer.run_folder.terminal import PlainTable, plain_table, print_whole
 from shardrec.trainer.session.tower import MODEL
 
 
@@ -160,7 +159,7 @@ def print_contents(contents: dict[str, Any]) -> None:
         print_whole(plain_table(columns, lines, left=("tower", "shape", "dtype")))
 
 
-def _tables(tables: dict[str, Any]) -> Table:
+def _tables(tables: dict[str, Any]) -> PlainTable:
     columns = ["table", "rows", "dim", "dtype", "optimizer", "state", "MB", "files"]
     values = any("norm" in table for table in tables.values())
     if values:
@@ -178,7 +177,7 @@ def _tables(tables: dict[str, Any]) -> Table:
     return plain_table(columns, lines, left=("table", "dtype", "optimizer", "state"))
 
 
-def _id_maps(id_maps: dict[str, Any]) -> Table:
+def _id_maps(id_maps: dict[str, Any]) -> PlainTable:
     lines = []
     for name, m in id_maps.items():
         read = [f"{m[key]:,}" if key in m else "-" for key in ("occupied", "candidates")]

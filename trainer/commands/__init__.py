@@ -1,5 +1,6 @@
 """Each command has its body here: what it takes, what it calls, what it prints.
 
+- `arguments.py`: what no command takes as an argument
 - `bench.py`: `shardrec bench ...`: how fast this machine reads, steps, exchanges, writes checkpoints and admits ids
 - `checkpoint.py`: `shardrec checkpoint ...`: what is in a checkpoint, what differs, tables out of and into one
 - `compare.py`: `shardrec compare` and `contrast`: several models, and whether they differ by more than chance

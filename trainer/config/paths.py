@@ -25,11 +25,11 @@ def absolute(paths: str) -> str: ...
 @overload
 def absolute(paths: tuple[str, ...]) -> tuple[str, ...]: ...
 def absolute(paths: Paths) -> Paths:
-    """Returns paths as they are from any folder; URIs pass through. Raises UserError for an empty one of several."""
+    """Returns paths as they are from any folder; URIs pass through. Raises UserError for an empty one."""
     if isinstance(paths, tuple):
-        if "" in paths:  # which would be all files of the folder
-            raise UserError("found an empty path; name files, folders, globs or URIs")
-        return tuple(absolute(path) for path in paths)
+        return tuple(map(absolute, paths))
+    if not paths:  # which would be all files of the folder
+        raise UserError("found an empty path; name files, folders, globs or URIs")
     return paths if "://" in paths else os.path.abspath(os.path.expanduser(paths))
 
 

@@ -22,6 +22,7 @@ from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.models.base import Recommender
 from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_reads import table_reads
+from shardrec.trainer.checkpoints.calibration import calibration_of
 from shardrec.trainer.checkpoints.manifest import fingerprint
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import model_tensors, saved_tower
@@ -70,11 +71,12 @@ def export_bundle(
     blueprint = Blueprint(folder.config(), folder.schema())
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
-        _write_json(made / MANIFEST, manifest)
         if checked_rows or "user" in manifest["programs"]:
             with opened_run(blueprint, folder, saved.step) as session:
-                manifest["check"] = check_bundle(made, session, checked_rows)
                 manifest |= _with_items(made, session, manifest)
+                manifest["files"] = _sizes(made)
+                _write_json(made / MANIFEST, manifest)
+                manifest["check"] = check_bundle(made, session, checked_rows)
         manifest["files"] = _sizes(made)
         _write_json(made / MANIFEST, manifest)
         if calibration is not None:  # after the check, which is of the model's own predictions
@@ -106,26 +108,9 @@ def _sizes(made: Path) -> dict[str, int]:
 
 def _calibration(folder: RunFolder, saved: SavedModel) -> bytes | None:
     """Returns the run's calibration, if it has one. Raises UserError where it was fitted to another checkpoint."""
-    path = folder.calibration_file
-    if not path.exists():
+    if calibration_of(folder, saved.step, None, "move the file away to export without it") is None:
         return None
-    content = path.read_bytes()
-    try:
-        fitted = dict(json.loads(content))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: cannot be read as a calibration; make it anew with `shardrec calibrate`") from None
-    if (step := fitted.get("step", saved.step)) != saved.step:
-        raise UserError(
-            f"{path}: fitted to step {step}, while step {saved.step} is exported; name it by --step, or run `shardrec "
-            "calibrate` again"
-        )
-    own = fingerprint(saved.content)
-    if (fitted.get("checkpoint") or own) != own:
-        raise UserError(
-            f"{path}: fitted to another checkpoint of step {step} than the one that is there; run `shardrec calibrate` "
-            "again"
-        )
-    return content
+    return folder.calibration_file.read_bytes()
 
 
 def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:

@@ -14,6 +14,7 @@ from shardrec.data_pipeline.features.hashing import hash_words
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.tasks import Task
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.checkpoints.calibration import Calibration, Measured
 from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.paths import absolute, absolute_folder
@@ -28,7 +29,6 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.scoring.calibration import Calibration, Measured
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.scoring.calibration import Calibration
+from shardrec.trainer.checkpoints.calibration import Calibration
 from shardrec.trainer.scoring.predict import ROW, SCORE
 
 RANK, ORDERED_BY, PCTR, BID, ECPM = "rank", "score", "pctr", "bid", "ecpm"

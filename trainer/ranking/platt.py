@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.scoring.calibration import logit
+from shardrec.trainer.checkpoints.calibration import logit
 
 Array = NDArray[np.float64]
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.checkpoints.calibration import Calibration, calibration_of
 from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.ranking.calibrate import check_probabilities
@@ -19,7 +20,6 @@ from shardrec.trainer.ranking.ordering import Ordering
 from shardrec.trainer.run_folder.atomic import new_folder
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
-from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.scoring.predict import ROW, predict_rows
 from shardrec.trainer.session.blueprint import Blueprint
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shardrec.trainer.checkpoints.calibration import Calibration
 from shardrec.trainer.ranking.calibrate import FEW_ROWS
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
-from shardrec.trainer.scoring.calibration import Calibration
 
 
 def print_calibration(run_folder: Path, result: Mapping[str, Any], picture: Path | None = None) -> None:

@@ -20,7 +20,7 @@ _ROW, _BAR = 24.0, 13.0
 def plan_section(facts: RunFacts) -> Markup:
     """Returns the plan; as it was printed, where the run has it in words alone."""
     plan = facts.plan
-    tables = [t for t in plan.get("tables", []) if isinstance(t, Mapping)]
+    tables = [t for t in _list(plan.get("tables")) if isinstance(t, Mapping)]
     if not tables:
         text = facts.plan_text.strip()
         return element("pre", text, tabindex=0) if text else Markup()
@@ -28,9 +28,14 @@ def plan_section(facts: RunFacts) -> Markup:
     columns = ["table", "rows", "dim", "dtype", "optimizer", "placement", "shards", "ranks", "bytes"]
     first = table(columns, map(_line, largest[:FEW_TABLES]), left=(0, 3, 4, 5))
     rest = table(columns, map(_line, largest[FEW_TABLES:]), left=(0, 3, 4, 5))
-    notes = [element("p", str(note), class_="note") for note in plan.get("notes", []) if isinstance(note, str)]
+    notes = [element("p", str(note), class_="note") for note in _list(plan.get("notes")) if isinstance(note, str)]
     more = folded(f"{len(largest) - FEW_TABLES} smaller tables", rest)
     return joined((_memory(plan), first, more, notes))
+
+
+def _list(value: object) -> list[Any]:
+    """Returns the value where it is a list, and one of nothing where a file has something else."""
+    return value if isinstance(value, list) else []
 
 
 def _size(of: Mapping[str, Any]) -> float:
@@ -45,9 +50,10 @@ def _line(of: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(plan: Mapping[str, Any]) -> Markup:
+    found = plan.get("bytes_per_rank")
     by_placement = {
         str(name): [int(size) for size in sizes if is_number(size)]
-        for name, sizes in dict(plan.get("bytes_per_rank") or {}).items()
+        for name, sizes in (found if isinstance(found, Mapping) else {}).items()
         if isinstance(sizes, list)
     }
     ranks = max(map(len, by_placement.values()), default=0)

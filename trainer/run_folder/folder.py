@@ -351,7 +351,7 @@ class RunFolder:
         """Returns what stopped the run on some worker, if anything did."""
         try:
             return UserError(json.loads(self.error_file.read_text())["error"])
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
 

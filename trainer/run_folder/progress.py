@@ -150,7 +150,7 @@ class ProgressView:
     def _read(self) -> Event | None:
         try:
             return Event(**json.loads(self._path.read_text()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
 
 

@@ -52,7 +52,8 @@ def print_metrics(folder: RunFolder, result: dict[str, Any]) -> None:
     console = results()
     _print_metrics(console, result, {})
     if table_bytes := result.get("table_bytes"):
-        console.print("tables: " + ", ".join(f"{readable(size)} as {dtype}" for dtype, size in table_bytes.items()))
+        sizes = ", ".join(f"{readable(size)} as {dtype}" for dtype, size in table_bytes.items())
+        console.print(f"tables: {sizes}", soft_wrap=True)
     console.print(f"checkpoint step-{result['step']} of {folder.path}", soft_wrap=True)
 
 

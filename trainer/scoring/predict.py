@@ -19,6 +19,7 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.base import Explanation
 from shardrec.models.inputs import Jagged
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.checkpoints.calibration import Calibration, calibration_of
 from shardrec.trainer.checkpoints.restored import on_checkpoint
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.paths import absolute, absolute_folder
@@ -30,7 +31,6 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.scoring.calibration import Calibration, calibration_of
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session

@@ -36,7 +36,7 @@ def openapi(opened: OpenedBundle, settings: Settings) -> Schema:
         ),
     }
     if opened.bundle.retrieves:
-        users = {"rows": {**rows, "items": _ref("Context")}, "n": n, "seen": _array(_array({}))}
+        users = {"rows": {**rows, "items": _ref("User")}, "n": n, "seen": _array(_array({}))}
         paths["/v1/top_n"] = _post("Retrieves items for users", users, ["rows"], lists, arrow=True)
         paths["/v1/similar"] = _post("Retrieves items like items", {"ids": _array({}), "n": n}, ["ids"], lists)
     for path, summary in (
@@ -50,6 +50,7 @@ def openapi(opened: OpenedBundle, settings: Settings) -> Schema:
         "Row": row,
         "Context": _row(opened, list(opened.bundle.context_columns)),
         "Candidate": _row(opened, list(opened.bundle.item_columns)),
+        **({"User": _row(opened, opened.bundle.user_columns)} if opened.bundle.retrieves else {}),
         "Error": _object(
             {"error": {"type": "string"}, "row": n | {"minimum": 0}, "field": {"type": "string"}}, ["error"]
         ),

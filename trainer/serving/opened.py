@@ -50,7 +50,7 @@ class OpenedBundle:
         context = {name: row[name] for name in row if name not in varying}
         self.bundle.score_candidates(context, [{name: row[name] for name in varying}] * 2)
         if self.bundle.retrieves:
-            items, _ = self.bundle.top_n([{name: row[name] for name in self.bundle.context_columns}], 1)
+            items, _ = self.bundle.top_n([{name: row[name] for name in self.bundle.user_columns}], 1)
             self.bundle.similar(items[0], 1)
 
     @cached_property
@@ -67,6 +67,7 @@ class OpenedBundle:
             "columns": self.columns,
             "context_columns": list(self.bundle.context_columns),
             "item_columns": list(self.bundle.item_columns),
+            "user_columns": list(self.bundle.user_columns),
             "retrieves": self.bundle.retrieves,
         }
 
@@ -81,8 +82,7 @@ class OpenedBundle:
     def retrieval(self) -> Bundle:
         """Returns the bundle where it holds a catalogue to retrieve from, and refuses the request where not."""
         if not self.bundle.retrieves:
-            why = self.bundle.manifest["no_shared_space"]
-            raise Refusal(501, f"this bundle does not retrieve: {why}")
+            raise Refusal(501, f"this bundle does not retrieve: {self.bundle.no_shared_space}")
         return self.bundle
 
 

@@ -7,6 +7,7 @@
 - `episode.py`: one policy with one seed: the loop over ticks, minor and major updates
 - `epsilon_greedy.py`: lists of the best, but for some places that are filled at random
 - `interleaving.py`: two rankings merged into one list, with the probability of what was shown
+- `lived_days.py`: what an episode has kept of its days, read back by their types
 - `linucb.py`: LinUCB, a linear model with a bonus for what it knows little of
 - `log.py`: what was shown and what came of it, as transitions in Parquet
 - `log_schema.py`: the schema of that log, and of what a policy is asked

@@ -24,6 +24,7 @@ from shardrec.data_pipeline.files.owned_files import Marker, remove_if_empty, re
 from shardrec.data_pipeline.files.sealed_parquet import write_sealed
 from shardrec.data_pipeline.files.whole_files import whole_file, whole_folder
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.simulation.lived_days import LivedDays
 from shardrec.trainer.simulation.log import TransitionLog
 from shardrec.trainer.simulation.log_schema import log_schema
 from shardrec.trainer.simulation.measures import Measures
@@ -135,10 +136,12 @@ class Episode:
         try:
             self.world.users.load(_arrays(folder / "users.npz"))
             self.log.load(_arrays(folder / "log.npz"))
-            facts = json.loads((folder / "episode.json").read_text())
-            self.rows, self.cpu_seconds, self.day = facts["rows"], facts["cpu_seconds"], day
+            lived = LivedDays.of(json.loads((folder / "episode.json").read_text()))
+            self.rows, self.cpu_seconds, self.day = lived.rows, lived.cpu_seconds, day
+            if len(self.rows) != day:
+                raise ValueError(f"episode.json has {len(self.rows)} days")
             self.policy.load(folder / POLICY)
-        except (ValueError, KeyError, TypeError, OSError, BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError, BadZipFile) as error:
             line = f"{folder}: not what a day of this simulation leaves ({' '.join(str(error).split())})"
             raise UserError(f"{line}; remove {self.folder} to begin it anew") from error
 

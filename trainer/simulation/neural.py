@@ -21,9 +21,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from shardrec.data_pipeline.declared.declaration import first_problem
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints import removal
 from shardrec.trainer.checkpoints.moved_tower import save_moved_tower
@@ -70,6 +72,18 @@ KINDS = {
     "drn_no_dbgd": Kind("never", activeness=True),
     "drn_epsilon": Kind("epsilon", activeness=True),
 }
+
+
+class _State(BaseModel):
+    """A state is which major update is in use, and how far the duels on it have come."""
+
+    model_config = ConfigDict(strict=True)
+
+    run: str | None
+    wins: int
+    step: int | None = None
+    period: int = 0
+    clicks: list[float] = []
 
 
 def check_nets(config: SimulationConfig, names: Iterable[str]) -> None:
@@ -191,16 +205,19 @@ class Neural:
     def load(self, folder: Path) -> None:
         """Takes up what `save` wrote; the major update's run folder is where it was.
 
-        Raises OSError, ValueError or KeyError for what it cannot have written.
+        Raises OSError, ValueError or KeyError for what it cannot have written, UserError where that run folder is gone.
         """
-        state = json.loads((folder / "state.json").read_text())
-        self._kept = (state["run"],)
-        if state["run"] is None:
+        try:
+            state = _State.model_validate_json((folder / "state.json").read_text())
+        except ValidationError as error:
+            raise ValueError(f"state.json: {first_problem(error)}") from None
+        self._kept = (state.run,)
+        if state.run is None:
             return
-        self._use(state["run"], state.get("period", 0), state["step"])
-        self._wins = state["wins"]
+        self._use(state.run, state.period, state.step)
+        self._wins = state.wins
         if self._duel is not None and self._net is not None:
-            self._duel.clicks[:] = state["clicks"]
+            self._duel.clicks[:] = state.clicks
             try:
                 moved = load((folder / POLICY_NET).read_bytes())
             except SafetensorError as error:

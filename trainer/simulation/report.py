@@ -26,6 +26,7 @@ from shardrec.trainer.run_folder.atomic import check_own_picture, write_csv
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
 from shardrec.trainer.simulation.chart import draw_policies
 from shardrec.trainer.simulation.episode import METRICS, SPENT, episode_folder
+from shardrec.trainer.simulation.lived_days import LivedDays
 from shardrec.trainer.simulation.run_file import SimulationConfig
 
 TABLE, PICTURE = "table.csv", "policies.png"
@@ -133,13 +134,13 @@ def _lived(run: Path, policy: str, seed: int) -> Lived | None:
     folder = episode_folder(run, policy, seed)
     try:
         rows = pq.read_table(folder / METRICS).to_pylist()
-        spent = json.loads((folder / SPENT).read_text())["cpu_seconds"]
+        lived = LivedDays.of({"rows": rows, **json.loads((folder / SPENT).read_text())})
     except FileNotFoundError:
         return None
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, RecursionError) as error:
         line = f"{folder}: {METRICS} or {SPENT} is not what a simulation leaves ({' '.join(str(error).split())})"
         raise UserError(f"{line}; remove {folder} to begin it anew") from error
-    return Lived(policy, seed, rows, spent)
+    return Lived(policy, seed, lived.rows, lived.cpu_seconds)
 
 
 def _click_rate(rows: Sequence[Mapping[str, Any]], shown: int) -> float:

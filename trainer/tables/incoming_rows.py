@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.data_pipeline.features.arrow_values import Origin, column_type, expect_type, is_list, is_number
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import File, Sightings, short_message
@@ -113,8 +113,7 @@ class IncomingRows:
     def _check_file(self, file: File, ids: str) -> None:
         schema = self._opened(file).schema_arrow
         kind = column_type(schema, file.path, self._id, READER)
-        about = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
-        if (made := about.get("ids", ids)) != ids:
+        if (made := _ids_said(schema, file.path) or ids) != ids:
             remedy = "add --rows" if made == ROW_NUMBERS else "name the run whose ids they are"
             raise UserError(f"{file.path}: its ids are {made}, but {ids} are expected; {remedy}")
         self._finder.check(kind, file.path, self._id)
@@ -196,3 +195,20 @@ def mark(seen: np.ndarray, rows: np.ndarray) -> int | None:
     starts = np.flatnonzero(np.diff(byte, prepend=-1))
     seen[byte[starts]] |= np.bitwise_or.reduceat(bit, starts)
     return None
+
+
+def _ids_said(schema: pa.Schema, path: str) -> str | None:
+    """Returns what `checkpoint export` said of a file's ids, if it wrote it. Raises UserError for anything else."""
+    text = (schema.metadata or {}).get(METADATA, b"{}")
+    try:
+        said = json.loads(text)
+        found = said.get("ids")
+    except (ValueError, AttributeError, RecursionError):
+        found = 0
+    if found is None or isinstance(found, str):
+        return found
+    shown = in_quotes(text.decode(errors="replace"))
+    raise UserError(
+        f"{path}: its metadata under {METADATA.decode()!r} is {shown}, expected what `shardrec checkpoint export` says "
+        "of ids; export the rows again, or leave the metadata out"
+    )

@@ -101,7 +101,7 @@ class Findings:
             print_table(console, plain_table(header, lines, left=("state",)))
         counts = {name: sum(state_of(trial) == name for trial in self.trials) for name in NAMES.values()}
         more = f", the best {SHOWN} shown" if len(self.ranked) + len(behind) > SHOWN else ""
-        console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + more)
+        console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + more, soft_wrap=True)
         for reason, numbers in self.failures().items():
             console.print(f"failed: trial {', '.join(map(str, numbers))}: {reason}", soft_wrap=True, markup=False)
         if self.ranked:

@@ -249,3 +249,25 @@ def test_schema_mistakes(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
     (data / "schema.yaml").write_text(yaml.safe_dump(schema))
     line = refused(monkeypatch, "train", path)
     assert "schema.yaml" in line and "num_id" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (("prepare", "pairs", "", "out"), "the argument after 'pairs'"),
+        (("prepare", "libfm", "log.libfm", ""), "the argument after 'log.libfm'"),
+        (("prepare", "criteo", "train.txt", "out", "--test", ""), "--test"),
+        (("predict", "run", "--data=", "--out", "scores"), "--data"),
+        (("rank", "run", "--data", "rows", "--out", "order", "--group", ""), "--group"),
+        (("train", ""), "the argument after 'train'"),
+    ],
+)
+def test_an_empty_argument_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], where: str
+) -> None:
+    """As a path it would be the folder where the command runs, and all that lies in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.txt").write_text("1 2 3\n")
+    line = refused(monkeypatch, *arguments)
+    assert line == f"shardrec: error: {where}: found nothing in it, expected a value; give one, or leave it out"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.txt"]

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,13 @@ from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
 from shardrec.trainer.export.loader import FORMAT, Bundle, RowError
 from shardrec.trainer.export.table_files import write_array
+from shardrec.trainer.serving.opened import OpenedBundle
 from tests import ROOT
+from tests.damaged_json import damaged
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.dynamic_runs import dynamic_run, write_raw_data
+from tests.trainer.export.bundles import changed, damages_are_lines
 from tests.trainer.export.open_table import bundle_with_table
 from tests.trainer.saved_runs import USERS, trained_run, write_named_data
 
@@ -294,6 +297,31 @@ def test_what_no_bundle_is_refused(tmp_path: Path, named: Path, monkeypatch: pyt
     assert "a bundle of format None" in line
 
 
+def test_a_manifest_that_was_damaged_by_hand_is_one_line(named: Path, dynamic: Path) -> None:
+    """Whichever member is gone, or of another type."""
+    for folder in (named, dynamic):
+        rows = test_rows(folder, 3).to_pylist()
+        assert damages_are_lines(folder / "bundle", partial(Bundle.score, rows=rows)) > 300
+
+
+def test_a_manifest_names_what_is_there(named: Path) -> None:
+    def line(change: Callable[[Any], Any]) -> str:
+        manifest = json.loads((named / "bundle/bundle.json").read_text())
+        change(manifest)
+        with changed(named / "bundle") as write, pytest.raises(ValueError, match="export its run again") as caught:
+            write(json.dumps(manifest))
+            with pytest.raises(UserError, match=r"^[^\n]*the bundle does not score: [^\n]*export its run again$"):
+                OpenedBundle(str(named / "bundle"), 1)  # as a service does
+            Bundle(named / "bundle").score(test_rows(named).to_pylist())
+        return str(caught.value).removeprefix(f"{named}/bundle/")
+
+    assert line(lambda m: m.pop("raw")).startswith("bundle.json: raw is missing; copy the bundle again")
+    assert 'tables.item.rows is "90", expected an integer' in line(lambda m: m["tables"]["item"].update(rows="90"))
+    assert "programs.tower.inputs is 'item', expected one of `tables`" in line(lambda m: m["tables"].pop("item"))
+    assert "is 'tables/item.npy', expected one of `files`" in line(lambda m: m["files"].pop("tables/item.npy"))
+    assert "tables/item.npy: damaged (float16 " in line(lambda m: m["tables"]["item"].update(dim=3))
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Files of this process find no room beyond so many bytes."""
@@ -367,28 +395,42 @@ def test_the_check_reads_labels_where_there_are_some(dynamic: Path) -> None:
 
 def test_scores_are_calibrated_where_the_run_is(named: Path, tmp_path: Path) -> None:
     rows, calibration = raw(test_rows(named)), named / "run/calibration.json"
-    plain = Bundle(named / "bundle").score(rows).astype(np.float64)
+    whole = Bundle(named / "bundle")
+    plain = whole.score(rows).astype(np.float64)
+    run = {name: whole.manifest["run"][name] for name in ("step", "checkpoint")}
     isotonic = {"method": "isotonic", "x": [0.2, 0.6], "y": [0.1, 0.9]}
+    no_name = {"step": run["step"]}
     try:
-        calibration.write_text(json.dumps(isotonic | {"step": 10**6}))
-        with pytest.raises(UserError, match="fitted to step 1000000, while step"):
-            shardrec.export(named / "run", tmp_path / "bundle")
-        calibration.write_text(json.dumps(isotonic | {"checkpoint": "another"}))
-        with pytest.raises(UserError, match="fitted to another checkpoint of step"):
-            shardrec.export(named / "run", tmp_path / "bundle")
+        for facts, line in (
+            (run | {"step": 10**6}, "was fitted to scores of step 1000000, and step"),
+            (run | {"checkpoint": "another"}, "was fitted to scores of another checkpoint of step"),
+            (no_name, "was fitted to scores of a checkpoint that it does not name, maybe another of step"),
+        ):
+            calibration.write_text(json.dumps(isotonic | facts))
+            with pytest.raises(UserError, match=line):
+                shardrec.export(named / "run", tmp_path / "bundle")
         calibration.write_text("{")
         with pytest.raises(UserError, match="cannot be read as a calibration"):
             shardrec.export(named / "run", tmp_path / "bundle")
-        calibration.write_text(json.dumps(isotonic))
+        calibration.write_text(json.dumps(isotonic | run))
         made = shardrec.export(named / "run", tmp_path / "bundle")
     finally:
         calibration.unlink()
     assert made["check"]["largest_difference"] < 1e-6  # of what the model itself predicts
     expected = np.clip(0.1 + (plain - 0.2) * 2, 0.1, 0.9)
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)
-    (tmp_path / "bundle/calibration.json").write_text(json.dumps(isotonic | {"checkpoint": "another"}))
+    exported = tmp_path / "bundle/calibration.json"
+    exported.write_text(json.dumps(isotonic | {"checkpoint": "another"}))
     with pytest.raises(ValueError, match=r"calibration\.json was fitted to another checkpoint"):
         Bundle(tmp_path / "bundle")
-    (tmp_path / "bundle/calibration.json").write_text(json.dumps({"method": "platt", "a": 2.0, "b": -0.5}))
+    platt = {"method": "platt", "a": 2.0, "b": -0.5}
+    exported.write_text(json.dumps(platt | run))
     expected = 1 / (1 + np.exp(-2 * np.log(plain / (1 - plain)) + 0.5))
     np.testing.assert_allclose(Bundle(tmp_path / "bundle").score(rows), expected, atol=1e-6)
+    for fit in (platt, isotonic):
+        for done, broken in damaged(fit | {"checkpoint": run["checkpoint"]}):
+            exported.write_text(json.dumps(broken))
+            if done.endswith(" -1"):  # which may be a map too
+                continue
+            with pytest.raises(ValueError, match=r"(calibration\.json: .*|another checkpoint); export the run again"):
+                pytest.fail(f"{done} was taken: {Bundle(tmp_path / 'bundle').columns}")

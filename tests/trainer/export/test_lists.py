@@ -12,6 +12,10 @@ import yaml
 import shardrec
 from shardrec.trainer.export.loader import Bundle, RowError
 from shardrec.trainer.export.loader import bundle as bundle_module
+from shardrec.trainer.serving.openapi import openapi
+from shardrec.trainer.serving.opened import OpenedBundle
+from shardrec.trainer.serving.settings import Settings
+from tests.trainer.export.bundles import damages_are_lines
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
 from tests.trainer.small_run import run_file
@@ -39,6 +43,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def items(folder: Path) -> list[str]:
     rows = pq.read_table(folder / "data/train", columns=["item"])
     return sorted(set(rows["item"].to_pylist()) - {None})
+
+
+def test_a_manifest_that_was_damaged_by_hand_is_one_line(folder: Path) -> None:
+    """Also where it is its catalogue that is asked for."""
+
+    def use(bundle: Bundle) -> None:
+        assert not bundle.retrieves or len(bundle.top_n([{"user": USERS[0]}], 2)[0]) == 1
+
+    assert damages_are_lines(folder / "bundle", use) > 200
+    items = folder / "bundle/items.npy"
+    whole = items.read_bytes()
+    for broken in (whole[:-4], whole[:40], b""):
+        items.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"items\.npy: missing or cut off"):
+            Bundle(folder / "bundle")
+    items.write_bytes(whole)
+
+
+def test_rows_of_users_are_described_by_what_the_user_tower_reads(folder: Path) -> None:
+    """Also where no feature has a role, so that the item's column is the context's."""
+    opened = OpenedBundle(str(folder / "bundle"), 1)
+    assert (opened.bundle.context_columns, opened.bundle.user_columns) == (["user", "item"], ["user"])
+    assert opened.facts["user_columns"] == ["user"]
+    described = openapi(opened, Settings(opened.path))["components"]["schemas"]["User"]
+    assert list(described["properties"]) == described["required"] == ["user"]
 
 
 def test_lists_are_those_of_the_largest_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints.calibration import Calibration
 from shardrec.trainer.ranking.calibrate import Method, ScoredRows, fit_calibration
 from shardrec.trainer.ranking.isotonic import fit_isotonic
 from shardrec.trainer.ranking.platt import fit_platt
 from shardrec.trainer.ranking.reliability import Array, Reliability, log_loss
-from shardrec.trainer.scoring.calibration import Calibration
 
 
 def drawn(rows: int, seed: int, digits: int = 3) -> tuple[Array, Array, Array]:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.checkpoints.calibration import Calibration
 from shardrec.trainer.ranking.ordering import Ordering
-from shardrec.trainer.scoring.calibration import Calibration
 
 STEPS = Calibration(method="isotonic", x=[0.2, 0.4, 0.6], y=[0.1, 0.1, 0.5])
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.reports.after_training import report_comparison, report_or_warn
 from shardrec.trainer.reports.learning_curves import metrics_over_time
 from shardrec.trainer.reports.page import SIGN
+from shardrec.trainer.reports.plan_section import plan_section
 from shardrec.trainer.reports.run_facts import RunFacts
 from shardrec.trainer.reports.side_by_side import best_of
 from shardrec.trainer.reports.speed_and_memory import memory_over_time
+from shardrec.trainer.run_folder.folder import RunFolder
+from tests.damaged_json import damaged
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.reports.test_parts import Texts
 from tests.trainer.reports.trained import SCRIPT
@@ -65,6 +69,15 @@ def test_training_leaves_a_page_with_all_that_it_says(run: Path) -> None:
     assert SCRIPT in page.text and "<i>run" in page.text, "names are there, as text"
     assert "model.mlp.hidden" in page.text and "[16, 8]" in page.text
     assert "shardrec train" in page.text and "torch" in page.text
+
+
+def test_a_plan_that_was_damaged_by_hand_costs_its_section_alone(run: Path) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    plan["tables"], plan["bytes_per_rank"] = plan["tables"][:1], dict(list(plan["bytes_per_rank"].items())[:1])
+    facts = RunFacts.of(run)
+    for _, content in damaged(plan):
+        (run / "plan.json").write_text(json.dumps(content))
+        plan_section(replace(facts, folder=RunFolder(run)))
 
 
 def test_curves_are_those_of_the_best_checkpoint(run: Path) -> None:

@@ -25,7 +25,12 @@ features:
 - {kind: id, name: device, ids: {kind: hash, num_ids: 8}, role: user}
 - {kind: id, name: age, ids: {kind: bucketize, boundaries: [18, 30, 45]}, missing: row, role: user}
 - {kind: dense, name: hour, transforms: [{kind: standardise}], role: user}
+- {kind: id, name: brand, ids: {kind: vocabulary}, role: item}
+- {kind: dense, name: price, transforms: [{kind: log}], role: item}
 labels: [{name: bought}]
+weight: worth
+group: customer
+time: at
 split: {by: hash, columns: [customer, product], fractions: {train: 0.9, validation: 0.1, test: 0}}
 """
 USER = ("user", "history", "device", "age", "hour")
@@ -44,6 +49,10 @@ def log() -> pa.Table:
             "device": draw.choice(["phone", "desk"], 300),
             "age": [None if n < 15 else int(n) for n in draw.integers(10, 60, 300)],
             "hour": draw.normal(12, 5, 300),
+            "brand": draw.choice(["acme", "zenith"], 300),
+            "price": draw.random(300),
+            "worth": np.ones(300),
+            "at": np.arange(300),
             "bought": (draw.random(300) < 0.6).astype(int),
         }
     )
@@ -71,6 +80,7 @@ def model(run: Path) -> shardrec.TrainedModel:
     return shardrec.open(run)
 
 
+# Of what the user tower reads alone: no product, brand or price, and nothing of what came of the visit.
 VISITS: list[dict[str, Any]] = [
     {"customer": "c3", "past": [103, 106, 999, 109, 112], "device": "phone", "age": 20, "hour": 9.5, "visit": "a"},
     {"customer": "nobody yet", "past": [103], "device": "desk", "age": None, "hour": 23.0, "visit": "b"},

@@ -242,7 +242,6 @@ def test_what_cannot_be_retrieved_is_one_line(
     assert "expected NAME=NUMBER" in line("--users", 1, "--index-set", "probes")
     assert "--index-set: the exact index has no settings" in line("--users", 1, "--index-set", "probes=3")
     assert "--seen: `train` goes alone" in line("--users", 1, "--seen", "train", "--seen", shop / "test")
-    assert "found an empty path" in line("--users", 1, "--seen", "")
     assert "--keys: are columns of users' rows" in line("--similar", "i01", "--keys", "genre")
     assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the output reads it)")
     assert "lists have a column of that name" in line("--data", shop / "test", "--keys", "item")

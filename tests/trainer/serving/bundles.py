@@ -32,7 +32,8 @@ def copied(bundle: Path, name: str) -> Path:
 def calibrated(bundle: Path, name: str) -> Path:
     """A copy whose scores differ from those of `bundle`."""
     copy = copied(bundle, name)
-    (copy / "calibration.json").write_text(json.dumps({"method": "platt", "a": 0.5, "b": -1.0}))
+    of = json.loads((copy / "bundle.json").read_text())["run"]["checkpoint"]
+    (copy / "calibration.json").write_text(json.dumps({"method": "platt", "a": 0.5, "b": -1.0, "checkpoint": of}))
     return copy
 
 

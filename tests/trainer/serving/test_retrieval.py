@@ -78,7 +78,7 @@ def ask(opened: OpenedBundle, measures: Measures) -> Callable[..., httpx.Respons
 @pytest.fixture(scope="module")
 def users(shop: Path, bundle: Bundle) -> pa.Table:
     rows = pq.read_table(shop / "test").slice(0, 4)
-    return rows.select([name for name in bundle.context_columns if name in rows.column_names])
+    return rows.select(bundle.user_columns)
 
 
 def test_top_n_is_the_loaders(ask: Callable[..., httpx.Response], bundle: Bundle, users: pa.Table) -> None:

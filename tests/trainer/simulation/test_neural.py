@@ -1,5 +1,7 @@
 """Policies by nets of values: what they choose by, what their major updates start from, and that they resume."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import build_model
 from shardrec.trainer.simulation.episode import Episode, episode_folder
+from shardrec.trainer.simulation.lived_days import LivedDays
 from shardrec.trainer.simulation.log_schema import ACTION_IDS, ACTION_NUMBERS, STATE_IDS, log_schema, state_numbers
 from shardrec.trainer.simulation.neural import KINDS
 from shardrec.trainer.simulation.run_file import SimulationConfig, load_simulation
 from shardrec.trainer.simulation.value_net import ValueNet
 from shardrec.trainer.simulation.world import Requests
 from tests import ROOT
+from tests.damaged_json import damaged
 from tests.trainer.command_line import refused
 from tests.trainer.recorded import assert_same_checkpoint, tower
 
@@ -145,6 +149,17 @@ def test_an_episode_that_was_broken_off_ends_as_one_that_was_not(lived: Path, tm
         with pytest.raises(UserError, match=r"day-0002: not what a day .* to begin it anew$"):
             Episode(broken, "drn", 1)
         file.write_bytes(kept)
+    state, days = (episode / "state/day-0002" / name for name in ("policy/state.json", "episode.json"))
+    kept = state.read_text()
+    for _, content in damaged(json.loads(kept)):
+        state.write_text(json.dumps(content))
+        with suppress(UserError):  # some are what another day leaves
+            Episode(broken, "drn", 1)
+    state.write_text(kept)
+    for done, content in damaged(json.loads(days.read_text())):
+        if not done.endswith(" -1") and done not in ("rows.0 gone", "rows.1 gone"):
+            with pytest.raises(ValueError, match=r"^(rows|cpu_seconds)[^\n]*$"):
+                LivedDays.of(content)
     Episode(broken, "drn", 1).run()
     for day in range(1, DAYS + 1):
         there, here = (pq.read_table(of / f"log/day-{day:04d}.parquet") for of in (lived, episode))

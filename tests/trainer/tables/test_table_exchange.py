@@ -249,6 +249,10 @@ def test_a_file_with_another_kind_of_ids_is_refused(run: Path, tmp_path: Path, m
     shardrec(monkeypatch, "checkpoint", "export", run, "--table", "user", "--out", tmp_path / "users")
     line = refused(monkeypatch, *asked, tmp_path / "users", "--rows")
     assert "its ids are values of vocabularies/user.parquet, but row numbers are expected" in line
+    file = next((tmp_path / "users").glob("*.parquet"))
+    for said in ("{", "[]", '{"ids": 3}'):
+        pq.write_table(pq.read_table(file).replace_schema_metadata({"shardrec": said}), file)
+        assert f"its metadata under 'shardrec' is {said!r}, expected what" in refused(monkeypatch, *asked, file)
 
 
 VECTOR = [0.5] * 5

@@ -11,14 +11,18 @@ Rows are raw: strings and numbers as they were before preparation. Values that t
 errors, `RowError`, that name row and feature; nothing is repaired silently.
 
 - `bundle.py`: a bundle that is open: scores, and lists of items
+- `calibration.py`: scores become rates
+- `checks.py`: values of JSON are as they should be
 - `features.py`: values of rows become table rows and numbers
 - `hashing.py`: the hash by which values become ids
+- `manifest.py`: what `bundle.json` says, checked
 - `programs.py`: a tower, run on rows
 - `rows.py`: rows in all their forms, and the types of their values
 - `tables.py`: tables, vocabularies and id spaces, mapped into memory
 """
 
-from .bundle import FORMAT, Bundle
+from .bundle import Bundle
+from .manifest import FORMAT
 from .rows import ANY, RowError
 
 __all__ = ["ANY", "FORMAT", "Bundle", "RowError"]

@@ -1,6 +1,5 @@
 """A bundle scores raw rows, and finds items for users."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -13,12 +12,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from .calibration import Calibration
 from .features import Column, Feature, check_equal
+from .manifest import read_manifest
 from .programs import Program
 from .rows import RowError, Rows
-from .tables import Tables
+from .tables import DamagedError, Tables, opened
 
-FORMAT = 2  # of what `bundle.json` and the files that it names hold
 BLOCK_ITEMS = 8192  # items whose products with users are made at once
 
 
@@ -27,7 +27,8 @@ class Bundle:
 
     manifest: what `bundle.json` says. columns: the raw columns that rows have, each with the Arrow type it is read as,
     and a `?` where it may be missing. item_columns, context_columns: those that describe the candidate item, and the
-    others. retrieves: whether `user_vectors`, `top_n` and `similar` are there.
+    others. user_columns: those that the user's half of the tower reads. retrieves: whether `user_vectors`, `top_n` and
+    `similar` are there.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None, prepared: bool = False) -> None:
@@ -37,16 +38,7 @@ class Bundle:
         ids are numbers, and not as they were before. Raises ValueError for a folder that is no whole bundle.
         """
         self.folder = Path(folder)
-        self.manifest = self._json("bundle.json")
-        if (found := self.manifest.get("format")) != FORMAT:
-            raise ValueError(
-                f"{self.folder}: a bundle of format {found}, where this loader reads format {FORMAT}; open it by the "
-                "loader that lies in it, or export its run again by this version"
-            )
-        for name, size in self.manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != size:
-                raise ValueError(f"{path}: missing or cut off, where the bundle has {size:,} bytes; copy it again")
+        self.manifest = read_manifest(self.folder)
         if threads is not None:
             torch.set_num_threads(threads)
         self._tables = Tables(self.folder, self.manifest)
@@ -63,7 +55,10 @@ class Bundle:
             name: list(dict.fromkeys(c for feature in program.features for c in self._features[feature].columns))
             for name, program in self._programs.items()
         }
-        self._calibration = self._fitted() if (self.folder / "calibration.json").exists() else None
+        self.user_columns = self._columns_of.get("user", [])
+        self._calibration = None
+        if (self.folder / "calibration.json").exists():
+            self._calibration = Calibration(self.folder, self.manifest.get("run", {}))
         self.retrieves = "user" in self._programs
 
     # ------------------------------------------------------------ scores
@@ -131,20 +126,14 @@ class Bundle:
         return columns
 
     def _calibrated(self, scores: Any) -> Any:
-        fit = self._calibration
-        if fit is None:
-            return scores
-        if fit["method"] == "isotonic":
-            return np.interp(scores, fit["x"], fit["y"]).astype(np.float32)
-        p = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
-        return np.asarray(1 / (1 + np.exp(-fit["a"] * np.log(p / (1 - p)) - fit["b"])), np.float32)
+        return scores if self._calibration is None else self._calibration(scores)
 
     # ------------------------------------------------------------ items for users, where `retrieves`
 
     def user_vectors(self, rows: Any) -> np.ndarray:
         """Returns users' vectors, [B, D] float32, of rows with the user tower's columns. Raises RowError."""
         if not self.retrieves:
-            raise ValueError(f"{self.folder}: this bundle makes no lists of items: {self.manifest['no_shared_space']}")
+            raise ValueError(f"{self.folder}: this bundle makes no lists of items: {self.no_shared_space}")
         return np.asarray(self._run("user", rows))
 
     def top_n(
@@ -195,9 +184,15 @@ class Bundle:
         scores[:, : best.shape[1]] = best.numpy()
         return found, scores
 
+    @property
+    def no_shared_space(self) -> str:
+        """Returns why this bundle makes no lists of items, where it does not."""
+        return self.manifest.get("no_shared_space") or "it has no program of users"
+
     @cached_property
     def _items(self) -> Tensor:
-        return torch.from_numpy(np.load(self.folder / "items.npy", mmap_mode="c"))  # never written
+        of = self.manifest["catalogue"]
+        return torch.from_numpy(opened(self.folder / "items.npy", (of["items"], of["dim"]), mode="c"))  # never written
 
     @cached_property
     def _norms(self) -> Tensor:
@@ -205,7 +200,14 @@ class Bundle:
 
     @cached_property
     def _item_ids(self) -> pa.Array:
-        return pq.read_table(self.folder / "items.parquet").column(0).combine_chunks()
+        path, count = self.folder / "items.parquet", self.manifest["catalogue"]["items"]
+        try:
+            found = pq.read_table(path).column(0).combine_chunks()
+        except (pa.ArrowException, OSError, IndexError) as error:
+            raise DamagedError(path, error) from None
+        if len(found) != count:
+            raise DamagedError(path, f"{len(found):,} items, expected {count:,}")
+        return found
 
     @cached_property
     def _places(self) -> dict[Any, int]:
@@ -216,19 +218,3 @@ class Bundle:
     def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Returns a table's rows: [n] -> float32 [n, D]."""
         return self._tables.vectors(table, rows)
-
-    def _fitted(self) -> dict[str, Any]:
-        """Returns the calibration. Raises ValueError for one of another checkpoint."""
-        found, run = self._json("calibration.json"), self.manifest.get("run", {})
-        if found.get("checkpoint") and found["checkpoint"] != run.get("checkpoint"):
-            raise ValueError(f"{self.folder}: calibration.json was fitted to another checkpoint; export the run again")
-        return found
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.folder}: not a bundle: {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.folder}: not a bundle: {name} holds no object")
-        return found

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 
 from .features import Column
 from .rows import BLOCK_ROWS, RowError, Rows
-from .tables import Tables
+from .tables import DamagedError, Tables
 
 
 class Program:
@@ -30,7 +30,10 @@ class Program:
 
         `module()` would check and arrange its arguments, which for one row takes longer than the tower.
         """
-        program = torch.export.load(str(self._path))
+        try:
+            program = torch.export.load(str(self._path))
+        except Exception as error:  # of whatever a broken archive makes torch stumble over
+            raise DamagedError(self._path, error) from error
         known = {**program.state_dict, **program.constants}
         inputs = program.graph_signature.input_specs
         weights = [known[spec.target].detach() for spec in inputs if spec.kind is not InputKind.USER_INPUT]
@@ -39,7 +42,12 @@ class Program:
     @torch.inference_mode()
     def __call__(self, columns: Mapping[str, Column], count: int, *shared: Tensor) -> tuple[Tensor, ...]:
         """Runs the program on `count` rows; columns of one row are every row's."""
-        return self._run(*shared, *(t for spec in self.inputs for t in self._tensors(spec, columns, count)))
+        try:
+            return self._run(*shared, *(t for spec in self.inputs for t in self._tensors(spec, columns, count)))
+        except DamagedError:
+            raise
+        except Exception as error:  # of inputs that are not the program's
+            raise DamagedError(self._path, f"it does not run on the inputs that bundle.json names: {error}") from error
 
     def by_block(self, rows: Rows, read: Callable[[Rows], Mapping[str, Column]], *shared: Tensor) -> Any:
         """Returns what the program says of rows, some of them at a time. Raises RowError."""

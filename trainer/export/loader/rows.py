@@ -17,6 +17,7 @@ NAMED = 8  # columns that an error names
 
 _TYPES = {"string": pa.large_binary(), ANY: pa.int64(), "int64": pa.int64(), "uint64": pa.uint64()}
 _TYPES |= {"bool": pa.bool_(), "float": pa.float64(), "double": pa.float64()}
+VALUE_TYPES = tuple(_TYPES)
 _READ = {"string": {"string"}, "int64": {"integer", "number"}, "bool": {"bool"}}
 _READ |= {"uint64": _READ["int64"], ANY: {"string", "integer", "number", "bool"}}
 _READ |= {"float": {"integer", "number", "decimal", "bool"}, "double": {"integer", "number", "decimal", "bool"}}

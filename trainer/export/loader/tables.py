@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from .hashing import hash_texts
 from .rows import distinct, integers
+
+SCALE_BYTES = 8  # behind each row of int8: its scale and its bias
 
 
 class Lookup:
@@ -40,9 +42,34 @@ class Lookup:
         return np.append(self(hash_texts(texts), texts), 0)[places]
 
 
-def _mapped(path: Path) -> np.ndarray:
+class DamagedError(ValueError):
+    """A file of a bundle is not as it was written."""
+
+    def __init__(self, path: Path, found: object) -> None:
+        line = " ".join(str(found).split()) or type(found).__name__
+        super().__init__(f"{path}: damaged ({line[:200]}); copy the bundle again, or export its run again")
+
+
+def opened(path: Path, shape: tuple[int | None, ...], kinds: str = "f", *, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """Maps an array's file into memory. Raises ValueError where it is not of this shape, and of one of these kinds."""
+    try:
+        array: np.ndarray = np.load(path, mmap_mode=mode)
+    except (OSError, ValueError, EOFError) as error:
+        raise DamagedError(path, error) from None
+    sizes = zip(array.shape, shape, strict=False)
+    if (
+        array.ndim != len(shape)
+        or any(size not in (found, None) for found, size in sizes)
+        or array.dtype.kind not in kinds
+    ):
+        expected = "x".join("N" if size is None else str(size) for size in shape)
+        raise DamagedError(path, f"{array.dtype} {'x'.join(map(str, array.shape))}, expected {expected}")
+    return array
+
+
+def _mapped(path: Path, shape: tuple[int | None, ...], kinds: str) -> np.ndarray:
     """Maps an array's file into memory. Rows come from all over it, so that reading ahead would be for nothing."""
-    array = np.load(path, mmap_mode="r")
+    array = opened(path, shape, kinds)
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         array.base.madvise(mmap.MADV_RANDOM)
     return array.view(np.ndarray)
@@ -53,24 +80,35 @@ class Tables:
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._folder, self._specs, self._spaces = folder, manifest["tables"], manifest["id_spaces"]
-        self._array = cache(lambda file: _mapped(folder / file))
+        self._array = cache(lambda file, shape, kinds: _mapped(folder / file, shape, kinds))
 
     def vectors(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Returns a table's rows: [n] -> float32 [n, D]. Of int8 ones each has a scale and a bias."""
         spec = self._specs[table]
-        found = self._array(spec["file"])[rows]
+        whole = (spec["rows"], spec["dim"])
         if spec["dtype"] != "int8":
-            return found.astype(np.float32, copy=False)
+            return self._array(spec["file"], whole, "f")[rows].astype(np.float32, copy=False)
+        found = self._array(spec["file"], (whole[0], whole[1] + SCALE_BYTES), "u")[rows]
         scale = found[:, spec["dim"] :].copy().view(np.float32)
         return found[:, : spec["dim"]].astype(np.float32) * scale[:, :1] + scale[:, 1:]
 
     def vocabulary(self, stem: str) -> Lookup:
         """Returns the vocabulary of these files."""
-        texts = self._folder / f"{stem}.arrow"
-        known = pa.ipc.open_file(pa.memory_map(str(texts))).read_all()["value"] if texts.exists() else None
-        return Lookup(self._array(f"{stem}.keys.npy"), self._array(f"{stem}.rows.npy"), 0, known)
+        path, known = self._folder / f"{stem}.arrow", None
+        if path.exists():
+            try:
+                known = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["value"]
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise DamagedError(path, error) from None
+        keys, rows = f"{stem}.keys.npy", f"{stem}.rows.npy"
+        return self._lookup(keys, rows, 0, known)
 
     def id_space(self, name: str) -> Lookup:
         """Returns which rows of dynamic tables ids have."""
         spec = self._spaces[name]
-        return Lookup(self._array(spec["ids"]), self._array(spec["rows"]), spec["default_row"])
+        return self._lookup(spec["ids"], spec["rows"], spec["default_row"])
+
+    def _lookup(self, keys: str, rows: str, default: int, texts: pa.Array = None) -> Lookup:
+        count = None if texts is None else len(texts)
+        known = self._array(keys, (count,), "iu")
+        return Lookup(known, self._array(rows, (len(known),), "iu"), default, texts)

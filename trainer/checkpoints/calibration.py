@@ -37,9 +37,8 @@ class Calibration(BaseModel):
     """A calibration maps a prediction p. isotonic: linear between the points (x, y), and constant beyond the ends;
     platt: to sigmoid(a logit(p) + b).
 
-    split, rows, step, checkpoint: what it was fitted on, and which checkpoint scored it, by step and fingerprint; of a
-    map that has no fingerprint the step alone is known. measured: by split, of rows that the fits
-    they were calibrated by have not seen.
+    split, rows, step, checkpoint: what it was fitted on, and which checkpoint scored it, by step and fingerprint.
+    measured: by split, of rows that the fits they were calibrated by have not seen.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,10 +124,11 @@ def calibration_of(folder: RunFolder, step: int, wanted: bool | None, option: st
             f"{folder.calibration_file}: was fitted to scores of step {found.step}, and step {step} is to score; "
             f"calibrate that with `shardrec calibrate --step {step}`, or {option}"
         )
-    if found.checkpoint and found.checkpoint != fingerprint(read_manifest(folder.checkpoint(step))):
+    if found.checkpoint != fingerprint(read_manifest(folder.checkpoint(step))):
+        of = "another checkpoint" if found.checkpoint else "a checkpoint that it does not name, maybe another"
         raise UserError(
-            f"{folder.calibration_file}: was fitted to scores of another checkpoint of step {step} than the one that "
-            f"is there; calibrate that with `shardrec calibrate --step {step}`, or {option}"
+            f"{folder.calibration_file}: was fitted to scores of {of} of step {step} than the one that is there; "
+            f"calibrate that with `shardrec calibrate --step {step}`, or {option}"
         )
     return found
 
