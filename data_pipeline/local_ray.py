@@ -10,10 +10,12 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 OBJECT_STORE_BYTES = 100 << 20  # nothing large goes through Ray's object store; its own minimum is 75 MiB
 SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")  # in the process that starts or joins one
+WITHOUT_MONITORS: dict[str, Any] = {"include_log_monitor": False, "no_monitor": True}
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -28,7 +30,7 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None}
     with put_back(*SET_BY_RAY), _authentication(token):
         try:
-            with _on_loopback():
+            with _for_this_process_alone():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -85,16 +87,29 @@ def _read_again() -> None:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Has the Ray that starts meanwhile take the loopback address, where all its servers then listen.
+def _for_this_process_alone() -> Iterator[None]:
+    """Has the Ray that starts meanwhile take the loopback address, and do without processes that serve nobody here.
 
-    Ray does so by itself on macOS and Windows; `_node_ip_address="127.0.0.1"` it turns into the machine's address.
+    All its servers listen on that address. Ray takes it by itself on macOS and Windows; `_node_ip_address="127.0.0.1"`
+    it turns into the machine's address. The processes, for which it would wait, bring workers' output to a terminal,
+    ask for further machines, and answer for a dashboard; an agent of the dashboard remains, without its servers.
     """
-    from ray._private import ray_constants
+    from ray._private import parameter, ray_constants, services, utils
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    replaced: dict[tuple[Any, str], Any] = {
+        (ray_constants, "ENABLE_RAY_CLUSTER"): False,
+        (parameter, "RayParams"): partial(parameter.RayParams, **WITHOUT_MONITORS),
+        (services, "start_api_server"): lambda *_, **__: (None, None),
+        (utils, "get_dashboard_dependency_error"): lambda: ModuleNotFoundError("not asked for"),
+    }
+    before = {(module, name): getattr(module, name) for module, name in replaced}
+    _replace(replaced)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        _replace(before)
+
+
+def _replace(values: Mapping[tuple[Any, str], Any]) -> None:
+    for (module, name), value in values.items():
+        setattr(module, name, value)

@@ -25,8 +25,9 @@ one after another. `make tests` uses `JOBS` processes side by side, 2 if not tol
   the fixture `gpu`, or is marked `gpu`.
 - A test process has one torch thread (`OMP_NUM_THREADS`, unless it is set). Names of files and ports are drawn anew or
   lie in `tmp_path`, never fixed: another test may run at the same moment.
-- Ranks are forked from a process that has imported everything. Ray and `torchrun` start processes that import it all
-  again, which takes seconds: a test of what ranks compute uses `processes.py`, one of a launcher launches once.
+- Ranks are forked from a process that has imported everything, and so is what a command in a test's process spawns.
+  Ray, `torchrun` and commands in processes of their own start others that import it all again, which takes seconds: a
+  test of what ranks compute uses `processes.py`, one of a launcher launches once.
 - A test that takes longer than 300 seconds fails. The 20 slowest are listed at the end.
 """
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 
 from shardrec.trainer.cli import THREADS_WAIT
 from tests import ROOT
+from tests.processes import forkserver
 
 # Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     So a test of the CPU is one on every machine, whatever it says of `launch.device`.
     """
+    gc.disable()  # until all is collected, of which nothing is garbage
     if not _asks_for_gpus(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch first looks for GPUs, which no conftest does
 
@@ -53,6 +56,22 @@ def _no_process_group_for_the_next() -> Iterator[None]:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_where_spawned() -> Iterator[None]:
+    """Forks what a command in this process would spawn: a spawned process imports all again, which takes seconds.
+
+    What a command in a process of its own spawns is spawned.
+    """
+    get_context: Any = multiprocessing.get_context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            multiprocessing,
+            "get_context",
+            lambda method=None: forkserver() if method == "spawn" else get_context(method),
+        )
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +125,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _finds_gpus() -> bool:

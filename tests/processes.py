@@ -25,6 +25,13 @@ PRELOADED = ("torch", "torchrec", "shardrec.trainer.training.train_run", "tests.
 """What the server imports; other modules are imported by each process."""
 
 
+def forkserver() -> Any:
+    """Returns the context of the server, which starts with the first process that is asked for."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
 class ProcessError(AssertionError):
     """A process failed: the text holds its traceback."""
 
@@ -38,8 +45,7 @@ def run_processes(
     process has its process group, environment and `threads` torch threads ready. Raises ProcessError with the first
     failing process's traceback, or where the processes take longer than `timeout` seconds; none is left behind.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forkserver()
     port = _free_port()
     processes, ends = [], []
     for rank in range(world_size):

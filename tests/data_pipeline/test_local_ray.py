@@ -74,6 +74,14 @@ def test_no_other_machine_reaches_it(home: Path) -> None:
     assert len(listening) > 3 and all(ip_address(ip).is_loopback for ip in listening), listening
 
 
+def test_no_process_of_it_serves_nobody(home: Path) -> None:
+    """A new release of Ray may start them otherwise: then `local_ray.py` has to follow."""
+    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("/raylet " in line for line in lines) and any("/gcs_server " in line for line in lines)
+    for unused in ("dashboard/dashboard.py", "log_monitor.py", "autoscaler/_private/monitor.py"):
+        assert not [line for line in lines if unused in line]
+
+
 def test_the_token_is_in_no_file_and_no_command_line(home: Path) -> None:
     token = os.environ["RAY_AUTH_TOKEN"]
     assert not list(home.rglob("*token*"))

@@ -43,7 +43,7 @@ from tests.sharding.cases import (
 from tests.sharding.dynamic_everywhere import train_dynamic
 from tests.sharding.frozen_everywhere import FROZEN_RANKS, score_frozen
 
-STEPS, ROWS = 12, 14
+STEPS, ROWS = 8, 14
 OPTIMIZERS = {
     "sgd": TableOptimizer(name="sgd", learning_rate=1.0),
     "adagrad": TableOptimizer(name="adagrad", learning_rate=0.05, eps=1e-3),

@@ -23,7 +23,7 @@ from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.models import MODELS, config_class
 
-STEPS, BATCH = 20, 60
+STEPS, BATCH = 10, 60
 ROWS = STEPS * BATCH - 9  # the last batch has 51 rows
 USERS, ITEMS, TAGS = 41, 23, 7
 

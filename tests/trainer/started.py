@@ -1,19 +1,17 @@
 """A command in a process of its own, which has imported everything: it can be killed."""
 
-import multiprocessing
 import os
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from shardrec.trainer.cli import main
-from tests.processes import PRELOADED
+from tests.processes import forkserver
 
 
 def started(*words: object, log: Path) -> BaseProcess:
     """Starts `shardrec ...`, whose output goes to `log`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forkserver()
     process = context.Process(target=command, args=(log, [str(word) for word in words]))
     process.start()
     return process

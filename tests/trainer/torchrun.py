@@ -14,7 +14,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tests.processes import PRELOADED
+from tests.processes import forkserver
 from tests.trainer.started import command
 
 FORK: Any = multiprocessing.get_context("fork")
@@ -22,8 +22,7 @@ FORK: Any = multiprocessing.get_context("fork")
 
 def torchrun(world_size: int, logs: Path, *words: object, restarts: int = 0) -> BaseProcess:
     """Starts `shardrec ...` on ranks, whose output goes to RANK.log in the folder `logs`; the agent's process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forkserver()
     agent = context.Process(target=_agent, args=(world_size, restarts, logs, [str(word) for word in words]))
     agent.start()
     return agent

@@ -4,13 +4,13 @@ Each measurement is a process of its own, so that peaks of memory are its own to
 that is slow for a while is slow for both.
 """
 
+import multiprocessing
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ def _run(scratch: Path, data: Path, model: str, precision: str, batch_size: int,
 def in_own_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Returns what `work` does, called in a fresh process. Raises what it raises; UserError where the process dies."""
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(work, *arguments).result()
     except BrokenProcessPool:
         raise UserError("bench: a measuring process died, of memory most likely; try fewer rows or less") from None

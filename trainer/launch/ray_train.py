@@ -1,9 +1,9 @@
 """Ray Train runs here with nothing in the way of a run's first step.
 
 Ray Train's own TorchTrainer loads torch in its controller, and starts an actor each for data sets, for the cluster's
-autoscaler and for placement groups that a dead controller might leave behind, one after the other. Here the controller
-hands the workers their addresses, with which they make the process group themselves, and a local Ray, which lasts no
-longer than its run, goes without these actors. No module that is named here loads torch.
+autoscaler, for placement groups that a dead controller might leave behind, and for checkpoints that workers report to
+Ray. Here the controller hands the workers their addresses, with which they make the process group themselves, and a
+local Ray, which lasts no longer than its run, goes without these actors. No module that is named here loads torch.
 """
 
 import ipaddress
@@ -19,6 +19,7 @@ from ray import train
 from ray.train import BackendConfig, Result
 from ray.train.backend import Backend
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import state, worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 UNUSED = frozenset({"DatasetsCallback"})
@@ -53,11 +54,29 @@ class AddressConfig(BackendConfig):
         return AddressBackend
 
 
+class NoActor:
+    """The place of an actor that is not started."""
+
+    @classmethod
+    def options(cls, **_: Any) -> "NoActor":
+        """Takes an actor's options."""
+        return cls()
+
+    def remote(self, **_: Any) -> "NoActor":
+        """Starts nothing."""
+        return self
+
+
 class LocalScalingPolicy(FixedScalingPolicy):
     """The policy keeps a fixed number of workers, and tells no autoscaler of them."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Asks for nothing, since the workers' cores are there."""
+        """Asks for nothing, since the workers' cores are there; and has the workers do without an actor of Ray's.
+
+        By that actor they would agree on checkpoints that they report to Ray.
+        """
+        worker_group.SynchronizationActor = NoActor  # type: ignore[assignment,misc]
+        state._shutdown_sync_actor = lambda sync_actor: None
 
     def _maybe_send_resource_request(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -25,7 +24,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.training.taking_up import taken_up
 from tests import ROOT
-from tests.processes import PRELOADED
+from tests.processes import forkserver
 from tests.trainer.command_line import refused, shardrec
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file, write_data
@@ -264,8 +263,7 @@ def test_what_is_written_may_be_read_by_whom_its_neighbours_may(run: Path) -> No
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
     """Calls a function in a process of its own, whose mounts and limits nobody else has; returns its result."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forkserver()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_apart, args=(there, function, arguments))
     process.start()

@@ -1,6 +1,5 @@
 """Workers find each other, agree on what differs between hosts, and leave when one of them cannot go on."""
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -25,7 +24,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.expected_workers import expected_environment, run_topology
 from shardrec.trainer.training.trainer import Trainer
-from tests.processes import PRELOADED, run_processes
+from tests.processes import forkserver, run_processes
 from tests.trainer.small_run import run_file, write_data
 
 MIB = 1 << 20
@@ -152,8 +151,7 @@ def command(rank: int, port: int, arguments: list[str], log: Path) -> None:
 
 def test_a_command_of_several_ranks_ends_with_the_line_of_the_one_that_raised(run: Path, tmp_path: Path) -> None:
     (tmp_path / "own_model.py").write_text(OWN_MODEL)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forkserver()
     settings = (f"run={tmp_path}/run", "model=own_model:Model", f"import_from={tmp_path}")
     arguments, port = ["train", str(run), *(part for s in settings for part in ("--set", s))], free_port()
     logs = [tmp_path / f"{rank}.log" for rank in range(2)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import state, worker_group
 from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -72,6 +73,8 @@ def test_what_is_replaced_of_ray_train_is_there() -> None:
     """A new release of Ray may do these things elsewhere: then `ray_train.py` has to follow."""
     assert vars(data_parallel_trainer).keys() >= UNUSED_LOCALLY
     assert "scaling_policy=create_scaling_policy(" in inspect.getsource(DataParallelTrainer.fit)
+    assert "SynchronizationActor.options(" in inspect.getsource(worker_group)
+    assert "_shutdown_sync_actor(" in inspect.getsource(state)
     for ours, theirs in ((Trainer, DataParallelTrainer), (LocalScalingPolicy, FixedScalingPolicy)):
         for name, method in vars(ours).items():
             if inspect.isfunction(method) and name != "__init__":

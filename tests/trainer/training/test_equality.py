@@ -11,7 +11,7 @@ import yaml
 from tests.trainer.recorded import train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, write_data
 
-STEPS = 40
+STEPS = 24
 ROWS = 1200
 PLACEMENTS = ("data_parallel", "table_wise", "row_wise", "column_wise")
 # smooth: at a ReLU's kink a rounding error would be as large as a gradient

@@ -3,6 +3,7 @@
 One Ray job trains all of them one after another, since starting Ray and its workers costs more than training them all.
 """
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ def whole_run(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def on_ray(folder: Path, run_files: dict[str, str], whole_run: Path) -> dict[str, Any]:
-    """What `train_each` returns on two Ray workers."""
-    return train(folder / "ray", run_files, 2, whole_run)
+    """What `train_each` returns on two Ray workers; Ctrl-C is afterwards as it was."""
+    before = signal.getsignal(signal.SIGINT)
+    found = train(folder / "ray", run_files, 2, whole_run)
+    assert signal.getsignal(signal.SIGINT) == before
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,19 @@ SETTINGS = {
         "user": {"dynamic": {"rows": 120, "after": 2}},  # of 301 users
     },
 }
+OWN_MODEL = """
+from models.taste import DIM
+from shardrec import Fields, PointwiseConfig, PooledEmbeddings, Recommender
+
+
+class Own(Recommender):
+    def __init__(self, fields: Fields, config: PointwiseConfig) -> None:
+        tables = fields.tables(embedding_dim=DIM)
+        super().__init__(inputs={"field": PooledEmbeddings(tables)}, task=config.build_task(fields.schema))
+
+    def forward(self, field):
+        return field.sum((1, 2))
+"""
 VOLATILE = ("time", "samples_per_second", "recent_samples_per_second")
 
 
@@ -132,19 +146,21 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
 def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Path) -> None:
     """Stopped after a checkpoint and taken up by as many, and by more ranks."""
-    settings = {"trainer": SETTINGS["trainer"] | {"matmul_precision": "highest"}, "model": {"mlp": {"hidden": [16, 8]}}}
+    trainer = SETTINGS["trainer"] | {"matmul_precision": "highest", "epochs": 2}
+    settings = {"trainer": trainer, "model": {"mlp": {"hidden": [16, 8]}}}
     settings["tables"] = {"user": SETTINGS["tables"]["user"]}
     path = run_file(tmp_path / "run.yaml", data, **settings)
-    whole, three = (f"run={tmp_path}/whole",), (f"run={tmp_path}/three",)
-    stopped = ("trainer.max_steps=14",)
-    expected, _, _, resumed = train_in_processes(2, path, whole, stopped, (*three, *stopped), resumed=((),))
+    expected, _ = train_in_processes(2, path, (f"run={tmp_path}/whole",), ("trainer.max_steps=14",))
+    shutil.copytree(tmp_path / "run", tmp_path / "three")
+    (resumed,) = train_in_processes(2, path, resumed=((),))
     assert resumed["first_step"] == 14
     assert resumed["losses"] == expected["losses"][14:]
     assert resumed["batches"] == expected["batches"][14:]
     last = f"checkpoints/step-{expected['steps']}"
     assert_same_checkpoint(tmp_path / "run" / last, tmp_path / "whole" / last)
 
-    (moved,) = train_in_processes(3, path, resumed=((*three, "tables.*={placement: row_wise}"),))
+    elsewhere = (f"run={tmp_path}/three", "tables.*={placement: row_wise}")
+    (moved,) = train_in_processes(3, path, resumed=(elsewhere,))
     assert moved["batches"] == expected["batches"][14:]
     assert moved["losses"] == pytest.approx(expected["losses"][14:], abs=1e-4)
 
@@ -220,26 +236,36 @@ def test_other_data_are_refused_on_resume(data: Path, tmp_path: Path) -> None:
         train(path, ("data.lanes=8", "trainer.max_steps=4"), resume=True)
 
 
-def test_a_worker_of_ray_that_is_killed_is_replaced(data: Path, tmp_path: Path) -> None:
+def test_a_worker_of_ray_that_is_killed_is_replaced(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also after another command on the run folder has failed, whose error is not the training's; and in a folder with
-    files called as our layers are.
+    files called as our layers are, where the user's own model imports one of them.
     """
     write_names_of_layers(tmp_path)
-    settings = SETTINGS["trainer"] | {"epochs": 15, "evaluation": {"every_epochs": 5}}
-    path = run_file(tmp_path / "run.yaml", data, trainer=settings, launch={"workers": 2})
+    (tmp_path / "models/taste.py").write_text("DIM = 3\n")
+    (tmp_path / "own.py").write_text(OWN_MODEL)
+    settings = SETTINGS["trainer"] | {"evaluation": {"every_epochs": 3}}
+    path = run_file(tmp_path / "run.yaml", data, model="own:Own", trainer=settings, launch={"workers": 2})
     process = start(path)
-    while last_step(tmp_path / "run") < 30 and process.poll() is None:
+    while last_step(tmp_path / "run") < EVERY + 1 and process.poll() is None:
         time.sleep(0.05)
     workers = ray_train_workers(process.pid)
     assert len(workers) == 2
+    for worker in workers:
+        worker.suspend()  # else they may end meanwhile
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own", "models", "models.taste"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(UserError, match="user"):  # in its worker, beside the training
         evaluate_run(tmp_path / "run", (str(unknown_users(tmp_path)),), None, ("launch.workers=1",), quiet=True)
     workers[0].kill()
+    workers[1].resume()
     assert process.wait() == 0
     folder = RunFolder.open(tmp_path / "run")
     starts = [r for r in folder.records() if r["kind"] == "start"]
     assert starts[-1]["resumed"] and starts[-1]["step"] > 0
-    assert json.loads(folder.summary_file.read_text())["rows"] == 15 * 2401
+    assert json.loads(folder.summary_file.read_text())["rows"] == 3 * 2401
 
 
 def unknown_users(folder: Path) -> Path:
@@ -252,7 +278,7 @@ def unknown_users(folder: Path) -> Path:
 
 def test_torchrun_starts_a_killed_rank_anew(data: Path, tmp_path: Path) -> None:
     """The new first rank takes over the lock of the one that was killed, by the line that started the run."""
-    settings = {"epochs": 9, "checkpoint": {"every_steps": 10}, "evaluation": {"every_epochs": 9}}
+    settings = {"epochs": 5, "checkpoint": {"every_steps": 10}, "evaluation": {"every_epochs": 5}}
     path = run_file(tmp_path / "run.yaml", data, trainer=settings)
     agent = torchrun(2, tmp_path, "train", path, "--quiet", "--resume", "auto", restarts=1)
     while not list((tmp_path / "run").glob("checkpoints/step-*")) and agent.is_alive():
@@ -262,7 +288,7 @@ def test_torchrun_starts_a_killed_rank_anew(data: Path, tmp_path: Path) -> None:
     assert agent.exitcode == 0
     folder = RunFolder.open(tmp_path / "run")
     summary = json.loads(folder.summary_file.read_text())
-    assert summary["rows"] == 9 * 2401 and summary["first_step"] >= 10
+    assert summary["rows"] == 5 * 2401 and summary["first_step"] >= 10
     assert not (folder.path / ".lock").exists()
 
 
