@@ -151,7 +151,7 @@ def distribute(
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
-    _agree_on_form(_own_rows(local_kernels, replicas), process_group)
+    _agree_on_form(_own_rows(local_kernels, replicas), device, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     trained = [t for t in tables.values() if not t.table.frozen]
@@ -177,12 +177,11 @@ def _own_rows(local_kernels: Iterable[Any], replicas: Replicas) -> list[RowTable
     return [*(k.tables for k in local_kernels if isinstance(k, RowUpdateKernel)), *replicas.kernels]
 
 
-def _agree_on_form(own: Sequence[RowTables], process_group: dist.ProcessGroup) -> None:
+def _agree_on_form(own: Sequence[RowTables], device: torch.device, process_group: dist.ProcessGroup) -> None:
     """Lets torch operations update rows on all ranks where a rank has nothing compiled: replicas have to stay equal."""
-    if dist.get_world_size(process_group) == 1:
+    if device.type != "cpu" or dist.get_world_size(process_group) == 1:
         return
-    device = "cpu" if "gloo" in dist.get_backend_config(process_group) else "cuda"
-    lacking = torch.tensor([any(rows.compiled is None for rows in own)], dtype=torch.int32, device=device)
+    lacking = torch.tensor([any(rows.compiled is None for rows in own)], dtype=torch.int32)
     dist.all_reduce(lacking, dist.ReduceOp.MAX, group=process_group)
     if lacking.item():
         for rows in own:
