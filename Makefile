@@ -29,6 +29,7 @@ $(INSTALLED): setup.py constraints.txt
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) --editable '.[$(DEVICE),dev]'
 	$(if $(filter cpu,$(DEVICE)),$(PIP) --no-deps torchrec)
+	$(BIN)/python -m shardrec.sharding.kernels.build
 	rm -f $(VENV)/.installed-* && touch $@
 
 demo: demo/data/schema.yaml

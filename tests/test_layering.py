@@ -39,6 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("dynamic",),
         ("updates",),
         ("tables",),
+        ("kernels",),
     ),
     "data_pipeline": (
         ("prepare",),

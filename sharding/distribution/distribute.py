@@ -21,7 +21,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
-from shardrec.sharding.distribution.row_kernels import mark_table
+from shardrec.sharding.distribution.row_kernels import RowUpdateKernel, mark_table
 from shardrec.sharding.distribution.sharded import (
     BagSharder,
     SequenceSharder,
@@ -40,6 +40,7 @@ from shardrec.sharding.tables.live import LiveTable, TableShard, merged
 from shardrec.sharding.tables.module_names import module_name, table_name
 from shardrec.sharding.updates.choose import start_tables
 from shardrec.sharding.updates.context import UpdateContext
+from shardrec.sharding.updates.row_tables import RowTables
 from shardrec.sharding.updates.sample_counts import SampleCounts
 
 
@@ -76,6 +77,12 @@ class Distributed:
         self.replicas.begin(context)
         if self.lookup.dynamic is not None:
             self.lookup.dynamic.begin(context.step)
+
+    @property
+    def row_form(self) -> str | None:
+        """Returns which form of our own kernel updates rows: compiled or torch; None: all tables are FBGEMM's."""
+        forms = {"torch" if rows.compiled is None else "compiled" for rows in _own_rows(self._kernels, self.replicas)}
+        return forms.pop() if forms else None
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
@@ -144,6 +151,7 @@ def distribute(
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
+    _agree_on_form(_own_rows(local_kernels, replicas), device, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     trained = [t for t in tables.values() if not t.table.frozen]
@@ -162,6 +170,22 @@ def distribute(
     distributed = Distributed(module, step, lookup, plan, tables, replicas, local_kernels, process_group)
     distributed.begin(UpdateContext(0))
     return distributed
+
+
+def _own_rows(local_kernels: Iterable[Any], replicas: Replicas) -> list[RowTables]:
+    """Returns the tables of this rank that our own kernel updates."""
+    return [*(k.tables for k in local_kernels if isinstance(k, RowUpdateKernel)), *replicas.kernels]
+
+
+def _agree_on_form(own: Sequence[RowTables], device: torch.device, process_group: dist.ProcessGroup) -> None:
+    """Lets torch operations update rows on all ranks where a rank has nothing compiled: replicas have to stay equal."""
+    if device.type != "cpu" or dist.get_world_size(process_group) == 1:
+        return
+    lacking = torch.tensor([any(rows.compiled is None for rows in own)], dtype=torch.int32)
+    dist.all_reduce(lacking, dist.ReduceOp.MAX, group=process_group)
+    if lacking.item():
+        for rows in own:
+            rows.compiled = None
 
 
 def _sharded(

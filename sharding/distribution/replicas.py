@@ -89,7 +89,7 @@ class Replicas:
     def __init__(
         self, modules: Sequence[ReplicatedBags | ReplicatedSequences], group: dist.ProcessGroup | None
     ) -> None:
-        self._kernels = [kernel for module in modules for kernel in module.kernels]
+        self.kernels = [kernel for module in modules for kernel in module.kernels]
         self._live = [entry for module in modules for entry in module.live()]
         self._group = group
         self._shapes = [(kernel.weights[i].shape[0], kernel.weights[i].shape[1] + 1) for kernel, i, _ in self._live]
@@ -105,7 +105,7 @@ class Replicas:
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step; gradients that no `step` has used are forgotten."""
-        for kernel in self._kernels:
+        for kernel in self.kernels:
             kernel.begin(context)
 
     def step(self) -> None:
@@ -123,5 +123,5 @@ class Replicas:
         self._sum /= dist.get_world_size(self._group)
         for (kernel, i, _), buffer in zip(self._live, buffers, strict=True):
             kernel.update(i, buffer)
-        for kernel in self._kernels:
+        for kernel in self.kernels:
             kernel.forget_gradients()

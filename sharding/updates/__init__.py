@@ -1,6 +1,7 @@
 """Rows change by the rule of their table's optimizer.
 
 - `choose.py`: which rule a table gets, and whether FBGEMM's kernels have it
+- `compiled_rows.py`: the compiled kernel that has these rules too
 - `context.py`: what a step's updates depend on beside its batch
 - `ftrl.py`: the rule of FTRL-Proximal
 - `row_tables.py`: tables that are looked up and updated by our own kernel

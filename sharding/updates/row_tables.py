@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shardrec.sharding.kernels.library import RowKernel
 from shardrec.sharding.tables.rounding import ShardRounding
+from shardrec.sharding.updates.compiled_rows import compiled_rows
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.rules import RowUpdate
 
@@ -45,12 +47,16 @@ class RowTables(nn.Module):
         self._shard_roundings = tuple(roundings or [None] * len(shapes))
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
         self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
+        self.compiled = compiled_rows(self.weights, self.states, self.updates, self.feature_tables)
         self.begin(UpdateContext(0))
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step: the next updates are those of `context`, and gradients that are still kept are forgotten."""
         self._context = context
         self._roundings = [None if r is None else r.at_step(context.step) for r in self._shard_roundings]
+        for t, rounding in enumerate(self._roundings):
+            if self.compiled and rounding and self.weights[t].dtype == torch.float16:
+                self.compiled.round_by(t, rounding.key, rounding.row, rounding.column)
         self.forget_gradients()
 
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -59,6 +65,8 @@ class RowTables(nn.Module):
 
     def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> Tensor:
         """Sums rows by bag as `forward` does, without gradients. first: [F + 1], where each feature's ids begin."""
+        if self.compiled:
+            return self.compiled.pool(ids, offsets, weights)
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         pooled = []
         for f, t in enumerate(self.feature_tables):
@@ -74,6 +82,9 @@ class RowTables(nn.Module):
     @torch.no_grad()
     def receive(self, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> None:
         """Sums a batch's gradients [B, all columns] by row, then updates the rows or keeps the sums."""
+        if self.compiled:
+            self._receive_compiled(self.compiled, gradient, ids, offsets, weights)
+            return
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         columns = gradient.split([self.weights[t].shape[1] for t in self.feature_tables], dim=1)
         lengths = offsets.diff()
@@ -98,6 +109,18 @@ class RowTables(nn.Module):
             else:
                 self._change_rows(t, rows, summed)
 
+    def _receive_compiled(
+        self, kernel: RowKernel, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None
+    ) -> None:
+        if not self.deferred:
+            factor, loss_weight = self._context.learning_rate_factor, self._context.loss_weight
+            kernel.update(gradient, ids, offsets, weights, factor, loss_weight)
+            return
+        for t, kept in enumerate(self._kept):
+            rows, summed = kernel.sum(t, gradient, ids, offsets, weights)
+            if len(rows):
+                kept.append((rows, summed))
+
     def add_gradients(self, table: int, into: Tensor) -> None:
         """Adds the kept gradients of a table to `into` [rows, columns + 1]; the last column counts who named a row."""
         for rows, summed in self._kept[table]:
@@ -107,6 +130,11 @@ class RowTables(nn.Module):
     def update(self, table: int, gradients: Tensor) -> None:
         """Updates the rows of a table that any rank named, or every row, by gradients as in `add_gradients`."""
         update, rows, summed = self.updates[table], None, gradients[:, :-1]
+        if self.compiled:
+            named = None if update.every_row else summed.shape[1]
+            factor, loss_weight = self._context.learning_rate_factor, self._context.loss_weight
+            self.compiled.update_all(table, gradients, named, factor, loss_weight)
+            return
         if not update.every_row:
             rows = gradients[:, -1].nonzero().squeeze(1)
             summed = summed.index_select(0, rows)

@@ -24,6 +24,7 @@ from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter
 from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
+from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import global_rows, loss_values, objective
 from shardrec.trainer.session.session import Session
@@ -121,8 +122,12 @@ class Trainer:
                 start_from(self.config.init_from, self.session)
             self._count_samples()
         self._first_step = self.state.position.step
+        rows = self.session.distributed.row_form
+        if resumed and self.environment.leads:
+            self._tell_of_another_form(rows)
         self.reporter.start(self._first_step)
         facts = {
+            "rows": rows,
             "resumed": resumed,
             "world_size": self.environment.world_size,
             "device": self.environment.device.type,
@@ -131,6 +136,13 @@ class Trainer:
         }
         self.reporter.record("start", self._first_step, facts)
         self.environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
+
+    def _tell_of_another_form(self, rows: str | None) -> None:
+        """Says so where rows were updated by another form of the kernel before: results agree to rounding alone."""
+        before = [r["rows"] for r in self.folder.records() if r["kind"] == "start" and r.get("rows")]
+        if before and rows and before[-1] != rows:
+            line = f"rows of tables are updated by the {rows} kernel, until here by the {before[-1]} one"
+            say(self.folder.logs, f"shardrec: {line}: the run goes on equal to rounding, not bit for bit")
 
     def _count_samples(self) -> None:
         """Counts, over the rows of the first epoch, what tables with `decay: frequency` divide by."""

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.tables.live import physical_dim
+from shardrec.sharding.updates import compiled_rows
 from shardrec.sharding.updates import rules as row_rules
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
 from shardrec.sharding.updates.row_tables import RowTables
@@ -27,6 +28,13 @@ def optimized(name: str, dim: int, rows: int = 9, **more: Any) -> EmbeddingTable
     eps = {"eps": 1e-3} if name not in ("sgd", "ftrl") else {}
     o = TableOptimizer(name=name, **{"learning_rate": 0.1} | eps | more)  # type: ignore[arg-type]
     return replace(table(f"{name}{dim}", rows, dim), optimizer=o)
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the kernel pass every test."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled_rows, "library", lambda: None)
 
 
 def build(tables: list[EmbeddingTable], features: list[int], deferred: bool = False) -> RowTables:
@@ -57,7 +65,7 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=6, max_size=6),
     weighted=st.booleans(),

@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.updates import compiled_rows
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry, read_manifest, write_manifest
 from shardrec.trainer.config.load import load
@@ -98,6 +99,22 @@ def last_step(folder: Path) -> int:
 def records(folder: RunFolder) -> list[dict[str, Any]]:
     kept = [r for r in folder.records() if r["kind"] != "start"]
     return [{k: v for k, v in r.items() if k not in VOLATILE} for r in kept]
+
+
+def test_says_that_rows_are_updated_by_another_form(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where a machine has no compiler: the run goes on, equal to rounding."""
+    path = run_file(tmp_path / "run.yaml", data, **SETTINGS | {"trainer": {"max_steps": 2}})
+    shardrec(monkeypatch, "train", path, "--quiet")
+    monkeypatch.setattr(compiled_rows, "library", lambda: None)
+    shardrec(monkeypatch, "train", path, "--quiet", "--resume", "--set", "trainer.max_steps=3")
+    said = [line for line in capfd.readouterr().err.splitlines() if "by the torch kernel" in line]
+    assert len(said) == 1 and "until here by the compiled one" in said[0] and "not bit for bit" in said[0]
+    assert [r["rows"] for r in RunFolder.open(tmp_path / "run").records() if r["kind"] == "start"] == [
+        "compiled",
+        "torch",
+    ]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(

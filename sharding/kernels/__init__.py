@@ -1,0 +1,7 @@
+"""Kernels are compiled code of our own, for what torch operations do too slowly on CPUs.
+
+- `build.py`: the library, compiled at installation or at first use
+- `exports.cpp`, `forms.h`: its entry points, and the form of it that a processor has the instructions for
+- `library.py`: its functions, on tensors
+- `rows.cpp`, `rows.h`: rows of tables, looked up and updated
+"""

@@ -1,0 +1,92 @@
+"""The library of kernels is compiled by the C++ compiler of the machine, once, into a folder of the user's cache.
+
+It is plain C to its callers, so that one file serves every version of Python and of torch. Each set of instructions
+that a processor may have is compiled for apart, and the one to run is chosen when the library is loaded.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_SOURCES = ("rows.h", "forms.h", "rows.cpp", "exports.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_AVX2 = ("-mavx2", "-mf16c", "-mbmi2")
+_AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512")
+
+
+def library_file() -> Path | None:
+    """Returns the compiled library, made here if need be; None where it cannot be made, which is said in one line."""
+    target = _folder() / f"rows-{_fingerprint()}.so"
+    if target.exists():
+        return target
+    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        _say("no C++ compiler found: rows of tables are updated by torch operations, which is slower; install g++")
+        return None
+    _say(f"compiling the kernels that update rows of tables into {target.parent}, once ...")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="kernels-", dir=target.parent) as folder:
+            os.replace(_compile(compiler, Path(folder)), target)
+    except (OSError, subprocess.CalledProcessError) as error:
+        output = getattr(error, "stderr", "") or ""
+        line = next((line for line in output.splitlines() if "error" in line), str(error))
+        _say(f"the kernels do not compile ({line.strip()}): rows of tables are updated by torch operations")
+        return None
+    return target
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    """Compiles the library into a folder. Raises CalledProcessError."""
+    forms: dict[str, tuple[str, ...]] = {"plain": ()}
+    if platform.machine() in ("x86_64", "AMD64"):
+        forms |= {"avx2": _AVX2, "avx512": _AVX2 + _AVX512}
+    jobs = {"exports": ("exports.cpp",)} | {
+        name: (f"-DINSTRUCTIONS={name}", *flags, "rows.cpp") for name, flags in forms.items()
+    }
+    objects = []
+    for name, arguments in jobs.items():
+        objects.append(str(folder / f"{name}.o"))
+        _run(compiler, *_FLAGS, *_own_flags(), "-c", *arguments, "-o", objects[-1])
+    library = folder / "rows.so"
+    # in this order: of functions that several objects have, the linker takes the first, which any processor can run
+    _run(compiler, "-shared", "-fopenmp", *objects, "-o", str(library))
+    return library
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, cwd=_HERE, check=True, capture_output=True, text=True)
+
+
+def _fingerprint() -> str:
+    """Returns what names a library: of other sources, flags or processors there is another one."""
+    flags = f"{platform.machine()} {_FLAGS} {_AVX2} {_AVX512} {_own_flags()}"
+    digest = hashlib.blake2b(flags.encode(), digest_size=8)
+    for name in _SOURCES:
+        digest.update((_HERE / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _own_flags() -> list[str]:
+    """Returns the flags that the user has for every program."""
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
+
+
+def _folder() -> Path:
+    """Returns where compiled kernels are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardrec"
+
+
+def _say(line: str) -> None:
+    print(f"shardrec: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    library_file()

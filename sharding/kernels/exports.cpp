@@ -1,0 +1,93 @@
+// The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
+#include "rows.h"
+
+namespace plain {
+#include "forms.h"
+}
+#if defined(__x86_64__)
+namespace avx2 {
+#include "forms.h"
+}
+namespace avx512 {
+#include "forms.h"
+}
+#endif
+
+namespace {
+
+enum Level { PLAIN, AVX2, AVX512 };
+
+Level best() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool f16 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+    if (f16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) return AVX512;
+    if (f16) return AVX2;
+#endif
+    return PLAIN;
+}
+
+Level level = best();
+
+// Returns the batch without offsets, where they only say that every bag has one id.
+Batch plainest(Batch batch) {
+    if (!batch.offsets) return batch;
+    int64_t differs = 0;
+    for (int64_t i = 0; i <= batch.features * batch.bags; i++) differs |= batch.offsets[i] ^ i;
+    if (!differs) batch.offsets = nullptr;
+    return batch;
+}
+
+// Returns the place of the first id that its table has no row for, or -1.
+int64_t astray(const Table* tables, const Feature* features, const Batch& batch) {
+    for (int64_t f = 0; f < batch.features; f++) {
+        const uint64_t rows = (uint64_t)tables[features[f].table].rows;
+        const int64_t first = batch.offsets ? batch.offsets[f * batch.bags] : f * batch.bags;
+        const int64_t last = batch.offsets ? batch.offsets[(f + 1) * batch.bags] : (f + 1) * batch.bags;
+        uint64_t bad = 0;
+        for (int64_t i = first; i < last; i++) bad |= (uint64_t)((uint64_t)batch.ids[i] >= rows);
+        if (!bad) continue;
+        for (int64_t i = first; i < last; i++)
+            if ((uint64_t)batch.ids[i] >= rows) return i;
+    }
+    return -1;
+}
+
+}  // namespace
+
+#if defined(__x86_64__)
+#define FORM(call) (level == AVX512 ? avx512::call : level == AVX2 ? avx2::call : plain::call)
+#else
+#define FORM(call) plain::call
+#endif
+
+extern "C" {
+
+// 0: plain, 1: AVX2, 2: AVX-512. Takes a lower one if asked to; returns which it is.
+int32_t rows_level(int32_t wanted) {
+    if (wanted >= 0 && wanted <= best()) level = (Level)wanted;
+    return level;
+}
+
+int64_t rows_pool(const Table* tables, const Feature* features, const Batch* batch, float* out, int32_t threads) {
+    const int64_t bad = astray(tables, features, *batch);
+    if (bad < 0) FORM(pool(tables, features, plainest(*batch), out, threads));
+    return bad;
+}
+
+int64_t rows_update(const Table* tables, int64_t count, const Feature* features, const Batch* batch, const float* gradient, float factor, float loss_weight, int32_t threads) {
+    const int64_t bad = astray(tables, features, *batch);
+    if (bad < 0) FORM(update(tables, count, features, plainest(*batch), gradient, {factor, loss_weight}, threads));
+    return bad;
+}
+
+// Returns how many rows were found, or -1 - the place of an id that is astray.
+int64_t rows_sum(const Table* tables, int64_t count, int64_t t, const Feature* features, const Batch* batch, const float* gradient, int64_t* rows, float* sums) {
+    const int64_t bad = astray(tables, features, *batch);
+    return bad < 0 ? FORM(sum(tables, count, t, features, plainest(*batch), gradient, rows, sums)) : -1 - bad;
+}
+
+void rows_update_all(const Table* table, const float* gradient, int64_t stride, int64_t named, float factor, float loss_weight, int32_t threads) {
+    FORM(update_all(*table, gradient, stride, named, {factor, loss_weight}, threads));
+}
+}
