@@ -23,14 +23,18 @@ _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vect
 
 def library_file() -> Path | None:
     """Returns the compiled library, made here if need be; None where it cannot be made, which is said in one line."""
-    target = _folder() / f"rows-{_fingerprint()}.so"
+    folder = _folder()
+    if folder is None:
+        say("no home folder to keep compiled kernels in: rows of tables are updated by torch operations; set HOME")
+        return None
+    target = folder / f"rows-{_fingerprint()}.so"
     if target.exists():
         return target
     compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        _say("no C++ compiler found: rows of tables are updated by torch operations, which is slower; install g++")
+        say("no C++ compiler found: rows of tables are updated by torch operations, which is slower; install g++")
         return None
-    _say(f"compiling the kernels that update rows of tables into {target.parent}, once ...")
+    say(f"compiling the kernels that update rows of tables into {target.parent}, once ...")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kernels-", dir=target.parent) as folder:
@@ -38,7 +42,7 @@ def library_file() -> Path | None:
     except (OSError, subprocess.CalledProcessError) as error:
         output = getattr(error, "stderr", "") or ""
         line = next((line for line in output.splitlines() if "error" in line), str(error))
-        _say(f"the kernels do not compile ({line.strip()}): rows of tables are updated by torch operations")
+        say(f"the kernels do not compile ({line.strip()}): rows of tables are updated by torch operations")
         return None
     return target
 
@@ -79,12 +83,16 @@ def _own_flags() -> list[str]:
     return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
-def _folder() -> Path:
-    """Returns where compiled kernels are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardrec"
+def _folder() -> Path | None:
+    """Returns where compiled kernels are kept: in the user's cache; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardrec"
+    except RuntimeError:
+        return None
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Prints a line on stderr."""
     print(f"shardrec: {line}", file=sys.stderr, flush=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardrec.sharding.kernels.build import library_file
+from shardrec.sharding.kernels.build import library_file, say
 
 KINDS = ("sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam", "ftrl")
 
@@ -61,7 +61,11 @@ def library() -> Any:
     path = library_file()
     if path is None:
         return None
-    loaded = ctypes.CDLL(str(path))
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:  # as where a home is shared by machines of several systems
+        say(f"{path} cannot be loaded ({error}): rows of tables are updated by torch operations; remove it")
+        return None
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     loaded.rows_pool.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int32]
     loaded.rows_update.argtypes = [pointer, whole, pointer, pointer, pointer, number, number, ctypes.c_int32]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shardrec.sharding.kernels import library
 from shardrec.sharding.kernels.build import library_file
 
 
@@ -39,3 +40,13 @@ def test_without_a_compiler_that_works_one_line_says_so(
     *_, last = capfd.readouterr().err.splitlines()
     assert said in last and "rows of tables are updated by torch operations" in last
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_file_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "rows.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(library, "library_file", lambda: broken)
+    assert library.library.__wrapped__() is None
+    assert f"{broken} cannot be loaded" in capfd.readouterr().err
