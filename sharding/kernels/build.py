@@ -37,8 +37,8 @@ def library_file() -> Path | None:
     say(f"compiling the kernels that update rows of tables into {target.parent}, once ...")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="kernels-", dir=target.parent) as folder:
-            os.replace(_compile(compiler, Path(folder)), target)
+        with tempfile.TemporaryDirectory(prefix="kernels-", dir=target.parent) as work:
+            os.replace(_compile(compiler, Path(work)), target)
     except (OSError, subprocess.CalledProcessError) as error:
         output = getattr(error, "stderr", "") or ""
         line = next((line for line in output.splitlines() if "error" in line), str(error))
