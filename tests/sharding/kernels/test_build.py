@@ -12,6 +12,8 @@ def test_is_compiled_once_into_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is left beside it; the line that says so comes before the wait."""
+    if library.library() is None:
+        pytest.skip("no C++ compiler here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXXFLAGS", "-O0")  # sooner
     found = library_file()

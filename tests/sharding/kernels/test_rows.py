@@ -34,6 +34,12 @@ TABLES = (0, 1, 0, 2)
 """Which table each feature reads."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _is_compiled() -> None:
+    if library() is None:
+        pytest.skip("no C++ compiler here")
+
+
 @dataclass(frozen=True)
 class Steps:
     """Steps of a batch of bags each: ids [T], offsets [F B + 1], scale [T] or None, gradient [B, columns]."""
