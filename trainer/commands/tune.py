@@ -42,7 +42,7 @@ def tune(
     found = search(plan, jobs=jobs, timeout=seconds, resume=resume, quiet=quiet)
     found.print(results())
     if not found.ranked:
-        raise typer.Exit(1)
+        raise UserError(found.nothing_finished)
 
 
 def seconds_of(text: str | None) -> float | None:
