@@ -23,6 +23,13 @@ def shortened(value: object, length: int = 80) -> str:
     return f"{shown}... ({len(text):,} characters)" if text is value else f"{shown}..."
 
 
+def cut_at_a_word(text: str, length: int) -> str:
+    """Returns a sentence as it is or, where it has more than `length` characters, its first words and `...`."""
+    if len(text) <= length:
+        return text
+    return (text[:length].rpartition(" ")[0] or text[:length]) + " ..."
+
+
 class _Beginning(reprlib.Repr):
     """Only the beginning of what Python writes for a value is made, however large the value is."""
 
