@@ -47,6 +47,11 @@ class _Beginning(reprlib.Repr):
         return repr(x[: self.maxstring])
 
 
+def installed_by(extra: str) -> str:
+    """Returns what an error line says of packages that few commands need, by the name under which setup.py has them."""
+    return f"in a clone of shardrec, pip install '.[{extra}]'"
+
+
 def in_quotes(value: object) -> str:
     """Returns what an error line shows of a value, text as Python writes it: in quotes, and in one line."""
     return shortened(repr(value) if isinstance(value, str) else value)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.declared.documents import dump_document, read_document
-from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.errors import UserError, installed_by, shortened
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.tuning import Pruner
@@ -38,7 +38,7 @@ _FREE = ("launch", "trainer.best_metric")
 def check_installed() -> None:
     """Raises UserError where Optuna is not installed."""
     if importlib.util.find_spec("optuna") is None:
-        raise UserError("tune: needs optuna; pip install 'shardrec[tune]'")
+        raise UserError(f"tune: needs optuna; {installed_by('tune')}")
 
 
 def check_folder(plan: Plan, *, resume: bool) -> None:

@@ -210,7 +210,7 @@ def test_a_search_needs_optuna_validation_rows_and_a_folder_of_its_own(
     path = run_file(tmp_path / "run.yaml", data, tune={"space": {RATE: [0.1, 0.2]}})
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "optuna", None)
-        assert "needs optuna; pip install 'shardrec[tune]'" in refused(monkeypatch, "tune", path)
+        assert "needs optuna; in a clone of shardrec, pip install '.[tune]'" in refused(monkeypatch, "tune", path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/mine.txt").write_text("mine")
     assert "not the folder of a search" in refused(monkeypatch, "tune", path, "--out", tmp_path / "other")
