@@ -19,7 +19,7 @@ def pinned(*names: str) -> list[str]:
 
 
 TORCHREC_NEEDS = pinned("tensordict", "torchmetrics", "tqdm", "pyre-extensions", "iopath")
-OPTIONAL = {  # what some commands need: pip install 'shardrec[serve]'
+OPTIONAL = {  # what some commands need: in a clone, pip install '.[serve]'
     "onnx": pinned("onnx", "onnxscript", "onnxruntime"),
     "retrieve": pinned("faiss-cpu"),
     "serve": pinned("starlette", "uvicorn", "httptools", "uvloop", "orjson", "prometheus_client"),

@@ -23,6 +23,13 @@ def shortened(value: object, length: int = 80) -> str:
     return f"{shown}... ({len(text):,} characters)" if text is value else f"{shown}..."
 
 
+def cut_at_a_word(text: str, length: int) -> str:
+    """Returns a sentence as it is or, where it has more than `length` characters, its first words and `...`."""
+    if len(text) <= length:
+        return text
+    return (text[:length].rpartition(" ")[0] or text[:length]) + " ..."
+
+
 class _Beginning(reprlib.Repr):
     """Only the beginning of what Python writes for a value is made, however large the value is."""
 
@@ -38,6 +45,11 @@ class _Beginning(reprlib.Repr):
     def repr_bytes(self, x: bytes, level: int) -> str:
         """Returns the first bytes."""
         return repr(x[: self.maxstring])
+
+
+def installed_by(extra: str) -> str:
+    """Returns what an error line says of packages that few commands need, by the name under which setup.py has them."""
+    return f"in a clone of shardrec, pip install '.[{extra}]'"
 
 
 def in_quotes(value: object) -> str:

@@ -53,7 +53,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
     "data_pipeline.files": (
         ("whole_files",),
         ("owned_files", "sealed_parquet"),
-        ("file_errors", "file_names", "natural_order", "processes", "relative_names"),
+        ("file_errors", "file_names", "interrupts", "natural_order", "processes", "relative_names"),
     ),
     "data_pipeline.declared": (
         ("declaration",),

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from shardrec.data_pipeline.errors import UserError
@@ -42,8 +43,22 @@ late."""
 
 FRESH_SECONDS = 2.0  # of a core, which an interpreter needs less of until it is here
 
+
+class _Commands(TyperGroup):
+    """All commands: what is wrong with an argument is said in the words of their errors alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that is asked for."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.replace("Value error, ", "")  # pydantic's, by which typer reads arguments
+            raise
+
+
 app = typer.Typer(
     name="shardrec",
+    cls=_Commands,
     help="Trains recommenders whose ID tables outgrow a machine: TorchRec tables, Ray workers, Parquet in.",
     no_args_is_help=True,
     add_completion=False,
@@ -81,6 +96,15 @@ def main() -> None:
     except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
         _leave_peers(error_line(error))
         sys.exit(error_line(error))
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == "shardrec":
+            raise
+        line = (
+            f"needs the Python package {error.name}, which is not installed; in a clone of shardrec `make install` "
+            "brings what all commands need"
+        )
+        _leave_peers(line)
+        sys.exit(f"shardrec: error: {line}")
     except Exception:
         _leave_peers(traceback.format_exc())
         raise

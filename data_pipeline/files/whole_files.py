@@ -8,17 +8,14 @@ import errno
 import itertools
 import os
 import re
-import signal
 import stat
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import NO_ROOM, about
+from shardrec.data_pipeline.files.interrupts import Interrupts
 from shardrec.data_pipeline.files.owned_files import MARKER, Marker, mark, remove_made, remove_owned
 from shardrec.data_pipeline.files.processes import alive, here
 
@@ -46,6 +43,10 @@ def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if synced:
             sync(path.parent)
+    except OSError as error:
+        if str(error.filename) == str(temporary):  # a name that nobody has asked for
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,17 +75,18 @@ def whole_folder(
     if leads:
         _take_up_abandoned(place)
     folder = place.with_name(f".{place.name}.partial-{launch or _writer()}")
+    interrupts = Interrupts(leave_termination=launch is not None)  # torchrun's ranks may be inside a collective
+    is_made = False
     try:
-        folder.mkdir(parents=True, exist_ok=launch is not None)
-        if folder.is_symlink():
-            raise UserError(f"{folder}: a link, where this command is to write; remove it")
-        if leads:
-            _open_as(place, folder)
-            mark(folder, complete=False)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
-    terminate = _exit_on_termination() if launch is None else None  # torchrun's ranks may be inside a collective
-    try:
+        with _unwritable(out):
+            folder.mkdir(parents=True, exist_ok=launch is not None)
+            is_made = leads
+            if folder.is_symlink():
+                raise UserError(f"{folder}: a link, where this command is to write; remove it")
+            if leads:
+                _open_as(place, folder)
+                mark(folder, complete=False)
+        interrupts.release()
         yield folder
         if leads:
             if listed:
@@ -100,10 +102,18 @@ def whole_folder(
             raise
         raise UserError(f"{out}: no space left on the device; nothing was kept") from error
     finally:
-        if leads:
+        interrupts.is_held = True
+        if is_made:
             remove_made(folder)
-        if terminate is not None:
-            signal.signal(signal.SIGTERM, terminate)
+        interrupts.end()
+
+
+@contextmanager
+def _unwritable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there: {error.strerror}: {error.filename}") from None
 
 
 def _check_renamable(out: Path, place: Path) -> None:
@@ -160,15 +170,6 @@ def _put(folder: Path, place: Path, listed: bool) -> None:
 
 def _writer() -> str:
     return f"{here()}-{os.getpid()}-{next(_count)}"
-
-
-def _exit_on_termination() -> Any:
-    """Makes SIGTERM raise SystemExit, so that nothing is left behind; returns the handler to put back, if any."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return before
 
 
 def _remove_abandoned_files(folder: Path) -> None:

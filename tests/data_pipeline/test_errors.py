@@ -3,7 +3,7 @@
 import pytest
 
 from shardrec.data_pipeline.declared.declaration import unknown
-from shardrec.data_pipeline.errors import shortened
+from shardrec.data_pipeline.errors import cut_at_a_word, shortened
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_large_values_are_cut() -> None:
 def test_lists_of_known_names_and_long_names_are_cut() -> None:
     assert len(unknown("column", "x" * 100_000, [f"c{i}" for i in range(100_000)])) < 1500
     assert unknown("column", "usr", ["user", "item"]) == "unknown column 'usr'; did you mean 'user'?"
+
+
+def test_a_sentence_is_cut_at_a_word() -> None:
+    assert cut_at_a_word("connection refused", 18) == "connection refused"
+    assert cut_at_a_word("Max retries exceeded", 15) == "Max retries ..."
+    assert cut_at_a_word("x" * 20, 15) == "x" * 15 + " ..."

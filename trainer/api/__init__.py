@@ -1,5 +1,6 @@
 """What `import shardrec` offers, one file each.
 
+- `door.py`: what callers pass is checked, and errors name it as Python does
 - `export.py`: a trained model as a bundle that scores on its own
 - `load.py`: run files and dictionaries as checked configurations
 - `opened_catalogue.py`: items found for users and like items, by a model in this process

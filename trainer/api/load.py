@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.api.door import door
 from shardrec.trainer.config.load import checked
 from shardrec.trainer.config.load import load as load_file
 from shardrec.trainer.config.sections import RunConfig
@@ -13,6 +14,7 @@ from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.config.trust import trust_folders
 
 
+@door
 def load(
     run_file: str | Path | Mapping[str, Any],
     overrides: Iterable[str] = (),

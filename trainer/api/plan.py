@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.api.door import at_least, door
 from shardrec.trainer.api.load import load
 from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
@@ -12,6 +13,7 @@ from shardrec.trainer.planning.machines import Machines
 from shardrec.trainer.planning.report import PlannedRun, planned_runs
 
 
+@door
 def plan(
     config: RunConfig | str | Path | Mapping[str, Any],
     machines: Machines | None = None,
@@ -29,8 +31,11 @@ def plan(
 
         print(shardrec.plan("run.yaml", shardrec.Machines(hosts=2, devices=8, device_memory="80GB")))
     """
+    machines = machines or Machines()
+    at_least(0, mean_length=mean_length)
+    at_least(1, hosts=machines.hosts, devices=machines.devices)
     config = located(config) if isinstance(config, RunConfig) else load(config)
-    planned = {run.stage: run for run in planned_runs(config, machines or Machines(), mean_length)}
+    planned = {run.stage: run for run in planned_runs(config, machines, mean_length)}
     if stage is None and len(planned) == 1:
         return next(iter(planned.values()))
     if stage not in planned:

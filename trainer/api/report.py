@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardrec.trainer.api.door import door
 from shardrec.trainer.config.trust import trust_folders
 
 
+@door
 def report(
     runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.api.door import door
 from shardrec.trainer.api.load import load
 from shardrec.trainer.api.summary import Summary
 from shardrec.trainer.config.model_settings import check_models
@@ -20,6 +21,7 @@ from shardrec.trainer.reports.after_training import reported
 from shardrec.trainer.run_folder.resuming import Resume, resumes
 
 
+@door
 def train(
     config: RunConfig | str | Path | Mapping[str, Any],
     *,

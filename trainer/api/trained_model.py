@@ -17,6 +17,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.models.metrics import MetricSet
 from shardrec.sharding.distribution.frozen_rows import RowKind
+from shardrec.trainer.api.door import door
 from shardrec.trainer.api.opened_catalogue import OpenedCatalogue, request_of, several
 from shardrec.trainer.api.process_group import GROUP
 from shardrec.trainer.api.rows import Data, Rows
@@ -52,6 +53,7 @@ from shardrec.trainer.tables.export import export_table
 from shardrec.trainer.training.evaluation import scored
 
 
+@door
 def open(
     run_folder: str | Path, step: int | None = None, *, rows: RowKind | None = None, trust: bool = False
 ) -> "TrainedModel":
@@ -98,6 +100,7 @@ class TrainedModel:
 
     # ------------------------------------------------------------ what it does
 
+    @door
     def predict(self, data: Data, *, keys: str | Sequence[str] = (), calibrated: bool = False) -> Any:
         """Scores every row: key columns and `prediction` (a list, where the model answers with lists).
 
@@ -110,6 +113,7 @@ class TrainedModel:
         """
         return self._scored(data, keys, calibration=self._calibration(calibrated))
 
+    @door
     def explain(self, data: Data, *, keys: str | Sequence[str] = ()) -> Any:
         """Scores every row as `predict` does, and says what each score came from.
 
@@ -120,6 +124,7 @@ class TrainedModel:
         """
         return self._scored(data, keys, explain=True)
 
+    @door
     def calibrate(
         self, method: Method = "isotonic", *, split: Split = "validation", data: Data | None = None
     ) -> Calibration:
@@ -141,6 +146,7 @@ class TrainedModel:
         calibration.save(self._folder)
         return calibration
 
+    @door
     def rank(
         self,
         data: Data,
@@ -167,6 +173,7 @@ class TrainedModel:
         kept = kept_columns(ordering, self._keys(rows, keys))
         return rows.reordered(ordering.ordered(self._scores(rows, kept), self._calibration(calibrated)), ROW)
 
+    @door
     def evaluate(self, data: Data | None = None) -> dict[str, dict[str, float]]:
         """Returns metrics by split: of the run's own validation and test rows, or of `data` under that name.
 
@@ -175,6 +182,7 @@ class TrainedModel:
         """
         return {split: metrics.compute() | lists for split, metrics, lists in self._scored_splits(data, lists=True)}
 
+    @door
     def curves(self, data: Data | None = None) -> Curves:
         """Returns curves of the rows that `evaluate` takes, as tables of all splits; `write` makes files of them.
 
@@ -190,6 +198,7 @@ class TrainedModel:
             metrics[split], found[split] = of_split.compute(), found_curves(of_split)
         return Curves.of(found, metrics)
 
+    @door
     def retrieve(
         self,
         data: Data | None = None,
@@ -225,6 +234,7 @@ class TrainedModel:
             found, self.recall_line = self._opened_catalogue.lists(data, users, request)
         return found
 
+    @door
     def similar(
         self, ids: Sequence[object], n: int = 10, *, index: Kind = "exact", settings: Mapping[str, int] | None = None
     ) -> pa.Table:
@@ -238,6 +248,7 @@ class TrainedModel:
             found, self.recall_line = self._opened_catalogue.similar(asked, request)
         return found
 
+    @door
     def vectors(self, data: Data | None = None, *, raw: bool = False) -> pa.Table:
         """Returns the id and the `vector` of all items; or, of rows of users as `retrieve` takes them, of these.
 
@@ -249,6 +260,7 @@ class TrainedModel:
         with self._ready():
             return self._opened_catalogue.vectors(data, Request(raw=raw))
 
+    @door
     def table(self, name: str, *, state: bool = False) -> pa.Table:
         """Returns a table's rows that have an id: `id`, by the values of its vocabulary where there is one, `vector`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.api.door import at_least, door
 from shardrec.trainer.api.load import named_model
 from shardrec.trainer.config.trust import trust_folders
 
@@ -35,6 +36,7 @@ class Tuning:
     importance: dict[str, float]
 
 
+@door
 def tune(
     run_file: str | Path | Mapping[str, Any],
     overrides: Iterable[str] = (),
@@ -63,6 +65,8 @@ def tune(
     from shardrec.trainer.tuning.study import check_installed
 
     check_installed()
+    at_least(0, jobs=jobs, timeout=timeout)
+    at_least(1, trials=trials)
     if isinstance(run_file, Mapping):
         file = RunFile(named_model(run_file), "run file", Path(os.getcwd()), tuple(overrides), variant)
     else:
@@ -87,10 +91,7 @@ def tune(
 def _outcome(plan: "Plan", found: "Findings") -> Tuning:
     """Returns what a search has come to. Raises UserError where no trial has finished."""
     if not found.ranked:
-        reasons = [row["failure"] for row in map(found.row, found.trials) if row["failure"]]
-        raise UserError(
-            f"tune: no trial has finished in {plan.out}" + (f"; the first: {reasons[0]}" if reasons else "")
-        )
+        raise UserError(found.nothing_finished)
     best = found.ranked[0]
     assert best.value is not None
     return Tuning(

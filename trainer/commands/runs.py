@@ -1,5 +1,6 @@
 """`shardrec train`, `evaluate` and `predict`: one run, from its run file or its folder."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +49,8 @@ def train(
     from shardrec.trainer.config.trust import trust_folders
     from shardrec.trainer.launch.early_start import started_early
     from shardrec.trainer.reports.after_training import reported
+    from shardrec.trainer.run_folder.folder import RunFolder
+    from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
     from shardrec.trainer.run_folder.resuming import resumes
     from shardrec.trainer.run_folder.summaries import print_summary
 
@@ -62,7 +65,11 @@ def train(
         goes_on = resumes(config, "auto" if resume == "auto" else goes_on, step)
     runs = list(stages.values()) or [config]
     check = partial(check_models, runs)
-    with started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check):
+    folder = RunFolder(Path(config.run))
+    with (
+        telling_how_to_go_on(folder.path, folder.config_file, folder.stages_file) if leads() else nullcontext(),
+        started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check),
+    ):
         from shardrec.trainer.training.train_run import train_run  # loads torch: only now that the run file is in order
 
         with reported(config) as report:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, installed_by
 
 NEEDED = ("starlette", "uvicorn", "httptools", "uvloop", "orjson", "prometheus_client")
 """Packages of the extra `serve`."""
@@ -39,7 +39,7 @@ def serve(
     """Answers over HTTP with a bundle's scores: rows, candidates of a context, items of a catalogue."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"serve needs {', '.join(missing)}; pip install 'shardrec[serve]'")
+        raise UserError(f"serve needs {', '.join(missing)}; {installed_by('serve')}")
     from shardrec.data_pipeline.declared.sizes import parse_bytes
     from shardrec.trainer.serving.settings import Settings
     from shardrec.trainer.serving.supervisor import serve as run

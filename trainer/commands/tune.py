@@ -29,20 +29,22 @@ def tune(
     """Searches for the settings with the best validation metric, as `tune` of the run file says."""
     seconds = seconds_of(timeout)
     from shardrec.trainer.config.trust import trust_folders
+    from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
     from shardrec.trainer.run_folder.terminal import results
     from shardrec.trainer.tuning.plan import RunFile as Declared
     from shardrec.trainer.tuning.plan import planned
     from shardrec.trainer.tuning.search import search
-    from shardrec.trainer.tuning.study import check_installed
+    from shardrec.trainer.tuning.study import STUDY_FILE, check_installed
 
     if trust:
         trust_folders(run_file.parent)
     check_installed()
     plan = planned(Declared.read(run_file, overrides or (), variant), out, trials)
-    found = search(plan, jobs=jobs, timeout=seconds, resume=resume, quiet=quiet)
+    with telling_how_to_go_on(plan.out, plan.out / STUDY_FILE):
+        found = search(plan, jobs=jobs, timeout=seconds, resume=resume, quiet=quiet)
     found.print(results())
     if not found.ranked:
-        raise typer.Exit(1)
+        raise UserError(found.nothing_finished)
 
 
 def seconds_of(text: str | None) -> float | None:

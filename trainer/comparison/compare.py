@@ -24,6 +24,7 @@ from shardrec.trainer.launch.backends import check_launches_workers
 from shardrec.trainer.launch.parent import end_with_parent
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.terminal import messages
@@ -66,7 +67,7 @@ def compare_models(
     models = list(dict.fromkeys(models)) or list(read(run_file).get("variants") or ())
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
-    key = "run" if out is None else "--out"
+    key, named = ("run", "`run`") if out is None else ("--out", "--out")
     out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else absolute_folder(out)
     check_lasting(key, out)
     Scoreboard.check_writable(out)
@@ -74,7 +75,8 @@ def compare_models(
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
     board, console, any_trained = Scoreboard(models, seeds, leading), messages(), False
-    with locked(out, command_name("compare")), _Workplace() as workplace:
+    told = telling_how_to_go_on(out, out, way_on="the same command goes on")
+    with told, locked(out, command_name("compare"), named=named), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             trained = (outcome := _earlier(entry)) is None
             if outcome is None:

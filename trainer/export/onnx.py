@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, installed_by
 from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.trainer.export.programs import Program
 
@@ -28,7 +28,7 @@ def save_onnx(model: str, tower: Program, path: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--onnx needs {error.name}; pip install 'shardrec[onnx]'") from None
+        raise UserError(f"--onnx needs {error.name}; {installed_by('onnx')}") from None
     names = [name for given in tower.inputs for name in given.tensors]
     try:
         with _quiet():

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, get_args
 from torch import Tensor
 
 from shardrec.data_pipeline.declared.declaration import unknown
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, installed_by
 from shardrec.trainer.catalogue.top_n import Excluded, top_n
 from shardrec.trainer.retrieval.index_settings import IndexSettings
 
@@ -61,7 +61,7 @@ def check_index(kind: Kind) -> None:
         try:
             import faiss  # noqa: F401
         except ImportError:
-            raise UserError(f"--index {kind} needs faiss; pip install 'shardrec[retrieve]', or --index exact") from None
+            raise UserError(f"--index {kind} needs faiss: {installed_by('retrieve')}; or --index exact") from None
 
 
 def recall(index: ItemIndex, items: Tensor, queries: Tensor, n: int) -> float:

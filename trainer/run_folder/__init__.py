@@ -7,6 +7,7 @@
 - `folder.py`: the run folder, what is in it and how it is opened
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
+- `interruption.py`: what a command that Ctrl-C ends says
 - `lasting.py`: whether a place outlasts the job that writes there
 - `launches.py`: the commands that trained in a run folder, with versions, and their memory over time
 - `lock.py`: a run folder is for one training at a time

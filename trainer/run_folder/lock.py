@@ -32,21 +32,21 @@ _count = itertools.count()
 
 
 @contextmanager
-def locked(folder: Path, command: str) -> Iterator[None]:
+def locked(folder: Path, command: str, *, named: str = "`run`") -> Iterator[None]:
     """Keeps `folder`, which is made where it is not there, for this process; `command` is the name of what it does.
 
-    One that was made, and is empty in the end, is removed. Raises UserError, in one line that names the owner, where
-    another process has it.
+    named: what the user names the folder by. One that was made, and is empty in the end, is removed. Raises UserError,
+    in one line that names the owner, where another process has it.
     """
     is_new = not folder.exists()
     owner, file = Owner.this_process(command), folder / LOCK
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _take(file, owner)
+            _take(file, owner, named)
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot be written to: {error.strerror}; name another `run`, or mend that"
+                f"{folder}: cannot be written to: {error.strerror}; name another {named}, or mend that"
             ) from error
         HEARTBEAT.add(file)
         yield
@@ -81,13 +81,13 @@ def was_begun(folder: Path) -> bool:
     return all(p.name in ("logs", "checkpoints") and p.is_dir() and not any(p.iterdir()) for p in others)
 
 
-def _take(file: Path, owner: Owner) -> None:
+def _take(file: Path, owner: Owner, named: str) -> None:
     with _one_at_a_time(file.parent):
         taken_over = False
         while not (_created(file, owner) and (not taken_over or _stays(file, owner))):
             text = _read(file)
             if text is not None:
-                _check_dead(file, text, owner)
+                _check_dead(file, text, owner, named)
                 _remove(file, text)
                 taken_over = True
 
@@ -139,17 +139,17 @@ def _read(file: Path) -> str | None:
         return None
 
 
-def _check_dead(file: Path, text: str, mine: Owner) -> None:
+def _check_dead(file: Path, text: str, mine: Owner, named: str) -> None:
     """Returns once it is known that the owner has ended. Raises UserError where it lives."""
     owner = Owner.parse(text)
     alive = owner.alive if owner else None
     if alive:
-        raise _in_use(file, owner)
+        raise _in_use(file, owner, named)
     if alive is None and (owner is None or owner.command != mine.command):  # else: an earlier try of the same launch
-        _watch(file, owner)
+        _watch(file, owner, named)
 
 
-def _watch(file: Path, owner: Owner | None) -> None:
+def _watch(file: Path, owner: Owner | None, named: str) -> None:
     """Watches the lock of a process elsewhere. Raises UserError at the first sign of life."""
     first, until = _stamp(file), time.monotonic() + SILENCE_SECONDS
     messages().print(
@@ -162,7 +162,7 @@ def _watch(file: Path, owner: Owner | None) -> None:
         time.sleep(_POLL_SECONDS)
         now = _stamp(file)
         if now is not None and now != first:
-            raise _in_use(file, owner)
+            raise _in_use(file, owner, named)
         first = now
 
 
@@ -175,10 +175,10 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_ino
 
 
-def _in_use(file: Path, owner: Owner | None) -> UserError:
+def _in_use(file: Path, owner: Owner | None, named: str = "`run`") -> UserError:
     return UserError(
         f"{file.parent}: in use by {owner or 'an unknown process'}; wait until it is over or stop it, or name another "
-        f"`run` (its lock is {file})"
+        f"{named} (its lock is {file})"
     )
 
 

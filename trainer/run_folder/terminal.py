@@ -1,5 +1,6 @@
 """Commands write results to standard output and messages to standard error, and cut no number off."""
 
+import errno
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ WIDEST = 10_000
 """Characters that a line of a table may take."""
 READABLE = 100
 """Characters that a line of a table may take wherever it is printed, and in a wider terminal as many as that has."""
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def results() -> Console:
@@ -39,6 +41,8 @@ def error_line(error: Exception) -> str:
     line = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None and error.filename2 is None:
         line = f"{error.filename}: {error.strerror}"
+        if error.errno in _REFUSED:
+            line += "; change its permissions, or name another place"
     return f"shardrec: error: {' '.join(line.split())}"
 
 

@@ -14,6 +14,7 @@ from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load_as
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.command_logs import command_name
+from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
@@ -60,7 +61,7 @@ def simulate_policies(
     SimulationReport.check_writable(run)
     keys = _keys_left(config)
     check_nets(config, dict.fromkeys(key.policy for key in keys))
-    with locked(run, command_name("simulate")):
+    with telling_how_to_go_on(run, run / RUN_FILE), locked(run, command_name("simulate")):
         write_atomically(run / RUN_FILE, config.dump())
         keys = _keys_left(config)
         shown = ProgressFile(run, enabled=not quiet)

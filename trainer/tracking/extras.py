@@ -3,7 +3,7 @@
 import importlib.util
 import os
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import UserError, installed_by
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.tracking.mlflow_run import DATABASES, tracking_uri
 
@@ -22,4 +22,4 @@ def check_trackers(config: RunConfig) -> None:
 
 def _check(tracker: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"trainer.tracking: needs {package}; pip install 'shardrec[{tracker}]'")
+        raise UserError(f"trainer.tracking: needs {package}; {installed_by(tracker)}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from shardrec.data_pipeline.errors import cut_at_a_word
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.tracking.job import ENDINGS, Ending, Job
 from shardrec.trainer.tracking.kept import Kept
@@ -57,8 +58,8 @@ class Follower:
             action()
             return True
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            line = f"tracking: {self._job.tracker}: {text[:_SHOWN]}; training goes on, and metrics.jsonl has all of it"
+            text = cut_at_a_word(" ".join(str(error).split()) or type(error).__name__, _SHOWN)
+            line = f"tracking: {self._job.tracker}: {text}; training goes on, and metrics.jsonl has all of it"
             if self._said:
                 print(line, flush=True)
             else:

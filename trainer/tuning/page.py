@@ -19,6 +19,7 @@ from shardrec.trainer.reports.settings_section import shown_value
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tuning.report import Findings, state_of
 from shardrec.trainer.tuning.space import extremes, grid, short_key
+from shardrec.trainer.tuning.study import counted
 from shardrec.trainer.tuning.trial import EVALUATIONS, SECONDS
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def search_page(found: Findings, *, importance: Mapping[str, float]) -> str:
     wanted = plan.tune.trials
     if plan.tune.sampler == "grid":
         wanted = min(wanted, len(grid(plan.tune.space)))
-    over = f"{count(len(found.trials))} of {count(wanted)} trials are over"
+    over = f"{count(counted(found.trials))} of {count(wanted)} trials are over"
     lead = f"{over}, judged by {titled(plan.metric)} of the validation rows: {better} is better."
     sections = [
         Section("Best", _failures(found), _best(found)),

@@ -30,16 +30,18 @@ BEST_SHARE, BEST_COUNT = 0.1, 4
 
 
 def importance(study: "Study", ranked: "Sequence[FrozenTrial]") -> dict[str, float]:
-    """Returns key -> its share of importance, the largest first; {} where there are too few trials to say.
+    """Returns key -> its share of importance, the largest first, of the keys that all of the trials have.
 
-    ranked: the finished trials, the best first.
+    ranked: the finished trials, the best first. {} where there are too few of them to say.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     if len(ranked) < FEWEST or ranked[0].value == ranked[-1].value:
         return {}
     share = min(0.5, max(BEST_SHARE, BEST_COUNT / len(ranked)))
-    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
+    shared = [key for key in ranked[0].params if all(key in trial.params for trial in ranked)]
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
+    return get_param_importances(study, evaluator=evaluator, params=shared)
 
 
 def draw_history(plan: Plan, trials: "Sequence[FrozenTrial]", path: Path) -> None:

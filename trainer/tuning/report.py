@@ -15,7 +15,7 @@ from shardrec.trainer.run_folder.terminal import plain_table, print_table
 from shardrec.trainer.tuning.pictures import draw_history, draw_importance, importance
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.space import Values, by_key, label, short_key
-from shardrec.trainer.tuning.study import FAILURE, counted
+from shardrec.trainer.tuning.study import FAILURE, over
 from shardrec.trainer.tuning.trial import EVALUATIONS, SECONDS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Findings:
     @cached_property
     def trials(self) -> "list[FrozenTrial]":
         """Returns the trials that are over, in the order in which they began."""
-        return counted(self.study)
+        return over(self.study)
 
     @cached_property
     def ranked(self) -> "list[FrozenTrial]":
@@ -108,6 +108,17 @@ class Findings:
             best = self.ranked[0]
             line = f"best: trial {best.number}, validation {self.plan.metric} {_shown(best.value)}: {self.best_file}"
             console.print(line, soft_wrap=True, markup=False)
+
+    @property
+    def nothing_finished(self) -> str:
+        """Returns the line that a search ends with of which no trial has finished."""
+        if reasons := list(self.failures()):
+            why = f"the first failure: {reasons[0]}"
+        elif self.trials:
+            why = "all were pruned; take a larger tune.pruner.startup_trials, or pruner: none"
+        else:
+            why = "none has begun within --timeout; give it more time"
+        return f"tune: no trial has finished in {self.plan.out}: {why}"
 
     def failures(self) -> dict[str, list[int]]:
         """Returns why trials failed -> which did."""

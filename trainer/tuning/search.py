@@ -23,7 +23,7 @@ from shardrec.trainer.tuning.page import write_search_page
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.report import Findings
 from shardrec.trainer.tuning.space import suggested
-from shardrec.trainer.tuning.study import DIED, check_folder, check_installed, counted, database_errors, opened
+from shardrec.trainer.tuning.study import DIED, check_folder, check_installed, counted, database_errors, opened, over
 from shardrec.trainer.tuning.trial import RunningTrial
 from shardrec.trainer.tuning.workplace import Workplaces
 
@@ -48,7 +48,7 @@ def search(
     check_folder(plan, resume=resume)
     Findings.check_writable(plan.out)
     until = None if timeout is None else time.monotonic() + timeout
-    with locked(plan.out, command_name("tune")), database_errors(plan):
+    with locked(plan.out, command_name("tune"), named="--out"), database_errors(plan):
         check_folder(plan, resume=resume)
         study = opened(plan)
         with status_line() as show, Workplaces(jobs, plan.out) as workplaces:
@@ -72,8 +72,8 @@ class _Search:
         self._slots = max(1, jobs)
         self._threads = max(1, cores() // jobs) if jobs > 1 else None
         self._running: list[RunningTrial] = []
-        self._over = len(counted(study))
-        died = [trial.number for trial in study.get_trials(deepcopy=False) if DIED in trial.user_attrs]
+        self._over = counted(over(study))
+        died = [trial.number for trial in over(study) if DIED in trial.user_attrs]
         _prune(Findings(plan, study), *died)
 
     def run(self) -> Findings:

@@ -5,14 +5,15 @@ failed, and its settings are asked for once more.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shardrec.data_pipeline.declared.documents import dump_document, read_document
-from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.errors import UserError, installed_by, shortened
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import parse
+from shardrec.trainer.config.tuning import Pruner
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 STUDY_FILE = "study.yaml"
 DATABASE = "study.db"
 DIED, FAILURE = "died", "failure"
-"""Attributes of trials: of one whose process was killed with the search, and why one failed."""
+"""Attributes of trials: of one that ended with the search itself, and why one failed."""
 
 _MAY_CHANGE = ("trials", "keep", "pruner", "sampler")
 _FREE = ("launch", "trainer.best_metric")
@@ -37,7 +38,7 @@ _FREE = ("launch", "trainer.best_metric")
 def check_installed() -> None:
     """Raises UserError where Optuna is not installed."""
     if importlib.util.find_spec("optuna") is None:
-        raise UserError("tune: needs optuna; pip install 'shardrec[tune]'")
+        raise UserError(f"tune: needs optuna; {installed_by('tune')}")
 
 
 def check_folder(plan: Plan, *, resume: bool) -> None:
@@ -106,7 +107,7 @@ def opened(plan: Plan) -> "Study":
         study_name="tune",
         storage=f"sqlite:///{plan.out / DATABASE}",
         direction="maximize" if plan.larger_is_better else "minimize",
-        pruner=_pruner(plan),
+        pruner=made_pruner(plan.tune.pruner),
         load_if_exists=True,
     )
     known = study.get_trials(deepcopy=False)
@@ -126,7 +127,7 @@ def _give_up(study: "Study", trial: "FrozenTrial") -> None:
 
     left = Trial(study, trial._trial_id)
     left.set_user_attr(DIED, True)
-    left.set_user_attr(FAILURE, "the search was killed while it trained")
+    left.set_user_attr(FAILURE, "the search was stopped while it trained")
     study.tell(trial.number, state=TrialState.FAIL)
     if trial.params:
         study.enqueue_trial(trial.params)
@@ -142,17 +143,23 @@ def _sampler(plan: Plan, drawn: int) -> "BaseSampler":
     return RandomSampler(seed=seed)
 
 
-def _pruner(plan: Plan) -> "BasePruner":
+def made_pruner(asked: Pruner) -> "BasePruner":
+    """Returns Optuna's pruner as a search asks for it."""
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
-    asked = plan.tune.pruner
     if asked.name == "none":
         return NopPruner()
     if asked.name == "hyperband":
         return HyperbandPruner()
-    return MedianPruner(n_startup_trials=asked.startup_trials, n_warmup_steps=asked.warmup)
+    first_judged = asked.warmup + 1  # evaluations are counted from 1
+    return MedianPruner(n_startup_trials=asked.startup_trials, n_warmup_steps=first_judged)
 
 
-def counted(study: "Study") -> "list[FrozenTrial]":
-    """Returns the trials that are over, those aside whose process was killed with the search."""
-    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and DIED not in t.user_attrs]
+def over(study: "Study") -> "list[FrozenTrial]":
+    """Returns the trials that are over, in the order in which they began."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def counted(trials: "Iterable[FrozenTrial]") -> int:
+    """Returns how many of the trials that are asked for some make: none for one that ended with the search itself."""
+    return sum(DIED not in trial.user_attrs for trial in trials)

@@ -92,6 +92,24 @@ def test_a_killed_writer_leaves_no_folder_for_good(tmp_path: Path, how: signal.S
     assert [p.name for p in tmp_path.iterdir()] == ["out[1]"]
 
 
+def test_interrupts_that_come_from_its_making_on_leave_no_folder(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\n"
+        "from shardrec.data_pipeline.files.whole_files import *\n"
+        "out = Path(sys.argv[1])\n"
+        "def interrupt():\n"
+        "    while not any(out.parent.iterdir()):\n        pass\n"
+        "    while any(out.parent.iterdir()):\n        os.kill(os.getpid(), signal.SIGINT); time.sleep(1e-4)\n"
+        "threading.Thread(target=interrupt, daemon=True).start()\n"
+        "with whole_folder(out, lambda _: None) as folder:\n"
+        "    [(folder / str(n)).touch() for n in range(10**6)]\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], env=environment, capture_output=True)
+    assert b"KeyboardInterrupt" in ended.stderr and ended.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "plan[1].txt"
     stop_inside("whole_file(out)", path, signal.SIGKILL)
@@ -180,6 +198,9 @@ def test_places_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     below_a_file, cannot = tmp_path / "file" / "out", "cannot write there: Not a directory"
     with pytest.raises(UserError, match=cannot), whole_folder(below_a_file, anything):
         raise AssertionError("must not be entered")
+    with pytest.raises(OSError, match="No such file") as missing, whole_file(tmp_path / "gone" / "x"):
+        raise AssertionError("must not be entered")
+    assert missing.value.filename == str(tmp_path / "gone" / "x")  # and not the name that it is made under
     full = "no space left on the device; nothing was kept"
     with pytest.raises(UserError, match=full), whole_folder(tmp_path / "out", anything):
         raise OSError(errno.ENOSPC, "full")

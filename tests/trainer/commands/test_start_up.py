@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.command_line import shardrec
+
 HEAVY = {"torch", "torchrec", "fbgemm_gpu", "ray", "pandas", "sklearn", "matplotlib", "tensorboard", "scipy"}
 LIGHT = 400  # modules that importing the run file's sections may load; with TorchRec they were 2,505
 
@@ -55,3 +57,19 @@ def test_a_misspelt_model_is_light(tmp_path: Path) -> None:
     modules, said = loaded(RUN, "train", tmp_path / "run.yaml", "--variant", "deepfn")
     assert "unknown variant or model 'deepfn'; did you mean 'deepfm'?" in said
     assert not HEAVY & modules
+
+
+def test_a_package_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("run: x\n")
+    _, said = loaded("import sys; sys.modules['yaml'] = None\n" + RUN, "train", tmp_path / "run.yaml")
+    assert said.startswith(
+        "shardrec: error: needs the Python package yaml, which is not installed; in a clone of shardrec"
+    )
+
+
+def test_a_word_that_is_no_choice_is_said_in_the_words_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shardrec(monkeypatch, "export", "run", "--out", "bundle", "--rows", "fp8", status=2)
+    said = capfd.readouterr().err
+    assert "'fp8' is not one of 'fp16', 'int8'" in said and "Value error" not in said

@@ -145,5 +145,5 @@ def test_what_raw_rows_lack_is_one_line(run: Path, tmp_path: Path, monkeypatch: 
     assert "expects strings as in the vocabulary" in line("--data", tmp_path / "numbered.parquet", "--raw")
     assert "--raw: is about rows of --data and files of --seen" in line("--users", "c3", "--raw")
     assert not (tmp_path / "lists").exists()
-    with shardrec.open(run) as model, pytest.raises(shardrec.UserError, match="before preparation are read by --raw"):
+    with shardrec.open(run) as model, pytest.raises(shardrec.UserError, match="preparation are read by raw=True"):
         model.retrieve(visits())

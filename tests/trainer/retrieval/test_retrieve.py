@@ -210,7 +210,7 @@ def test_a_model_without_a_shared_space(shop: Path, tmp_path: Path, monkeypatch:
     with shardrec.open(run) as model:
         rows = {row["id"]: np.array(row["vector"]) for row in model.table("item").to_pylist()}
         found = model.similar(["i05"], n=3)
-        with pytest.raises(shardrec.UserError, match=r"--similar: item 'i34' is (in no training row|not in the cata)"):
+        with pytest.raises(shardrec.UserError, match=r"^ids: item 'i34' is (in no training row|not in the cata)"):
             model.similar(["i34"])
     names = sorted({f"i{i:02d}" for i in pairs()["train"][1]})
     known = {name: rows[int(hash_array(pa.array([name]))[0] % 64)] for name in names}
@@ -254,12 +254,12 @@ def test_what_cannot_be_retrieved_is_one_line(
 def test_what_cannot_be_asked_in_python(model: shardrec.TrainedModel) -> None:
     assert model.similar("i03", n=2).equals(model.similar(["i03"], n=2))
     asked: list[tuple[dict[str, Any], str]] = [
-        ({"users": [1], "n": 2.5}, "--n: found 2.5, expected 1 or more"),
+        ({"users": [1], "n": 2.5}, "n: found 2.5, expected a whole number"),
         ({"users": 5}, "users: found a value of type int, expected a list"),
         ({"users": [1], "seen": pa.table({"user": [1]})}, "seen: found a value of type Table, expected a list"),
-        ({"users": [1], "seen": ""}, "found an empty path"),
-        ({"data": ""}, "found an empty path"),
-        ({"users": [1], "raw": True}, "--raw: is about rows of --data"),
+        ({"users": [1], "seen": ""}, "seen: found nothing in it"),
+        ({"data": ""}, "data: found nothing in it"),
+        ({"users": [1], "raw": True}, "raw=True: is about rows of data"),
     ]
     for arguments, message in asked:
         with pytest.raises(shardrec.UserError, match=message):

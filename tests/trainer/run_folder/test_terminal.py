@@ -1,11 +1,12 @@
-"""Tables are printed whole, and those that are too wide to read in blocks below each other."""
+"""Tables are printed whole, too wide ones in blocks below each other; error lines name files and what to do."""
 
+import errno
 import io
 
 import pytest
 from rich.console import Console
 
-from shardrec.trainer.run_folder.terminal import READABLE, plain_table, print_table, print_whole
+from shardrec.trainer.run_folder.terminal import READABLE, error_line, plain_table, print_table, print_whole
 
 
 def printed(columns: list[str], lines: list[list[str]], left: tuple[str, ...], width: int) -> list[str]:
@@ -42,3 +43,9 @@ def test_a_name_wider_than_any_terminal_is_not_cut_and_stands_once(capsys: pytes
         ["table", "rows", "dim"],
         [name, "12", "4"],
     ]
+
+
+def test_a_place_that_may_not_be_written_is_named_with_what_to_do() -> None:
+    line = error_line(PermissionError(errno.EACCES, "Permission denied", "/runs/report.html"))
+    assert line.endswith("/runs/report.html: Permission denied; change its permissions, or name another place")
+    assert error_line(FileNotFoundError(errno.ENOENT, "No such file", "/runs/x")).endswith("/runs/x: No such file")

@@ -160,10 +160,11 @@ def test_a_tracker_that_is_not_installed_or_known_is_said_before_anything_starts
     path = run_file(tmp_path / "run.yaml", data, trainer={"tracking": "wandb"})
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "wandb", None)
-        assert "trainer.tracking: needs wandb; pip install 'shardrec[wandb]'" in refused(monkeypatch, "train", path)
+        line = refused(monkeypatch, "train", path)
+        assert "trainer.tracking: needs wandb; in a clone of shardrec, pip install '.[wandb]'" in line
         without.setitem(sys.modules, "sqlalchemy", None)
         line = refused(monkeypatch, "train", path, "--set", "trainer.tracking=mlflow")
-        assert "trainer.tracking: needs sqlalchemy; pip install 'shardrec[mlflow]'" in line
+        assert "trainer.tracking: needs sqlalchemy; in a clone of shardrec, pip install '.[mlflow]'" in line
     line = refused(monkeypatch, "train", path, "--set", "trainer.tracking=mlfow")
     assert "in trainer.tracking: unknown key 'mlfow'; did you mean 'mlflow'?" in line
     assert not (tmp_path / "run").exists()

@@ -118,12 +118,16 @@ def test_a_search_that_was_killed_asks_for_what_was_being_trained_again(data: Pa
     killed = study.ask()
     rate = killed.suggest_float(RATE, 1e-3, 1e-1, log=True)
     found = shardrec.tune(path, jobs=0, trials=3, out=out, resume=True, quiet=True)
-    assert [row["trial"] for row in found.trials] == [0, 2, 3]  # those that came to an end of their own
-    assert found.trials[0] == first.trials[0] and found.trials[1][RATE] == rate
+    assert [row["state"] for row in found.trials] == ["finished", "failed", "finished", "finished"]
+    assert found.trials[1]["failure"] == "the search was stopped while it trained"
+    assert found.trials[0] == first.trials[0] and found.trials[1][RATE] == found.trials[2][RATE] == rate
     assert len({row[RATE] for row in found.trials}) == 3  # what is drawn anew is not what was drawn before
+    assert "3 of 3 trials are over" in (out / "report.html").read_text()
     assert study.trials[1].state == optuna.trial.TrialState.FAIL
-    with pytest.raises(UserError, match="holds no search to go on with"):
+    with pytest.raises(UserError, match="holds no search to go on with; leave resume=True out"):
         shardrec.tune(path, jobs=0, out=tmp_path / "elsewhere", resume=True)
+    with pytest.raises(UserError, match="none has begun within timeout"):
+        shardrec.tune(path, jobs=0, timeout=0, out=tmp_path / "no_time", quiet=True)
     timed = shardrec.tune(path, jobs=0, trials=5, timeout=0, out=out, resume=True, quiet=True)
     assert timed.trials == found.trials  # no trial begins once time is over
     for damage, said in (("cut short", "study.db: .*not a database"), (None, "study.db: is gone")):
@@ -206,7 +210,7 @@ def test_a_search_needs_optuna_validation_rows_and_a_folder_of_its_own(
     path = run_file(tmp_path / "run.yaml", data, tune={"space": {RATE: [0.1, 0.2]}})
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "optuna", None)
-        assert "needs optuna; pip install 'shardrec[tune]'" in refused(monkeypatch, "tune", path)
+        assert "needs optuna; in a clone of shardrec, pip install '.[tune]'" in refused(monkeypatch, "tune", path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/mine.txt").write_text("mine")
     assert "not the folder of a search" in refused(monkeypatch, "tune", path, "--out", tmp_path / "other")

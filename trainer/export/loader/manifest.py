@@ -33,6 +33,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file of a bundle. Raises ValueError where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{path.parent}: not a bundle: it has no {path.name}; name the folder that `shardrec export` made"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.parent}: not a bundle: {path.name}: {error or type(error).__name__}") from None
     if not isinstance(found, dict):
