@@ -8,18 +8,17 @@ Everything is torch operations on whole batches, on any device.
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig, DynamicIds
-from shardrec.sharding.dynamic.set_cache import NEVER, UNUSED, Placed, SetCache, arranged
+from shardrec.sharding.dynamic.set_cache import UNUSED, Placed, SetCache, arranged
+from shardrec.sharding.dynamic.worth import Worth
 from shardrec.sharding.tables.draws import mixed, signed
 
 _BITS = 31
-_LARGEST = (1 << _BITS) - 1  # steps are less; counts are compared up to here
-_AGED = 1 << 62
+_LARGEST = (1 << _BITS) - 1  # steps are less
 
 ROW_BYTES, CANDIDATE_BYTES = 4 * 8, 3 * 8
 """Bytes of a row's columns in `row_state`, and of a candidate's in `candidate_state`."""
@@ -80,11 +79,11 @@ class IdMap:
         self.geometry = geometry
         self.buckets = range(self.geometry.buckets) if buckets is None else buckets
         self.counters = IdCounters()
-        place, worth = torch.device(device), partial(worth_of_rows, evict=config.evict, age=config.age)
-        self._rows = SetCache(self.geometry, self.buckets, worth, place)
+        place = torch.device(device)
+        self._rows = SetCache(self.geometry, self.buckets, Worth(config.evict, config.age), place)
         self._admitted = torch.zeros_like(self._rows.count)
         scaled = self.geometry.scaled(config.candidates)
-        self._candidates = SetCache(scaled, self.buckets, worth_of_rows, place) if config.after > 1 else None
+        self._candidates = SetCache(scaled, self.buckets, Worth(), place) if config.after > 1 else None
 
     @property
     def first_row(self) -> int:
@@ -246,23 +245,3 @@ def id_map_bytes(ids: DynamicIds) -> int:
     """Returns the bytes of a whole id map, of which a rank has its share."""
     candidates = ids.geometry.scaled(ids.config.candidates).rows if ids.config.after > 1 else 0
     return ids.geometry.rows * ROW_BYTES + candidates * CANDIDATE_BYTES
-
-
-def worth_of_rows(count: Tensor, last_use: Tensor, step: int, evict: str = "lfu", age: int | None = None) -> Tensor:
-    """Returns what rows are worth by a policy, from counts and last uses, int64 of any shape, which it may overwrite.
-
-    lfu: by count, of equal ones by last use. lru: by last use, of equal ones by count. age: as lru, but NEVER less
-    than `age` steps after the last use. With lfu and an age, rows of that age are worth less than all others.
-    """
-    count.clamp_(max=_LARGEST)
-    if evict == "lru":
-        return last_use.bitwise_left_shift_(_BITS).add_(count)
-    named = last_use == step
-    if age is None:
-        return count.bitwise_left_shift_(_BITS).add_(last_use).masked_fill_(named, NEVER)
-    is_aged = last_use <= step - age
-    by_use = (last_use << _BITS).add_(count)
-    if evict == "age":
-        return by_use.masked_fill_(~is_aged, NEVER)
-    by_count = count.bitwise_left_shift_(_BITS).add_(last_use).masked_fill_(named, NEVER)
-    return torch.where(is_aged, by_use.sub_(_AGED), by_count)

@@ -9,18 +9,18 @@ A free row has the count 0, and for its id one of another bucket, which none tha
 int64 is a legal id. Its last use is before any other, so that every policy takes it first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry
+from shardrec.sharding.dynamic.worth import NEVER, Worth
+from shardrec.sharding.kernels.id_cache import IdCacheKernel
+from shardrec.sharding.kernels.library import library
 from shardrec.sharding.tables.draws import mixed
 from shardrec.sharding.tables.live import count_nonzero
-
-NEVER = torch.iinfo(torch.int64).max
-"""A row that is not to be taken is worth this."""
 
 UNUSED = -(1 << 31)
 """A free row has this last use."""
@@ -29,12 +29,6 @@ _WORD = (1 << 32) - 1
 _BYTES = 8  # flags that are compared as one word
 _PLACES = 0x0102030405060708  # times 1 << 8 b, the uppermost byte is b + 1
 _CHUNK, _CUDA_CHUNK = 1 << 12, 1 << 17  # ids in work at once: on CPU for its cache's sake, on CUDA for memory's
-
-Worth = Callable[[Tensor, Tensor, int], Tensor]
-"""A function of (counts, last uses, step) returns what rows are worth, int64 of that shape.
-
-The least is taken first, NEVER never. A free row is worth less than any other, one of this step's more.
-"""
 
 
 def bucket_of(geometry: BucketGeometry, ids: Tensor) -> Tensor:
@@ -99,6 +93,10 @@ class SetCache:
         self.ids = self._fillers.repeat_interleave(geometry.bucket_rows)
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_use = torch.full((rows,), UNUSED, dtype=torch.int64, device=device)
+        self.compiled: IdCacheKernel | None = None
+        if device.type == "cpu" and library() is not None:
+            columns = self.ids, self.count, self.last_use
+            self.compiled = IdCacheKernel(*columns, geometry.bucket_sets, geometry.ways, worth.evict, worth.age)
 
     def occupied(self) -> int:
         """Returns how many rows an id has."""
@@ -106,6 +104,8 @@ class SetCache:
 
     def find(self, ids: Tensor, sets: Tensor) -> Tensor:
         """Returns the rows of ids [n] int64 by their sets [n, choices]: [n], -1 for those that have none."""
+        if self.compiled:
+            return self.compiled.find(ids, sets)
         rows = []
         for part, looked in _chunks(ids, sets):
             equal = self._rows_of(self.ids, looked) == part.unsqueeze(1)
@@ -144,6 +144,8 @@ class SetCache:
         those of larger count, then of smaller id. Rows named in `step` are not taken, nor without `evict` any that
         an id has. An id waits until it has a row or none is left for it.
         """
+        if self.compiled:
+            return Placed(*self.compiled.place(ids, counts, sets, step, evict=evict))
         rows = torch.full_like(ids, -1)
         evicted = torch.zeros_like(ids, dtype=torch.bool)
         waiting = self._in_order(ids, counts, sets)
@@ -173,7 +175,7 @@ class SetCache:
         for (part,) in _chunks(sets):
             counts = self._rows_of(self.count, part)
             taken = None if evict else counts > 0
-            worth = self._worth(counts, self._rows_of(self.last_use, part), step)
+            worth = self._worth.of(counts, self._rows_of(self.last_use, part), step)
             if taken is not None:
                 worth.masked_fill_(taken, NEVER)
             where = worth.argmin(1)

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_SOURCES = ("rows.h", "forms.h", "rows.cpp", "exports.cpp")
+_SOURCES = ("ids.h", "rows.h", "forms.h", "ids.cpp", "rows.cpp", "exports.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _AVX2 = ("-mavx2", "-mf16c", "-mbmi2")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512")
@@ -30,15 +30,15 @@ def library_file() -> Path | None:
     target = folder / f"rows-{_fingerprint()}.so"
     if target.exists():
         return target
-    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
+    program = compiler()
+    if program is None:
         say("no C++ compiler found: rows of tables are updated by torch operations, which is slower; install g++")
         return None
     say(f"compiling the kernels that update rows of tables into {target.parent}, once ...")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kernels-", dir=target.parent) as work:
-            os.replace(_compile(compiler, Path(work)), target)
+            os.replace(_compile(program, Path(work)), target)
     except (OSError, subprocess.CalledProcessError) as error:
         output = getattr(error, "stderr", "") or ""
         line = next((line for line in output.splitlines() if "error" in line), str(error))
@@ -47,21 +47,28 @@ def library_file() -> Path | None:
     return target
 
 
-def _compile(compiler: str, folder: Path) -> Path:
+def compiler() -> str | None:
+    """Returns the C++ compiler: what CXX names, else c++ or g++, where there is one."""
+    return shutil.which(os.environ.get("CXX", "")) or shutil.which("c++") or shutil.which("g++")
+
+
+def _compile(program: str, folder: Path) -> Path:
     """Compiles the library into a folder. Raises CalledProcessError."""
     forms: dict[str, tuple[str, ...]] = {"plain": ()}
     if platform.machine() in ("x86_64", "AMD64"):
         forms |= {"avx2": _AVX2, "avx512": _AVX2 + _AVX512}
     jobs = {"exports": ("exports.cpp",)} | {
-        name: (f"-DINSTRUCTIONS={name}", *flags, "rows.cpp") for name, flags in forms.items()
+        f"{name}-{source}": (f"-DINSTRUCTIONS={name}", *flags, f"{source}.cpp")
+        for name, flags in forms.items()
+        for source in ("rows", "ids")
     }
     objects = []
     for name, arguments in jobs.items():
         objects.append(str(folder / f"{name}.o"))
-        _run(compiler, *_FLAGS, *_own_flags(), "-c", *arguments, "-o", objects[-1])
+        _run(program, *_FLAGS, *_own_flags(), "-c", *arguments, "-o", objects[-1])
     library = folder / "rows.so"
     # in this order: of functions that several objects have, the linker takes the first, which any processor can run
-    _run(compiler, "-shared", "-fopenmp", *objects, "-o", str(library))
+    _run(program, "-shared", "-fopenmp", *objects, "-o", str(library))
     return library
 
 

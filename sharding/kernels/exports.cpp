@@ -1,4 +1,5 @@
 // The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
+#include "ids.h"
 #include "rows.h"
 
 namespace plain {
@@ -89,5 +90,13 @@ int64_t rows_sum(const Table* tables, int64_t count, int64_t t, const Feature* f
 
 void rows_update_all(const Table* table, const float* gradient, int64_t stride, int64_t named, float factor, float loss_weight, int32_t threads) {
     FORM(update_all(*table, gradient, stride, named, {factor, loss_weight}, threads));
+}
+
+void ids_find(const Cache* cache, const int64_t* ids, const int64_t* sets, int64_t n, int64_t choices, int64_t* rows, int32_t threads) {
+    FORM(find(*cache, ids, sets, n, choices, rows, threads));
+}
+
+void ids_place(const Cache* cache, const int64_t* ids, const int64_t* counts, const int64_t* sets, int64_t n, int64_t choices, int64_t step, int32_t evict, int64_t* rows, bool* evicted, int32_t threads) {
+    FORM(place(*cache, ids, counts, sets, n, choices, step, evict, rows, evicted, threads));
 }
 }

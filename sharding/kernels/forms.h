@@ -1,5 +1,7 @@
-// What each form of rows.cpp has.
+// What each form of rows.cpp and ids.cpp has.
 void pool(const Table* tables, const Feature* features, const Batch& batch, float* out, int threads);
 void update(const Table* tables, int64_t count, const Feature* features, const Batch& batch, const float* gradient, const Step& step, int threads);
 int64_t sum(const Table* tables, int64_t count, int64_t t, const Feature* features, const Batch& batch, const float* gradient, int64_t* rows, float* sums);
 void update_all(const Table& table, const float* gradient, int64_t stride, int64_t named, const Step& step, int threads);
+void find(const Cache& cache, const int64_t* ids, const int64_t* sets, int64_t n, int64_t choices, int64_t* rows, int threads);
+void place(const Cache& cache, const int64_t* ids, const int64_t* counts, const int64_t* sets, int64_t n, int64_t choices, int64_t step, bool evict, int64_t* rows, bool* evicted, int threads);

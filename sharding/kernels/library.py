@@ -71,6 +71,11 @@ def library() -> Any:
     loaded.rows_update.argtypes = [pointer, whole, pointer, pointer, pointer, number, number, ctypes.c_int32]
     loaded.rows_sum.argtypes = [pointer, whole, whole, pointer, pointer, pointer, pointer, pointer]
     loaded.rows_update_all.argtypes = [pointer, pointer, whole, whole, number, number, ctypes.c_int32]
+    loaded.ids_find.argtypes = [pointer, pointer, pointer, whole, whole, pointer, ctypes.c_int32]
+    loaded.ids_place.argtypes = [
+        *(pointer, pointer, pointer, pointer, whole, whole, whole, ctypes.c_int32, pointer, pointer, ctypes.c_int32)
+    ]
+    loaded.ids_find.restype = loaded.ids_place.restype = None
     loaded.rows_level.argtypes = [ctypes.c_int32]
     for function in (loaded.rows_pool, loaded.rows_update, loaded.rows_sum):
         function.restype = whole

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from shardrec.sharding.kernels import library
-from shardrec.sharding.kernels.build import library_file
+from shardrec.sharding.kernels.build import compiler, library_file
 
 
 def test_is_compiled_once_into_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is left beside it; the line that says so comes before the wait."""
-    if library.library() is None:
+    if compiler() is None:
         pytest.skip("no C++ compiler here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXXFLAGS", "-O0")  # sooner
@@ -25,16 +25,16 @@ def test_is_compiled_once_into_the_cache(
 
 
 @pytest.mark.parametrize(
-    ("compiler", "said"),
+    ("program_text", "said"),
     [("", "no C++ compiler found"), ("exit 3", "do not compile"), ("echo error: no >&2; exit 1", "(error: no)")],
 )
 def test_without_a_compiler_that_works_one_line_says_so(
-    compiler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    program_text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "bin" / "c++"
     program.parent.mkdir()
-    if compiler:
-        program.write_text(f"#!/bin/sh\n{compiler}\n")
+    if program_text:
+        program.write_text(f"#!/bin/sh\n{program_text}\n")
         program.chmod(0o755)
     for name, value in {"PATH": program.parent, "CXX": "", "XDG_CACHE_HOME": tmp_path / "cache"}.items():
         monkeypatch.setenv(name, str(value))
