@@ -3,7 +3,7 @@
 What an id gets is a function of the sequence of global batches alone: of each step's distinct ids and how often they
 occur in the whole batch. It depends neither on their order nor on the plan or the number of ranks, since ids fall
 into a fixed number of buckets, each with rows of its own, that ranks divide among themselves (`set_cache.py`).
-Everything is torch operations on whole batches, on any device.
+Everything is done to whole batches: by torch operations, on any device, or on CPU by the compiled kernel.
 """
 
 import hashlib
