@@ -34,7 +34,7 @@ from shardrec.trainer.export.item_files import write_items
 from shardrec.trainer.export.onnx import save_onnx
 from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
-from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
+from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run, split_to_check
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
 from shardrec.trainer.run_folder.atomic import check_out
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -61,7 +61,8 @@ def export_bundle(
     so many rows of test data (else validation, else training) are scored by bundle and trained model; 0: none.
 
     Raises UserError, with nothing left behind, where there is no such run or checkpoint, where the model cannot be
-    exported, and where bundle and trained model differ by more than the bound of `self_check.py`.
+    exported, where the rows to score cannot be read, and where bundle and trained model differ by more than the bound
+    of `self_check.py`.
     """
     folder, out = RunFolder.open(run_folder), absolute_folder(Path(out))
     check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
@@ -69,14 +70,15 @@ def export_bundle(
     saved = SavedModel.of(folder, step)
     calibration = _calibration(folder, saved)
     blueprint = Blueprint(folder.config(), folder.schema())
+    split = split_to_check(blueprint) if checked_rows else None
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
-        if checked_rows or "user" in manifest["programs"]:
+        if split or "user" in manifest["programs"]:
             with opened_run(blueprint, folder, saved.step) as session:
                 manifest |= _with_items(made, session, manifest)
                 manifest["files"] = _sizes(made)
                 _write_json(made / MANIFEST, manifest)
-                manifest["check"] = check_bundle(made, session, checked_rows)
+                manifest["check"] = check_bundle(made, session, split, checked_rows)
         manifest["files"] = _sizes(made)
         _write_json(made / MANIFEST, manifest)
         if calibration is not None:  # after the check, which is of the model's own predictions
@@ -97,7 +99,7 @@ def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> di
     except UserError as error:  # no feature is the item, or the training rows are gone
         for side in ("user", "item"):
             (made / programs.pop(side)["file"]).unlink()
-        return {"programs": programs, "no_shared_space": str(error)}
+        return {"programs": programs, "no_shared_space": str(error), "lists_left_out": True}
 
 
 def _sizes(made: Path) -> dict[str, int]:
@@ -118,6 +120,8 @@ def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     if overwrite and (out / MANIFEST).is_file():
         remove_made(out / LOADER / "__pycache__")  # by Python, where the bundle was opened by its own loader
         check_replaceable(out, inputs)
+    elif (out / MANIFEST).is_file():
+        raise UserError(f"{out}: holds a bundle; replace it with --overwrite, or name another --out")
     else:
         check_out(out)
 

@@ -355,7 +355,9 @@ def test_the_command_says_what_it_did(named: Path, tmp_path: Path, monkeypatch: 
     printed = capfd.readouterr().out
     assert "model deepfm, step" in printed and "checked: scores of 100 test rows differ" in printed
     assert "auc of these rows" in printed
-    assert "not empty" in refused(monkeypatch, "export", named / "run", "--out", out)
+    line = refused(monkeypatch, "export", named / "run", "--out", out)
+    assert "holds a bundle; replace it with --overwrite, or name another --out" in line
+    assert "is a file" in refused(monkeypatch, "export", named / "run", "--out", out / "tower.pt2")
     compileall.compile_dir(out / "loader", quiet=1)  # as Python does when the loader is imported
     command(monkeypatch, "export", named / "run", "--out", out, "--overwrite", "--check", 0)
     assert "not checked: as asked for" in capfd.readouterr().out
