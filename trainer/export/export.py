@@ -31,6 +31,7 @@ from shardrec.trainer.export import loader
 from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.inlined import inline_autocast
 from shardrec.trainer.export.item_files import write_items
+from shardrec.trainer.export.loader.checksums import checksum
 from shardrec.trainer.export.onnx import save_onnx
 from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
@@ -76,10 +77,10 @@ def export_bundle(
         if split or "user" in manifest["programs"]:
             with opened_run(blueprint, folder, saved.step) as session:
                 manifest |= _with_items(made, session, manifest)
-                manifest["files"] = _sizes(made)
+                manifest |= _files(made)
                 _write_json(made / MANIFEST, manifest)
                 manifest["check"] = check_bundle(made, session, split, checked_rows)
-        manifest["files"] = _sizes(made)
+        manifest |= _files(made)
         _write_json(made / MANIFEST, manifest)
         if calibration is not None:  # after the check, which is of the model's own predictions
             (made / CALIBRATION).write_bytes(calibration)
@@ -102,10 +103,14 @@ def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> di
         return {"programs": programs, "no_shared_space": str(error), "lists_left_out": True}
 
 
-def _sizes(made: Path) -> dict[str, int]:
-    """Returns the bytes of each file that is mapped or read whole, by which a copy cut short is told."""
-    files = (path for path in sorted(made.rglob("*")) if path.suffix in (".npy", ".arrow", ".parquet", ".pt2"))
-    return {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
+def _files(made: Path) -> dict[str, dict[str, int]]:
+    """Returns the bytes of each file that is mapped or read whole, and its checksum, by which damages are told."""
+    files = [path for path in sorted(made.rglob("*")) if path.suffix in (".npy", ".arrow", ".parquet", ".pt2")]
+    names = {path.relative_to(made).as_posix(): path for path in files}
+    return {
+        "files": {name: path.stat().st_size for name, path in names.items()},
+        "checksums": {name: checksum(path) for name, path in names.items()},
+    }
 
 
 def _calibration(folder: RunFolder, saved: SavedModel) -> bytes | None:
