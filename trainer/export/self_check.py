@@ -73,7 +73,7 @@ def check_bundle(made: Path, session: Session, split: str | None, rows: int) -> 
         return {"rows": 0, "why": "as asked for"}
     bundle, paths = Bundle(made, prepared=True), blueprint.config.data.split(split)
     assert paths is not None
-    task = session.model.task
+    task = getattr(session.model.task, "task", session.model.task)  # below one that adds a loss
     label = task.label if isinstance(task, BinaryClassification) and blueprint.missing_labels(paths) is None else None
     loader = session.loader(paths, labelled=label is not None, keys=tuple(bundle.columns))
     ours, theirs, labelled = _scores(bundle, session, loader, rows, label)

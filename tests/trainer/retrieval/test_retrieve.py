@@ -247,7 +247,7 @@ def test_what_cannot_be_retrieved_is_one_line(
     assert "probes: is no setting of the hnsw index: it has m, ef_construction, ef_search" in of_graph
     assert "--seen: `train` goes alone" in line("--users", 1, "--seen", "train", "--seen", shop / "test")
     assert "--keys: are columns of users' rows" in line("--similar", "i01", "--keys", "genre")
-    assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the output reads it)")
+    assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the command reads it)")
     assert "lists have a column of that name" in line("--data", shop / "test", "--keys", "item")
     nobody = pq.read_table(shop / "test").slice(0, 0)
     pq.write_table(nobody, tmp_path / "nobody.parquet")
