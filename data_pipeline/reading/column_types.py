@@ -40,16 +40,16 @@ def carried_schema(columns: Sequence[str], schemas: Schemas) -> pa.Schema:
 
 def _common(column: str, schemas: Schemas) -> pa.DataType:
     path = schemas[0][1]
-    common = kind = column_type(schemas[0][0], path, column, "the output")
+    common = kind = column_type(schemas[0][0], path, column, "the command")
     for schema, other in schemas[1:]:
-        found = column_type(schema, other, column, "the output")
+        found = column_type(schema, other, column, "the command")
         if found == common:
             continue
         both = [pa.schema([(column, _plain(x))]) for x in (common, found)]
         try:
             common = pa.unify_schemas(both, promote_options="permissive").field(0).type
         except pa.ArrowException:
-            raise _differ(column, (found, other), (kind, path), "the output has one type for it") from None
+            raise _differ(column, (found, other), (kind, path), "the command needs one type for it") from None
     return common
 
 

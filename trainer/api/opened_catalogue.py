@@ -42,7 +42,7 @@ class OpenedCatalogue:
         seen = read_seen(self._blueprint, self._catalogue, request, None) if request.seen else None
         index = self._index(self._items, request)
         known = known_user_names(self._blueprint, raw=request.raw)
-        lists = Lists(self._catalogue, index, item_names(self._blueprint), known)
+        lists = Lists(self._catalogue, index, item_names(self._blueprint, self._catalogue), known)
         found = [lists.of(vectors, of, request.n, seen) for vectors, of in self._user_vectors(rows, request)]
         return pa.concat_tables(found), lists.recall(self._items, request.n)
 
@@ -50,7 +50,9 @@ class OpenedCatalogue:
         """Returns the items like each of `ids`, and a line about an index's recall."""
         vectors = self._unit_vectors
         index = self._index(vectors, request)
-        return similar_items(self._catalogue, vectors, index, item_names(self._blueprint), ids, request.n)
+        return similar_items(
+            self._catalogue, vectors, index, item_names(self._blueprint, self._catalogue), ids, request.n
+        )
 
     def vectors(self, data: Data | None, request: Request) -> pa.Table:
         """Returns ids and vectors of all items, or of rows of users."""
@@ -61,7 +63,7 @@ class OpenedCatalogue:
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        return Catalogue.of(self._session)
+        return Catalogue.of(self._session).named()
 
     @cached_property
     def _items(self) -> Tensor:

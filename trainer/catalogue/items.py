@@ -1,7 +1,7 @@
 """A catalogue is all items that a model may recommend: those of training rows, and those that a file names beside."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,17 @@ from shardrec.data_pipeline.features.feature_kinds import IdFeature, Role
 from shardrec.data_pipeline.features.hashing import is_string
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.reading.collate import Layout
-from shardrec.data_pipeline.reading.index import DataSet
+from shardrec.data_pipeline.reading.index import DataSet, Index
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.data_pipeline.sampling.catalogue import READ_ROWS, chunks_of
 from shardrec.models.base import input_features
+from shardrec.trainer.catalogue.raw_items import RawItems, item_values
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import made_once
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
+
+_READ_RAW = "items as they were before preparation are read by data.catalogue.raw: true"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,7 @@ class Catalogue:
     counts: [N] int64: positive training rows of each item
     trained: so many items at the front have training rows; the others are new to the model. Of an item that training
         lacks no id is looked up, since its row still has its first value: its vector is made of its features alone.
+    values: what the numbers 1, 2, ... of items were made of; None: the ids are what items are called
     """
 
     item: str
@@ -40,6 +44,7 @@ class Catalogue:
     rows: pa.Table
     counts: np.ndarray
     trained: int
+    values: pa.Array | None = None
 
     @classmethod
     def of(cls, source: Blueprint | Session) -> "Catalogue":
@@ -66,11 +71,15 @@ class Catalogue:
             found.add(rows, positive)
         rows, counts = found.merged()
         rows, counts = _by_table_row(rows, counts, Layout(features.subset((item,)), folder))
-        trained = len(rows)
-        if (items := config.data.catalogue.items) is not None:
-            rows = _with_listed(rows, _listed(items, features, column, folder, rows.schema), column)
+        trained, values = len(rows), item_values(schema, item, folder)
+        if config.data.catalogue.items is not None:
+            raw = RawItems(features, item, folder, values) if config.data.catalogue.raw else None
+            rows = _with_listed(
+                rows, _listed(config.data.catalogue.items, features, column, folder, rows.schema, raw), column
+            )
             counts = np.pad(counts, (0, len(rows) - trained))
-        return cls(item, column, rows, counts, trained)
+            values = values if raw is None else raw.values
+        return cls(item, column, rows, counts, trained, values)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,6 +88,36 @@ class Catalogue:
     def ids(self) -> pa.Array:
         """Returns the items' ids, each once, as the files' column has them."""
         return self.rows.column(self.column).combine_chunks()
+
+    @property
+    def names(self) -> pa.Array:
+        """Returns what the items are called; null where preparation made their number of no value."""
+        if self.values is None:
+            return self.ids
+        numbers = self.ids.cast(pa.int64())
+        known = pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, len(self.values)))
+        return self.values.take(pc.if_else(known, pc.subtract(numbers, 1), pa.scalar(None, pa.int64())))
+
+    def named(self) -> "Catalogue":
+        """Returns the items that have a name: those of training rows whose values the vocabulary lacks have none.
+
+        Raises UserError where an item of `data.catalogue` has none.
+        """
+        unnamed = self.names.is_null().to_numpy(zero_copy_only=False)
+        if unnamed[self.trained :].any():
+            first = self.ids[self.trained + int(unnamed[self.trained :].argmax())].as_py()
+            raise UserError(
+                f"data.catalogue.items: {self.column} {first} is no number of the vocabulary, so that nothing tells "
+                "what the item is called; give items as they were before preparation, and data.catalogue.raw: true"
+            )
+        return self.where(~unnamed)
+
+    def where(self, kept: np.ndarray) -> "Catalogue":
+        """Returns some of the items, [N] bool, in their order."""
+        if kept.all():
+            return self
+        rows = self.rows.filter(pa.array(kept)).combine_chunks()
+        return replace(self, rows=rows, counts=self.counts[kept], trained=int(kept[: self.trained].sum()))
 
     def positions(self, ids: pa.Array) -> np.ndarray:
         """Returns [n] int64: the positions of items by `comparable` ids, -1 of one that the catalogue lacks."""
@@ -224,7 +263,28 @@ def check_items(blueprint: Blueprint) -> None:
     assert items is not None
     item = item_feature(config, blueprint.schema)
     features = blueprint.schema.unlabelled().subset(item_features(blueprint, item))
-    _listed_layout(features, features[item].columns[0], config.data.schema_folder).check(DataSet.open(items).index)
+    raw = RawItems(features, item, config.data.schema_folder, None) if config.data.catalogue.raw else None
+    _layout_of(DataSet.open(items).index, features, features[item].columns[0], config.data.schema_folder, raw)
+
+
+def _layout_of(index: Index, features: Schema, column: str, folder: str, raw: RawItems | None) -> Layout:
+    """Returns how a file of items is read. Raises UserError where it cannot be, and says whether it is raw."""
+    layout = _listed_layout(features, column, folder) if raw is None else raw.layout
+    try:
+        layout.check(index)
+    except UserError as error:
+        if raw is None and features.raw() != features and _readable(Layout(features.raw(), folder), index):
+            raise UserError(f"{error}; {_READ_RAW}") from None
+        raise
+    return layout
+
+
+def _readable(layout: Layout, index: Index) -> bool:
+    try:
+        layout.check(index)
+    except UserError:
+        return False
+    return True
 
 
 def _listed_layout(features: Schema, column: str, folder: str) -> Layout:
@@ -233,19 +293,24 @@ def _listed_layout(features: Schema, column: str, folder: str) -> Layout:
     return Layout(read, folder, extra_columns=_columns(features))
 
 
-def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Schema) -> pa.Table:
+def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Schema, raw: RawItems | None) -> pa.Table:
     """Reads the file of items, in columns of these types.
 
     Ids are any of their type: that of an item that training lacks is looked up in no table. Raises UserError for an
     item that the file has twice or without id, for columns of other types, and as a loader does.
     """
-    layout = _listed_layout(features, column, folder)
-    index = DataSet.open(items).index
-    rows = pa.concat_tables(
-        [without_dictionaries(layout.block(chunk).extra) for chunk in chunks_of(index, layout)],
-        promote_options="default",
-    )
-    path = index.files[0].path
+    data_set = DataSet.open(items)
+    path = data_set.index.files[0].path
+    if raw is None:
+        layout = _layout_of(data_set.index, features, column, folder, raw)
+        parts = [without_dictionaries(layout.block(chunk).extra) for chunk in chunks_of(data_set.index, layout)]
+    else:
+        ids, parts = [], []
+        for of_file, made in raw.read(data_set):
+            ids.append(of_file)
+            parts.append(without_dictionaries(made).select(kinds.names))
+        _check_each_once(path, raw.column, pa.chunked_array(ids))
+    rows = pa.concat_tables(parts, promote_options="default")
     problem = next(_made_strings(rows.schema, kinds), None)
     try:
         rows = rows if problem else rows.cast(kinds)
@@ -253,14 +318,18 @@ def _listed(items: str, features: Schema, column: str, folder: str, kinds: pa.Sc
         problem = str(error).splitlines()[0]
     if problem:
         raise UserError(f"{path}: columns are of other types than those of the training rows: {problem}")
-    ids = rows.column(column)
+    _check_each_once(path, column, rows.column(column))
+    return rows.combine_chunks()
+
+
+def _check_each_once(path: str, column: str, ids: pa.ChunkedArray) -> None:
+    """Raises UserError for ids that are null, or there twice."""
     if ids.null_count:
         raise UserError(f"{path}: row {ids.is_null().index(True).as_py()} has no {column}; each item needs its id")
     counted = pa.table({"id": ids}).group_by("id").aggregate([("id", "count")])
-    if len(counted) < len(rows):
+    if len(counted) < len(ids):
         twice = counted.filter(pc.greater(counted.column("id_count"), 1)).column("id")[0].as_py()
         raise UserError(f"{path}: {column} {twice!r} is there twice; data.catalogue needs one row an item")
-    return rows.combine_chunks()
 
 
 def _made_strings(found: pa.Schema, wanted: pa.Schema) -> Iterator[str]:
@@ -268,7 +337,7 @@ def _made_strings(found: pa.Schema, wanted: pa.Schema) -> Iterator[str]:
     for of_file, of_run in zip(found, wanted, strict=True):
         kinds = [kind.value_type if is_list(kind) else kind for kind in (of_file.type, of_run.type)]
         if not is_null(of_file.type) and is_string(kinds[0]) != is_string(kinds[1]):
-            yield f"column {of_file.name!r} is {of_file.type}, expected {of_run.type}"
+            yield f"column {of_file.name!r} is {of_file.type}, expected {of_run.type}; {_READ_RAW}"
 
 
 def _with_listed(rows: pa.Table, listed: pa.Table, column: str) -> pa.Table:

@@ -14,11 +14,13 @@ class CatalogueSettings(Declaration):
 
     items: a Parquet file or folder with one row an item, its id and all features of the item tower; a path alone in
         place of the section is this one. None: the items of the training rows alone
+    raw: that file has rows as they were before preparation, with items and categories as people call them
     item, user: the id features whose values are items and users; None: the first ones of role item and user, or those
         that `data.negatives` names
     """
 
     items: Place | None = None
+    raw: bool = False
     item: Name | None = None
     user: Name | None = None
 
@@ -26,6 +28,12 @@ class CatalogueSettings(Declaration):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"items": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _raw_items(self) -> "CatalogueSettings":
+        if self.raw and self.items is None:
+            raise ValueError("raw is about the file of items, and there is none; name it by items, or leave raw out")
+        return self
 
 
 class CatalogueEvaluation(Declaration):

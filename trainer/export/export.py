@@ -31,10 +31,11 @@ from shardrec.trainer.export import loader
 from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.inlined import inline_autocast
 from shardrec.trainer.export.item_files import write_items
+from shardrec.trainer.export.loader.checksums import checksum
 from shardrec.trainer.export.onnx import save_onnx
 from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.row_specs import Types, row_specs
-from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run
+from shardrec.trainer.export.self_check import CHECKED_ROWS, check_bundle, opened_run, split_to_check
 from shardrec.trainer.export.table_files import Rows, write_id_map, write_table, write_vocabulary
 from shardrec.trainer.run_folder.atomic import check_out
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -61,7 +62,8 @@ def export_bundle(
     so many rows of test data (else validation, else training) are scored by bundle and trained model; 0: none.
 
     Raises UserError, with nothing left behind, where there is no such run or checkpoint, where the model cannot be
-    exported, and where bundle and trained model differ by more than the bound of `self_check.py`.
+    exported, where the rows to score cannot be read, and where bundle and trained model differ by more than the bound
+    of `self_check.py`.
     """
     folder, out = RunFolder.open(run_folder), absolute_folder(Path(out))
     check = partial(_check_out, overwrite=overwrite, inputs=(folder.path,))
@@ -69,15 +71,16 @@ def export_bundle(
     saved = SavedModel.of(folder, step)
     calibration = _calibration(folder, saved)
     blueprint = Blueprint(folder.config(), folder.schema())
+    split = split_to_check(blueprint) if checked_rows else None
     with whole_folder(out, check, listed=True) as made:
         manifest = _written(made, folder, blueprint, saved, rows, onnx)
-        if checked_rows or "user" in manifest["programs"]:
+        if split or "user" in manifest["programs"]:
             with opened_run(blueprint, folder, saved.step) as session:
                 manifest |= _with_items(made, session, manifest)
-                manifest["files"] = _sizes(made)
+                manifest |= _files(made)
                 _write_json(made / MANIFEST, manifest)
-                manifest["check"] = check_bundle(made, session, checked_rows)
-        manifest["files"] = _sizes(made)
+                manifest["check"] = check_bundle(made, session, split, checked_rows)
+        manifest |= _files(made)
         _write_json(made / MANIFEST, manifest)
         if calibration is not None:  # after the check, which is of the model's own predictions
             (made / CALIBRATION).write_bytes(calibration)
@@ -97,13 +100,17 @@ def _with_items(made: Path, session: Session, manifest: Mapping[str, Any]) -> di
     except UserError as error:  # no feature is the item, or the training rows are gone
         for side in ("user", "item"):
             (made / programs.pop(side)["file"]).unlink()
-        return {"programs": programs, "no_shared_space": str(error)}
+        return {"programs": programs, "no_shared_space": str(error), "lists_left_out": True}
 
 
-def _sizes(made: Path) -> dict[str, int]:
-    """Returns the bytes of each file that is mapped or read whole, by which a copy cut short is told."""
-    files = (path for path in sorted(made.rglob("*")) if path.suffix in (".npy", ".arrow", ".parquet", ".pt2"))
-    return {path.relative_to(made).as_posix(): path.stat().st_size for path in files}
+def _files(made: Path) -> dict[str, dict[str, int]]:
+    """Returns the bytes of each file that is mapped or read whole, and its checksum, by which damages are told."""
+    files = [path for path in sorted(made.rglob("*")) if path.suffix in (".npy", ".arrow", ".parquet", ".pt2")]
+    names = {path.relative_to(made).as_posix(): path for path in files}
+    return {
+        "files": {name: path.stat().st_size for name, path in names.items()},
+        "checksums": {name: checksum(path) for name, path in names.items()},
+    }
 
 
 def _calibration(folder: RunFolder, saved: SavedModel) -> bytes | None:
@@ -118,6 +125,8 @@ def _check_out(out: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     if overwrite and (out / MANIFEST).is_file():
         remove_made(out / LOADER / "__pycache__")  # by Python, where the bundle was opened by its own loader
         check_replaceable(out, inputs)
+    elif (out / MANIFEST).is_file():
+        raise UserError(f"{out}: holds a bundle; replace it with --overwrite, or name another --out")
     else:
         check_out(out)
 

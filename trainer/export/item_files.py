@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
-from shardrec.data_pipeline.features.vocabulary import kept_values
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.catalogue.vectors import item_vectors
 from shardrec.trainer.export.table_files import write_array
@@ -18,25 +15,14 @@ from shardrec.trainer.session.session import Session
 def write_items(folder: Path, session: Session) -> dict[str, Any]:
     """Writes `items.parquet`, ids in the order of the vectors in `items.npy`; returns what a bundle says of them.
 
-    Ids are raw: where preparation made rows of them by a vocabulary, those of its values. What has none is left out.
+    Ids are raw: where preparation made rows of them by a vocabulary, those of its values. Items that have none are left
+    out: `unnamed` says how many.
     """
-    catalogue = Catalogue.of(session.blueprint)
+    whole = Catalogue.of(session.blueprint)
+    known = whole.names.is_valid().to_numpy(zero_copy_only=False)
+    catalogue = whole.where(known)
     vectors = item_vectors(session, catalogue).float().cpu().numpy()
-    ids = raw_ids(session, catalogue)
-    known = ids.is_valid().to_numpy(zero_copy_only=False)
-    write_array(folder / "items.npy", vectors[known])
-    pq.write_table(pa.table({catalogue.column: ids.filter(pa.array(known))}), folder / "items.parquet")
-    return {"item": catalogue.item, "items": int(known.sum()), "dim": vectors.shape[1]}
-
-
-def raw_ids(session: Session, catalogue: Catalogue) -> pa.Array:
-    """Returns the items' ids as raw rows have them, null where a vocabulary has none."""
-    ids = catalogue.ids
-    declared = session.blueprint.schema[catalogue.item].ids
-    if not (isinstance(declared, Identity) and isinstance(declared.prepared, Vocabulary)):
-        return ids
-    values = kept_values(session.config.data.schema_folder, declared.prepared.path)
-    assert values is not None  # the bundle has it already
-    places = pc.subtract(ids.cast(pa.int64()), 1)
-    inside = pc.and_(pc.greater_equal(places, 0), pc.less(places, len(values)))
-    return values.combine_chunks().take(pc.if_else(inside, places, None))
+    write_array(folder / "items.npy", vectors)
+    pq.write_table(pa.table({catalogue.column: catalogue.names}), folder / "items.parquet")
+    unnamed = {"trained": int((~known[: whole.trained]).sum()), "new": int((~known[whole.trained :]).sum())}
+    return {"item": catalogue.item, "items": len(catalogue), "dim": vectors.shape[1], "unnamed": unnamed}

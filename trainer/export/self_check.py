@@ -46,18 +46,34 @@ def opened_run(blueprint: Blueprint, folder: RunFolder, step: int) -> Iterator[S
         yield session
 
 
-def check_bundle(made: Path, session: Session, rows: int) -> dict[str, Any]:
-    """Scores up to `rows` rows with the bundle in `made` and with the trained model, and returns what that found.
+def split_to_check(blueprint: Blueprint) -> str:
+    """Returns the rows by which a bundle is checked: test rows, else validation rows, else training rows.
 
-    They are test rows, else validation rows, else training rows. Raises UserError where scores differ by more than the
-    bound.
+    Raises UserError where these cannot be read.
+    """
+    try:
+        for name in ("test", "validation", "train"):
+            if (paths := blueprint.config.data.split(name)) is not None:
+                blueprint.data_set(paths)
+                return name
+    except UserError as error:
+        raise UserError(
+            f"{error}; it has the rows by which a bundle is checked: put them back, or export unchecked by --check 0"
+        ) from None
+    raise AssertionError("a run without training rows is refused")
+
+
+def check_bundle(made: Path, session: Session, split: str | None, rows: int) -> dict[str, Any]:
+    """Scores up to `rows` rows of a split with the bundle in `made` and with the trained model; returns what it found.
+
+    Raises UserError where scores differ by more than the bound.
     """
     blueprint = session.blueprint
-    split = next((name for name in ("test", "validation", "train") if _paths(blueprint, name)), None)
-    if split is None or rows == 0:
-        return {"rows": 0, "why": "as asked for" if split else "there were no rows to score"}
-    bundle, paths = Bundle(made, prepared=True), _paths(blueprint, split)
-    task = session.model.task
+    if split is None:
+        return {"rows": 0, "why": "as asked for"}
+    bundle, paths = Bundle(made, prepared=True), blueprint.config.data.split(split)
+    assert paths is not None
+    task = getattr(session.model.task, "task", session.model.task)  # below one that adds a loss
     label = task.label if isinstance(task, BinaryClassification) and blueprint.missing_labels(paths) is None else None
     loader = session.loader(paths, labelled=label is not None, keys=tuple(bundle.columns))
     ours, theirs, labelled = _scores(bundle, session, loader, rows, label)
@@ -123,10 +139,3 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     positives, negatives = (np.bincount(place, weights * share) for share in (labels, 1 - labels))
     below = np.cumsum(negatives) - negatives / 2
     return float((positives * below).sum() / (positives.sum() * negatives.sum()))
-
-
-def _paths(blueprint: Blueprint, split: str) -> Any:
-    try:
-        return blueprint.config.data.split(split)
-    except UserError:  # of a data set that is not here any more
-        return None

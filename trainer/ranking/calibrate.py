@@ -89,9 +89,9 @@ def calibrate_run(
         )  # fmt: skip
     if result is None:
         return None
-    Calibration.model_validate(result["calibration"]).save(folder)
-    if picture is not None:
+    if picture is not None:  # before the map: what fails leaves the one that was there
         draw_reliability(picture, {name: _pair(of_rows) for name, of_rows in result["reliability"].items()})
+    Calibration.model_validate(result["calibration"]).save(folder)
     return result | {"not_measured": not_measured}
 
 

@@ -24,12 +24,12 @@ def print_calibration(run_folder: Path, result: Mapping[str, Any], picture: Path
         f"{run_folder} -> {Path(run_folder) / 'calibration.json'}",
         *([] if picture is None else [f"picture: {picture}"]),
         *(f"{name}: not measured: {why}" for name, why in result["not_measured"].items()),
-        *(f"warning: {line}" for line in warnings(calibration)),
+        *(f"warning: {line}" for line in warnings(calibration, Path(run_folder) / "calibration.json")),
     )
 
 
-def warnings(calibration: Calibration) -> list[str]:
-    """Returns a line for each reason not to trust a calibration."""
+def warnings(calibration: Calibration, file: Path) -> list[str]:
+    """Returns a line for each reason not to trust a calibration, which is kept in `file`."""
     lines = []
     if calibration.method == "isotonic" and calibration.rows < FEW_ROWS:
         lines.append(
@@ -39,6 +39,6 @@ def warnings(calibration: Calibration) -> list[str]:
     if worse:
         lines.append(
             f"log loss of {' and '.join(worse)} rows was lower before: the model was as well calibrated as these rows "
-            "can tell; remove calibration.json, or fit more rows"
+            f"can tell; go without the map by `rm {file}`, or fit more rows"
         )
     return lines

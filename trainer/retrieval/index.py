@@ -50,7 +50,9 @@ def build_index(items: Tensor, kind: Kind = "exact", settings: IndexSettings | N
 
     if kind == "approximate":
         kind = "hnsw" if len(items) <= MOST_OF_GRAPH else "ivf"
-    return FaissIndex.build(items, kind, (settings or IndexSettings()).of(len(items)))
+    settings = settings or IndexSettings()
+    settings.check(kind)
+    return FaissIndex.build(items, kind, settings.of(len(items)))
 
 
 def check_index(kind: Kind) -> None:

@@ -4,11 +4,14 @@ from math import sqrt
 
 from pydantic import Field, ValidationError
 
-from shardrec.data_pipeline.declared.declaration import Declaration
+from shardrec.data_pipeline.declared.declaration import Declaration, unknown
 from shardrec.data_pipeline.errors import UserError
 
 ITEMS_A_LIST = 39
 """The fewest items that k-means of an inverted file is given for each of its lists, as faiss asks for."""
+
+SETTINGS_OF = {"exact": (), "hnsw": ("m", "ef_construction", "ef_search"), "ivf": ("lists", "probes")}
+"""The settings that each index has."""
 
 
 class IndexSettings(Declaration):
@@ -35,7 +38,18 @@ class IndexSettings(Declaration):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"]))
+            if name not in cls.model_fields:
+                raise UserError("--index-set: " + unknown("setting", name, list(cls.model_fields))) from None
             raise UserError(f"--index-set {name}: {first['msg']}; there are: {', '.join(cls.model_fields)}") from None
+
+    def check(self, kind: str) -> None:
+        """Raises UserError where a setting is given that the index of this kind has not."""
+        if others := [name for name in self.model_fields_set if name not in SETTINGS_OF[kind]]:
+            has = f"it has {', '.join(SETTINGS_OF[kind])}" if SETTINGS_OF[kind] else "it has no settings"
+            raise UserError(
+                f"--index-set {others[0]}: is no setting of the {kind} index: {has}; leave it out, or name another by "
+                "--index"
+            )
 
     def of(self, items: int) -> "IndexSettings":
         """Returns the settings for a number of items, with nothing left open.

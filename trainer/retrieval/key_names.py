@@ -1,7 +1,7 @@
 """The ids of users and items are called as they were before preparation made numbers of them, where that is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +15,7 @@ from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.features.transforms import FeatureReader
 from shardrec.data_pipeline.features.vocabulary import kept_values
-from shardrec.trainer.catalogue.items import (
-    check_ids_alike,
-    column_type,
-    comparable,
-    item_feature,
-    user_feature,
-)
+from shardrec.trainer.catalogue.items import Catalogue, check_ids_alike, column_type, comparable, user_feature
 from shardrec.trainer.session.blueprint import Blueprint
 
 
@@ -31,7 +25,8 @@ class KeyNames:
 
     column: the column of files that has the ids. values: what the numbers 1, 2, ... that files hold were made of; None:
     files hold the ids themselves, strings or integers. raw: where files hold ids as they were before preparation, the
-    feature of raw rows and the schema's folder; None: files hold what the run's rows have.
+    feature of raw rows and the schema's folder; None: files hold what the run's rows have. With it `values` has names
+    that the vocabulary lacks, of new items.
     """
 
     column: str
@@ -64,7 +59,7 @@ class KeyNames:
 
     def named(self, ids: pa.Array) -> pa.Array:
         """Returns what a column's ids are called; null for those of no value, such as unknown ones."""
-        if self.values is None:
+        if self.values is None or self.raw is not None:
             return ids
         numbers = ids.cast(pa.int64())
         known = pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, len(self.values)))
@@ -79,7 +74,7 @@ class KeyNames:
         if self.raw is not None:
             return self._read(values, files)
         if self.values is not None and is_string(self.values.type) and is_string(values.type):
-            return pc.add(pc.index_in(values.cast(pa.large_string()), value_set=self.values).cast(pa.int64()), 1)
+            return self._number(values)
         check_ids_alike(values.type, kind, files, self.column)
         return comparable(values)
 
@@ -101,7 +96,14 @@ class KeyNames:
             ids[there] = reader(pa.record_batch({column: values.filter(pa.array(there))}), files).values
         if isinstance(getattr(reader.feature, "ids", None), Vocabulary):
             there &= ids > 0
-        return pa.array(ids, mask=~there)
+        found = pa.array(ids, mask=~there)
+        return found if self.values is None else pc.coalesce(found, self._number(values))
+
+    def _number(self, names: pa.Array) -> pa.Array:
+        """Returns the numbers of what ids are called; null for what none is."""
+        assert self.values is not None
+        names = names.cast(self.values.type)
+        return pc.add(pc.index_in(names, value_set=self.values, skip_nulls=True).cast(pa.int64()), 1)
 
     def ids(self, names: Sequence[object], kind: pa.DataType, option: str) -> pa.Array:
         """Returns the ids, of a column of type `kind`, of what a user calls them.
@@ -126,9 +128,9 @@ class KeyNames:
         return pc.add(places.cast(pa.int64()), 1).cast(kind)
 
 
-def item_names(blueprint: Blueprint, *, raw: bool = False) -> KeyNames:
+def item_names(blueprint: Blueprint, catalogue: Catalogue, *, raw: bool = False) -> KeyNames:
     """Returns what items are called, by rows as the run's or, with `raw`, as before preparation."""
-    return _names(blueprint, item_feature(blueprint.config, blueprint.schema), raw=raw)
+    return replace(_names(blueprint, catalogue.item, raw=raw), values=catalogue.values)
 
 
 def user_names(blueprint: Blueprint, *, raw: bool = False) -> KeyNames:

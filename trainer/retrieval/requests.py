@@ -37,9 +37,9 @@ class Request:
             raise UserError(f"--n: found {self.n!r}, expected 1 or more")
         if TRAIN in self.seen and len(self.seen) > 1:
             raise UserError(f"--seen: `{TRAIN}` goes alone; name it, or files of users and items")
-        if self.kind == "exact" and self.settings not in (None, IndexSettings()):
-            raise UserError("--index-set: the exact index has no settings; name another by --index, or leave it out")
         check_index(self.kind)
+        if self.settings is not None and self.kind != "approximate":  # whose kind follows from the items
+            self.settings.check(self.kind)
 
     @property
     def seen_files(self) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def retrieve_worker(
     """Finds the lists of one worker's share of users' rows, streamed into a file of its own."""
     environment = session.environment
     progress = ProgressFile(folder.logs, enabled=environment.leads)
-    catalogue = Catalogue.of(session)
+    catalogue = Catalogue.of(session).named()
     items = item_vectors(session, catalogue)
     loader = loader_of_users(session, asked, request)
     seen = None
@@ -113,7 +113,7 @@ def retrieve_worker(
         seen = made_once(environment, read)
     index = build_index(items, request.kind, request.settings)
     known = known_user_names(session.blueprint, raw=request.raw)
-    lists = Lists(catalogue, index, item_names(session.blueprint), known)
+    lists = Lists(catalogue, index, item_names(session.blueprint, catalogue), known)
     on_batch = progress.counter("retrieving", loader.steps_per_epoch)
 
     def tables() -> Iterator[pa.Table]:
@@ -142,10 +142,10 @@ def similar_worker(
     step: int,
 ) -> dict[str, Any]:
     """Finds the items like each of those asked for; the leading worker writes them."""
-    catalogue = Catalogue.of(session)
+    catalogue = Catalogue.of(session).named()
     vectors = unit_vectors(session, catalogue)
     index = build_index(vectors, request.kind, request.settings)
-    found, line = similar_items(catalogue, vectors, index, item_names(session.blueprint), asked, request.n)
+    found, line = similar_items(catalogue, vectors, index, item_names(session.blueprint, catalogue), asked, request.n)
     if session.environment.leads:
         write_sealed(found, Path(out) / PART)
     return {

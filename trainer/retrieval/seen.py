@@ -99,9 +99,10 @@ def read_seen(blueprint: Blueprint, catalogue: Catalogue, request: Request, want
     if not (files := request.seen_files):
         paths = blueprint.config.data.split("train")
         assert paths is not None
-        return Seen.read(blueprint, catalogue, user_names(blueprint), item_names(blueprint), paths, wanted)
+        return Seen.read(blueprint, catalogue, user_names(blueprint), item_names(blueprint, catalogue), paths, wanted)
     there, raw = columns_in(blueprint, files), request.raw_seen
-    user, item = (_named_as(there, of(blueprint, raw=raw), of(blueprint)) for of in (user_names, item_names))
+    user = _named_as(there, user_names(blueprint, raw=raw), user_names(blueprint))
+    item = _named_as(there, item_names(blueprint, catalogue, raw=raw), item_names(blueprint, catalogue))
     return Seen.read(blueprint, catalogue, user, item, files, wanted)
 
 

@@ -92,7 +92,7 @@ def vectors_worker(
     step: int,
 ) -> dict[str, Any]:
     """Writes one worker's share of users' vectors; the leading one writes the items'."""
-    catalogue, environment = Catalogue.of(session), session.environment
+    catalogue, environment = Catalogue.of(session).named(), session.environment
     items = vectors_of_items(session, catalogue)
     if environment.leads:
         write_sealed(items, Path(out) / ITEMS / PART)
@@ -114,7 +114,7 @@ def vectors_worker(
 
 def vectors_of_items(session: Session, catalogue: Catalogue) -> pa.Table:
     """Returns the id and the `vector` of all items. All ranks call it alike."""
-    names = item_names(session.blueprint)
+    names = item_names(session.blueprint, catalogue)
     return with_vectors(pa.table({names.column: catalogue.ids}), item_vectors(session, catalogue), names)
 
 

@@ -55,7 +55,9 @@ def check_own_picture(path: Path) -> None:
 def check_out(out: Path, option: str = "--out") -> None:
     """Raises UserError unless `out`, given as `option`, is not there, or an empty folder, and in a place that lasts."""
     check_lasting(option, out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, where a folder is to be; name another {option}")
+    if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; name another {option}")
 
 

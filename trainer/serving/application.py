@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shardrec.trainer.export.loader import RowError
 from shardrec.trainer.serving.measures import exposition
 from shardrec.trainer.serving.openapi import openapi
 from shardrec.trainer.serving.opened import unknown_column
@@ -38,6 +39,7 @@ MILLE = 1000
 
 async def score(service: Service, asked: Asked) -> Response:
     """Answers with the prediction of each row."""
+    _check_parameters(asked)
     form = form_of(asked.request)
     content = read_json(asked.body, {"rows": True}) if form == JSON else {}
     rows = _rows(asked, form, content, service.settings.max_rows)
@@ -82,13 +84,14 @@ async def rank(service: Service, asked: Asked) -> Response:
 async def top_n(service: Service, asked: Asked) -> Response:
     """Answers with the best items of the catalogue for each user."""
     form = form_of(asked.request)
+    _check_parameters(asked, *(["n"] if form == ARROW else []))
     content = read_json(asked.body, {"rows": True, "n": False, "seen": False}) if form == JSON else _query(asked)
     bundle = asked.opened.retrieval()
     rows = _rows(asked, form, content, min(service.settings.max_rows, MOST_LISTS))
     n = whole_number(content, "n", DEFAULT_N, MOST_N)
     seen = content.get("seen")
     if seen is not None:
-        list_of(content, "seen", asked.rows, list, "list of ids")
+        list_of(content, "seen", asked.rows, list, "list of ids", "lists of ids")
         if len(seen) != asked.rows:
             raise malformed(f"seen has {len(seen)} lists, expected one for each of {asked.rows} rows", field="seen")
         for place, ids_of_row in enumerate(seen):
@@ -107,7 +110,10 @@ async def similar(service: Service, asked: Asked) -> Response:
     _check_ids(ids, "ids")
     asked.rows = len(ids)
     n = whole_number(content, "n", DEFAULT_N, MOST_N)
-    items, scores = await service.batcher.call(lambda: bundle.similar(ids, n), asked.deadline)
+    try:
+        items, scores = await service.batcher.call(lambda: bundle.similar(ids, n), asked.deadline)
+    except RowError as error:
+        raise wrong(str(error), row=error.row, field="ids") from None
     return _lists(JSON, items, scores)
 
 
@@ -126,6 +132,14 @@ def _rows(asked: Asked, form: str, content: dict[str, Any], most: int) -> Any:
     return table
 
 
+def _check_parameters(asked: Asked, *known: str) -> None:
+    """Refuses what the URL asks for beside what is known there."""
+    for name in asked.request.query_params:
+        if name not in known:
+            expected = f"expected {', '.join(known)}" if known else "what is asked for is in the body"
+            raise malformed(f"unknown parameter {name[:80]!r} in the URL; {expected}", field=name[:80])
+
+
 def _query(asked: Asked) -> dict[str, Any]:
     """Returns what an Arrow body cannot say: `n`, from the URL."""
     n = asked.request.query_params.get("n")
@@ -135,6 +149,7 @@ def _query(asked: Asked) -> dict[str, Any]:
 
 
 def _only_json(asked: Asked) -> bytes:
+    _check_parameters(asked)
     if form_of(asked.request) == ARROW:
         raise Refusal(415, f"{asked.request.url.path} takes {JSON} alone")
     return asked.body
@@ -151,11 +166,13 @@ def _check_ids(ids: list[Any], key: str, row: int | None = None) -> None:
 def _numbers(values: Any, key: str, count: int) -> np.ndarray:
     """Returns a body's numbers, none of them negative: [count] float64."""
     if not isinstance(values, list) or len(values) != count:
-        found = f"{len(values)} numbers" if isinstance(values, list) else kind(values)
-        raise malformed(f"{key} is {found}, expected a list of {count}, one for each candidate", field=key)
+        found = f"a list of {len(values)}" if isinstance(values, list) else kind(values)
+        raise malformed(f"{key} is {found}, expected a list of {count}: one for each candidate", field=key)
     for place, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e300:
-            raise wrong(f"{key} {place} is {str(value)[:40]}, expected a number of at least 0", row=place, field=key)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= 1e300:
+            found = str(value)[:40] if is_number else kind(value)
+            raise wrong(f"{key} {place} is {found}, expected a number of at least 0", row=place, field=key)
     return np.array(values, np.float64)
 
 
@@ -172,6 +189,7 @@ async def _reload(service: Service, asked: Asked) -> Response:
     given = asked.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if not hmac.compare_digest(given.encode(), os.environ[TOKEN].encode()):
         raise Refusal(401, f"expected the header `Authorization: Bearer`, with the token of {TOKEN}")
+    _check_parameters(asked)
     content = read_json(asked.body or b"{}", {"bundle": False, "allow_changes": False})
     path = content.get("bundle", service.settings.bundle)
     if not isinstance(path, str) or not 1 <= len(path) <= LONGEST_PATH or "\0" in path:

@@ -85,7 +85,7 @@ def _post(summary: str, takes: Schema, needed: list[str], gives: Schema, arrow: 
     if arrow:
         content[ARROW] = {"schema": {"type": "string", "format": "binary"}}
     refusals = {str(status): _answer(_ref("Error"), line) for status, line in _REFUSALS.items()}
-    responses = {"200": _answer(_object(gives, [])), **refusals}
+    responses = {"200": _answer(_object(gives, [name for name in gives if name != "ecpm"])), **refusals}
     return {"post": {"summary": summary, "requestBody": {"required": True, "content": content}, "responses": responses}}
 
 

@@ -206,13 +206,18 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Reloads when the path of the bundle leads elsewhere than before."""
-        seen = self._current
+        seen, lost = self._current, ""
         while not self._ended.is_set():
             await asyncio.sleep(self._settings.watch)
             target = os.path.realpath(self._settings.bundle)
-            if target != seen and os.path.isdir(target):
-                seen = target
+            if target == seen:
+                lost = ""
+            elif os.path.isdir(target):
+                seen, lost = target, ""
                 await self._reload(self._settings.bundle, self._settings.allow_changes)
+            elif target != lost:
+                lost = target
+                say(f"{self._settings.bundle} leads to {target}, where no bundle is; {self._current} goes on serving")
 
     # ------------------------------------------------------------ the end
 

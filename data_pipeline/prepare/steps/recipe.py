@@ -73,6 +73,7 @@ class Recipe(Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        self._check_shared_vocabularies()
         self.schema_of(Fitted())  # what a schema refuses (names twice, unequal tables) is refused here
         self.raw_columns()
         self._check_written_names()
@@ -86,6 +87,19 @@ class Recipe(Declaration):
         if self.negative_rate < 1 and not self.labels:
             raise ValueError("negative_rate needs a label")
         return self
+
+    def _check_shared_vocabularies(self) -> None:
+        """Raises ValueError where features of one table cannot have as many rows, whatever is fitted."""
+        first_of_table: dict[str, RecipeId | RecipeIdList | RecipeSequence] = {}
+        for f in self.sparse:
+            earlier = first_of_table.setdefault(f.table_name, f)
+            both = f"features {earlier.name!r} and {f.name!r} share table {f.table_name!r}, but"
+            kinds = [isinstance(each.ids, FitVocabulary) for each in (earlier, f)]
+            if any(kinds) and not all(kinds):
+                raise ValueError(f"{both} only one has a vocabulary; give them the same ids or other tables")
+            missing = [getattr(each, "missing", "error") for each in (earlier, f)]
+            if all(kinds) and missing[0] != missing[1]:
+                raise ValueError(f"{both} only one has a row of missing values; give both `missing: row`, or neither")
 
     @property
     def sparse(self) -> tuple[RecipeId | RecipeIdList | RecipeSequence, ...]:

@@ -127,7 +127,7 @@ def test_a_pandas_frame_with_an_index(tmp_path):
         ({"label": pa.nulls(3)}, r"1\.parquet: column 'label' is null, but label 'label' expects numbers"),
         (
             {"key": pa.array([1, 2, 3])},
-            r"1\.parquet: column 'key' is int64, but string in .*, and the output",
+            r"1\.parquet: column 'key' is int64, but string in .*, and the command",
         ),
         ({"key": None}, r"1\.parquet: unknown column 'key'"),
     ],

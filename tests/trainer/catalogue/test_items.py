@@ -9,9 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.features.feature_kinds import DenseFeature, IdFeature
 from shardrec.data_pipeline.features.hashing import hash_strings
+from shardrec.data_pipeline.features.id_transforms import Identity, Vocabulary
+from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.catalogue.items import Catalogue
 from shardrec.trainer.config.load import load
+from shardrec.trainer.retrieval.key_names import KeyNames
 from shardrec.trainer.session.blueprint import Blueprint
 from tests.trainer.catalogue.small_catalogue import ITEMS, NEW, run_file
 
@@ -40,6 +44,61 @@ def test_the_file_has_the_last_word_on_features(shop: Path, tmp_path: Path) -> N
     named = set(listed.column("item").to_pylist())
     assert {row["item"] for row in rows if row["price"] == 9} == named
     assert len(rows) == ITEMS + NEW
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """The run file of rows whose items and genres preparation made numbers of; item 0 is one that no vocabulary has."""
+    data, features = tmp_path / "data", []
+    (data / "train").mkdir(parents=True)
+    for feature, values in (("item", ["a", "b", "c"]), ("genre", ["x", "y"])):
+        ids = Identity(num_ids=len(values) + 1, prepared=Vocabulary(path=f"{feature}.parquet", size=len(values)))
+        pq.write_table(pa.table({"value": values}), data / f"{feature}.parquet")
+        features.append(IdFeature(name=feature, ids=ids, role="item"))
+    user = IdFeature(name="user", ids=Identity(num_ids=3), role="user")
+    Schema(features=(user, *features, DenseFeature(name="price", role="item"))).save(data / "schema.yaml")
+    rows = {"user": [0, 1, 2], "item": [0, 1, 2], "genre": [1, 1, 2], "price": [1.0, 2.0, 3.0], "label": [1.0] * 3}
+    pq.write_table(pa.table(rows), data / "train/0.parquet")
+    raw = {"item": ["new", "b", "c", "newer"], "genre": ["y", "x", "z", "x"], "price": [4.0, 5.0, 6.0, 7.0]}
+    pq.write_table(pa.table(raw), tmp_path / "raw.parquet")
+    return tmp_path / "run.yaml"
+
+
+def listed_in(run: Path, items: str, **settings: bool) -> Catalogue:
+    data = {"catalogue": {"items": str(run.parent / items), **settings}}
+    return Catalogue.of(Blueprint(load(run_file(run, run.parent / "data", data=data))))
+
+
+def test_items_as_before_preparation_keep_their_names(prepared: Path) -> None:
+    catalogue = listed_in(prepared, "raw.parquet", raw=True)
+    assert catalogue.names.to_pylist() == [None, "a", "b", "new", "c", "newer"]
+    assert catalogue.rows.column("genre").to_pylist() == [1, 1, 1, 2, 0, 1]
+    assert catalogue.rows.column("price").to_pylist() == [1, 2, 5, 4, 6, 7]
+    named = catalogue.named()
+    assert (named.names.to_pylist(), named.trained) == (["a", "b", "new", "c", "newer"], 2)
+    names = KeyNames("item", named.values)
+    assert named.positions(names.ids(["newer", "c"], pa.int64(), "--similar")).tolist() == [4, 3]
+    seen = KeyNames(
+        "item",
+        named.values,
+        (IdFeature(name="item", ids=Vocabulary(path="item.parquet", size=3)), str(prepared.parent / "data")),
+    )
+    assert named.positions(seen.in_files(pa.array(["new", "a", "nowhere"]), pa.int64(), "seen")).tolist() == [2, 0, -1]
+
+
+def test_items_without_a_name_are_refused_where_names_are_needed(prepared: Path) -> None:
+    rows = pa.table({"item": [3, 9], "genre": [1, 2], "price": [1.0, 2.0]})
+    pq.write_table(rows, prepared.parent / "numbers.parquet")
+    catalogue = listed_in(prepared, "numbers.parquet")
+    assert catalogue.names.to_pylist() == [None, "a", "b", "c", None]
+    with pytest.raises(UserError, match=r"item 9 is no number of the vocabulary.*data.catalogue.raw: true"):
+        catalogue.named()
+    with pytest.raises(UserError, match=r"is string.*are read by data.catalogue.raw: true"):
+        listed_in(prepared, "raw.parquet")
+    raw = pq.read_table(prepared.parent / "raw.parquet")
+    pq.write_table(pa.concat_tables([raw, raw.slice(3)]), prepared.parent / "twice.parquet")
+    with pytest.raises(UserError, match="item 'newer' is there twice"):
+        listed_in(prepared, "twice.parquet", raw=True)
 
 
 def refused(shop: Path, folder: Path, items: pa.Table) -> str:

@@ -18,6 +18,7 @@ from shardrec.data_pipeline.features.feature_kinds import IdFeature
 from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.export.loader import Bundle
+from shardrec.trainer.export.loader.checksums import checksum
 from shardrec.trainer.export.table_files import new_array
 from tests.trainer.export.bundles import bundle_of
 
@@ -36,12 +37,15 @@ def bundle_with_table(folder: Path, rows: int, dim: int, *, written: bool = Fals
         if written:
             file.flush()
             os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         else:
             file.truncate(file.tell() + rows * dim * 4)
     manifest = json.loads((folder / "bundle.json").read_text())
     manifest["tables"]["user"] = {"file": "user.npy", "rows": rows, "dim": dim, "dtype": "fp32"}
     manifest["files"]["user.npy"] = (folder / "user.npy").stat().st_size
+    manifest["checksums"] = {"user.npy": checksum(folder / "user.npy")}
+    if written:  # so that opening reads it from the disk
+        with (folder / "user.npy").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
 

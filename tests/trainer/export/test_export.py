@@ -27,6 +27,7 @@ from shardrec.sharding.distribution.frozen_rows import dequantise, quantise
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.export import self_check
 from shardrec.trainer.export.loader import FORMAT, Bundle, RowError
+from shardrec.trainer.export.loader.checksums import checksum
 from shardrec.trainer.export.table_files import write_array
 from shardrec.trainer.serving.opened import OpenedBundle
 from tests import ROOT
@@ -280,7 +281,36 @@ def test_a_copy_that_was_cut_short_is_refused(named: Path, tmp_path: Path) -> No
         path.write_bytes(whole[:-1])
         with pytest.raises(ValueError, match=rf"{path.name}: missing or cut off, where the bundle has {len(whole):,} "):
             Bundle(copied)
+        path.write_bytes(b"\xff" * len(whole))
+        with pytest.raises(ValueError, match=rf"{path.name}: damaged \(its bytes are not those that were exported"):
+            Bundle(copied)
         path.write_bytes(whole)
+
+
+def test_rows_that_are_no_numbers_score_nothing(named: Path, tmp_path: Path) -> None:
+    """Where a table is so large that no checksum has seen them."""
+    copied = tmp_path / "bundle"
+    shutil.copytree(named / "bundle", copied)
+    manifest = json.loads((copied / "bundle.json").read_text())
+    for table in manifest["tables"].values():
+        rows = np.load(copied / table["file"])
+        np.save(copied / table["file"], np.full_like(rows, np.nan))
+    (copied / "bundle.json").write_text(json.dumps(manifest | {"checksums": {}}))
+    with pytest.raises(ValueError, match=r"tower\.pt2: damaged \(what it makes of rows of tables is no number\)"):
+        Bundle(copied).score(raw(test_rows(named)))
+
+
+def test_checksums_of_large_files_are_of_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "table.npy"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    whole = checksum(path)
+    for place in (0, (1 << 30) - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        assert checksum(path) != whole
+        whole = checksum(path)
 
 
 def test_what_no_bundle_is_refused(tmp_path: Path, named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +385,9 @@ def test_the_command_says_what_it_did(named: Path, tmp_path: Path, monkeypatch: 
     printed = capfd.readouterr().out
     assert "model deepfm, step" in printed and "checked: scores of 100 test rows differ" in printed
     assert "auc of these rows" in printed
-    assert "not empty" in refused(monkeypatch, "export", named / "run", "--out", out)
+    line = refused(monkeypatch, "export", named / "run", "--out", out)
+    assert "holds a bundle; replace it with --overwrite, or name another --out" in line
+    assert "is a file" in refused(monkeypatch, "export", named / "run", "--out", out / "tower.pt2")
     compileall.compile_dir(out / "loader", quiet=1)  # as Python does when the loader is imported
     command(monkeypatch, "export", named / "run", "--out", out, "--overwrite", "--check", 0)
     assert "not checked: as asked for" in capfd.readouterr().out

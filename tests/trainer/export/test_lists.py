@@ -15,6 +15,8 @@ from shardrec.trainer.export.loader import bundle as bundle_module
 from shardrec.trainer.serving.openapi import openapi
 from shardrec.trainer.serving.opened import OpenedBundle
 from shardrec.trainer.serving.settings import Settings
+from tests.trainer.command_line import refused
+from tests.trainer.command_line import shardrec as command
 from tests.trainer.export.bundles import damages_are_lines
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
@@ -136,3 +138,19 @@ def test_without_a_known_item_a_bundle_scores_rows_alone(folder: Path, tmp_path:
     assert not bundle.retrieves and not (tmp_path / "bundle/user.pt2").exists()
     with pytest.raises(ValueError, match=r"makes no lists of items: .*no id feature has role: item"):
         bundle.top_n([{"user": 1}], 3)
+
+
+def test_a_run_whose_data_is_gone_is_exported_unchecked_when_asked_and_says_what_it_lacks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, out = folder / "run", tmp_path / "bundle"
+    (folder / "data").rename(folder / "elsewhere")
+    try:
+        line = refused(monkeypatch, "export", run, "--out", out)
+        assert f"no folder {folder / 'data'}" in line and "--check 0" in line and not out.exists()
+        command(monkeypatch, "export", run, "--out", out, "--check", 0)
+    finally:
+        (folder / "elsewhere").rename(folder / "data")
+    printed = capfd.readouterr().out
+    assert "makes no lists of items, which need the items: data.path: no folder" in printed
+    assert not Bundle(out).retrieves

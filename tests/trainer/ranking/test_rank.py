@@ -138,6 +138,8 @@ def test_what_cannot_be_calibrated_or_ranked_is_one_line(
     (tmp_path / "mine.svg").write_text('<?xml version="1.0"?><svg><title>shardrec</title></svg>')
     assert "not replaced" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "mine.svg")
     assert "there is no such folder" in refused(monkeypatch, *calibrate, "--picture", tmp_path / "nowhere/a.png")
+    broken = ("--picture", Path("/proc") / "a.svg")  # a folder that takes no file
+    assert "/proc" in refused(monkeypatch, *calibrate, *broken)
     with shardrec.open(run) as model, pytest.raises(shardrec.UserError, match="split: found 'train', expected"):
         model.calibrate(split="train")  # type: ignore[arg-type]
     assert not (run / "calibration.json").exists() and not out.exists()

@@ -238,12 +238,16 @@ def test_what_cannot_be_retrieved_is_one_line(
     assert "--seen: leaves out what a user has seen" in line("--similar", "i01", "--seen", "train")
     assert "nowhere" in line("--users", 1, "--seen", tmp_path / "nowhere")
     assert "items.parquet: unknown column 'user'" in line("--data", shop / "items.parquet")
-    assert "--index-set probs: Extra inputs" in line("--users", 1, "--index", "ivf", "--index-set", "probs=3")
+    assert "--index-set: unknown setting 'probs'; did you mean 'probes'?" in line(
+        "--users", 1, "--index", "ivf", "--index-set", "probs=3"
+    )
     assert "expected NAME=NUMBER" in line("--users", 1, "--index-set", "probes")
-    assert "--index-set: the exact index has no settings" in line("--users", 1, "--index-set", "probes=3")
+    assert "it has no settings" in line("--users", 1, "--index-set", "m=32")
+    of_graph = line("--users", 1, "--index", "hnsw", "--index-set", "probes=1")
+    assert "probes: is no setting of the hnsw index: it has m, ef_construction, ef_search" in of_graph
     assert "--seen: `train` goes alone" in line("--users", 1, "--seen", "train", "--seen", shop / "test")
     assert "--keys: are columns of users' rows" in line("--similar", "i01", "--keys", "genre")
-    assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the output reads it)")
+    assert line("--data", shop / "test", "--keys", "colour").endswith("hour (the command reads it)")
     assert "lists have a column of that name" in line("--data", shop / "test", "--keys", "item")
     nobody = pq.read_table(shop / "test").slice(0, 0)
     pq.write_table(nobody, tmp_path / "nobody.parquet")

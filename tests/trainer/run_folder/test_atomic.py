@@ -36,8 +36,11 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with new_folder(tmp_path / "out") as folder:  # an empty folder is as good as none
         (folder / "mine").write_text("1")
-    for out in (tmp_path / "out", tmp_path / "out" / "mine"):
-        with pytest.raises(UserError, match=f"{out.name}: not empty; name another --out"), new_folder(out):
+    for out, why in (
+        (tmp_path / "out", "not empty"),
+        (tmp_path / "out" / "mine", "is a file, where a folder is to be"),
+    ):
+        with pytest.raises(UserError, match=f"{out.name}: {why}; name another --out"), new_folder(out):
             raise AssertionError("must not be entered")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "mine").read_text() == "1"

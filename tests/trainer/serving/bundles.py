@@ -56,7 +56,7 @@ def changed(bundle: Path, name: str) -> Path:
 
 
 def broken(bundle: Path, name: str) -> Path:
-    """A copy that opens, and cannot score: a table's file is cut."""
+    """A copy whose largest table's file is cut."""
     copy = copied(bundle, name)
     file = max((copy / "tables").iterdir(), key=lambda file: file.stat().st_size)
     file.write_bytes(file.read_bytes()[:100])

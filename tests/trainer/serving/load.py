@@ -31,6 +31,9 @@ from tests.trainer.serving.running import Running
 JSON = "application/json"
 Row = dict[str, Any]
 
+LEAST_RELOADS = 3
+"""Reloads that requests are measured beside: fewer show nothing of what is dropped then."""
+
 
 def main() -> None:
     """Measures, and prints."""
@@ -126,19 +129,25 @@ def _wrk(url: str, requests: Path, connections: int, seconds: float) -> dict[str
 
 
 def _reloads(service: Running, requests: Path, seconds: int) -> None:
-    """Reloads the bundle twice a second while requests come."""
-    ended = threading.Event()
+    """Reloads the bundle again and again while requests come, until that was done some times."""
+    ended, done = threading.Event(), [0]
 
     def reload() -> None:
         while not ended.wait(0.5):
+            said = len(service.said)
             os.kill(service.process.pid, signal.SIGHUP)
+            done[0] += "reloaded" in service.wait_for("reload", said)
 
     thread = threading.Thread(target=reload)
     thread.start()
-    found = _wrk(service.url, requests, 16, seconds)
+    while done[0] < LEAST_RELOADS and thread.is_alive():
+        before = done[0]
+        found = _wrk(service.url, requests, 16, seconds)
+        _say("reload", reloads=done[0] - before, connections=16, **found)
     ended.set()
     thread.join()
-    _say("reload", reloads=sum("reloaded" in line for line in service.said), connections=16, **found)
+    if done[0] < LEAST_RELOADS:
+        raise SystemExit(f"the service reloaded {done[0]} times, expected {LEAST_RELOADS}: {service.said[-3:]}")
 
 
 def _memory(service: Running, requests: Path, count: int) -> None:

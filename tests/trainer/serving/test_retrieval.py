@@ -113,7 +113,8 @@ def test_items_like_an_item(ask: Callable[..., httpx.Response], bundle: Bundle, 
 @pytest.mark.parametrize(
     ("path", "body", "status", "where"),
     [
-        ("similar", {"ids": [10**12]}, 422, {"row": 0}),
+        ("similar", {"ids": [10**12]}, 422, {"row": 0, "field": "ids"}),
+        ("similar?n=3", {"ids": [1]}, 400, {"field": "n"}),
         ("similar", {"ids": [[1]]}, 400, {"row": 0, "field": "ids"}),
         ("similar", {"ids": [1.5]}, 400, {"row": 0, "field": "ids"}),
         ("similar", {"ids": []}, 400, {"field": "ids"}),

@@ -127,6 +127,8 @@ WRONG: dict[str, tuple[str, bytes, int, dict[str, Any]]] = {
     "text for a number": ("score", rows_with(price="cheap"), 422, {"row": 2, "field": "price"}),
     "too many rows": ("score", json.dumps({"rows": [{}] * 51}).encode(), 413, {"field": "rows"}),
     "no context": ("rank", b'{"candidates": [{}]}', 400, {"field": "context"}),
+    "a bid that is none": ("rank", b'{"context": {}, "candidates": [{}], "bids": ["a"]}', 422, {"field": "bids"}),
+    "a parameter of the URL": ("score?rows=3", b"{}", 400, {"field": "rows"}),
     "bids of another length": ("rank", b'{"context": {}, "candidates": [{}], "bids": []}', 400, {"field": "bids"}),
     "a bid that is negative": ("rank", b'{"context": {}, "candidates": [{}], "bids": [-1]}', 422, {"field": "bids"}),
     "a reserve without bids": ("rank", b'{"context": {}, "candidates": [{}], "reserve": 1}', 400, {"field": "reserve"}),
@@ -256,6 +258,8 @@ def test_openapi_describes_the_columns(client: httpx.Client, bundle: Bundle) -> 
     assert row["properties"]["item"] == {"type": "integer"}
     assert row["properties"]["shelves"]["items"] == {"type": "integer"}
     assert set(told["paths"]) >= {"/v1/score", "/v1/rank", "/health"}
+    gives = told["paths"]["/v1/rank"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert gives["required"] == ["candidates", "scores"]
     for name in re.findall(r"#/components/schemas/(\w+)", json.dumps(told)):
         assert name in told["components"]["schemas"]
     for path, methods in told["paths"].items():

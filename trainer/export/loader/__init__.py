@@ -13,6 +13,7 @@ errors, `RowError`, that name row and feature; nothing is repaired silently.
 - `bundle.py`: a bundle that is open: scores, and lists of items
 - `calibration.py`: scores become rates
 - `checks.py`: values of JSON are as they should be
+- `checksums.py`: whether files are as they were written
 - `features.py`: values of rows become table rows and numbers
 - `hashing.py`: the hash by which values become ids
 - `manifest.py`: what `bundle.json` says, checked

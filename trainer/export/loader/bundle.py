@@ -178,6 +178,8 @@ class Bundle:
             top, columns = products.topk(min(n, len(items)), dim=1)
             best, order = torch.cat([best, top], 1).sort(dim=1, descending=True, stable=True)
             best, at = best[:, :n], torch.cat([at, columns + start], 1).gather(1, order)[:, :n]
+        if bool(best.isnan().any()):
+            raise DamagedError(self.folder / "items.npy", "vectors of items that are no numbers")
         counts = (best > -torch.inf).sum(1).tolist()
         found = [self._item_ids.take(pa.array(of[:c].numpy())).to_pylist() for of, c in zip(at, counts, strict=True)]
         scores = np.full((len(queries), n), -np.inf, np.float32)

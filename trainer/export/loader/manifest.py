@@ -24,6 +24,7 @@ from .checks import (
     or_none,
     value_that,
 )
+from .checksums import checksum
 from .rows import VALUE_TYPES
 
 FORMAT = 2  # of what `bundle.json` and the files that it names hold
@@ -57,10 +58,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         _check_names(manifest)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; copy the bundle again, or export its run again") from None
+    checksums = manifest.get("checksums", {})
     for name, size in manifest["files"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != size:
             raise ValueError(f"{file}: missing or cut off, where the bundle has {size:,} bytes; copy it again")
+        if name in checksums and checksum(file) != checksums[name]:
+            raise ValueError(
+                f"{file}: damaged (its bytes are not those that were exported); copy the bundle again, or export its "
+                "run again"
+            )
     return manifest
 
 
@@ -124,6 +131,7 @@ _PROGRAM = object_with(file=TEXT, inputs=list_of(_INPUT), shape=list_of(COUNT), 
 _MANIFEST = object_with(
     {
         "run": object_with({"checkpoint": TEXT}),
+        "checksums": by_name(COUNT),
         "no_shared_space": or_none(TEXT),
         "catalogue": object_with(item=TEXT, items=COUNT, dim=POSITIVE),
     },

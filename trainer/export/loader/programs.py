@@ -61,6 +61,8 @@ class Program:
                 raise RowError(error.message, row, error.feature) from None
             found = self(columns, block.count, *shared)[0].numpy()
             if self._lists is None:
+                if not np.isfinite(found).all():
+                    raise DamagedError(self._path, "what it makes of rows of tables is no number")
                 outputs.append(found)
             else:  # of ids that are asked for
                 lengths = np.broadcast_to(np.asarray(columns[self._lists].lengths), block.count)

@@ -54,8 +54,10 @@ def opened(path: Path, shape: tuple[int | None, ...], kinds: str = "f", *, mode:
     """Maps an array's file into memory. Raises ValueError where it is not of this shape, and of one of these kinds."""
     try:
         array: np.ndarray = np.load(path, mmap_mode=mode)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, EOFError) as error:
         raise DamagedError(path, error) from None
+    except ValueError:  # numpy takes what is no array for pickled objects, and advises to open them
+        raise DamagedError(path, "it holds no array") from None
     sizes = zip(array.shape, shape, strict=False)
     if (
         array.ndim != len(shape)

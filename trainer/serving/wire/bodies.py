@@ -84,11 +84,13 @@ def whole_number(content: dict[str, Any], key: str, default: int, most: int) -> 
     return value
 
 
-def list_of(content: dict[str, Any], key: str, most: int, what: type, named: str) -> list[Any]:
+def list_of(
+    content: dict[str, Any], key: str, most: int, what: type, named: str, plural: str | None = None
+) -> list[Any]:
     """Returns the list under `key`. Raises Refusal for one that is empty, too long, or of other things than `what`."""
     values = content[key]
     if not isinstance(values, list):
-        raise malformed(f"{key} is {kind(values)}, expected a list of {named}s", field=key)
+        raise malformed(f"{key} is {kind(values)}, expected a list of {plural or f'{named}s'}", field=key)
     if not values:
         raise malformed(f"{key} is empty, expected at least one {named}", field=key)
     if len(values) > most:

@@ -357,6 +357,15 @@ def test_vocabularies_of_any_names_have_files_of_their_own(tmp_path: Path) -> No
             },
             "table 'item' declare different vocabularies",
         ),
+        (
+            {
+                "features": [
+                    {"kind": "id", "name": "user_id", "table": "t", "ids": {"kind": "vocabulary"}},
+                    {"kind": "id", "name": "item", "table": "t", "ids": {"kind": "vocabulary"}, "missing": "row"},
+                ]
+            },
+            "'user_id' and 'item' share table 't', but only one has a row of missing values; give both",
+        ),
     ],
 )
 def test_wrong_recipes_get_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
