@@ -131,14 +131,19 @@ def test_report_is_what_was_counted(run: Path, said: Callable[..., str]) -> None
     assert estimate["shared"] == pytest.approx(shared, abs=0.1)
 
 
+def printed_row(lines: list[str], name: str) -> list[str]:
+    """The words of a table's row, which wide tables go on with in a further block."""
+    return [name, *(word for line in lines if line.split()[:1] == [name] for word in line.split()[1:])]
+
+
 def test_report_in_print(run: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = said("tables", run, "--step", 2).splitlines()
     assert lines[0] == f"{run}/checkpoints/step-2:"
-    (line,) = (x.split() for x in lines if x.split()[:1] == ["deep/tags"])
+    line = printed_row(lines, "deep/tags")
     assert line[1:4] == ["identity", str(TAGS), "4"] and line[7:9] == ["-", "-"]
-    (line,) = (x.split() for x in lines if x.split()[:1] == ["deep/visitor"])
+    line = printed_row(lines, "deep/visitor")
     assert line[1] == "hash" and line[8] == "±"
-    (line,) = (x.split() for x in lines if x.split()[:1] == ["user"])
+    line = printed_row(lines, "user")
     assert line[1] == str(DEFAULT) and line[4] == line[2] and line[-2:] == ["2", "steps"]
     title = lines.index("deep/user: norms of used rows, by its id map")
     assert "█" in lines[title + 1] and lines[title + 1].split()[1] == "to"
