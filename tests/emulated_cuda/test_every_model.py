@@ -1,6 +1,6 @@
-"""On emulated GPUs every model steps and is scored as in one process of the CPU, some of them resumed in between.
+"""On an emulated GPU every model steps and is scored as in one process of the CPU; on two, models of each kind are.
 
-All models take turns in one set of processes, since starting these costs more than the models.
+Those of each kind are resumed in between. All models take turns in one set of processes, since starting these costs more than the models.
 """
 
 from contextlib import nullcontext
@@ -22,15 +22,15 @@ from tests.trainer.every_model import BATCH, run_files_of_every_model
 from tests.trainer.recorded import recording_worker
 
 STEPS = 2
-ALONE = ("deepfm", "dlrm", "autorec", "dien")  # on one GPU: pooled rows, dense features, ratings, histories
-RESUMED = (*ALONE, "din", "sasrec", "drn")  # with running moments, a position's rows, a second network besides
+OF_EACH_KIND = ("deepfm", "dlrm", "autorec", "dien", "din", "sasrec", "drn")
+"""Pooled rows, dense features, ratings, histories, running moments, a position's rows, a second network."""
 SCORED_ROWS = BATCH + 1  # one of them in a batch of its own, so that a rank has none
 
 
 def learn(rank: int, world_size: int, run_files: dict[str, str], device: str) -> dict[str, Any]:
     """{model: its run's summary with losses and collectives} of `STEPS` steps.
 
-    On an emulated GPU those of `RESUMED` stop after the first, on a real one all.
+    On an emulated GPU those `OF_EACH_KIND` stop after the first, on a real one all.
 
     device: cpu, cuda, or `emulated` for the other cuda. Run folders are of the world's size and the device.
     """
@@ -46,7 +46,7 @@ def learn(rank: int, world_size: int, run_files: dict[str, str], device: str) ->
         with emulated_cuda(rank, world_size) if device == "emulated" else nullcontext() as emulation:
             if emulation:
                 emulation.driver.reserved = (1 + rank) << 30
-            stops = name in RESUMED or device == "cuda"
+            stops = name in OF_EACH_KIND or device == "cuda"
             losses = _train(rank, path, run, "cuda", 1)["losses"] if stops else []
             found[name] = _train(rank, path, run, "cuda", STEPS, resume=stops)
         found[name]["losses"] = losses + found[name]["losses"]
@@ -82,12 +82,12 @@ def on_cpu(run_files: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def on_one_gpu(run_files: dict[str, str]) -> dict[str, Any]:
-    return run_processes(1, learn, 1, {name: run_files[name] for name in ALONE}, "emulated")[0]
+    return run_processes(1, learn, 1, run_files, "emulated", timeout=240)[0]
 
 
 @pytest.fixture(scope="module")
 def on_two_gpus(run_files: dict[str, str]) -> dict[str, Any]:
-    return run_processes(2, learn, 2, run_files, "emulated", timeout=240)[0]
+    return run_processes(2, learn, 2, {name: run_files[name] for name in OF_EACH_KIND}, "emulated", timeout=240)[0]
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,12 @@ def on_a_real_gpu(run_files: dict[str, str]) -> dict[str, Any]:
     return run_processes(1, learn, 1, run_files, "cuda", timeout=240)[0]
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", MODELS)
 def test_one_emulated_gpu_learns_as_the_cpu_does(name: str, on_cpu: dict[str, Any], on_one_gpu: dict[str, Any]) -> None:
     _assert_alike(on_one_gpu[name], on_cpu[name])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_two_emulated_gpus_learn_as_one_process_does(
     name: str, on_cpu: dict[str, Any], on_two_gpus: dict[str, Any]
 ) -> None:
