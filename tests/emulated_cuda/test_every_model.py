@@ -1,7 +1,7 @@
 """On an emulated GPU every model steps and is scored as in one process of the CPU; on two, models of each kind are.
 
-Those of each kind are resumed in between. All models take turns in one set of processes, since starting these costs more
-than the models.
+Those of each kind are resumed in between. All models take turns in one set of processes, since starting these costs
+more than the models.
 """
 
 from contextlib import nullcontext
