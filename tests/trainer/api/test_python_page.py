@@ -38,5 +38,5 @@ def test_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = next(i for i, block in enumerate(blocks) if "summary = shardrec.train" in block)
     streams = {o["name"] for o in notebook.cells[trained].outputs if o["output_type"] == "stream"}
     assert streams == {"stdout", "stderr"}, "progress and the result are both in the cell"
-    assert "training" in printed[trained] and "runs/clicks" in printed[trained]
+    assert "starting workers" in printed[trained] and "runs/clicks" in printed[trained]
     assert (tmp_path / "runs/clicks/summary.json").exists() and (tmp_path / "runs/own/summary.json").exists()
