@@ -93,7 +93,7 @@ def _own_flags() -> list[str]:
 def _folder() -> Path | None:
     """Returns where compiled kernels are kept: in the user's cache; None for a user without a home."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardrec"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "shardrec"
     except RuntimeError:
         return None
 

@@ -102,8 +102,8 @@ class TableMemory:
 class RowKernel:
     """The kernel looks up and updates rows of several tables. feature_tables: of each feature the index of its table.
 
-    A batch has ids [T] int64, offsets [F B + 1] int64, and scale [T] fp32 or None: feature f's bag b has the ids from
-    offsets[f B + b] on. Raises IndexError for an id that its table has no row for; nothing is then changed.
+    A batch has ids [T], offsets [F B + 1], and scale [T] or None, of any precision and stride: feature f's bag b has
+    the ids from offsets[f B + b] on. Raises IndexError for an id that its table has no row for; nothing is then changed.
     """
 
     def __init__(self, tables: Sequence[TableMemory], feature_tables: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ class RowKernel:
         self, gradient: Tensor, ids: Tensor, offsets: Tensor, scale: Tensor | None, factor: float, loss_weight: float
     ) -> None:
         """Updates all rows that a batch names by the gradient [B, all features' columns] fp32 of its bags' sums."""
-        gradient, batch = gradient.contiguous(), self._batch(ids, offsets, scale)
+        gradient, batch = gradient.float().contiguous(), self._batch(ids, offsets, scale)
         bad = self.library.rows_update(
             *(self._tables, len(self._tables), self._features, ctypes.byref(batch), gradient.data_ptr()),
             *(factor, loss_weight, torch.get_num_threads()),
@@ -145,7 +145,7 @@ class RowKernel:
         self, table: int, gradient: Tensor, ids: Tensor, offsets: Tensor, scale: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Returns the distinct rows [n] of a table that a batch names, ascending, and their gradients [n, columns]."""
-        gradient, batch = gradient.contiguous(), self._batch(ids, offsets, scale)
+        gradient, batch = gradient.float().contiguous(), self._batch(ids, offsets, scale)
         starts = offsets[:: batch.bags] if batch.bags else offsets.new_zeros(len(self._features) + 1)
         most = sum(int(starts[f + 1] - starts[f]) for f in self._features_of[table])
         rows, sums = torch.empty(most, dtype=torch.int64), torch.empty(most, self._memory[table].weight.shape[1])
@@ -158,16 +158,20 @@ class RowKernel:
 
     def update_all(self, table: int, gradient: Tensor, named: int | None, factor: float, loss_weight: float) -> None:
         """Updates a table by a gradient [rows, >= columns]: all rows, or those with no 0 in its column `named`."""
-        gradient, column = gradient.contiguous(), -1 if named is None else named
+        gradient, column = gradient.float().contiguous(), -1 if named is None else named
         self.library.rows_update_all(
             *(ctypes.byref(self._tables[table]), gradient.data_ptr(), gradient.shape[1], column),
             *(factor, loss_weight, torch.get_num_threads()),
         )
 
     def _batch(self, ids: Tensor, offsets: Tensor, scale: Tensor | None) -> _Batch:
+        ids, offsets = (x.to(torch.int64).contiguous() for x in (ids, offsets))
+        scale = None if scale is None else scale.to(torch.float32).contiguous()
         bags = (offsets.numel() - 1) // len(self._features)
         scales = None if scale is None else scale.data_ptr()
-        return _Batch(len(self._features), bags, ids.data_ptr(), offsets.data_ptr(), scales, self.columns)
+        batch = _Batch(len(self._features), bags, ids.data_ptr(), offsets.data_ptr(), scales, self.columns)
+        batch.memory = ids, offsets, scale  # so that what was copied lives as long
+        return batch
 
     def _check(self, bad: int, ids: Tensor) -> None:
         if bad >= 0:

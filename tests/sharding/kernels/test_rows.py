@@ -168,3 +168,17 @@ def test_ids_astray_change_nothing() -> None:
             with pytest.raises(IndexError, match=f"id {astray} at place 13 .* no such row"):
                 call()
     assert not any(weight.any() for weight in tables.weights)
+
+
+def test_batches_of_other_precision_and_stride_are_read_right() -> None:
+    """The library is given addresses, and knows no strides."""
+    steps = Steps.drawn(0, bags=5, most=3, columns=(3, 3, 3), rows=(9, 9, 9), scaled=True)
+    (ids, offsets, scale, gradient), found = steps.batches[0], []
+    assert scale is not None
+    spread = [torch.stack([x, torch.full_like(x, -7)], 1)[:, 0] for x in (ids.int(), offsets.int(), scale.double())]
+    for batch in ([ids, offsets, scale], spread):
+        tables = RowTables(steps.shapes, TABLES, [RULES[1]] * 3, dtypes=[torch.float32] * 3, device=torch.device("cpu"))
+        assert tables.compiled is not None
+        tables.compiled.update(gradient.t().contiguous().t() if batch is spread else gradient, *batch, 1.0, 1.0)
+        found.append([*tables.weights, tables.compiled.pool(*batch)])
+    assert found[0][0].any() and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
