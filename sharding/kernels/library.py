@@ -103,7 +103,7 @@ class RowKernel:
     """The kernel looks up and updates rows of several tables. feature_tables: of each feature the index of its table.
 
     A batch has ids [T], offsets [F B + 1], and scale [T] or None, of any precision and stride: feature f's bag b has
-    the ids from offsets[f B + b] on. Raises IndexError for an id that its table has no row for, and changes nothing then.
+    the ids from offsets[f B + b] on. Raises IndexError for an id that its table has no row for; nothing changes then.
     """
 
     def __init__(self, tables: Sequence[TableMemory], feature_tables: Sequence[int]) -> None:
