@@ -21,7 +21,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
-from shardrec.sharding.distribution.row_kernels import RowUpdateKernel, mark_table
+from shardrec.sharding.distribution.row_kernels import FrozenKernel, RowUpdateKernel, mark_table
 from shardrec.sharding.distribution.sharded import (
     BagSharder,
     SequenceSharder,
@@ -32,6 +32,7 @@ from shardrec.sharding.distribution.sharded import (
 )
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.kernels.library import library
 from shardrec.sharding.lookup.detached import learned_features
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
 from shardrec.sharding.planning.plan import Plan, TablePlan
@@ -40,7 +41,6 @@ from shardrec.sharding.tables.live import LiveTable, TableShard, merged
 from shardrec.sharding.tables.module_names import module_name, table_name
 from shardrec.sharding.updates.choose import start_tables
 from shardrec.sharding.updates.context import UpdateContext
-from shardrec.sharding.updates.row_tables import RowTables
 from shardrec.sharding.updates.sample_counts import SampleCounts
 
 
@@ -80,9 +80,12 @@ class Distributed:
 
     @property
     def row_form(self) -> str | None:
-        """Returns which form of our own kernel updates rows: compiled or torch; None: all tables are FBGEMM's."""
-        forms = {"torch" if rows.compiled is None else "compiled" for rows in _own_rows(self._kernels, self.replicas)}
-        return forms.pop() if forms else None
+        """Returns which kernel updates rows: our own, compiled or torch, or FBGEMM; None: no row changes here."""
+        own = [*(k.tables for k in self._kernels if isinstance(k, RowUpdateKernel)), *self.replicas.kernels]
+        forms = {"torch" if rows.compiled is None else "compiled" for rows in own}
+        if not forms and not all(isinstance(kernel, FrozenKernel) for kernel in self._kernels):
+            return "FBGEMM"
+        return max(forms, default=None)
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
@@ -131,11 +134,13 @@ def distribute(
     seed: int,
     device: torch.device,
     process_group: dist.ProcessGroup | None = None,
+    compiled: bool = True,
 ) -> Distributed:
     """Shards the one `EmbeddingLookup` inside `step`, which is on the meta device, and makes the tower's replicas.
 
     `optimizer` must be the one that the plan was made with. All ranks call it alike; where there is no process group,
-    one of a single process is made. Tables get the first values of `seed`; the tower those of rank 0.
+    one of a single process is made. Tables get the first values of `seed`; the tower those of rank 0. compiled: False
+    keeps to FBGEMM's kernels and torch operations on a CPU too.
     """
     if process_group is None:
         process_group = _default_group(plan, device)
@@ -146,12 +151,13 @@ def distribute(
     assert planned == declared, "the plan was made with other optimizers"
     lookup.replace_tables({name: t.table for name, t in plan.tables.items()})
 
-    replicated = _use_plan(lookup, plan, device, seed)
-    module = _sharded(step, _torchrec_plan(path, lookup, plan, _devices(device, process_group)), device, process_group)
+    compiled = compiled and _all_have_compiled(device, process_group)
+    replicated = _use_plan(lookup, plan, device, seed, compiled=compiled)
+    devices = _devices(device, process_group)
+    module = _sharded(step, _torchrec_plan(path, lookup, plan, devices, compiled=compiled), device, process_group)
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
-    _agree_on_form(_own_rows(local_kernels, replicas), device, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
     trained = [t for t in tables.values() if not t.table.frozen]
@@ -172,20 +178,14 @@ def distribute(
     return distributed
 
 
-def _own_rows(local_kernels: Iterable[Any], replicas: Replicas) -> list[RowTables]:
-    """Returns the tables of this rank that our own kernel updates."""
-    return [*(k.tables for k in local_kernels if isinstance(k, RowUpdateKernel)), *replicas.kernels]
-
-
-def _agree_on_form(own: Sequence[RowTables], device: torch.device, process_group: dist.ProcessGroup) -> None:
-    """Lets torch operations update rows on all ranks where a rank has nothing compiled: replicas have to stay equal."""
-    if device.type != "cpu" or dist.get_world_size(process_group) == 1:
-        return
-    lacking = torch.tensor([any(rows.compiled is None for rows in own)], dtype=torch.int32)
-    dist.all_reduce(lacking, dist.ReduceOp.MAX, group=process_group)
-    if lacking.item():
-        for rows in own:
-            rows.compiled = None
+def _all_have_compiled(device: torch.device, process_group: dist.ProcessGroup) -> bool:
+    """Says whether the compiled kernel updates rows: on CPUs where all ranks have it, as replicas stay equal."""
+    if device.type != "cpu":
+        return False
+    lacking = torch.tensor([library() is None], dtype=torch.int32)
+    if dist.get_world_size(process_group) > 1:
+        dist.all_reduce(lacking, dist.ReduceOp.MAX, group=process_group)
+    return not lacking.item()
 
 
 def _sharded(
@@ -222,7 +222,7 @@ def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:
 
 
 def _use_plan(
-    lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int
+    lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int, *, compiled: bool
 ) -> list[ReplicatedBags | ReplicatedSequences]:
     """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; returns these."""
     copied_names = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
@@ -235,11 +235,11 @@ def _use_plan(
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:
-                mark_table(named[module_name(table.name)], table, device.type, seed)
+                mark_table(named[module_name(table.name)], table, device.type, seed, compiled=compiled)
             collections.append((sharded, collection))
         if copied.tables:
             make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
-            replicated.append(make(copied, device, seed))
+            replicated.append(make(copied, device, seed, compiled=compiled))
             collections.append((copied, replicated[-1]))
     lookup.use_collections(collections)
     return replicated
@@ -256,10 +256,12 @@ def _devices(device: torch.device, process_group: dist.ProcessGroup) -> list[tor
     return [torch.device(device.type, int(index)) for index in indices]
 
 
-def _torchrec_plan(path: str, lookup: EmbeddingLookup, plan: Plan, devices: Sequence[torch.device]) -> ShardingPlan:
+def _torchrec_plan(
+    path: str, lookup: EmbeddingLookup, plan: Plan, devices: Sequence[torch.device], *, compiled: bool
+) -> ShardingPlan:
     def sharding(table: TablePlan) -> Any:
         shards = [(s.rank, s.row, s.column, s.rows, s.columns) for s in table.shards]
-        return parameter_sharding(table.table, table.placement, shards, devices)
+        return parameter_sharding(table.table, table.placement, shards, devices, compiled=compiled)
 
     modules = {}
     for i, part in enumerate(lookup.collections):

@@ -21,25 +21,29 @@ from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 
 
-def _kernel(tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device, seed: int) -> RowTables:
+def _kernel(
+    tables: Sequence[EmbeddingTable], features: Sequence[int], device: torch.device, seed: int, *, compiled: bool
+) -> RowTables:
     shapes = [(t.num_embeddings, physical_dim(t)) for t in tables]
     updates = [row_update(t) for t in tables]
     dtypes = [DTYPES[t.dtype] for t in tables]
     roundings = [ShardRounding(seed, quoted(t.name)) if is_rounded(t) else None for t in tables]
-    return RowTables(shapes, features, updates, dtypes=dtypes, device=device, roundings=roundings, deferred=True)
+    return RowTables(
+        shapes, features, updates, dtypes=dtypes, device=device, roundings=roundings, deferred=True, compiled=compiled
+    )
 
 
 class ReplicatedBags(nn.Module):
     """Replicated tables are summed by bag: KeyedJaggedTensor -> KeyedTensor, as of an EmbeddingBagCollection."""
 
-    def __init__(self, group: Group, device: torch.device, seed: int) -> None:
+    def __init__(self, group: Group, device: torch.device, seed: int, *, compiled: bool = True) -> None:
         super().__init__()
         self.group = group
         self._features = [feature_key(f) for features in group.features.values() for f in features]
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
         self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
-        self.kernels = [_kernel(group.tables, tables, device, seed)]
+        self.kernels = [_kernel(group.tables, tables, device, seed, compiled=compiled)]
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
         """Returns the bags' sums [B, sum of D] of all features, keyed as an EmbeddingBagCollection's."""
@@ -61,10 +65,10 @@ class ReplicatedSequences(nn.Module):
     Their rows are looked up as bags of one id.
     """
 
-    def __init__(self, group: Group, device: torch.device, seed: int) -> None:
+    def __init__(self, group: Group, device: torch.device, seed: int, *, compiled: bool = True) -> None:
         super().__init__()
         self.group = group
-        self.kernels = [_kernel([table], [0], device, seed) for table in group.tables]
+        self.kernels = [_kernel([table], [0], device, seed, compiled=compiled) for table in group.tables]
 
     def forward(self, ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """Returns the rows [ids, D] of each feature, by key."""

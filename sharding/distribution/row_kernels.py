@@ -2,9 +2,10 @@
 
 What stock TorchRec lacks and is made here:
 - kernels that do not fill tables with values of their own at construction, and that say where their live rows are,
-- tables updated by `RowTables` (all that FBGEMM does not fuse) or only read, unpadded, under any placement,
+- tables updated by `RowTables` (on CPU all, elsewhere what FBGEMM does not fuse) or only read, under any placement,
 - live rows behind a cache in device memory that are always the true ones,
 - sequence lookups on CPU as bags of one id: FBGEMM's unpooled backward ran at 2 M rows/s there, its pooled one at 50 M.
+FBGEMM's kernels serve a CPU's tables only where ours is not compiled, and ours is then made of torch operations.
 `sharded.py` puts them into TorchRec's modules. These two lean on TorchRec's private surface, which
 `tests/sharding/distribution/test_private_surface.py` pins. Data-parallel tables have no kernel (`replicas.py`).
 """
@@ -29,37 +30,45 @@ from shardrec.sharding.tables.live import is_fused, is_rounded
 from shardrec.sharding.tables.module_names import quoted, table_name
 from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.choose import fbgemm_parameters, row_update
+from shardrec.sharding.updates.compiled_rows import MOST_ROWS
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.row_tables import RowTables
 
-_ROW_UPDATE, _ROUNDING_SEED, _FROZEN = (
+_ROW_UPDATE, _ROUNDING_SEED, _COMPILED, _FROZEN = (
     "row_update",
     "rounding_seed",
+    "compiled",
     "frozen",
 )  # our keys among a table's fused parameters
 
 # ---------------------------------------------------------------- what a table's kernel is told
 
 
-def has_fbgemm_kernel(table: EmbeddingTable, device: str) -> bool:
-    """Says whether FBGEMM's kernels serve a table. On CPUs they only round to nearest."""
+def has_fbgemm_kernel(table: EmbeddingTable, device: str, *, compiled: bool) -> bool:
+    """Says whether FBGEMM's kernels serve a table: on CPUs where ours is not compiled, and they only round to nearest.
+
+    compiled: whether ours is.
+    """
     assert table.optimizer is not None
-    return not table.frozen and is_fused(table.optimizer) and not (is_rounded(table) and device == "cpu")
+    if table.frozen or not is_fused(table.optimizer):
+        return False
+    return device != "cpu" or not (is_rounded(table) or (compiled and table.num_embeddings < MOST_ROWS))
 
 
-def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str, seed: int) -> None:
+def mark_table(parameter: nn.Parameter, table: EmbeddingTable, device: str, seed: int, *, compiled: bool) -> None:
     """Writes on a table's parameter, which is on the meta device, which kernel it gets and by which rule it changes.
 
     TorchRec passes that on to `_create_embedding_kernel`; it has no public field for a rule of one table. seed: of the
-    draws by which our own kernel rounds.
+    draws by which our own kernel rounds. compiled: whether ours is.
     """
     parameters: dict[str, Any]
     if table.frozen:
         parameters = {_FROZEN: table.dtype}
-    elif has_fbgemm_kernel(table, device):
+    elif has_fbgemm_kernel(table, device, compiled=compiled):
         parameters = fbgemm_parameters(table) | memory_parameters(table)
     else:
-        parameters = {_ROW_UPDATE: row_update(table), _ROUNDING_SEED: seed if is_rounded(table) else None}
+        seed_of_draws = seed if is_rounded(table) else None
+        parameters = {_ROW_UPDATE: row_update(table), _ROUNDING_SEED: seed_of_draws, _COMPILED: compiled}
     parameter._optimizer_kwargs = [parameters]  # type: ignore[attr-defined]
 
 
@@ -205,6 +214,7 @@ class RowUpdateKernel(_OwnKernel):
                 None if seed is None else ShardRounding(seed, name, *table.local_metadata.shard_offsets)
                 for name, table in zip(names, config.embedding_tables, strict=True)
             ],
+            compiled=parameters[_COMPILED],
         )
 
     def begin(self, context: UpdateContext) -> None:

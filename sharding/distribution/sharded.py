@@ -35,12 +35,14 @@ def parameter_sharding(
     placement: str,
     shards: list[tuple[int, int, int, int, int]],
     devices: Sequence[torch.device],
+    *,
+    compiled: bool,
 ) -> ParameterSharding:
     """Returns TorchRec's form of a table's placement; a shard is (rank, row, column, rows, columns), physical ones.
 
-    devices: of all ranks, as each one knows its own.
+    devices: of all ranks, as each one knows its own. compiled: whether our own kernel is.
     """
-    by_fbgemm = has_fbgemm_kernel(table, devices[0].type)
+    by_fbgemm = has_fbgemm_kernel(table, devices[0].type, compiled=compiled)
     return ParameterSharding(
         sharding_type=placement,
         compute_kernel=compute_kernel(table),

@@ -10,8 +10,8 @@ from shardrec.sharding.kernels.library import KINDS, RowKernel, Rule, TableMemor
 from shardrec.sharding.updates.ftrl import Ftrl
 from shardrec.sharding.updates.rules import SAMPLES, AdaGrad, Adam, RmsProp, RowUpdate, RowwiseAdaGrad, Sgd
 
-_MOST_ROWS = 1 << 32
-"""The kernel sorts rows by 32 bits."""
+MOST_ROWS = 1 << 32
+"""The kernel sorts rows by 32 bits, of fewer rows than these."""
 
 _CORRECTIONS = 1 << 16
 """Steps of a row whose bias corrections are listed; with the betas that are in use, none differs from 1 after these."""
@@ -24,7 +24,7 @@ def compiled_rows(
     feature_tables: Sequence[int],
 ) -> RowKernel | None:
     """Returns the kernel of tables, None where torch operations serve them: on GPUs, and where nothing is compiled."""
-    if any(w.device.type != "cpu" or len(w) >= _MOST_ROWS for w in weights) or library() is None:
+    if any(w.device.type != "cpu" or len(w) >= MOST_ROWS for w in weights) or library() is None:
         return None
     return RowKernel([_memory(*of) for of in zip(weights, states, updates, strict=True)], feature_tables)
 

@@ -1,8 +1,8 @@
 """Our own kernel updates tables: gather, unique, gradients summed over the batch, then a `RowUpdate`.
 
-It serves what FBGEMM's fused kernels do not: weight decay, further optimizers, unpadded rows, and data-parallel tables,
-whose gradients wait until all ranks' are summed. Everything is torch operations on whole batches, so that it runs on
-every device.
+On CPU it serves every table, compiled where there is a compiler; elsewhere what FBGEMM's fused kernels do not: weight
+decay, further optimizers, unpadded rows, and data-parallel tables, whose gradients wait until all ranks' are summed.
+Where nothing is compiled, everything is torch operations on whole batches, so that it runs on every device.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class RowTables(nn.Module):
 
     feature_tables: for each feature of the input the index of its table. roundings: of each table; None, for one or for
     all, rounds to nearest. With `deferred`, backward only keeps the gradients, for `add_gradients`; otherwise it
-    updates the rows at once.
+    updates the rows at once. compiled: False keeps to torch operations where there is a compiled kernel.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class RowTables(nn.Module):
         device: torch.device,
         roundings: Sequence[ShardRounding | None] | None = None,
         deferred: bool = False,
+        compiled: bool = True,
     ) -> None:
         super().__init__()
         self.feature_tables = tuple(feature_tables)
@@ -47,7 +48,9 @@ class RowTables(nn.Module):
         self._shard_roundings = tuple(roundings or [None] * len(shapes))
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in shapes]
         self._hook = torch.zeros(1, device=device, requires_grad=True)  # makes autograd call backward
-        self.compiled = compiled_rows(self.weights, self.states, self.updates, self.feature_tables)
+        self.compiled: RowKernel | None = None
+        if compiled:
+            self.compiled = compiled_rows(self.weights, self.states, self.updates, self.feature_tables)
         self.begin(UpdateContext(0))
 
     def begin(self, context: UpdateContext) -> None:
@@ -63,11 +66,11 @@ class RowTables(nn.Module):
         """Sums rows by bag, B bags of F features: ids [T], offsets [F B + 1] -> [B, sum of the features' columns]."""
         return _Lookup.apply(self._hook, self, ids.long(), offsets.long(), weights)
 
-    def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> Tensor:
-        """Sums rows by bag as `forward` does, without gradients. first: [F + 1], where each feature's ids begin."""
+    def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Sums rows by bag as `forward` does, without gradients."""
         if self.compiled:
             return self.compiled.pool(ids, offsets, weights)
-        bags = (offsets.numel() - 1) // len(self.feature_tables)
+        bags, first = self._bags_and_starts(offsets)
         pooled = []
         for f, t in enumerate(self.feature_tables):
             table, span = self.weights[t], slice(first[f], first[f + 1])
@@ -80,12 +83,12 @@ class RowTables(nn.Module):
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
     @torch.no_grad()
-    def receive(self, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None, first: list[int]) -> None:
+    def receive(self, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
         """Sums a batch's gradients [B, all columns] by row, then updates the rows or keeps the sums."""
         if self.compiled:
             self._receive_compiled(self.compiled, gradient, ids, offsets, weights)
             return
-        bags = (offsets.numel() - 1) // len(self.feature_tables)
+        bags, first = self._bags_and_starts(offsets)
         columns = gradient.split([self.weights[t].shape[1] for t in self.feature_tables], dim=1)
         lengths = offsets.diff()
         one_each = ids.numel() == lengths.numel() and bool((lengths == 1).all())
@@ -108,6 +111,12 @@ class RowTables(nn.Module):
                 self._kept[t].append((rows, summed))
             else:
                 self._change_rows(t, rows, summed)
+
+    def _bags_and_starts(self, offsets: Tensor) -> tuple[int, list[int]]:
+        """Returns how many bags each of F features has, and [F + 1], where each feature's ids begin."""
+        features = len(self.feature_tables)
+        bags = (offsets.numel() - 1) // features
+        return bags, offsets[::bags].tolist() if bags else [0] * (features + 1)
 
     def _receive_compiled(
         self, kernel: RowKernel, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None
@@ -174,13 +183,11 @@ class _Lookup(torch.autograd.Function):
     def forward(
         ctx: Any, hook: Tensor, tables: RowTables, ids: Tensor, offsets: Tensor, weights: Tensor | None
     ) -> Tensor:
-        bags = (offsets.numel() - 1) // len(tables.feature_tables)
-        first = offsets[::bags].tolist() if bags else [0] * (len(tables.feature_tables) + 1)
-        ctx.tables, ctx.first = tables, first
+        ctx.tables = tables
         ctx.save_for_backward(ids, offsets, weights)
-        return tables.pool(ids, offsets, weights, first)
+        return tables.pool(ids, offsets, weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
-        ctx.tables.receive(gradient, *ctx.saved_tensors, ctx.first)
+        ctx.tables.receive(gradient, *ctx.saved_tensors)
         return (None,) * 5

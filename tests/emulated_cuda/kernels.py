@@ -63,7 +63,9 @@ class _Played:
     def _rows(self, tables: Any, features: list[int]) -> RowTables:
         update = _update(self.module)
         shapes, dtypes = [(1, 1) for _ in tables], [self.weights[t].dtype for t in tables]
-        rows = RowTables(shapes, features, [update for _ in tables], dtypes=dtypes, device=DeviceTensor.home)
+        rows = RowTables(
+            shapes, features, [update for _ in tables], dtypes=dtypes, device=DeviceTensor.home, compiled=False
+        )
         rows.weights, rows.states = [self.weights[t] for t in tables], [self.states[t] for t in tables]
         rows.begin(UpdateContext(0, self.module.learning_rate_tensor.item()))
         return rows

@@ -230,12 +230,13 @@ class Step(nn.Module):
         return ((score - 0.5).square() * batch.weights).sum(), batch.weights.sum()
 
 
-def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB) -> Distributed:
+def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB, *, compiled: bool = True) -> Distributed:
     """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     topology = Topology(world_size, world_size, "cpu", memory)
     plan = plan_tables(case.inputs, optimizer, topology)
-    return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=torch.device("cpu"))
+    device = torch.device("cpu")
+    return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=device, compiled=compiled)
 
 
 def train(

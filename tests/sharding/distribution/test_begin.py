@@ -36,7 +36,7 @@ def case_of(kind: str, optimizer: TableOptimizer = SGD, **more: object) -> Case:
 def build(case: Case, kind: str) -> Distributed:
     """The case's step on one rank, which a planner would give replicas to for `decay: table` alone."""
     if kind != "replicated":
-        return make(case)
+        return make(case, compiled=kind != "fused")
     plan = plan_tables(case.inputs, SGD, Topology(1, 1, "cpu", GIB))
     copied: EmbeddingTable = plan.tables["t"].table
     plan = replace(plan, tables={"t": replicas(copied, 1)})
@@ -59,6 +59,7 @@ def changed(case: Case, kind: str, context: UpdateContext) -> Tensor:
     ("kind", "expected"), [("fused", FusedBags), ("row update", RowUpdateKernel), ("replicated", Replicas)]
 )
 def test_kinds_are_what_they_are_called(kind: str, expected: type) -> None:
+    """FBGEMM's are those of a CPU where nothing is compiled."""
     made = build(case_of(kind), kind)
     (holder,) = made._kernels or [made.replicas]
     assert isinstance(holder, expected)

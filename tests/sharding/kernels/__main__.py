@@ -58,11 +58,11 @@ def main() -> None:
                 roundings=[ShardRounding(0, "table")] * TABLES,
             )
             tables.begin(UpdateContext(1))
-            first, form = offsets[::BATCH].tolist(), tables.compiled
+            form = tables.compiled
             found = []
             for tables.compiled in (form, None):
-                found.append(median(partial(tables.pool, ids, offsets, None, first)))
-                found.append(median(partial(tables.receive, gradient, ids, offsets, None, first)))
+                found.append(median(partial(tables.pool, ids, offsets, None)))
+                found.append(median(partial(tables.receive, gradient, ids, offsets, None)))
             decays = " by frequency" if rule.by_frequency else " decay" if rule.weight_decay else ""
             name = f"{type(rule).__name__}{decays} {str(dtype).removeprefix('torch.')}"
             print("{:34}  lookup {:6.2f}  update {:6.2f}  by torch {:6.2f} {:6.2f}".format(name, *found), flush=True)

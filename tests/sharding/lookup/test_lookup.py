@@ -157,7 +157,7 @@ def test_an_id_beyond_the_table_is_an_error() -> None:
     rows = Rows({"a": [[1], [9]]}, {}, [1.0, 1.0])
     plan = plan_tables(case.inputs, OPTIMIZERS["sgd"], Topology(1, 1, "cpu", 1 << 30))
     made = distribute(Step(case), plan, optimizer=OPTIMIZERS["sgd"], seed=7, device=torch.device("cpu"))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(IndexError, match=r"id 9 at place 1 .* no such row \(of \[9\]\)"):
         made.module(share(case, rows, 0, 1, made.lookup))
 
 

@@ -227,10 +227,11 @@ def test_what_torchrec_makes_of_it() -> None:
     for name, memory in memories.items():
         given = table(name, 100, 8, optimizer=SGD, memory=memory, cache_share=shares.get(name, 0.2))
         parameter = nn.Parameter(torch.empty(100, 8, device="meta"))
-        mark_table(parameter, given, "cuda", seed=0)
+        mark_table(parameter, given, "cuda", seed=0, compiled=False)
         (marks,) = parameter._optimizer_kwargs  # type: ignore[attr-defined]
         told = add_params_from_parameter_sharding(
-            marks, parameter_sharding(given, "table_wise", [(0, 0, 0, 100, 8)], [torch.device("cuda", 0)])
+            marks,
+            parameter_sharding(given, "table_wise", [(0, 0, 0, 100, 8)], [torch.device("cuda", 0)], compiled=False),
         )
         assert told.items() >= memory_parameters(given).items()
         assert told["bounds_check_mode"] is BoundsCheckMode.FATAL and told["stochastic_rounding"] is False
