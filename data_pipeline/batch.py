@@ -99,7 +99,9 @@ class Batch:
         return replace(self, **moved)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """Returns the batch on `device`."""
+        """Returns the batch on `device`; itself, where that is a CPU and it is there."""
+        if device.type == self.weights.device.type == "cpu":
+            return self
         return self._map(lambda t: t.to(device=device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":

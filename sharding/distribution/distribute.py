@@ -20,8 +20,9 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
-from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
-from shardrec.sharding.distribution.row_kernels import FrozenKernel, RowUpdateKernel, mark_table
+from shardrec.sharding.distribution.local_tables import LocalTables, local_tables
+from shardrec.sharding.distribution.replicas import Replicas
+from shardrec.sharding.distribution.row_kernels import mark_table
 from shardrec.sharding.distribution.sharded import (
     BagSharder,
     SequenceSharder,
@@ -81,11 +82,8 @@ class Distributed:
     @property
     def row_form(self) -> str | None:
         """Returns which kernel updates rows: our own, compiled or torch, or FBGEMM; None: no row changes here."""
-        own = [*(k.tables for k in self._kernels if isinstance(k, RowUpdateKernel)), *self.replicas.kernels]
-        forms = {"torch" if rows.compiled is None else "compiled" for rows in own}
-        if not forms and not all(isinstance(kernel, FrozenKernel) for kernel in self._kernels):
-            return "FBGEMM"
-        return max(forms, default=None)
+        forms: set[str] = {kernel.form for kernel in (*self._kernels, *self.replicas.kernels) if kernel.form}
+        return max(forms - {"FBGEMM"}, default=max(forms, default=None))
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
@@ -152,11 +150,10 @@ def distribute(
     lookup.replace_tables({name: t.table for name, t in plan.tables.items()})
 
     compiled = compiled and _all_have_compiled(device, process_group)
-    replicated = _use_plan(lookup, plan, device, seed, compiled=compiled)
+    _use_plan(lookup, plan, device, seed, compiled=compiled)
     devices = _devices(device, process_group)
     module = _sharded(step, _torchrec_plan(path, lookup, plan, devices, compiled=compiled), device, process_group)
-    sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
-    local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
+    replicated, local_kernels = _placed(lookup, plan)
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
     tables = {n: tables[n] for n in plan.tables}
@@ -188,10 +185,13 @@ def _all_have_compiled(device: torch.device, process_group: dist.ProcessGroup) -
     return not lacking.item()
 
 
-def _sharded(
-    step: nn.Module, plan: ShardingPlan, device: torch.device, process_group: dist.ProcessGroup
-) -> DistributedModelParallel:
-    """Returns the step on its device, with collections by TorchRec's plan and the tower as replicas of rank 0's."""
+def _sharded(step: nn.Module, plan: ShardingPlan, device: torch.device, process_group: dist.ProcessGroup) -> nn.Module:
+    """Returns the step on its device, with collections by TorchRec's plan and the tower as replicas of rank 0's.
+
+    Where all tables are local, and so is the tower, that is the step itself.
+    """
+    if not plan.plan and dist.get_world_size(process_group) == 1:
+        return step.to(device)
     module = DistributedModelParallel(
         step,
         env=ShardingEnv.from_process_group(process_group),
@@ -221,28 +221,37 @@ def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:
     return dist.group.WORLD
 
 
-def _use_plan(
-    lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int, *, compiled: bool
-) -> list[ReplicatedBags | ReplicatedSequences]:
-    """Splits the lookup's collections into what TorchRec shards (on the meta device) and replicas; returns these."""
-    copied_names = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
+def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int, *, compiled: bool) -> None:
+    """Splits the lookup's collections into what TorchRec shards (on the meta device) and what needs no exchange."""
+    copied = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
+    alone = set(plan.tables) - copied if plan.world_size == 1 and compiled else set()
+    frozen = {n for n in alone if plan.tables[n].table.frozen}
     collections: list[tuple[Group, nn.Module]] = []
-    replicated: list[ReplicatedBags | ReplicatedSequences] = []
     for group in lookup.groups:
-        names = {t.name for t in group.tables}
-        sharded, copied = group.only(names - copied_names), group.only(names & copied_names)
-        if sharded.tables:
+        if (sharded := group.only(set(plan.tables) - copied - alone)).tables:
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:
                 mark_table(named[module_name(table.name)], table, device.type, seed, compiled=compiled)
             collections.append((sharded, collection))
-        if copied.tables:
-            make = ReplicatedSequences if group.kind == "sequences" else ReplicatedBags
-            replicated.append(make(copied, device, seed, compiled=compiled))
-            collections.append((copied, replicated[-1]))
+        for names in (alone - frozen, frozen, copied):
+            if (local := group.only(names)).tables:
+                made = local_tables(local, device, seed, deferred=names is copied, compiled=compiled)
+                collections.append((local, made))
     lookup.use_collections(collections)
-    return replicated
+
+
+def _placed(lookup: EmbeddingLookup, plan: Plan) -> tuple[list[LocalTables], list[Any]]:
+    """Returns the data-parallel tables, and the kernels of all others that this rank holds rows of."""
+    replicated: list[LocalTables] = []
+    local_kernels: list[Any] = []
+    for collection in (part.collection for part in lookup.collections):
+        if isinstance(collection, ShardedBags | ShardedSequences):
+            local_kernels += kernels(collection)
+        elif isinstance(collection, LocalTables):
+            is_copied = plan.tables[collection.group.tables[0].name].placement == "data_parallel"
+            (replicated if is_copied else local_kernels).append(collection)
+    return replicated, local_kernels
 
 
 def _devices(device: torch.device, process_group: dist.ProcessGroup) -> list[torch.device]:
@@ -265,7 +274,7 @@ def _torchrec_plan(
 
     modules = {}
     for i, part in enumerate(lookup.collections):
-        if not isinstance(part.collection, ReplicatedBags | ReplicatedSequences):
+        if not isinstance(part.collection, LocalTables):
             name = f"{path}.parts.{i}.collection".lstrip(".")
             tables = {module_name(t.name): sharding(plan.tables[t.name]) for t in part.group.tables}
             modules[name] = EmbeddingModuleShardingPlan(tables)

@@ -80,6 +80,7 @@ class _FusedRows:
 
     _config: GroupedEmbeddingConfig
     _emb_module: Any
+    form = "FBGEMM"
 
     def init_parameters(self) -> None:
         """Does nothing: rows are filled in place by `first_values.py` or a checkpoint."""
@@ -160,6 +161,8 @@ class _OwnKernel(nn.Module):
     """A kernel of ours has the surface that TorchRec's lookups use. Sequences are of one table, as bags of one id."""
 
     tables: RowTables | FrozenRows
+    form: str | None
+    """What updates rows; None: nothing does."""
 
     def __init__(self, config: GroupedEmbeddingConfig, *, pooled: bool) -> None:
         super().__init__()
@@ -183,6 +186,7 @@ class FrozenKernel(_OwnKernel):
         super().__init__(config, pooled=pooled)
         dtypes = [(config.fused_params or {})[_FROZEN]] * len(self.shapes)
         self.tables = FrozenRows(self.shapes, self.feature_tables, dtypes=dtypes, device=device)
+        self.form = None
 
     def begin(self, context: UpdateContext) -> None:
         """Does nothing: there is no update."""
@@ -216,6 +220,7 @@ class RowUpdateKernel(_OwnKernel):
             ],
             compiled=parameters[_COMPILED],
         )
+        self.form = self.tables.form
 
     def begin(self, context: UpdateContext) -> None:
         """Starts a step of its tables."""

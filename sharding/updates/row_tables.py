@@ -53,6 +53,11 @@ class RowTables(nn.Module):
             self.compiled = compiled_rows(self.weights, self.states, self.updates, self.feature_tables)
         self.begin(UpdateContext(0))
 
+    @property
+    def form(self) -> str:
+        """Returns what looks rows up and updates them: compiled, or torch's operations."""
+        return "torch" if self.compiled is None else "compiled"
+
     def begin(self, context: UpdateContext) -> None:
         """Starts a step: the next updates are those of `context`, and gradients that are still kept are forgotten."""
         self._context = context

@@ -12,6 +12,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.distribution.frozen_rows import frozen_inputs
+from shardrec.sharding.distribution.local_tables import LocalBags
 from shardrec.sharding.distribution.replicas import Replicas
 from shardrec.sharding.distribution.row_kernels import FrozenKernel, FusedBags, RowUpdateKernel
 from shardrec.sharding.planning.placements import replicas
@@ -20,14 +21,14 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.updates.context import UpdateContext
 from tests.sharding.cases import GIB, SEED, Case, Rows, Step, make, share, table
 
-KINDS = ("fused", "row update", "replicated")
+KINDS = ("fused", "row update", "local", "replicated")
 SGD = TableOptimizer(name="sgd", learning_rate=0.5)
 FTRL = TableOptimizer(name="ftrl", learning_rate=0.5)
 ROWS = Rows({"a": [[3], [1], [3], [0]]}, {}, [1.0] * 4)
 
 
 def case_of(kind: str, optimizer: TableOptimizer = SGD, **more: object) -> Case:
-    if kind == "row update" and optimizer == SGD:
+    if kind in ("row update", "local") and optimizer == SGD:
         optimizer = SGD.model_copy(update={"momentum": 0.5})
     one = table("t", 5, 8, optimizer=optimizer, **more)
     return Case({"x": PooledEmbeddings({"a": one})}, {"a": 1})
@@ -36,7 +37,7 @@ def case_of(kind: str, optimizer: TableOptimizer = SGD, **more: object) -> Case:
 def build(case: Case, kind: str) -> Distributed:
     """The case's step on one rank, which a planner would give replicas to for `decay: table` alone."""
     if kind != "replicated":
-        return make(case, compiled=kind != "fused")
+        return make(case, compiled=kind == "local")
     plan = plan_tables(case.inputs, SGD, Topology(1, 1, "cpu", GIB))
     copied: EmbeddingTable = plan.tables["t"].table
     plan = replace(plan, tables={"t": replicas(copied, 1)})
@@ -56,10 +57,11 @@ def changed(case: Case, kind: str, context: UpdateContext) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("fused", FusedBags), ("row update", RowUpdateKernel), ("replicated", Replicas)]
+    ("kind", "expected"),
+    [("fused", FusedBags), ("row update", RowUpdateKernel), ("local", LocalBags), ("replicated", Replicas)],
 )
 def test_kinds_are_what_they_are_called(kind: str, expected: type) -> None:
-    """FBGEMM's are those of a CPU where nothing is compiled."""
+    """FBGEMM's, and ours under TorchRec, are those of one process on a CPU where nothing is compiled."""
     made = build(case_of(kind), kind)
     (holder,) = made._kernels or [made.replicas]
     assert isinstance(holder, expected)
@@ -72,7 +74,7 @@ def test_the_learning_rate_factor_scales_a_rows_change(kind: str) -> None:
     torch.testing.assert_close(half, whole / 2, atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["row update", "replicated"])
+@pytest.mark.parametrize("kind", ["row update", "local", "replicated"])
 def test_the_loss_weight_makes_ftrls_gradients_those_of_a_sum(kind: str) -> None:
     """A fresh weight's first change is lr g / (beta + |g|)."""
     one, many = (changed(case_of(kind, FTRL), kind, UpdateContext(0, loss_weight=w)) for w in (1.0, 64.0))
@@ -84,7 +86,7 @@ def test_the_loss_weight_makes_ftrls_gradients_those_of_a_sum(kind: str) -> None
     assert torch.equal(*plain)
 
 
-@pytest.mark.parametrize("kind", ["row update", "replicated"])
+@pytest.mark.parametrize("kind", ["row update", "local", "replicated"])
 def test_the_step_chooses_the_draws_that_fp16_rows_are_rounded_by(kind: str) -> None:
     case = case_of(kind, dtype="fp16")
     first, second, again = (changed(case, kind, UpdateContext(step)) for step in (0, 1, 0))
