@@ -76,6 +76,10 @@ class _Assemble(torch.autograd.Function):
         once = len(set(pieces)) == len(pieces) and sum(p.physical for p in pieces) == sum(s[1] for s in ctx.shapes)
         make = torch.empty if once else torch.zeros
         like = gradients[0]
+        whole = _whole(blocks[0], gradients[0], ctx.shapes[0]) if once and len(blocks) == len(ctx.shapes) == 1 else None
+        if whole is not None:
+            _clear_padding(blocks[0], [whole])
+            return None, whole
         into = [make(shape, dtype=torch.float32, device=like.device) for shape in ctx.shapes]
         for block, gradient in zip(blocks, gradients, strict=True):
             if once and block.adjacent:
@@ -88,6 +92,16 @@ class _Assemble(torch.autograd.Function):
             if once:
                 _clear_padding(block, into)
         return (None, *into)
+
+
+def _whole(block: ColumnBlock, gradient: Tensor, shape: torch.Size) -> Tensor | None:
+    """Returns the source's gradient where a block's is laid out in its columns already, padding not filled in."""
+    if not block.adjacent or gradient.dtype != torch.float32:
+        return None
+    if gradient.stride() != _view(block, torch.empty(shape, device="meta")).stride():
+        return None
+    numbers = gradient.untyped_storage().nbytes() // gradient.element_size() - gradient.storage_offset()
+    return gradient.as_strided(shape, (shape[1], 1)) if numbers >= shape.numel() else None
 
 
 def _clear_padding(block: ColumnBlock, into: Sequence[Tensor]) -> None:
