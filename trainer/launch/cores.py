@@ -21,6 +21,21 @@ def worker_threads(launch: LaunchConfig, local_world_size: int) -> int:
     return launch.threads or max(1, cores() // local_world_size)
 
 
+def too_many_threads(launch: LaunchConfig, local_world_size: int) -> str | None:
+    """Returns a line on workers of one machine that have more threads together than it has cores, else None.
+
+    Threads of one worker wait for each other many times a step: two on a core make it several times as long.
+    """
+    threads, there = worker_threads(launch, local_world_size), cores()
+    if threads * local_world_size <= there or threads == 1:
+        return None
+    best = max(1, there // local_world_size)
+    return (
+        f"launch.threads: {local_world_size} workers of {threads} threads share {there} cores, and threads that wait "
+        f"for each other make steps several times as long; leave it out, which makes it {best}"
+    )
+
+
 def worker_count(launch: LaunchConfig) -> int:
     """Returns how many workers a run has: as many as it says, else one a GPU, or one where there is none."""
     if launch.workers is not None:

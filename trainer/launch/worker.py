@@ -11,11 +11,12 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import check_settings
 from shardrec.trainer.launch.allocator import keep_freed_memory
-from shardrec.trainer.launch.cores import worker_threads
+from shardrec.trainer.launch.cores import too_many_threads, worker_threads
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_device_memory
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.worker_lines import say
 
 Worker = Callable[..., dict[str, Any]]
 """Takes (config, folder, environment, **arguments); rank 0's result, which JSON can hold, goes back to the launcher."""
@@ -37,6 +38,8 @@ def run_worker(
             computing(config, environment),
             unseen_memory(environment) as unseen_peak,
         ):
+            if environment.leads and (line := too_many_threads(config.launch, environment.local_world_size)):
+                say(folder.logs, f"shardrec: {line}")
             watch_device_memory(environment)
             check_settings(config, arguments, environment)
             result = worker(config, folder, environment, **arguments) | peak_device_memory(environment)
