@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-if TYPE_CHECKING:  # importing it takes longer than torch, and who only asks for a model's settings needs no batch
+if TYPE_CHECKING:  # they take seconds, and neither a model's settings nor a process that only reads needs a batch
+    import torch
+    from torch import Tensor
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
@@ -26,10 +25,10 @@ class Alternatives:
     dealt: whether ranks hold a part each of the shared items, and not all of them
     """
 
-    items: Tensor
-    log_q: Tensor
-    shared: Tensor
-    shared_log_q: Tensor
+    items: "Tensor"
+    log_q: "Tensor"
+    shared: "Tensor"
+    shared_log_q: "Tensor"
     in_batch: bool = False
     per_row: int = 0
     dealt: bool = True
@@ -37,14 +36,17 @@ class Alternatives:
     @classmethod
     def own(cls, rows: int, per_row: int) -> "Alternatives":
         """Returns those of rows that have negatives of their own only, in rows behind them."""
+        import torch
+
         none, no_rows = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
         return cls(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows), none, no_rows, per_row=per_row)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> "dict[str, Tensor]":
         """Returns the tensors by name."""
-        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in named if not isinstance(value, bool | int)}
 
-    def mapped(self, move: Callable[[Tensor], Tensor]) -> "Alternatives":
+    def mapped(self, move: "Callable[[Tensor], Tensor]") -> "Alternatives":
         """Returns the alternatives with all tensors moved."""
         moved: dict[str, Any] = {name: move(tensor) for name, tensor in self.tensors().items()}
         return replace(self, **moved)
@@ -65,14 +67,14 @@ class Batch:
     alternatives: what rows are told from, where a task asks for it; the last rows may then be of drawn items
     """
 
-    dense: Tensor
+    dense: "Tensor"
     ids: "KeyedJaggedTensor"
     weighted_ids: "KeyedJaggedTensor | None"
-    labels: dict[str, Tensor]
-    weights: Tensor
-    groups: Tensor | None
-    rows: Tensor
-    dense_sequences: dict[str, Tensor] = field(default_factory=dict)
+    labels: "dict[str, Tensor]"
+    weights: "Tensor"
+    groups: "Tensor | None"
+    rows: "Tensor"
+    dense_sequences: "dict[str, Tensor]" = field(default_factory=dict)
     alternatives: Alternatives | None = None
 
     @property
@@ -81,7 +83,7 @@ class Batch:
         return self.weights.numel()
 
     @property
-    def live(self) -> Tensor:
+    def live(self) -> "Tensor":
         """Returns [B] bool: which rows are not padding."""
         return self.rows >= 0
 
@@ -98,7 +100,7 @@ class Batch:
             moved[f.name] = value
         return replace(self, **moved)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+    def to(self, device: "torch.device", non_blocking: bool = False) -> "Batch":
         """Returns the batch on `device`; itself, where that is a CPU and it is there."""
         if device.type == self.weights.device.type == "cpu":
             return self
@@ -108,7 +110,7 @@ class Batch:
         """Returns the batch in page-locked memory, from which copies to a GPU need not wait."""
         return self._map(lambda t: t.pin_memory())
 
-    def record_stream(self, stream: torch.Stream) -> None:
+    def record_stream(self, stream: "torch.Stream") -> None:
         """Keeps the tensors' memory from being used again before `stream` has come this far."""
         for f in fields(self):
             value = getattr(self, f.name)

@@ -100,10 +100,11 @@ class Footprint:
         decoder = self.decoder_bytes + 2 * self.chunk_rows * self.row_bytes if self.largest > self.whole_rows else 0
         return int(decoder + (self._decoded_rows + window) * self.row_bytes)
 
-    def reader_bytes(self, lanes: int, window: int, batch_rows: int) -> int:
-        """Returns the bytes of so many lanes, one of them decoding, and of batches (three times as wide as blocks)."""
+    def reader_bytes(self, lanes: int, window: int, batch_rows: int, readers: int = 1) -> int:
+        """Returns the bytes of so many lanes, one of each reader's decoding, and of batches (three times as wide)."""
         decoding = self.decoder_bytes + (self._decoded_rows + 3 * self.chunk_rows + 2 * window) * self.row_bytes
-        return int(lanes * self.lane_bytes(window) + decoding + batch_rows * 3 * self.row_bytes + self.footer_bytes)
+        of_readers = readers * (decoding + self.footer_bytes)
+        return int(lanes * self.lane_bytes(window) + of_readers + batch_rows * 3 * self.row_bytes)
 
 
 def _chunk_rows(row_bytes: float, index: Index, columns: Iterable[str], memory: int) -> int:

@@ -17,13 +17,14 @@ from shardrec.data_pipeline.batch import Alternatives, Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.footprint import Footprint, check_long_rows
-from shardrec.data_pipeline.loading.lanes import LaneReader, shared_groups
+from shardrec.data_pipeline.loading.lanes import shared_groups
 from shardrec.data_pipeline.loading.prefetch import prefetched
+from shardrec.data_pipeline.loading.reader_pool import ReaderPool
+from shardrec.data_pipeline.loading.reader_process import STEPS_AHEAD, Decoded, Reading
 from shardrec.data_pipeline.reading.blocks import Block, join_tables
 from shardrec.data_pipeline.reading.collate import Layout
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.order import Order, default_lanes
-from shardrec.data_pipeline.reading.parquet import RangeReader
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
 from shardrec.data_pipeline.sampling.own_events import OwnEvents
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
@@ -45,6 +46,7 @@ class Loader:
     window: rows of a lane that are shuffled together
     memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take
     prefetch: batches made ahead by a background thread; 0 makes them in the caller's
+    readers: processes that decode lanes; 0 decodes in the thread that makes batches. No more start than lanes are read
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
@@ -56,6 +58,9 @@ class Loader:
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
     rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
     """
+
+    _pool: ReaderPool | None = None
+    _shared: SharedSampler | None = None
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         prefetch: int = 2,
+        readers: int = 0,
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
@@ -98,7 +104,7 @@ class Loader:
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
-        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
+        self._rank, self._world_size, self._prefetch, self._readers = rank, world_size, prefetch, readers
         self._kind = order
         self._drawn = settings is None or isinstance(negatives, Drawn)
         self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
@@ -107,7 +113,6 @@ class Loader:
                 raise UserError("data: class_weights and negatives exclude each other; negatives.per_positive balances")
             global_batch_size = settings.positives_of(global_batch_size, lanes)
         self._sampler = NegativeSampler(negatives, self._layout, seed) if isinstance(negatives, Negatives) else None
-        self._shared: SharedSampler | None = None
         if isinstance(negatives, SharedNegatives):
             drawn = _of_items(schema, folder, id_order, negatives.item_features)
             self._shared = self._shared_sampler(negatives, drawn, seed, global_batch_size)
@@ -136,7 +141,7 @@ class Loader:
     def _put_in_order(self, lanes: int | None, global_batch_size: int, window: int, memory: int, seed: int) -> None:
         """Decides which rows make which batch. Raises UserError where lanes and batches do not fit into `memory`."""
         rows = -(-global_batch_size // self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * (self._prefetch + 1)
+        batch_rows = rows * self._batches_at_once
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, self._kind == "shuffled")
@@ -168,15 +173,19 @@ class Loader:
         """Returns the bytes left for kept row groups. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
         rows = self.order.padded_rows(0, self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * (self._prefetch + 1)
-        needed = self._footprint.reader_bytes(lanes, window, batch_rows)
+        batch_rows = rows * self._batches_at_once
+        self._readers = min(self._readers, lanes)
+        needed = self._footprint.reader_bytes(lanes, window, batch_rows, max(self._readers, 1))
         if needed > memory:
             raise UserError(
                 f"data.memory of {(memory + self._taken) / 2**20:.0f} MiB is too small: "
                 + (f"{self._taken / 2**20:.0f} MiB hold what data.negatives needs, and " if self._taken else "")
                 + f"{lanes} lanes with windows of {window} "
-                f"rows of about {self._footprint.row_bytes:.0f} bytes need {needed / 2**20:.0f} MiB; give more "
-                "memory, fewer lanes, a smaller window or smaller batches"
+                f"rows of about {self._footprint.row_bytes:.0f} bytes "
+                + (f"and {self._readers} readers " if self._readers > 1 else "")
+                + f"need {needed / 2**20:.0f} MiB; give more memory, fewer lanes"
+                + (" or readers" if self._readers > 1 else "")
+                + ", a smaller window or smaller batches"
             )
         return memory - needed
 
@@ -208,6 +217,11 @@ class Loader:
         return self.order.lanes
 
     @property
+    def readers(self) -> int:
+        """Returns the number of processes that decode; 0: a thread of this one does."""
+        return self._readers
+
+    @property
     def num_rows(self) -> int:
         """Returns the number of rows of an epoch, over all ranks."""
         return self.order.num_rows
@@ -216,6 +230,10 @@ class Loader:
     def steps_per_epoch(self) -> int:
         """Returns how many batches an epoch has."""
         return self.order.steps_per_epoch
+
+    @property
+    def _batches_at_once(self) -> int:
+        return self._prefetch + 1 + (STEPS_AHEAD + 1 if self._readers else 0)
 
     @property
     def row_bytes(self) -> float:
@@ -289,33 +307,42 @@ class Loader:
 
     def _batches(self, epoch: int, start_step: int, with_columns: bool) -> Iterator[tuple[Any, int]]:
         """Yields what is handed out, and how many live rows it has. Runs in the background thread."""
-        order, layout, footprint = self.order, self._layout, self._footprint
-        carried = layout.carried
+        carried = self._layout.carried
         assert carried is not None
         assert self._drawn, "negatives were declared but not read"
-        lanes = LaneReader(
-            order,
-            layout,
-            RangeReader(
-                self.index,
-                layout.columns,
-                chunk_rows=footprint.chunk_rows,
-                whole_rows=footprint.whole_rows,
-                footer_memory=footprint.footer_bytes,
-                on_decoded=self._count_decoded,
-            ),
-            order.shares(self._rank, self._world_size),
-            epoch=epoch,
-            start_step=start_step,
-            footprint=footprint,
-            memory=self._kept_memory,
-        )
-        for step in range(start_step, self.steps_per_epoch):
-            parts = lanes.take(step)
+        for step, parts in self._rows(epoch, start_step):
             live = sum(p.rows for p in parts)
             batch = self._batch(parts, epoch, step)
             extra = join_tables([carried.empty_table(), *(p.extra for p in parts)]) if with_columns else None
             yield batch if extra is None else (batch, extra), live
+
+    def _rows(self, epoch: int, start_step: int) -> Iterator[tuple[int, list[Block]]]:
+        """Yields the steps of an epoch, each with this rank's rows of it, from readers or decoded here."""
+        steps = range(start_step, self.steps_per_epoch)
+        if not self._readers:
+            decoded = Decoded()
+            lanes = self._reading().lanes(epoch, start_step, decoded)
+            for step in steps:
+                parts = lanes.take(step)
+                self.rows_decoded += decoded.taken()
+                yield step, parts
+        elif steps:
+            if self._pool is None:
+                self._pool = ReaderPool(self._reading(), self._readers)
+            before = self.rows_decoded - self._pool.rows_decoded
+            self._pool.start(epoch, start_step)
+            try:
+                for step in steps:
+                    parts = self._pool.take(step)
+                    self.rows_decoded = before + self._pool.rows_decoded
+                    yield step, parts
+            finally:
+                if step < steps[-1]:
+                    self._pool.close()
+
+    def _reading(self) -> Reading:
+        shares = tuple(self.order.shares(self._rank, self._world_size))
+        return Reading(self.index, self._layout, self.order, self._footprint, self._kept_memory, shares)
 
     def _batch(self, parts: list[Block], epoch: int, step: int) -> Batch:
         """Makes this rank's batch `step` of its rows, with the negatives that there are."""
@@ -327,9 +354,6 @@ class Loader:
         if self._sampler is not None:
             return replace(batch, alternatives=Alternatives.own(rows, self._each - 1))
         return batch if self._shared is None else self._shared.with_shared(batch, parts, epoch, step)
-
-    def _count_decoded(self, rows: int) -> None:
-        self.rows_decoded += rows
 
     def _warn_of_huge_groups(self, epoch: int) -> None:
         """Warns, once, where row groups that are too large to be kept make an epoch decode over 1.25 times its rows."""

@@ -7,12 +7,10 @@ held as 32-bit integers where all tables allow it and widened as they enter a ba
 from collections.abc import Mapping, Sequence
 from math import inf, prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.features.arrow_values import Origin
@@ -41,6 +39,9 @@ from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.keys import AbsentRun, Keys, Run
 from shardrec.data_pipeline.reading.parquet import Chunk
 from shardrec.data_pipeline.reading.time_order import TimeOrder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _IN_TIME = "sort the rows by time, or leave data.order: time out"
 
@@ -264,6 +265,8 @@ class Layout:
 
     def collate(self, parts: Sequence[Block], size: int) -> Batch:
         """Returns one batch of `size` rows: those of all parts, then padding."""
+        import torch  # readers that are processes of their own make no batches
+
         live, dense = sum(p.rows for p in parts), len(self.dense_names)
         numbers = np.zeros((size, dense), np.float32)
         targets = np.zeros((self._num_numbers - dense, size), np.float32)
@@ -285,8 +288,10 @@ class Layout:
             dense_sequences=self._dense_sequences(parts),
         )
 
-    def _dense_sequences(self, parts: Sequence[Block]) -> dict[str, Tensor]:
+    def _dense_sequences(self, parts: Sequence[Block]) -> "dict[str, Tensor]":
         """Returns the numbers of all parts' rows by name; none where they are absent, as padding has none."""
+        import torch
+
         sequences = {name: torch.empty(0) for name in self.dense_sequence_names}
         for i, together in enumerate(self._lists):
             if parts and together.numbers:

@@ -1,14 +1,15 @@
 """Keys of a batch are filled with the ids of blocks, run by run: no key is concatenated by itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.reading.blocks import Block
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 class Run(NamedTuple):
@@ -60,8 +61,11 @@ class Keys:
         self._weighted = weighted
         self._ones: dict[int, Tensor] = {}
 
-    def collate(self, parts: Sequence[Block], size: int) -> KeyedJaggedTensor:
+    def collate(self, parts: Sequence[Block], size: int) -> "KeyedJaggedTensor":
         """Returns the ids of all parts' rows, then rows without ids up to `size`."""
+        import torch  # readers that are processes of their own make no batches
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
         values_by_run = [[run.values(p) for p in parts] for run in self._runs]
         per_key = [sum(v.shape[1] for v in values) for values in values_by_run]
         keys = [run.last - run.first for run in self._runs]
@@ -85,7 +89,9 @@ class Keys:
         weights = [run.weights(p) for run in self._runs for p in parts]
         return np.concatenate(weights) if weights else np.zeros(0, np.float32)
 
-    def _lengths(self, parts: Sequence[Block], size: int) -> Tensor:
+    def _lengths(self, parts: Sequence[Block], size: int) -> "Tensor":
+        import torch
+
         live = sum(p.rows for p in parts)
         if live == size and all(run.lists is None for run in self._runs):
             if size not in self._ones:  # shared by all full batches: nobody changes lengths in place
@@ -100,8 +106,11 @@ class Keys:
         return torch.from_numpy(lengths).flatten()
 
 
-def with_rows(ids: KeyedJaggedTensor, more: KeyedJaggedTensor) -> KeyedJaggedTensor:
+def with_rows(ids: "KeyedJaggedTensor", more: "KeyedJaggedTensor") -> "KeyedJaggedTensor":
     """Returns the rows of `ids`, then those of `more`, which has the same keys in the same order."""
+    import torch
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
     counts = ids.length_per_key(), more.length_per_key()
     parts = tuple(kjt.values().split(n) for kjt, n in zip((ids, more), counts, strict=True))
     weights = None

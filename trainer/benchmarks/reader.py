@@ -1,11 +1,11 @@
-"""`shardrec bench reader` measures how fast rows become batches on one core, beside plain pyarrow."""
+"""`shardrec bench reader` measures how fast rows become batches, beside plain pyarrow."""
 
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ def benchmark_reader(
     window: int = 16_384,
     global_batch_size: int = 4096,
     memory: int = 1 << 30,
+    readers: int = 0,
     rows: int = 2_000_000,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Returns rows/s of `Loader` (shuffled) and of `ParquetFile.iter_batches`, in turns in one process on one core.
+    """Returns rows/s of `Loader` (shuffled) and of `ParquetFile.iter_batches`, in turns.
 
+    readers: processes that decode for the loader; without any all is one process on one core.
     paths, schema, folder: the data; without paths, `rows` rows of 26 ids, 13 numbers and a label are made up.
     The rates are medians of `repeats` passes; beside them are their ratio and what was read. Raises UserError for paths
     without a schema.
@@ -54,6 +56,7 @@ def benchmark_reader(
                 window=window,
                 global_batch_size=global_batch_size,
                 memory=memory,
+                readers=readers,
                 repeats=repeats,
             )
     if schema is None:
@@ -66,12 +69,14 @@ def benchmark_reader(
         lanes=lanes,
         window=window,
         memory=memory,
+        readers=readers,
     )
     loader_rate, plain_rate = _rates(loader, repeats)
     return {
         "rows": loader.index.num_rows,
         "columns": len(loader.columns),
         "lanes": loader.lanes,
+        "readers": readers,
         "window": window,
         "global_batch_size": global_batch_size,
         "repeats": repeats,
@@ -89,7 +94,7 @@ def _rates(loader: Loader, repeats: int) -> tuple[float, float]:
         lambda turn: _plain(loader),
     )
     rates: tuple[list[float], ...] = ([], [])
-    with one_core():
+    with nullcontext() if loader.readers else one_core():
         for turn in range(repeats + 1):
             for read, measured in zip(reads, rates, strict=True):
                 begun = time.perf_counter()

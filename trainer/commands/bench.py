@@ -25,15 +25,18 @@ def reader(
     data: Annotated[Path | None, typer.Argument(help="prepared data; default: a made log of 40 columns")] = None,
     lanes: Annotated[int, typer.Option(help="lanes of the shuffled reader")] = 16,
     batch_size: Annotated[int, typer.Option(help="rows of a batch")] = 4096,
+    readers: Annotated[int, typer.Option(min=0, help="processes that decode; 0: all on one core")] = 0,
     repeats: Annotated[int, typer.Option(help="measurements; the median counts")] = 5,
 ) -> None:
-    """Measures rows/s of the shuffled reader on one core, beside plain pyarrow on the same columns."""
+    """Measures rows/s of the shuffled reader, beside plain pyarrow on one core on the same columns."""
     from shardrec.data_pipeline.features.schema import Schema
     from shardrec.trainer.benchmarks.reader import benchmark_reader
 
     inputs = (data / "train", Schema.load(data / "schema.yaml")) if data else (None, None)
-    figures = benchmark_reader(*inputs, folder=data or ".", lanes=lanes, global_batch_size=batch_size, repeats=repeats)
-    _print("reader, one core", figures)
+    figures = benchmark_reader(
+        *inputs, folder=data or ".", lanes=lanes, global_batch_size=batch_size, readers=readers, repeats=repeats
+    )
+    _print(f"reader, {readers} processes" if readers else "reader, one core", figures)
 
 
 @app.command()

@@ -54,6 +54,7 @@ class DataConfig(Section):
     window: Count = 16384
     memory: int = Field(default=1 << 30, gt=0, lt=2**63, description="bytes of decoded rows that a rank keeps")
     prefetch: int = Field(default=4, gt=0, le=1024, description="batches made ahead")
+    readers: int = Field(default=0, ge=0, le=256, description="a worker's processes that decode training rows")
     class_weights: dict[float, float] | None = None
     negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
     catalogue: CatalogueSettings = Field(default=CatalogueSettings(), description="the items that there are")

@@ -54,6 +54,7 @@ def loader_for(
         rank=environment.rank,
         world_size=environment.world_size,
         prefetch=data.prefetch,
+        readers=data.readers if training else 0,
         class_weights=data.class_weights if training else None,
         extra_columns=tuple(keys),
         absent=() if training else tuple(absent),

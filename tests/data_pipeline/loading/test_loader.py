@@ -25,6 +25,7 @@ from shardrec.data_pipeline.features.id_transforms import Identity
 from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.loading import footprint as footprint_module
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.data_pipeline.loading.reader_process import Decoded
 from shardrec.data_pipeline.reading import order as order_module
 from shardrec.data_pipeline.reading.index import DataSet
 
@@ -282,8 +283,8 @@ def test_memory_stays_within_its_limit(tmp_path, monkeypatch, files, groups, lan
         DataSet.open(tmp_path), schema, folder=".", global_batch_size=1024, lanes=lanes, window=2048, memory=memory
     )
     arrow: list[int] = []
-    counted = loader._count_decoded
-    monkeypatch.setattr(loader, "_count_decoded", lambda n: (counted(n), arrow.append(pa.total_allocated_bytes())))
+    counted = Decoded.add
+    monkeypatch.setattr(Decoded, "add", lambda of, n: (counted(of, n), arrow.append(pa.total_allocated_bytes())))
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
