@@ -18,7 +18,7 @@ class Section:
 
 SECTIONS = (
     Section("facts", "Versions and rates", 45, 10),
-    Section("losses", "Losses beside the CPU's", 60, 15),
+    Section("losses", "Losses beside the CPU's", 75, 15),
     Section("dlrm", "DLRM, 26 tables of dim 128", 170, 40),
     Section("host_waits", "Where a step of each model waits for the GPU", 80, 20),
     Section("cuda_tests", "Tests that need a GPU", 120, 40),

@@ -20,6 +20,7 @@ from typing import Any
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.benchmarks.gpu_check.record import Found
 from shardrec.trainer.benchmarks.gpu_check.sections.task import Task
+from shardrec.trainer.launch.parent import end_with_parent
 
 SECTIONS = "shardrec.trainer.benchmarks.gpu_check.sections"
 TAIL = 15
@@ -101,6 +102,7 @@ def _ending(code: int | None) -> str:
 def _serve(end: Connection, log: Path, stacks: Path) -> None:
     """Waits for a section and runs it; what it finds goes through the pipe."""
     os.setsid()
+    end_with_parent()
     with open(log, "ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

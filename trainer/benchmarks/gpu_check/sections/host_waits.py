@@ -27,6 +27,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.trainer import Trainer
 
 WARM_UP_STEPS = 2
+WAITED = "called a synchronizing CUDA operation"
 
 
 def run(task: Task, report: Report) -> None:
@@ -54,21 +55,20 @@ def models_worker(
     everywhere: Counter[str] = Counter()
     problems = []
     for name, of_model in configs.items():
+        rows.append({"model": name})
         try:
-            row, places = waits_of(of_model, environment)
-            everywhere.update(places)
+            look_at(of_model, environment, rows[-1], everywhere)
         except Exception as error:
-            row = {"failed": _line_of(error)}
+            rows[-1]["failed"] = _line_of(error)
             problems.append(f"{name}: {_line_of(error)}")
-        rows.append({"model": name} | row)
         report("models", rows)
         report("places", [{"place": place, "count": n} for place, n in everywhere.most_common()])
     refuse(problems)
     return {}
 
 
-def waits_of(config: RunConfig, environment: Environment) -> tuple[dict[str, Any], Counter[str]]:
-    """Returns a model's row, and the places in one step where its values are read or it waits."""
+def look_at(config: RunConfig, environment: Environment, row: dict[str, Any], places: Counter[str]) -> None:
+    """Adds to a model's row what its steps wait for, and where to the places of all models."""
     trainer = Trainer(config, RunFolder.create(config, resume=False), environment)
     try:
         trainer.session.distributed.module.train()
@@ -76,15 +76,17 @@ def waits_of(config: RunConfig, environment: Environment) -> tuple[dict[str, Any
         for batch in batches[:WARM_UP_STEPS]:
             trainer.train_step(batch)
         synchronize(environment.device)
+        on_gpu = environment.device.type == "cuda"
+        if on_gpu:
+            waits = waits_in_step(trainer, batches[WARM_UP_STEPS])
+            row["waits"] = waits.total()
+            places.update({f"waits: {_shown(place)}": n for place, n in waits.items()})
         with HostReads() as reads:
-            trainer.train_step(batches[WARM_UP_STEPS])
-        row: dict[str, Any] = {"host_reads": reads.total}
-        places = Counter({f"reads: {_shown(p)} ({what})": n for (p, what), n in reads.places.items()})
-        if environment.device.type == "cuda":
-            waits = waits_in_step(trainer, batches[WARM_UP_STEPS + 1])
-            row |= {"waits": waits.total(), "first_wait": first_wait(trainer, batches[WARM_UP_STEPS + 2])}
-            places |= Counter({f"waits: {_shown(place)}": n for place, n in waits.items()})
-        return row, places
+            trainer.train_step(batches[WARM_UP_STEPS + 1])
+        row["host_reads"] = reads.total
+        places.update({f"reads: {_shown(place)} ({what})": n for (place, what), n in reads.places.items()})
+        if on_gpu:  # last: its step is not finished
+            row["first_wait"] = first_wait(trainer, batches[WARM_UP_STEPS + 2])
     finally:
         trainer.reporter.close()
 
@@ -94,7 +96,7 @@ def waits_in_step(trainer: Trainer, batch: Any) -> Counter[Place]:
     waits: Counter[Place] = Counter()
 
     def note(message: Warning | str, *where: Any, **settings: Any) -> None:
-        if "synchronizing" in str(message):
+        if WAITED in str(message):
             waits[place_of(sys._getframe(1))] += 1
 
     with warnings.catch_warnings():
@@ -114,7 +116,7 @@ def first_wait(trainer: Trainer, batch: Any) -> str:
     try:
         trainer.train_step(batch)
     except RuntimeError as error:
-        if "synchronizing" not in str(error):
+        if WAITED not in str(error):
             raise
         return _place_in(error)
     finally:
