@@ -21,7 +21,7 @@ SECTIONS = (
     Section("losses", "Losses beside the CPU's", 75, 15),
     Section("dlrm", "DLRM, 26 tables of dim 128", 170, 40),
     Section("host_waits", "Where a step of each model waits for the GPU", 80, 20),
-    Section("cuda_tests", "Tests that need a GPU", 120, 40),
+    Section("cuda_tests", "Tests that need a GPU", 150, 40),
     Section("row_memory", "Rows in host memory and behind a cache", 60, 15),
     Section("history_forms", "Histories beside their padded forms", 90, 20),
     Section("dynamic_tables", "Unbounded ids", 60, 15),

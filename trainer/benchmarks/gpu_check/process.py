@@ -23,6 +23,8 @@ from shardrec.trainer.benchmarks.gpu_check.sections.task import Task
 from shardrec.trainer.launch.parent import end_with_parent
 
 SECTIONS = "shardrec.trainer.benchmarks.gpu_check.sections"
+PRELOADED = "shardrec.trainer.training.trainer"
+"""Takes seconds to import, and no GPU."""
 TAIL = 15
 """Lines that are kept of a traceback."""
 
@@ -111,6 +113,7 @@ def _serve(end: Connection, log: Path, stacks: Path) -> None:
     faulthandler.register(signal.SIGUSR1, where, all_threads=True)
     code = 0
     try:
+        import_module(PRELOADED)
         module, task = end.recv()
         print(f"---- {module.rpartition('.')[2]}", flush=True)
         import_module(module).run(task, lambda figure, value: end.send(("figure", figure, value)))

@@ -1,5 +1,6 @@
 """Sections on an emulated GPU, of which none may leave anything on the CPU; and what they make of what they find."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,33 @@ def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deepfm, dien, drn = found["models"]
     assert dien["host_reads"] > deepfm["host_reads"] > 0 and "of no use" in drn["failed"]
     assert any("models/layers/packing.py" in row["place"] for row in found["places"])
+
+
+class Waiting:
+    """A trainer whose step waits as torch tells it: under `warn` by warnings, under `error` by raising."""
+
+    def __init__(self) -> None:
+        self.mode = "default"
+
+    def train_step(self, batch: Any) -> None:
+        for line in ("called a synchronizing CUDA operation", "something else"):
+            if self.mode == "warn":
+                warnings.warn(line, stacklevel=1)
+                warnings.warn(line, stacklevel=1)
+            if self.mode == "error":
+                raise RuntimeError(line if batch is None else batch)
+
+
+def test_waits_are_told_from_other_warnings_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = Waiting()
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(trainer, "mode", mode))
+    with pytest.warns(UserWarning, match="of this test"):
+        assert host_waits.waits_in_step(trainer, None).total() == 2
+        warnings.warn("of this test", stacklevel=1)  # what shows warnings is what it was
+    assert host_waits.first_wait(trainer, None).endswith("train_step")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        host_waits.first_wait(trainer, "out of memory")
+    assert trainer.mode == "default"
 
 
 REPORT = """<testsuites><testsuite>

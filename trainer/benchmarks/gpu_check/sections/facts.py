@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+import fbgemm_gpu  # noqa: F401  (its operations are torch's from then on)
 import torch
 
 from shardrec.sharding.planning.topology import available_memory
