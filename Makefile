@@ -1,17 +1,19 @@
 # make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
 # make test: install, then lint, type-check and run every test
 # make tests: every test alone
-# make gpu-check: on a machine with a GPU, the tests that need one, then samples/s of a training step on it
+# make gpu-check: on a machine with a GPU, all that needs one: tests, samples/s, profiles; results in gpu-check/
 #
 # DEVICE=cpu|cuda   which builds to install (default: cuda where nvidia-smi sees a GPU)
 # TORCH_INDEX=URL   where PyTorch comes from (default: pip's own setting); its CPU builds: https://download.pytorch.org/whl/cpu
 # PYTHON=python3    the interpreter (3.11 or newer) that .venv is made with
 # RUN=python3       gpu-check by this interpreter, which has all that is needed (Ray is not); default: .venv's, installed
+# OUT=gpu-check    where gpu-check writes
 # JOBS=2            processes that run tests side by side; 0: one test after another, in one process
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 TORCH_INDEX ?=
+OUT ?= gpu-check
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,11 +49,8 @@ test: $(INSTALLED)
 tests: $(INSTALLED)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
 
-# -W: of the versions of libraries that a machine has, some warn of others
 gpu-check: $(if $(filter $(BIN)/python,$(RUN)),$(INSTALLED))
-	$(RUN) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check: torch finds no GPU here")'
-	$(RUN) -m pytest -m gpu -W default -rs tests/sharding tests/emulated_cuda
-	$(RUN) -m shardrec bench step --set launch.workers=1 --set launch.device=cuda
+	$(RUN) -m shardrec bench gpu --out $(OUT)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

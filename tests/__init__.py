@@ -9,7 +9,7 @@ What several tests share lies beside them:
 - `sharding/cases.py`, `reference.py`, `plain_id_map.py`: tables and batches of every kind, and plain loops beside them
 - `sharding/everywhere.py`: what these do on 1 to 4 ranks, once for all tests that look at it
 - `emulated_cuda/`: a GPU for machines that have none, on which devices may not mix
-- `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`, `every_model.py`: small data, run files
+- `trainer/small_run.py`, `saved_runs.py`, `dynamic_runs.py`, `stage_files.py`: small data, run files
 - `trainer/recorded.py`: trains in this process or in several, keeping each batch and loss; compares checkpoints
 - `trainer/command_line.py`: runs a `shardrec` command in this process
 - `trainer/started.py`, `torchrun.py`: run one in a process of its own, and on several ranks

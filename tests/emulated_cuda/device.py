@@ -225,7 +225,8 @@ def _made(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _to(call: Callable[..., Any], tensor: Tensor, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     if args and isinstance(args[0], Tensor):
-        device, args = args[0].device, (args[0].dtype, *args[1:])
+        like = args[0]
+        device, args = DeviceTensor.home if isinstance(like, DeviceTensor) else like.device, (like.dtype, *args[1:])
     elif args and isinstance(args[0], torch.device | str | int) and not isinstance(args[0], bool):
         device, args = args[0], args[1:]
     device = torch.device(device) if device is not None else None

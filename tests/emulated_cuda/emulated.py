@@ -29,8 +29,8 @@ def emulated_cuda(index: int = 0, count: int = 1) -> Iterator[Emulation]:
     """
     autocast = torch.autocast
 
-    def of_cpu(device_type: str, **settings: Any) -> Any:
-        return autocast("cpu", **settings)  # which the emulated tensors go by
+    def of_cpu(device_type: str, *arguments: Any, **settings: Any) -> Any:
+        return autocast("cpu", *arguments, **settings)  # which the emulated tensors go by
 
     with (
         emulated_device(index, count) as driver,

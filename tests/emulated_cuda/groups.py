@@ -88,8 +88,8 @@ def emulated_groups() -> Iterator[Collectives]:
 
     def init_process_group(backend: str | None = None, *args: Any, device_id: Any = None, **kwargs: Any) -> None:
         initialise("gloo", *args, **kwargs)
-        if backend == "gloo":
-            watch.of_cpu.add(dist.group.WORLD.group_name)  # type: ignore[union-attr]
+        name = dist.group.WORLD.group_name  # type: ignore[union-attr]
+        (watch.of_cpu.add if backend == "gloo" else watch.of_cpu.discard)(name)  # one after another have the same name
 
     def made(*args: Any, backend: str | None = None, **kwargs: Any) -> Any:
         group = new_group(*args, backend="gloo", **kwargs)

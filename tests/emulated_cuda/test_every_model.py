@@ -14,12 +14,12 @@ import torch.distributed as dist
 import yaml
 
 from shardrec.models import MODELS
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import BATCH, run_files_of_every_model
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.run_folder.folder import RunFolder
 from tests.emulated_cuda.emulated import emulated_cuda
 from tests.processes import run_processes
-from tests.trainer.every_model import BATCH, run_files_of_every_model
 from tests.trainer.recorded import recording_worker
 
 STEPS = 2

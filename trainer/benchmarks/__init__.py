@@ -3,6 +3,7 @@
 - `bundle.py`: how fast a bundle scores rows: `shardrec bench bundle`
 - `checkpoint.py`: how fast checkpoints are written and read, beside the disk: `shardrec bench checkpoint`
 - `checkpoint_rounds.py`: one round of the checkpoint benchmark: a table and plain bytes, written and read by one worker
+- `gpu_check/`: everything that needs a GPU, in one run whose results are one file: `shardrec bench gpu`
 - `histories.py`: history models from Parquet, beside the same models on padded histories: `shardrec bench histories`
 - `id_stream.py`: a stream of raw ids through one dynamic table, beside exact counts of all of them
 - `ids.py`: streams of raw ids on several workers, their counters checked in the end: `shardrec bench ids`

@@ -75,7 +75,7 @@ def benchmark_histories(
         log = InterestLog(Histories(ITEMS, MEAN_LENGTH, MAX_LENGTH), negatives=True)
         write_log(log, data, rows, {"train": 1.0}, progress=progress)
     runs = {
-        (model, precision): _run(scratch, data, model, precision, batch_size, overrides)
+        (model, precision): history_run(scratch, data, model, precision, batch_size, overrides)
         for model, precision in product(models, precisions)
     }
     for config in runs.values():
@@ -100,7 +100,10 @@ def benchmark_histories(
     }
 
 
-def _run(scratch: Path, data: Path, model: str, precision: str, batch_size: int, overrides: Iterable[str]) -> RunConfig:
+def history_run(
+    scratch: Path, data: Path, model: str, precision: str, batch_size: int, overrides: Iterable[str]
+) -> RunConfig:
+    """Returns the run that is measured of one of `MODELS`; its file is written to `scratch`."""
     path = scratch / f"{model}-{precision}.yaml"
     content = {
         "run": str(path.with_suffix("")),

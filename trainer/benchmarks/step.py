@@ -20,15 +20,20 @@ WARM_UP_STEPS = 5
 
 
 def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
+    """Returns what `measure_step` does, of a run as its file says."""
+    return measure_step(Trainer(config, folder, environment), steps)
+
+
+def measure_step(trainer: Trainer, steps: int) -> dict[str, Any]:
     """Returns the median step time over batches in memory, its parts, and the rate from Parquet, of the slowest rank.
 
     Samples for `decay: frequency` are counted over the batches in memory only: steps cost the same, and large data are
     not read through.
     """
-    trainer = Trainer(config, folder, environment)
     trainer.session.distributed.module.train()
+    config, environment = trainer.config, trainer.environment
     rows, device = config.data.global_batch_size, environment.device
-    batches = _in_memory(trainer.loader, device)
+    batches = in_memory(trainer.loader, device)
     trainer.session.distributed.count_samples(batches)
     _warm_up(trainer.train_step, batches)
     environment.barrier()
@@ -67,7 +72,7 @@ def steps_per_second(
 
     prepare: gets the batches in memory before the first step.
     """
-    batches = _in_memory(loader, device)
+    batches = in_memory(loader, device)
     if prepare:
         prepare(batches)
     _warm_up(train_step, batches)
@@ -75,7 +80,8 @@ def steps_per_second(
     return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
 
 
-def _in_memory(loader: Loader, device: torch.device) -> list[Batch]:
+def in_memory(loader: Loader, device: torch.device) -> list[Batch]:
+    """Returns an epoch's first batches, on the device."""
     return [batch.to(device) for batch in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
 
 
@@ -108,4 +114,6 @@ def _end_to_end(train_step: Callable[[Batch], None], loader: Loader, device: tor
         train_step(batch.to(device))
         began = began or time.perf_counter()
         made += 1
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return (time.perf_counter() - began) / max(1, made - 1)

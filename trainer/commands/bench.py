@@ -232,6 +232,30 @@ def ids(
     raise typer.Exit(0 if is_right else 1)
 
 
+@app.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="folder for gpu-check.json, gpu-check.md, a profile and a log")] = Path(
+        "gpu-check"
+    ),
+    device: Annotated[str, typer.Option(help="cuda, or cpu for a dry run, with --small")] = "cuda",
+    small: Annotated[bool, typer.Option("--small", help="small sizes: each section is gone through")] = False,
+    sections: Annotated[str, typer.Option(metavar="A,B", help="only these; default: all", show_default=False)] = "",
+    minutes: Annotated[float, typer.Option(min=0.1, help="that all sections together may take")] = 8.0,
+) -> None:
+    """Checks and measures all that needs a GPU, in one run whose results are one file; exits with 1 where some fail."""
+    from shardrec.data_pipeline.errors import UserError
+    from shardrec.trainer.benchmarks.gpu_check.check import check_gpu
+    from shardrec.trainer.config.paths import absolute_folder
+
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device: found {device!r}, expected cuda or cpu")
+    names = tuple(names_in(sections)) if sections else ()
+    folder, where = Path(absolute_folder(out)), "cuda" if device == "cuda" else "cpu"
+    record = check_gpu(folder, where, small=small, names=names, minutes=minutes, progress=messages().print)  # type: ignore[arg-type]
+    _print_json({found.name: found.state for found in record.sections})
+    raise typer.Exit(1 if record.failed else 0)
+
+
 def _made_run(folder: Path, model: str, ids: int) -> Path:
     """Writes a run file for a synthetic log of the usual click-log shape."""
     from shardrec.data_pipeline.prepare.generators.synthetic import synthetic

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from shardrec.models import MODELS
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import schema_of
 from shardrec.trainer.export.onnx import save_onnx
 from shardrec.trainer.export.programs import export_programs
-from tests.trainer.every_model import schema_of
 from tests.trainer.export.cases import asked_of, build, first_row, inputs_of, one_request, predictions, run
 
 

@@ -10,10 +10,10 @@ from shardrec.models import MODELS, config_class
 from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, Jagged, PooledEmbeddings
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import SETTINGS, SMALL, schema_of
 from shardrec.trainer.export.arguments import ProgramInput
 from shardrec.trainer.export.programs import Program
 from tests.models.cases import randomise
-from tests.trainer.every_model import SETTINGS, SMALL, schema_of
 
 LONGEST = 5  # of the histories in `every_model`
 

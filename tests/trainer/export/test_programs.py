@@ -14,11 +14,11 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged, Padded, PooledEmbeddings, SequenceEmbeddings
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import CLICKS, HISTORIES, schema_of
 from shardrec.trainer.export.cut import cut
 from shardrec.trainer.export.onnx import save_onnx
 from shardrec.trainer.export.programs import Program, export_programs
 from shardrec.trainer.export.sides import depends_on_candidate
-from tests.trainer.every_model import CLICKS, HISTORIES, schema_of
 from tests.trainer.export.cases import (
     asked_of,
     build,

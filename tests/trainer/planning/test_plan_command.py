@@ -22,6 +22,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.sharding.planning.topology import CUDA_RESERVE, DENSE_FLOPS
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import SETTINGS, SMALL, schema_of
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.planning.chart import memory_stacks
@@ -37,7 +38,6 @@ from shardrec.trainer.planning.report import planned_runs
 from shardrec.trainer.planning.workload import tower_flops, workload_of
 from shardrec.trainer.session.blueprint import build_model
 from tests.trainer.command_line import refused, shardrec
-from tests.trainer.every_model import SETTINGS, SMALL, schema_of
 
 GIB = 1 << 30
 SCHEMA = Schema(

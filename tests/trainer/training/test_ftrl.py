@@ -9,11 +9,11 @@ import torch.distributed as dist
 from shardrec.models import MODELS
 from shardrec.models.inputs import PooledEmbeddings
 from shardrec.sharding.updates.context import UpdateContext
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import run_files_of_every_model
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
-from tests.trainer.every_model import run_files_of_every_model
 
 FTRL = "optimizer.tables={name: ftrl, learning_rate: 0.1, l1: 1.0e-4}"
 

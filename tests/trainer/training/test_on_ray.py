@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shardrec.models import MODELS
+from shardrec.trainer.benchmarks.gpu_check.sections.every_model import STEPS, run_files_of_every_model
 from shardrec.trainer.config.load import load
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
@@ -17,7 +18,6 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.worker import run_worker
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.hooks import Hook
-from tests.trainer.every_model import STEPS, run_files_of_every_model
 from tests.trainer.recorded import RecordingTrainer, assert_same_checkpoint, recording_worker, train_in_processes
 from tests.trainer.small_run import run_file, write_data
 

@@ -1,4 +1,4 @@
-"""A small run of every model, on data of its kind.
+"""Every model has a small run here, on data of its kind.
 
 Rows are few and ids fewer, so that two ranks meet the same id in a batch, a bag holds it twice, and the last batch pads
 a rank.
@@ -103,14 +103,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def schema_of(name: str) -> Schema:
-    """The schema of a model's data."""
+    """Returns the schema of a model's data."""
     if name in READ_TRANSITIONS:
         return TRANSITIONS
     return RATINGS if name in RATES else HISTORIES if name in READ_HISTORIES else CLICKS
 
 
 def bags(draw: np.random.Generator, num_ids: int, fewest: int, most: int) -> tuple[pa.ListArray, pa.ListArray]:
-    """Ids, some of them twice in a bag, and a number beside each."""
+    """Returns a bag of ids for each row, some of them twice in it, and a number beside each."""
     lengths = draw.integers(fewest, most + 1, ROWS)
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
     ids, numbers = draw.integers(0, num_ids, lengths.sum()), draw.integers(1, 6, lengths.sum()).astype(np.float32)
@@ -118,6 +118,7 @@ def bags(draw: np.random.Generator, num_ids: int, fewest: int, most: int) -> tup
 
 
 def write(folder: Path, schema: Schema, columns: dict[str, Any]) -> Path:
+    """Writes training rows with their schema; returns their folder."""
     (folder / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "train" / "0.parquet", row_group_size=300)
     schema.save(folder / "schema.yaml")
@@ -125,6 +126,7 @@ def write(folder: Path, schema: Schema, columns: dict[str, Any]) -> Path:
 
 
 def clicks(folder: Path) -> Path:
+    """Writes clicks, which depend on whether user and item are alike."""
     draw = np.random.default_rng(0)
     columns = {name: draw.integers(0, n, ROWS) for name, n in (("user", USERS), ("last_item", ITEMS), ("item", ITEMS))}
     tags, _ = bags(draw, TAGS, 0, 3)
@@ -136,7 +138,7 @@ def clicks(folder: Path) -> Path:
 
 
 def histories(folder: Path) -> Path:
-    """Of 0 to 5 events; a user is likelier to take an item that is in the history."""
+    """Writes histories of 0 to 5 events; a user is likelier to take an item whose kind is among them."""
     draw = np.random.default_rng(0)
     columns: dict[str, Any] = {name: draw.integers(0, n, ROWS) for name, n in (("user", USERS), ("item", ITEMS))}
     columns |= {"kind": columns["item"] % TAGS, "price": draw.normal(size=ROWS).astype(np.float32)}
@@ -153,13 +155,14 @@ def histories(folder: Path) -> Path:
 
 
 def ratings(folder: Path) -> Path:
+    """Writes ratings that are known, and others that are asked for."""
     draw = np.random.default_rng(0)
     (rated, known), (asked, wanted) = bags(draw, ITEMS, 0, 4), bags(draw, ITEMS, 0, 4)
     return write(folder, RATINGS, {"rated": rated, "rated_ratings": known, "asked": asked, "asked_ratings": wanted})
 
 
 def transitions(folder: Path) -> Path:
-    """A fifth of the rows are terminal; only these have no candidates."""
+    """Writes transitions; those that are terminal have no candidates."""
     draw = np.random.default_rng(0)
     names = (("user", USERS), ("next_user", USERS), ("item", ITEMS))
     columns: dict[str, Any] = {name: draw.integers(0, n, ROWS) for name, n in names}
