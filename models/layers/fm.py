@@ -38,7 +38,7 @@ class _Terms(torch.autograd.Function):
             return total[:, 0].clone(), pairs, None
         factors = field[:, :, 1:]
         columns = factors.shape[1] * factors.shape[2]
-        beside = field.new_empty(len(field), columns + dense.shape[1])
+        beside = field.new_empty(field.shape[0], columns + dense.shape[1])
         beside[:, :columns].view(factors.shape).copy_(factors)
         beside[:, columns:].copy_(dense)
         return total[:, 0].clone(), pairs, beside
