@@ -2,6 +2,7 @@
 
 - `distribute.py`: a step whose tables are sharded and whose tower is replicated
 - `frozen_rows.py`: tables that are only read, and int8 rows
+- `host_groups.py`: process groups of the ranks of a host, and of ranks of equal place on all hosts
 - `replicas.py`: data-parallel tables and the step that updates all replicas alike
 - `row_kernels.py`: the kernels that look rows up and update them
 - `sharded.py`: TorchRec's sharded modules with these kernels in them

@@ -20,6 +20,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.distribution.host_groups import use_host_groups
 from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
 from shardrec.sharding.distribution.row_kernels import RowUpdateKernel, mark_table
 from shardrec.sharding.distribution.sharded import (
@@ -147,6 +148,7 @@ def distribute(
     lookup.replace_tables({name: t.table for name, t in plan.tables.items()})
 
     replicated = _use_plan(lookup, plan, device, seed)
+    use_host_groups(plan, process_group, device)
     module = _sharded(step, _torchrec_plan(path, lookup, plan, _devices(device, process_group)), device, process_group)
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]

@@ -63,7 +63,7 @@ def _candidates(
         planned = plan.tables[name]
         for placement in get_args(Placement):
             placed = replace(planned.table, placement=placement)
-            if placement != planned.placement and asked_placement(placed, topology.world_size) == placement:
+            if placement != planned.placement and asked_placement(placed, topology) == placement:
                 yield f"place {name!r} {placement}", _placed(inputs, {name: placement}), batch, topology
     alike: tuple[Placement, ...] = ("table_wise", "row_wise")
     for placement in alike if topology.world_size > 1 else ():

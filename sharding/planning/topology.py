@@ -61,6 +61,15 @@ class Topology:
         """Returns how many hosts the ranks are on."""
         return -(-self.world_size // self.local_world_size)
 
+    @property
+    def several_alike(self) -> bool:
+        """Returns whether there are several hosts, all of them with as many ranks."""
+        return self.hosts > 1 and self.world_size % self.local_world_size == 0
+
+    def ranks_of(self, host: int) -> range:
+        """Returns the ranks on a host."""
+        return range(host * self.local_world_size, min(self.world_size, (host + 1) * self.local_world_size))
+
     @classmethod
     def described(
         cls, hosts: int, devices: int, device: Literal["cpu", "cuda"], memory_per_rank: int, **rates: float

@@ -16,6 +16,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.placements import CUT_COLUMNS
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.updates.context import UpdateContext
@@ -56,7 +57,7 @@ class Case:
 
         def change(table: EmbeddingTable) -> EmbeddingTable:
             o = table.optimizer
-            refused = o and ((placement == "column_wise" and o.name == "rowwise_adagrad") or o.decay == "table")
+            refused = o and ((placement in CUT_COLUMNS and o.name == "rowwise_adagrad") or o.decay == "table")
             return replace(table, placement=None if refused else placement)
 
         return self.changed(change)
@@ -231,9 +232,12 @@ class Step(nn.Module):
 
 
 def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB) -> Distributed:
-    """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none."""
+    """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none.
+
+    Four ranks are two hosts of two, as far as plans and groups go.
+    """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    topology = Topology(world_size, world_size, "cpu", memory)
+    topology = Topology(world_size, 2 if world_size == 4 else world_size, "cpu", memory)
     plan = plan_tables(case.inputs, optimizer, topology)
     return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=torch.device("cpu"))
 

@@ -58,10 +58,11 @@ OPTIMIZERS = {
 FEWER = ("adagrad", "rowwise_adagrad", "ftrl", "whole_l2")
 STATEFUL = tuple(OPTIMIZERS[n] for n in ("adagrad", "frequency_adam", "ftrl", "momentum_l2", "rmsprop"))
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
+OF_HOSTS = ("table_row_wise", "grid")  # on four ranks, which are two hosts; sequences are row-wise then
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
 WRITER = 2  # the world size that writes the checkpoint which the others read; it runs first
-CHAIN = (2, 1, 3, 2)  # world sizes, each of which goes on from what the one before saved
+CHAIN = (2, 1, 4, 2)  # world sizes, each of which goes on from what the one before saved
 
 
 def optimizers_of(world_size: int) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ def optimizers_of(world_size: int) -> tuple[str, ...]:
 
 def placements_of(world_size: int) -> tuple[str | None, ...]:
     """Likewise; on one rank they are all the same."""
-    return {1: (None,), 4: ("row_wise", "column_wise", None)}.get(world_size, PLACEMENTS)
+    return {1: (None,), 4: (*OF_HOSTS, None)}.get(world_size, PLACEMENTS)
 
 
 def training_case(optimizers: tuple[str, ...]) -> Case:
@@ -128,7 +129,7 @@ def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[st
     """The same from what was read, under two plans in which every table is placed otherwise than when written."""
     found = []
     for first in (1, 2):
-        case = every_case().rotated(ANY, first, STATEFUL)
+        case = every_case().rotated(OF_HOSTS if dist.get_world_size() == 4 else ANY, first, STATEFUL)
         distributed = make(case)
         read_tables(folder, entries, distributed.tables)
         saved = whole_tables(distributed)
@@ -139,7 +140,7 @@ def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[st
 
 def chain_case(link: int) -> Case:
     """SGD and AdaGrad, dealt to pooled and sequence tables; every table is placed otherwise at every link."""
-    return every_case().rotated(ANY, link, (OPTIMIZERS["sgd"], OPTIMIZERS["adagrad"]))
+    return every_case().rotated(OF_HOSTS if CHAIN[link] == 4 else ANY, link, (OPTIMIZERS["sgd"], OPTIMIZERS["adagrad"]))
 
 
 def walk_link(rank: int, folder: Path, link: int, entries: list[dict[str, Any]] | None) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_tables_are_where_they_should_be(world_size: int, everywhere: dict) -> N
     assert tuple(training) == placements_of(world_size)
     for placement, result in training.items():
         chosen = result["placements"]
-        assert placement is None or chosen.count(placement) >= len(chosen) / 4
+        assert placement is None or chosen.count(placement) >= len(chosen) / 5
         replicas = len(chosen) if placement == "data_parallel" else len(chosen) // len(optimizers_of(world_size))
         assert chosen.count("data_parallel") == replicas  # the tables that are decayed whole are so everywhere
 

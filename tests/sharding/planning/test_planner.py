@@ -312,7 +312,7 @@ def test_hosts_that_would_do_do_and_one_less_does_not(tables: list[EmbeddingTabl
     made = plan_tables(inputs, ROWWISE, Topology(hosts * local, local, "cpu", memory))
     assert max(made.bytes_per_rank) <= memory
     if hosts > 1:
-        assert least_peak(named, (hosts - 1) * local) > memory
+        assert least_peak(named, Topology((hosts - 1) * local, local, "cpu", memory)) > memory
 
 
 # ---------------------------------------------------------------- id maps
