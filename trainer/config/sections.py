@@ -20,6 +20,7 @@ from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.models.table_settings import TableOptimizer, TableSettings
 from shardrec.trainer.config.catalogue import CatalogueEvaluation, CatalogueSettings
 from shardrec.trainer.config.init_from import InitFrom
+from shardrec.trainer.config.resources import WorkerResources
 from shardrec.trainer.config.tracking import TrackingConfig
 from shardrec.trainer.config.tuning import TuneConfig
 
@@ -289,6 +290,7 @@ class LaunchConfig(Section):
     memory: int | None = Field(
         default=None, gt=0, lt=2**63, description="bytes for tables on one machine; default: measured"
     )
+    resources: WorkerResources = Field(default=WorkerResources(), description="what each worker asks Ray for")
     rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
 
     @field_validator("memory", mode="before")
