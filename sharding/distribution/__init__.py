@@ -1,5 +1,6 @@
 """Sharded tables and a replicated tower are made from a plan.
 
+- `codecs.py`: smaller numbers where vectors go from rank to rank
 - `distribute.py`: a step whose tables are sharded and whose tower is replicated
 - `frozen_rows.py`: tables that are only read, and int8 rows
 - `host_groups.py`: process groups of the ranks of a host, and of ranks of equal place on all hosts

@@ -20,6 +20,7 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.distribution.codecs import codecs
 from shardrec.sharding.distribution.host_groups import use_host_groups
 from shardrec.sharding.distribution.replicas import Replicas, ReplicatedBags, ReplicatedSequences
 from shardrec.sharding.distribution.row_kernels import RowUpdateKernel, mark_table
@@ -35,6 +36,7 @@ from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.lookup.detached import learned_features
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, merged
@@ -149,7 +151,8 @@ def distribute(
 
     replicated = _use_plan(lookup, plan, device, seed)
     use_host_groups(plan, process_group, device)
-    module = _sharded(step, _torchrec_plan(path, lookup, plan, _devices(device, process_group)), device, process_group)
+    torchrec_plan = _torchrec_plan(path, lookup, plan, _devices(device, process_group))
+    module = _sharded(step, torchrec_plan, plan.exchange, device, process_group)
     sharded = [p.collection for p in lookup.collections if isinstance(p.collection, ShardedBags | ShardedSequences)]
     local_kernels = [kernel for collection in sharded for kernel in kernels(collection)]
     replicas = Replicas(replicated, process_group)
@@ -191,7 +194,7 @@ def _agree_on_form(own: Sequence[RowTables], device: torch.device, process_group
 
 
 def _sharded(
-    step: nn.Module, plan: ShardingPlan, device: torch.device, process_group: dist.ProcessGroup
+    step: nn.Module, plan: ShardingPlan, exchange: Exchange, device: torch.device, process_group: dist.ProcessGroup
 ) -> DistributedModelParallel:
     """Returns the step on its device, with collections by TorchRec's plan and the tower as replicas of rank 0's."""
     module = DistributedModelParallel(
@@ -199,7 +202,7 @@ def _sharded(
         env=ShardingEnv.from_process_group(process_group),
         device=device,
         plan=plan,
-        sharders=[BagSharder(), SequenceSharder()],
+        sharders=[make(qcomm_codecs_registry=codecs(exchange)) for make in (BagSharder, SequenceSharder)],
         init_data_parallel=False,
         init_parameters=False,
         # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start

@@ -145,6 +145,7 @@ class _Sharder:
 
     sharded_module: type
     fused_params: dict[str, Any] | None
+    qcomm_codecs_registry: dict[str, Any] | None
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return ["table_wise", "column_wise", "row_wise", "table_row_wise", "grid_shard"]
@@ -161,7 +162,13 @@ class _Sharder:
         module_fqn: str | None = None,
     ) -> Any:
         return self.sharded_module(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
+            module,
+            dict(params),
+            env=env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
         )
 
     @property

@@ -47,6 +47,12 @@ def _within_hosts(table: EmbeddingTable, topology: Topology) -> Placement:
     return "grid" if has_columns else "table_row_wise"
 
 
+def cuts_columns(table: EmbeddingTable) -> bool:
+    """Says whether a table's columns may be cut: enough of them, and a rule of each column by itself."""
+    assert table.optimizer is not None
+    return physical_dim(table) > KERNEL_COLUMNS and table.optimizer.name != "rowwise_adagrad" and not table.frozen
+
+
 def has_row_blocks(table: EmbeddingTable, ranks: int) -> bool:
     """Says whether equal blocks of rows, the last one shorter, leave no rank without a row, which TorchRec fails on."""
     block = -(-table.num_embeddings // ranks)

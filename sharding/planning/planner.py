@@ -37,9 +37,8 @@ from shardrec.sharding.planning.placements import (
 )
 from shardrec.sharding.planning.plan import Plan, TablePlan, bytes_per_rank, id_map_share, table_bytes
 from shardrec.sharding.planning.row_memory import check_row_memory, described_memory
-from shardrec.sharding.planning.spread import ROW_WORK, spread_by_cost
+from shardrec.sharding.planning.spread import spread_by_cost, work_of
 from shardrec.sharding.planning.topology import Topology
-from shardrec.sharding.tables.live import physical_dim
 from shardrec.sharding.updates.choose import check_table
 
 __all__ = ["PlanError", "plan_tables"]
@@ -73,6 +72,7 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
         topology.device,
         topology.memory_per_rank,
         notes,
+        topology.exchange,
     )
 
 
@@ -164,7 +164,8 @@ def _spread(
         return {}
     ranks = topology.world_size
     spreadable = {n for n, t in tables.items() if t.placement is None and has_row_blocks(t, ranks)}
-    cheapest = spread_by_cost(tables, spreadable, inputs, topology)
+    bound = {n for n, t in tables.items() if t.placement is not None}
+    cheapest = spread_by_cost(tables, bound, inputs, topology)
     if cheapest is not None:
         cheapest = _in_runs(cheapest, topology)
         if _peak(cheapest, ranks) <= topology.memory_per_rank:
@@ -182,7 +183,7 @@ def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, Ta
     Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
     """
     ranks = topology.world_size
-    work = {n: ROW_WORK + physical_dim(p.table) for n, p in plans.items() if p.placement == "table_wise"}
+    work = {n: work_of(p.table) for n, p in plans.items() if p.placement == "table_wise"}
     share, before = sum(work.values()) / ranks, 0.0
     dealt = dict(plans)
     for name, mine in work.items():

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.planning.exchange import Exchange
 
 GIB = 1 << 30
 CPU_RESERVE = 1 * GIB  # an estimate: interpreter, torch, readers, batches and activations of one rank
@@ -41,7 +42,7 @@ class Topology:
     each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least;
     `bus_bandwidth` of reading rows in the memory of a GPU's host, which has `host_memory` bytes for them in all (None:
     not known). They weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and
-    gloo.
+    gloo. exchange: the numbers that vectors travel as.
     """
 
     world_size: int
@@ -55,6 +56,7 @@ class Topology:
     latency: float = _RATES["cpu"]["latency"]
     bus_bandwidth: float = BUS_BANDWIDTH
     host_memory: int | None = None
+    exchange: Exchange = "fp32"
 
     @property
     def hosts(self) -> int:

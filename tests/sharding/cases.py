@@ -16,6 +16,7 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.placements import CUT_COLUMNS
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -231,13 +232,16 @@ class Step(nn.Module):
         return ((score - 0.5).square() * batch.weights).sum(), batch.weights.sum()
 
 
-def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB) -> Distributed:
+def make(
+    case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB, exchange: Exchange = "fp32"
+) -> Distributed:
     """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none.
 
     Four ranks are two hosts of two, as far as plans and groups go.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    topology = Topology(world_size, 2 if world_size == 4 else world_size, "cpu", memory)
+    local_world_size = 2 if world_size == 4 else world_size
+    topology = Topology(world_size, local_world_size, "cpu", memory, exchange=exchange)
     plan = plan_tables(case.inputs, optimizer, topology)
     return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=torch.device("cpu"))
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed import comm
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.dynamic_ids import DynamicConfig
@@ -19,6 +20,7 @@ from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.collective import ProcessGroupCollective
@@ -61,6 +63,7 @@ ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
 OF_HOSTS = ("table_row_wise", "grid")  # on four ranks, which are two hosts; sequences are row-wise then
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
+ROUNDED_RANKS = (2, 4)
 WRITER = 2  # the world size that writes the checkpoint which the others read; it runs first
 CHAIN = (2, 1, 4, 2)  # world sizes, each of which goes on from what the one before saved
 
@@ -318,6 +321,30 @@ def train_in_half_precision() -> dict[str | None, dict[str, dict[str, Tensor]]]:
     return found
 
 
+ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def rounded_case() -> Case:
+    placements = OF_HOSTS if dist.get_world_size() == 4 else ("table_wise", "row_wise", "column_wise")
+    return every_case().changed_optimizer(OPTIMIZERS["sgd"]).rotated(placements, optimizers=(OPTIMIZERS["sgd"],))
+
+
+def train_in_rounded_exchanges() -> dict[Exchange, dict[str, Any]]:
+    """Losses, and the most by which what a lookup gives of sums and of sequences differs from its rounded self."""
+    found: dict[Exchange, dict[str, Any]] = {}
+    for exchange, dtype in ROUNDED.items():
+        case = rounded_case()
+        distributed = make(case, exchange=exchange)
+        batch = share(case, training_batches()[0], dist.get_rank(), dist.get_world_size(), distributed.lookup)
+        given = distributed.lookup(batch)
+        vectors = [given["wide"], given["fields"], given["history"].values]
+        found[exchange] = {
+            "unrounded": max(float((v - v.to(dtype).float()).abs().max()) for v in vectors),
+            "losses": train(case, distributed, training_batches()),
+        }
+    return found
+
+
 def peak_memory() -> int:
     """Bytes of the process's largest resident set since `forget_peak`."""
     status = Path("/proc/self/status").read_text()
@@ -345,6 +372,15 @@ def measure_memory(folder: Path) -> dict[str, int]:
     read_tables(folder / "large", entries, distributed.tables)
     measured("read")
     return grown
+
+
+def groups_of_hosts() -> list[tuple[list[int], bool]]:
+    """The ranks of this one's host, those of its place on all hosts, and whether they are as patient as all are."""
+    made = make(rounded_case())
+    cpu = torch.device("cpu")
+    patience = made._process_group._get_backend(cpu).options._timeout
+    groups = [group for group in (comm._INTRA_PG, comm._CROSS_PG) if group]
+    return [(dist.get_process_group_ranks(g), g._get_backend(cpu).options._timeout == patience) for g in groups]
 
 
 def agree_on_memory() -> tuple[int, int | None]:
@@ -383,6 +419,9 @@ def run_everything(
         results["stream"] = stream_ids()
     if dist.get_world_size() == 1:
         results["grown"] = measure_memory(folder)
+    if dist.get_world_size() in ROUNDED_RANKS:
+        results["groups"] = groups_of_hosts()
+        results["rounded"] = train_in_rounded_exchanges()
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()
