@@ -1,5 +1,6 @@
 """Cases for comparing sharded lookups with plain loops (`reference.py`): small inputs and global batches."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -235,12 +236,9 @@ class Step(nn.Module):
 def make(
     case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB, exchange: Exchange = "fp32"
 ) -> Distributed:
-    """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none.
-
-    Four ranks are two hosts of two, as far as plans and groups go.
-    """
+    """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    local_world_size = 2 if world_size == 4 else world_size
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     topology = Topology(world_size, local_world_size, "cpu", memory, exchange=exchange)
     plan = plan_tables(case.inputs, optimizer, topology)
     return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=torch.device("cpu"))
