@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from shardrec.models.inputs import DenseFeatures, Input
+from shardrec.models.inputs import DenseFeatures, Input, SequenceEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 
@@ -31,6 +31,12 @@ def declared_tables(inputs: Mapping[str, Input], default: TableOptimizer | None 
 def features_of(inputs: Mapping[str, Input], table: str) -> tuple[str, ...]:
     """Returns the features whose ids are rows of the table of this name, each once."""
     return tuple(dict.fromkeys(feature for feature, read in table_reads(inputs) if read.name == table))
+
+
+def sequence_tables(inputs: Mapping[str, Input]) -> set[str]:
+    """Returns the names of the tables that any input reads as a sequence."""
+    sequences = (source for source in inputs.values() if isinstance(source, SequenceEmbeddings))
+    return {table.name for source in sequences for table in source.tables.values()}
 
 
 def with_tables(inputs: Mapping[str, Input], change: Callable[[EmbeddingTable], EmbeddingTable]) -> dict[str, Input]:

@@ -9,7 +9,7 @@ from shardrec.models.dynamic_ids import DynamicConfig
 Dtype = Literal["fp32", "fp16", "int8"]
 Rounding = Literal["stochastic", "nearest"]
 Pooling = Literal["sum", "mean"]
-Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise"]
+Placement = Literal["data_parallel", "table_wise", "column_wise", "row_wise", "table_row_wise", "grid"]
 Memory = Literal["device", "managed", "host", "cached"]
 
 

@@ -42,7 +42,8 @@ def run_processes(
     """Calls `function(rank, *arguments)` in `world_size` fresh processes; their results, in rank order.
 
     The function must be importable by name and its arguments and results picklable (tensors go as they are). Each
-    process has its process group, environment and `threads` torch threads ready. Raises ProcessError with the first
+    process has its process group, environment and `threads` torch threads ready; four of them are two hosts of two, as
+    far as their environment goes. Raises ProcessError with the first
     failing process's traceback, or where the processes take longer than `timeout` seconds; none is left behind.
     """
     context = forkserver()
@@ -113,7 +114,8 @@ def _run_one(
         import torch
         import torch.distributed as dist
 
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        local = 2 if world_size == 4 else world_size
+        ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": local}
         os.environ.update(
             {k: str(v) for k, v in ranks.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         )

@@ -20,6 +20,8 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
+from shardrec.sharding.distribution.codecs import codecs
+from shardrec.sharding.distribution.host_groups import use_host_groups
 from shardrec.sharding.distribution.local_tables import LocalTables, local_tables
 from shardrec.sharding.distribution.replicas import Replicas
 from shardrec.sharding.distribution.row_kernels import mark_table
@@ -36,6 +38,7 @@ from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.kernels.library import library
 from shardrec.sharding.lookup.detached import learned_features
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, merged
@@ -151,8 +154,9 @@ def distribute(
 
     compiled = compiled and _all_have_compiled(device, process_group)
     _use_plan(lookup, plan, device, seed, compiled=compiled)
-    devices = _devices(device, process_group)
-    module = _sharded(step, _torchrec_plan(path, lookup, plan, devices, compiled=compiled), device, process_group)
+    use_host_groups(plan, process_group, device)
+    torchrec_plan = _torchrec_plan(path, lookup, plan, _devices(device, process_group), compiled=compiled)
+    module = _sharded(step, torchrec_plan, plan.exchange, device, process_group)
     replicated, local_kernels = _placed(lookup, plan)
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
@@ -185,7 +189,9 @@ def _all_have_compiled(device: torch.device, process_group: dist.ProcessGroup) -
     return not lacking.item()
 
 
-def _sharded(step: nn.Module, plan: ShardingPlan, device: torch.device, process_group: dist.ProcessGroup) -> nn.Module:
+def _sharded(
+    step: nn.Module, plan: ShardingPlan, exchange: Exchange, device: torch.device, process_group: dist.ProcessGroup
+) -> nn.Module:
     """Returns the step on its device, with collections by TorchRec's plan and the tower as replicas of rank 0's.
 
     Where all tables are local, and so is the tower, that is the step itself.
@@ -197,7 +203,7 @@ def _sharded(step: nn.Module, plan: ShardingPlan, device: torch.device, process_
         env=ShardingEnv.from_process_group(process_group),
         device=device,
         plan=plan,
-        sharders=[BagSharder(), SequenceSharder()],
+        sharders=[make(qcomm_codecs_registry=codecs(exchange)) for make in (BagSharder, SequenceSharder)],
         init_data_parallel=False,
         init_parameters=False,
         # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start

@@ -35,7 +35,7 @@ def frozen_inputs(inputs: Mapping[str, Input]) -> dict[str, Input]:
 
 
 def _frozen(table: EmbeddingTable) -> EmbeddingTable:
-    placement = table.placement if table.placement in ("row_wise", "table_wise") else None
+    placement = table.placement if table.placement in ("row_wise", "table_wise", "table_row_wise") else None
     kept = replace(table, frozen=True, placement=placement, memory="device")
     small = replace(kept, dtype="int8")
     return min(kept, small, key=lambda t: row_bytes(t, t.embedding_dim))

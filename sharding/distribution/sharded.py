@@ -16,6 +16,8 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEm
 from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.sharding.grid_sharding import BaseGridEmbeddingSharding
+from torchrec.distributed.sharding.twrw_sharding import BaseTwRwEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding
 
 from shardrec.models.tables import EmbeddingTable
@@ -28,6 +30,9 @@ from shardrec.sharding.distribution.row_kernels import (
 )
 from shardrec.sharding.planning.row_memory import cache_parameters, compute_kernel
 from shardrec.sharding.tables.live import is_rounded
+
+TYPES = {"grid": "grid_shard"}
+"""Placements that TorchRec has other names for."""
 
 
 def parameter_sharding(
@@ -44,7 +49,7 @@ def parameter_sharding(
     """
     by_fbgemm = has_fbgemm_kernel(table, devices[0].type, compiled=compiled)
     return ParameterSharding(
-        sharding_type=placement,
+        sharding_type=TYPES.get(placement, placement),
         compute_kernel=compute_kernel(table),
         ranks=[rank for rank, *_ in shards],
         sharding_spec=EnumerableShardingSpec(
@@ -100,9 +105,12 @@ class ShardedBags(ShardedEmbeddingBagCollection):
 
     def _create_lookups(self) -> None:
         for sharding in self._embedding_shardings:
-            self._lookups.append(
-                BagLookup(sharding._grouped_embedding_configs, device=self._device, pg=sharding._pg, env=self._env)
+            configs = (
+                sharding._grouped_embedding_configs_per_rank[sharding._rank]
+                if isinstance(sharding, BaseTwRwEmbeddingSharding | BaseGridEmbeddingSharding)
+                else sharding._grouped_embedding_configs
             )
+            self._lookups.append(BagLookup(configs, device=self._device, pg=sharding._pg, env=self._env))
 
     def _initialize_torch_state(self, skip_registering: bool = False) -> None:
         """Makes no parameters: see the module's docstring."""
@@ -139,9 +147,10 @@ class _Sharder:
 
     sharded_module: type
     fused_params: dict[str, Any] | None
+    qcomm_codecs_registry: dict[str, Any] | None
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        return ["table_wise", "column_wise", "row_wise"]
+        return ["table_wise", "column_wise", "row_wise", "table_row_wise", "grid_shard"]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         return ["fused"]
@@ -155,7 +164,13 @@ class _Sharder:
         module_fqn: str | None = None,
     ) -> Any:
         return self.sharded_module(
-            module, dict(params), env=env, fused_params=self.fused_params, device=device, module_fqn=module_fqn
+            module,
+            dict(params),
+            env=env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
         )
 
     @property

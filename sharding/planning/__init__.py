@@ -2,6 +2,7 @@
 
 - `advice.py`: which changes would make an estimated step shorter
 - `cost.py`: what a step under a plan is estimated to take
+- `exchange.py`: the numbers that vectors travel as
 - `fit.py`: whether tables fit into memory, and what would make them fit
 - `placements.py`: how a table is cut under each placement
 - `plan.py`: where each table's rows lie and what they take of memory: a plain value

@@ -6,11 +6,11 @@ from typing import get_args
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import Input
-from shardrec.models.table_reads import with_tables
+from shardrec.models.table_reads import sequence_tables, with_tables
 from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.planning.cost import LOOKUP, UPDATE, Estimate, Workload, estimate_step
-from shardrec.sharding.planning.placements import asked_placement
+from shardrec.sharding.planning.cost import GRADIENTS, LOOKUP, UPDATE, VECTORS, Estimate, Workload, estimate_step
+from shardrec.sharding.planning.placements import OF_HOSTS, asked_placement
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -58,20 +58,24 @@ def _candidates(
 ) -> Iterator[tuple[str, Mapping[str, Input], int, Topology]]:
     """Yields (what to change, inputs, global batch size, topology)."""
     inputs, batch = workload.inputs, workload.global_batch_size
-    slow = estimate.bottleneck
+    slow, sequential = estimate.bottleneck, sequence_tables(inputs)
     for name in slow.leading(_TABLES) if topology.world_size > 1 else ():
         planned = plan.tables[name]
         for placement in get_args(Placement):
             placed = replace(planned.table, placement=placement)
-            if placement != planned.placement and asked_placement(placed, topology.world_size) == placement:
+            if name in sequential and placement in OF_HOSTS:
+                continue
+            if placement != planned.placement and asked_placement(placed, topology) == placement:
                 yield f"place {name!r} {placement}", _placed(inputs, {name: placement}), batch, topology
-    alike: tuple[Placement, ...] = ("table_wise", "row_wise")
+    alike: tuple[Placement, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if topology.several_alike else ()))
     for placement in alike if topology.world_size > 1 else ():
         others = [n for n, p in plan.tables.items() if p.placement not in (placement, "data_parallel")]
         if len(others) > 1:
             yield f"place all tables {placement}", _placed(inputs, dict.fromkeys(others, placement)), batch, topology
     if slow.name in (LOOKUP, UPDATE):
         yield "dtype fp16 for all tables", with_tables(inputs, _half), batch, topology
+    if slow.name in (VECTORS, GRADIENTS) and topology.exchange == "fp32":
+        yield "trainer.exchange bf16", inputs, batch, replace(topology, exchange="bf16")
     yield f"global_batch_size {2 * batch:,}", inputs, 2 * batch, topology
     for setting, flops in faster.items():
         yield setting, inputs, batch, replace(topology, dense_flops=flops)

@@ -24,10 +24,12 @@ from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
 from shardrec.sharding.lookup.detached import detached_inputs
 from shardrec.sharding.lookup.lookup import Kind, group_tables
-from shardrec.sharding.planning.plan import Plan, TablePlan
+from shardrec.sharding.planning.exchange import EXCHANGED_BYTES
+from shardrec.sharding.planning.placements import OF_HOSTS
+from shardrec.sharding.planning.plan import Plan, ShardPlan, TablePlan
 from shardrec.sharding.planning.row_memory import shard_bytes, slowdown
 from shardrec.sharding.planning.topology import Topology
-from shardrec.sharding.planning.traffic import Numbers, Traffic, everywhere, gather, ring
+from shardrec.sharding.planning.traffic import Numbers, Traffic, everywhere, gather, ring, summed_by_host, to_host
 from shardrec.sharding.tables.live import physical_dim, row_bytes
 
 ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
@@ -181,7 +183,7 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         for name, reads in workload.detached_reads.items()
         if name in plan.tables
     }
-    exchanges, detached_exchanges = _exchanges(costs), _exchanges(detached)
+    asked, carried = map(sum, zip(_exchanges(costs), _exchanges(detached), strict=True))
     tower = np.full(ranks, (1 + BACKWARD_WORK) * workload.tower_flops * workload.global_batch_size / ranks)
     copied = ring(topology, 2 * 4.0 * workload.tower_parameters)
     copies = (workload.tower_parameters > 0) + any(c.planned.placement == "data_parallel" for c in costs.values())
@@ -199,15 +201,15 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         parts[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
 
     parts: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
-    waits = ID_COLLECTIVES * (exchanges + detached_exchanges) + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
+    waits = ID_COLLECTIVES * asked + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
     ids, vectors = ({n: getattr(c, of) for n, c in costs.items()} for of in ("ids", "vectors"))
     read = {n: c.read for n, c in costs.items()}
     for name, cost in detached.items():  # forward alone
         ids[name], vectors[name] = ids[name].plus(cost.ids), vectors[name].plus(cost.vectors)
         read[name] = read[name] + cost.read
     exchange(IDS, ids, waits, _asked_and_answered(topology, workload))
-    exchange(VECTORS, vectors, exchanges + detached_exchanges)
-    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, exchanges)
+    exchange(VECTORS, vectors, carried)
+    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, _exchanges(costs)[1])
     exchange(COPIES, {n: c.copies for n, c in costs.items()}, copies, copied)
     work(LOOKUP, read)
     work(UPDATE, {n: c.updated for n, c in costs.items()})
@@ -215,14 +217,14 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
     return Estimate(tuple(parts[name] for name in PARTS), workload.global_batch_size, buffers)
 
 
-def _exchanges(costs: Mapping[str, "_TableCost"]) -> int:
-    """Counts the exchanges that tables take together."""
+def _exchanges(costs: Mapping[str, "_TableCost"]) -> tuple[int, int]:
+    """Counts the exchanges of ids that tables take together, and the collectives of vectors."""
     kinds = {
         (c.reads.kind, physical_dim(c.table) if c.reads.kind == "sequences" else 0, c.planned.placement)
         for c in costs.values()
         if c.exchanged
     }
-    return len(kinds)
+    return len(kinds), sum(2 if placement in OF_HOSTS else 1 for _, _, placement in kinds)
 
 
 class _TableCost:
@@ -237,6 +239,7 @@ class _TableCost:
         self.reads = reads
         self.batch = batch
         self.slowdown = slowdown(self.table, topology)
+        self.travelling = EXCHANGED_BYTES[topology.exchange]  # bytes of a number of a vector on its way
         ranks = topology.world_size
         self.read, self.updated, self.buffers = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
         self.ids, self.vectors, self.copies = (Traffic.none(ranks) for _ in range(3))
@@ -246,6 +249,8 @@ class _TableCost:
                 self._replicated()
             case "row_wise":
                 self._row_wise()
+            case "table_row_wise" | "grid":
+                self._within_hosts()
             case _:
                 self._at_owners()
 
@@ -274,12 +279,30 @@ class _TableCost:
         vector = columns * VECTOR_BYTES
         if self.reads.kind == "sequences":
             written = ids * vector
-            self.vectors += everywhere(self.topology, mine * self.reads.ids / ranks * vector)
+            self.vectors += everywhere(self.topology, mine * self.reads.ids / ranks * columns * self.travelling)
         else:  # partial sums of the whole batch on every rank, summed by a reduce-scatter
             written = np.full(ranks, self.batch * self.reads.vectors * vector)
-            self.vectors += ring(self.topology, self.batch * self.reads.vectors * vector)
+            self.vectors += ring(self.topology, self.batch * self.reads.vectors * columns * self.travelling)
         self._lookup(ids, rows, columns, written)
         self.buffers += 2 * (written + mine * self.reads.vectors * vector)
+
+    def _within_hosts(self) -> None:
+        """Adds up rows of a host's ranks, of all columns or of some, whose partial sums are summed there."""
+        ranks, local = self.topology.world_size, self.topology.local_world_size
+        lengths, vectors = self.reads.features * LENGTH_BYTES, self.reads.vectors
+        parts: dict[tuple[int, int], list[ShardPlan]] = {}
+        for shard in self.planned.shards:
+            parts.setdefault((shard.rank // local, shard.column), []).append(shard)
+        for (host, _), shards in parts.items():
+            rows, columns = np.zeros(ranks), shards[0].columns
+            for shard in shards:
+                rows[shard.rank] = shard.rows
+            sent = self.batch / ranks * ((self.reads.id_bytes - lengths) / local + lengths)
+            self.ids += to_host(self.topology, host, sent)
+            self.vectors += summed_by_host(self.topology, host, self.batch * vectors * columns * self.travelling)
+            written = np.where(rows > 0, self.batch * vectors * columns * VECTOR_BYTES, 0.0)
+            self._lookup(self.batch * self.reads.ids * rows / self.table.num_embeddings, rows, columns, written)
+            self.buffers += 2 * (written * (1 + 1 / local) + self.batch / ranks * vectors * columns * VECTOR_BYTES)
 
     def _at_owners(self) -> None:
         """Adds up whole tables, or whole columns of them."""
@@ -290,7 +313,8 @@ class _TableCost:
             written, here = np.zeros(ranks), np.zeros(ranks)
             written[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
             self.ids += gather(self.topology, shard.rank, mine * self.reads.id_bytes)
-            self.vectors += gather(self.topology, shard.rank, mine * self.reads.vectors * vector).back
+            sent = mine * self.reads.vectors * shard.columns * self.travelling
+            self.vectors += gather(self.topology, shard.rank, sent).back
             self._lookup(ids * here, shard.rows * here, shard.columns, written)
             self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 

@@ -12,7 +12,14 @@ from dataclasses import replace
 from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError, printable
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.planning.placements import asked_placement, column_blocks, decays_whole, has_row_blocks
+from shardrec.sharding.planning.placements import (
+    CUT_COLUMNS,
+    asked_placement,
+    column_blocks,
+    decays_whole,
+    grid_blocks,
+    has_row_blocks,
+)
 from shardrec.sharding.planning.plan import TablePlan, bytes_per_rank, id_map_share, replica_bytes, table_bytes
 from shardrec.sharding.planning.row_memory import described_memory, device_bytes, may_lie_on_host, whole_host_bytes
 from shardrec.sharding.planning.topology import Topology
@@ -100,25 +107,37 @@ def _exactly(count: int) -> str:
 # ---------------------------------------------------------------- what would fit
 
 
-def least_peak(tables: Tables, ranks: int) -> int:
+def least_peak(tables: Tables, topology: Topology) -> int:
     """Returns the bytes on the fullest rank, with its share of id maps, if all rows are spread that may be."""
+    ranks = topology.world_size
     taken, spread, whole = id_map_share(tables.values(), ranks), 0, []
-    columns = [0] * ranks
+    columns, of_hosts = [0] * ranks, list[int]()
     for i, table in enumerate(tables.values()):
-        placement = asked_placement(table, ranks)
+        placement = asked_placement(table, topology)
         if placement == "data_parallel" and (ranks > 1 or decays_whole(table)):
             taken += replica_bytes(table)
         elif placement == "column_wise" and ranks > 1:
             for rank, size in column_blocks(table, ranks, first=i).bytes_by_rank.items():
                 columns[rank] += size
+        elif placement == "grid":
+            for rank, size in grid_blocks(table, topology, first=i).bytes_by_rank.items():
+                columns[rank] += size
+        elif placement == "table_row_wise":
+            block = -(-table.num_embeddings // topology.local_world_size)
+            of_hosts.append(device_bytes(table, block, physical_dim(table)))
         elif placement == "row_wise" or (placement is None and has_row_blocks(table, ranks)):
             spread += device_bytes(table, -(-table.num_embeddings // ranks), physical_dim(table))
         else:
             whole.append(table_bytes(table))
-    loads = [0] * ranks
-    for size in sorted(whole, reverse=True):
+    return taken + max(columns) + spread + _fullest(whole, ranks) + _fullest(of_hosts, topology.hosts)
+
+
+def _fullest(sizes: Iterable[int], places: int) -> int:
+    """Returns what the fullest place has, of ranks or hosts, if the emptiest one is given each in turn."""
+    loads = [0] * places
+    for size in sorted(sizes, reverse=True):
         heapq.heapreplace(loads, loads[0] + size)
-    return taken + max(columns) + spread + max(loads)
+    return max(loads)
 
 
 def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
@@ -126,7 +145,8 @@ def fewest_hosts(tables: Tables, topology: Topology) -> int | None:
     on_hosts = sum(map(whole_host_bytes, tables.values()))
 
     def fits(hosts: int) -> bool:
-        on_ranks = least_peak(tables, hosts * topology.local_world_size) <= topology.memory_per_rank
+        larger = replace(topology, world_size=hosts * topology.local_world_size)
+        on_ranks = least_peak(tables, larger) <= topology.memory_per_rank
         return on_ranks and (topology.host_memory is None or on_hosts <= hosts * topology.host_memory)
 
     enough = 1
@@ -160,7 +180,7 @@ def _remedy(tables: Tables, on_rank: list[str], topology: Topology) -> str:
 
 
 def _fits(tables: Tables, topology: Topology) -> bool:
-    return least_peak(tables, topology.world_size) <= topology.memory_per_rank
+    return least_peak(tables, topology) <= topology.memory_per_rank
 
 
 def _hosts(count: int, topology: Topology) -> str:
@@ -188,7 +208,7 @@ def _freed(tables: Tables, on_rank: Iterable[str], topology: Topology) -> tuple[
 
 def _is_bound(table: EmbeddingTable, ranks: int) -> bool:
     """Says whether a placement was asked for that keeps a table's rows together, though they could be parted."""
-    return table.placement in ("table_wise", "column_wise", "data_parallel") and has_row_blocks(table, ranks)
+    return table.placement not in (None, "row_wise") and has_row_blocks(table, ranks)
 
 
 def _in_rows(table: EmbeddingTable) -> EmbeddingTable:
@@ -205,7 +225,7 @@ def _half(table: EmbeddingTable) -> EmbeddingTable:
 
 def _rowwise(table: EmbeddingTable) -> EmbeddingTable:
     assert table.optimizer is not None
-    if table.placement == "column_wise" or decays_whole(table) or table.frozen:
+    if table.placement in CUT_COLUMNS or decays_whole(table) or table.frozen:
         return table
     rate = table.optimizer.learning_rate
     return replace(table, optimizer=type(table.optimizer)(name="rowwise_adagrad", learning_rate=rate))

@@ -10,6 +10,7 @@ from functools import cached_property
 from shardrec.models.table_settings import Placement
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.id_map import id_map_bytes
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.row_memory import device_bytes, host_bytes
 from shardrec.sharding.tables.live import physical_dim
 
@@ -107,7 +108,8 @@ def id_map_share(tables: Iterable[EmbeddingTable], world_size: int) -> int:
 class Plan:
     """A plan has all tables' placements for `world_size` ranks, `local_world_size` of them on each host.
 
-    memory_per_rank: what a rank has for tables, in bytes. notes: what was asked for and means nothing there.
+    memory_per_rank: what a rank has for tables, in bytes. notes: what was asked for and means nothing there. exchange:
+    the numbers that vectors travel as.
     """
 
     tables: dict[str, TablePlan]
@@ -116,6 +118,7 @@ class Plan:
     device: str
     memory_per_rank: int
     notes: tuple[str, ...] = ()
+    exchange: Exchange = "fp32"
 
     @property
     def host_bytes(self) -> tuple[int, ...]:

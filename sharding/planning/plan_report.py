@@ -22,7 +22,7 @@ def plan_text(plan: Plan) -> str:
     have them, and below the table how the ranks' memory compares.
     """
     text = _ranks_in_columns(plan) if plan.world_size <= FEW_RANKS else _shards_in_columns(plan)
-    return text + "".join(f"{line}\n" for line in (*_host_memory_lines(plan), *plan.notes))
+    return text + "".join(f"{line}\n" for line in (*_host_memory_lines(plan), *plan.notes, *_exchange_lines(plan)))
 
 
 def in_runs(ranks: Iterable[int], most: int = 6) -> str:
@@ -99,6 +99,14 @@ def _host_memory_lines(plan: Plan) -> list[str]:
         return []
     names = ", ".join(f"{printable(t.name)}: {described_memory(t)}" for t in outside)
     return [f"rows in host memory: {names}; {_span(plan.host_bytes)} of each host"]
+
+
+def _exchange_lines(plan: Plan) -> list[str]:
+    """Returns a line on numbers that are rounded on their way; none where they are not."""
+    if plan.exchange == "fp32" or plan.world_size == 1:
+        return []
+    vectors = "vectors as fp16, gradients" if plan.exchange == "fp16" else "vectors and gradients"
+    return [f"exchange: {vectors} as bf16"]
 
 
 def _described(plan: TablePlan) -> list[str]:

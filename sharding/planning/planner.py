@@ -18,24 +18,27 @@ from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import Input
-from shardrec.models.table_reads import declared_tables
+from shardrec.models.table_reads import declared_tables, sequence_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import PlanError, check_host_memory, check_memory
 from shardrec.sharding.planning.placements import (
+    CUT_COLUMNS,
+    OF_HOSTS,
     asked_placement,
     column_blocks,
     decays_whole,
+    grid_blocks,
     has_row_blocks,
+    host_row_blocks,
     replicas,
     row_blocks,
     whole_table,
 )
 from shardrec.sharding.planning.plan import Plan, TablePlan, bytes_per_rank, id_map_share, table_bytes
 from shardrec.sharding.planning.row_memory import check_row_memory, described_memory
-from shardrec.sharding.planning.spread import ROW_WORK, spread_by_cost
+from shardrec.sharding.planning.spread import spread_by_cost, work_of
 from shardrec.sharding.planning.topology import Topology
-from shardrec.sharding.tables.live import physical_dim
 from shardrec.sharding.updates.choose import check_table
 
 __all__ = ["PlanError", "plan_tables"]
@@ -53,18 +56,10 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
         check_row_memory(table)
         _check_placement(table)
     tables, notes = _of_one_memory(tables) if topology.device == "cpu" else (tables, ())
+    tables, of_sequences = _of_pooled_tables(tables, inputs, topology)
+    notes = (*notes, *of_sequences, *_of_unlike_hosts(tables, topology))
     ranks = topology.world_size
-    plans: dict[str, TablePlan] = {}
-    for i, table in enumerate(tables.values()):
-        placement = asked_placement(table, ranks)
-        if placement == "data_parallel" and (ranks > 1 or decays_whole(table)):
-            plans[table.name] = replicas(table, ranks)
-        elif ranks == 1:
-            plans[table.name] = whole_table(table, 0)
-        elif placement == "row_wise":
-            plans[table.name] = row_blocks(table, ranks)
-        elif placement == "column_wise":
-            plans[table.name] = column_blocks(table, ranks, first=i)
+    plans = _asked(tables, topology)
     taken = id_map_share(tables.values(), ranks) + _peak(plans, ranks)
     left = replace(topology, memory_per_rank=topology.memory_per_rank - taken)
     plans |= _spread({n: t for n, t in tables.items() if n not in plans}, inputs, left)
@@ -77,10 +72,60 @@ def plan_tables(inputs: Mapping[str, Input], optimizer: TableOptimizer, topology
         topology.device,
         topology.memory_per_rank,
         notes,
+        topology.exchange,
     )
 
 
 # ---------------------------------------------------------------- what is asked
+
+
+def _asked(tables: Mapping[str, EmbeddingTable], topology: Topology) -> dict[str, TablePlan]:
+    """Returns the plans of tables whose placement is no choice, but for whole ones, of which the rank is one."""
+    ranks = topology.world_size
+    plans: dict[str, TablePlan] = {}
+    of_hosts: dict[str, EmbeddingTable] = {}
+    for i, table in enumerate(tables.values()):
+        placement = asked_placement(table, topology)
+        if placement == "data_parallel" and (ranks > 1 or decays_whole(table)):
+            plans[table.name] = replicas(table, ranks)
+        elif ranks == 1:
+            plans[table.name] = whole_table(table, 0)
+        elif placement == "row_wise":
+            plans[table.name] = row_blocks(table, ranks)
+        elif placement == "column_wise":
+            plans[table.name] = column_blocks(table, ranks, first=i)
+        elif placement == "grid":
+            plans[table.name] = grid_blocks(table, topology, first=i)
+        elif placement == "table_row_wise":
+            of_hosts[table.name] = table
+    load = [0] * topology.hosts
+    for name in sorted(of_hosts, key=lambda n: (-table_bytes(tables[n]), n)):
+        host = load.index(min(load))
+        plans[name] = host_row_blocks(tables[name], topology, host)
+        load[host] += table_bytes(tables[name])
+    return plans
+
+
+def _of_pooled_tables(
+    tables: Mapping[str, EmbeddingTable], inputs: Mapping[str, Input], topology: Topology
+) -> tuple[dict[str, EmbeddingTable], tuple[str, ...]]:
+    """Returns the tables with placements that theirs can have, as they are read, and what to say of the others."""
+    sequential = sequence_tables(inputs)
+    changed = {n: t for n, t in tables.items() if n in sequential and t.placement in OF_HOSTS}
+    kept = dict(tables) | {n: replace(t, placement="row_wise") for n, t in changed.items()}
+    if not changed or not topology.several_alike:
+        return kept, ()
+    names = ", ".join(f"{name}: {table.placement}" for name, table in changed.items())
+    return kept, (f"tables that are read as sequences are row_wise instead, as only pooled ones can be so ({names})",)
+
+
+def _of_unlike_hosts(tables: Mapping[str, EmbeddingTable], topology: Topology) -> tuple[str, ...]:
+    """Returns what to say of tables that were to be cut within hosts, where these have unequal numbers of ranks."""
+    names = ", ".join(f"{n}: {t.placement}" for n, t in tables.items() if t.placement in OF_HOSTS)
+    if not names or topology.hosts == 1 or topology.several_alike:
+        return ()
+    local, ranks = topology.local_world_size, topology.world_size
+    return (f"hosts have unequal numbers of ranks ({ranks} in all, up to {local} a host): row_wise instead ({names})",)
 
 
 def _of_one_memory(tables: Mapping[str, EmbeddingTable]) -> tuple[dict[str, EmbeddingTable], tuple[str, ...]]:
@@ -92,11 +137,11 @@ def _of_one_memory(tables: Mapping[str, EmbeddingTable]) -> tuple[dict[str, Embe
 
 def _check_placement(table: EmbeddingTable) -> None:
     assert table.optimizer is not None
-    if table.placement == "column_wise" and table.optimizer.name == "rowwise_adagrad":
+    if table.placement in CUT_COLUMNS and table.optimizer.name == "rowwise_adagrad":
         raise UserError(
-            f"table {table.name!r}: column_wise with rowwise_adagrad is another algorithm (each column shard would "
-            "keep a mean of its own columns' gradients only, so results would depend on the plan); choose optimizer "
-            "adagrad or sgd, or placement row_wise or table_wise"
+            f"table {table.name!r}: {table.placement} with rowwise_adagrad is another algorithm (each column shard "
+            "would keep a mean of its own columns' gradients only, so results would depend on the plan); choose "
+            "optimizer adagrad or sgd, or placement row_wise or table_wise"
         )
     if decays_whole(table) and table.placement not in (None, "data_parallel"):
         raise UserError(
@@ -119,7 +164,8 @@ def _spread(
         return {}
     ranks = topology.world_size
     spreadable = {n for n, t in tables.items() if t.placement is None and has_row_blocks(t, ranks)}
-    cheapest = spread_by_cost(tables, spreadable, inputs, topology)
+    bound = {n for n, t in tables.items() if t.placement is not None}
+    cheapest = spread_by_cost(tables, bound, inputs, topology)
     if cheapest is not None:
         cheapest = _in_runs(cheapest, topology)
         if _peak(cheapest, ranks) <= topology.memory_per_rank:
@@ -137,7 +183,7 @@ def _in_runs(plans: Mapping[str, TablePlan], topology: Topology) -> dict[str, Ta
     Vectors then come back from the ranks in the order in which the tower reads them, which spares it a copy.
     """
     ranks = topology.world_size
-    work = {n: ROW_WORK + physical_dim(p.table) for n, p in plans.items() if p.placement == "table_wise"}
+    work = {n: work_of(p.table) for n, p in plans.items() if p.placement == "table_wise"}
     share, before = sum(work.values()) / ranks, 0.0
     dealt = dict(plans)
     for name, mine in work.items():

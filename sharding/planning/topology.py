@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.planning.exchange import Exchange
 
 GIB = 1 << 30
 CPU_RESERVE = 1 * GIB  # an estimate: interpreter, torch, readers, batches and activations of one rank
@@ -41,7 +42,7 @@ class Topology:
     each direction; `dense_flops` FLOP/s of matrix products; `latency` seconds that a collective takes at least;
     `bus_bandwidth` of reading rows in the memory of a GPU's host, which has `host_memory` bytes for them in all (None:
     not known). They weigh placements against each other and make estimates (`cost.py`). Defaults: a desktop CPU and
-    gloo.
+    gloo. exchange: the numbers that vectors travel as.
     """
 
     world_size: int
@@ -55,11 +56,21 @@ class Topology:
     latency: float = _RATES["cpu"]["latency"]
     bus_bandwidth: float = BUS_BANDWIDTH
     host_memory: int | None = None
+    exchange: Exchange = "fp32"
 
     @property
     def hosts(self) -> int:
         """Returns how many hosts the ranks are on."""
         return -(-self.world_size // self.local_world_size)
+
+    @property
+    def several_alike(self) -> bool:
+        """Returns whether there are several hosts, all of them with as many ranks."""
+        return self.hosts > 1 and self.world_size % self.local_world_size == 0
+
+    def ranks_of(self, host: int) -> range:
+        """Returns the ranks on a host."""
+        return range(host * self.local_world_size, min(self.world_size, (host + 1) * self.local_world_size))
 
     @classmethod
     def described(

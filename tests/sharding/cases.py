@@ -1,5 +1,6 @@
 """Cases for comparing sharded lookups with plain loops (`reference.py`): small inputs and global batches."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.planning.exchange import Exchange
+from shardrec.sharding.planning.placements import CUT_COLUMNS
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.updates.context import UpdateContext
@@ -56,7 +59,7 @@ class Case:
 
         def change(table: EmbeddingTable) -> EmbeddingTable:
             o = table.optimizer
-            refused = o and ((placement == "column_wise" and o.name == "rowwise_adagrad") or o.decay == "table")
+            refused = o and ((placement in CUT_COLUMNS and o.name == "rowwise_adagrad") or o.decay == "table")
             return replace(table, placement=None if refused else placement)
 
         return self.changed(change)
@@ -230,10 +233,18 @@ class Step(nn.Module):
         return ((score - 0.5).square() * batch.weights).sum(), batch.weights.sum()
 
 
-def make(case: Case, optimizer: TableOptimizer = DEFAULT, memory: int = GIB, *, compiled: bool = True) -> Distributed:
+def make(
+    case: Case,
+    optimizer: TableOptimizer = DEFAULT,
+    memory: int = GIB,
+    exchange: Exchange = "fp32",
+    *,
+    compiled: bool = True,
+) -> Distributed:
     """The case's step, sharded over the process group that is here; `optimizer` is for tables that name none."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    topology = Topology(world_size, world_size, "cpu", memory)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    topology = Topology(world_size, local_world_size, "cpu", memory, exchange=exchange)
     plan = plan_tables(case.inputs, optimizer, topology)
     device = torch.device("cpu")
     return distribute(Step(case), plan, optimizer=optimizer, seed=SEED, device=device, compiled=compiled)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed import comm
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.dynamic_ids import DynamicConfig
@@ -19,6 +20,7 @@ from shardrec.models.inputs import PooledEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.sharding.distribution.distribute import distribute
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.tables.collective import ProcessGroupCollective
@@ -58,10 +60,12 @@ OPTIMIZERS = {
 FEWER = ("adagrad", "rowwise_adagrad", "ftrl", "whole_l2")
 STATEFUL = tuple(OPTIMIZERS[n] for n in ("adagrad", "frequency_adam", "ftrl", "momentum_l2", "rmsprop"))
 ANY = ("data_parallel", "table_wise", "row_wise", "column_wise")
+OF_HOSTS = ("table_row_wise", "grid")  # on four ranks, which are two hosts; sequences are row-wise then
 PLACEMENTS = (*ANY, None)
 FURTHER = (2, 3)  # world sizes of what need not be seen on all
+ROUNDED_RANKS = (2, 4)
 WRITER = 2  # the world size that writes the checkpoint which the others read; it runs first
-CHAIN = (2, 1, 3, 2)  # world sizes, each of which goes on from what the one before saved
+CHAIN = (2, 1, 4, 2)  # world sizes, each of which goes on from what the one before saved
 
 
 def optimizers_of(world_size: int) -> tuple[str, ...]:
@@ -71,7 +75,7 @@ def optimizers_of(world_size: int) -> tuple[str, ...]:
 
 def placements_of(world_size: int) -> tuple[str | None, ...]:
     """Likewise; on one rank they are all the same."""
-    return {1: (None,), 4: ("row_wise", "column_wise", None)}.get(world_size, PLACEMENTS)
+    return {1: (None,), 4: (*OF_HOSTS, None)}.get(world_size, PLACEMENTS)
 
 
 def training_case(optimizers: tuple[str, ...]) -> Case:
@@ -131,7 +135,7 @@ def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[st
     """The same from what was read, under two plans in which every table is placed otherwise than when written."""
     found = []
     for first in (1, 2):
-        case = every_case().rotated(ANY, first, STATEFUL)
+        case = every_case().rotated(OF_HOSTS if dist.get_world_size() == 4 else ANY, first, STATEFUL)
         distributed = make(case)
         read_tables(folder, entries, distributed.tables)
         saved = whole_tables(distributed)
@@ -142,7 +146,7 @@ def read_checkpoint(folder: Path, entries: list[dict[str, Any]]) -> list[dict[st
 
 def chain_case(link: int) -> Case:
     """SGD and AdaGrad, dealt to pooled and sequence tables; every table is placed otherwise at every link."""
-    return every_case().rotated(ANY, link, (OPTIMIZERS["sgd"], OPTIMIZERS["adagrad"]))
+    return every_case().rotated(OF_HOSTS if CHAIN[link] == 4 else ANY, link, (OPTIMIZERS["sgd"], OPTIMIZERS["adagrad"]))
 
 
 def walk_link(rank: int, folder: Path, link: int, entries: list[dict[str, Any]] | None) -> dict[str, Any]:
@@ -320,6 +324,30 @@ def train_in_half_precision() -> dict[str | None, dict[str, dict[str, Tensor]]]:
     return found
 
 
+ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def rounded_case() -> Case:
+    placements = OF_HOSTS if dist.get_world_size() == 4 else ("table_wise", "row_wise", "column_wise")
+    return every_case().changed_optimizer(OPTIMIZERS["sgd"]).rotated(placements, optimizers=(OPTIMIZERS["sgd"],))
+
+
+def train_in_rounded_exchanges() -> dict[Exchange, dict[str, Any]]:
+    """Losses, and the most by which what a lookup gives of sums and of sequences differs from its rounded self."""
+    found: dict[Exchange, dict[str, Any]] = {}
+    for exchange, dtype in ROUNDED.items():
+        case = rounded_case()
+        distributed = make(case, exchange=exchange)
+        batch = share(case, training_batches()[0], dist.get_rank(), dist.get_world_size(), distributed.lookup)
+        given = distributed.lookup(batch)
+        vectors = [given["wide"], given["fields"], given["history"].values]
+        found[exchange] = {
+            "unrounded": max(float((v - v.to(dtype).float()).abs().max()) for v in vectors),
+            "losses": train(case, distributed, training_batches()),
+        }
+    return found
+
+
 def peak_memory() -> int:
     """Bytes of the process's largest resident set since `forget_peak`."""
     status = Path("/proc/self/status").read_text()
@@ -347,6 +375,15 @@ def measure_memory(folder: Path) -> dict[str, int]:
     read_tables(folder / "large", entries, distributed.tables)
     measured("read")
     return grown
+
+
+def groups_of_hosts() -> list[tuple[list[int], bool]]:
+    """The ranks of this one's host, those of its place on all hosts, and whether they are as patient as all are."""
+    made = make(rounded_case())
+    cpu = torch.device("cpu")
+    patience = made._process_group._get_backend(cpu).options._timeout
+    groups = [group for group in (comm._INTRA_PG, comm._CROSS_PG) if group]
+    return [(dist.get_process_group_ranks(g), g._get_backend(cpu).options._timeout == patience) for g in groups]
 
 
 def agree_on_memory() -> tuple[int, int | None]:
@@ -385,6 +422,9 @@ def run_everything(
         results["stream"] = stream_ids()
     if dist.get_world_size() == 1:
         results["grown"] = measure_memory(folder)
+    if dist.get_world_size() in ROUNDED_RANKS:
+        results["groups"] = groups_of_hosts()
+        results["rounded"] = train_in_rounded_exchanges()
     if dist.get_world_size() in FURTHER:
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.sharding.distribution.frozen_rows import frozen_inputs
 from tests.sharding.cases import Case, Rows, draw_rows, every_case, make, score
 
-FROZEN_RANKS = (1, 2, 3)
+FROZEN_RANKS = (1, 2, 3, 4)
 
 
 def frozen_batch() -> Rows:
@@ -23,9 +23,13 @@ def frozen_batch() -> Rows:
 
 
 def frozen_cases(optimizers: Sequence[TableOptimizer]) -> dict[str, Case]:
-    """Every table once row-wise and once as it was trained: what is cut into columns or copied is placed otherwise."""
+    """Every table cut into rows, and as it was trained; what is cut into columns or copied is placed otherwise.
+
+    On four ranks, which are two hosts, rows are cut within a host.
+    """
+    rows: Placement = "table_row_wise" if dist.is_initialized() and dist.get_world_size() == 4 else "row_wise"
     trained = every_case().rotated(("data_parallel", "table_wise", "row_wise", "column_wise"), optimizers=optimizers)
-    cases = {"row_wise": trained.changed(lambda t: replace(t, placement="row_wise")), "trained": trained}
+    cases = {"rows": trained.changed(lambda t: replace(t, placement=rows)), "trained": trained}
     return {name: replace(case, inputs=frozen_inputs(case.inputs)) for name, case in cases.items()}
 
 

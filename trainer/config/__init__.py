@@ -9,6 +9,7 @@
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `paths.py`: paths, made absolute as they come in
 - `relocation.py`: a run file inside a run folder means that folder
+- `resources.py`: what each worker asks Ray for
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
 - `tracking.py`: which experiment trackers a run has

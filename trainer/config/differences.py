@@ -13,6 +13,7 @@ FREE = (
     "launch.address",
     "launch.timeout",
     "launch.retries",
+    "launch.resources",
 )
 """Where a run lies, where its code is found and how it is watched: the keys that may always differ."""
 

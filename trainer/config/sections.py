@@ -18,8 +18,10 @@ from shardrec.data_pipeline.features.crosses import CrossedFeatures
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.sampling.settings import NegativeSampling
 from shardrec.models.table_settings import TableOptimizer, TableSettings
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.trainer.config.catalogue import CatalogueEvaluation, CatalogueSettings
 from shardrec.trainer.config.init_from import InitFrom
+from shardrec.trainer.config.resources import WorkerResources
 from shardrec.trainer.config.tracking import TrackingConfig
 from shardrec.trainer.config.tuning import TuneConfig
 
@@ -233,6 +235,7 @@ class TrainerConfig(Section):
     max_steps: int | None = Field(default=None, gt=0, lt=2**63)
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
     evaluation: EvaluationConfig = EvaluationConfig()
     best_metric: str | None = Field(
         default=None, description="default: early stopping's, else the task's first; one metric for both"
@@ -290,6 +293,7 @@ class LaunchConfig(Section):
     memory: int | None = Field(
         default=None, gt=0, lt=2**63, description="bytes for tables on one machine; default: measured"
     )
+    resources: WorkerResources = Field(default=WorkerResources(), description="what each worker asks Ray for")
     rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
 
     @field_validator("memory", mode="before")

@@ -1,8 +1,10 @@
 """What a run asks of Ray is compared with what Ray has: workers beyond that would wait without a word, or for ever."""
 
 import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
@@ -11,25 +13,40 @@ from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
 
+from shardrec.data_pipeline.declared.sizes import readable
+from shardrec.data_pipeline.errors import printable
+
 _BY_HAND = format_readonly_node_type("")  # begins the kind of a node that no autoscaler launched
 _NODE_GROUP = "ray.io/node-group"
+_ROUNDING = 1e-4  # Ray's unit of any resource
+
+
+Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+_TOGETHER = {"STRICT_PACK": ", all on one machine", "STRICT_SPREAD": ", each on a machine of its own"}
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """A capacity is what a run's workers ask for, one `resource` (CPU or GPU) each, beside what Ray has of it."""
+    """A capacity is how many workers of a run Ray has room for, in all and now, of `asked` that ask for `each`."""
 
-    resource: str
+    each: Mapping[str, float]
+    strategy: Strategy
     asked: int
     total: int
     free: int
+    lacking: str | None = None
 
     @classmethod
-    def of_ray(cls, workers: int, *, use_gpu: bool) -> "Capacity":
-        """Looks at the Ray that this process is connected to."""
-        resource = "GPU" if use_gpu else "CPU"
-        total, free = (int(found.get(resource, 0)) for found in (ray.cluster_resources(), ray.available_resources()))
-        return cls(resource, workers, total, free)
+    def of_ray(cls, workers: int, each: Mapping[str, float], strategy: Strategy) -> "Capacity":
+        """Looks at the Ray that this process is connected to.
+
+        lacking: of what no machine has enough for a single worker.
+        """
+        totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        free = state.available_resources_per_node().values()
+        most = {name: max((node.get(name, 0) for node in totals), default=0) for name in each}
+        lacking = next((name for name, amount in each.items() if most[name] < amount), None)
+        return cls(each, strategy, workers, room(totals, each, strategy), room(free, each, strategy), lacking)
 
     @property
     def missing(self) -> int:
@@ -43,10 +60,33 @@ class Capacity:
 
     def __str__(self) -> str:
         """Returns what is asked, free and missing."""
-        return (
-            f"{self.asked} worker(s) ask for a {self.resource} each, {self.free} of {self.total} are free, "
-            f"{self.missing} missing"
+        what, together = self._what, _TOGETHER.get(self.strategy, "")
+        alone = f"{self.free} of {self.total} are free"
+        found = (
+            alone
+            if what.startswith("a ") and not together
+            else f"there is room for {self.free} now and {self.total} in all"
         )
+        return f"{self.asked} worker(s) ask for {what} each{together}, {found}, {self.missing} missing"
+
+    @property
+    def _what(self) -> str:
+        """Returns what a worker asks for: `a GPU`, or `4 CPU, 1 GPU and 64.0 GiB of memory`."""
+        if self.each in ({"CPU": 1}, {"GPU": 1}):
+            return f"a {next(iter(self.each))}"
+        texts = [
+            f"{readable(int(amount))} of memory" if name == "memory" else f"{amount:g} {printable(name)}"
+            for name, amount in self.each.items()
+        ]
+        return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def room(nodes: Iterable[Mapping[str, float]], each: Mapping[str, float], strategy: Strategy) -> int:
+    """Returns how many workers there is room for on nodes with so much of each resource."""
+    by_node = [min(int(node.get(name, 0) / amount + _ROUNDING) for name, amount in each.items()) for node in nodes]
+    if strategy == "STRICT_PACK":
+        return max(by_node, default=0)
+    return sum(count > 0 for count in by_node) if strategy == "STRICT_SPREAD" else sum(by_node)
 
 
 def can_grow() -> bool:

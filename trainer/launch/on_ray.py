@@ -59,8 +59,8 @@ def _fitted(
 ) -> dict[str, Any]:
     result_file, storage = folder.logs / "result.json", folder.logs / "ray"
     result_file.unlink(missing_ok=True)
-    use_gpu = config.launch.device == "cuda"
-    grows = _say_whether_there_is_room(Capacity.of_ray(workers, use_gpu=use_gpu), folder)
+    each = _of_worker(config.launch)
+    grows = _say_whether_there_is_room(Capacity.of_ray(workers, each, config.launch.resources.strategy), folder)
     patience = config.launch.start_timeout / (1 + config.launch.retries)  # of each try
     with _probe(folder) as probe, variables({START_TIMEOUT: str(patience)}):
         job = {
@@ -77,7 +77,8 @@ def _fitted(
         except ControllerError as error:
             traceback.print_exc()
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                raise _no_room(Capacity.of_ray(workers, use_gpu=use_gpu), config.launch) from None
+                capacity = Capacity.of_ray(workers, each, config.launch.resources.strategy)
+                raise _no_room(capacity, config.launch) from None
             raise _cause(folder, error) from None
         except Exception as error:
             traceback.print_exc()
@@ -92,17 +93,36 @@ def _fitted(
 def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
     """Says what is missing, where workers will have to wait for it; returns whether the cluster may grow for them.
 
-    Raises UserError where a Ray of our own lacks it, on which nothing will come free.
+    Raises UserError where a Ray of our own lacks it, on which nothing will come free, and where no machine of a cluster
+    that stays as it is has enough for one worker.
     """
     if is_ours():  # what an earlier stage's workers have may not count as free yet
         if not capacity.fits:
-            raise UserError(f"launch.workers: {capacity} on this machine; ask for fewer, or set launch.device to cpu")
+            plain = capacity.each.keys() <= {"CPU", "GPU"} and not capacity.strategy.startswith("STRICT")
+            raise UserError(f"launch.workers: {capacity} on this machine; {_REMEDY if plain else _REMEDY_FOR_OTHERS}")
         return False
     grows = can_grow()
+    if capacity.lacking is not None and not grows and capacity.each not in ({"CPU": 1}, {"GPU": 1}):
+        raise UserError(
+            f"launch.resources: {capacity}, as no machine of the cluster has enough {capacity.lacking}; ask for less, "
+            "or start machines that have it"
+        )
     if capacity.missing:
         awaited = "the cluster to grow" if grows else "room on the cluster"
         ProgressFile(folder.logs).phase(f"waiting for {awaited}: {capacity}")
     return grows
+
+
+_REMEDY = "ask for fewer, or set launch.device to cpu"
+_REMEDY_FOR_OTHERS = "leave launch.resources out: a local Ray has one machine's CPUs, GPUs and memory"
+
+
+def _of_worker(launch: LaunchConfig) -> dict[str, float]:
+    """Returns what each worker asks Ray for. Raises UserError for what no worker has a use for."""
+    try:
+        return launch.resources.of_worker(use_gpu=launch.device == "cuda")
+    except ValueError as error:
+        raise UserError(f"launch.resources: {error}") from None
 
 
 def _no_room(capacity: Capacity, launch: LaunchConfig) -> UserError:
@@ -117,7 +137,12 @@ def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, A
         _work,
         local=is_ours(),
         train_loop_config=job,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=launch.device == "cuda"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=launch.device == "cuda",
+            resources_per_worker=_of_worker(launch),
+            placement_strategy=launch.resources.strategy,
+        ),
         run_config=train.RunConfig(
             name=uuid.uuid4().hex,  # a name that was used before would silently resume that run
             storage_path=str(storage),

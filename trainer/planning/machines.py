@@ -59,7 +59,7 @@ class Machines:
         of_options = {name: rate for name, rate in rates.items() if rate is not None}
         of_device = resolve_device(config.launch.device).type == device
         described = Topology.described(hosts, devices, device, memory, **((measured if of_device else {}) | of_options))
-        return replace(described, host_memory=host_memory)
+        return replace(described, host_memory=host_memory, exchange=config.trainer.exchange)
 
     def _device(self, config: RunConfig) -> Literal["cpu", "cuda"]:
         device = self.device or (None if config.launch.device == "auto" else config.launch.device)

@@ -33,5 +33,5 @@ def run_topology(config: RunConfig, environment: Environment | None = None) -> T
         topology = replace(topology, memory_per_rank=config.launch.memory // local)
     if topology.host_memory is not None:
         topology = replace(topology, host_memory=max(0, topology.host_memory - local * config.data.memory))
-    topology = replace(topology, **config.launch.rates.model_dump(exclude_none=True))
+    topology = replace(topology, **config.launch.rates.model_dump(exclude_none=True), exchange=config.trainer.exchange)
     return topology.agreed() if dist.is_initialized() else topology

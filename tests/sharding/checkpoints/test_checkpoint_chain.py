@@ -1,4 +1,4 @@
-"""Tables that move from world size to world size while they are trained: 2, 1, 3 and 2 ranks, always placed anew."""
+"""Tables that move from world size to world size while they are trained: 2, 1, 4 and 2 ranks, always placed anew."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from shardrec.models.table_reads import declared_tables
+from shardrec.models.table_reads import declared_tables, sequence_tables
 from shardrec.sharding.tables.live import KERNEL_COLUMNS
 from tests.processes import run_processes
 from tests.sharding.conftest import Everywhere, entries_of
-from tests.sharding.everywhere import ANY, CHAIN, chain_case, walk_link
+from tests.sharding.everywhere import ANY, CHAIN, OF_HOSTS, chain_case, walk_link
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,11 @@ def test_the_end_is_that_of_the_run_that_was_never_broken(links: Callable[[int],
 
 
 def test_every_link_places_every_table_anew(links: Callable[[int], dict[str, Any]]) -> None:
-    placed = [links(number)["placements"] for number, world_size in enumerate(CHAIN) if world_size > 1]
-    for name, table in declared_tables(chain_case(0).inputs).items():
+    inputs = chain_case(0).inputs
+    first, of_hosts, last = (links(CHAIN.index(4) + i)["placements"] for i in (-2, 0, 1))
+    for name, table in declared_tables(inputs).items():
         if table.embedding_dim > KERNEL_COLUMNS:  # fewer columns are not cut
-            assert len({placements[name] for placements in placed}) == len(placed)
-    assert all(set(placements.values()) == set(ANY) for placements in placed)
+            assert first[name] != last[name]
+            assert of_hosts[name] in (("row_wise",) if name in sequence_tables(inputs) else OF_HOSTS)
+    assert set(first.values()) == set(last.values()) == set(ANY)
+    assert set(of_hosts.values()) == {"row_wise", *OF_HOSTS}

@@ -4,6 +4,7 @@ import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from safetensors import safe_open
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.inputs import PooledEmbeddings
-from shardrec.models.table_settings import TableOptimizer
+from shardrec.models.table_settings import Placement, TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints import shard_files as checkpoint_module
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
+from shardrec.sharding.planning.placements import CUT_COLUMNS
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -24,12 +26,13 @@ from shardrec.sharding.tables.live import DTYPES, LiveTable, TableShard
 from shardrec.sharding.updates.choose import row_update
 from tests.sharding.everywhere import OPTIMIZERS, STATEFUL
 
-PLACEMENTS = ("data_parallel", "table_wise", "row_wise", "column_wise")
+PLACEMENTS = get_args(Placement)
 
 
 def plan_for(tables: list[EmbeddingTable], world_size: int) -> Plan:
     inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
-    return plan_tables(inputs, TableOptimizer(), Topology(world_size, world_size, "cpu", 1 << 30))
+    local_world_size = 2 if world_size == 4 else world_size
+    return plan_tables(inputs, TableOptimizer(), Topology(world_size, local_world_size, "cpu", 1 << 30))
 
 
 def live(plan: Plan, rank: int, seed: int | None) -> dict[str, LiveTable]:
@@ -71,7 +74,7 @@ def two_plans(draw: st.DrawFn) -> tuple[Plan, Plan]:
     def placed() -> Plan:
         chosen = []
         for t in tables:
-            allowed = [p for p in PLACEMENTS if not (p == "column_wise" and t.optimizer.name == "rowwise_adagrad")]
+            allowed = [p for p in PLACEMENTS if not (p in CUT_COLUMNS and t.optimizer.name == "rowwise_adagrad")]
             if t.optimizer.decay == "table":
                 allowed = ["data_parallel"]
             chosen.append({**t.__dict__, "placement": draw(st.sampled_from(allowed))})

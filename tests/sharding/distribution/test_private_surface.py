@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from torchrec.distributed import embedding, embeddingbag
+from torchrec.distributed import comm, embedding, embeddingbag
 from torchrec.distributed.batched_embedding_kernel import (
     BaseBatchedEmbedding,
     BaseBatchedEmbeddingBag,
@@ -20,9 +20,9 @@ from torchrec.distributed.batched_embedding_kernel import (
 )
 from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, GroupedPooledEmbeddingsLookup
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
-from torchrec.distributed.sharding import rw_sharding, tw_sharding
+from torchrec.distributed.sharding import grid_sharding, rw_sharding, tw_sharding, twrw_sharding
 
-from shardrec.sharding.distribution import row_kernels, sharded
+from shardrec.sharding.distribution import host_groups, row_kernels, sharded
 
 Bags, BagSharder = embeddingbag.ShardedEmbeddingBagCollection, embeddingbag.EmbeddingBagCollectionSharder
 Sequences, SequenceSharder = embedding.ShardedEmbeddingCollection, embedding.EmbeddingCollectionSharder
@@ -46,6 +46,7 @@ OVERRIDDEN: dict[Callable[..., Any], object] = {
     embeddingbag.create_sharding_infos_by_sharding_device_group: row_kernels.mark_table,
     Sequences.create_grouped_sharding_infos: row_kernels.mark_table,
     embedding.create_sharding_infos_by_sharding_device_group: row_kernels.mark_table,
+    comm.intra_and_cross_node_pg: host_groups.use_host_groups,
     DefaultDataParallelWrapper._ddp_wrap: "distribute(), whose tower is replicated by it",
 }
 """TorchRec's functions, and what of ours takes their place, calls them or writes what they read."""
@@ -55,6 +56,8 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
     Sequences: ("_lookups", "_sharding_type_to_sharding", "_device", "_env"),
     tw_sharding.BaseTwEmbeddingSharding: ("_grouped_embedding_configs", "_pg"),
     rw_sharding.BaseRwEmbeddingSharding: ("_grouped_embedding_configs", "_pg"),
+    twrw_sharding.BaseTwRwEmbeddingSharding: ("_grouped_embedding_configs_per_rank", "_rank", "_pg"),
+    grid_sharding.BaseGridEmbeddingSharding: ("_grouped_embedding_configs_per_rank", "_rank", "_pg"),
     GroupedPooledEmbeddingsLookup: ("_emb_modules",),
     GroupedEmbeddingsLookup: ("_emb_modules",),
     BatchedFusedEmbeddingBag: ("_emb_module",),
@@ -86,6 +89,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "embeddingbag.create_sharding_infos_by_sharding_device_group": ("f0fed36fdb923923", "532daef1bd225b99"),
     "embedding.ShardedEmbeddingCollection.create_grouped_sharding_infos": ("0f5249ce500a409a",),
     "embedding.create_sharding_infos_by_sharding_device_group": ("2b5026dbfebc857c",),
+    "comm.intra_and_cross_node_pg": ("9126419794301d53", "c43441698e4a4db3"),
     "model_parallel.DefaultDataParallelWrapper._ddp_wrap": ("12861093c1597a1a", "40762f03efffc056"),
 }
 """The first digits of the SHA-256 of each function's source in torchrec 1.8.0, then in 1.6.1 where that differs."""

@@ -25,6 +25,7 @@ from shardrec.sharding.planning.cost import (
     Workload,
     estimate_step,
 )
+from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.plan import Plan
 from shardrec.sharding.planning.planner import plan_tables
 from shardrec.sharding.planning.topology import Topology
@@ -166,6 +167,54 @@ def test_columns_get_all_ids_each() -> None:
     )
 
 
+@pytest.mark.parametrize("exchange", ["fp32", "bf16"])
+def test_rows_within_a_host_are_summed_there_and_sent_to_the_other(exchange: Exchange) -> None:
+    """Each of three ranks has a third of the rows; of the sums of the whole batch it sends the other host its share."""
+    here = replace(HERE, exchange=exchange)
+    inputs = pooled(table("t", 6_000, 16, placement="table_row_wise"))
+    plan = plan_tables(inputs, ROWWISE, here)
+    found = estimate_step(plan, here, Workload(inputs, BATCH, {"t": 4.0}))
+    assert [s.rank for s in plan.tables["t"].shards] == [0, 1, 2]
+    number = {"fp32": 4.0, "bf16": 2.0}[exchange]
+    sent = {(r, o): SAMPLES * (4 * 8 / 3 + 8) for r in range(6) for o in range(3)}
+    np.testing.assert_allclose(part(found, IDS).seconds, np.array(exchange_seconds(sent)) + 3e-4)
+    summed = np.array([BATCH * 16 * number * 2 / 3 / 5e9] * 3 + [0.0] * 3)  # a ring of three ranks, before the rest
+    away = {(o, o + 3): SAMPLES * 16 * number for o in range(3)}
+    np.testing.assert_allclose(part(found, VECTORS).seconds, summed + exchange_seconds(away) + 2e-4)
+    back = {(receiver, sender): size for (sender, receiver), size in away.items()}
+    np.testing.assert_allclose(part(found, GRADIENTS).seconds, summed + exchange_seconds(back) + 2e-4)
+    of_owners = np.array([1.0] * 3 + [0.0] * 3)
+    ids = BATCH * 4 / 3
+    np.testing.assert_allclose(part(found, LOOKUP).seconds, of_owners * (ids + BATCH) * 16 * 4 / 7e9)
+    changed = ids * 16 * 4 + touched(2_000, ids) * 2 * (16 * 4 + 4)
+    np.testing.assert_allclose(part(found, UPDATE).seconds, of_owners * changed / 7e9)
+    np.testing.assert_allclose(found.buffer_bytes, 2 * (of_owners * (BATCH + BATCH / 3) + SAMPLES) * 16 * 4)
+
+
+def test_a_grid_is_such_rows_of_some_columns_on_each_host() -> None:
+    whole, halves = (
+        estimated(
+            pooled(*(table(n, 6_000, dim, optimizer=ADAGRAD, placement=how) for n in names)), dict.fromkeys(names, 4.0)
+        )
+        for names, dim, how in (("t", 16, "grid"), ("ab", 8, "table_row_wise"))
+    )
+    assert sorted((s.rank, s.columns) for s in whole[0].tables["t"].shards) == [(r, 8) for r in range(6)]
+    assert len({s.rank for p in halves[0].tables.values() for s in p.shards}) == 6
+    for name in (IDS, VECTORS, LOOKUP, UPDATE, GRADIENTS):
+        np.testing.assert_allclose(part(whole[1], name).seconds, part(halves[1], name).seconds)
+
+
+@pytest.mark.parametrize("placement", ["table_wise", "row_wise", "column_wise"])
+def test_half_as_many_bytes_are_exchanged_as_smaller_numbers(placement: str) -> None:
+    inputs = pooled(table("t", 6_000, 16, optimizer=ADAGRAD, placement=placement))
+    found = []
+    for exchange in ("fp32", "fp16"):
+        here = replace(HERE, latency=0.0, exchange=exchange)
+        found.append(estimate_step(plan_tables(inputs, ADAGRAD, here), here, Workload(inputs, BATCH)))
+    for name, times in ((IDS, 1), (VECTORS, 0.5), (LOOKUP, 1), (UPDATE, 1), (GRADIENTS, 0.5)):
+        np.testing.assert_allclose(part(found[1], name).seconds, times * part(found[0], name).seconds)
+
+
 def test_replicas_exchange_no_ids_but_their_whole_gradient() -> None:
     _, found = estimated(pooled(table("t", 600, 4, placement="data_parallel")), tower_parameters=1_000)
     assert part(found, IDS).longest == part(found, VECTORS).longest == 0.0
@@ -242,6 +291,7 @@ def test_changes_are_planned_and_better() -> None:
     by_name = {change.name: change for change in found}
     assert found == sorted(found, key=lambda change: -change.samples_per_second)
     assert all(change.samples_per_second > 1.05 * now.samples_per_second for change in found)
+    assert {"place 'wide' table_row_wise", "place 'wide' grid", "trainer.exchange bf16"} <= by_name.keys()
     parted = by_name["place 'wide' column_wise"]
     changed = pooled(replace(wide, placement="column_wise"), table("small", 60, 4, placement="table_wise"))
     planned = plan_tables(changed, ADAGRAD, fast)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.inputs import PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.planning.fit import fewest_hosts, least_peak
@@ -28,6 +28,11 @@ SGD, ADAGRAD, ROWWISE, FTRL = (TableOptimizer(name=n) for n in ("sgd", "adagrad"
 def plan(tables: list[EmbeddingTable], ranks: int = 2, memory: int = 64 * MIB, device: str = "cpu") -> Plan:
     inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
     return plan_tables(inputs, ROWWISE, Topology(ranks, ranks, device, memory))  # type: ignore[arg-type]
+
+
+def on_hosts(tables: list[EmbeddingTable], ranks: int, local: int, memory: int = 1 << 40) -> Plan:
+    inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
+    return plan_tables(inputs, ROWWISE, Topology(ranks, min(local, ranks), "cpu", memory))
 
 
 def dynamic_table(name: str, rows: int, dim: int, space: str = "", after: int = 1, **more: object) -> EmbeddingTable:
@@ -131,12 +136,84 @@ def test_column_width(columns: int, ranks: int, width: int) -> None:
     assert column_width(columns, ranks) == width
 
 
+# ---------------------------------------------------------------- several hosts
+
+
+def test_rows_within_a_host_go_to_the_emptiest_one() -> None:
+    """The larger table alone, the two others together; rows in blocks as on all ranks."""
+    tables = [table(f"t{rows}", rows, 16, placement="table_row_wise") for rows in (10, 30, 18)]
+    shards = {n: [(s.rank, s.row, s.rows) for s in p.shards] for n, p in on_hosts(tables, 4, 2).tables.items()}
+    assert shards == {"t10": [(2, 0, 5), (3, 5, 5)], "t30": [(0, 0, 15), (1, 15, 15)], "t18": [(2, 0, 9), (3, 9, 9)]}
+
+
+def test_a_grid_deals_columns_to_hosts_and_rows_to_their_ranks() -> None:
+    (planned,) = on_hosts([table("t", 9, 16, optimizer=SGD, placement="grid")], 6, 2).tables.values()
+    assert [(s.rank, s.row, s.column, s.rows, s.columns) for s in planned.shards[:4]] == [
+        (0, 0, 0, 5, 4),
+        (1, 5, 0, 4, 4),
+        (2, 0, 4, 5, 4),
+        (3, 5, 4, 4, 4),
+    ]
+    assert [s.rank for s in planned.shards[4:]] == [4, 5, 0, 1]  # four blocks of columns on three hosts
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "ranks", "local", "table_row_wise", "grid"),
+    [
+        (10, 8, 4, 2, "table_row_wise", "grid"),
+        (10, 4, 4, 2, "table_row_wise", "table_row_wise"),  # four columns are not cut
+        (1, 8, 4, 2, "table_wise", "column_wise"),  # nor is a row
+        (10, 8, 4, 4, "row_wise", "row_wise"),  # one host
+        (10, 8, 4, 1, "table_wise", "column_wise"),  # hosts of one rank
+        (10, 8, 5, 2, "row_wise", "row_wise"),  # unlike hosts
+        (10, 8, 1, 1, "table_wise", "table_wise"),
+    ],
+)
+def test_what_becomes_of_tables_that_hosts_cannot_cut(
+    rows: int, dim: int, ranks: int, local: int, table_row_wise: str, grid: str
+) -> None:
+    names = ("table_row_wise", "grid")
+    made = on_hosts([table(n, rows, dim, optimizer=SGD, placement=n) for n in names], ranks, local)
+    assert [made.tables[n].placement for n in names] == [table_row_wise, grid]
+    said = "hosts have unequal numbers of ranks (5 in all, up to 2 a host): row_wise instead"
+    assert made.notes == ((f"{said} (table_row_wise: table_row_wise, grid: grid)",) if ranks == 5 else ())
+
+
+def test_tables_that_are_read_as_sequences_stay_row_wise_and_the_plan_says_so() -> None:
+    item, kind = (table(n, 40, 8, placement="table_row_wise") for n in ("item", "kind"))
+    inputs = {"history": SequenceEmbeddings({"items": item}), "target": PooledEmbeddings({"item": item, "kind": kind})}
+    made = plan_tables(inputs, ROWWISE, Topology(4, 2, "cpu", MIB))
+    assert {n: p.placement for n, p in made.tables.items()} == {"item": "row_wise", "kind": "table_row_wise"}
+    assert plan_text(made).endswith(
+        "tables that are read as sequences are row_wise instead, as only pooled ones can be so (item: table_row_wise)\n"
+    )
+
+
+def test_many_tables_are_cut_within_hosts_where_other_hosts_are_far() -> None:
+    """Twice as many as hosts, none of which a rank has room for; a table too large for a host goes to all."""
+    tables = [table("largest", 10 * MIB, 16), *(table(f"t{i}", 3 * MIB, 16) for i in range(8))]
+    inputs = {"all": PooledEmbeddings({t.name: t for t in tables}, concat=True)}
+    machines = Topology.described(4, 4, "cpu", 150 * MIB, local_bandwidth=1e10, host_bandwidth=1e9)
+    made = plan_tables(inputs, ROWWISE, machines)
+    placements = {n: p.placement for n, p in made.tables.items()}
+    assert placements.pop("largest") == "row_wise"
+    assert set(placements.values()) == {"table_row_wise"}
+    assert {p.shards[0].rank // 4 for n, p in made.tables.items() if n != "largest"} == {0, 1, 2, 3}
+    assert max(made.bytes_per_rank) <= machines.memory_per_rank
+
+
+def test_grid_rowwise_adagrad() -> None:
+    said = refused(UserError, [table("t", 10, 16, placement="grid")])
+    assert said.startswith("table 't': grid with rowwise_adagrad is another algorithm")
+
+
 @st.composite
 def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
     found = []
     for i in range(draw(st.integers(1, 6))):
         optimizer = draw(st.sampled_from([SGD, ADAGRAD, ROWWISE, FTRL]))
-        allowed = [None, "data_parallel", "table_wise", "row_wise"] + ["column_wise"] * (optimizer is not ROWWISE)
+        allowed = [None, "data_parallel", "table_wise", "row_wise", "table_row_wise"]
+        allowed += ["column_wise", "grid"] * (optimizer is not ROWWISE)
         rows, dim = draw(st.sampled_from([1, 2, 5, 1_000, 90_001])), draw(st.integers(1, 40))
         kind = dynamic_table if rows > 5 and draw(st.booleans()) else table
         found.append(kind(f"t{i}", rows, dim, optimizer=optimizer, placement=draw(st.sampled_from(allowed))))
@@ -144,10 +221,10 @@ def any_tables(draw: st.DrawFn) -> list[EmbeddingTable]:
 
 
 @settings(max_examples=40)
-@given(tables=any_tables(), ranks=st.sampled_from([1, 2, 3, 4, 5, 9, 12]))
-def test_every_plan_covers_every_table_once(tables: list[EmbeddingTable], ranks: int) -> None:
-    made = plan(tables, ranks, memory=1 << 40)
-    assert made == plan(tables, ranks, memory=1 << 40)
+@given(tables=any_tables(), ranks=st.sampled_from([1, 2, 3, 4, 5, 9, 12]), local=st.integers(1, 12))
+def test_every_plan_covers_every_table_once(tables: list[EmbeddingTable], ranks: int, local: int) -> None:
+    made = on_hosts(tables, ranks, local)
+    assert made == on_hosts(tables, ranks, local)
     for t in tables:
         planned = made.tables[t.name]
         if planned.placement == "data_parallel":
@@ -312,7 +389,7 @@ def test_hosts_that_would_do_do_and_one_less_does_not(tables: list[EmbeddingTabl
     made = plan_tables(inputs, ROWWISE, Topology(hosts * local, local, "cpu", memory))
     assert max(made.bytes_per_rank) <= memory
     if hosts > 1:
-        assert least_peak(named, (hosts - 1) * local) > memory
+        assert least_peak(named, Topology((hosts - 1) * local, local, "cpu", memory)) > memory
 
 
 # ---------------------------------------------------------------- id maps

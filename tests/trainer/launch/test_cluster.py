@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,8 +15,10 @@ import ray
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import TOKEN_VARIABLES, local_ray
 from shardrec.trainer.config.load import load
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
-from shardrec.trainer.launch.capacity import can_grow, names_launched_nodes
+from shardrec.trainer.launch.capacity import can_grow, names_launched_nodes, room
+from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.predict import predict_rows
 from shardrec.trainer.training.train_run import train_run
@@ -46,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray of two cores."""
-    with local_ray(2):
+    """A Ray of one machine with two cores and one `fast_disk`."""
+    with local_ray(2, resources={"fast_disk": 1}):
         yield
 
 
@@ -76,6 +79,57 @@ def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, fol
     said = json.loads((made.logs / "progress.json").read_text())
     assert said["phase"] == f"waiting for room on the cluster: {asked}"
     assert str(made.failure()) == str(error.value)  # so that nothing is left of a run that never began
+
+
+def report_resources(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:
+    """What Ray has set aside for each worker."""
+    runtime = ray.get_runtime_context()
+    return {"all": environment.gather((runtime.get_assigned_resources(), runtime.get_placement_group_id()))}
+
+
+def test_workers_get_the_resources_that_the_run_file_names(cluster: None, folder: Path, tmp_path: Path) -> None:
+    asked = "launch.resources={cpus: 0.5, custom: {fast_disk: 0.5}, strategy: STRICT_PACK}"
+    config = load(folder / "run.yaml", (f"run={tmp_path}/run", *ON_RAY, asked))
+    result = launch(report_resources, config, RunFolder.create(config, resume=False))
+    found, groups = zip(*result["all"], strict=True)
+    assert list(found) == [{"CPU": 0.5, "fast_disk": 0.5}]
+    (group,) = {*groups}
+    assert ray.util.placement_group_table()[group]["strategy"] == "STRICT_PACK"
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        (
+            "{custom: {fast_disk: 2}}",
+            "1 worker(s) ask for 1 CPU and 2 fast_disk each, there is room for 0 now and 0 in all, 1 missing, as no "
+            "machine of the cluster has enough fast_disk; ask for less, or start machines that have it",
+        ),
+        ("{cpus: 64, memory: 1KiB}", "1 worker(s) ask for 64 CPU and 1.0 KiB of memory each, there is room for 0 now"),
+        ("{gpus: 1}", "gpus: 1, but device is cpu; leave gpus out, or set launch.device to cuda"),
+    ],
+)
+def test_what_no_machine_has_is_refused_at_once(
+    resources: str, said: str, cluster: None, folder: Path, tmp_path: Path
+) -> None:
+    config = load(folder / "run.yaml", (f"run={tmp_path}/run", *ON_RAY, f"launch.resources={resources}"))
+    with pytest.raises(UserError) as error:
+        launch(train_worker, config, RunFolder.create(config, resume=False))
+    assert str(error.value).startswith(f"launch.resources: {said}")
+
+
+def test_workers_go_where_there_is_room_for_all_that_one_asks_for() -> None:
+    """Three machines: 5 workers of 2 CPU and a GPU have room on two of them, and no third CPU is of use elsewhere."""
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 7.0, "GPU": 4.0}, {"CPU": 64.0}]
+    each = {"CPU": 2.0, "GPU": 1.0}
+    assert [room(nodes, each, strategy) for strategy in ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")] == [
+        5,
+        5,
+        3,
+        2,
+    ]
+    assert room([{"CPU": 1.0}], {"CPU": 0.1}, "PACK") == 10
+    assert room([], each, "STRICT_PACK") == 0
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,20 @@ def test_each_stage_is_planned_and_drawn(
     assert (tmp_path / "plan-one.png").exists() and (tmp_path / "plan-two.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("exchange", "line"),
+    [("bf16", "exchange: vectors and gradients as bf16"), ("fp16", "exchange: vectors as fp16, gradients as bf16")],
+)
+def test_smaller_numbers_on_the_way_are_said_and_counted(
+    exchange: str, line: str, run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here and on other machines."""
+    for machines in (("--set", "launch.workers=2", "--set", "tables={}"), CLUSTER):
+        settings = ("--set", "data.features=[tags, n0]", "--set", f"trainer.exchange={exchange}")
+        plan(monkeypatch, run_file, *settings, *machines)
+        assert line in capsys.readouterr().out.splitlines()
+
+
 def test_without_options_it_is_this_machine(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

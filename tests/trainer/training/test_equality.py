@@ -14,6 +14,7 @@ from tests.trainer.small_run import run_file, write_data
 STEPS = 24
 ROWS = 1200
 PLACEMENTS = ("data_parallel", "table_wise", "row_wise", "column_wise")
+OF_HOSTS = ("table_row_wise", "grid", "row_wise", "table_row_wise")  # in their place on two hosts of two
 # smooth: at a ReLU's kink a rounding error would be as large as a gradient
 PLAIN = {
     "model": {"mlp": {"hidden": [16, 8], "activation": "tanh"}},
@@ -33,13 +34,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("equality") / "data", rows=ROWS)
 
 
-def overrides(folder: Path, optimizer: str, turn: int = 0) -> tuple[str, ...]:
+def overrides(folder: Path, optimizer: str, turn: int = 0, placements: tuple[str, ...] = PLACEMENTS) -> tuple[str, ...]:
     """One run; each table has another placement, and each turn gives every table the next one. FTRL has one of them,
     and the linear part: what it multiplies gradients by is the same on all ranks. One decays by counts of all ranks'
     rows.
     """
     rate, eps = (0.5, "") if optimizer == "sgd" else (0.05, ", eps: 1e-3")
-    placed = {table: PLACEMENTS[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
+    placed = {table: placements[(i + turn) % 4] for i, table in enumerate(("user", "item", "kind", "tags", "shelves"))}
     settings = {name: f"placement: {p}" for name, p in placed.items()}
     settings["user"] += ", dynamic: {rows: 120, after: 2}"  # of 301 users
     settings["item"] += f", optimizer: {FTRL}"
@@ -72,7 +73,8 @@ def spawned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[i
     @cache
     def trained(world_size: int) -> tuple[Path, list[dict]]:
         folder = tmp_path_factory.mktemp(f"on_{world_size}")
-        runs = [overrides(folder, *case) for case in CASES[world_size]]
+        placements = OF_HOSTS if world_size == 4 else PLACEMENTS
+        runs = [overrides(folder, *case, placements) for case in CASES[world_size]]
         return folder, train_in_processes(world_size, run_file(folder / "run.yaml", data, **PLAIN), *runs)
 
     return trained
