@@ -99,7 +99,7 @@ class _Reader:
         how = "" if status is None else f" (by signal {-status})" if status < 0 else f" (with exit status {status})"
         return UserError(
             f"data.readers: reader process {self.process.pid} ended {when}{how}; where the system took its memory, "
-            "lower data.readers or data.memory, and go on with --resume"
+            "lower data.readers or data.memory"
         )
 
 

@@ -88,7 +88,7 @@ def equal(a: tuple, b: tuple) -> bool:
 
 @pytest.mark.parametrize(
     ("readers", "order", "rank", "world_size"),
-    [(3, "shuffled", 0, 1), (2, "shuffled", 1, 2), (3, "time", 0, 1)],
+    [(3, "shuffled", 1, 2), (3, "time", 0, 1)],
 )
 def test_batches_are_those_of_one_process(folder: Path, readers: int, order: str, rank: int, world_size: int) -> None:
     """In two epochs, from the middle of one too, with the columns beside them, and no row is decoded again."""
@@ -110,7 +110,7 @@ def test_readers_end_with_an_epoch_that_is_left_and_with_the_loader(folder: Path
     rest = len(list(again))
     assert rest == loader.steps_per_epoch - 3
     readers = psutil.Process().children()
-    assert len(readers) == 2
+    assert len(readers) == loader.readers == 2
     del loader, again
     assert not psutil.wait_procs(readers, timeout=10)[1]
 
@@ -141,10 +141,8 @@ def test_a_reader_that_is_killed_is_named(folder: Path) -> None:
 
 
 def test_no_more_readers_start_than_there_are_lanes(folder: Path) -> None:
-    before = psutil.Process().children()
-    loader = load(folder, readers=64, lanes=2)
-    list(loader.epoch(0))
-    assert len(psutil.Process().children()) == len(before) + 2
+    assert load(folder, readers=64, lanes=2).readers == 2
+    assert load(folder, readers=64, order="time", lanes=None).readers == 1
 
 
 def test_readers_have_to_fit_into_memory(folder: Path) -> None:
