@@ -45,6 +45,7 @@ class Loader:
     window: rows of a lane that are shuffled together
     memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take
     prefetch: batches made ahead by a background thread; 0 makes them in the caller's
+    in_use: batches that the caller holds at once, which `memory` counts beside those made ahead
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
@@ -72,6 +73,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         prefetch: int = 2,
+        in_use: int = 1,
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
@@ -99,6 +101,7 @@ class Loader:
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
         self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
+        self._batches_held = prefetch + in_use
         self._kind = order
         self._drawn = settings is None or isinstance(negatives, Drawn)
         self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
@@ -136,7 +139,7 @@ class Loader:
     def _put_in_order(self, lanes: int | None, global_batch_size: int, window: int, memory: int, seed: int) -> None:
         """Decides which rows make which batch. Raises UserError where lanes and batches do not fit into `memory`."""
         rows = -(-global_batch_size // self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * (self._prefetch + 1)
+        batch_rows = rows * self._batches_held
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, self._kind == "shuffled")
@@ -168,7 +171,7 @@ class Loader:
         """Returns the bytes left for kept row groups. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
         rows = self.order.padded_rows(0, self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * (self._prefetch + 1)
+        batch_rows = rows * self._batches_held
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(
