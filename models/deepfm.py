@@ -1,6 +1,5 @@
 """DeepFM adds a factorization machine and an MLP over the same embeddings (Guo et al., IJCAI 2017)."""
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -34,5 +33,5 @@ class DeepFM(Recommender):
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1 + D], [B, N] -> [B]."""
         first, pairs = fm_terms(field)
-        deep = self.mlp(torch.cat([field[:, :, 1:].flatten(1), dense], 1))
+        deep = self.mlp(field[:, :, 1:], dense)
         return self.linear(dense) + first + pairs.sum(1) + deep.squeeze(1)

@@ -118,12 +118,15 @@ def predict_worker(
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
     scores = scored_batches(session, loader, explain=explain, calibration=calibration, on_batch=on_batch)
-    row_count = written(scores, f"{out}/part-{session.environment.rank:05d}.parquet")
+    part = f"{out}/part-{session.environment.rank:05d}.parquet"
+    row_count = written(scores, part, **({} if explain else {"use_dictionary": list(keys)}))
     return {"rows": sum(session.environment.gather(row_count)), "step": step}
 
 
-def written(tables: Generator[pa.Table], part: str) -> int:
+def written(tables: Generator[pa.Table], part: str, **options: Any) -> int:
     """Writes tables to a file, each while the next is made, and returns their rows.
+
+    options: those of `SealedWriter`.
 
     Raises UserError, also for a full disk: a launcher would try any other error again.
     """
@@ -135,7 +138,7 @@ def written(tables: Generator[pa.Table], part: str) -> int:
             for table in tables:
                 if writing is not None:
                     writing.result()
-                writer = writer or SealedWriter(part, table.schema)
+                writer = writer or SealedWriter(part, table.schema, **options)
                 writing = thread.submit(writer.write_table, table)
                 row_count += table.num_rows
             if writing is not None:

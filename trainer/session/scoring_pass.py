@@ -8,7 +8,7 @@ exchange ids and rows in them.
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Generic, TypeVar
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.models.layers.packed import packed
 from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.forward import Inputs
 from shardrec.trainer.session.loaders import batches_at_once
@@ -69,9 +70,16 @@ class ScoringPass(Generic[T]):
         was_training = module.training
         module.eval()
         try:
-            yield
+            with self._packed():
+                yield
         finally:
             module.train(was_training)
+
+    def _packed(self) -> AbstractContextManager[None]:
+        if self._session.environment.device.type != "cpu":
+            return nullcontext()
+        reduced = self._session.config.trainer.precision == "bf16"
+        return packed(self._session.model, torch.bfloat16 if reduced else torch.float32)
 
 
 def _next(begun: deque[tuple[Batch, pa.Table, Callable[[], T]]]) -> tuple[Batch, pa.Table, T]:
