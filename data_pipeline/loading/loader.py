@@ -100,9 +100,8 @@ class Loader:
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
-        self._rank, self._world_size, self._prefetch = rank, world_size, prefetch
-        self._batches_held = prefetch + in_use
-        self._kind = order
+        self._rank, self._world_size, self._prefetch, self._in_use = rank, world_size, prefetch, in_use
+        self._kind, self._warned = order, False
         self._drawn = settings is None or isinstance(negatives, Drawn)
         self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
         if settings is not None:
@@ -118,7 +117,6 @@ class Loader:
         self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Drawn) else 0
         self._shared_rows = self._shared.rows if self._shared else 0
         self._put_in_order(lanes, global_batch_size, window, memory - self._taken, seed)
-        self._warned = False
         self.rows_read = self.rows_decoded = 0
 
     def _shared_sampler(
@@ -139,7 +137,7 @@ class Loader:
     def _put_in_order(self, lanes: int | None, global_batch_size: int, window: int, memory: int, seed: int) -> None:
         """Decides which rows make which batch. Raises UserError where lanes and batches do not fit into `memory`."""
         rows = -(-global_batch_size // self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * self._batches_held
+        batch_rows = rows * (self._prefetch + self._in_use)
         self._footprint = Footprint.of(self._layout, self.index, memory=memory, window=window, batch_rows=batch_rows)
         lanes, global_batch_size = self._cut(lanes, global_batch_size, window, memory)
         self.order = Order(self.index.group_rows, global_batch_size, lanes, window, seed, self._kind == "shuffled")
@@ -171,7 +169,7 @@ class Loader:
         """Returns the bytes left for kept row groups. Raises UserError where lanes and batches do not fit."""
         lanes, window = len(self.order.shares(self._rank, self._world_size)), self.order.window
         rows = self.order.padded_rows(0, self._world_size) * self._each + self._shared_rows
-        batch_rows = rows * self._batches_held
+        batch_rows = rows * (self._prefetch + self._in_use)
         needed = self._footprint.reader_bytes(lanes, window, batch_rows)
         if needed > memory:
             raise UserError(

@@ -4,8 +4,9 @@ Inspection makes the same loaders as training does, so that what is too large, t
 anything starts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.loading.footprint import BATCH_WIDTH
 from shardrec.data_pipeline.loading.loader import Drawn, Loader
@@ -43,8 +44,8 @@ def loader_for(
     training; they keep their keys but have no ids, so that lookups and exchanges are as in training, and dense ones
     are 0. id_order: keys of the ids. negatives: what training draws; settings alone are enough to check a run. item_of:
     sequences that training leaves the row's own item out of. Outside of training rows are told from the items that a
-    batch shares, where what they are drawn from is given, and batches are as large as the run file says, or as
-    `_scored_at_once` does.
+    batch shares, where what they are drawn from is given, and batches are as large as the run file says, else as
+    `_large` does.
 
     Raises UserError as `Loader` does.
     """
@@ -75,13 +76,23 @@ def loader_for(
             item_of=item_of if training else None,
         )
 
-    if training or data.evaluation_batch_size is not None:
-        return loader(data.global_batch_size if training else data.evaluation_batch_size or 0)
+    if training or told_apart:  # from how many items follows from the batch, and so does the loss
+        return loader(data.global_batch_size if training else data.evaluation_batch_size or data.global_batch_size)
+    return loader(data.evaluation_batch_size) if data.evaluation_batch_size else _large(loader, data, environment)
+
+
+def _large(loader: Callable[[int], Loader], data: DataConfig, environment: Environment) -> Loader:
+    """Returns the loader of `ROWS_AT_ONCE` rows of each worker, or of a batch of training where that has more.
+
+    They are fewer where more do not fit into the memory's share. All workers decide alike.
+    """
     of_training = loader(data.global_batch_size)
-    if told_apart:  # how many items are drawn follows from the batch, and so does the loss
+    fitting = int(data.memory / MEMORY_SHARE / (BATCH_WIDTH * of_training.row_bytes * (data.prefetch + 1)))
+    rows = min(ROWS_AT_ONCE, fitting) * environment.world_size
+    try:
+        return loader(rows) if rows > data.global_batch_size else of_training
+    except UserError:  # lanes, which take the same whatever a batch has, leave less than the share
         return of_training
-    rows = _scored_at_once(data, of_training, environment.world_size)
-    return loader(rows) if rows > data.global_batch_size else of_training
 
 
 def batches_at_once(config: RunConfig, environment: Environment) -> int:
@@ -91,12 +102,3 @@ def batches_at_once(config: RunConfig, environment: Environment) -> int:
     """
     threads = worker_threads(config.launch, environment.local_world_size) if environment.device.type == "cpu" else 1
     return max(1, min(threads, config.data.prefetch - 1))
-
-
-def _scored_at_once(data: DataConfig, of_training: Loader, world_size: int) -> int:
-    """Returns the rows of a batch of all workers, where the run file does not say: `ROWS_AT_ONCE` of each worker.
-
-    They are no more than fit into the memory's share, unless a batch of training has more.
-    """
-    fitting = int(data.memory / MEMORY_SHARE / (BATCH_WIDTH * of_training.row_bytes * (data.prefetch + 1)))
-    return min(ROWS_AT_ONCE, fitting) * world_size
