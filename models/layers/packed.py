@@ -38,7 +38,8 @@ def _layers(mlp: MLP, dtype: torch.dtype) -> list[Layer]:
     of_mlp = [layer for layer in mlp.layers if not isinstance(layer, nn.Dropout)]
     for layer, follower in zip(of_mlp, [*of_mlp[1:], None], strict=True):
         if type(layer) is nn.Linear:
-            layers.append(_Product(layer, dtype, "relu" if isinstance(follower, nn.ReLU) else "none"))
+            attribute = "relu" if isinstance(follower, nn.ReLU) else "none"
+            layers.append(_Product(layer.weight, layer.bias, dtype, attribute))
         elif not (isinstance(layer, nn.ReLU) and layers and isinstance(layers[-1], _Product)):
             layers.append(layer)
     return layers
@@ -47,9 +48,9 @@ def _layers(mlp: MLP, dtype: torch.dtype) -> list[Layer]:
 class _Product:
     """A packed product is a linear layer and what follows it."""
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype, attribute: str) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
-        self._bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, attribute: str) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype))
+        self._bias = None if bias is None else bias.detach().to(dtype)
         self.dtype, self._attribute = dtype, attribute
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ def _is_supported(dtype: torch.dtype) -> bool:
         return False
     try:
         with torch.no_grad():
-            _Product(nn.Linear(32, 32), dtype, "relu")(torch.zeros(32, 32))
+            zeros = torch.zeros(32, 32)  # whatever is drawn here would change what training draws
+            _Product(zeros, None, dtype, "relu")(zeros)
     except (AttributeError, RuntimeError):
         return False
     return True
