@@ -54,7 +54,7 @@ class AutoInt(Recommender):
             all_fields = torch.cat([field, dense[:, :, None] * self.dense_fields], 1)
         logit = self._attend(all_fields)
         if self.mlp is not None:
-            logit = logit + self.mlp(torch.cat([field.flatten(1), dense], 1)).squeeze(1)
+            logit = logit + self.mlp(field, dense).squeeze(1)
         return logit
 
     def _attend(self, field: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """DeepFM adds a factorization machine and an MLP over the same embeddings (Guo et al., IJCAI 2017)."""
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -7,7 +8,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
-from shardrec.models.layers.fm import fm_terms_and_factors
+from shardrec.models.layers.fm import fm_terms, fm_terms_and_factors
 from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
@@ -32,6 +33,10 @@ class DeepFM(Recommender):
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1 + D], [B, N] -> [B]."""
-        first, pairs, factors = fm_terms_and_factors(field, dense)
-        deep = self.mlp(factors)
+        if torch.is_grad_enabled():
+            first, pairs, factors = fm_terms_and_factors(field, dense)
+            deep = self.mlp(factors)
+        else:  # an MLP that only scores takes columns as they lie
+            first, pairs = fm_terms(field)
+            deep = self.mlp(field[:, :, 1:], dense)
         return self.linear(dense) + first + pairs.sum(1) + deep.squeeze(1)

@@ -1,6 +1,5 @@
 """Embedding + MLP is the base model that deep click models are compared with."""
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -29,4 +28,4 @@ class EmbeddingMLP(Recommender):
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, sum of D], [B, N] -> [B]."""
-        return self.mlp(torch.cat([field, dense], 1)).squeeze(1)
+        return self.mlp(field, dense).squeeze(1)

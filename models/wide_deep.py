@@ -1,6 +1,5 @@
 """Wide & Deep trains a linear part and an MLP jointly (Cheng et al., DLRS 2016)."""
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class WideDeep(Recommender):
     def forward(self, wide: Tensor, deep: Tensor, dense: Tensor, deep_dense: Tensor | None = None) -> Tensor:
         """[B, F, 1], [B, sum of D], [B, N], [B, M] (None: the same as `dense`) -> [B]."""
         of_deep = dense if deep_dense is None else deep_dense
-        return self.linear(dense) + wide.sum((1, 2)) + self.mlp(torch.cat([deep, of_deep], 1)).squeeze(1)
+        return self.linear(dense) + wide.sum((1, 2)) + self.mlp(deep, of_deep).squeeze(1)
 
 
 def _chosen(fields: Fields, patterns: tuple[str, ...] | None, part: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -27,6 +27,9 @@ RUN_BYTES = 24 << 20
 VALUE_BYTES = 24
 """What a value of a list takes while its row is read (measured): Arrow's array and levels, its id, copies of it."""
 
+BATCH_WIDTH = 3
+"""A batch takes about three times the memory of its rows in blocks."""
+
 FOOTER_SHARE = 8
 """Footers of files that are read in turns may take 1/8 of the memory (one is always open)."""
 
@@ -101,10 +104,10 @@ class Footprint:
         return int(decoder + (self._decoded_rows + window) * self.row_bytes)
 
     def reader_bytes(self, lanes: int, window: int, batch_rows: int, readers: int = 1) -> int:
-        """Returns the bytes of so many lanes, one of each reader's decoding, and of batches (three times as wide)."""
+        """Returns the bytes of so many lanes, one of each reader's decoding, and of batches."""
         decoding = self.decoder_bytes + (self._decoded_rows + 3 * self.chunk_rows + 2 * window) * self.row_bytes
         of_readers = readers * (decoding + self.footer_bytes)
-        return int(lanes * self.lane_bytes(window) + of_readers + batch_rows * 3 * self.row_bytes)
+        return int(lanes * self.lane_bytes(window) + of_readers + batch_rows * BATCH_WIDTH * self.row_bytes)
 
 
 def _chunk_rows(row_bytes: float, index: Index, columns: Iterable[str], memory: int) -> int:

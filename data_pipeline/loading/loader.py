@@ -47,6 +47,7 @@ class Loader:
     memory: bytes that decoding, windows, kept row groups and what negatives are drawn from may take
     prefetch: batches made ahead by a background thread; 0 makes them in the caller's
     readers: processes that decode lanes; 0 decodes in the thread that makes batches. No more start than lanes are read
+    in_use: batches that the caller holds at once, which `memory` counts beside those made ahead
     id_order: keys of the ids, in order; sparse features that it leaves out are not read
     class_weights: the first label's value -> factor of the sample weight
     extra_columns: columns that `epoch_with_columns` hands out beside the batches
@@ -60,6 +61,7 @@ class Loader:
     """
 
     _pool: ReaderPool | None = None
+    _warned = False
     _shared: SharedSampler | None = None
 
     def __init__(
@@ -78,6 +80,7 @@ class Loader:
         world_size: int = 1,
         prefetch: int = 2,
         readers: int = 0,
+        in_use: int = 1,
         id_order: Sequence[str] | None = None,
         class_weights: Mapping[float, float] | None = None,
         extra_columns: Sequence[str] = (),
@@ -104,8 +107,8 @@ class Loader:
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
-        self._rank, self._world_size, self._prefetch, self._readers = rank, world_size, prefetch, readers
-        self._kind = order
+        self._rank, self._world_size, self._kind = rank, world_size, order
+        self._prefetch, self._in_use, self._readers = prefetch, in_use, readers
         self._drawn = settings is None or isinstance(negatives, Drawn)
         self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
         if settings is not None:
@@ -120,7 +123,6 @@ class Loader:
         self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Drawn) else 0
         self._shared_rows = self._shared.rows if self._shared else 0
         self._put_in_order(lanes, global_batch_size, window, memory - self._taken, seed)
-        self._warned = False
         self.rows_read = self.rows_decoded = 0
 
     def _shared_sampler(
@@ -233,7 +235,7 @@ class Loader:
 
     @property
     def _batches_at_once(self) -> int:
-        return self._prefetch + 1 + (STEPS_AHEAD + 1 if self._readers else 0)
+        return self._prefetch + self._in_use + (STEPS_AHEAD + 1 if self._readers else 0)
 
     @property
     def row_bytes(self) -> float:

@@ -18,6 +18,7 @@
 - `logit.py`: The logit is the last layer of a tower
 - `mlp.py`: A multi-layer perceptron is the deep part of most towers
 - `moments.py`: Batch normalisation goes by the moments of live rows, over all ranks
+- `packed.py`: MLPs that only score compute each layer, ReLU included, as one oneDNN operator on weights laid out once
 - `packing.py`: Packing puts the positions of jagged sequences in order of their step, so that each step is one slice
 - `padded.py`: Padded sequences are summed and compared over all L slots of a row, padding left out by a mask
 - `pair_attention.py`: Attention over pairs of fields says which crossings matter

@@ -1,7 +1,9 @@
 """A multi-layer perceptron is the deep part of most towers."""
 
+from collections.abc import Callable
 from typing import Annotated
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ class MLP(nn.Module):
 
     out=None leaves that one off, so that `width`, the columns that come out, is the last hidden size. padded: as in
     `Standardise`. Batch norm leaves the linear layer before it no bias: that is kept at 0.
+    packed: what is computed instead of `layers` by who only scores (`packed.py`).
     """
 
     def __init__(self, width: int, config: MLPConfig, out: int | None = 1, *, padded: bool = True) -> None:
@@ -54,12 +57,29 @@ class MLP(nn.Module):
             width = out
         self.layers = nn.Sequential(*layers)
         self.width = width
+        self.packed: list[Callable[[Tensor], Tensor]] | None = None
 
     @property
     def takes_away_shifts(self) -> bool:
         """Says whether a constant that is added to all rows of the input changes nothing in training."""
         return len(self.layers) > 1 and isinstance(self.layers[1], BatchNorm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, columns in] -> [n, width]."""
-        return self.layers(x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        """[n, columns in] -> [n, width]; of several parts [n, ...] the columns come side by side."""
+        x = parts[0] if len(parts) == 1 else self._side_by_side(parts)
+        if self.packed is None:
+            return self.layers(x)
+        for layer in self.packed:
+            x = layer(x)
+        return x
+
+    def _side_by_side(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Returns [n, columns in], for packed layers in one pass and in the first one's precision."""
+        if self.packed is None:
+            return torch.cat([part.flatten(1) for part in parts], 1)
+        dtype = getattr(self.packed[0], "dtype", parts[0].dtype)
+        widths = [part.shape[1:].numel() for part in parts]
+        x = parts[0].new_empty(len(parts[0]), sum(widths), dtype=dtype)
+        for part, columns in zip(parts, x.split(widths, 1), strict=True):
+            columns.unflatten(1, part.shape[1:]).copy_(part)
+        return x

@@ -23,6 +23,7 @@ from shardrec.models.fields import Fields
 from shardrec.models.inputs import Jagged, PooledEmbeddings
 from shardrec.models.layers.mlp import MLPConfig
 from shardrec.models.layers.moments import live_rows
+from shardrec.models.layers.packed import packed
 from shardrec.models.tasks import BinaryClassification
 from shardrec.models.temporal_difference import ActionValues
 from tests.models.cases import (
@@ -192,6 +193,22 @@ def test_works_without_dense_features(name: str, settings: dict[str, Any]) -> No
     loss_of(model, lookup, batch).backward()
     prediction = model.task.prediction(model(**lookup(batch)))
     assert (prediction.lengths if isinstance(prediction, Jagged) else prediction).shape == (8,)
+
+
+@every_model
+@torch.no_grad()
+def test_packed_mlps_score_as_they_do_otherwise(name: str, settings: dict[str, Any]) -> None:
+    model, lookup = build(name, settings)
+    randomise(model)
+    inputs = lookup(batch_of(name, 32, padding=2))
+    model.eval()
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            plain = values_of(model(**inputs))
+            with packed(model, dtype):
+                found = values_of(model(**inputs))
+            torch.testing.assert_close(found, plain, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(values_of(model(**inputs)), plain, rtol=0, atol=0)
 
 
 @every_model

@@ -8,6 +8,7 @@
 - `id_stream.py`: a stream of raw ids through one dynamic table, beside exact counts of all of them
 - `ids.py`: streams of raw ids on several workers, their counters checked in the end: `shardrec bench ids`
 - `padded_histories.py`: history models on padded histories, as they are usually written
+- `predict.py`: rows scored from Parquet to Parquet, beside the tower's products alone: `shardrec bench predict`
 - `reader.py`: Parquet to batches on one core, beside plain pyarrow: `shardrec bench reader`
 - `sharded_tables.py`: one case of lookup and update under a placement, and what memory and exchange reach
 - `sharding.py`: lookup and update over placements, workers, rows, pooling and skew: `shardrec bench sharding`

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.table import Table
 from shardrec.data_pipeline.declared.comma_lists import names_in
 from shardrec.trainer.commands.options import LaunchOverrides, Overrides
 from shardrec.trainer.run_folder.terminal import messages, results
+
+if TYPE_CHECKING:
+    from shardrec.trainer.launch.worker import Worker
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -75,26 +78,31 @@ def step(
     overrides: Overrides = None,
 ) -> None:
     """Measures samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
-    from shardrec.data_pipeline.errors import UserError
     from shardrec.trainer.benchmarks.step import step_worker
-    from shardrec.trainer.config.load import load
-    from shardrec.trainer.launch.supervision import supervised
-    from shardrec.trainer.run_folder.folder import RunFolder
-    from shardrec.trainer.training.inspection import inspect_run
 
-    if run_file is not None and (model is not None or ids is not None):
-        option = "--model" if model is not None else "--ids"
-        raise UserError(
-            f"{option}: is of the made log, and {run_file} says what it has; leave it out, or change that by --set"
-        )
-    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
-        if run_file is None:
-            run_file = _made_run(Path(scratch), model or "deepfm", ids or BENCHMARK_IDS)
-        config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
-        inspect_run(config)
-        figures = supervised(step_worker, config, RunFolder.create(config, resume=False), steps=steps)
+    figures = _measured(step_worker, run_file, model, ids, overrides, steps=steps)
     if figures:
         _print(f"training step, {figures['model']}", figures)
+
+
+@app.command()
+def predict(
+    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="default: a made log")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="without a run file: which model, dim 16, MLP 400-400-400; default: deepfm")
+    ] = None,
+    ids: Annotated[
+        int | None, typer.Option(help=f"without a run file: ids over all 26 fields; default: {BENCHMARK_IDS}")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements, in turns with the products; medians count")] = 3,
+    overrides: Overrides = None,
+) -> None:
+    """Measures rows/s of scoring from Parquet to Parquet, beside the tower's matrix products alone."""
+    from shardrec.trainer.benchmarks.predict import predict_worker
+
+    figures = _measured(predict_worker, run_file, model, ids, overrides, rounds=rounds)
+    if figures:
+        _print(f"scoring, {figures['model']}", figures)
 
 
 @app.command()
@@ -254,6 +262,34 @@ def gpu(
     record = check_gpu(folder, where, small=small, names=names, minutes=minutes, progress=messages().print)  # type: ignore[arg-type]
     _print_json({found.name: found.state for found in record.sections})
     raise typer.Exit(1 if record.failed else 0)
+
+
+def _measured(
+    worker: "Worker",
+    run_file: Path | None,
+    model: str | None,
+    ids: int | None,
+    overrides: list[str] | None,
+    **arguments: Any,
+) -> dict[str, Any] | None:
+    """Runs a benchmark's worker on a run file, or on the made log with a model; returns its figures."""
+    from shardrec.data_pipeline.errors import UserError
+    from shardrec.trainer.config.load import load
+    from shardrec.trainer.launch.supervision import supervised
+    from shardrec.trainer.run_folder.folder import RunFolder
+    from shardrec.trainer.training.inspection import inspect_run
+
+    if run_file is not None and (model is not None or ids is not None):
+        option = "--model" if model is not None else "--ids"
+        raise UserError(
+            f"{option}: is of the made log, and {run_file} says what it has; leave it out, or change that by --set"
+        )
+    with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
+        if run_file is None:
+            run_file = _made_run(Path(scratch), model or "deepfm", ids or BENCHMARK_IDS)
+        config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
+        inspect_run(config)
+        return supervised(worker, config, RunFolder.create(config, resume=False), **arguments)
 
 
 def _made_run(folder: Path, model: str, ids: int) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declared.declaration import unknown
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.hashing import hash_words
@@ -29,8 +30,9 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.forward import Inputs
+from shardrec.trainer.session.scoring_pass import ScoringPass
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_split
 
@@ -183,19 +185,19 @@ def scored_rows(session: Session, loader: Loader, on_batch: Callable[[int], None
 
     Raises UserError, on all, for rows of any that cannot be read or scored.
     """
-    module, label = session.distributed.module, label_of(session.model.task)
+    task, label = session.model.task, label_of(session.model.task)
     assert label is not None
-    module.eval()
-    parts: list[torch.Tensor] = []
-    batches = AgreedBatches(session, loader)
-    for step, (batch, _) in enumerate(batches, start=1):
-        with torch.no_grad():
-            prediction = session.model.task.prediction(module(batch.to(session.environment.device)))
+
+    def rows_of(inputs: Inputs, batch: Batch) -> torch.Tensor:
+        prediction = task.prediction(session.forward.output(inputs, batch))
         assert isinstance(prediction, torch.Tensor)
-        columns = (batch.rows, prediction.cpu(), batch.labels[label], batch.weights)
-        parts.append(torch.stack([column[batch.live].double() for column in columns]))
+        columns = (batch.rows, prediction, batch.labels[label], batch.weights)
+        return torch.stack([column[batch.live].double() for column in columns]).cpu()
+
+    parts: list[torch.Tensor] = []
+    for step, (_, _, of_batch) in enumerate(ScoringPass(session, loader, rows_of), start=1):
+        parts.append(of_batch)
         on_batch(step)
-    batches.raise_error()
     mine = torch.cat(parts, dim=1).numpy() if parts else np.zeros((4, 0))
     rows = np.concatenate(session.environment.gather(mine), axis=1)
     rows = rows[:, np.argsort(rows[0], kind="stable")]

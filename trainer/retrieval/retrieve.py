@@ -1,6 +1,6 @@
 """`shardrec retrieve` makes lists of items for users, or of items like an item, out of a whole catalogue."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def retrieve_worker(
     lists = Lists(catalogue, index, item_names(session.blueprint, catalogue), known)
     on_batch = progress.counter("retrieving", loader.steps_per_epoch)
 
-    def tables() -> Iterator[pa.Table]:
+    def tables() -> Generator[pa.Table]:
         for vectors, rows in vectors_of(session, loader, on_batch):
             yield lists.of(vectors, rows, request.n, seen)
 

@@ -1,6 +1,6 @@
 """`shardrec vectors` writes the vectors of items and of users as Parquet, for indexes and databases elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def vectors_worker(
     loader = loader_of_users(session, asked, request)
     names = known_user_names(session.blueprint, raw=request.raw)
 
-    def tables() -> Iterator[pa.Table]:
+    def tables() -> Generator[pa.Table]:
         for vectors, rows in vectors_of(session, loader):
             yield with_vectors(rows if names is None else rows.drop_columns([ROW]), vectors, names)
 

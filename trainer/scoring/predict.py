@@ -1,13 +1,14 @@
 """Every row of some files gets a score, beside its key columns, as Parquet: all of it or nothing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from shardrec import models
@@ -31,8 +32,9 @@ from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import hold_step
 from shardrec.trainer.run_folder.progress import ProgressFile
-from shardrec.trainer.session.agreed_batches import AgreedBatches
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.forward import Inputs
+from shardrec.trainer.session.scoring_pass import ScoringPass
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.inspection import inspect_split
 
@@ -116,22 +118,31 @@ def predict_worker(
     loader = session.loader(data, labelled=False, keys=keys)
     on_batch = progress.counter("scoring", loader.steps_per_epoch)
     scores = scored_batches(session, loader, explain=explain, calibration=calibration, on_batch=on_batch)
-    row_count = written(scores, f"{out}/part-{session.environment.rank:05d}.parquet")
+    part = f"{out}/part-{session.environment.rank:05d}.parquet"
+    row_count = written(scores, part, **({} if explain else {"use_dictionary": list(keys)}))
     return {"rows": sum(session.environment.gather(row_count)), "step": step}
 
 
-def written(tables: Iterator[pa.Table], part: str) -> int:
-    """Writes tables to a file, as they come, and returns their rows. Raises UserError, also for a full disk.
+def written(tables: Generator[pa.Table], part: str, **options: Any) -> int:
+    """Writes tables to a file, each while the next is made, and returns their rows.
 
-    A launcher would try any other error again.
+    options: those of `SealedWriter`.
+
+    Raises UserError, also for a full disk: a launcher would try any other error again.
     """
     writer: SealedWriter | None = None
+    writing: Future[None] | None = None
     row_count = 0
     try:
-        for table in tables:
-            writer = writer or SealedWriter(part, table.schema)
-            writer.write_table(table)
-            row_count += table.num_rows
+        with closing(tables), ThreadPoolExecutor(1, "shardrec-write") as thread:
+            for table in tables:
+                if writing is not None:
+                    writing.result()
+                writer = writer or SealedWriter(part, table.schema, **options)
+                writing = thread.submit(writer.write_table, table)
+                row_count += table.num_rows
+            if writing is not None:
+                writing.result()
         if writer is not None:
             writer.close()
     except OSError as error:
@@ -150,34 +161,33 @@ def scored_batches(
     explain: bool = False,
     calibration: Calibration | None = None,
     on_batch: Callable[[int], None] = lambda step: None,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Scores this worker's rows batch by batch: tables of `row`, the loader's extra columns, and `prediction`.
 
     That is calibrated where a calibration is given. With `explain` they have `weights` and `weights_of` too.
     `on_batch` hears of each finished step. Raises UserError, on all ranks alike, for rows of any rank that cannot be
     read.
     """
-    forward = session.forward
-    session.distributed.module.eval()
-    batches = AgreedBatches(session, loader)
-    for step, (batch, columns) in enumerate(batches, start=1):
-        on_device = batch.to(session.environment.device)
-        with torch.no_grad():
-            output, explanation = forward.explained(on_device) if explain else (forward(on_device), None)
-        scores = {SCORE: _column(session.model.task.prediction(output), batch.live)}
+
+    def score(inputs: Inputs, batch: Batch) -> dict[str, pa.Array]:
+        if explain:
+            output, explanation = session.forward.explained(inputs, batch)
+        else:
+            output, explanation = session.forward.output(inputs, batch), None
+        scores = _column(session.model.task.prediction(output), batch.live)
         if calibration is not None:
-            scores[SCORE] = pa.array(calibration(scores[SCORE].to_numpy()), pa.float32())
-        if explanation:
-            scores |= explained(explanation, batch)
-        yield pa.table({ROW: batch.rows[batch.live].numpy(), **_by_name(columns), **scores})
+            scores = pa.array(calibration(scores.to_numpy()), pa.float32())
+        return {SCORE: scores} | ({} if explanation is None else explained(explanation, batch))
+
+    for step, (batch, columns, scores) in enumerate(ScoringPass(session, loader, score), start=1):
+        yield pa.table({ROW: batch.rows[batch.live].cpu().numpy(), **_by_name(columns), **scores})
         on_batch(step)
-    batches.raise_error()
 
 
 def _column(prediction: Tensor | Jagged, live: Tensor) -> pa.Array:
     """Returns the live rows' numbers, or lists of numbers. Padding rows come last and have empty lists."""
     if isinstance(prediction, Tensor):
-        numbers = prediction.float().cpu()[live].numpy()
+        numbers = prediction.float()[live].cpu().numpy()
         if numbers.ndim == 1:
             return pa.array(numbers)
         rows, columns = numbers.shape
@@ -191,7 +201,7 @@ def explained(explanation: Explanation, batch: Batch) -> dict[str, pa.Array]:
     weights = _column(explanation.weights, batch.live)
     if isinstance(explanation.weights, Jagged):
         (sequence,) = explanation.names
-        values = pa.array(batch.ids[sequence].values().numpy())
+        values = pa.array(batch.ids[sequence].values().cpu().numpy())
     else:
         each = np.tile(np.arange(len(explanation.names)), len(weights))
         values = pa.array(explanation.names).take(pa.array(each))

@@ -18,6 +18,9 @@ from shardrec.models.tasks import Term
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.trainer.launch.environment import Environment
 
+Inputs = dict[str, Any]
+"""What a tower reads, by name."""
+
 Sums = Sequence[Sequence[float]]
 """(total, count) of each loss term over all ranks."""
 
@@ -35,18 +38,28 @@ class ForwardStep(nn.Module):
         self.precision = precision
 
     def forward(self, batch: Batch) -> Any:
+        return self.output(self.inputs(batch), batch)
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Returns what the tower reads of a batch. All ranks call it alike."""
         inputs = self.lookup(batch)
         if self.model.retrieves and batch.alternatives is not None:  # other tasks score each row, negatives too
             towers = self.model.halves()
             assert towers is not None
             inputs = users_once(inputs, towers.user_inputs, batch.alternatives)
+        return inputs
+
+    def output(self, inputs: Inputs, batch: Batch) -> Any:
+        """Returns the tower's output for a batch's inputs.
+
+        Outside of training ranks exchange nothing here but for `Batch.alternatives`, with which all call it alike.
+        """
         with self._of(batch):
             return self.model.task.completed(self.model(**inputs), batch)
 
-    def explained(self, batch: Batch) -> tuple[Any, Explanation]:
-        """Returns the output of a model that explains, and its explanation, from one lookup. All ranks call it."""
+    def explained(self, inputs: Inputs, batch: Batch) -> tuple[Any, Explanation]:
+        """Returns the output of a model that explains, and its explanation, for a batch's inputs."""
         assert self.model.explain is not None
-        inputs = self.lookup(batch)
         with self._of(batch):
             return self.model(**inputs), self.model.explain(**inputs)
 

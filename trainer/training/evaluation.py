@@ -8,7 +8,7 @@ from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.metrics import MetricSet
 from shardrec.models.metrics.metric import Columns
 from shardrec.sharding.tables.collective import ProcessGroupCollective
-from shardrec.trainer.session.agreed_batches import AgreedBatches
+from shardrec.trainer.session.scoring_pass import ScoringPass
 from shardrec.trainer.session.session import Session
 
 
@@ -36,13 +36,9 @@ def scored(session: Session, loader: Loader, on_batch: Callable[[int], None] = l
     read or scored.
     """
     metrics = session.model.task.metrics(ProcessGroupCollective())
-    batches = AgreedBatches(session, loader)
-    with session.scoring():
-        for step, (batch, _) in enumerate(batches, start=1):
-            batch = batch.to(session.environment.device)
-            metrics.update(session.distributed.module(batch), batch)
-            on_batch(step)
-    batches.raise_error()
+    for step, (batch, _, output) in enumerate(ScoringPass(session, loader, session.forward.output), start=1):
+        metrics.update(output, batch)
+        on_batch(step)
     return metrics
 
 
