@@ -67,6 +67,11 @@ def table(first: int, rows: int) -> pa.Table:
     )
 
 
+def running() -> list[psutil.Process]:
+    """The reader processes of this process, which may have children of other tests."""
+    return [child for child in psutil.Process().children() if "reader_process" in " ".join(child.cmdline())]
+
+
 def load(folder: Path, **options: object) -> Loader:
     given = {"global_batch_size": GLOBAL_BATCH, "lanes": 8, "window": 100, "extra_columns": ("key",), **options}
     return Loader(DataSet.open(str(folder)), SCHEMA, folder=folder, **given)  # type: ignore[arg-type]
@@ -104,12 +109,12 @@ def test_batches_are_those_of_one_process(folder: Path, readers: int, order: str
 def test_readers_end_with_an_epoch_that_is_left_and_with_the_loader(folder: Path) -> None:
     loader = load(folder, readers=2)
     first = list(islice(loader.epoch_with_columns(0), 3))
-    assert not psutil.Process().children()
+    assert not running()
     again = loader.epoch_with_columns(0)
     assert all(equal(a, b) for a, b in zip(first, again, strict=False))
     rest = len(list(again))
     assert rest == loader.steps_per_epoch - 3
-    readers = psutil.Process().children()
+    readers = running()
     assert len(readers) == loader.readers == 2
     del loader, again
     assert not psutil.wait_procs(readers, timeout=10)[1]
@@ -133,11 +138,11 @@ def test_a_reader_that_is_killed_is_named(folder: Path) -> None:
     loader = load(folder, readers=2, prefetch=0, global_batch_size=16)
     epoch = loader.epoch(0)
     next(epoch)
-    victim = psutil.Process().children()[1]
+    victim = running()[1]
     os.kill(victim.pid, signal.SIGKILL)
     with pytest.raises(UserError, match=rf"data\.readers: reader process {victim.pid} ended .* \(by signal 9\)"):
         list(epoch)
-    assert not psutil.Process().children()
+    assert not running()
 
 
 def test_no_more_readers_start_than_there_are_lanes(folder: Path) -> None:
