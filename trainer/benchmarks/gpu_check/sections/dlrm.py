@@ -23,7 +23,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.trainer import Trainer
 
 FIELDS, DENSE, DIM = 26, 13, 128
-BATCH, BATCHES, STEPS = 65_536, 21, 20
+BATCH, BATCHES, STEPS, READERS = 65_536, 21, 20, 8
 SIZES = {"10 GB": 1_500_000, "100 GB": 15_000_000}
 """Rows of each table, by what all of them take in fp16."""
 AIMS = {"aim_step_samples_per_second": 8_000_000, "aim_end_to_end_samples_per_second": 6_000_000}
@@ -48,8 +48,9 @@ def run(task: Task, report: Report) -> None:
             continue
         data = made_log(task.scratch / f"data-{ids}", rows, fields=FIELDS, ids=ids, dense=DENSE)
         report(f"{name}: log, seconds", round(time.monotonic() - began - spent, 1))
+        reading = {} if task.small else {"memory": "8GB", "readers": READERS}
         content = {
-            "data": {"path": str(data), "global_batch_size": batch},
+            "data": {"path": str(data), "global_batch_size": batch, **reading},
             "model": MODEL if not task.small else {**MODEL, "embedding_dim": 16},
             "tables": {"*": {"dtype": "fp16"}},
             "trainer": {"precision": "bf16"},
