@@ -23,7 +23,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.trainer import Trainer
 
 FIELDS, DENSE, DIM = 26, 13, 128
-BATCH, BATCHES, STEPS, READERS = 65_536, 21, 20, 8
+BATCH, STEPS, READERS = 65_536, 20, 8
 SIZES = {"10 GB": 1_500_000, "100 GB": 15_000_000}
 """Rows of each table, by what all of them take in fp16."""
 AIMS = {"aim_step_samples_per_second": 8_000_000, "aim_end_to_end_samples_per_second": 6_000_000}
