@@ -5,12 +5,12 @@ The products are a bound: no run scores faster than its matrix products of the s
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,34 +48,57 @@ def predict_worker(config: RunConfig, folder: RunFolder, environment: Environmen
         return session.loader(paths, labelled=False)
 
     products, size = _products(session, loader())
-    scored, used, bound = [], [], []
+    scored, bound = [], []
     for turn in range(rounds + 1):  # the first warms up
-        of_turn = max(_product_rate(products, size), _product_rate(products, size, side_by_side=True))
-        seconds, cpu_seconds, rows = _scored(session, loader(), folder.path / "scores.parquet")
+        pair = (_multiplied(products, size), _multiplied(products, size, side_by_side=True))
+        of_turn = _scored(session, loader(), folder.path / "scores.parquet")
         if turn:
-            bound.append(of_turn)
-            scored.append(rows / seconds)
-            used.append(cpu_seconds / seconds)
+            bound.append(max(pair, key=lambda measured: measured.rate))
+            scored.append(of_turn)
     return {
         "model": config.model["name"],
         "threads": torch.get_num_threads(),
         "precision": config.trainer.precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "rows": rows,
+        "rows": scored[0].rows,
         "batch_rows": size,
-        "rows_per_second": round(statistics.median(scored)),
-        "cores_used": round(statistics.median(used), 2),
-        "products_rows_per_second": round(statistics.median(bound)),
-        "share_of_products": round(statistics.median(a / b for a, b in zip(scored, bound, strict=True)), 3),
+        "rows_per_second": round(_median(scored, lambda measured: measured.rate)),
+        "products_rows_per_second": round(_median(bound, lambda measured: measured.rate)),
+        "share_of_products": round(statistics.median(a.rate / b.rate for a, b in zip(scored, bound, strict=True)), 3),
+        "cores_used": round(_median(scored, lambda measured: measured.used / measured.seconds), 2),
+        "core_microseconds_a_row": round(_median(scored, lambda measured: measured.core_microseconds), 2),
+        "products_core_microseconds_a_row": round(_median(bound, lambda measured: measured.core_microseconds), 2),
         "reading_rows_per_second": round(_reading(loader())),
     }
 
 
-def _scored(session: Session, loader: Loader, part: Path) -> tuple[float, float, int]:
-    """Scores all rows into a file; returns seconds, seconds of processor time, and rows."""
+class _Measured(NamedTuple):
+    """So many rows took so long, and so many seconds of all cores together."""
+
+    rows: int
+    seconds: float
+    used: float
+
+    @property
+    def rate(self) -> float:
+        """Returns rows/s."""
+        return self.rows / self.seconds
+
+    @property
+    def core_microseconds(self) -> float:
+        """Returns what a row took of a core, which others on the machine change little."""
+        return 1e6 * self.used / self.rows
+
+
+def _median(measured: Sequence[_Measured], of: Callable[[_Measured], float]) -> float:
+    return statistics.median(map(of, measured))
+
+
+def _scored(session: Session, loader: Loader, part: Path) -> _Measured:
+    """Scores all rows into a file."""
     began, used = time.perf_counter(), time.process_time()
     rows = written(scored_batches(session, loader), str(part))
-    return time.perf_counter() - began, time.process_time() - used, rows
+    return _Measured(rows, time.perf_counter() - began, time.process_time() - used)
 
 
 def _reading(loader: Loader) -> float:
@@ -109,8 +132,8 @@ def _products(session: Session, loader: Loader) -> tuple[list[Product], int]:
     return found, batch.size
 
 
-def _product_rate(products: list[Product], size: int, *, side_by_side: bool = False) -> float:
-    """Returns rows/s of the products alone: all threads on each, or each thread on batches of its own."""
+def _multiplied(products: list[Product], size: int, *, side_by_side: bool = False) -> _Measured:
+    """Makes the products alone, again and again: all threads on each, or each thread on batches of its own."""
 
     @torch.no_grad()
     def multiply() -> None:
@@ -119,10 +142,10 @@ def _product_rate(products: list[Product], size: int, *, side_by_side: bool = Fa
 
     with _repeated(torch.get_num_threads() if side_by_side else 1) as repeated:
         repeated(multiply, 1)
-        count, began = 0, time.perf_counter()
+        count, began, used = 0, time.perf_counter(), time.process_time()
         while (seconds := time.perf_counter() - began) < PRODUCT_SECONDS:
             count += repeated(multiply, 4)
-    return count * size / seconds
+        return _Measured(count * size, seconds, time.process_time() - used)
 
 
 @contextmanager
