@@ -43,7 +43,8 @@ def measure_step(trainer: Trainer, steps: int, *, bound: bool = False) -> dict[s
     _warm_up(trainer.train_step, batches)
     environment.barrier()
     least = Bound.of_step(trainer.train_step, trainer.session.distributed, batches[0]) if bound else None
-    step = statistics.median(_steps_and_bound(device, trainer.train_step, islice(cycle(batches), steps), least))
+    timed = list(_steps_and_bound(device, trainer.train_step, islice(cycle(batches), steps), least))
+    step, cpu = (statistics.median(seconds) for seconds in zip(*timed, strict=True))
     lookup = statistics.median(_seconds(device, _lookup, trainer, b) for b in islice(cycle(batches), steps))
     forward = statistics.median(_seconds(device, _forward, trainer, b) for b in islice(cycle(batches), steps))
     end_to_end = _end_to_end(trainer.train_step, trainer.loader, device, steps)
@@ -51,6 +52,7 @@ def measure_step(trainer: Trainer, steps: int, *, bound: bool = False) -> dict[s
         "step_samples_per_second": rows / max(environment.gather(step)),
         "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
         "step_milliseconds": 1e3 * step,
+        "step_cpu_milliseconds": 1e3 * cpu,
         "lookup_milliseconds": 1e3 * lookup,
         "tower_forward_milliseconds": 1e3 * max(0.0, forward - lookup),
         "backward_and_update_milliseconds": 1e3 * max(0.0, step - forward),
@@ -91,10 +93,12 @@ def steps_per_second(
 
 def _steps_and_bound(
     device: torch.device, train_step: Callable[[Batch], None], batches: Iterable[Batch], bound: Bound | None
-) -> Iterator[float]:
-    """Yields the seconds of each step; between them the bound is measured."""
+) -> Iterator[tuple[float, float]]:
+    """Yields the seconds of each step, and those of this process's threads; between them the bound is measured."""
     for batch in batches:
-        yield _seconds(device, train_step, batch)
+        began = time.process_time()
+        seconds = _seconds(device, train_step, batch)
+        yield seconds, time.process_time() - began
         if bound is not None:
             bound.measure()
 

@@ -53,9 +53,8 @@ def test_recorded_products_can_be_timed() -> None:
 
 def test_bytes_of_rows() -> None:
     """Five ids are read, of which four rows are read and written with their state; a frozen table is only read."""
-    learned, frozen = (
-        EmbeddingTable(name=n, num_embeddings=10, embedding_dim=4, frozen=n == "frozen") for n in ("learned", "frozen")
-    )
+    learned = EmbeddingTable(name="learned", num_embeddings=10, embedding_dim=4)
+    frozen = replace(learned, name="frozen", frozen=True)
     inputs = {"x": PooledEmbeddings({"a": learned, "b": learned}), "y": PooledEmbeddings({"c": frozen})}
     ids = KeyedJaggedTensor(
         keys=["a", "b", "c"], values=torch.tensor([3, 3, 5, 0, 1, 2, 2]), lengths=torch.tensor([1, 1, 2, 1, 1, 1])

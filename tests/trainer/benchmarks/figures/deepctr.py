@@ -3,7 +3,7 @@
 Its environment holds `torch deepctr-torch pyarrow pyyaml requests`. Models have what ours have: dim 16, an MLP of
 400-400-400, three cross layers, attention of 64-16; neither L2 nor dropout; Adam, fp32. The last line is JSON:
 
-    python tests/trainer/benchmarks/peers/deepctr.py DATA --model deepfm
+    python tests/trainer/benchmarks/figures/deepctr.py DATA --model deepfm
 """
 
 import argparse

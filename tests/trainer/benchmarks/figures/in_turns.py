@@ -3,7 +3,7 @@
 Every measurement is a process of its own. `--peer` is the Python of an environment as `deepctr.py` says; `--folder`
 keeps the data, and a line of JSON a measurement:
 
-    python -m tests.trainer.benchmarks.peers.in_turns --peer peer/bin/python --folder DATA --models deepfm,dcn
+    python -m tests.trainer.benchmarks.figures.in_turns --peer peer/bin/python --folder DATA --models deepfm,dcn
 """
 
 import argparse
@@ -32,15 +32,18 @@ class Case(NamedTuple):
         """Returns the name of the data's folder."""
         return "histories" if self.model in HISTORY_MODELS else f"ids-{self.ids}"
 
+    def made_by(self) -> str:
+        """Returns what `shardrec prepare` is told."""
+        if self.model in HISTORY_MODELS:
+            return "synthetic-histories --rows 625000 --history-negatives"
+        return f"synthetic --rows 400000 --fields 26 --ids {self.ids // 26} --dense 13"
 
-def prepare(case: Case, folder: Path) -> Path:
-    """Returns the folder of a case's data, which is made where it is not there."""
-    data = folder / case.data
+
+def prepared(data: Path, made_by: str) -> Path:
+    """Returns the folder of data, which is made where it is not there."""
     if not data.exists():
-        kind = ["synthetic", "--rows", "400000", "--fields", "26", "--ids", str(case.ids // 26), "--dense", "13"]
-        if case.model in HISTORY_MODELS:
-            kind = ["synthetic-histories", "--rows", "625000", "--history-negatives"]
-        subprocess.run([sys.executable, "-m", "shardrec", "prepare", kind[0], str(data), *kind[1:]], check=True)
+        kind, *options = made_by.split()
+        subprocess.run([sys.executable, "-m", "shardrec", "prepare", kind, str(data), *options], check=True)
     return data
 
 
@@ -69,7 +72,7 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     prefix = given.prefix.split()
     for turn in range(given.rounds):
         for case in cases:
-            data = prepare(case, given.folder)
+            data = prepared(given.folder / case.data, case.made_by())
             commands = {"ours " + " ".join(v): ours(case, data, v, given.steps) for v in variants}
             if given.peer:
                 commands = {"peer": [given.peer, str(PEER), str(data), "--model", case.model]} | commands
