@@ -94,12 +94,12 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
         of_size = [line for line in lines if line["size"] == size and "failed" not in line]
         found = re.search(r"<svg.*</svg>", str(_chart(size, of_size).figure()), re.DOTALL)
         assert found is not None
-        x, y = place % COLUMNS * WIDTH, place // COLUMNS * (HEIGHT + 20) + 40
-        title = f'<text x="{x + 50}" y="{y + 4}" class="title">{size} ({of_size[0]["model"]})</text>'
+        x, y = place % COLUMNS * WIDTH, place // COLUMNS * (HEIGHT + 24) + 40
+        title = f'<text x="{x + 4:g}" y="{y - 6:g}" class="title">{size} ({of_size[0]["model"]})</text>'
         panels.append(
             title + found[0].replace("<svg", f'<svg x="{x:g}" y="{y:g}" width="{WIDTH:g}" height="{HEIGHT:g}"', 1)
         )
-    width, height = COLUMNS * WIDTH, -(-len(sizes) // COLUMNS) * (HEIGHT + 20) + 40
+    width, height = COLUMNS * WIDTH, -(-len(sizes) // COLUMNS) * (HEIGHT + 24) + 40
     keys = f'<text x="{width - 320:g}" y="14" class="f0">step in memory</text>'
     keys += f'<text x="{width - 180:g}" y="14" class="f1">end to end from Parquet</text>'
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">'
@@ -115,8 +115,16 @@ def _chart(size: str, lines: Sequence[dict[str, Any]]) -> Chart:
         Line(name, [(x, line[f"{name}_samples_per_second"] / 1e3) for x, line in zip(places, lines, strict=True)], i)
         for i, name in enumerate(("step", "end_to_end"))
     ]
-    label_of = None if counted else lambda k: f"{base ** (k + first):,.0f}"
+    label_of = None if counted else lambda k: _short(base ** (k + first))
     return Chart(size, Axis("", whole=True, label_of=label_of), Axis("thousand samples/s", low=0), drawn)
+
+
+def _short(value: float) -> str:
+    """Returns `1.6M` and the like."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yields the lines of a Markdown table: medians of the rounds, and ratios to the peer's."""
-    yield "| model | data | | step ms | bound ms | step / bound | step/s | end to end | end to end / peer | peak MiB |"
+    yield "| model | data | whose | step ms | bound ms | step / bound | step/s | end to end | to the peer | peak MiB |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
@@ -108,7 +108,8 @@ def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"{end_to_end / theirs:.1f}" if end_to_end and theirs and form != "peer" else "",
             f"{(median(key, 'peak_memory_bytes') or 0) / 2**20:,.0f}",
         ]
-        yield f"| {model} | {data} | {form} | " + " | ".join(cells) + " |"
+        shown = " ".join(word.rpartition("=")[2] for word in form.split())
+        yield f"| {model} | {data} | {shown} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
