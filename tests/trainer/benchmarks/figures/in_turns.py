@@ -9,6 +9,7 @@ keeps the data, and a line of JSON a measurement:
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -92,8 +93,8 @@ def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
             groups.setdefault((line["case"], line["data"], line["form"]), []).append(line)
 
     def median(key: tuple[str, str, str], name: str) -> float | None:
-        values = sorted(line[name] for line in groups.get(key, []) if name in line)
-        return values[(len(values) - 1) // 2] if values else None
+        values = [line[name] for line in groups.get(key, []) if name in line]
+        return statistics.median(values) if values else None
 
     for model, data, form in groups:
         key, rate = (model, data, form), "end_to_end_samples_per_second"
