@@ -1,5 +1,6 @@
 """Benchmarks measure this machine: all of `shardrec bench`.
 
+- `bound.py`: the bound of a step: its matrix products alone, and its tables' rows in memory
 - `bundle.py`: how fast a bundle scores rows: `shardrec bench bundle`
 - `checkpoint.py`: how fast checkpoints are written and read, beside the disk: `shardrec bench checkpoint`
 - `checkpoint_rounds.py`: one round of the checkpoint benchmark: a table and plain bytes, written and read by one worker
@@ -12,5 +13,5 @@
 - `reader.py`: Parquet to batches on one core, beside plain pyarrow: `shardrec bench reader`
 - `sharded_tables.py`: one case of lookup and update under a placement, and what memory and exchange reach
 - `sharding.py`: lookup and update over placements, workers, rows, pooling and skew: `shardrec bench sharding`
-- `step.py`: the training step in memory, its parts, and end to end from Parquet: `shardrec bench step`
+- `step.py`: the training step in memory, beside its bound, and end to end from Parquet: `shardrec bench step`
 """

@@ -1,8 +1,8 @@
-"""`shardrec bench step` measures the training step alone, on batches in memory, and end to end from Parquet."""
+"""`shardrec bench step` measures the training step in memory, beside its bound, and end to end from Parquet."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.trainer.benchmarks.bound import Bound
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -19,13 +20,17 @@ BATCHES_IN_MEMORY = 16
 WARM_UP_STEPS = 5
 
 
-def step_worker(config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int) -> dict[str, Any]:
+def step_worker(
+    config: RunConfig, folder: RunFolder, environment: Environment, *, steps: int, bound: bool = False
+) -> dict[str, Any]:
     """Returns what `measure_step` does, of a run as its file says."""
-    return measure_step(Trainer(config, folder, environment), steps)
+    return measure_step(Trainer(config, folder, environment), steps, bound=bound)
 
 
-def measure_step(trainer: Trainer, steps: int) -> dict[str, Any]:
+def measure_step(trainer: Trainer, steps: int, *, bound: bool = False) -> dict[str, Any]:
     """Returns the median step time over batches in memory, its parts, and the rate from Parquet, of the slowest rank.
+
+    bound: whether the step's bound is measured in turns with it, on the rank that returns it.
 
     Samples for `decay: frequency` are counted over the batches in memory only: steps cost the same, and large data are
     not read through.
@@ -37,7 +42,9 @@ def measure_step(trainer: Trainer, steps: int) -> dict[str, Any]:
     trainer.session.distributed.count_samples(batches)
     _warm_up(trainer.train_step, batches)
     environment.barrier()
-    step = statistics.median(_seconds(device, trainer.train_step, b) for b in islice(cycle(batches), steps))
+    least = Bound.of_step(trainer.train_step, trainer.session.distributed, batches[0]) if bound else None
+    timed = list(_steps_and_bound(device, trainer.train_step, islice(cycle(batches), steps), least))
+    step, cpu = (statistics.median(seconds) for seconds in zip(*timed, strict=True))
     lookup = statistics.median(_seconds(device, _lookup, trainer, b) for b in islice(cycle(batches), steps))
     forward = statistics.median(_seconds(device, _forward, trainer, b) for b in islice(cycle(batches), steps))
     end_to_end = _end_to_end(trainer.train_step, trainer.loader, device, steps)
@@ -45,10 +52,14 @@ def measure_step(trainer: Trainer, steps: int) -> dict[str, Any]:
         "step_samples_per_second": rows / max(environment.gather(step)),
         "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
         "step_milliseconds": 1e3 * step,
+        "step_cpu_milliseconds": 1e3 * cpu,
         "lookup_milliseconds": 1e3 * lookup,
         "tower_forward_milliseconds": 1e3 * max(0.0, forward - lookup),
         "backward_and_update_milliseconds": 1e3 * max(0.0, step - forward),
     }
+    if least is not None:
+        figures |= least.figures()
+        figures["step_to_bound"] = 1e3 * step / figures["bound_milliseconds"]
     return {
         "model": config.model["name"],
         "world_size": environment.world_size,
@@ -78,6 +89,18 @@ def steps_per_second(
     _warm_up(train_step, batches)
     step = statistics.median(_seconds(device, train_step, b) for b in islice(cycle(batches), steps))
     return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
+
+
+def _steps_and_bound(
+    device: torch.device, train_step: Callable[[Batch], None], batches: Iterable[Batch], bound: Bound | None
+) -> Iterator[tuple[float, float]]:
+    """Yields the seconds of each step, and those of this process's threads; between them the bound is measured."""
+    for batch in batches:
+        began = time.process_time()
+        seconds = _seconds(device, train_step, batch)
+        yield seconds, time.process_time() - began
+        if bound is not None:
+            bound.measure()
 
 
 def in_memory(loader: Loader, device: torch.device) -> list[Batch]:

@@ -74,13 +74,15 @@ def step(
     ids: Annotated[
         int | None, typer.Option(help=f"without a run file: ids over all 26 fields; default: {BENCHMARK_IDS}")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="without a run file: prepared data; default: a made log")] = None,
     steps: Annotated[int, typer.Option(help="steps that are timed")] = 50,
+    bound: Annotated[bool, typer.Option(help="measure the step's products and rows alone, in turns with it")] = True,
     overrides: Overrides = None,
 ) -> None:
-    """Measures samples/s of the training step on batches in memory, and end to end from Parquet, in one run."""
+    """Measures samples/s of the training step in memory, beside its bound, and end to end from Parquet, in one run."""
     from shardrec.trainer.benchmarks.step import step_worker
 
-    figures = _measured(step_worker, run_file, model, ids, overrides, steps=steps)
+    figures = _measured(step_worker, run_file, model, ids, overrides, data=data, steps=steps, bound=bound)
     if figures:
         _print(f"training step, {figures['model']}", figures)
 
@@ -270,42 +272,45 @@ def _measured(
     model: str | None,
     ids: int | None,
     overrides: list[str] | None,
+    *,
+    data: Path | None = None,
     **arguments: Any,
 ) -> dict[str, Any] | None:
-    """Runs a benchmark's worker on a run file, or on the made log with a model; returns its figures."""
+    """Runs a benchmark's worker on a run file, or with a model on data, or on the made log; returns its figures."""
+    from shardrec.data_pipeline.declared.documents import dump_document
     from shardrec.data_pipeline.errors import UserError
     from shardrec.trainer.config.load import load
     from shardrec.trainer.launch.supervision import supervised
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.training.inspection import inspect_run
 
-    if run_file is not None and (model is not None or ids is not None):
-        option = "--model" if model is not None else "--ids"
+    without_run_file = {"--model": model, "--ids": ids, "--data": data}
+    option = next((name for name, value in without_run_file.items() if value is not None), None)
+    if run_file is not None and option:
         raise UserError(
             f"{option}: is of the made log, and {run_file} says what it has; leave it out, or change that by --set"
         )
+    if data is not None and ids is not None:
+        raise UserError(f"--ids: is of the made log, and {data} has ids of its own; leave one of the two out")
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as scratch:
         if run_file is None:
-            run_file = _made_run(Path(scratch), model or "deepfm", ids or BENCHMARK_IDS)
+            data = data.absolute() if data else _made_log(Path(scratch) / "data", ids or BENCHMARK_IDS)
+            run_file = Path(scratch) / "run.yaml"
+            run_file.write_text(
+                dump_document({"run": f"{scratch}/run", "data": {"path": str(data)}, "model": model or "deepfm"})
+            )
         config = load(run_file, overrides or ()).model_copy(update={"run": f"{scratch}/run"})
         inspect_run(config)
         return supervised(worker, config, RunFolder.create(config, resume=False), **arguments)
 
 
-def _made_run(folder: Path, model: str, ids: int) -> Path:
-    """Writes a run file for a synthetic log of the usual click-log shape."""
+def _made_log(folder: Path, ids: int) -> Path:
+    """Writes a synthetic log of the usual click-log shape; returns its folder."""
     from shardrec.data_pipeline.prepare.generators.synthetic import synthetic
 
-    synthetic(
-        folder / "data",
-        rows=BENCHMARK_ROWS,
-        fields=BENCHMARK_FIELDS,
-        ids=ids // BENCHMARK_FIELDS,
-        dense=BENCHMARK_DENSE,
-    )
-    path = folder / "run.yaml"
-    path.write_text(f"run: {folder}/run\ndata: {{path: {folder}/data}}\nmodel: {model}\n")
-    return path
+    rows, fields, dense = BENCHMARK_ROWS, BENCHMARK_FIELDS, BENCHMARK_DENSE
+    synthetic(folder, rows=rows, fields=fields, ids=ids // fields, dense=dense)
+    return folder
 
 
 def _print_json(figures: Any) -> None:

@@ -219,9 +219,12 @@ def test_bench_step_ends_with_json(
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["model"] == "deepfm" and found["world_size"] == 1
     assert found["step_samples_per_second"] > 0 and found["end_to_end_samples_per_second"] > 0
+    assert found["bound_milliseconds"] > found["products_milliseconds"] > 0
+    assert found["step_to_bound"] == pytest.approx(found["step_milliseconds"] / found["bound_milliseconds"], rel=0.01)
     assert os.listdir(tmp_path) == ["run.yaml"]
     line = refused(monkeypatch, "bench", "step", path, "--model", "lr")
     assert "--model: is of the made log" in line and "run.yaml says what it has" in line
+    assert "--ids: is of the made log" in refused(monkeypatch, "bench", "step", "--data", tmp_path, "--ids", 9)
 
 
 def test_bench_step_counts_samples(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,6 @@
+"""Figures of docs/performance.md are made by these commands; no test runs them.
+
+- `deepctr.py`: DeepCTR-Torch's models, in an environment that need not have shardrec
+- `in_turns.py`: `shardrec bench step` and DeepCTR-Torch, one after the other, as a table
+- `growth.py`: `shardrec bench step` as ids, batches, fields and further sizes grow, as a table and a picture
+"""
