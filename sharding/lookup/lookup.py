@@ -173,18 +173,26 @@ def _with_keys(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
 
 
 def _unweighted(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    return KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=ids.lengths(), stride=ids.stride())
+    return KeyedJaggedTensor(
+        keys=ids.keys(),
+        values=ids.values(),
+        lengths=ids.lengths(),
+        stride=ids.stride(),
+        length_per_key=ids.length_per_key_or_none(),
+    )
 
 
 def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) -> KeyedJaggedTensor:
     """Returns all features in one KeyedJaggedTensor; ids without weights weigh 1."""
     ones = weighted.weights().new_ones(ids.values().numel())
+    counts = [kjt.length_per_key_or_none() for kjt in (ids, weighted)]
     return KeyedJaggedTensor(
         keys=[*ids.keys(), *weighted.keys()],
         values=torch.cat([ids.values(), weighted.values()]),
         lengths=torch.cat([ids.lengths(), weighted.lengths()]),
         weights=torch.cat([ones, weighted.weights()]) if weights else None,
         stride=ids.stride(),
+        length_per_key=None if None in counts else [n for of_one in counts for n in of_one or ()],
     )
 
 

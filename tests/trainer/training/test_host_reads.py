@@ -26,7 +26,6 @@ OF_THE_CPU = ("sharding/lookup/gradient_guard.py", "trainer/session/tower.py")
 EVERYWHERE = {"trainer/training/watch.py": 1}
 """The loss, before anything is updated by it."""
 OWN: dict[str, dict[str, int]] = {
-    "autorec": {"sharding/lookup/lookup.py": 1},
     "simplex": {"sharding/lookup/assemble.py": 1},
     "youtube_dnn": {"sharding/lookup/assemble.py": 1},
     "pooled_history": {"sharding/lookup/assemble.py": 2},
