@@ -1,10 +1,10 @@
 """`shardrec bench gpu` on the CPU: sections are gone through, and what one of them does harms no other."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shardrec.trainer.benchmarks.gpu_check import plan, process
@@ -61,13 +61,23 @@ def test_what_one_section_does_harms_no_other(odd: None, tmp_path: Path, monkeyp
     assert "dies.py" in "".join(dies["traceback"])
     assert (hangs["state"], hangs["error"]) == ("stopped", "took longer than 3 s")
     assert "wait_for_ever" in "".join(hangs["traceback"])
-    with pytest.raises(ProcessLookupError):
-        os.kill(hangs["figures"]["child"], 0)  # what it started ended with it
+    assert _has_ended(hangs["figures"]["child"])  # what it started ended with it
     assert works["state"] == "passed" and works["figures"]["rows"][1]["rate"] == "nan"
     assert [found.name for found in record.failed] == ["raises", "dies", "hangs"]
     assert len(lines) == 4 and lines[0].startswith("Raises: failed")
     assert any(s["sections"][0]["figures"] and s["sections"][0]["state"] == "running" for s in seen)  # as it goes
     assert "| a\\|b | 1,234 |" in (tmp_path / "gpu-check.md").read_text()
+
+
+def _has_ended(number: int) -> bool:
+    """Whether a process is over; who adopted it may take a while to notice."""
+    try:
+        process = psutil.Process(number)
+        return process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return process.status() == psutil.STATUS_ZOMBIE
 
 
 def _watched(folder: Path, seen: list[dict[str, Any]]) -> Any:
