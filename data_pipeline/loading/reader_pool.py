@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 
 from shardrec.data_pipeline.errors import UserError
@@ -103,7 +102,7 @@ class _Reader:
         )
 
 
-def _end(running: Sequence[_Reader]) -> None:
+def _end(running: list[_Reader]) -> None:
     """Ends reader processes: each finds its channel closed, or is told so."""
     for reader in running:
         reader.channel.close()
@@ -114,5 +113,4 @@ def _end(running: Sequence[_Reader]) -> None:
         except subprocess.TimeoutExpired:
             reader.process.kill()
             reader.process.wait()
-    if isinstance(running, list):
-        running.clear()
+    running.clear()

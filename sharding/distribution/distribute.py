@@ -44,6 +44,7 @@ from shardrec.sharding.tables.first_values import initialize_tables
 from shardrec.sharding.tables.live import LiveTable, TableShard, merged
 from shardrec.sharding.tables.module_names import module_name, table_name
 from shardrec.sharding.updates.choose import start_tables
+from shardrec.sharding.updates.compiled_rows import MOST_ROWS
 from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.sample_counts import SampleCounts
 
@@ -230,7 +231,8 @@ def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:
 def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int, *, compiled: bool) -> None:
     """Splits the lookup's collections into what TorchRec shards (on the meta device) and what needs no exchange."""
     copied = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
-    alone = set(plan.tables) - copied if plan.world_size == 1 and compiled else set()
+    held = {n for n, t in plan.tables.items() if t.table.frozen or t.table.num_embeddings < MOST_ROWS}
+    alone = held - copied if plan.world_size == 1 and compiled else set()
     frozen = {n for n in alone if plan.tables[n].table.frozen}
     collections: list[tuple[Group, nn.Module]] = []
     for group in lookup.groups:
