@@ -1,34 +1,9 @@
 // The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
 #include "ids.h"
 #include "rows.h"
-
-namespace plain {
-#include "forms.h"
-}
-#if defined(__x86_64__)
-namespace avx2 {
-#include "forms.h"
-}
-namespace avx512 {
-#include "forms.h"
-}
-#endif
+#include "levels.h"
 
 namespace {
-
-enum Level { PLAIN, AVX2, AVX512 };
-
-Level best() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool f16 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-    if (f16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) return AVX512;
-    if (f16) return AVX2;
-#endif
-    return PLAIN;
-}
-
-Level level = best();
 
 // Returns the batch without offsets, where they only say that every bag has one id.
 Batch plainest(Batch batch) {
@@ -56,19 +31,7 @@ int64_t astray(const Table* tables, const Feature* features, const Batch& batch)
 
 }  // namespace
 
-#if defined(__x86_64__)
-#define FORM(call) (level == AVX512 ? avx512::call : level == AVX2 ? avx2::call : plain::call)
-#else
-#define FORM(call) plain::call
-#endif
-
 extern "C" {
-
-// 0: plain, 1: AVX2, 2: AVX-512. Takes a lower one if asked to; returns which it is.
-int32_t rows_level(int32_t wanted) {
-    if (wanted >= 0 && wanted <= best()) level = (Level)wanted;
-    return level;
-}
 
 int64_t rows_pool(const Table* tables, const Feature* features, const Batch* batch, float* out, int32_t threads) {
     const int64_t bad = astray(tables, features, *batch);

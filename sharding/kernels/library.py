@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardrec.sharding.kernels.build import library_file, say
+from shardrec.sharding.kernels.build import ROWS
 
 KINDS = ("sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam", "ftrl")
 
@@ -58,13 +58,8 @@ class _Batch(ctypes.Structure):
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    path = library_file()
-    if path is None:
-        return None
-    try:
-        loaded = ctypes.CDLL(str(path))
-    except OSError as error:  # as where a home is shared by machines of several systems
-        say(f"{path} cannot be loaded ({error}): rows of tables are updated by torch operations; remove it")
+    loaded = ROWS.load()
+    if loaded is None:
         return None
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     loaded.rows_pool.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int32]
@@ -76,7 +71,6 @@ def library() -> Any:
         *(pointer, pointer, pointer, pointer, whole, whole, whole, ctypes.c_int32, pointer, pointer, ctypes.c_int32)
     ]
     loaded.ids_find.restype = loaded.ids_place.restype = None
-    loaded.rows_level.argtypes = [ctypes.c_int32]
     for function in (loaded.rows_pool, loaded.rows_update, loaded.rows_sum):
         function.restype = whole
     loaded.rows_update_all.restype = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from shardrec.sharding.kernels.build import library_file
+from shardrec.sharding.kernels.build import compile_kernels
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import flush_and_exit, launch
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, MemoryMonitor
@@ -45,7 +45,7 @@ def supervised(
     """
     began = time.monotonic()
     if config.launch.device != "cuda":
-        library_file()  # compiles kernels at first use, and says so where the user sees it
+        compile_kernels()  # at first use, which is said where the user sees it
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")

@@ -1,0 +1,5 @@
+"""Kernels are compiled code of our own, for what torch operations do too slowly on CPUs.
+
+- `sources.py`: the sources of a library of kernels, compiled at installation or at first use
+- `levels.h`: the sets of instructions that kernels are compiled for, and the one that a processor runs
+"""
