@@ -38,7 +38,8 @@ setup(
     packages=find_packages(include=["shardrec", "shardrec.*"]),
     package_data={
         "shardrec.trainer": ["runs/*.yaml"],
-        "shardrec.models.kernels": ["*.h", "*.cpp"],
+        "shardrec.models.kernels": ["*.h"],
+        "shardrec.models.layers.kernels": ["*.h", "*.cpp"],
         "shardrec.sharding.kernels": ["*.h", "*.cpp"],
     },
     install_requires=pinned(

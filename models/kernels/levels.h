@@ -20,25 +20,25 @@ enum Level { PLAIN, AVX2, AVX512 };
 Level best() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool f16 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-    if (f16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) return AVX512;
-    if (f16) return AVX2;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) return AVX512;
+    if (avx2) return AVX2;
 #endif
     return PLAIN;
 }
 
-Level level = best();
+Level level_in_use = best();
 
 }  // namespace
 
 #if defined(__x86_64__)
-#define FORM(call) (level == AVX512 ? avx512::call : level == AVX2 ? avx2::call : plain::call)
+#define FORM(call) (level_in_use == AVX512 ? avx512::call : level_in_use == AVX2 ? avx2::call : plain::call)
 #else
 #define FORM(call) plain::call
 #endif
 
 // 0: plain, 1: AVX2, 2: AVX-512. Takes a lower one if asked to; returns which it is.
 extern "C" int32_t kernel_level(int32_t wanted) {
-    if (wanted >= 0 && wanted <= best()) level = (Level)wanted;
-    return level;
+    if (wanted >= 0 && wanted <= best()) level_in_use = (Level)wanted;
+    return level_in_use;
 }

@@ -19,8 +19,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _ENTRY = "exports.cpp"
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-_AVX2 = ("-mavx2", "-mf16c", "-mbmi2")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512")
 
 
@@ -29,12 +29,14 @@ class KernelSources:
     """The sources of a library are a folder's `exports.cpp`, compiled once, and all others, once for each `levels.h`.
 
     purpose: what it is for, as in "kernels that ..."; instead: what happens where there is none.
+    fused: whether a product and a sum are one where a processor can: faster, and other bits than on other processors.
     """
 
     name: str
     folder: Path
     purpose: str
     instead: str
+    fused: bool = False
 
     def library_file(self) -> Path | None:
         """Returns the library, made here if need be; None where it cannot be made, which is said in one line."""
@@ -79,22 +81,28 @@ class KernelSources:
             levels |= {"avx2": _AVX2, "avx512": _AVX2 + _AVX512}
         entry, *others = sorted(self.folder.glob("*.cpp"), key=lambda path: (path.name != _ENTRY, path.name))
         jobs = {"exports": (str(entry),)} | {
-            f"{level}-{source.stem}": (f"-DINSTRUCTIONS={level}", *flags, str(source))
-            for level, flags in levels.items()
+            f"{level}-{source.stem}": (f"-DINSTRUCTIONS={level}", *instructions, str(source))
+            for level, instructions in levels.items()
             for source in others
         }
+        flags = *_FLAGS, *self._flags(), f"-I{_HERE}", f"-I{self.folder}", "-c"
         objects = []
         for name, arguments in jobs.items():
             objects.append(str(folder / f"{name}.o"))
-            _run(program, *_FLAGS, *_own_flags(), f"-I{_HERE}", f"-I{self.folder}", "-c", *arguments, "-o", objects[-1])
+            _run(program, *flags, *arguments, "-o", objects[-1])
         library = folder / "library.so"
         # in this order: of functions that several objects have, the linker takes the first, which any processor can run
         _run(program, "-shared", "-fopenmp", *objects, "-o", str(library))
         return library
 
+    def _flags(self) -> list[str]:
+        """Returns the library's own flags and, after them, those that the user has for every program."""
+        own = shlex.split(os.environ.get("CXXFLAGS", ""))
+        return [f"-ffp-contract={'fast' if self.fused else 'off'}", *own]
+
     def _fingerprint(self) -> str:
         """Returns what names a library: of other sources, flags or processors there is another one."""
-        flags = f"{platform.machine()} {_FLAGS} {_AVX2} {_AVX512} {_own_flags()}"
+        flags = f"{platform.machine()} {_FLAGS} {_AVX2} {_AVX512} {self._flags()}"
         digest = hashlib.blake2b(flags.encode(), digest_size=8)
         for path in (*sorted(_HERE.glob("*.h")), *sorted(self.folder.glob("*.h")), *sorted(self.folder.glob("*.cpp"))):
             digest.update(path.read_bytes())
@@ -114,11 +122,6 @@ def say(line: str) -> None:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
-
-
-def _own_flags() -> list[str]:
-    """Returns the flags that the user has for every program."""
-    return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
 def _cache_folder() -> Path | None:

@@ -15,6 +15,7 @@
 - `jagged_product.py`: A jagged product multiplies each position of jagged sequences with a vector of its row
 - `jagged_softmax.py`: A jagged softmax runs over the positions of each row of a jagged batch
 - `jagged_sum.py`: A jagged sum adds up the weighted positions of each row of a jagged batch
+- `kernels/`: Kernels of layers compute what lies between a tower's products, in few passes over memory
 - `logit.py`: The logit is the last layer of a tower
 - `mlp.py`: A multi-layer perceptron is the deep part of most towers
 - `moments.py`: Batch normalisation goes by the moments of live rows, over all ranks

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shardrec.models.layers.moments import Standardise
+from shardrec.models.layers.kernels.library import DiceKernel, are_compiled
+from shardrec.models.layers.moments import Standardise, gradient_of_sums
 from shardrec.models.layers.pieces import pieces
 
 Activation = Literal["relu", "leaky_relu", "prelu", "dice", "maxout", "tanh", "sigmoid", "gelu", "silu", "identity"]
@@ -25,6 +26,8 @@ class Dice(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """[n, C] -> [n, C]."""
+        if are_compiled(s, self.alpha):
+            return _CompiledDice.apply(s, self.alpha, self.moments)
         s, mean, scale = self.moments.mean_and_scale(s)
         if torch.compiler.is_exporting():
             p = torch.sigmoid(torch.addcmul(-mean * scale, s, scale))
@@ -66,6 +69,35 @@ class _Dice(torch.autograd.Function):
             torch.addcmul(torch.addcmul(g, left, rest, value=-1, out=left), of_p, rest * scale, out=of_s[piece])
         of_alpha, of_shift, of_scale = sums
         return of_s, -of_shift * rest * scale, of_scale * rest / scale, of_alpha
+
+
+class _CompiledDice(torch.autograd.Function):
+    """Computes Dice, and in training the moments that it goes by, in two passes over s; backward in two more."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, alpha: Tensor, moments: Standardise) -> Tensor:
+        live = moments.live(s) if moments.training else None
+        kernel = DiceKernel(s, live)
+        centre = moments.running_mean.clone()
+        ctx.totals = kernel.sums(centre).requires_grad_() if moments.training else None
+        with torch.enable_grad():
+            mean, scale = moments.of_totals(ctx.totals, s.shape[0], live)
+        ctx.save_for_backward(s, live, centre, alpha)
+        ctx.moments = mean, scale
+        return kernel.forward(mean.detach(), scale.detach(), alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        s, live, centre, alpha = ctx.saved_tensors
+        kernel = DiceKernel(s, live)
+        mean, scale = (x.detach() for x in ctx.moments)
+        *of_moments, of_alpha = kernel.backward_sums(gradient, mean, scale, alpha)
+        level = slope = torch.zeros_like(mean)
+        if ctx.totals is not None:
+            (of_totals,) = torch.autograd.grad(ctx.moments, ctx.totals, of_moments, retain_graph=True)
+            level, slope = gradient_of_sums(of_totals, centre)
+        return kernel.backward(gradient, mean, scale, alpha, level, slope), of_alpha, None
 
 
 class Maxout(nn.Module):

@@ -80,23 +80,32 @@ class Standardise(nn.Module):
 
     def mean_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns x to go on with, E[x] and 1 / sqrt(Var[x] + eps), [C] each; in training running moments follow."""
-        x, mean, var = self._batch_moments(x) if self.training else (x, self.running_mean, self.running_var)
-        return x, mean, torch.rsqrt(var + self.eps)
+        totals = live = None
+        if self.training:
+            live = self.live(x)
+            # all ranks know the running mean: sums of what is left after it cancel less than sums of x
+            x, totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
+        return x, *self.of_totals(totals, x.shape[0], live)
 
-    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        context = _context.get()
-        live = context.live if self.padded else None
-        if live is not None:
-            live = live[: len(x)]  # a tower of users has no rows of drawn items, which come last
-        # all ranks know the running mean: sums of what is left after it cancel less than sums of x
-        x, totals = _ColumnSums.apply(x, self.running_mean.clone(), live)
-        count = totals.new_tensor([x.shape[0]]) if live is None else live.sum(dtype=totals.dtype)[None]
-        sums = context.reduce(torch.cat([totals, count]))
-        width, row_count = x.shape[1], sums[-1].clamp(min=1)
-        offset, square = sums[:width] / row_count, sums[width:-1] / row_count
+    def live(self, x: Tensor) -> Tensor | None:
+        """Returns which rows of x count in its moments, None: all."""
+        live = _context.get().live if self.padded else None
+        return None if live is None else live[: x.shape[0]]  # users' towers have no rows of drawn items
+
+    def of_totals(self, totals: Tensor | None, row_count: int, live: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns E[x] and 1 / sqrt(Var[x] + eps) as `mean_and_scale` does, in training from this rank's part.
+
+        totals: [2 C], the sums over live rows of x - running mean and of its square, None: not in training
+        """
+        if totals is None:
+            return self.running_mean, torch.rsqrt(self.running_var + self.eps)
+        count = totals.new_tensor([row_count]) if live is None else live.sum(dtype=totals.dtype)[None]
+        sums = _context.get().reduce(torch.cat([totals, count]))
+        width, rows = len(self.running_mean), sums[-1].clamp(min=1)
+        offset, square = sums[:width] / rows, sums[width:-1] / rows
         mean, var = self.running_mean + offset, (square - offset.square()).clamp(min=0)
         self._remember(mean.detach(), var.detach(), sums[-1].detach())
-        return x, mean, var
+        return mean, torch.rsqrt(var + self.eps)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor, row_count: Tensor) -> None:
@@ -128,9 +137,7 @@ class _ColumnSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
         x, centre, live = ctx.saved_tensors
-        of_sum, of_square = of_sums.chunk(2)
-        slope = 2 * of_square
-        level = of_sum - slope * centre
+        level, slope = gradient_of_sums(of_sums, centre)
         of_x = torch.empty_like(x)
         for piece in pieces(x):
             part = torch.addcmul(level, x[piece].to(centre.dtype), slope)
@@ -138,6 +145,13 @@ class _ColumnSums(torch.autograd.Function):
                 part.masked_fill_(~live[piece, None], 0)
             torch.add(part, gradient[piece], out=of_x[piece])
         return of_x, None, None
+
+
+def gradient_of_sums(of_sums: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns level and slope, [C] each: x's gradient is level + slope x by those of `_ColumnSums`' sums, [2 C]."""
+    of_sum, of_square = of_sums.chunk(2)
+    slope = 2 * of_square
+    return of_sum - slope * centre, slope
 
 
 class BatchNorm(nn.Module):

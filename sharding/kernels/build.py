@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from shardrec.models.kernels.sources import KernelSources
+from shardrec.models.layers.kernels.build import TOWERS
 
 ROWS = KernelSources(
     "rows", Path(__file__).parent, "update rows of tables", "rows of tables are updated by torch operations"
@@ -11,7 +12,8 @@ ROWS = KernelSources(
 
 def compile_kernels() -> None:
     """Compiles what is not compiled yet."""
-    ROWS.library_file()
+    for sources in (ROWS, TOWERS):
+        sources.library_file()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from shardrec.sharding.tables.collective import ProcessGroupCollective
 from tests.models.layers.normalised import train_share
@@ -17,7 +18,8 @@ Cases = dict[str, tuple[Callable[[Any, ProcessGroupCollective], Any], Any]]
 def two_ranks() -> list[dict[str, Any]]:
     """Results by rank and case: metrics (`coarse ...`: beyond capacity), curves, and a net with batch norm and Dice."""
     metrics = CASES | {f"coarse {name}": case for name, case in COARSE.items()}
-    cases: Cases = {name: (run, case) for name, case in metrics.items()} | {"moments": (train_share, None)}
+    cases: Cases = {name: (run, case) for name, case in metrics.items()}
+    cases |= {f"moments {dtype}": (train_share, dtype) for dtype in (torch.float64, torch.float32)}
     cases |= {f"{f.__name__} of {name}": (f, CASES[name]) for name in CURVES for f in (curves, pictures)}
     return run_processes(2, run_cases, cases, timeout=240)
 

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import full_disk_named
 from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.models.layers.kernels.library import tower_form
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_facts import plan_facts
 from shardrec.sharding.planning.plan_report import plan_text
@@ -122,12 +123,12 @@ class Trainer:
                 start_from(self.config.init_from, self.session)
             self._count_samples()
         self._first_step = self.state.position.step
-        rows = self.session.distributed.row_form
+        forms = {"rows": self.session.distributed.row_form, "tower": tower_form(self.environment.device)}
         if resumed and self.environment.leads:
-            self._tell_of_another_form(rows)
+            self._tell_of_other_forms(forms)
         self.reporter.start(self._first_step)
         facts = {
-            "rows": rows,
+            **forms,
             "resumed": resumed,
             "world_size": self.environment.world_size,
             "device": self.environment.device.type,
@@ -137,12 +138,14 @@ class Trainer:
         self.reporter.record("start", self._first_step, facts)
         self.environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
 
-    def _tell_of_another_form(self, rows: str | None) -> None:
-        """Says so where rows were updated by another form of the kernel before: results agree to rounding alone."""
-        before = [r["rows"] for r in self.folder.records() if r["kind"] == "start" and r.get("rows")]
-        if before and rows and before[-1] != rows:
-            line = f"rows of tables are updated by the {rows} kernel, until here by the {before[-1]} one"
-            say(self.folder.logs, f"shardrec: {line}: the run goes on equal to rounding, not bit for bit")
+    def _tell_of_other_forms(self, forms: dict[str, str | None]) -> None:
+        """Says so where rows or tower were computed by another form before: results agree to rounding alone."""
+        starts = [record for record in self.folder.records() if record["kind"] == "start"]
+        for name, subject in (("rows", "rows of tables are updated"), ("tower", "the tower is computed")):
+            before, now = next((r[name] for r in reversed(starts) if r.get(name)), None), forms[name]
+            if before and now and before != now:
+                line = f"{subject} by the {now} kernel, until here by the {before} one"
+                say(self.folder.logs, f"shardrec: {line}: the run goes on equal to rounding, not bit for bit")
 
     def _count_samples(self) -> None:
         """Counts, over the rows of the first epoch, what tables with `decay: frequency` divide by."""

@@ -11,16 +11,16 @@ from shardrec.models.metrics.collective import Collective
 ROWS, STEPS, RATE = 30, 5, 0.05
 
 
-def rows_and_net() -> tuple[Tensor, Tensor, MLP]:
+def rows_and_net(dtype: torch.dtype) -> tuple[Tensor, Tensor, MLP]:
     generator = torch.Generator().manual_seed(0)
-    x, wanted = (torch.randn(ROWS, n, dtype=torch.float64, generator=generator) for n in (5, 1))
+    x, wanted = (torch.randn(ROWS, n, dtype=dtype, generator=generator) for n in (5, 1))
     torch.manual_seed(1)
-    return x, wanted, MLP(5, MLPConfig(hidden=(6, 4), batch_norm=True, activation="dice")).double()
+    return x, wanted, MLP(5, MLPConfig(hidden=(6, 4), batch_norm=True, activation="dice")).to(dtype)
 
 
-def train_all() -> dict[str, Tensor]:
+def train_all(dtype: torch.dtype) -> dict[str, Tensor]:
     """The net's state after some steps on all rows in one process."""
-    x, wanted, net = rows_and_net()
+    x, wanted, net = rows_and_net(dtype)
     for _ in range(STEPS):
         net.zero_grad()
         ((net(x) - wanted).square().sum() / ROWS).backward()
@@ -28,12 +28,12 @@ def train_all() -> dict[str, Tensor]:
     return net.state_dict()
 
 
-def train_share(_: None, collective: Collective) -> dict[str, Tensor]:
+def train_share(dtype: torch.dtype, collective: Collective) -> dict[str, Tensor]:
     """The same on a rank that holds 11 or 19 rows and is padded to 20; gradients are averaged over ranks."""
-    x, wanted, net = rows_and_net()
+    x, wanted, net = rows_and_net(dtype)
     part = slice(0, 11) if collective.rank == 0 else slice(11, ROWS)
     live = torch.arange(20) < len(x[part])
-    padded, target = torch.full((20, 5), 99.0, dtype=torch.float64), torch.zeros(20, 1, dtype=torch.float64)
+    padded, target = torch.full((20, 5), 99.0, dtype=dtype), torch.zeros(20, 1, dtype=dtype)
     padded[live], target[live] = x[part], wanted[part]
     for _ in range(STEPS):
         net.zero_grad()

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.kernels.sources import compiler
+from shardrec.models.layers.kernels import library as of_towers
 from shardrec.sharding.updates import compiled_rows
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry, read_manifest, write_manifest
@@ -102,7 +103,7 @@ def records(folder: RunFolder) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in VOLATILE} for r in kept]
 
 
-def test_says_that_rows_are_updated_by_another_form(
+def test_says_that_rows_and_tower_are_computed_by_another_form(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As where a machine has no compiler: the run goes on, equal to rounding."""
@@ -110,14 +111,14 @@ def test_says_that_rows_are_updated_by_another_form(
         pytest.skip("no C++ compiler here")
     path = run_file(tmp_path / "run.yaml", data, **SETTINGS | {"trainer": {"max_steps": 2}})
     shardrec(monkeypatch, "train", path, "--quiet")
-    monkeypatch.setattr(compiled_rows, "library", lambda: None)
+    for module in (compiled_rows, of_towers):
+        monkeypatch.setattr(module, "library", lambda: None)
     shardrec(monkeypatch, "train", path, "--quiet", "--resume", "--set", "trainer.max_steps=3")
     said = [line for line in capfd.readouterr().err.splitlines() if "by the torch kernel" in line]
-    assert len(said) == 1 and "until here by the compiled one" in said[0] and "not bit for bit" in said[0]
-    assert [r["rows"] for r in RunFolder.open(tmp_path / "run").records() if r["kind"] == "start"] == [
-        "compiled",
-        "torch",
-    ]
+    assert len(said) == 2 and "rows of tables" in said[0] and "the tower" in said[1]
+    assert all("until here by the compiled one" in line and "not bit for bit" in line for line in said)
+    starts = [r for r in RunFolder.open(tmp_path / "run").records() if r["kind"] == "start"]
+    assert [(r["rows"], r["tower"]) for r in starts] == [("compiled", "compiled"), ("torch", "torch")]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(
