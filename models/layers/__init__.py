@@ -11,6 +11,7 @@
 - `fm.py`: An FM's terms are read off fields whose rows hold first-order weight and factors side by side
 - `frozen_copy.py`: A frozen copy of a module is a network that no optimizer moves: a target network
 - `glorot.py`: Glorot's initialisation (Glorot & Bengio, AISTATS 2010) is for papers that start from it
+- `gru_cells.py`: Cells of a GRU compute what follows a step's products, and its gradients
 - `jagged_argmax.py`: A jagged argmax finds the position of each row's largest score
 - `jagged_product.py`: A jagged product multiplies each position of jagged sequences with a vector of its row
 - `jagged_softmax.py`: A jagged softmax runs over the positions of each row of a jagged batch

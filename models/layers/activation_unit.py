@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.jagged_sum import segment_sum
+from shardrec.models.layers.kernels.library import are_compiled
+from shardrec.models.layers.kernels.pairs import PairKernel
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.pieces import pieces
 
@@ -111,8 +113,12 @@ class _EventLayer(torch.autograd.Function):
         ctx.outer = outer
         transposed = weight.to(of_row.dtype).T
         result = of_row.new_empty(len(events), of_row.shape[1])
+        kernel = _kernel(events, target, row, offsets, outer, of_row.dtype)
         for piece in pieces(events, max(weight.shape)):
-            inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
+            if kernel is not None:
+                inputs = kernel.inputs(piece, of_row.dtype)
+            else:
+                inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
             torch.index_select(of_row, 0, row[piece], out=result[piece]).addmm_(inputs, transposed)
         return result
 
@@ -120,22 +126,56 @@ class _EventLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         events, target, weight, row, offsets = ctx.saved_tensors
-        width, dtype = events.shape[1], gradient.dtype
-        of_events, of_targets = torch.empty_like(events), torch.empty_like(events)
-        of_weight, cast = torch.zeros_like(weight), weight.to(dtype)
-        for piece in pieces(events, max(weight.shape)):
-            k, q = events[piece], target.index_select(0, row[piece])
-            of_weight += gradient[piece].T @ _inputs(k, q, ctx.outer).to(dtype)
-            of_k, of_x = (gradient[piece] @ cast).to(events.dtype).split([width, weight.shape[1] - width], 1)
-            if ctx.outer:
-                of_x = of_x.unflatten(1, (width, width))
-                torch.add(of_k, torch.bmm(of_x, q.unsqueeze(2)).squeeze(2), out=of_events[piece])
-                torch.bmm(k.unsqueeze(1), of_x, out=of_targets[piece].unsqueeze(1))
-            else:
-                torch.addcmul(of_k, of_x, q, out=of_events[piece])
-                torch.mul(of_x, k, out=of_targets[piece])
-        of_target = segment_sum(of_targets, offsets).to(target.dtype)
+        kernel = _kernel(events, target, row, offsets, ctx.outer, gradient.dtype)
+        if kernel is None:
+            found = _gradients_by_torch(events, target, weight, row, offsets, gradient, ctx.outer)
+        else:
+            found = _compiled_gradients(kernel, events, target, weight, gradient)
+        of_events, of_target, of_weight = found
         return of_events, of_target, segment_sum(gradient, offsets), of_weight, None, None, None
+
+
+def _kernel(
+    events: Tensor, target: Tensor, row: Tensor, offsets: Tensor, outer: bool, dtype: torch.dtype
+) -> PairKernel | None:
+    """Returns the kernel of [k; k * q] in a precision, None where torch operations compute it, or k q^T."""
+    if outer or not are_compiled(events, target, torch.empty(0, dtype=dtype, device=events.device)):
+        return None
+    of_fp32 = events.dtype == target.dtype == torch.float32
+    return PairKernel(events, target, row, offsets) if of_fp32 else None
+
+
+def _compiled_gradients(
+    kernel: PairKernel, events: Tensor, target: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what `_gradients_by_torch` does."""
+    of_events, of_target = torch.empty_like(events, memory_format=torch.contiguous_format), torch.zeros_like(target)
+    of_weight, cast = torch.zeros_like(weight), weight.to(gradient.dtype)
+    for piece in pieces(events, max(weight.shape)):
+        of_weight += gradient[piece].T @ kernel.inputs(piece, gradient.dtype)
+        kernel.gradients(piece, gradient[piece] @ cast, of_events, of_target)
+    return of_events, of_target, of_weight
+
+
+def _gradients_by_torch(
+    events: Tensor, target: Tensor, weight: Tensor, row: Tensor, offsets: Tensor, gradient: Tensor, outer: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of events, targets and weight by that of their products."""
+    width, dtype = events.shape[1], gradient.dtype
+    of_events, of_targets = torch.empty_like(events), torch.empty_like(events)
+    of_weight, cast = torch.zeros_like(weight), weight.to(dtype)
+    for piece in pieces(events, max(weight.shape)):
+        k, q = events[piece], target.index_select(0, row[piece])
+        of_weight += gradient[piece].T @ _inputs(k, q, outer).to(dtype)
+        of_k, of_x = (gradient[piece] @ cast).to(events.dtype).split([width, weight.shape[1] - width], 1)
+        if outer:
+            of_x = of_x.unflatten(1, (width, width))
+            torch.add(of_k, torch.bmm(of_x, q.unsqueeze(2)).squeeze(2), out=of_events[piece])
+            torch.bmm(k.unsqueeze(1), of_x, out=of_targets[piece].unsqueeze(1))
+        else:
+            torch.addcmul(of_k, of_x, q, out=of_events[piece])
+            torch.mul(of_x, k, out=of_targets[piece])
+    return of_events, segment_sum(of_targets, offsets).to(target.dtype), of_weight
 
 
 def _inputs(k: Tensor, q: Tensor, outer: bool) -> Tensor:

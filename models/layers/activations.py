@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shardrec.models.layers.kernels.library import DiceKernel, are_compiled
+from shardrec.models.layers.kernels.dice import DiceKernel
+from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.moments import Standardise, gradient_of_sums
 from shardrec.models.layers.pieces import pieces
 

@@ -2,7 +2,12 @@
 
 - `build.py`: the library's sources
 - `dice.cpp`, `dice.h`: Dice, and sums of columns
+- `dice.py`: these, on tensors
 - `exports.cpp`, `forms.h`: the library's entry points, and what it has for each set of instructions
 - `lanes.h`: sixteen numbers at a time, and functions of them
-- `library.py`: its functions, on tensors
+- `library.py`: the library, loaded, and what it is for
+- `pairs.cpp`, `pairs.h`: positions beside a vector of their row
+- `pairs.py`: these, on tensors
+- `recurrent.cpp`, `recurrent.h`: a step of a GRU
+- `recurrent.py`: this, on tensors
 """

@@ -1,5 +1,7 @@
 // The entry points of towers' kernels: each calls the form that this processor has the instructions for.
 #include "dice.h"
+#include "pairs.h"
+#include "recurrent.h"
 #include "levels.h"
 
 extern "C" {
@@ -15,5 +17,21 @@ void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, float* 
 // The gradient of x; level + slope x is what it has by way of the moments.
 void dice_gradient(const Columns* x, const DiceOf* of, const void* gradient, const float* level, const float* slope, void* result, int32_t threads) {
     FORM(dice_gradient(*x, *of, gradient, level, slope, result, threads));
+}
+
+void cells_forward(const Cells* cells, int64_t first, int64_t rows, const float* before, float* after, int32_t threads) {
+    FORM(cells_forward(*cells, first, rows, before, after, threads));
+}
+
+void cells_backward(const Cells* cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int32_t threads) {
+    FORM(cells_backward(*cells, first, rows, before, gradient, later, of_states, of_candidates, of_attention, threads));
+}
+
+// inputs [last - first, 2 columns], fp32 or bf16: a position's value, and its product with its row's vector.
+void pair_inputs(const Pairs* pairs, void* inputs, int32_t bf16, int32_t threads) { FORM(pair_inputs(*pairs, inputs, bf16, threads)); }
+
+// By the gradient of these: of_values [T, columns], and of_vectors [B, columns], to which is added.
+void pair_gradients(const Pairs* pairs, const void* of_inputs, int32_t bf16, float* of_values, float* of_vectors, int32_t threads) {
+    FORM(pair_gradients(*pairs, of_inputs, bf16, of_values, of_vectors, threads));
 }
 }

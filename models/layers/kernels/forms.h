@@ -3,3 +3,7 @@ void column_sums(const Columns& x, const float* centre, float* sums, int threads
 void dice(const Columns& x, const DiceOf& of, void* result, int threads);
 void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, float* sums, int threads);
 void dice_gradient(const Columns& x, const DiceOf& of, const void* gradient, const float* level, const float* slope, void* result, int threads);
+void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float* before, float* after, int threads);
+void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
+void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);
+void pair_gradients(const Pairs& pairs, const void* of_inputs, bool bf16, float* of_values, float* of_vectors, int threads);

@@ -59,6 +59,15 @@ template <class T> static inline void store(T* to, Lanes lanes, int64_t n) {
     std::memcpy(to, some, n * sizeof(T));
 }
 
+// Adds up lanes, halves first: in the same order on every processor.
+static inline float total(Lanes lanes) {
+    float of[LANES];
+    store(of, lanes);
+    for (int64_t width = LANES / 2; width; width /= 2)
+        for (int64_t i = 0; i < width; i++) of[i] += of[i + width];
+    return of[0];
+}
+
 // exp(x) to 1.1 units in the last place: 2^n times a polynomial over [-ln 2 / 2, ln 2 / 2] (as in Cephes' expf). x is taken
 // between -87 and 87; NaN stays.
 static inline Lanes exp(Lanes x) {

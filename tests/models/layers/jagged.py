@@ -1,5 +1,6 @@
 """Jagged sequences that the tests of several layers share."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,8 @@ class Rows(NamedTuple):
         return list(values.split(self.lengths.tolist()))
 
 
-def rows(lengths: tuple[int, ...] = (3, 0, 5, 1, 5, 0, 2)) -> Rows:
-    length = torch.tensor(lengths)
+def rows(lengths: Sequence[int] = (3, 0, 5, 1, 5, 0, 2)) -> Rows:
+    length = torch.tensor(lengths, dtype=torch.int64)
     offsets = torch.nn.functional.pad(length.cumsum(0), (1, 0))
     return Rows(length, Jagged(torch.empty(sum(lengths)), length, offsets).row_of_position(), offsets)
 
