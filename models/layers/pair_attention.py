@@ -1,8 +1,13 @@
 """Attention over pairs of fields says which crossings matter."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from shardrec.models.layers.kernels.attention import AttentionKernel
+from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.pieces import row_blocks
 
 _NUMBERS_AT_ONCE = 1 << 18  # on CPUs, of [P, b, D]: 1 MiB in fp32 stays in a core's cache and off the page-fault path
@@ -32,6 +37,9 @@ class PairAttention(nn.Module):
 
     def forward(self, factors: Tensor) -> Tensor:
         """[B, F, D] -> [B, D]."""
+        leaves_out = self.training and self.dropout.p > 0
+        if not leaves_out and factors.dtype == torch.float32 and are_compiled(factors, *self.parameters()):
+            return _CompiledAttention.apply(factors, self.hidden.weight, self.hidden.bias, self.score.weight)
         blocks = row_blocks(factors, len(self.first) * factors.shape[2], _NUMBERS_AT_ONCE)
         return torch.cat([self._pooled(block) for block in blocks])
 
@@ -50,3 +58,19 @@ class PairAttention(nn.Module):
     def _weights(self, pairs: Tensor) -> Tensor:
         score = self.score(torch.relu(self.hidden(pairs.flatten(0, 1))))  # [P B, 1]
         return torch.softmax(score.view(pairs.shape[:2]), 0)
+
+
+class _CompiledAttention(torch.autograd.Function):
+    """Pools pairs that are made anew in backward, so that no array of pairs is; in fp32, under autocast too."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor, weight: Tensor, bias: Tensor, score: Tensor) -> Tensor:
+        pooled, weights = AttentionKernel(factors, weight, bias, score).forward()
+        ctx.save_for_backward(factors, weight, bias, score, weights, pooled)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        *operands, weights, pooled = ctx.saved_tensors
+        return AttentionKernel(*operands).backward(pooled, weights, gradient)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardrec.data_pipeline.batch import Batch
+from shardrec.models.layers.kernels.library import torch_alone
 from shardrec.models.table_reads import features_of
 from shardrec.sharding.distribution.distribute import Distributed
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
@@ -135,7 +136,7 @@ class Bound:
     @classmethod
     def of_step(cls, train_step: Callable[[Batch], None], distributed: Distributed, batch: Batch) -> "Bound":
         """Makes one step, and returns the bound of such steps."""
-        with RecordedProducts() as recorded:
+        with RecordedProducts() as recorded, torch_alone():
             train_step(batch)
         tables = distributed.tables.values()
         weights = [shard.weight for table in tables for shard in table.shards]

@@ -1,5 +1,7 @@
 """Kernels of layers compute what lies between a tower's matrix products, in few passes over memory.
 
+- `attention.cpp`, `attention.h`: attention over pairs of fields
+- `attention.py`: this, on tensors
 - `build.py`: the library's sources
 - `dice.cpp`, `dice.h`: Dice, and sums of columns
 - `dice.py`: these, on tensors

@@ -1,4 +1,5 @@
 // The entry points of towers' kernels: each calls the form that this processor has the instructions for.
+#include "attention.h"
 #include "dice.h"
 #include "pairs.h"
 #include "recurrent.h"
@@ -33,5 +34,11 @@ void pair_inputs(const Pairs* pairs, void* inputs, int32_t bf16, int32_t threads
 // By the gradient of these: of_values [T, columns], and of_vectors [B, columns], to which is added.
 void pair_gradients(const Pairs* pairs, const void* of_inputs, int32_t bf16, float* of_values, float* of_vectors, int32_t threads) {
     FORM(pair_gradients(*pairs, of_inputs, bf16, of_values, of_vectors, threads));
+}
+
+void attention_forward(const Attention* of, float* pooled, float* weights, int32_t threads) { FORM(attention_forward(*of, pooled, weights, threads)); }
+
+void attention_backward(const Attention* of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int32_t threads) {
+    FORM(attention_backward(*of, pooled, weights, gradients, of_factors, of_parameters, threads));
 }
 }

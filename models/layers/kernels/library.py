@@ -1,6 +1,9 @@
 """The library is loaded once; the files beside this one call its functions, each with the structs of one header."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -8,6 +11,8 @@ import torch
 from torch import Tensor
 
 from shardrec.models.layers.kernels.build import TOWERS
+
+_by_torch: ContextVar[bool] = ContextVar("by_torch", default=False)
 
 
 @cache
@@ -24,6 +29,8 @@ def library() -> Any:
         "dice_gradient": [pointer] * 6,
         "cells_forward": [pointer, whole, whole, pointer, pointer],
         "cells_backward": [pointer, whole, whole, *[pointer] * 6],
+        "attention_forward": [pointer] * 3,
+        "attention_backward": [pointer] * 6,
         "pair_inputs": [pointer, pointer, flag],
         "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }
@@ -37,9 +44,19 @@ def are_compiled(*tensors: Tensor) -> bool:
     """Says whether kernels compute of these: fp32 and bf16 on a CPU, outside of what is being exported or compiled."""
     return (
         all(x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) for x in tensors)
-        and not torch.compiler.is_compiling()
+        and not (_by_torch.get() or torch.compiler.is_compiling())
         and library() is not None
     )
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Lets layers be computed by torch operations while this lasts, which others can record."""
+    token = _by_torch.set(True)
+    try:
+        yield
+    finally:
+        _by_torch.reset(token)
 
 
 def tower_form(device: torch.device) -> str:

@@ -10,6 +10,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.inputs import PooledEmbeddings
+from shardrec.models.layers.kernels.library import torch_alone
+from shardrec.models.layers.pair_attention import PairAttention
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.tables.live import LiveTable, TableShard
@@ -35,6 +37,14 @@ def test_products_of_fused_attention() -> None:
     with RecordedProducts() as recorded:
         F.scaled_dot_product_attention(query, key, value).sum().backward()
     assert sum(p.operations for p in recorded.products) == 6 * 2 * (2 * 3) * 4 * 6 * 8
+
+
+def test_products_that_a_kernel_computes_are_recorded_of_torch_operations() -> None:
+    """Those of attention over pairs, 2 * rows * pairs * (columns + 1) * units operations, forward and twice backward."""
+    layer, factors = PairAttention(4, 8, 5), torch.randn(3, 4, 8, requires_grad=True)
+    with RecordedProducts() as recorded, torch_alone():
+        layer(factors).sum().backward()
+    assert sum(p.operations for p in recorded.products) == 3 * 2 * 3 * 6 * (8 + 1) * 5
 
 
 def test_recorded_products_can_be_timed() -> None:
