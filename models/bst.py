@@ -10,6 +10,7 @@ from shardrec.models.fields import Fields
 from shardrec.models.histories import HistoryConfig, HistoryModel
 from shardrec.models.inputs import Jagged
 from shardrec.models.layers.jagged_sum import jagged_sum
+from shardrec.models.layers.kernels.library import torch_alone
 from shardrec.models.layers.packing import inverse, regroup
 from shardrec.models.layers.padded import padded_mean_weights, padded_sum
 from shardrec.models.layers.transformer import LengthBuckets, TransformerLayer, bucket_by_length
@@ -78,7 +79,8 @@ class BST(HistoryModel):
     def explain(self, target: Tensor, history: Jagged, dense: Tensor, context: Tensor | None = None) -> Explanation:
         """Returns the target's attention to each event in the last layer, mean over heads; the rest is to itself."""
         row = history.row_of_position()
-        buckets, _, weights = self._encode(self.events(history), self.target_event(target, dense), history, row)
+        with torch_alone():  # kernels keep no attention
+            buckets, _, weights = self._encode(self.events(history), self.target_event(target, dense), history, row)
         of_target = []
         for bucket, attention in zip(buckets.parts, weights, strict=True):
             last = (bucket.mask == 0).sum(-1, keepdim=True) - 1  # [rows, 1, 1, 1]

@@ -14,6 +14,8 @@ class CausalBlock(TransformerLayer):
     softmax(Q K^T / sqrt(d)) V over a row's positions up to the query's own.
     """
 
+    causal = True
+
     def forward(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width]."""
         if not buckets.parts:

@@ -5,13 +5,16 @@ of nearly equal length: rows go by length and are cut into buckets whose widths 
 of a bucket's columns is padding (the first buckets, of one length each, have none).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from shardrec.models.layers.cancelled import keep_at_zero
+from shardrec.models.layers.kernels.library import are_compiled
+from shardrec.models.layers.kernels.row_attention import RowAttentionKernel
 from shardrec.models.layers.packing import inverse, regroup
 
 _GROWTH = 1.2  # of a bucket's width over the one before
@@ -36,12 +39,13 @@ class LengthBuckets(NamedTuple):
     """Length buckets say where M positions of B rows go.
 
     source: [M] the position, in the order of the batch, of each position in the buckets' order; reverse: [M] the other
-    way
+    way; offsets: [B + 1], where rows begin in the buckets' order
     """
 
     source: Tensor
     reverse: Tensor
     parts: tuple[LengthBucket, ...]
+    offsets: Tensor
 
 
 def bucket_by_length(lengths: Tensor, row: Tensor, offsets: Tensor) -> LengthBuckets:
@@ -58,7 +62,7 @@ def bucket_by_length(lengths: Tensor, row: Tensor, offsets: Tensor) -> LengthBuc
         if width:
             parts.append(_bucket(length[first : first + row_count], width, position_count))
         first += row_count
-    return LengthBuckets(inverse(reverse), reverse, tuple(parts))
+    return LengthBuckets(inverse(reverse), reverse, tuple(parts), F.pad(length.cumsum(0), (1, 0)))
 
 
 def _widths(rows_of_length: list[int]) -> list[tuple[int, int, int]]:
@@ -94,6 +98,8 @@ class TransformerLayer(nn.Module):
     MH: per head, softmax(Q K^T / sqrt(d)) V over a row's positions.
     """
 
+    causal = False  # whether a position attends to those of its row up to itself, and not to all
+
     def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
@@ -105,7 +111,10 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width]."""
+        """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width].
+
+        The kernels that compute it on CPUs keep no attention.
+        """
         attended, weights = self._attend(x, buckets)
         x = self.attended_norm(x + self.dropout(self.output(attended)))
         return self.norm(x + self.dropout(self.down(F.leaky_relu(self.up(x))))), weights
@@ -129,8 +138,11 @@ class TransformerLayer(nn.Module):
         return bucket.mask
 
     def _attend(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
+        three = [layer(x) for layer in (self.query, self.key, self.value)]
+        if are_compiled(*three) and three[0].dtype == three[2].dtype:
+            return _RowAttention.apply(*three, buckets.offsets, self.heads, self.causal), ()
         counts = [bucket.positions for bucket in buckets.parts]
-        projected = zip(*(layer(x).split(counts) for layer in (self.query, self.key, self.value)), strict=True)
+        projected = zip(*(x.split(counts) for x in three), strict=True)
         results = [self._attend_in(bucket, *three) for bucket, three in zip(buckets.parts, projected, strict=True)]
         return torch.cat([attended for attended, _ in results]), tuple(weights for _, weights in results)
 
@@ -144,3 +156,23 @@ class TransformerLayer(nn.Module):
         weights = torch.softmax(score + self.mask_of(bucket).to(score.dtype), -1)
         block = torch.matmul(weights, value).transpose(1, 2).flatten(2).flatten(0, 1)
         return block.index_select(0, bucket.slot), weights
+
+
+class _RowAttention(torch.autograd.Function):
+    """Attends within rows without slots or arrays of scores, which backward makes anew."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, heads: int, causal: bool
+    ) -> Tensor:
+        attended, sums = RowAttentionKernel(query, key, value, offsets, heads, causal=causal).forward()
+        ctx.save_for_backward(query, key, value, offsets, attended, sums)
+        ctx.heads, ctx.causal = heads, causal
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, offsets, attended, sums = ctx.saved_tensors
+        kernel = RowAttentionKernel(query, key, value, offsets, ctx.heads, causal=ctx.causal)
+        return *kernel.backward(attended, sums, gradient), None, None, None

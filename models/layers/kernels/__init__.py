@@ -12,4 +12,6 @@
 - `pairs.py`: these, on tensors
 - `recurrent.cpp`, `recurrent.h`: a step of a GRU
 - `recurrent.py`: this, on tensors
+- `row_attention.cpp`, `row_attention.h`: attention within rows
+- `row_attention.py`: this, on tensors
 """

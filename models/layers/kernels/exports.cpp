@@ -3,6 +3,7 @@
 #include "dice.h"
 #include "pairs.h"
 #include "recurrent.h"
+#include "row_attention.h"
 #include "levels.h"
 
 extern "C" {
@@ -40,5 +41,11 @@ void attention_forward(const Attention* of, float* pooled, float* weights, int32
 
 void attention_backward(const Attention* of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int32_t threads) {
     FORM(attention_backward(*of, pooled, weights, gradients, of_factors, of_parameters, threads));
+}
+
+void rows_forward(const Rows* of, void* attended, float* sums, int32_t threads) { FORM(rows_forward(*of, attended, sums, threads)); }
+
+void rows_backward(const Rows* of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int32_t threads) {
+    FORM(rows_backward(*of, attended, sums, gradient, of_query, of_key, of_value, threads));
 }
 }

@@ -9,3 +9,5 @@ void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);
 void pair_gradients(const Pairs& pairs, const void* of_inputs, bool bf16, float* of_values, float* of_vectors, int threads);
 void attention_forward(const Attention& of, float* pooled, float* weights, int threads);
 void attention_backward(const Attention& of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int threads);
+void rows_forward(const Rows& of, void* attended, float* sums, int threads);
+void rows_backward(const Rows& of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int threads);

@@ -31,6 +31,8 @@ def library() -> Any:
         "cells_backward": [pointer, whole, whole, *[pointer] * 6],
         "attention_forward": [pointer] * 3,
         "attention_backward": [pointer] * 6,
+        "rows_forward": [pointer] * 3,
+        "rows_backward": [pointer] * 7,
         "pair_inputs": [pointer, pointer, flag],
         "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }

@@ -40,7 +40,7 @@ def test_products_of_fused_attention() -> None:
 
 
 def test_products_that_a_kernel_computes_are_recorded_of_torch_operations() -> None:
-    """Those of attention over pairs, 2 * rows * pairs * (columns + 1) * units operations, forward and twice backward."""
+    """Of attention over pairs, 2 * rows * pairs * (columns + 1) * units operations, forward, and twice backward."""
     layer, factors = PairAttention(4, 8, 5), torch.randn(3, 4, 8, requires_grad=True)
     with RecordedProducts() as recorded, torch_alone():
         layer(factors).sum().backward()
