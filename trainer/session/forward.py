@@ -15,7 +15,7 @@ from shardrec.models.base import Explanation, Recommender
 from shardrec.models.layers.moments import live_rows
 from shardrec.models.shared_space import users_once
 from shardrec.models.tasks import Term
-from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.lookup.lookup import EmbeddingLookup, Started
 
 Inputs = dict[str, Any]
 """What a tower reads, by name."""
@@ -36,12 +36,13 @@ class ForwardStep(nn.Module):
         self.model = model
         self.precision = precision
 
-    def forward(self, batch: Batch) -> Any:
-        return self.output(self.inputs(batch), batch)
+    def forward(self, batch: Batch, started: Started | None = None) -> Any:
+        """Returns the tower's output for a batch. started: what `lookup.start` gave for it, where it was called."""
+        return self.output(self.inputs(batch, started), batch)
 
-    def inputs(self, batch: Batch) -> Inputs:
+    def inputs(self, batch: Batch, started: Started | None = None) -> Inputs:
         """Returns what the tower reads of a batch. All ranks call it alike."""
-        inputs = self.lookup(batch)
+        inputs = self.lookup(started or batch)
         if self.model.retrieves and batch.alternatives is not None:  # other tasks score each row, negatives too
             towers = self.model.halves()
             assert towers is not None

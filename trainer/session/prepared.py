@@ -1,6 +1,6 @@
-"""A prepared batch is ready to be trained on: it is on the device, and all ranks know how much the global batch has.
+"""A prepared batch is ready to be trained on: it is on the device, its ids are where their rows are, and it is counted.
 
-Both follow from the data alone, so that they can be under way while a step before it computes.
+All that follows from the data alone, so that it can be under way while the step before it computes.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
+from shardrec.sharding.lookup.lookup import EmbeddingLookup, Started
 from shardrec.trainer.launch.environment import Environment
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
-    """A prepared batch is this worker's part of a global one."""
+    """A prepared batch is this worker's part of a global one. started: its lookup, where its ids were sent."""
 
     copied: Callable[[], Batch]
     summed: Callable[[], Tensor]
+    started: Started | None = None
+
+    def send_ids(self, lookup: EmbeddingLookup) -> None:
+        """Sends the ids to the ranks that hold their rows, once. All ranks call it alike."""
+        self.started = self.started or lookup.start(self.batch())
 
     def batch(self) -> Batch:
         """Returns the batch on the device; what the device does from now on comes after its copy."""

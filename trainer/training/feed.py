@@ -33,9 +33,14 @@ class Feed:
             yield prepared
 
     def prepare(self) -> None:
-        """Starts to prepare the batches that come next. It is called in mid-step, where the device is at work."""
+        """Starts to prepare the batches that come next. It is called in mid-step, where the device is at work.
+
+        Of the very next one the ids are sent, too.
+        """
         while len(self._waiting) < self._ahead and self._start():
             pass
+        if self._waiting:
+            self._waiting[0][0].send_ids(self._session.distributed.lookup)
 
     def close(self) -> None:
         """Ends what reads ahead, once all ranks are done with what was prepared in vain."""

@@ -361,7 +361,7 @@ class Trainer:
         factor = learning_rate_factor(self.config.optimizer.schedule, step, state.total_steps)
         halted = None if self._brake is None else self._brake.halted
         session.distributed.begin(UpdateContext(step, factor, weight, halted))
-        output = session.distributed.module(batch)
+        output = session.distributed.module(batch, prepared.started)
         terms = session.model.task.loss(output, batch)
         sums = self.watch.summed(terms)
         summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) :]
