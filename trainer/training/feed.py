@@ -22,8 +22,8 @@ class Feed:
         self._session, self._loader, self._ahead = session, loader, ahead
         self._preparation = Preparation(session.environment)
         self._waiting: deque[tuple[Prepared, Exception | None]] = deque()
-        self._epoch, self._step, self._left = epoch, step, count
-        self._batches = self._read()
+        self._left, self._step, self._failed = count, step, False
+        self._batches = self._read(epoch, step)
 
     def __iter__(self) -> Iterator[Prepared]:
         while self._waiting or self._start():
@@ -51,29 +51,29 @@ class Feed:
 
     def _start(self) -> bool:
         """Starts to prepare one batch; says whether there was one."""
-        if self._waiting and self._waiting[-1][1] is not None:
+        if not self._left:
             return False
-        error = None
-        try:
-            batch = next(self._batches, None)
-            if batch is not None:
-                self._session.model.task.check(batch)
-        except Exception as found:
-            batch, error = self._loader.padding(self._step), found
-        if batch is None:
-            return False
+        batch, error = self._next()
         self._waiting.append((self._preparation.start(batch), error))
+        self._left, self._step = self._left - 1, (self._step + 1) % self._loader.steps_per_epoch
         return True
 
-    def _read(self) -> Generator[Batch, None, None]:
-        while self._left:
-            batches = self._loader.epoch(self._epoch, self._step)
+    def _next(self) -> tuple[Batch, Exception | None]:
+        """Returns the next batch; after one that raised, others go on until its turn, and this worker with padding."""
+        if self._failed:
+            return self._loader.padding(self._step), None
+        try:
+            batch = next(self._batches)
+            self._session.model.task.check(batch)
+        except Exception as error:
+            self._failed = True
+            return self._loader.padding(self._step), error
+        return batch, None
+
+    def _read(self, epoch: int, step: int) -> Generator[Batch, None, None]:
+        while True:
+            batches = self._loader.epoch(epoch, step)
             if self._session.environment.device.type == "cuda":
                 batches = prefetched(map(Batch.pin_memory, batches), 1)
-            for batch in batches:
-                yield batch
-                self._step += 1
-                self._left -= 1
-                if not self._left:
-                    return
-            self._epoch, self._step = self._epoch + 1, 0
+            yield from batches
+            epoch, step = epoch + 1, 0
