@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -86,10 +87,9 @@ class KernelSources:
             for source in others
         }
         flags = *_FLAGS, *self._flags(), f"-I{_HERE}", f"-I{self.folder}", "-c"
-        objects = []
-        for name, arguments in jobs.items():
-            objects.append(str(folder / f"{name}.o"))
-            _run(program, *flags, *arguments, "-o", objects[-1])
+        objects = {str(folder / f"{name}.o"): arguments for name, arguments in jobs.items()}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda to: _run(program, *flags, *objects[to], "-o", to), objects))
         library = folder / "library.so"
         # in this order: of functions that several objects have, the linker takes the first, which any processor can run
         _run(program, "-shared", "-fopenmp", *objects, "-o", str(library))
