@@ -4,6 +4,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "memory.h"
 
@@ -140,14 +143,31 @@ static inline void prefetch_ids(const Cache& cache, const Sets& sets) {
     prefetch(cache.ids + sets.second * cache.ways, cache.ways);
 }
 
-static inline int64_t find_in(const Cache& cache, int64_t id, const Sets& sets) {
-    int64_t found = -1;
-    for (const int64_t set : {sets.second, sets.first}) {
-        const int64_t first = set * cache.ways;
-        for (int64_t row = first; row < first + cache.ways; row++)
-            if (cache.ids[row] == id) found = row;
+// Returns which of `ways` rows, a multiple of 8, has an id, or -1.
+static inline int64_t way_of(const int64_t* ids, int64_t ways, int64_t id) {
+#if defined(__AVX512F__)
+    const __m512i wanted = _mm512_set1_epi64(id);
+    for (int64_t w = 0; w < ways; w += 8)
+        if (const __mmask8 equal = _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(ids + w), wanted)) return w + __builtin_ctz(equal);
+#elif defined(__AVX2__)
+    const __m256i wanted = _mm256_set1_epi64x(id);
+    for (int64_t w = 0; w < ways; w += 4) {
+        const __m256i equal = _mm256_cmpeq_epi64(_mm256_loadu_si256((const __m256i*)(ids + w)), wanted);
+        if (const int bits = _mm256_movemask_pd(_mm256_castsi256_pd(equal))) return w + __builtin_ctz(bits);
     }
-    return found;
+#else
+    for (int64_t w = 0; w < ways; w++)
+        if (ids[w] == id) return w;
+#endif
+    return -1;
+}
+
+static inline int64_t find_in(const Cache& cache, int64_t id, const Sets& sets) {
+    for (const int64_t set : {sets.first, sets.second}) {
+        const int64_t first = set * cache.ways, way = way_of(cache.ids + first, cache.ways, id);
+        if (way >= 0) return first + way;
+    }
+    return -1;
 }
 
 // Finds the table's rows of ids [n], -1 for those that have none. Returns the place of an id of a bucket that is not here, or -1.
@@ -198,29 +218,32 @@ struct Work {
     int64_t calls, rounds;
 };
 
+// spared: a row is not to be taken that was counted more often.
 template <int POLICY>
-static inline int64_t worth(int64_t count, int64_t last_use, int64_t step, int64_t aged, bool evict) {
-    const int64_t most = std::min(count, LARGEST), by_use = last_use * ((int64_t)1 << BITS) + most;
+static inline int64_t worth(int64_t count, int64_t last_use, int64_t step, int64_t aged, int64_t spared) {
+    const int64_t most = count < LARGEST ? count : LARGEST, by_use = last_use * ((int64_t)1 << BITS) + most;
     int64_t value = by_use;
     if (POLICY == AGE) value = last_use <= aged ? by_use : NEVER;
     if (POLICY == LFU) {
         const int64_t by_count = last_use == step ? NEVER : most * ((int64_t)1 << BITS) + last_use;
         value = last_use <= aged ? by_use - ((int64_t)1 << 62) : by_count;
     }
-    return !evict && count > 0 ? NEVER : value;
+    return count > spared ? NEVER : value;
 }
 
 template <int POLICY>
-static void look(const Cache& cache, int64_t first, int64_t step, bool evict, int64_t* worths, Set& set) {
-    const int64_t aged = cache.age < 0 ? LONG_AGO : step - cache.age;
+static void look(const Cache& cache, int64_t first, int64_t step, int64_t spared, int64_t* __restrict worths, Set& set) {
+    const int64_t aged = cache.age < 0 ? LONG_AGO : step - cache.age, ways = cache.ways;
     const int64_t *count = cache.count + first, *last_use = cache.last_use + first;
-    int64_t least = NEVER, free = 0, way = 0;
-    for (int64_t w = 0; w < cache.ways; w++) {
-        worths[w] = worth<POLICY>(count[w], last_use[w], step, aged, evict);
-        least = std::min(least, worths[w]);
+    int64_t least = NEVER, free = 0, way = ways;
+#pragma omp simd reduction(min : least) reduction(+ : free)
+    for (int64_t w = 0; w < ways; w++) {
+        worths[w] = worth<POLICY>(count[w], last_use[w], step, aged, spared);
+        least = worths[w] < least ? worths[w] : least;
         free += count[w] == 0;
     }
-    while (worths[way] != least) way++;
+#pragma omp simd reduction(min : way)
+    for (int64_t w = 0; w < ways; w++) way = worths[w] == least && w < way ? w : way;
     set.worth = last_use[way] == step ? NEVER : least;
     set.least = first + way;
     set.free = free;
@@ -228,7 +251,7 @@ static void look(const Cache& cache, int64_t first, int64_t step, bool evict, in
 
 // Gives rows to the new ids of one bucket that ask, in rounds, as `SetCache.place` says.
 template <int POLICY>
-static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64_t New::*row, Work& work) {
+static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, int64_t New::*row, Work& work) {
     int64_t waiting = 0;
     for (int64_t i = 0; i < n; i++)
         if (work.news[i].asks) work.queue[waiting++] = {work.news[i].count, work.news[i].id, i};
@@ -250,7 +273,7 @@ static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64
                     prefetch(cache.last_use + first, cache.ways);
                 });
             each_to_look_at(i, [&](int64_t first, Set& set) {
-                look<POLICY>(cache, first, step, evict, work.worths, set);
+                look<POLICY>(cache, first, step, spared, work.worths, set);
                 set.looked = call;
             });
         }
@@ -283,9 +306,9 @@ static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64
 
 static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64_t New::*row, Work& work) {
     switch (cache.policy) {
-        case LFU: return place<LFU>(cache, step, evict, n, row, work);
-        case LRU: return place<LRU>(cache, step, evict, n, row, work);
-        case AGE: return place<AGE>(cache, step, evict, n, row, work);
+        case LFU: return place<LFU>(cache, step, evict ? NEVER : 0, n, row, work);
+        case LRU: return place<LRU>(cache, step, evict ? NEVER : 0, n, row, work);
+        case AGE: return place<AGE>(cache, step, evict ? NEVER : 0, n, row, work);
     }
 }
 
@@ -298,16 +321,21 @@ static int64_t use_rows(const IdMap& map, const Cache& cache, const Arrivals& ar
         news[i] = {arrivals.ids[at], arrivals.counts[at], at, -1, -1, sets_of(items[i].hash, map.buckets, map.bucket_sets), false, false};
         prefetch_ids(cache, news[i].sets);
     }
+    for (int64_t i = 0; i < n && !arrivals.fills; i++) {
+        const int64_t row = news[i].row = find_in(cache, news[i].id, news[i].sets);
+        if (row < 0) continue;
+        __builtin_prefetch(cache.count + row, 1);
+        __builtin_prefetch(cache.last_use + row, 1);
+    }
     int64_t others = 0;
     for (int64_t i = 0; i < n; i++) {
-        const New one = news[i];
-        const int64_t row = arrivals.fills ? -1 : find_in(cache, one.id, one.sets);
-        rows[one.at] = row < 0 ? row : row + first_row;
-        if (row < 0) {
+        const New& one = news[i];
+        rows[one.at] = one.row < 0 ? one.row : one.row + first_row;
+        if (one.row < 0) {
             news[others++] = one;
         } else {
-            cache.count[row] += one.count;
-            cache.last_use[row] = arrivals.step;
+            cache.count[one.row] += one.count;
+            cache.last_use[one.row] = arrivals.step;
         }
     }
     return others;
