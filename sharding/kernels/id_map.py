@@ -113,5 +113,5 @@ def distinct_ids(buckets: int, ids: Tensor, times: Tensor | None) -> tuple[Tenso
         *(x.data_ptr() for x in (found, counts, inverse, starts)),
         torch.get_num_threads(),
     )
-    size = checked(size, f"finding the distinct ones of {len(ids):,} ids")
+    size = checked(size, f"finding the distinct of {len(ids):,} ids")
     return found[:size], counts[:size], inverse, starts

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.declared.sizes import readable
+from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.kernels.build import ROWS
 
 _NO_MEMORY = -(1 << 63)
@@ -79,12 +80,18 @@ def library() -> Any:
     return loaded
 
 
+class KernelMemoryError(UserError, MemoryError):
+    """A kernel got too little memory to work in, and has changed nothing."""
+
+
 def checked(returned: int, what: str) -> int:
-    """Returns what a function of the library did, of `what`. Raises MemoryError where it had too little memory."""
+    """Returns what a function of the library did, of `what`. Raises KernelMemoryError where memory was short."""
     if returned == _NO_MEMORY:
         short = library().kernel_short_of()
         much = f"{readable(short)} more memory" if short else "more memory"
-        raise MemoryError(f"{what} needs {much}, which is not there; choose smaller batches, or fewer workers here")
+        raise KernelMemoryError(
+            f"{what} needs {much}, which is not there; choose smaller batches, or fewer workers here"
+        )
     return returned
 
 
