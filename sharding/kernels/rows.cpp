@@ -447,13 +447,15 @@ static inline void pool_bag(const Table& table, const int64_t* ids, int64_t n, c
 }
 
 void pool(const Table* tables, const Feature* features, const Batch& batch, float* out, int threads) {
-    const int64_t block = 128, blocks = (batch.bags + block - 1) / block, bags = batch.bags;
+    // Table by table, whose pages the processor then keeps track of; each in so many blocks that all threads have some.
+    const int64_t bags = batch.bags, pieces = (4 * threads + batch.features - 1) / batch.features;
+    const int64_t block = std::max<int64_t>(128, (bags + pieces - 1) / pieces), blocks = (bags + block - 1) / block;
     int64_t widest = 1;
     for (int64_t f = 0; f < batch.features; f++) widest = std::max(widest, tables[features[f].table].columns);
     const Work work(threads, widest);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < batch.features * blocks; task++) {
-        const int64_t f = task % batch.features, start = task / batch.features * block;
+        const int64_t f = task / blocks, start = task % blocks * block;
         const Table& table = tables[features[f].table];
         const int64_t width = table.columns * (table.half ? 2 : 4);
         float* row = work.mine();
