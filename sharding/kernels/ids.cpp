@@ -261,8 +261,8 @@ static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, i
     const int64_t call = ++work.calls;
     while (waiting) {
         const int64_t round = ++work.rounds;
-        const auto each_to_look_at = [&](int64_t place, const auto& then) {
-            const Sets& sets = work.news[work.queue[place].which].sets;
+        const auto each_to_look_at = [&](int64_t i, const auto& then) {
+            const Sets& sets = work.news[work.queue[i].which].sets;
             for (const int64_t s : {sets.first, sets.second})
                 if (work.sets[s].looked != call) then(s * cache.ways, work.sets[s]);
         };
@@ -285,7 +285,11 @@ static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, i
             const bool fills = a.free || b.free;
             if (!fills && a.worth == NEVER && b.worth == NEVER) continue;
             Set& set = (fills ? a.free >= b.free : a.worth <= b.worth) ? a : b;
-            if (set.round != round) set.round = round, set.served = 0, set.next = &set == &a ? one.sets.first * cache.ways : one.sets.second * cache.ways;
+            if (set.round != round) {
+                set.round = round;
+                set.served = 0;
+                set.next = (&set == &a ? one.sets.first : one.sets.second) * cache.ways;
+            }
             if (set.served >= (fills ? (set.free + 1) / 2 : 1)) {
                 work.queue[left++] = ticket;
                 continue;
