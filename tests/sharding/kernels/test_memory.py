@@ -12,7 +12,7 @@ import torch
 from shardrec.models.dynamic_ids import BucketGeometry
 from shardrec.models.kernels.sources import compiler
 from shardrec.sharding.dynamic.distinct import distinct
-from shardrec.sharding.kernels.library import KernelMemoryError
+from shardrec.sharding.kernels.library import KernelMemoryError, library
 from shardrec.sharding.updates.row_tables import RowTables
 from shardrec.sharding.updates.rules import Sgd
 from tests.processes import run_processes
@@ -66,6 +66,7 @@ def said_without(left: int, call: Callable[[], object]) -> str:
 def test_a_line_says_what_and_how_much() -> None:
     if compiler() is None:
         pytest.skip("no C++ compiler here")
+    assert library() is not None  # compiled here, if need be, which may take longer than the process has
     (said,) = run_processes(1, call_without_memory)
     weights = said.pop("weights")
     assert weights == [-0.5 * (IDS // 7 + (row < IDS % 7)) for row in range(7)]
