@@ -233,7 +233,9 @@ class TrainerConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     epochs: Count = 1
     max_steps: int | None = Field(default=None, gt=0, lt=2**63)
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="of the tower but for its last layer; auto: as the chip is fast at it, for good"
+    )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -363,6 +365,10 @@ class RunConfig(Section):
         for table, features in self.data.share.items():
             schema = schema.sharing(table, features)
         return schema
+
+    def with_precision(self, precision: Any) -> "RunConfig":
+        """Returns the configuration with another `trainer.precision`."""
+        return self.model_copy(update={"trainer": self.trainer.model_copy(update={"precision": precision})})
 
     def dump(self) -> str:
         """Returns the resolved run file as YAML."""
