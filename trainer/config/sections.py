@@ -168,6 +168,8 @@ class TowerOptimizer(_Optimizer):
     @field_validator("weight_decay", mode="before")
     @classmethod
     def _of_all(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a number, or numbers by parameter name pattern")
         return value if isinstance(value, Mapping) else {"*": value}
 
     @model_validator(mode="after")
