@@ -41,8 +41,7 @@ def bf16_to_fp32(device: torch.device) -> float:
     bf16, which count as fast, or none.
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):
-            return 2.0 if torch.cuda.is_bf16_supported(including_emulation=False) else 1.0
+        return 2.0 if torch.cuda.is_bf16_supported(including_emulation=False) else 1.0  # of the current one
     rows, columns_in, columns_out = _SHAPE
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, columns_in, generator=generator) for n in (rows, columns_out))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from shardrec.trainer.session import precision
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.precision import bf16_to_fp32, settled
 from shardrec.trainer.session.session import Session
+from tests.emulated_cuda.emulated import emulated_cuda
 from tests.processes import run_processes
 from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint
@@ -65,6 +67,20 @@ def test_one_line_says_what_it_came_to(
     config = settled(config_of(tmp_path, data, "auto"), Environment.from_variables("cpu"), said.append)
     assert config.trainer.precision == expected
     assert [f"auto: {expected}" in line and f"{1 / ratio:.2f} of the time" in line for line in said] == [True]
+
+
+@pytest.mark.parametrize(
+    ("major", "line"), [(9, "bf16, since the GPU has units"), (7, "fp32, since the GPU has no units")]
+)
+def test_a_gpu_says_what_it_has(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, line: str
+) -> None:
+    environment = Environment(0, 1, 0, 1, torch.device("cuda", 0))
+    said: list[str] = []
+    with emulated_cuda(), monkeypatch.context() as inside:
+        inside.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+        settled(config_of(tmp_path, data, "auto"), environment, said.append)
+    assert [line in one for one in said] == [True]
 
 
 @pytest.mark.parametrize("value", ["fp32", "bf16"])
