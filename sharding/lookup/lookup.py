@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -145,10 +146,24 @@ class Part(nn.Module):
         with_weights = {f in weighted for features in group.features.values() for f in features}
         self._source = "both" if len(with_weights) > 1 else "weighted_ids" if True in with_weights else "ids"
 
-    def forward(self, batch: Batch) -> Any:
-        """Returns the collection's output for the ids of a batch that it reads."""
+    def start(self, batch: Batch) -> Any:
+        """Sends the ids of a batch that the collection reads to the ranks that hold their rows; `forward` takes them.
+
+        They depend on the batch alone. All ranks call it alike.
+        """
         ids = self._ids(batch)
-        return self.collection(_with_keys(ids) if self._escapes else ids)
+        ids = _with_keys(ids) if self._escapes else ids
+        if not isinstance(self.collection, ShardedModule):
+            return ids
+        context = self.collection.create_context()
+        return context, self.collection.input_dist(context, ids).wait()  # for splits: the ids themselves are on the way
+
+    def forward(self, started: Any) -> Any:
+        """Returns the collection's output for what was started."""
+        if not isinstance(self.collection, ShardedModule):
+            return self.collection(started)
+        context, ids = started
+        return self.collection.compute_and_output_dist(context, ids.wait())
 
     def _ids(self, batch: Batch) -> KeyedJaggedTensor:
         if self._source == "ids":
@@ -194,6 +209,19 @@ def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) 
         stride=ids.stride(),
         length_per_key=None if None in counts else [n for of_one in counts for n in of_one or ()],
     )
+
+
+@dataclass(eq=False)
+class Started:
+    """A lookup is started once a batch's ids are on their way to the ranks that hold their rows.
+
+    learned, detached: what the parts started, of the ids that are learned from and of the detached ones; no learned
+    ones where starting has to wait, no detached ones where none are read.
+    """
+
+    batch: Batch
+    learned: list[Any] | None
+    detached: list[Any] | None
 
 
 class EmbeddingLookup(nn.Module):
@@ -272,32 +300,54 @@ class EmbeddingLookup(nn.Module):
         """Lets ids get their rows from `dynamic`, where there are tables that need it."""
         self.dynamic = dynamic if self.dynamic_features else None
 
-    def forward(self, batch: Batch) -> dict[str, Tensor | Jagged]:
-        """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
+    @torch.no_grad()
+    def start(self, batch: Batch) -> Started:
+        """Sends a batch's ids on their way, for `forward` to take up; all ranks call both alike, in the same order.
+
+        Nothing that is learned is read, so that it may be done while the batch before is still trained on. Raw ids that
+        dynamic tables count and admit get their rows in `forward`: they are sent then.
+        """
+        if self.dynamic is not None and self.training:
+            return Started(batch, None, None)
+        return self._started(batch)
+
+    def _started(self, batch: Batch) -> Started:
         if self.dynamic is not None:
             batch = self.dynamic.rows(batch, training=self.training)
-        learned, asked = batch, None
+        learned, detached = batch, None
         if self._passes is not None:
-            learned, asked = self._passes.learned(batch), self._asked_detached(batch)
-        outputs = [part(learned) for part in self.parts]  # all are asked before any is waited for
+            learned = self._passes.learned(batch)
+            if self.assemble_detached.read(batch):
+                ids, parts = self._passes.detached(batch), self.assemble_detached.parts
+                detached = [part.start(ids) if i in parts else None for i, part in enumerate(self.collections)]
+        return Started(batch, [part.start(learned) for part in self.collections], detached)
+
+    def forward(self, batch: Batch | Started) -> dict[str, Tensor | Jagged]:
+        """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
+        started = batch if isinstance(batch, Started) else Started(batch, None, None)
+        if started.learned is None:
+            with torch.no_grad():
+                started = self._started(started.batch)
+        assert started.learned is not None
+        asked = None if started.detached is None else self._asked_detached(started.detached)
+        asked_learned = zip(self.parts, started.learned, strict=True)
+        outputs = [part(ids) for part, ids in asked_learned]  # all are asked before any is waited for
         self.guard.watch(outputs)
-        found = self.assemble(outputs, batch)
+        found = self.assemble(outputs, started.batch)
         if asked is not None:
             with torch.no_grad():
-                found |= self.assemble_detached(asked, batch)
+                found |= self.assemble_detached(asked, started.batch)
         return found
 
     @torch.no_grad()
-    def _asked_detached(self, batch: Batch) -> list[Any] | None:
-        """Asks the parts for the detached ids, those parts that have any; None where no detached input is read.
+    def _asked_detached(self, started: list[Any]) -> list[Any]:
+        """Asks the parts for the detached ids, those parts that have any.
 
         This comes before the ids that are learned from: a kernel whose rows are cached finds in backward the rows of
         its last lookup.
         """
-        if self._passes is None or not self.assemble_detached.read(batch):
-            return None
-        ids, parts = self._passes.detached(batch), self.assemble_detached.parts
-        return [part(ids) if i in parts else None for i, part in enumerate(self.parts)]
+        parts = self.assemble_detached.parts
+        return [part(started[i]) if i in parts else None for i, part in enumerate(self.parts)]
 
     def learned_from(self, table: str) -> tuple[str, ...]:
         """Returns the features whose ids change rows of the table of this name."""

@@ -16,7 +16,7 @@ from shardrec.models.table_reads import declared_tables
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.distribute import Distributed, distribute
-from shardrec.sharding.lookup.lookup import EmbeddingLookup
+from shardrec.sharding.lookup.lookup import EmbeddingLookup, Started
 from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.placements import CUT_COLUMNS
 from shardrec.sharding.planning.planner import plan_tables
@@ -228,8 +228,8 @@ class Step(nn.Module):
         )
         self.tower = Tower(case.inputs)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        score = self.tower(self.lookup(batch))
+    def forward(self, batch: Batch, started: Started | None = None) -> tuple[Tensor, Tensor]:
+        score = self.tower(self.lookup(started or batch))
         return ((score - 0.5).square() * batch.weights).sum(), batch.weights.sum()
 
 
@@ -257,17 +257,25 @@ def train(
     tower_rate: float = 0.1,
     first_step: int = 0,
     factor: float = 1.0,
+    *,
+    ahead: bool = False,
 ) -> list[float]:
-    """Trains on the global batches as the trainer does, at `factor` of the tables' rates; the global losses."""
+    """Trains on the global batches as the trainer does, at `factor` of the tables' rates; the global losses.
+
+    ahead: each batch's ids are sent before the batch before it goes backward.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    started: list[Started | None] = [None] * (len(batches) + 1)
+    shares = [share(case, rows, rank, world_size, distributed.lookup) for rows in batches]
     tower = torch.optim.SGD(distributed.tower_parameters().values(), lr=tower_rate)
     losses = []
-    for step, rows in enumerate(batches, first_step):
-        batch = share(case, rows, rank, world_size, distributed.lookup)
+    for i, batch in enumerate(shares):
         weight = batch.weights.sum()
         dist.all_reduce(weight)
-        distributed.begin(UpdateContext(step, factor, float(weight)))
-        total, count = distributed.module(batch)
+        distributed.begin(UpdateContext(first_step + i, factor, float(weight)))
+        total, count = distributed.module(batch, started[i])
+        if ahead and i + 1 < len(shares):
+            started[i + 1] = distributed.lookup.start(shares[i + 1])
         sums = torch.stack([total.detach(), count])
         dist.all_reduce(sums)
         losses.append(float(sums[0] / sums[1]))

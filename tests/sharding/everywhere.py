@@ -270,6 +270,16 @@ def spoil_gradients(value: float, spoiled_rank: int) -> dict[str, Any]:
     return {"before": before, "after": whole_tables(distributed), "stopped": stopped}
 
 
+def train_ahead() -> dict[bool, tuple[list[float], dict[str, Any]]]:
+    """Losses and tables of a case with detached inputs, ids sent in their own step and while the step before lasts."""
+    found = {}
+    for ahead in (False, True):
+        distributed = make(detached_case(0))
+        losses = train(detached_case(0), distributed, detached_batches(), ahead=ahead)
+        found[ahead] = losses, whole_tables(distributed)
+    return found
+
+
 class Wide(nn.Module):
     """A tower with a parameter that no loss reaches, a buffer and different values on every rank."""
 
@@ -429,6 +439,7 @@ def run_everything(
         results |= {"learning_rate": change_learning_rate(), "half": train_in_half_precision()}
         results["scored"] = score_between_steps()
         results["detached"] = train_detached()
+        results["ahead"] = train_ahead()
         results["spoiled"] = spoil_gradients(float("inf"), spoiled_rank=1)
     if dist.get_world_size() in CHAIN:
         results["link"] = walk_link(rank, folder, CHAIN.index(dist.get_world_size()), link)

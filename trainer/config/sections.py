@@ -240,6 +240,7 @@ class TrainerConfig(Section):
     )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
+    pipeline: bool = Field(default=True, description="prepare batches while a step computes; `off` for comparison")
     evaluation: EvaluationConfig = EvaluationConfig()
     best_metric: str | None = Field(
         default=None, description="default: early stopping's, else the task's first; one metric for both"

@@ -12,7 +12,7 @@ from shardrec.trainer.launch.environment import Environment
 FAST = 1.5
 """From which ratio of the rates on bf16 is taken.
 
-Cores with units for bf16 multiply it at twice the rate of fp32 (AVX-512's) or more (AMX's), measured as 1.9 at least;
+Cores with units for bf16 multiply it at twice the rate of fp32 (AVX-512's) or more (AMX's), measured as 1.8 at least;
 those without take longer than for fp32, 0.2 to 0.4. No chip is near the bound, so that a run's choice is no draw.
 """
 _SHAPE = (512, 256, 256)  # rows, columns in, columns out

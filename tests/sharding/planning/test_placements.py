@@ -92,6 +92,16 @@ def test_detached_rows_are_read_and_left_as_they_are(world_size: int, everywhere
 
 
 @pytest.mark.parametrize("world_size", FURTHER)
+def test_ids_may_be_sent_while_the_step_before_lasts(world_size: int, everywhere: dict) -> None:
+    """Vectors are looked up in their own step, so that nothing changes by a bit."""
+    for result in everywhere[world_size]:
+        (losses, tables), (ahead_losses, ahead_tables) = result["ahead"][False], result["ahead"][True]
+        assert ahead_losses == losses
+        for name, tensors in tables.items():
+            assert all(torch.equal(values, ahead_tables[name][state]) for state, values in tensors.items()), name
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
 def test_our_own_kernels_rows_are_not_padded(world_size: int, everywhere: dict) -> None:
     """A table of 5 columns: 8 stored by FBGEMM, 5 by our kernel, cut into 3 and 2 (2, 2 and 1) where column-wise.
 
