@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -194,7 +194,7 @@ class RunFolder:
         folder.error_file.unlink(missing_ok=True)
         forget_stop(folder.path)
         if not folder.steps():
-            folder.describe(config)
+            folder.describe(folder.as_begun(config))
         return folder
 
     def describe(self, config: RunConfig) -> None:
@@ -203,6 +203,17 @@ class RunFolder:
         self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
         write_atomically(self.config_file, config.dump())
         note(config.model_dump(mode="json", by_alias=True), self.path)
+
+    def as_begun(self, config: RunConfig) -> RunConfig:
+        """Returns a configuration with the precision that a run in this folder began with, in the place of `auto`."""
+        if config.trainer.precision != "auto" or not self.config_file.exists():
+            return config
+        begun = read(self.config_file).get("trainer")
+        return config.with_precision(begun.get("precision", "auto") if isinstance(begun, Mapping) else "auto")
+
+    def settle(self, config: RunConfig) -> None:
+        """Writes down what was left to be settled when this run begins, for all that goes on from it."""
+        write_atomically(self.config_file, config.dump())
 
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":

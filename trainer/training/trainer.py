@@ -28,6 +28,7 @@ from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import objective
 from shardrec.trainer.session.pipeline import pipeline
+from shardrec.trainer.session.precision import settled
 from shardrec.trainer.session.prepared import Preparation, Prepared
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
@@ -83,8 +84,13 @@ class Trainer:
         self.config, self.folder, self.environment = config, folder, environment
         self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
         self.reporter.progress.phase("building tables")
-        self.session = Session.build(blueprint or Blueprint(config), environment)
+        blueprint = blueprint or Blueprint(config)
+        begun = folder.as_begun(blueprint.config)
+        blueprint.config = settled(begun, environment, partial(say, folder.logs))
+        self.session = Session.build(blueprint, environment)
         if environment.leads:
+            if begun.trainer.precision == "auto":
+                folder.settle(self.session.config)
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
             write_atomically(folder.plan_file, json.dumps(plan_facts(self.session.plan)) + "\n")
         self.splits = Splits(self.session)
@@ -139,6 +145,7 @@ class Trainer:
         self.reporter.start(self._first_step)
         facts = {
             "rows": rows,
+            "precision": self.session.config.trainer.precision,
             "resumed": resumed,
             "world_size": self.environment.world_size,
             "device": self.environment.device.type,
