@@ -8,6 +8,7 @@
 - `early_start.py`: a local Ray, started beside this process's imports
 - `environment.py`: a worker's place among its peers
 - `freed_memory.py`: memory of the host and of GPUs, given back after a run; the peak of the latter
+- `last_words.py`: what a worker that ends without a user's error leaves for the launcher to say
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `parent.py`: processes that end with the one that started them
 - `peak_memory.py`: peak memory of all of a run's processes
