@@ -12,6 +12,10 @@ class UserError(ValueError):
     exit_status = 1
 
 
+class LoggedError(UserError):
+    """The line of an error names a log with more about it, which has to stay."""
+
+
 class ResumableError(UserError):
     """A training was told to end, and has left what to go on from: schedulers know the status for one to try again."""
 

@@ -13,6 +13,7 @@
 - `parent.py`: processes that end with the one that started them
 - `peak_memory.py`: peak memory of all of a run's processes
 - `ray_train.py`: Ray Train without what a first step would wait for
+- `ray_watch.py`: the end of a local Ray's servers, noticed
 - `running_ray.py`: a local Ray, started and stopped, or a cluster, joined
 - `supervision.py`: progress, logs and memory around a launch
 - `torchrun.py`: what a process knows of the torchrun that launched it

@@ -13,7 +13,7 @@ import shutil
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VA
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig
 
-from shardrec.data_pipeline.errors import UserError, shortened
+from shardrec.data_pipeline.errors import LoggedError, UserError, shortened
 from shardrec.data_pipeline.local_ray import variables
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
@@ -35,6 +35,7 @@ from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.environment import Environment, device_kind, resolve_device
 from shardrec.trainer.launch.last_words import LastWords, last_words, left, way_on
 from shardrec.trainer.launch.ray_train import Trainer
+from shardrec.trainer.launch.ray_watch import watched
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -76,7 +77,10 @@ def _fitted(
             "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
         }
         try:
-            _trainer(config.launch, workers, storage, job, grows=grows).fit()
+            with watched(folder.logs) if is_ours() else nullcontext():
+                _trainer(config.launch, workers, storage, job, grows=grows).fit()
+        except UserError:
+            raise
         except ControllerError as error:
             traceback.print_exc()
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
@@ -166,7 +170,7 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
     words = [*left(folder.logs), *_of_the_dead(failures)]
     words.sort(key=lambda said: said.is_consequence)
     line = words[0].line if words else f"a worker died ({type(error).__name__}: {shortened(str(error))})"
-    return UserError(f"{line}; Ray's words are in {folder.logs}/driver.log{way_on(folder.logs)}")
+    return LoggedError(f"{line}; Ray's words are in {folder.logs}/driver.log{way_on(folder.logs)}")
 
 
 def _of_the_dead(failures: Mapping[int, Exception]) -> Iterator[LastWords]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.sharding.kernels.build import library_file
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit, launch
@@ -91,4 +91,4 @@ def _told(error: Exception, config: RunConfig, folder: RunFolder, log: Path) -> 
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     words = last_words(error, rank=rank, world_size=world_size, timeout=config.launch.timeout, log=log)
     words.leave(folder.logs, rank)
-    return UserError(next(left(folder.logs), words).line + way_on(folder.logs))
+    return LoggedError(next(left(folder.logs), words).line + way_on(folder.logs))

@@ -152,7 +152,7 @@ def test_an_error_on_a_ray_worker_is_a_line_that_names_the_worker(failing: Path,
     assert re.match(said, line) and "rank-1.log; Ray's words are in " in line
 
 
-@pytest.mark.parametrize("how", ["terminated", "worker killed"])
+@pytest.mark.parametrize("how", ["terminated", "RayTrainWorker killed", "gcs_server killed"])
 def test_a_run_on_ray_ends_in_a_line(path: Path, tmp_path: Path, how: str) -> None:
     process = started("train", path, "--quiet", *ON_RAY, log=tmp_path / "log")
     until(lambda: trains(tmp_path / "run"), process)
@@ -160,13 +160,16 @@ def test_a_run_on_ray_ends_in_a_line(path: Path, tmp_path: Path, how: str) -> No
     if how == "terminated":
         os.kill(process.pid, signal.SIGTERM)
     else:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        next(w for w in workers if "RayTrainWorker" in " ".join(w.cmdline())).kill()
+        children = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in children if how.split()[0] in (child.cmdline() or [""])[0]).kill()
     process.join()
     (line,) = lines_of(tmp_path / "log")
     if how == "terminated":
         step = max(RunFolder.open(tmp_path / "run").steps())
         assert line.endswith(f"was told to end, after step {step}; go on with --resume") and process.exitcode == 75
+    elif how == "gcs_server killed":
+        assert "the gcs_server process of the local Ray has ended, and with it all workers; " in line
+        assert process.exitcode == 1
     else:
         assert re.match(r"shardrec: error: rank [01] \(process \d+ on \S+\) was ended from outside: ", line)
         assert process.exitcode == 1
