@@ -58,5 +58,5 @@ setup(
             *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML", "httpx"),
         ),
     },
-    entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},
+    entry_points={"console_scripts": ["shardrec = shardrec.__main__:main"]},
 )

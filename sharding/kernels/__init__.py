@@ -2,7 +2,7 @@
 
 - `build.py`: the library's sources; compiles all libraries, at installation or at first use
 - `exports.cpp`, `forms.h`: its entry points, and what it has for each set of instructions
-- `id_cache.py`, `ids.cpp`, `ids.h`: ids of unbounded tables, found and given rows
+- `id_map.py`, `ids.cpp`, `ids.h`: ids of unbounded tables, found and given rows
 - `library.py`: its functions, on tensors
 - `rows.cpp`, `rows.h`: rows of tables, looked up and updated
 """
