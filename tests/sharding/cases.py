@@ -224,7 +224,12 @@ class Step(nn.Module):
     def __init__(self, case: Case, device: str = "meta") -> None:
         super().__init__()
         self.lookup = EmbeddingLookup(
-            case.inputs, ("x", "y", "z"), weighted_names=case.weighted, device=device, seed=SEED
+            case.inputs,
+            ("x", "y", "z"),
+            weighted_names=case.weighted,
+            single_names=[f for f, most in case.lengths.items() if most == 1],
+            device=device,
+            seed=SEED,
         )
         self.tower = Tower(case.inputs)
 

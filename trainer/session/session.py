@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shardrec.data_pipeline.features.feature_kinds import IdListFeature
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
 from shardrec.data_pipeline.loading.loader import Drawn, Loader
 from shardrec.models.base import Recommender
 from shardrec.sharding.distribution.distribute import Distributed, distribute
@@ -38,7 +38,8 @@ class Session:
         plan = blueprint.plan(environment)
         dense_names = tuple(f.name for f in read.dense)
         weighted = tuple(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weighted)
-        lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, device=torch.device("meta"))
+        single = tuple(f.name for f in read.sparse if isinstance(f, IdFeature))
+        lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, single_names=single)
         forward = ForwardStep(lookup, model, config.trainer.precision)
         distributed = distribute(
             forward,
