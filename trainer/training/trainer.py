@@ -335,13 +335,15 @@ class Trainer:
         and where a gradient of the step before was not fit for an update.
         """
         session, state = self.session, self.state
-        rows, weight = global_rows(batch, self.environment)
-        batch = batch.to(self.environment.device)
+        on_host, batch = batch, batch.to(self.environment.device)
         if self.progressive is not None:
             self.progressive.score(batch)
+        lookup = session.distributed.lookup
+        started = lookup.start(batch)
+        rows, weight = lookup.live(started) or global_rows(on_host, self.environment)
         factor = learning_rate_factor(self.config.optimizer.schedule, state.position.step, state.total_steps)
         session.distributed.begin(UpdateContext(state.position.step, factor, weight))
-        output = session.distributed.module(batch)
+        output = session.distributed.module(batch, started)
         terms = session.model.task.loss(output, batch)
         sums = self.watch.summed(terms)
         losses = loss_values(terms, sums)
