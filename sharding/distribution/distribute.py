@@ -82,6 +82,7 @@ class Distributed:
         for kernel in self._kernels:
             kernel.begin(context)
         self.replicas.begin(context)
+        self.lookup.guard.begin(context)
         if self.lookup.dynamic is not None:
             self.lookup.dynamic.begin(context.step)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
+from shardrec.sharding.updates.context import UpdateContext
 
 
 class GradientGuard:
@@ -26,6 +27,11 @@ class GradientGuard:
         self.tables = tuple(map(tuple, tables))
         self._sequences = tuple(sequences)
         self._stopped: Tensor | None = None
+        self._halted: Tensor | None = None
+
+    def begin(self, context: UpdateContext) -> None:
+        """Starts a step: where its updates are halted no gradient passes."""
+        self._halted = context.halted
 
     def stopped(self, device: torch.device) -> Tensor:
         """Returns [parts] bool on the device: whether a gradient of each part's was ever stopped on this rank."""
@@ -53,7 +59,8 @@ class GradientGuard:
         if gradient is None:
             return None
         sound = torch.linalg.vector_norm(gradient, dtype=torch.float32) <= LARGEST_GRADIENT  # False for NaN
-        if gradient.device.type == "cpu" and bool(sound):  # a CPU's result is there already; this spares a copy
+        passes = sound if self._halted is None else sound & ~self._halted
+        if gradient.device.type == "cpu" and bool(passes):  # a CPU's result is there already; this spares a copy
             return None
         self.stopped(gradient.device)[part].logical_or_(~sound)
-        return torch.where(sound, gradient, 0)
+        return torch.where(passes, gradient, 0)

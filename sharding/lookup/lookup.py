@@ -191,13 +191,14 @@ class EmbeddingLookup(nn.Module):
         exchanged = None if self.exchange is None or served.isdisjoint(asked) else self.exchange.send(batch)
         return _Sent(exchanged, {i: self.collections[i].start(batch) for i in sorted(asked - served)})
 
-    def live(self, started: Started) -> tuple[int, float] | None:
-        """Returns how many live rows the global batch has, and their weight; None where ranks have not exchanged that.
+    @property
+    def counts_live(self) -> bool:
+        """Says whether `live` knows what it says of the batches that are trained on."""
+        return self.exchange is not None and self.dynamic is None
 
-        All ranks call it alike.
-        """
-        if self.exchange is None or started.learned is None or started.learned.exchanged is None:
-            return None
+    def live(self, started: Started) -> tuple[int, float]:
+        """Returns how many live rows the global batch has, and their weight. All ranks call it alike."""
+        assert self.exchange is not None and started.learned is not None
         return self.exchange.live(started.learned.exchanged)
 
     def forward(self, batch: Batch | Started) -> dict[str, Tensor | Jagged]:

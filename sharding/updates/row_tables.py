@@ -90,6 +90,8 @@ class RowTables(nn.Module):
     @torch.no_grad()
     def receive(self, gradient: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
         """Sums a batch's gradients [B, all columns] by row, then updates the rows or keeps the sums."""
+        if self._context.is_halted:
+            return
         if self.compiled:
             self._receive_compiled(self.compiled, gradient, ids, offsets, weights)
             return
@@ -143,6 +145,8 @@ class RowTables(nn.Module):
 
     def update(self, table: int, gradients: Tensor) -> None:
         """Updates the rows of a table that any rank named, or every row, by gradients as in `add_gradients`."""
+        if self._context.is_halted:
+            return
         update, rows, summed = self.updates[table], None, gradients[:, :-1]
         if self.compiled:
             named = None if update.every_row else summed.shape[1]

@@ -6,7 +6,7 @@ as they reach the dispatcher.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -276,7 +276,10 @@ class Driver:
 
     def answers(self) -> dict[str, Callable[..., Any]]:
         """Returns the functions of `torch.cuda` that are replaced."""
-        stream = SimpleNamespace(synchronize=lambda: None)
+        event = SimpleNamespace(synchronize=lambda: None)
+        stream = SimpleNamespace(
+            synchronize=lambda: None, record_event=lambda: event, wait_event=lambda waited_for: None
+        )
         return {
             "is_available": lambda: True,
             "is_initialized": lambda: True,
@@ -285,6 +288,8 @@ class Driver:
             "set_device": self.set_device,
             "synchronize": lambda device=None: None,
             "current_stream": lambda device=None: stream,
+            "Stream": lambda device=None: stream,
+            "stream": lambda entered: nullcontext(entered),
             "get_device_properties": self.get_device_properties,
             "mem_get_info": self.mem_get_info,
             "memory_reserved": lambda device=None: self.reserved,
@@ -326,6 +331,7 @@ def emulated_device(index: int, count: int) -> Iterator[Driver]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(DeviceTensor, "home", torch.device("cuda", index)))
         stack.enter_context(patch.multiple(torch.cuda, **driver.answers()))
+        stack.enter_context(patch.object(Tensor, "pin_memory", lambda tensor, *arguments: tensor))
         stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", run_backward))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)

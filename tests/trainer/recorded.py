@@ -15,6 +15,7 @@ from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint
+from shardrec.trainer.session.prepared import Prepared
 from shardrec.trainer.training.trainer import Trainer
 from tests.processes import run_processes
 
@@ -25,11 +26,18 @@ class RecordingTrainer(Trainer):
     def record(self) -> None:
         self.rows: list[list[int]] = []
         self.losses: list[float] = []
+        lost = self.state.lost
 
-    def train_step(self, batch: Any) -> None:
-        super().train_step(batch)
+        def record_loss(losses: dict[str, float]) -> None:
+            lost(losses)
+            self.losses.append(losses["loss"])
+
+        self.state.lost = record_loss  # type: ignore[method-assign]
+
+    def step(self, prepared: Prepared, *arguments: Any, **rest: Any) -> None:
+        batch = prepared.batch()
+        super().step(prepared, *arguments, **rest)
         self.rows.append(batch.rows[batch.live].tolist())
-        self.losses.append(self.state.loss)
 
 
 def recording_worker(

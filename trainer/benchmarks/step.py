@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -40,14 +41,16 @@ def measure_step(trainer: Trainer, steps: int, *, bound: bool = False) -> dict[s
     rows, device = config.data.global_batch_size, environment.device
     batches = in_memory(trainer.loader, device)
     trainer.session.distributed.count_samples(batches)
-    _warm_up(trainer.train_step, batches)
+    train_step = _step_in_memory(trainer, batches)
+    _warm_up(train_step, batches)
     environment.barrier()
-    least = Bound.of_step(trainer.train_step, trainer.session.distributed, batches[0]) if bound else None
-    timed = list(_steps_and_bound(device, trainer.train_step, islice(cycle(batches), steps), least))
+    least = Bound.of_step(train_step, trainer.session.distributed, batches[0]) if bound else None
+    timed = list(_steps_and_bound(device, train_step, islice(cycle(batches), steps), least))
     step, cpu = (statistics.median(seconds) for seconds in zip(*timed, strict=True))
     lookup = statistics.median(_seconds(device, _lookup, trainer, b) for b in islice(cycle(batches), steps))
     forward = statistics.median(_seconds(device, _forward, trainer, b) for b in islice(cycle(batches), steps))
-    end_to_end = _end_to_end(trainer.train_step, trainer.loader, device, steps)
+    feed = trainer.feed(1, 0, min(steps + 1, trainer.loader.steps_per_epoch))
+    end_to_end = _seconds_each((partial(trainer.step, prepared, feed.prepare) for prepared in feed), device)
     figures = {
         "step_samples_per_second": rows / max(environment.gather(step)),
         "end_to_end_samples_per_second": rows / max(environment.gather(end_to_end)),
@@ -88,7 +91,8 @@ def steps_per_second(
         prepare(batches)
     _warm_up(train_step, batches)
     step = statistics.median(_seconds(device, train_step, b) for b in islice(cycle(batches), steps))
-    return 1 / step, 1 / _end_to_end(train_step, loader, device, steps)
+    read = (partial(train_step, batch.to(device)) for batch in islice(loader.epoch(1), steps + 1))
+    return 1 / step, 1 / _seconds_each(read, device)
 
 
 def _steps_and_bound(
@@ -106,6 +110,17 @@ def _steps_and_bound(
 def in_memory(loader: Loader, device: torch.device) -> list[Batch]:
     """Returns an epoch's first batches, on the device."""
     return [batch.to(device) for batch in islice(loader.epoch(0), BATCHES_IN_MEMORY)]
+
+
+def _step_in_memory(trainer: Trainer, batches: Iterable[Batch]) -> Callable[[Batch], None]:
+    """Returns what makes a step by one of some batches in memory.
+
+    On a GPU they were prepared before, as in a run: to ask it what they count would be to wait for the step before.
+    """
+    if trainer.environment.device.type == "cpu":
+        return trainer.train_step
+    prepared = {id(batch): trainer.prepared(batch) for batch in batches}
+    return lambda batch: trainer.step(prepared[id(batch)])
 
 
 def _warm_up(train_step: Callable[[Batch], None], batches: list[Batch]) -> None:
@@ -130,11 +145,11 @@ def _forward(trainer: Trainer, batch: Batch) -> None:
     trainer.session.distributed.module(batch)
 
 
-def _end_to_end(train_step: Callable[[Batch], None], loader: Loader, device: torch.device, steps: int) -> float:
-    """Returns the seconds a step from Parquet to updated tables, after the first batch."""
+def _seconds_each(steps: Iterable[Callable[[], None]], device: torch.device) -> float:
+    """Returns the seconds that each step takes after the first, with what reads its batch."""
     made, began = 0, 0.0
-    for batch in islice(loader.epoch(1), steps + 1):
-        train_step(batch.to(device))
+    for make_step in steps:
+        make_step()
         began = began or time.perf_counter()
         made += 1
     if device.type == "cuda":

@@ -10,6 +10,7 @@ FREE = (
     "trainer.tensorboard",
     "trainer.tracking",
     "trainer.log_every_steps",
+    "trainer.pipeline",
     "launch.address",
     "launch.timeout",
     "launch.retries",

@@ -236,6 +236,7 @@ class TrainerConfig(Section):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
+    pipeline: bool = Field(default=True, description="prepare batches while a step computes; `off` for comparison")
     evaluation: EvaluationConfig = EvaluationConfig()
     best_metric: str | None = Field(
         default=None, description="default: early stopping's, else the task's first; one metric for both"

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -130,6 +130,17 @@ class Environment:
         if self.world_size > 1:
             dist.all_reduce(tensor, group=self._host)  # None: the default group, which is gloo for CPU workers
         return tensor
+
+    def summing(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Starts what `summed` does; what it returns waits for the sum."""
+        work = dist.all_reduce(tensor, group=self._host, async_op=True) if self.world_size > 1 else None
+
+        def wait() -> torch.Tensor:
+            if work is not None:
+                work.wait()
+            return tensor
+
+        return wait
 
     def barrier(self) -> None:
         """Waits for all ranks."""

@@ -6,6 +6,8 @@
 - `forward.py`: one forward pass: lookup, then tower; what its loss is over all ranks
 - `loaders.py`: how a run's files become batches
 - `parameter_optimizers.py`: each tower parameter's optimizer: the tower's, or its own; FTRL as tables have it
+- `pipeline.py`: how far batches are prepared ahead of steps, and how late losses are read
+- `prepared.py`: a batch on its way to the device, and what all ranks count of it
 - `scoring_pass.py`: rows read, looked up and scored at once, in order
 - `session.py`: one worker's share of a run: tables, tower, batches
 - `tower.py`: the tower's optimizers, and the learning-rate schedule that tables share with it

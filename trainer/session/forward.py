@@ -1,6 +1,6 @@
 """A forward step is one lookup and one pass of the tower: the unit that a plan distributes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,6 @@ from shardrec.models.layers.moments import live_rows
 from shardrec.models.shared_space import users_once
 from shardrec.models.tasks import Term
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Started
-from shardrec.trainer.launch.environment import Environment
 
 Inputs = dict[str, Any]
 """What a tower reads, by name."""
@@ -111,31 +110,21 @@ class _Gather(torch.autograd.Function):
         return summed[dist.get_rank() * ctx.rows :][: ctx.rows]
 
 
-def global_rows(batch: Batch, environment: Environment) -> tuple[int, float]:
-    """Returns how many live rows the global batch has, and their weight; `batch`, on the CPU, is this worker's part.
-
-    That is of the data alone, so known before any of it is computed. All workers call it alike.
-    """
-    weights = torch.where(batch.live, batch.weights, 0).double().sum()
-    rows, weight = environment.summed(torch.stack([batch.live.double().sum(), weights])).tolist()
-    return int(rows), weight
-
-
 def stack_terms(terms: Mapping[str, Term]) -> Tensor:
     """Stacks this rank's totals and counts, [terms, 2] float64, ready to be summed over ranks."""
     return torch.stack([torch.stack([t.total.detach().double(), t.count.detach().double()]) for t in terms.values()])
 
 
-def objective(terms: Mapping[str, Term], summed: Sums, world_size: int) -> Tensor:
+def objective(terms: Mapping[str, Term], summed: Tensor, world_size: int) -> Tensor:
     """Returns what a rank calls backward on: world_size * local total / global count, as gradients are averaged.
 
-    summed: global totals and counts. A term that counted nowhere adds nothing.
+    summed: [terms, 2], global totals and counts. A term that counted nowhere adds nothing.
     """
-    scales = [world_size / count if count else 0.0 for _, count in summed]
-    return torch.stack([term.total * scale for term, scale in zip(terms.values(), scales, strict=True)]).sum()
+    totals, count = torch.stack([term.total for term in terms.values()]), summed[:, 1]
+    return (totals * torch.where(count != 0, world_size / count, 0.0).to(totals.dtype)).sum()
 
 
-def loss_values(terms: Mapping[str, Term], summed: Sums) -> dict[str, float]:
-    """Returns the global mean of each term, and `loss`, their sum."""
+def loss_values(terms: Iterable[str], summed: Sums) -> dict[str, float]:
+    """Returns the global mean of each term, by name, and `loss`, their sum."""
     means = {name: total / count if count else 0.0 for name, (total, count) in zip(terms, summed, strict=True)}
     return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}

@@ -16,6 +16,7 @@ from shardrec.data_pipeline.sampling.shared import SharedNegatives
 from shardrec.trainer.config.sections import DataConfig, RunConfig
 from shardrec.trainer.launch.cores import worker_threads
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.session.pipeline import pipeline
 
 ROWS_AT_ONCE = 8192
 """Rows of a batch that a worker scores, at least: a lookup's and an exchange's fixed costs are small beside so many."""
@@ -50,7 +51,7 @@ def loader_for(
     Raises UserError as `Loader` does.
     """
     data = config.data
-    at_once = 0 if training else batches_at_once(config, environment)
+    at_once = pipeline(config, environment).ahead if training else batches_at_once(config, environment)
     told_apart = isinstance(negatives, SharedNegatives)
 
     def loader(batch_size: int) -> Loader:
@@ -66,7 +67,7 @@ def loader_for(
             order=data.order if training else "file",
             rank=environment.rank,
             world_size=environment.world_size,
-            prefetch=max(1, data.prefetch - at_once),
+            prefetch=max(min(1, data.prefetch), data.prefetch - at_once),
             in_use=1 + at_once,
             readers=data.readers if training else 0,
             class_weights=data.class_weights if training else None,

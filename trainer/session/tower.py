@@ -50,21 +50,26 @@ class Tower:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def step(self, factor: float, loss_weight: float = 1.0) -> None:
+    def step(self, factor: float, loss_weight: float = 1.0, halted: Tensor | None = None) -> None:
         """Makes one update at `factor` times the learning rates, the gradient's norm clipped as configured.
 
-        loss_weight: what the mean loss divides by, which FTRL's gradients are multiplied by, once clipped
+        loss_weight: what the mean loss divides by, which FTRL's gradients are multiplied by, once clipped. halted: as
+        of `UpdateContext`.
 
-        A gradient that is not finite, or absurdly large, is remembered in `stopped`. On CPU its update is not made; a
-        GPU is not waited for, and the caller must not go on from what it comes to.
+        A gradient that is not finite, or absurdly large, is remembered in `stopped`, and not used. On CPU no update is
+        made then. A GPU is not waited for: there Adam makes none, and other optimizers one by zeros.
         """
         if not self._optimizers:
             return
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
         sound = norm <= LARGEST_GRADIENT  # False for NaN
         self.stopped(norm.device).logical_or_(~sound)
-        if norm.device.type == "cpu" and not bool(sound):
-            return
+        used = sound if halted is None else sound & ~halted
+        if norm.device.type == "cpu":
+            if not bool(used):
+                return
+        else:
+            self._pass_over(~used)
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.clip_norm, norm)
         for optimizer, learning_rate in self._optimizers.items():
@@ -73,6 +78,17 @@ class Tower:
             if isinstance(optimizer, FtrlOptimizer):
                 optimizer.loss_weight = loss_weight
             optimizer.step()
+
+    def _pass_over(self, unused: Tensor) -> None:
+        """Leaves to the device whether gradients are used. unused: one bool."""
+        for optimizer in self._optimizers:
+            if isinstance(optimizer, torch.optim.Adam):
+                optimizer.found_inf = unused.float().view(())  # type: ignore[attr-defined]  # which its kernel looks at
+                continue
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.masked_fill_(unused, 0)
 
     def stopped(self, device: torch.device) -> Tensor:
         """Returns [1] bool on the device: whether a gradient was ever not finite, or absurdly large."""

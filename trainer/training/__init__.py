@@ -1,8 +1,10 @@
 """The loop trains, and calls all that is here.
 
+- `brake.py`: halts updates on a GPU before the host has read the loss that was not fit to be trained on
 - `clock.py`: training speed, without the time that evaluations, checkpoints and the first steps take
 - `divergence.py`: when a loss has left all proportion, and what that says of checkpoints
 - `evaluation.py`: scores rows with the tables as they are, between steps and before them
+- `feed.py`: batches handed to steps, the next ones prepared meanwhile
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
@@ -13,6 +15,7 @@
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
 - `taking_up.py`: a run's folder, made or taken up where it stopped
 - `trainer.py`: the loop: build, restore, step after step, finish
+- `unread_losses.py`: losses of steps on their way to the host
 - `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`
 - `watch.py`: a step's loss and gradients looked at, and a run ended by them
 """

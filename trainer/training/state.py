@@ -19,7 +19,7 @@ def last_step(settings: TrainerConfig, steps_per_epoch: int) -> int:
 class TrainingState:
     """A state is a run's position, and what only the process that trains it knows.
 
-    total_steps: after which training ends. loss: of the last step. learning_rate_factor: of the last step.
+    total_steps: after which training ends. loss: the last that was read. learning_rate_factor: of the last step.
     improved: the last evaluation was the best so far, and has no checkpoint yet.
     """
 
@@ -41,12 +41,15 @@ class TrainingState:
         if position.step_in_epoch == steps_per_epoch:
             position.epoch, position.step_in_epoch = position.epoch + 1, 0
 
-    def stepped(self, losses: dict[str, float], rows: int) -> None:
-        """Counts an update. losses: the step's mean terms; rows: live ones of the global batch."""
-        position = self.position
-        position.step, position.rows = position.step + 1, position.rows + rows
+    def stepped(self, rows: int) -> None:
+        """Counts an update. rows: live ones of the global batch."""
+        self.position.step, self.position.rows = self.position.step + 1, self.position.rows + rows
+
+    def lost(self, losses: dict[str, float]) -> None:
+        """Adds up a step's losses, its mean terms."""
+        sums = self.position.losses
         for name, value in {**losses, "count": 1}.items():
-            position.losses[name] = position.losses.get(name, 0) + value
+            sums[name] = sums.get(name, 0) + value
         self.loss = losses["loss"]
 
     def mean_losses(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A trainer builds, restores, then makes one step after another until the epochs are over or nothing improves."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,15 @@ from shardrec.trainer.run_folder.reporting import Reporter
 from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
-from shardrec.trainer.session.forward import global_rows, loss_values, objective
+from shardrec.trainer.session.forward import objective
+from shardrec.trainer.session.pipeline import pipeline
+from shardrec.trainer.session.prepared import Preparation, Prepared
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
+from shardrec.trainer.training.brake import Brake
 from shardrec.trainer.training.clock import Clock
 from shardrec.trainer.training.evaluation import Evaluation, ProgressiveValidation, evaluate
+from shardrec.trainer.training.feed import Feed
 from shardrec.trainer.training.hooks import (
     Hook,
     checkpoint_is_due,
@@ -43,6 +47,7 @@ from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.splits import Splits
 from shardrec.trainer.training.state import TrainingState, last_step
+from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
 from shardrec.trainer.training.warm_start import start_from
 from shardrec.trainer.training.watch import Watch
 
@@ -90,6 +95,10 @@ class Trainer:
         self.clock = Clock()
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
+        self._pipeline = pipeline(config, environment)
+        self._preparation = Preparation(environment, self.session.distributed.lookup)
+        self._unread = UnreadLosses(self._pipeline.late)
+        self._brake: Brake | None = None
         torch.manual_seed(generator_seed(config.trainer.seed, 0, environment.rank))
 
     @property
@@ -122,6 +131,8 @@ class Trainer:
                 start_from(self.config.init_from, self.session)
             self._count_samples()
         self._first_step = self.state.position.step
+        if self._pipeline.late:
+            self._brake = Brake(self.environment.device, self.state.position.first_loss)
         rows = self.session.distributed.row_form
         if resumed and self.environment.leads:
             self._tell_of_another_form(rows)
@@ -164,12 +175,18 @@ class Trainer:
             self.evaluate()
             if checkpoint_is_due(state, self.config.trainer.checkpoint):
                 self.save_checkpoint()
-        for batch in self._batches():
-            self.train_step(batch)
+        feed = self.feed(state.position.epoch, state.position.step_in_epoch, state.total_steps - state.position.step)
+        for prepared in () if state.is_finished else feed:
+            state.moved_to_next_batch(self.loader.steps_per_epoch)
+            self.step(prepared, meanwhile=feed.prepare)
             progress.step("training", state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
             for hook in hooks:
                 if hook.due(state):
+                    self.read_losses()
                     hook.act()
+            if state.is_finished:
+                break
+        feed.close()
 
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split and returns the summary.
@@ -317,44 +334,58 @@ class Trainer:
 
     # ------------------------------------------------------------ one step
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yields batches from the position on; moves the position behind a batch before it is trained on."""
-        state = self.state
-        while not state.is_finished:
-            for batch in self.loader.epoch(state.position.epoch, state.position.step_in_epoch):
-                state.moved_to_next_batch(self.loader.steps_per_epoch)
-                self.session.model.task.check(batch)
-                yield batch
-                if state.is_finished:
-                    return
+    def feed(self, epoch: int, step: int, count: int) -> Feed:
+        """Returns what hands out the run's batches, so many, from batch `step` of an epoch on."""
+        return Feed(self.session, self.loader, self._pipeline.ahead, epoch=epoch, step=step, count=count)
+
+    def prepared(self, batch: Batch) -> Prepared:
+        """Starts to prepare a batch for its step. All workers call it alike."""
+        return self._preparation.start(batch)
 
     def train_step(self, batch: Batch) -> None:
-        """Updates tables and tower by one global batch, of which `batch` is this worker's part.
+        """Makes a step by a batch that was not prepared before."""
+        self.step(self.prepared(batch))
 
-        Raises UserError on all workers, with nothing updated, where the loss is not finite or out of all proportion,
-        and where a gradient of the step before was not fit for an update.
+    def step(self, prepared: Prepared, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Updates tables and tower by one global batch, of which `prepared` is this worker's part.
+
+        meanwhile: is called where the device has most to do.
+
+        Raises UserError on all workers where a loss that is due to be read is not finite or out of all proportion, and
+        where a gradient of the step before it was not fit for an update; no such loss has changed anything.
         """
         session, state = self.session, self.state
-        on_host, batch = batch, batch.to(self.environment.device)
+        step, (rows, weight), batch = state.position.step, prepared.rows_and_weight(), prepared.batch()
         if self.progressive is not None:
             self.progressive.score(batch)
-        lookup = session.distributed.lookup
-        started = lookup.start(batch)
-        rows, weight = lookup.live(started) or global_rows(on_host, self.environment)
-        factor = learning_rate_factor(self.config.optimizer.schedule, state.position.step, state.total_steps)
-        session.distributed.begin(UpdateContext(state.position.step, factor, weight))
-        output = session.distributed.module(batch, started)
+        factor = learning_rate_factor(self.config.optimizer.schedule, step, state.total_steps)
+        halted = None if self._brake is None else self._brake.halted
+        session.distributed.begin(UpdateContext(step, factor, weight, halted))
+        output = session.distributed.module(batch, prepared.started)
         terms = session.model.task.loss(output, batch)
         sums = self.watch.summed(terms)
-        losses = loss_values(terms, sums)
-        if self.watch.check_loss(losses["loss"], output, batch):
-            self.checkpoints.prune()
+        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) :]
+        if self._brake is not None:
+            self._brake.look(summed, stopped)
+        self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
+        self._read(self._unread.due())
+        meanwhile()
         session.tower.zero_grad()
-        objective(terms, sums, self.environment.world_size).backward()
-        session.tower.step(factor, weight)
+        objective(terms, summed, self.environment.world_size).backward()
+        session.tower.step(factor, weight, halted)
         session.distributed.step()
         session.model.after_step()
         state.learning_rate_factor = factor
-        state.stepped(losses, rows)
-        self.watch.trained(batch)
+        state.stepped(rows)
         self.clock.step(rows)
+
+    def read_losses(self) -> None:
+        """Reads the losses of all steps that were made. Raises UserError as `step`."""
+        self._read(self._unread.all())
+
+    def _read(self, losses: Iterable[StepLoss]) -> None:
+        for loss in losses:
+            values, is_evidence = self.watch.read(loss)
+            self.state.lost(values)
+            if is_evidence:
+                self.checkpoints.prune()

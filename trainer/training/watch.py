@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
@@ -18,6 +18,7 @@ from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.divergence import DIVERGED, OUT_OF_PROPORTION, Evidence, proportion
 from shardrec.trainer.training.refusal import Refusal, some_of
 from shardrec.trainer.training.state import TrainingState
+from shardrec.trainer.training.unread_losses import StepLoss
 
 
 class Watch:
@@ -69,22 +70,31 @@ class Watch:
         """Raises UserError where a gradient of the last step was not fit for an update."""
         stopped = self._session.stopped_gradients()
         dist.all_reduce(stopped)
-        self._refuse_stopped(stopped.tolist())
+        self._refuse_stopped(stopped.tolist(), self._state.position.step)
 
-    def summed(self, terms: Mapping[str, Term]) -> list[list[float]]:
-        """Sums a step's loss terms over all workers: [total, count] of each.
+    def summed(self, terms: Mapping[str, Term]) -> Tensor:
+        """Sums over all workers a step's loss terms, and in the same exchange which gradients were stopped before it.
 
-        Raises UserError as `check_gradients`, whose sums come in the same exchange.
+        Returns [2 terms + parts of the lookup + 1] on the device: total and count of each, `Session.stopped_gradients`.
         """
         summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients()])
         if self._session.environment.world_size > 1:
             dist.all_reduce(summed)
-        numbers = summed.tolist()  # the one place where a GPU is waited for
-        of_terms = 2 * len(terms)
-        self._refuse_stopped(numbers[of_terms:])
-        return [numbers[i : i + 2] for i in range(0, of_terms, 2)]
+        return summed
 
-    def _refuse_stopped(self, stopped: list[float]) -> None:
+    def read(self, loss: StepLoss) -> tuple[dict[str, float], bool]:
+        """Returns a step's mean terms, and whether they are the first evidence on the newest checkpoint.
+
+        Raises UserError where a gradient of the step before was stopped, and as `_checked`.
+        """
+        numbers, of_terms = loss.numbers(), 2 * len(loss.terms)
+        self._refuse_stopped(numbers[of_terms:], loss.step)
+        losses = loss_values(loss.terms, [numbers[i : i + 2] for i in range(0, of_terms, 2)])
+        is_evidence = self._checked(losses["loss"], loss)
+        self._trained = loss.batch
+        return losses, is_evidence
+
+    def _refuse_stopped(self, stopped: list[float], step: int) -> None:
         """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""
         if not any(stopped):
             return
@@ -94,46 +104,41 @@ class Watch:
         whose = (f"tables {some_of(names)}", "the tower")
         of = " and ".join(w for w, found in zip(whose, (names, of_tower), strict=True) if found)
         what = f"gradients of {of} are not finite, or above {LARGEST_GRADIENT:g}, and are not used"
-        raise self._refusal.because(f"step {self._state.position.step}: {what}")
+        raise self._refusal.because(f"step {step}: {what}")
 
     # ------------------------------------------------------------ the loss
 
-    def trained(self, batch: Batch) -> None:
-        """Keeps the batch that was trained on last."""
-        self._trained = batch
-
-    def check_loss(self, loss: float, output: Any, batch: Batch) -> bool:
+    def _checked(self, loss: float, of: StepLoss) -> bool:
         """Says whether a step's loss is the first evidence on the newest checkpoint.
 
-        Raises UserError where it is not finite or out of all proportion; so it must not have been trained on yet.
-        output: the model's, for `batch`.
+        Raises UserError where it is not finite or out of all proportion; then it must not have been trained on.
         """
         position = self._state.position
         if position.first_loss is None and math.isfinite(loss):
             position.first_loss = loss
         times = self._proportion(loss)
         if math.isinf(times):
-            raise self._not_finite(output, batch)
+            raise self._not_finite(of)
         if times > DIVERGED:
-            self._evidence.judge(position.step, sound=not self._weights_are_broken())
-            what = f"step {position.step + 1}: the loss is {loss:.3g}, and was {position.first_loss:.3g} at the start"
+            self._evidence.judge(of.step, sound=not self._weights_are_broken())
+            what = f"step {of.step + 1}: the loss is {loss:.3g}, and was {position.first_loss:.3g} at the start"
             raise self._refusal.because(f"{what}; nothing was updated")
-        return self._evidence.judge(position.step, sound=times <= OUT_OF_PROPORTION)
+        return self._evidence.judge(of.step, sound=times <= OUT_OF_PROPORTION)
 
-    def _not_finite(self, output: Any, batch: Batch) -> UserError:
+    def _not_finite(self, of: StepLoss) -> UserError:
         """Returns the error for a loss that is not finite: it names the rows, and tells whether it is they or weights.
 
         Those are blamed whose own loss is not finite.
         """
-        broken = batch.rows[self._session.model.task.broken_rows(output, batch)].tolist()
+        batch = of.batch
+        broken = batch.rows[self._session.model.task.broken_rows(of.output, batch)].tolist()
         parts = self._session.environment.gather((broken, batch.rows[batch.live].tolist()))
         blamed, live = ({r for part in parts for r in part[i]} for i in (0, 1))
         of_all = sorted(blamed or live)  # else none alone: their sum, say
         weights = self._weights_are_broken(otherwise=2 * len(of_all) > len(live))
-        step = self._state.position.step
-        self._evidence.judge(step, sound=not weights)
+        self._evidence.judge(of.step, sound=not weights)
         rows = f"{len(of_all)} rows ({some_of(of_all)}) of the training data"
-        what = f"step {step + 1}: the loss is not finite, from {rows}; nothing was updated"
+        what = f"step {of.step + 1}: the loss is not finite, from {rows}; nothing was updated"
         remedy = None if weights else "look at those rows (tables and tower give other rows a loss in proportion)"
         return self._refusal.because(what, remedy)
 

@@ -123,14 +123,14 @@ def rewriting_worker(
     """Trains, while another program rewrites the file of `data.rewritten` after the first epoch."""
     trainer = Trainer(config, folder, environment, blueprint)
     trainer.restore()
-    trained = trainer.train_step
+    made = trainer.step
 
-    def train_step(batch: Any) -> None:
-        trained(batch)
+    def step(*arguments: Any, **rest: Any) -> None:
+        made(*arguments, **rest)
         if trainer.state.position.step == 2:
             write(Path(os.environ["REWRITTEN"]), {**ROWS, "label": [0, 1] * 4})
 
-    trainer.train_step = train_step  # type: ignore[method-assign]
+    trainer.step = step  # type: ignore[method-assign]
     trainer.fit()
     return trainer.finish()
 

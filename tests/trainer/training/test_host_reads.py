@@ -19,11 +19,11 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.trainer import Trainer
 
-ON_THE_HOST = {"trainer/session/forward.py": 1}
+ON_THE_HOST = {"trainer/session/prepared.py": 1}
 """Live rows and their weights, of the batch before it moves."""
 OF_THE_CPU = ("sharding/lookup/gradient_guard.py", "trainer/session/tower.py")
 """Whether gradients are finite, which a GPU is not waited for."""
-EVERYWHERE = {"trainer/training/watch.py": 1}
+EVERYWHERE = {"trainer/training/unread_losses.py": 1}
 """The loss, before anything is updated by it."""
 OWN: dict[str, dict[str, int]] = {
     "simplex": {"sharding/lookup/assemble.py": 1},

@@ -2,11 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.declared.documents import dump_document
 from shardrec.data_pipeline.prepare.generators.synthetic import synthetic
 from shardrec.trainer.benchmarks.gpu_check.sections.task import Task
@@ -19,6 +18,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.worker import Worker
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.prepared import Prepared
 from shardrec.trainer.training.trainer import Trainer
 
 
@@ -54,12 +54,13 @@ class RecordingTrainer(Trainer):
     losses: list[float]
     seconds: list[float]
 
-    def train_step(self, batch: Batch) -> None:
+    def step(self, prepared: Prepared, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Makes a step, and waits until the device has done it."""
         began = time.perf_counter()
-        super().train_step(batch)
+        super().step(prepared, meanwhile)
         synchronize(self.environment.device)
         self.seconds.append(time.perf_counter() - began)
+        self.read_losses()
         self.losses.append(self.state.loss)
 
 
