@@ -44,6 +44,12 @@ class Assemble(nn.Module):
         self._dense = {name: _dense_columns(i, dense_names) for name, i in inputs.items() if _is_dense(i)}
         self._columns: ColumnLayout | None = None
         self._keys: list[list[str]] | None = None
+        sequences = {place for place, route in routes.items() if route.sequence}
+        pooled = {name: i for name, i in inputs.items() if isinstance(i, PooledEmbeddings)}
+        self._mixed = {  # any of whose tables lives in a sequence collection, whose rows are summed here
+            name: any((f, t.name) in sequences for f, t in declared.tables.items()) for name, declared in pooled.items()
+        }
+        self._means = {n: any(t.pooling != "sum" for t in declared.tables.values()) for n, declared in pooled.items()}
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
     @property
@@ -98,7 +104,7 @@ class Assemble(nn.Module):
         for name, declared in self._inputs.items():
             if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(declared):
+            if not self._mixed[name]:
                 vectors = next(columns)
             else:
                 of_features = [
@@ -106,12 +112,8 @@ class Assemble(nn.Module):
                     for f, t in declared.tables.items()
                 ]
                 vectors = torch.cat(of_features, dim=1) if declared.concat else torch.stack(of_features, dim=1)
-            pooled[name] = self._averaged(declared, vectors, batch)
+            pooled[name] = self._averaged(declared, vectors, batch) if self._means[name] else vectors
         return pooled
-
-    def _mixed(self, pooled: PooledEmbeddings) -> bool:
-        """Says whether any of an input's tables lives in a sequence collection, whose rows are summed here."""
-        return any(self._routes[f, t.name].sequence for f, t in pooled.tables.items())
 
     def _lay_out(self, outputs: list[Any]) -> ColumnLayout:
         """Returns the layout of all pooled inputs, once the collections' column order is known."""
@@ -128,10 +130,10 @@ class Assemble(nn.Module):
             return Piece(source, start, table.embedding_dim, stored)
 
         blocks = []
-        for declared in self._inputs.values():
+        for name, declared in self._inputs.items():
             if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(declared):
+            if not self._mixed[name]:
                 blocks.append(ColumnBlock(tuple(piece(f, t) for f, t in declared.tables.items()), declared.concat))
                 continue
             for f, t in declared.tables.items():
@@ -153,8 +155,6 @@ class Assemble(nn.Module):
 
     def _averaged(self, declared: PooledEmbeddings, vectors: Tensor, batch: Batch) -> Tensor:
         """Divides the features whose table pools by mean."""
-        if all(t.pooling == "sum" for t in declared.tables.values()):
-            return vectors
         scale = []
         for feature, table in declared.tables.items():
             columns = table.embedding_dim if declared.concat else 1
