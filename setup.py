@@ -36,7 +36,11 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["shardrec", "shardrec.*"]),
-    package_data={"shardrec.trainer": ["runs/*.yaml"], "shardrec.sharding.kernels": ["*.h", "*.cpp"]},
+    package_data={
+        "shardrec.trainer": ["runs/*.yaml"],
+        "shardrec.models.kernels": ["*.h", "*.cpp"],
+        "shardrec.sharding.kernels": ["*.h", "*.cpp"],
+    },
     install_requires=pinned(
         *("torch", "ray", "pyarrow", "numpy", "pydantic", "PyYAML", "typer", "rich", "safetensors", "psutil"),
         *("tensorboard", "matplotlib"),
@@ -53,5 +57,5 @@ setup(
             *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML", "httpx"),
         ),
     },
-    entry_points={"console_scripts": ["shardrec = shardrec.trainer.cli:main"]},
+    entry_points={"console_scripts": ["shardrec = shardrec.__main__:main"]},
 )

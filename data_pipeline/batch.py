@@ -1,10 +1,11 @@
-"""A batch carries rows from the loader to the tower: it holds tensors only and moves between devices as one object."""
+"""A batch carries rows from the loader to the tower: it holds tensors, and moves between devices as one object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # they take seconds, and neither a model's settings nor a process that only reads needs a batch
+    import numpy as np
     import torch
     from torch import Tensor
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -65,6 +66,8 @@ class Batch:
     rows: [B] int64, a row's place in its data set (files in order, rows in order)
     dense_sequences: name -> [T] float32, row after row beside the ids of the sequences that it is aligned with
     alternatives: what rows are told from, where a task asks for it; the last rows may then be of drawn items
+    host_lengths: feature -> [B] int64, how many ids each row has, where that is known without waiting for a device: of
+        whatever device the tensors are, these arrays are on the host
     """
 
     dense: "Tensor"
@@ -76,6 +79,7 @@ class Batch:
     rows: "Tensor"
     dense_sequences: "dict[str, Tensor]" = field(default_factory=dict)
     alternatives: Alternatives | None = None
+    host_lengths: "Mapping[str, np.ndarray]" = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -91,6 +95,8 @@ class Batch:
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "host_lengths":
+                continue
             if isinstance(value, dict):
                 value = {k: move(v) for k, v in value.items()}
             elif isinstance(value, Alternatives):
@@ -114,6 +120,8 @@ class Batch:
         """Keeps the tensors' memory from being used again before `stream` has come this far."""
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "host_lengths":
+                continue
             if isinstance(value, Alternatives):
                 value = value.tensors()
             for t in value.values() if isinstance(value, dict) else (value,):

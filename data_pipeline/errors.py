@@ -9,6 +9,18 @@ class UserError(ValueError):
     Anything that a user can cause (run files, data, paths, flags) raises this; a bug of ours raises anything else.
     """
 
+    exit_status = 1
+
+
+class LoggedError(UserError):
+    """The line of an error names a log with more about it, which has to stay."""
+
+
+class ResumableError(UserError):
+    """A training was told to end, and has left what to go on from: schedulers know the status for one to try again."""
+
+    exit_status = 75
+
 
 def shortened(value: object, length: int = 80) -> str:
     """Returns what an error line shows of a value: text as it is, anything else as Python writes it, on one line.

@@ -22,6 +22,7 @@
 - `histories.py`: Models of behaviour share a history of events, the target it is compared with, and an MLP over both
 - `history_towers.py`: History towers make a user's vector of a history of items, whose vectors are those to be found
 - `inputs.py`: An input says what a model asks of the tables and the batch, and in which form its tower gets it
+- `kernels/`: Kernels are compiled code for what torch operations do too slowly on CPUs
 - `layers/`: A layer is one idea in one file, with its paper and equation
 - `lr.py`: Logistic (or linear) regression is the baseline that every other model has to beat
 - `metrics/`: Metrics measure predictions, and merge across ranks

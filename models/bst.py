@@ -110,6 +110,7 @@ def _with_target(history: Jagged, row: Tensor) -> LengthBuckets:
     place = torch.cat([events + row, history.offsets[1:] + batch_row])  # of each event and target, rows side by side
     owner = torch.empty_like(place).index_copy_(0, place, torch.cat([row, batch_row]))
     starts = torch.cat([history.offsets[:1], history.offsets[1:] + batch_row + 1])
-    buckets = bucket_by_length(history.lengths + 1, owner, starts)
+    on_host = None if history.host_lengths is None else history.host_lengths + 1
+    buckets = bucket_by_length(history.lengths + 1, owner, starts, on_host)
     reverse = buckets.reverse[place]
     return buckets._replace(source=inverse(reverse), reverse=reverse)

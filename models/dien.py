@@ -192,7 +192,7 @@ class DIEN(HistoryModel):
     ) -> tuple[Tensor, Packing, Tensor, Tensor, Tensor]:
         """Returns rows of positions [T], their packing, interest states h [T, H] packed and not, and attention [T]."""
         row = history.row_of_position()
-        packing = pack_steps(history.lengths, row, history.offsets)
+        packing = pack_steps(history.lengths, row, history.offsets, history.host_lengths)
         states = self.extractor(packing.pack(events), packing)
         unpacked = packing.unpack(states)
         if isinstance(self.attention, ProjectedUnit):

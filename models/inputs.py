@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,8 @@ class Jagged(NamedTuple):
 
     values: [T, F, D], for T positions in all and F aligned features; lengths: [B] int64; offsets: [B + 1] int64, from 0
     to T; weights: [T] or None; dense: [T, N] numbers beside the values, or None. Rows of 2, 0 and 3 events have
-    lengths [2, 0, 3], offsets [0, 2, 2, 5] and T = 5.
+    lengths [2, 0, 3], offsets [0, 2, 2, 5] and T = 5. host_lengths: the lengths once more, where the host knows them
+    without waiting for the device that computes.
     """
 
     values: Tensor
@@ -87,6 +89,7 @@ class Jagged(NamedTuple):
     offsets: Tensor
     weights: Tensor | None = None
     dense: Tensor | None = None
+    host_lengths: np.ndarray | None = None
 
     def row_of_position(self) -> Tensor:
         """Returns [T] int64: the row that owns each position."""

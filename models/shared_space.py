@@ -83,12 +83,15 @@ def _first(value: Tensor | Jagged, rows: int, more_have_events: bool) -> Tensor 
     """Returns the first rows; those of drawn items have no events, those of negatives have their positive's."""
     if isinstance(value, Tensor):
         return value[:rows]
-    offsets = value.offsets[: rows + 1]
-    last = int(offsets[-1]) if more_have_events else len(value.values)
+    offsets, lengths = value.offsets[: rows + 1], None if value.host_lengths is None else value.host_lengths[:rows]
+    last = len(value.values)
+    if more_have_events:
+        last = int(offsets[-1] if lengths is None else lengths.sum())
     return Jagged(
         value.values[:last],
         value.lengths[:rows],
         offsets,
         None if value.weights is None else value.weights[:last],
         None if value.dense is None else value.dense[:last],
+        lengths,
     )

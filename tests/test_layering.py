@@ -58,7 +58,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
     ),
     "data_pipeline.declared": (
         ("declaration",),
-        ("comma_lists", "documents", "name_patterns", "sizes"),
+        ("comma_lists", "documents", "flags", "name_patterns", "sizes"),
     ),
     "data_pipeline.prepare": (
         ("commands",),

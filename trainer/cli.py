@@ -34,6 +34,7 @@ from shardrec.trainer.commands import (
     tune,
 )
 from shardrec.trainer.commands.arguments import check_arguments
+from shardrec.trainer.run_folder.signals import end_of
 from shardrec.trainer.run_folder.terminal import error_line
 
 THREADS_WAIT = ("GOMP_SPINCOUNT", "100000")
@@ -54,6 +55,8 @@ class _Commands(TyperGroup):
         except typer.BadParameter as error:
             error.message = error.message.replace("Value error, ", "")  # pydantic's, by which typer reads arguments
             raise
+        except KeyboardInterrupt as interrupt:  # typer would end without a word
+            end_of(interrupt)
 
 
 app = typer.Typer(
@@ -94,8 +97,12 @@ def main() -> None:
         check_arguments(sys.argv[1:])
         command_line()(obj=_began())
     except (UserError, OSError) as error:  # OSError: a full disk, a path that may not be written
-        _leave_peers(error_line(error))
-        sys.exit(error_line(error))
+        status = getattr(error, "exit_status", 1)
+        _leave_peers(error_line(error), status)
+        if status == 1:
+            sys.exit(error_line(error))
+        print(error_line(error), file=sys.stderr)
+        sys.exit(status)
     except ModuleNotFoundError as error:
         if not error.name or error.name.split(".")[0] == "shardrec":
             raise
@@ -110,7 +117,7 @@ def main() -> None:
         raise
 
 
-def _leave_peers(last_words: str) -> None:
+def _leave_peers(last_words: str, status: int = 1) -> None:
     """Ends one of several ranks at once: taken down in an orderly way, it would wait for peers, who wait for it.
 
     They wait in a collective, and NCCL's do so for minutes; torchrun ends them as soon as this one is gone.
@@ -119,7 +126,7 @@ def _leave_peers(last_words: str) -> None:
         from shardrec.trainer.launch.backends import flush_and_exit
 
         print(last_words.rstrip(), file=sys.stderr)
-        flush_and_exit(1)
+        flush_and_exit(status)
 
 
 def _began() -> float:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shardrec.data_pipeline.declared.documents import read_document
+from shardrec.data_pipeline.declared.flags import checked
 from shardrec.data_pipeline.errors import UserError, in_quotes, shortened
 
 LONGEST_MISSPELT = 100
@@ -53,7 +54,7 @@ def load_yaml(declaration: type[D], path: str | Path, what: str) -> D:
     """
     declared = read_document(path, what)
     try:
-        return declaration.model_validate(declared)
+        return checked(declaration, declared)
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from None
 

@@ -277,15 +277,18 @@ class Layout:
             np.concatenate([p.numbers[:, dense:].T for p in parts], axis=1, out=targets[:, :live])
             np.concatenate([p.places for p in parts], axis=1, out=places[:, :live])
         labels = {label.name: torch.from_numpy(targets[i]) for i, label in enumerate(self.schema.labels)}
+        ids, lengths = self._ids.collate(parts, size)
+        weighted_ids, lengths_of_weighted = self._weighted_ids.collate(parts, size)
         return Batch(
             dense=torch.from_numpy(numbers),
-            ids=self._ids.collate(parts, size),
-            weighted_ids=self._weighted_ids.collate(parts, size) if self.weighted_id_names else None,
+            ids=ids,
+            weighted_ids=weighted_ids if self.weighted_id_names else None,
             labels=labels,
             weights=torch.from_numpy(targets[-1]),
             groups=torch.from_numpy(places[1]) if self._group else None,
             rows=torch.from_numpy(places[0]),
             dense_sequences=self._dense_sequences(parts),
+            host_lengths=lengths | lengths_of_weighted,
         )
 
     def _dense_sequences(self, parts: Sequence[Block]) -> "dict[str, Tensor]":

@@ -8,7 +8,6 @@ import numpy as np
 from shardrec.data_pipeline.reading.blocks import Block
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
@@ -59,10 +58,10 @@ class Keys:
         self.names = tuple(names)
         self._runs = runs
         self._weighted = weighted
-        self._ones: dict[int, Tensor] = {}
+        self._ones: dict[int, np.ndarray] = {}
 
-    def collate(self, parts: Sequence[Block], size: int) -> "KeyedJaggedTensor":
-        """Returns the ids of all parts' rows, then rows without ids up to `size`."""
+    def collate(self, parts: Sequence[Block], size: int) -> "tuple[KeyedJaggedTensor, dict[str, np.ndarray]]":
+        """Returns the ids of all parts' rows, then rows without ids up to `size`, and of each key its rows' lengths."""
         import torch  # readers that are processes of their own make no batches
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -76,26 +75,27 @@ class Keys:
             if parts:
                 np.concatenate(run_values, axis=1, out=values[at:stop].reshape(of_run, count))
             at = stop
-        return KeyedJaggedTensor(
+        lengths = self._lengths(parts, size)
+        ids = KeyedJaggedTensor(
             keys=list(self.names),
             values=torch.from_numpy(values),
             weights=torch.from_numpy(self._weights(parts)) if self._weighted else None,
-            lengths=self._lengths(parts, size),
+            lengths=torch.from_numpy(lengths).flatten(),
             stride=size,
             length_per_key=[n for n, k in zip(per_key, keys, strict=True) for _ in range(k)],
         )
+        return ids, dict(zip(self.names, lengths, strict=True))
 
     def _weights(self, parts: Sequence[Block]) -> np.ndarray:
         weights = [run.weights(p) for run in self._runs for p in parts]
         return np.concatenate(weights) if weights else np.zeros(0, np.float32)
 
-    def _lengths(self, parts: Sequence[Block], size: int) -> "Tensor":
-        import torch
-
+    def _lengths(self, parts: Sequence[Block], size: int) -> np.ndarray:
+        """Returns [keys, size] int64."""
         live = sum(p.rows for p in parts)
         if live == size and all(run.lists is None for run in self._runs):
             if size not in self._ones:  # shared by all full batches: nobody changes lengths in place
-                self._ones = {size: torch.ones(len(self.names) * size, dtype=torch.int64)}
+                self._ones = {size: np.ones((len(self.names), size), np.int64)}
             return self._ones[size]
         lengths = np.zeros((len(self.names), size), np.int64)
         key = 0
@@ -103,7 +103,7 @@ class Keys:
             if parts:
                 lengths[key : key + run.last - run.first, :live] = np.concatenate([run.lengths(p) for p in parts])
             key += run.last - run.first
-        return torch.from_numpy(lengths).flatten()
+        return lengths
 
 
 def with_rows(ids: "KeyedJaggedTensor", more: "KeyedJaggedTensor") -> "KeyedJaggedTensor":

@@ -209,4 +209,5 @@ def _joined(batch: Batch, more: Batch) -> Batch:
         dense_sequences={
             name: torch.cat([numbers, more.dense_sequences[name]]) for name, numbers in batch.dense_sequences.items()
         },
+        host_lengths={n: np.concatenate([lengths, more.host_lengths[n]]) for n, lengths in batch.host_lengths.items()},
     )

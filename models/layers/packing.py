@@ -6,6 +6,7 @@ t - 1: nothing is padded, and no step touches a row that has ended.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -40,22 +41,28 @@ class Packing(NamedTuple):
         return states.new_zeros(batch_size, states.shape[1]).index_copy(0, self.rows, ended)
 
 
-def pack_steps(lengths: Tensor, row: Tensor, offsets: Tensor) -> Packing:
-    """Orders positions by step. Waits for the device once, for `counts`.
+def pack_steps(lengths: Tensor, row: Tensor, offsets: Tensor, on_host: np.ndarray | None = None) -> Packing:
+    """Orders positions by step.
 
-    lengths: [B], row: [T] the row that owns each position, offsets: [B + 1]
+    lengths: [B], row: [T] the row that owns each position, offsets: [B + 1]; on_host: `lengths` as the host has them,
+    None: they are waited for
     """
     length, order = lengths.sort(descending=True, stable=True)
-    ended = torch.bincount(lengths).cumsum(0)
-    longer = len(lengths) - ended[:-1]  # n_t
-    counts = tuple(longer.tolist())
+    counts = tuple((len(lengths) - rows_of_length(lengths, on_host).cumsum()[:-1]).tolist())  # n_t
     live = counts[0] if counts else 0
+    steps = torch.arange(len(counts), device=lengths.device)
+    longer = len(lengths) - torch.searchsorted(length.flip(0), steps, right=True)  # n_t on the device
     starts = longer.cumsum(0) - longer
     positions = torch.arange(len(row), device=row.device)
     step = positions - offsets[row]
     packed = starts[step] + inverse(order)[row]
     ends = starts[length[:live] - 1] + positions[:live]
     return Packing(counts, order[:live], ends, inverse(packed), packed)
+
+
+def rows_of_length(lengths: Tensor, on_host: np.ndarray | None) -> np.ndarray:
+    """Returns how many rows have 0, 1, ... positions. Waits for the device, unless the host has the lengths."""
+    return np.bincount(lengths.tolist() if on_host is None else on_host, minlength=1)
 
 
 def inverse(permutation: Tensor) -> Tensor:

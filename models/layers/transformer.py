@@ -7,12 +7,13 @@ of a bucket's columns is padding (the first buckets, of one length each, have no
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shardrec.models.layers.cancelled import keep_at_zero
-from shardrec.models.layers.packing import inverse, regroup
+from shardrec.models.layers.packing import inverse, regroup, rows_of_length
 
 _GROWTH = 1.2  # of a bucket's width over the one before
 
@@ -44,17 +45,18 @@ class LengthBuckets(NamedTuple):
     parts: tuple[LengthBucket, ...]
 
 
-def bucket_by_length(lengths: Tensor, row: Tensor, offsets: Tensor) -> LengthBuckets:
-    """Puts rows of nearly equal length into one bucket each. Waits for the device once.
+def bucket_by_length(lengths: Tensor, row: Tensor, offsets: Tensor, on_host: np.ndarray | None = None) -> LengthBuckets:
+    """Puts rows of nearly equal length into one bucket each.
 
-    lengths: [B], row: [M] the row that owns each position, offsets: [B + 1]
+    lengths: [B], row: [M] the row that owns each position, offsets: [B + 1]; on_host: `lengths` as the host has them,
+    None: they are waited for
     """
     length, order = lengths.sort(stable=True)
     starts = length.cumsum(0) - length
     positions = torch.arange(len(row), device=lengths.device)
     reverse = starts[inverse(order)[row]] + positions - offsets[row]
     parts, first = [], 0
-    for row_count, width, position_count in _widths(torch.bincount(lengths).tolist()):
+    for row_count, width, position_count in _widths(rows_of_length(lengths, on_host).tolist()):
         if width:
             parts.append(_bucket(length[first : first + row_count], width, position_count))
         first += row_count

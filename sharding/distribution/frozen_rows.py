@@ -5,7 +5,8 @@ FloatToFused8BitRowwiseQuantized (asymmetric, row by row: Guan et al., "Post-Tra
 Tables", 2019), over the logical columns. So a row's bytes depend on that row alone, under any plan and world size; rows
 are never cut into columns. They are quantised block by block while a checkpoint streams in.
 
-On CPU torch's own kernel for such bags is used; `docs/scale.md` has it beside the alternatives.
+On CPU torch's own kernel for such bags is used; `docs/scale.md` has it beside the alternatives. Where all of a module's
+tables are fp32 or fp16 it is our kernel, if it is compiled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from shardrec.models.inputs import Input
 from shardrec.models.table_reads import with_tables
 from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.kernels.library import RowKernel, Rule, TableMemory, library
 from shardrec.sharding.tables.live import DTYPES, SCALE_BYTES, row_bytes
 
 RowKind = Literal["int8"]
@@ -93,11 +95,16 @@ class FrozenRows(nn.Module):
             torch.zeros(rows, columns + more, dtype=DTYPES[dtype], device=device)
             for (rows, columns), more, dtype in zip(shapes, extra, dtypes, strict=True)
         ]
+        self.compiled: RowKernel | None = None
+        if device.type == "cpu" and "int8" not in dtypes and library() is not None:
+            self.compiled = RowKernel([TableMemory(w, Rule()) for w in self.weights], self.feature_tables)
 
     @torch.no_grad()
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sums rows by bag, B bags of F features: ids [T], offsets [F B + 1] -> fp32 [B, all features' columns]."""
         ids, offsets = ids.long(), offsets.long()
+        if self.compiled:
+            return self.compiled.pool(ids, offsets, weights)
         bags = (offsets.numel() - 1) // len(self.feature_tables)
         first = offsets[::bags].tolist() if bags else [0] * (len(self.feature_tables) + 1)
         pooled = []

@@ -7,7 +7,7 @@ that, rows are numbers like any table's. One exchange serves all dynamic tables.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,8 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import UserError
 from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.dynamic.distinct import Distinct, distinct
 from shardrec.sharding.dynamic.id_map import IdMap
-from shardrec.sharding.dynamic.set_cache import bucket_of
 from shardrec.sharding.tables.first_values_by_id import draw_rows
 from shardrec.sharding.tables.live import LiveTable, starts_at_zero
 from shardrec.sharding.updates.choose import row_update
@@ -47,18 +47,6 @@ def dynamic_features(readers: Iterable[tuple[EmbeddingTable, Sequence[str]]]) ->
             if table.dynamic:
                 of_ids.setdefault(table.dynamic, {})[feature] = None
     return {ids: tuple(features) for ids, features in of_ids.items()}
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A request is the distinct ids [n] of one id space in this rank's batch, and how often each is to be counted.
-
-    That is 0 for ids that nothing is learned from. inverse: which of them each id of the batch is.
-    """
-
-    ids: Tensor
-    counts: Tensor
-    inverse: Tensor
 
 
 class DynamicTables:
@@ -93,13 +81,12 @@ class DynamicTables:
                 self._tables[table.table.dynamic.name].append(table)
         self._step = 0
         self.maps: dict[str, IdMap] = {}
-        self._owners: dict[str, Tensor] = {}
+        self._cuts: dict[str, Tensor] = {}
         for name, ids in self._spaces.items():
             cuts = [ids.geometry.buckets * rank // self._ranks for rank in range(self._ranks + 1)]
             mine = range(cuts[self._rank], cuts[self._rank + 1])
             self.maps[name] = IdMap(ids.config, name=name, seed=seed, buckets=mine, device=device)
-            sizes = torch.tensor(cuts).diff()
-            self._owners[name] = torch.arange(self._ranks).repeat_interleave(sizes).to(device)
+            self._cuts[name] = torch.tensor(cuts, device=device)
 
     def begin(self, step: int) -> None:
         """Starts a step: ids are counted and admitted as of `step` from now on."""
@@ -112,7 +99,7 @@ class DynamicTables:
         In training, ids that are learned from are counted and admitted, and fresh rows filled; then the others find
         theirs. All ranks call it alike.
         """
-        requests = {name: self._distinct(batch, features) for name, features in self._features.items()}
+        requests = {name: self._distinct(batch, name, features) for name, features in self._features.items()}
         answers = self._answered(requests, training)
         named: dict[str, Tensor] = {}
         for name, features in self._features.items():
@@ -123,32 +110,28 @@ class DynamicTables:
         weighted = None if batch.weighted_ids is None else _renamed(batch.weighted_ids, named)
         return replace(batch, ids=_renamed(batch.ids, named), weighted_ids=weighted)
 
-    def _distinct(self, batch: Batch, features: Sequence[str]) -> _Request:
-        ids = torch.cat([_values(batch, feature) for feature in features])
-        distinct, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+    def _distinct(self, batch: Batch, name: str, features: Sequence[str]) -> Distinct:
+        """Returns the distinct ids of a space; those that nothing is learned from are not counted."""
+        values, times = [_values(batch, feature) for feature in features], None
         if not self._only_found.isdisjoint(features):
-            counted = torch.cat([torch.full_like(_values(batch, f), f not in self._only_found) for f in features])
-            counts = torch.zeros_like(distinct).index_add_(0, inverse, counted)
-        return _Request(distinct, counts, inverse)
+            counted = (f not in self._only_found for f in features)
+            times = torch.cat([torch.full_like(v, c) for v, c in zip(values, counted, strict=True)])
+        ids = torch.cat(values) if len(values) > 1 else values[0]
+        return distinct(self._spaces[name].geometry, ids, times)
 
-    def _answered(self, requests: Mapping[str, _Request], training: bool) -> dict[str, Tensor]:
+    def _answered(self, requests: Mapping[str, Distinct], training: bool) -> dict[str, Tensor]:
         """Returns the rows of each space's distinct ids, -1 for none."""
         if self._ranks == 1:
             served = {name: self._serve(name, r.ids, r.counts, training) for name, r in requests.items()}
             self._renew([fresh for _, fresh in served.values()])
             return {name: rows for name, (rows, _) in served.items()}
-        order, parts = {}, {}
-        sizes = []
-        for name, request in requests.items():
-            owner = self._owners[name][bucket_of(self.maps[name].geometry, request.ids)]
-            order[name] = torch.sort(owner, stable=True).indices
-            sizes.append(torch.bincount(owner, minlength=self._ranks))
-            parts[name] = torch.stack([request.ids, request.counts], 1)[order[name]]
+        sizes = [r.starts.index_select(0, self._cuts[name]).diff() for name, r in requests.items()]
         sent = torch.stack(sizes, 1)  # [ranks, spaces]
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=self._group)
         to, of = sent.tolist(), received.tolist()
-        pieces = [p.split([row[i] for row in to]) for i, p in enumerate(parts.values())]
+        parts = [torch.stack([r.ids, r.counts], 1) for r in requests.values()]
+        pieces = [p.split([row[i] for row in to]) for i, p in enumerate(parts)]
         packed = torch.cat([pieces[i][rank] for rank in range(self._ranks) for i in range(len(pieces))])
         there = self._exchange(packed, [sum(row) for row in of], [sum(row) for row in to])
         answers, fresh = self._serve_all(list(requests), there, of, training)
@@ -156,11 +139,7 @@ class DynamicTables:
             self._renew(self._of_all_ranks(fresh))
         back = self._exchange(answers, [sum(row) for row in to], [sum(row) for row in of])
         blocks = back.split([size for row in to for size in row])
-        rows = {}
-        for i, name in enumerate(requests):
-            mine = torch.cat(blocks[i :: len(requests)])
-            rows[name] = torch.empty_like(mine).index_copy_(0, order[name], mine)
-        return rows
+        return {name: torch.cat(blocks[i :: len(requests)]) for i, name in enumerate(requests)}
 
     def _serve_all(
         self, names: Sequence[str], packed: Tensor, sizes: list[list[int]], training: bool
@@ -171,11 +150,10 @@ class DynamicTables:
         fresh = []
         for i, name in enumerate(names):
             mine = torch.cat(blocks[i :: len(names)])
-            ids, inverse = mine[:, 0].unique(return_inverse=True)
-            counts = torch.zeros_like(ids).index_add_(0, inverse, mine[:, 1])
-            rows, fresh_here = self._serve(name, ids, counts, training)
+            asked = distinct(self._spaces[name].geometry, mine[:, 0], mine[:, 1])
+            rows, fresh_here = self._serve(name, asked.ids, asked.counts, training)
             fresh.append(fresh_here)
-            answers[i :: len(names)] = rows.index_select(0, inverse).split([row[i] for row in sizes])
+            answers[i :: len(names)] = rows.index_select(0, asked.inverse).split([row[i] for row in sizes])
         return torch.cat(answers), fresh
 
     def _serve(self, name: str, ids: Tensor, counts: Tensor, training: bool) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 What an id gets is a function of the sequence of global batches alone: of each step's distinct ids and how often they
 occur in the whole batch. It depends neither on their order nor on the plan or the number of ranks, since ids fall
 into a fixed number of buckets, each with rows of its own, that ranks divide among themselves (`set_cache.py`).
-Everything is done to whole batches: by torch operations, on any device, or on CPU by the compiled kernel.
+Everything is done to whole batches: by torch operations, on any device, or on CPU by the compiled kernel, to the same
+bits. Ids of a bucket are best given side by side, as `distinct.py` does, so that its rows are in the cache.
 """
 
 import hashlib
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry, DynamicConfig, DynamicIds
-from shardrec.sharding.dynamic.set_cache import UNUSED, Placed, SetCache, arranged
+from shardrec.sharding.dynamic.set_cache import UNUSED, Placed, SetCache, sets_of
 from shardrec.sharding.dynamic.worth import Worth
+from shardrec.sharding.kernels.id_map import CacheMemory, IdMapKernel, cache_memory
+from shardrec.sharding.kernels.library import library
 from shardrec.sharding.tables.draws import mixed, signed
 
 _BITS = 31
@@ -51,6 +54,13 @@ class IdCounters:
     refused: int = 0
     forgotten: int = 0
 
+    def add(self, admissions: int = 0, evictions: int = 0, refused: int = 0, forgotten: int = 0) -> None:
+        """Adds what a step adds."""
+        self.admissions += admissions
+        self.evictions += evictions
+        self.refused += refused
+        self.forgotten += forgotten
+
 
 class IdMap:
     """An id map has the ids of `buckets` (None: all) of the dynamic table `name`.
@@ -59,7 +69,8 @@ class IdMap:
     candidate, whose count is exact while it stays one; where there are too many, a new candidate takes the place of the
     least frequent, among these the one unused for longest.
     `row_state` and `candidate_state` are live memory, named as columns to be saved; whoever overwrites them has loaded
-    the map. Rows that no id has have the count 0. name, seed: what draws of `probability` depend on.
+    the map. Rows that no id has have the count 0. name, seed: what draws of `probability` depend on. compiled: False
+    keeps to torch operations where there is a compiled kernel.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class IdMap:
         geometry: BucketGeometry | None = None,
         buckets: range | None = None,
         device: torch.device | str = "cpu",
+        compiled: bool = True,
     ) -> None:
         self.config, self.name, self.seed = config, name, seed
         if geometry is None:
@@ -84,6 +96,13 @@ class IdMap:
         self._admitted = torch.zeros_like(self._rows.count)
         scaled = self.geometry.scaled(config.candidates)
         self._candidates = SetCache(scaled, self.buckets, Worth(), place) if config.after > 1 else None
+        self._kernel = self._compiled() if compiled and place.type == "cpu" and library() is not None else None
+
+    def _compiled(self) -> IdMapKernel:
+        rows, waiting = (None if c is None else _memory(c) for c in (self._rows, self._candidates))
+        assert rows is not None
+        kept = self._admitted, self._rows.fillers
+        return IdMapKernel(self.geometry, self.buckets, rows, waiting, *kept, self.config.after)
 
     @property
     def first_row(self) -> int:
@@ -127,9 +146,9 @@ class IdMap:
 
     def find(self, ids: Tensor) -> Tensor:
         """Returns the table's rows of ids [n] int64 of this part's buckets, -1 for unknown ids. Changes nothing."""
-        order, sets = self._arranged(ids)
-        rows = torch.empty_like(ids).index_copy_(0, order, self._rows.find(ids.index_select(0, order), sets))
-        return torch.where(rows < 0, rows, rows + self.first_row)
+        if self._kernel:
+            return self._kernel.find(ids)
+        return self._numbered(self._rows.find(ids, self._sets(ids)))
 
     @torch.no_grad()
     def observe(self, ids: Tensor, counts: Tensor, step: int) -> Observed:
@@ -139,26 +158,22 @@ class IdMap:
         says. An id that cannot be placed stays as it was: a candidate, if there are any.
         """
         assert 0 <= step <= _LARGEST
-        order, sets = self._arranged(ids)
-        ids, counts = ids.index_select(0, order), counts.index_select(0, order)
-        own_rows = self._rows.find(ids, sets)
-        is_new = own_rows < 0
+        if self._kernel:
+            rows, *fresh, counted = self._kernel.observe(ids, counts, self._drawn(ids, counts, step), step)
+            self.counters.add(*counted)
+            return Observed(rows, *fresh)
+        sets = self._sets(ids)
+        rows = self._rows.find(ids, sets)
+        is_new = rows < 0
         new, known = is_new.nonzero().squeeze(1), is_new.logical_not().nonzero().squeeze(1)
-        self._rows.use(own_rows.index_select(0, known), counts.index_select(0, known), step)
+        self._rows.use(rows.index_select(0, known), counts.index_select(0, known), step)
         ids = ids.index_select(0, new)
         placed = self._admit(ids, counts.index_select(0, new), sets.index_select(0, new), step)
-        own_rows.index_copy_(0, new, placed.rows)
-        rows = torch.empty_like(own_rows).index_copy_(0, order, own_rows)
-        fresh, order = torch.sort(placed.rows)
-        order = order[fresh >= 0]
-        self.counters.admissions += len(order)
-        self.counters.evictions += int(placed.evicted.sum())
-        first = self.first_row
-        return Observed(
-            torch.where(rows < 0, rows, rows + first),
-            placed.rows[order] + first,
-            ids[order],
-        )
+        rows.index_copy_(0, new, placed.rows)
+        fresh_rows, order = torch.sort(placed.rows)
+        order = order[fresh_rows >= 0]
+        self.counters.add(admissions=len(order), evictions=int(placed.evicted.sum()))
+        return Observed(self._numbered(rows), placed.rows[order] + self.first_row, ids[order])
 
     @torch.no_grad()
     def fill(self, ids: Tensor, step: int) -> Tensor:
@@ -167,9 +182,12 @@ class IdMap:
         No id loses its row for them. They count as if each had occurred once in `step`, which may be -1; an id for
         which no row is free stays as it was.
         """
-        order, sets = self._arranged(ids)
-        ids, candidates = ids.index_select(0, order), self._candidates
         counts = torch.ones_like(ids)
+        if self._kernel:
+            rows, *_, counted = self._kernel.observe(ids, counts, None, step, fills=True)
+            self.counters.add(*counted)
+            return rows
+        sets, candidates = self._sets(ids), self._candidates
         known = torch.full_like(ids, -1) if candidates is None else candidates.find(ids, sets)
         if candidates is not None:
             counts += torch.where(known >= 0, candidates.count[known.clamp(min=0)], 0)
@@ -178,9 +196,8 @@ class IdMap:
         if candidates is not None:
             candidates.free(known[has_row & (known >= 0)])
         self._admitted.index_fill_(0, placed[has_row], step)
-        self.counters.admissions += int(has_row.sum())
-        rows = torch.empty_like(placed).index_copy_(0, order, placed)
-        return torch.where(rows < 0, rows, rows + self.first_row)
+        self.counters.add(admissions=int(has_row.sum()))
+        return self._numbered(placed)
 
     @torch.no_grad()
     def start_over(self, step: int) -> None:
@@ -193,9 +210,13 @@ class IdMap:
                 cache.last_use.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(cache.count == 0, UNUSED)
         self._admitted.sub_(step).clamp_(min=UNUSED + 1).masked_fill_(self._rows.count == 0, 0)
 
-    def _arranged(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        order, sets = arranged(self.geometry, ids)
-        return order, sets.sub_(self.buckets.start * self.geometry.bucket_sets)
+    def _sets(self, ids: Tensor) -> Tensor:
+        """Returns the sets [n, choices] that ids [n] may be in, of those of this part."""
+        return sets_of(self.geometry, ids).sub_(self.buckets.start * self.geometry.bucket_sets)
+
+    def _numbered(self, rows: Tensor) -> Tensor:
+        """Returns rows [n] of this part as they are numbered in the table."""
+        return torch.where(rows < 0, rows, rows + self.first_row)
 
     def _admit(self, ids: Tensor, counts: Tensor, sets: Tensor, step: int) -> Placed:
         """Returns rows [n] for new ids [n]; those that get none are candidates afterwards."""
@@ -212,7 +233,7 @@ class IdMap:
         candidates.last_use[known[stays]] = step
         fresh = (~counted & (placed.rows < 0)).nonzero().squeeze(1)
         pushed = candidates.place(ids[fresh], counts[fresh], sets[fresh], step)
-        self.counters.forgotten += int(pushed.evicted.sum()) + int((pushed.rows < 0).sum())
+        self.counters.add(forgotten=int(pushed.evicted.sum()) + int((pushed.rows < 0).sum()))
         return placed
 
     def _place(self, ids: Tensor, counts: Tensor, sets: Tensor, admitted: Tensor | None, step: int) -> Placed:
@@ -228,7 +249,7 @@ class IdMap:
         has_row = (placed.rows >= 0).nonzero().squeeze(1)
         self._admitted.index_fill_(0, placed.rows[has_row], step)
         wanted = len(ids) if admitted is None else len(which)
-        self.counters.refused += wanted - len(has_row)
+        self.counters.add(refused=wanted - len(has_row))
         return placed
 
     def _drawn(self, ids: Tensor, counts: Tensor, step: int) -> Tensor | None:
@@ -239,6 +260,11 @@ class IdMap:
         words = mixed(ids + signed(int.from_bytes(digest, "little")))
         drawn = (words >> 11).bitwise_and_((1 << 53) - 1).double().mul_(2.0**-53)
         return drawn < 1 - (1 - self.config.probability) ** counts.double()
+
+
+def _memory(cache: SetCache) -> CacheMemory:
+    columns, worth = (cache.ids, cache.count, cache.last_use), cache.worth
+    return cache_memory(columns, cache.geometry.ways, worth.evict, worth.age)
 
 
 def id_map_bytes(ids: DynamicIds) -> int:

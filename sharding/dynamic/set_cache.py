@@ -17,8 +17,6 @@ from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry
 from shardrec.sharding.dynamic.worth import NEVER, Worth
-from shardrec.sharding.kernels.id_cache import IdCacheKernel
-from shardrec.sharding.kernels.library import library
 from shardrec.sharding.tables.draws import mixed
 from shardrec.sharding.tables.live import count_nonzero
 
@@ -52,13 +50,6 @@ def sets_of(geometry: BucketGeometry, ids: Tensor) -> Tensor:
     return torch.stack([first, second], 1).add_(base.unsqueeze(1))
 
 
-def arranged(geometry: BucketGeometry, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns indices [n] that put ids [n] of a bucket side by side, so that its rows are in the cache; their sets."""
-    sets = sets_of(geometry, ids)
-    order = torch.sort(sets[:, 0].int()).indices
-    return order, sets.index_select(0, order)
-
-
 def _buckets(geometry: BucketGeometry, words: Tensor) -> tuple[Tensor, Tensor]:
     """Returns buckets by the upper half of hashes [n], and 32 further bits [n] that do not depend on them."""
     spread = (words >> 32).bitwise_and_(_WORD).mul_(geometry.buckets)
@@ -84,19 +75,16 @@ class SetCache:
     """A set cache has the rows of `buckets`. Rows and sets are numbered from the first of these on.
 
     ids, count, last_use: [rows] int64, of each row its id, its count (0: free) and the last step that named it.
+    fillers: [buckets] int64, of each bucket an id of another one, which free rows have.
     """
 
     def __init__(self, geometry: BucketGeometry, buckets: range, worth: Worth, device: torch.device) -> None:
-        self.geometry, self.buckets, self._worth = geometry, buckets, worth
+        self.geometry, self.buckets, self.worth = geometry, buckets, worth
         rows = len(buckets) * geometry.bucket_rows
-        self._fillers = _fillers(geometry, buckets).to(device)
-        self.ids = self._fillers.repeat_interleave(geometry.bucket_rows)
+        self.fillers = _fillers(geometry, buckets).to(device)
+        self.ids = self.fillers.repeat_interleave(geometry.bucket_rows)
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_use = torch.full((rows,), UNUSED, dtype=torch.int64, device=device)
-        self.compiled: IdCacheKernel | None = None
-        if device.type == "cpu" and library() is not None:
-            columns = self.ids, self.count, self.last_use
-            self.compiled = IdCacheKernel(*columns, geometry.bucket_sets, geometry.ways, worth.evict, worth.age)
 
     def occupied(self) -> int:
         """Returns how many rows an id has."""
@@ -104,8 +92,6 @@ class SetCache:
 
     def find(self, ids: Tensor, sets: Tensor) -> Tensor:
         """Returns the rows of ids [n] int64 by their sets [n, choices]: [n], -1 for those that have none."""
-        if self.compiled:
-            return self.compiled.find(ids, sets)
         rows = []
         for part, looked in _chunks(ids, sets):
             equal = self._rows_of(self.ids, looked) == part.unsqueeze(1)
@@ -131,7 +117,7 @@ class SetCache:
 
     def free(self, rows: Tensor) -> None:
         """Forgets the ids of `rows` [n]."""
-        self.ids[rows] = self._fillers[rows // self.geometry.bucket_rows]
+        self.ids[rows] = self.fillers[rows // self.geometry.bucket_rows]
         self.count.index_fill_(0, rows, 0)
         self.last_use.index_fill_(0, rows, UNUSED)
 
@@ -144,8 +130,6 @@ class SetCache:
         those of larger count, then of smaller id. Rows named in `step` are not taken, nor without `evict` any that
         an id has. An id waits until it has a row or none is left for it.
         """
-        if self.compiled:
-            return Placed(*self.compiled.place(ids, counts, sets, step, evict=evict))
         rows = torch.full_like(ids, -1)
         evicted = torch.zeros_like(ids, dtype=torch.bool)
         waiting = self._in_order(ids, counts, sets)
@@ -175,7 +159,7 @@ class SetCache:
         for (part,) in _chunks(sets):
             counts = self._rows_of(self.count, part)
             taken = None if evict else counts > 0
-            worth = self._worth.of(counts, self._rows_of(self.last_use, part), step)
+            worth = self.worth.of(counts, self._rows_of(self.last_use, part), step)
             if taken is not None:
                 worth.masked_fill_(taken, NEVER)
             where = worth.argmin(1)

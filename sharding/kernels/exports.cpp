@@ -1,34 +1,10 @@
 // The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
 #include "ids.h"
 #include "rows.h"
-
-namespace plain {
-#include "forms.h"
-}
-#if defined(__x86_64__)
-namespace avx2 {
-#include "forms.h"
-}
-namespace avx512 {
-#include "forms.h"
-}
-#endif
+#include "levels.h"
+#include "memory.h"
 
 namespace {
-
-enum Level { PLAIN, AVX2, AVX512 };
-
-Level best() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool f16 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-    if (f16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) return AVX512;
-    if (f16) return AVX2;
-#endif
-    return PLAIN;
-}
-
-Level level = best();
 
 // Returns the batch without offsets, where they only say that every bag has one id.
 Batch plainest(Batch batch) {
@@ -54,49 +30,54 @@ int64_t astray(const Table* tables, const Feature* features, const Batch& batch)
     return -1;
 }
 
-}  // namespace
+thread_local int64_t short_of = 0;
 
-#if defined(__x86_64__)
-#define FORM(call) (level == AVX512 ? avx512::call : level == AVX2 ? avx2::call : plain::call)
-#else
-#define FORM(call) plain::call
-#endif
+// Does what returns nothing; returns -1, or NO_MEMORY.
+template <typename Call>
+int64_t run(const Call& call) {
+    return unless_short(short_of, [&] {
+        call();
+        return (int64_t)-1;
+    });
+}
+
+}  // namespace
 
 extern "C" {
 
-// 0: plain, 1: AVX2, 2: AVX-512. Takes a lower one if asked to; returns which it is.
-int32_t rows_level(int32_t wanted) {
-    if (wanted >= 0 && wanted <= best()) level = (Level)wanted;
-    return level;
-}
+// Returns how many bytes the last call of this thread that returned NO_MEMORY had asked for, 0 where nobody knows.
+int64_t kernel_short_of() { return short_of; }
 
+// Each returns the place of an id that is astray, -1 where none is.
 int64_t rows_pool(const Table* tables, const Feature* features, const Batch* batch, float* out, int32_t threads) {
     const int64_t bad = astray(tables, features, *batch);
-    if (bad < 0) FORM(pool(tables, features, plainest(*batch), out, threads));
-    return bad;
+    return bad >= 0 ? bad : run([&] { FORM(pool(tables, features, plainest(*batch), out, threads)); });
 }
 
 int64_t rows_update(const Table* tables, int64_t count, const Feature* features, const Batch* batch, const float* gradient, float factor, float loss_weight, int32_t threads) {
     const int64_t bad = astray(tables, features, *batch);
-    if (bad < 0) FORM(update(tables, count, features, plainest(*batch), gradient, {factor, loss_weight}, threads));
-    return bad;
+    return bad >= 0 ? bad : run([&] { FORM(update(tables, count, features, plainest(*batch), gradient, {factor, loss_weight}, threads)); });
 }
 
 // Returns how many rows were found, or -1 - the place of an id that is astray.
 int64_t rows_sum(const Table* tables, int64_t count, int64_t t, const Feature* features, const Batch* batch, const float* gradient, int64_t* rows, float* sums) {
     const int64_t bad = astray(tables, features, *batch);
-    return bad < 0 ? FORM(sum(tables, count, t, features, plainest(*batch), gradient, rows, sums)) : -1 - bad;
+    return bad >= 0 ? -1 - bad : unless_short(short_of, [&] { return FORM(sum(tables, count, t, features, plainest(*batch), gradient, rows, sums)); });
 }
 
-void rows_update_all(const Table* table, const float* gradient, int64_t stride, int64_t named, float factor, float loss_weight, int32_t threads) {
-    FORM(update_all(*table, gradient, stride, named, {factor, loss_weight}, threads));
+int64_t rows_update_all(const Table* table, const float* gradient, int64_t stride, int64_t named, float factor, float loss_weight, int32_t threads) {
+    return run([&] { FORM(update_all(*table, gradient, stride, named, {factor, loss_weight}, threads)); });
 }
 
-void ids_find(const Cache* cache, const int64_t* ids, const int64_t* sets, int64_t n, int64_t choices, int64_t* rows, int32_t threads) {
-    FORM(find(*cache, ids, sets, n, choices, rows, threads));
+int64_t ids_distinct(int64_t buckets, const int64_t* ids, const int64_t* times, int64_t n, int64_t* found, int64_t* counts, int64_t* which, int64_t* starts, int32_t threads) {
+    return unless_short(short_of, [&] { return FORM(distinct(buckets, ids, times, n, found, counts, which, starts, threads)); });
 }
 
-void ids_place(const Cache* cache, const int64_t* ids, const int64_t* counts, const int64_t* sets, int64_t n, int64_t choices, int64_t step, int32_t evict, int64_t* rows, bool* evicted, int32_t threads) {
-    FORM(place(*cache, ids, counts, sets, n, choices, step, evict, rows, evicted, threads));
+int64_t ids_find(const IdMap* map, const int64_t* ids, int64_t n, int64_t* rows, int32_t threads) {
+    return FORM(find(*map, ids, n, rows, threads));
+}
+
+int64_t ids_observe(const IdMap* map, const Arrivals* arrivals, const Outcome* outcome, int32_t threads) {
+    return unless_short(short_of, [&] { return FORM(observe(*map, *arrivals, *outcome, threads)); });
 }
 }

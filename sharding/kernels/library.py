@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardrec.sharding.kernels.build import library_file, say
+from shardrec.data_pipeline.declared.sizes import readable
+from shardrec.data_pipeline.errors import UserError
+from shardrec.sharding.kernels.build import ROWS
+
+_NO_MEMORY = -(1 << 63)
 
 KINDS = ("sgd", "adagrad", "rowwise_adagrad", "rmsprop", "adam", "ftrl")
 
@@ -58,29 +62,37 @@ class _Batch(ctypes.Structure):
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    path = library_file()
-    if path is None:
-        return None
-    try:
-        loaded = ctypes.CDLL(str(path))
-    except OSError as error:  # as where a home is shared by machines of several systems
-        say(f"{path} cannot be loaded ({error}): rows of tables are updated by torch operations; remove it")
+    loaded = ROWS.load()
+    if loaded is None:
         return None
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     loaded.rows_pool.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int32]
     loaded.rows_update.argtypes = [pointer, whole, pointer, pointer, pointer, number, number, ctypes.c_int32]
     loaded.rows_sum.argtypes = [pointer, whole, whole, pointer, pointer, pointer, pointer, pointer]
     loaded.rows_update_all.argtypes = [pointer, pointer, whole, whole, number, number, ctypes.c_int32]
-    loaded.ids_find.argtypes = [pointer, pointer, pointer, whole, whole, pointer, ctypes.c_int32]
-    loaded.ids_place.argtypes = [
-        *(pointer, pointer, pointer, pointer, whole, whole, whole, ctypes.c_int32, pointer, pointer, ctypes.c_int32)
-    ]
-    loaded.ids_find.restype = loaded.ids_place.restype = None
-    loaded.rows_level.argtypes = [ctypes.c_int32]
-    for function in (loaded.rows_pool, loaded.rows_update, loaded.rows_sum):
-        function.restype = whole
-    loaded.rows_update_all.restype = None
+    loaded.ids_distinct.argtypes = [whole, pointer, pointer, whole, *[pointer] * 4, ctypes.c_int32]
+    loaded.ids_find.argtypes = [pointer, pointer, whole, pointer, ctypes.c_int32]
+    loaded.ids_observe.argtypes = [pointer, pointer, pointer, ctypes.c_int32]
+    loaded.kernel_short_of.argtypes = []
+    for name in ("rows_pool", "rows_update", "rows_sum", "rows_update_all", "ids_distinct", "ids_find", "ids_observe"):
+        getattr(loaded, name).restype = whole
+    loaded.kernel_short_of.restype = whole
     return loaded
+
+
+class KernelMemoryError(UserError, MemoryError):
+    """A kernel got too little memory to work in, and has changed nothing."""
+
+
+def checked(returned: int, what: str) -> int:
+    """Returns what a function of the library did, of `what`. Raises KernelMemoryError where memory was short."""
+    if returned == _NO_MEMORY:
+        short = library().kernel_short_of()
+        much = f"{readable(short)} more memory" if short else "more memory"
+        raise KernelMemoryError(
+            f"{what} needs {much}, which is not there; choose smaller batches, or fewer workers here"
+        )
+    return returned
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ class RowKernel:
         out = torch.empty(batch.bags, self.columns)
         threads = torch.get_num_threads()
         bad = self.library.rows_pool(self._tables, self._features, ctypes.byref(batch), out.data_ptr(), threads)
-        self._check(bad, ids)
+        self._check(checked(bad, f"looking {ids.numel():,} ids up"), ids)
         return out
 
     def update(
@@ -139,7 +151,7 @@ class RowKernel:
             *(self._tables, len(self._tables), self._features, ctypes.byref(batch), gradient.data_ptr()),
             *(factor, loss_weight, torch.get_num_threads()),
         )
-        self._check(bad, ids)
+        self._check(checked(bad, f"updating the rows of {ids.numel():,} ids"), ids)
 
     def sum(
         self, table: int, gradient: Tensor, ids: Tensor, offsets: Tensor, scale: Tensor | None
@@ -153,16 +165,17 @@ class RowKernel:
             *(self._tables, len(self._tables), table, self._features, ctypes.byref(batch), gradient.data_ptr()),
             *(rows.data_ptr(), sums.data_ptr()),
         )
-        self._check(-1 - found, ids)
+        self._check(-1 - checked(found, f"summing the gradients of {ids.numel():,} ids"), ids)
         return rows[:found], sums[:found]
 
     def update_all(self, table: int, gradient: Tensor, named: int | None, factor: float, loss_weight: float) -> None:
         """Updates a table by a gradient [rows, >= columns]: all rows, or those with no 0 in its column `named`."""
         gradient, column = gradient.float().contiguous(), -1 if named is None else named
-        self.library.rows_update_all(
+        done = self.library.rows_update_all(
             *(ctypes.byref(self._tables[table]), gradient.data_ptr(), gradient.shape[1], column),
             *(factor, loss_weight, torch.get_num_threads()),
         )
+        checked(done, f"updating {len(gradient):,} rows")
 
     def _batch(self, ids: Tensor, offsets: Tensor, scale: Tensor | None) -> _Batch:
         ids, offsets = (x.to(torch.int64).contiguous() for x in (ids, offsets))

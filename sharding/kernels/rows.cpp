@@ -3,16 +3,19 @@
 // No sum is reordered and no product fused (-ffp-contract=off), so that all sets give the same bits.
 #include "rows.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <utility>
 #include <vector>
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
+
+#include "memory.h"
 
 namespace INSTRUCTIONS {
 
@@ -180,18 +183,20 @@ using Entry = uint64_t;
 static inline int64_t row_of(Entry entry) { return (int64_t)(entry >> 32); }
 static inline int64_t place_of(Entry entry) { return (int64_t)(entry & 0xFFFFFFFFu); }
 
+constexpr int DIGIT = 11;  // bits that a pass sorts by
+
 // Sorts entries by the bits [low, high) of their rows, stably, so that equal rows stay in the order of the batch.
 static Entry* sort(Entry* from, Entry* to, int64_t n, int low, int high) {
-    const int passes = (high - low + 10) / 11;
+    const int passes = (high - low + DIGIT - 1) / DIGIT;
     const int width = passes ? (high - low + passes - 1) / passes : 0;
-    std::vector<uint32_t> count((size_t)1 << width);
+    uint32_t count[1 << DIGIT];
     for (int pass = 0; pass < passes; pass++) {
         const int shift = 32 + low + pass * width;
         const Entry mask = ((Entry)1 << width) - 1;
-        std::fill(count.begin(), count.end(), 0);
+        std::fill(count, count + ((size_t)1 << width), 0);
         for (int64_t i = 0; i < n; i++) count[(from[i] >> shift) & mask]++;
         uint32_t sum = 0;
-        for (auto& c : count) sum += std::exchange(c, sum);
+        for (int64_t c = 0; c <= (int64_t)mask; c++) sum += std::exchange(count[c], sum);
         for (int64_t i = 0; i < n; i++) to[count[(from[i] >> shift) & mask]++] = from[i];
         std::swap(from, to);
     }
@@ -225,10 +230,13 @@ struct Entries {
     }
     bool whole_batch_in_order() const { return features.size() == 1 && !batch->offsets; }
 
+    void take_room() {
+        sorted = room<Entry>(size());
+        spare = room<Entry>(size());
+        if (!whole_batch_in_order()) from = room<int64_t>(size());
+    }
+
     void list() {
-        sorted.reset(new Entry[size()]);
-        spare.reset(new Entry[size()]);
-        if (!whole_batch_in_order()) from.reset(new int64_t[size()]);
         const int64_t bags = batch->bags;
         for (size_t f = 0; f < features.size(); f++) {
             const int64_t* ids = batch->ids + first_id[f];
@@ -354,10 +362,19 @@ static std::vector<Entries> entries_of(const Table* tables, int64_t count, const
     return all;
 }
 
+// Floats that each thread works in.
+struct Work {
+    int64_t each;
+    std::unique_ptr<float[]> floats;
+    Work(int threads, int64_t n) : each((n + 31) / 16 * 16), floats(room<float>(threads * each)) {}  // no line is shared
+    float* mine() const { return floats.get() + omp_get_thread_num() * each; }
+};
+
 constexpr int64_t DIVIDED = 1 << 14;  // entries of a table from which on its update is worth dividing
 
 void update(const Table* tables, int64_t count, const Feature* features, const Batch& batch, const float* gradient, const Step& step, int threads) {
     std::vector<Entries> all = entries_of(tables, count, features, batch, gradient);
+    for (Entries& entries : all) entries.take_room();
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t t = 0; t < count; t++) all[t].list();
     std::vector<Part> parts;
@@ -371,22 +388,20 @@ void update(const Table* tables, int64_t count, const Feature* features, const B
     std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.size > b.size; });
     int64_t widest = 0;
     for (int64_t t = 0; t < count; t++) widest = std::max(widest, tables[t].columns);
-#pragma omp parallel num_threads(threads)
-    {
-        std::unique_ptr<float[]> work(new float[2 * widest]);
-#pragma omp for schedule(dynamic, 1)
-        for (size_t p = 0; p < parts.size(); p++)
-            by_kind(parts[p].entries->table->rule.kind, [&](auto kind) { update_part<decltype(kind)::value>(parts[p], step, work.get()); });
-    }
+    const Work work(threads, 2 * widest);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (size_t p = 0; p < parts.size(); p++)
+        by_kind(parts[p].entries->table->rule.kind, [&](auto kind) { update_part<decltype(kind)::value>(parts[p], step, work.mine()); });
 }
 
 // Returns how many distinct rows of table t a batch names; `rows` and `sums` [.., columns] have room for every id.
 int64_t sum(const Table* tables, int64_t count, int64_t t, const Feature* features, const Batch& batch, const float* gradient, int64_t* rows, float* sums) {
     Entries entries = std::move(entries_of(tables, count, features, batch, gradient)[t]);
+    entries.take_room();
     entries.list();
     const int64_t n = entries.size(), columns = tables[t].columns;
     const Entry* sorted = sort(entries.sorted.get(), entries.spare.get(), n, 0, bits_of(tables[t].rows));
-    std::unique_ptr<float[]> work(new float[columns]);
+    const std::unique_ptr<float[]> work = room<float>(columns);
     int64_t found = 0;
     sum_by_row(entries, sorted, n, work.get(), [&](int64_t row, const float* sum) {
         std::copy(sum, sum + columns, sums + found * columns);
@@ -397,16 +412,14 @@ int64_t sum(const Table* tables, int64_t count, int64_t t, const Feature* featur
 
 // Changes every row of a table by a gradient [rows, stride], or those whose number in column `named` is not 0.
 void update_all(const Table& table, const float* gradient, int64_t stride, int64_t named, const Step& step, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        std::unique_ptr<float[]> work(new float[2 * table.columns]);
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < table.rows; row++) {
-            const float* g = gradient + row * stride;
-            if (named >= 0 && g[named] == 0) continue;
-            std::copy(g, g + table.columns, work.get());
-            by_kind(table.rule.kind, [&](auto kind) { change<decltype(kind)::value>(table, step, row, work.get(), work.get() + table.columns); });
-        }
+    const Work work(threads, 2 * table.columns);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < table.rows; row++) {
+        const float* g = gradient + row * stride;
+        if (named >= 0 && g[named] == 0) continue;
+        float* summed = work.mine();
+        std::copy(g, g + table.columns, summed);
+        by_kind(table.rule.kind, [&](auto kind) { change<decltype(kind)::value>(table, step, row, summed, summed + table.columns); });
     }
 }
 
@@ -434,31 +447,31 @@ static inline void pool_bag(const Table& table, const int64_t* ids, int64_t n, c
 }
 
 void pool(const Table* tables, const Feature* features, const Batch& batch, float* out, int threads) {
-    const int64_t block = 128, blocks = (batch.bags + block - 1) / block, bags = batch.bags;
+    // Table by table, whose pages the processor then keeps track of; each in so many blocks that all threads have some.
+    const int64_t bags = batch.bags, pieces = (4 * threads + batch.features - 1) / batch.features;
+    const int64_t block = std::max<int64_t>(128, (bags + pieces - 1) / pieces), blocks = (bags + block - 1) / block;
     int64_t widest = 1;
     for (int64_t f = 0; f < batch.features; f++) widest = std::max(widest, tables[features[f].table].columns);
-#pragma omp parallel num_threads(threads)
-    {
-        std::unique_ptr<float[]> work(new float[widest]);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < batch.features * blocks; task++) {
-            const int64_t f = task % batch.features, start = task / batch.features * block;
-            const Table& table = tables[features[f].table];
-            const int64_t width = table.columns * (table.half ? 2 : 4);
-            for (int64_t b = start; b < std::min(bags, start + block); b++) {
-                const int64_t bag = f * bags + b;
-                const int64_t first = batch.offsets ? batch.offsets[bag] : bag, n = batch.offsets ? batch.offsets[bag + 1] - first : 1;
-                if (b + AHEAD < bags) {
-                    const int64_t later = batch.offsets ? batch.offsets[bag + AHEAD] : bag + AHEAD;
-                    if (!batch.offsets || later < batch.offsets[batch.features * bags])
-                        for (int64_t at = 0; at < width; at += LINE)
-                            __builtin_prefetch((const char*)table.weight + batch.ids[later] * width + at);
-                }
-                const float* scale = batch.scale ? batch.scale + first : nullptr;
-                float* to = out + b * batch.stride + features[f].column;
-                if (table.half) pool_bag<true>(table, batch.ids + first, n, scale, to, work.get());
-                else pool_bag<false>(table, batch.ids + first, n, scale, to, work.get());
+    const Work work(threads, widest);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < batch.features * blocks; task++) {
+        const int64_t f = task / blocks, start = task % blocks * block;
+        const Table& table = tables[features[f].table];
+        const int64_t width = table.columns * (table.half ? 2 : 4);
+        float* row = work.mine();
+        for (int64_t b = start; b < std::min(bags, start + block); b++) {
+            const int64_t bag = f * bags + b;
+            const int64_t first = batch.offsets ? batch.offsets[bag] : bag, n = batch.offsets ? batch.offsets[bag + 1] - first : 1;
+            if (b + AHEAD < bags) {
+                const int64_t later = batch.offsets ? batch.offsets[bag + AHEAD] : bag + AHEAD;
+                if (!batch.offsets || later < batch.offsets[batch.features * bags])
+                    for (int64_t at = 0; at < width; at += LINE)
+                        __builtin_prefetch((const char*)table.weight + batch.ids[later] * width + at);
             }
+            const float* scale = batch.scale ? batch.scale + first : nullptr;
+            float* to = out + b * batch.stride + features[f].column;
+            if (table.half) pool_bag<true>(table, batch.ids + first, n, scale, to, row);
+            else pool_bag<false>(table, batch.ids + first, n, scale, to, row);
         }
     }
 }

@@ -148,7 +148,8 @@ class Assemble(nn.Module):
         values, lengths = self._values(feature, table, outputs), self._ids(feature, batch)[feature].lengths()
         if feature in self._weighted:
             values = values * self._ids(feature, batch)[feature].weights().unsqueeze(1)
-        if values.device.type == "cpu" and len(values) == len(lengths) and bool((lengths == 1).all()):
+        on_host = batch.host_lengths.get(feature)
+        if on_host is not None and (on_host == 1).all():
             return values
         row = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths, output_size=len(values))
         return values.new_zeros(len(lengths), values.shape[1]).index_add(0, row, values)
@@ -191,7 +192,8 @@ class Assemble(nn.Module):
         stacked = values[0].unsqueeze(1) if len(values) == 1 else torch.stack(values, dim=1)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths())
         weights = ids.weights() if first in self._weighted else None
-        return Jagged(stacked, ids.lengths(), offsets, weights, _numbers(declared, len(stacked), batch))
+        numbers, on_host = _numbers(declared, len(stacked), batch), batch.host_lengths.get(first)
+        return Jagged(stacked, ids.lengths(), offsets, weights, numbers, on_host)
 
 
 def _numbers(declared: SequenceEmbeddings, events: int, batch: Batch) -> Tensor | None:

@@ -306,7 +306,7 @@ class Driver:
 
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         index = self.current if device is None else torch.device(device).index
-        return SimpleNamespace(total_memory=MEMORY, uuid=f"GPU-{index}")
+        return SimpleNamespace(total_memory=MEMORY, uuid=f"GPU-{index}", major=9)
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         asked = None if device is None else torch.device(device).index

@@ -5,7 +5,7 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from shardrec.trainer.cli import main
+from shardrec.__main__ import main
 from tests.processes import forkserver
 
 

@@ -41,7 +41,7 @@ def _rank(logs: Path, words: list[str]) -> None:
     """Waits for the command in a process of its own, which may end without returning what the agent waits for."""
     process = FORK.Process(target=_command, args=(logs / f"{os.environ['RANK']}.log", words))
     process.start()
-    signal.signal(signal.SIGTERM, lambda *_: (process.kill(), os._exit(1)))
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     process.join()
     if process.exitcode:
         raise RuntimeError(f"the command ended with {process.exitcode}")

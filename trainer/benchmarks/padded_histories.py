@@ -30,6 +30,7 @@ from shardrec.models.layers.moments import live_rows
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.blueprint import build_model
+from shardrec.trainer.session.precision import settled
 
 
 class Output(NamedTuple):
@@ -264,7 +265,7 @@ class PaddedTraining:
         schema, data = config.load_schema(), config.data
         model = build_model(config, schema)
         self.task = model.task
-        self.device, self.precision = environment.device, config.trainer.precision
+        self.device, self.precision = environment.device, settled(config, environment).trainer.precision
         self.module = padded_form(config.model["name"], model, schema, tuned=tuned).to(self.device)
         rate = config.optimizer.tower.learning_rate
         self.optimizer = torch.optim.Adam(self.module.parameters(), rate, fused=tuned or None)

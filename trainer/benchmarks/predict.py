@@ -58,7 +58,7 @@ def predict_worker(config: RunConfig, folder: RunFolder, environment: Environmen
     return {
         "model": config.model["name"],
         "threads": torch.get_num_threads(),
-        "precision": config.trainer.precision,
+        "precision": session.config.trainer.precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "rows": scored[0].rows,
         "batch_rows": size,

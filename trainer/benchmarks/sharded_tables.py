@@ -112,10 +112,9 @@ class PooledStep(nn.Module):
         return self.lookup(batch)["pooled"]
 
 
-def measure_case(case: Case, device: torch.device, steps: int) -> dict[str, Any]:
+def measure_case(case: Case, topology: Topology, device: torch.device, steps: int) -> dict[str, Any]:
     """Returns a case's milliseconds of lookup and of gradient and update, and the rates that follow."""
     world_size, rank = dist.get_world_size(), dist.get_rank()
-    topology = Topology.here(world_size, world_size, device).agreed()
     distributed = _built(case, topology, device)
     batches = made_batches(case, distributed.lookup.id_names, device, world_size, rank)
     forward, backward = [], []

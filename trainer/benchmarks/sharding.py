@@ -24,6 +24,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.owned_files import check_own_file
 from shardrec.data_pipeline.prepare.generators.planted import PlantedLog
 from shardrec.models.table_settings import Placement
+from shardrec.sharding.planning.placements import OF_HOSTS
+from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.benchmarks.sharded_tables import (
     Case,
     exchange_ceiling,
@@ -39,8 +41,12 @@ from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.atomic import check_own_picture, write_atomically, write_csv, write_picture
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.terminal import plain_table, print_table
+from shardrec.trainer.run_folder.worker_lines import say
 
-PLACEMENTS: tuple[Placement, ...] = ("table_wise", "row_wise", "column_wise", "data_parallel")
+PLACEMENTS: tuple[Placement, ...] = (
+    *("table_wise", "row_wise", "column_wise", "data_parallel"),
+    *("table_row_wise", "grid"),  # those of several hosts
+)
 VARIED = ("placement", "world_size", "rows", "batch", "pooling", "skew")
 
 
@@ -131,17 +137,33 @@ def run_without_data(scratch: Path, world_size: int, overrides: Sequence[str]) -
 def sharding_worker(
     config: RunConfig, folder: RunFolder, environment: Environment, *, cases: list[dict[str, Any]], steps: int
 ) -> dict[str, Any]:
-    """Measures all cases, in turns with their ceilings."""
+    """Measures all cases, in turns with their ceilings, but placements of several hosts where there is one."""
     results = []
-    for described in cases:
-        case = Case(**described)
+    topology = Topology.here(environment.world_size, environment.local_world_size, environment.device).agreed()
+    for case in _measurable([Case(**described) for described in cases], topology, folder, environment):
         gather = gather_ceiling(case, environment.device, steps)
-        measured = measure_case(case, environment.device, steps)
+        measured = measure_case(case, topology, environment.device, steps)
         exchange = exchange_ceiling(measured["exchanged_bytes_per_rank"], environment.device, steps)
         latency = exchange_latency(environment.device, steps)
         results.append(measured | _beside_ceilings(case, measured, gather, exchange) | {"latency_seconds": latency})
         give_back_freed_memory()  # the next case needs it
     return {"cases": results, "threads": torch.get_num_threads()}
+
+
+def _measurable(cases: list[Case], topology: Topology, folder: RunFolder, environment: Environment) -> list[Case]:
+    """Returns the cases that are what they are called here; a line says which are not. Raises UserError for none."""
+    if topology.several_alike or topology.world_size == 1:
+        return cases
+    kept = [case for case in cases if case.placement not in OF_HOSTS]
+    if len(kept) == len(cases):
+        return cases
+    names = ", ".join(sorted({case.placement for case in cases if case.placement in OF_HOSTS}))
+    found = f"found {topology.world_size} workers on {topology.hosts}, expected several hosts with as many each"
+    if not kept:
+        raise UserError(f"--placements {names}: {found}; name others")
+    if environment.leads:
+        say(folder.logs, f"shardrec: {names}: left out: {found}")
+    return kept
 
 
 def _beside_ceilings(case: Case, measured: dict[str, Any], gather: float, exchange: float) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def measure_step(trainer: Trainer, steps: int, *, bound: bool = False) -> dict[s
         "world_size": environment.world_size,
         "threads": torch.get_num_threads(),
         "global_batch_size": rows,
-        "precision": config.trainer.precision,
+        "precision": trainer.session.config.trainer.precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "table_optimizer": config.optimizer.tables.name,
         **{name: round(value, 3) for name, value in figures.items()},

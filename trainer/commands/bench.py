@@ -142,7 +142,11 @@ def histories(
 @app.command()
 def sharding(
     placements: Annotated[
-        str, typer.Option(metavar="A,B", help="of table_wise, row_wise, column_wise, data_parallel")
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="of table_wise, row_wise, column_wise, data_parallel; on several hosts table_row_wise, grid",
+        ),
     ] = "table_wise,row_wise,column_wise,data_parallel",
     workers: Annotated[str, typer.Option(metavar="N,M", help="numbers of workers")] = "1,2",
     rows: Annotated[str, typer.Option(metavar="N,M", help="rows of a table")] = "10000,1000000",

@@ -18,6 +18,9 @@ FREE = (
 )
 """Where a run lies, where its code is found and how it is watched: the keys that may always differ."""
 
+SETTLED = {"trainer.precision": "auto"}
+"""What stands for any value: a run replaces it by what it came to, in its own file."""
+
 
 class Difference(NamedTuple):
     """A difference is a setting, by its path in the run file, and its two values."""
@@ -32,8 +35,10 @@ def first_difference(before: RunConfig, now: RunConfig, free: tuple[str, ...] = 
     old, new = (flat(config.model_dump(mode="json", by_alias=True)) for config in (before, now))
     may_differ = (*FREE, *free)
     for key in {**old, **new}:
-        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{part}.") for part in may_differ):
-            return Difference(key, old.get(key), new.get(key))
+        values = old.get(key), new.get(key)
+        settled = key in SETTLED and SETTLED[key] in values
+        if values[0] != values[1] and not settled and not any(f"{key}.".startswith(f"{p}.") for p in may_differ):
+            return Difference(key, *values)
     return None
 
 

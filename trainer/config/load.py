@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from shardrec.data_pipeline.declared import flags
 from shardrec.data_pipeline.declared.declaration import first_problem, nearest, unknown
 from shardrec.data_pipeline.declared.documents import read_document
 from shardrec.data_pipeline.errors import UserError, in_quotes
@@ -94,7 +95,7 @@ def parse(declared: Mapping[str, Any], where: str) -> RunConfig:
 
 def _parsed(kind: type[C], declared: Mapping[str, Any], where: str) -> C:
     try:
-        return kind.model_validate(declared)
+        return flags.checked(kind, declared)
     except ValidationError as error:
         raise UserError(f"{where}: {problem_in(error, kind)}") from None
 

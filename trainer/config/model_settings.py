@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from shardrec.data_pipeline.declared.flags import checked
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import problem_in
@@ -22,7 +23,7 @@ def model_settings(config: RunConfig) -> tuple[Any, Any]:
     model_class = models.resolve(config.model["name"])
     config_class = models.config_class(model_class)
     try:
-        settings = config_class.model_validate({k: v for k, v in config.model.items() if k != "name"})
+        settings = checked(config_class, {k: v for k, v in config.model.items() if k != "name"})
     except ValidationError as error:
         raise UserError(f"model {config.model['name']}: {problem_in(error, config_class)}") from None
     return model_class, settings

@@ -168,6 +168,8 @@ class TowerOptimizer(_Optimizer):
     @field_validator("weight_decay", mode="before")
     @classmethod
     def _of_all(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a number, or numbers by parameter name pattern")
         return value if isinstance(value, Mapping) else {"*": value}
 
     @model_validator(mode="after")
@@ -233,7 +235,9 @@ class TrainerConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     epochs: Count = 1
     max_steps: int | None = Field(default=None, gt=0, lt=2**63)
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the tower but for its last layer")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="of the tower but for its last layer; auto: as the chip is fast at it, for good"
+    )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
     pipeline: bool = Field(default=True, description="prepare batches while a step computes; `off` for comparison")
@@ -364,6 +368,10 @@ class RunConfig(Section):
         for table, features in self.data.share.items():
             schema = schema.sharing(table, features)
         return schema
+
+    def with_precision(self, precision: Any) -> "RunConfig":
+        """Returns the configuration with another `trainer.precision`."""
+        return self.model_copy(update={"trainer": self.trainer.model_copy(update={"precision": precision})})
 
     def dump(self) -> str:
         """Returns the resolved run file as YAML."""

@@ -8,22 +8,24 @@ import json
 import os
 import pickle
 import pkgutil
+import re
 import shutil
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import train
+from ray.exceptions import RayActorError
 from ray.train import ControllerError, ScalingConfig
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR as START_TIMEOUT
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import LoggedError, UserError, shortened
 from shardrec.data_pipeline.local_ray import variables
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
@@ -31,7 +33,9 @@ from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.capacity import Capacity, can_grow
 from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.environment import Environment, device_kind, resolve_device
+from shardrec.trainer.launch.last_words import LastWords, last_words, left, way_on
 from shardrec.trainer.launch.ray_train import Trainer
+from shardrec.trainer.launch.ray_watch import watched
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.atomic import write_atomically
@@ -73,7 +77,10 @@ def _fitted(
             "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
         }
         try:
-            _trainer(config.launch, workers, storage, job, grows=grows).fit()
+            with watched(folder.logs) if is_ours() else nullcontext():
+                _trainer(config.launch, workers, storage, job, grows=grows).fit()
+        except UserError:
+            raise
         except ControllerError as error:
             traceback.print_exc()
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
@@ -156,16 +163,28 @@ def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, A
 
 def _cause(folder: RunFolder, error: Exception) -> UserError:
     """Returns what to tell the user: what a worker left, what it raised, or where to look."""
-    raised = [e for e in getattr(error, "worker_failures", {}).values() if isinstance(e, UserError)]
-    trains = folder.logs.name.partition("-")[0] == "train"
-    return (
-        folder.failure()
-        or next(iter(raised), None)
-        or UserError(
-            f"a worker died ({type(error).__name__}); its last words are in {folder.logs}/rank-*.log, Ray's in "
-            f"{folder.logs}/driver.log" + ("; --resume goes on from the last checkpoint" if trains else "")
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    raised = [e for e in failures.values() if isinstance(e, UserError)]
+    if known := folder.failure() or next(iter(raised), None):
+        return known
+    words = [*left(folder.logs), *_of_the_dead(failures)]
+    words.sort(key=lambda said: said.is_consequence)
+    line = words[0].line if words else f"a worker died ({type(error).__name__}: {shortened(str(error))})"
+    return LoggedError(f"{line}; Ray's words are in {folder.logs}/driver.log{way_on(folder.logs)}")
+
+
+def _of_the_dead(failures: Mapping[int, Exception]) -> Iterator[LastWords]:
+    """Yields last words on workers that could leave none: their process was ended from outside, or their machine."""
+    for rank, failure in failures.items():
+        failure = getattr(failure, "health_check_failure", failure)
+        if not isinstance(failure, RayActorError):
+            continue
+        told = str(failure)
+        pid, ip = (re.search(rf"{what}: *(.*)", told) for what in ("pid", "ip"))
+        where = f" (process {pid[1]} on {ip[1]})" if pid and ip else ""
+        yield LastWords(
+            f"rank {rank}{where} was ended from outside: by a signal, for lack of memory, or with its machine"
         )
-    )
 
 
 @contextmanager
@@ -193,11 +212,19 @@ def _work(job: dict[str, Any]) -> None:
         try:
             worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])
             result = run_worker(worker, config, folder, environment, arguments)
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            if not isinstance(error, UserError):
+                _leave_last_words(error, config, folder, environment)
             raise
     if environment.leads:
         write_atomically(folder.logs / "result.json", json.dumps(result))
+
+
+def _leave_last_words(error: Exception, config: RunConfig, folder: RunFolder, environment: Environment) -> None:
+    rank, size = environment.rank, environment.world_size
+    log = folder.logs / f"rank-{rank}.log"
+    last_words(error, rank=rank, world_size=size, timeout=config.launch.timeout, log=log).leave(folder.logs, rank)
 
 
 def _environment(launch: LaunchConfig, *, is_local: bool) -> Environment:

@@ -1,6 +1,8 @@
 """Starts and stops a local Ray to run on, or joins a cluster."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -56,9 +58,12 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
         yield
         return
     address = launch.address or os.environ.get("RAY_ADDRESS")
+    termination = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
         try:
             stack.enter_context(_joined(address) if address else _started(workers))
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, termination)  # Ray's own handlers would end the process there and then
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             cause = str(error).splitlines()[0]
             token = "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here" if address else ""

@@ -3,18 +3,25 @@
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardrec.sharding.kernels.build import library_file
+from shardrec.data_pipeline.errors import LoggedError, UserError
+from shardrec.sharding.kernels.build import compile_kernels
 from shardrec.trainer.config.sections import RunConfig
-from shardrec.trainer.launch.backends import flush_and_exit, launch
+from shardrec.trainer.launch.backends import choose_backend, flush_and_exit, launch
+from shardrec.trainer.launch.last_words import forget, last_words, left, way_on
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, MemoryMonitor
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
+from shardrec.trainer.run_folder.signals import termination_deferred
+from shardrec.trainer.run_folder.stop_request import ask_to_end, forget_requests
 from shardrec.trainer.run_folder.terminal import messages
 
 if TYPE_CHECKING:
@@ -45,21 +52,43 @@ def supervised(
     """
     began = time.monotonic()
     if config.launch.device != "cuda":
-        library_file()  # compiles kernels at first use, and says so where the user sees it
+        compile_kernels()  # at first use, which is said where the user sees it
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
+        forget(folder.logs)
+    on_ray = choose_backend(config.launch) == "ray"
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
     with MemoryMonitor({_root()}, on_sample=on_memory) as memory, captured as terminal:
         console = messages(terminal)
         try:
-            with ProgressView(folder.logs, console=console, quiet=quiet or not leads()) as view:
+            with (
+                ProgressView(folder.logs, console=console, quiet=quiet or not leads()) as view,
+                termination_deferred(partial(ask_to_end, folder.path)) if on_ray else nullcontext(),
+            ):
                 result = launch(worker, config, folder, **arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            if embedded:
+                raise
+            raise _told(error, config, folder, log) from None
         finally:
             view.said.show()
+            if leads():
+                forget_requests(folder.path)
     if not leads():
         if not (stays or embedded):
             flush_and_exit(0)
         return None
     peak = memory.peak_bytes + result.pop(UNSEEN_MEMORY, 0)
     return result | {"peak_memory_bytes": peak, "wall_seconds": round(time.monotonic() - began, 2)}
+
+
+def _told(error: Exception, config: RunConfig, folder: RunFolder, log: Path) -> UserError:
+    """Returns the line of a worker's end, in whose process this is, or of the end that another's was the cause of."""
+    traceback.print_exc()
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    words = last_words(error, rank=rank, world_size=world_size, timeout=config.launch.timeout, log=log)
+    words.leave(folder.logs, rank)
+    return LoggedError(next(left(folder.logs), words).line + way_on(folder.logs))

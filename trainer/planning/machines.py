@@ -11,6 +11,7 @@ from shardrec.sharding.planning.fit import PlanError
 from shardrec.sharding.planning.topology import CPU_RESERVE, CUDA_RESERVE, DENSE_FLOPS, Topology
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import resolve_device
+from shardrec.trainer.session.precision import FAST
 
 HOST_RESERVE = CPU_RESERVE
 """Bytes of a host's memory that each of its GPUs' workers takes beside `data.memory`: interpreter, torch, batches."""
@@ -119,11 +120,11 @@ def dense_flops(config: RunConfig, device: str) -> float:
 
 
 def matmul_kind(config: RunConfig, device: str) -> str:
-    """Says which matrix products the tower uses: `bf16`, or a float32 precision, which `auto` chooses by device."""
-    if config.trainer.precision == "bf16":
-        return "bf16"
-    wanted = config.trainer.matmul_precision
-    return {"cpu": "medium", "cuda": "highest"}[device] if wanted == "auto" else wanted
+    """Says which matrix products the tower uses: `bf16`, or a float32 precision; `auto` chooses either by device."""
+    rates, precision, wanted = DENSE_FLOPS[device], config.trainer.precision, config.trainer.matmul_precision
+    fp32 = {"cpu": "medium", "cuda": "highest"}[device] if wanted == "auto" else wanted
+    is_fast = precision == "auto" and rates["bf16"] >= FAST * rates[fp32]
+    return "bf16" if precision == "bf16" or is_fast else fp32
 
 
 def faster_products(config: RunConfig, topology: Topology) -> Mapping[str, float]:

@@ -7,7 +7,7 @@
 - `folder.py`: the run folder, what is in it and how it is opened
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
-- `interruption.py`: what a command that Ctrl-C ends says
+- `interruption.py`: what a command that a signal ends says
 - `lasting.py`: whether a place outlasts the job that writes there
 - `launches.py`: the commands that trained in a run folder, with versions, and their memory over time
 - `lock.py`: a run folder is for one training at a time
@@ -16,7 +16,8 @@
 - `records.py`: the lines of metrics.jsonl
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
 - `resuming.py`: whether a training starts a run or goes on with one
-- `stop_request.py`: a wish that a training stop between two steps
+- `signals.py`: SIGTERM and Ctrl-C, minded from the first import on
+- `stop_request.py`: wishes that a training stop between two steps, or end with a checkpoint
 - `summaries.py`: what a finished command prints
 - `summary_file.py`: what a run came to, as JSON
 - `terminal.py`: consoles, error lines and tables that are printed whole

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from typing import Any
 
 from pyarrow.fs import copy_files
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import ResumableError, UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.owned_files import (
     MARKER,
@@ -41,7 +41,7 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
-from shardrec.trainer.run_folder.stop_request import STOP, forget_stop
+from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
 
 _FILES = (
@@ -55,7 +55,7 @@ _WRITTEN = (
     *(f"logs/*-*/{name}" for name in _LOGS),  # of each command
     "tensorboard/events.out.tfevents.*",
     "tracking/*.json",
-    STOP,
+    *REQUESTS,
     "checkpoints/.step-*.tmp/**/*",
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
@@ -192,9 +192,9 @@ class RunFolder:
         folder.logs.mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         folder.error_file.unlink(missing_ok=True)
-        forget_stop(folder.path)
+        forget_requests(folder.path)
         if not folder.steps():
-            folder.describe(config)
+            folder.describe(folder.as_begun(config))
         return folder
 
     def describe(self, config: RunConfig) -> None:
@@ -203,6 +203,17 @@ class RunFolder:
         self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
         write_atomically(self.config_file, config.dump())
         note(config.model_dump(mode="json", by_alias=True), self.path)
+
+    def as_begun(self, config: RunConfig) -> RunConfig:
+        """Returns a configuration with the precision that a run in this folder began with, in the place of `auto`."""
+        if config.trainer.precision != "auto" or not self.config_file.exists():
+            return config
+        begun = read(self.config_file).get("trainer")
+        return config.with_precision(begun.get("precision", "auto") if isinstance(begun, Mapping) else "auto")
+
+    def settle(self, config: RunConfig) -> None:
+        """Writes down what was left to be settled when this run begins, for all that goes on from it."""
+        write_atomically(self.config_file, config.dump())
 
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":
@@ -343,14 +354,15 @@ class RunFolder:
         """Leaves the one line that the launcher prints. The first worker to fail is the one that counts."""
         try:
             with self.error_file.open("x") as file:
-                json.dump({"error": str(error)}, file)
+                json.dump({"error": str(error), "resumable": isinstance(error, ResumableError)}, file)
         except OSError:
             pass  # another worker was first; or the disk is full, and the error itself has to get through
 
     def failure(self) -> UserError | None:
         """Returns what stopped the run on some worker, if anything did."""
         try:
-            return UserError(json.loads(self.error_file.read_text())["error"])
+            left = json.loads(self.error_file.read_text())
+            return (ResumableError if left.get("resumable") else UserError)(left["error"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 

@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shardrec.trainer.run_folder.signals import in_words
 from shardrec.trainer.run_folder.terminal import messages
 
 
 @contextmanager
 def telling_how_to_go_on(folder: Path, *begun: Path, way_on: str = "go on with --resume") -> Iterator[None]:
-    """Prints a line where Ctrl-C ends the block: the way on where any of the files that say so has been begun."""
+    """Prints a line where a signal ends the block: the way on where any of the files that say so has been begun."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = way_on if any(file.exists() for file in begun) else "nothing was kept"
-        messages().print(f"{folder}: interrupted; {kept}", markup=False, soft_wrap=True)
+        messages().print(f"{folder}: {in_words(interrupt)}; {kept}", markup=False, soft_wrap=True)
+        interrupt.is_said = True  # type: ignore[attr-defined]  # as `end_of` asks
         raise

@@ -7,6 +7,7 @@
 - `loaders.py`: how a run's files become batches
 - `parameter_optimizers.py`: each tower parameter's optimizer: the tower's, or its own; FTRL as tables have it
 - `pipeline.py`: how far batches are prepared ahead of steps, and how late losses are read
+- `precision.py`: what `trainer.precision: auto` comes to
 - `prepared.py`: a batch on its way to the device, and what all ranks count of it
 - `scoring_pass.py`: rows read, looked up and scored at once, in order
 - `session.py`: one worker's share of a run: tables, tower, batches

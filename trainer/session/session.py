@@ -16,6 +16,7 @@ from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import ForwardStep
+from shardrec.trainer.session.precision import settled
 from shardrec.trainer.session.tower import Tower
 
 
@@ -32,7 +33,11 @@ class Session:
 
     @classmethod
     def build(cls, blueprint: Blueprint, environment: Environment) -> "Session":
-        """Makes tables and tower with the first values of the run's seed. All workers call it alike."""
+        """Makes tables and tower with the first values of the run's seed. All workers call it alike.
+
+        A precision that is still `auto` is settled here.
+        """
+        blueprint.config = settled(blueprint.config, environment)
         blueprint.check_schema(environment)
         config, model, read = blueprint.config, blueprint.model, blueprint.read
         plan = blueprint.plan(environment)

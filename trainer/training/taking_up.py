@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.set_aside import moved_aside
@@ -38,7 +38,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
             for later, aside in moved.items():
                 aside.rename(folder.checkpoint(later))
         full = isinstance(error.__cause__, OSError)  # where a worker's line may not have found room
-        told = full or not isinstance(error, UserError) or folder.failure()  # else the logs say why a worker died
+        told = full or not isinstance(error, LoggedError)
         if not was_there and told and not folder.steps():
             folder.discard()
         raise

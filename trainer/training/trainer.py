@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import ResumableError, UserError
 from shardrec.data_pipeline.files.file_errors import full_disk_named
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.undefined import undefined_in
@@ -23,11 +23,13 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.reporting import Reporter
-from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
+from shardrec.trainer.run_folder.signals import termination_deferred
+from shardrec.trainer.run_folder.stop_request import EndRequest, is_asked_to_stop
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.forward import objective
 from shardrec.trainer.session.pipeline import pipeline
+from shardrec.trainer.session.precision import settled
 from shardrec.trainer.session.prepared import Preparation, Prepared
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import learning_rate_factor
@@ -63,8 +65,14 @@ def train_worker(
         trainer = Trainer(config, folder, environment, blueprint)
         try:
             trainer.restore()
-            trainer.fit()
+            with termination_deferred() as came:
+                request = EndRequest(folder.path)
+                trainer.told_to_end = lambda: came() or (environment.leads and request.is_made())
+                trainer.fit()
             return trainer.finish()
+        except Exception as error:
+            error.add_note(f"step {trainer.state.position.step + 1}")  # of which a worker's last words tell
+            raise
         finally:
             trainer.reporter.close()
 
@@ -83,8 +91,13 @@ class Trainer:
         self.config, self.folder, self.environment = config, folder, environment
         self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
         self.reporter.progress.phase("building tables")
-        self.session = Session.build(blueprint or Blueprint(config), environment)
+        blueprint = blueprint or Blueprint(config)
+        begun = folder.as_begun(blueprint.config)
+        blueprint.config = settled(begun, environment, partial(say, folder.logs))
+        self.session = Session.build(blueprint, environment)
         if environment.leads:
+            if begun.trainer.precision == "auto":
+                folder.settle(self.session.config)
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
             write_atomically(folder.plan_file, json.dumps(plan_facts(self.session.plan)) + "\n")
         self.splits = Splits(self.session)
@@ -95,10 +108,13 @@ class Trainer:
         self.clock = Clock()
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
+        self._saved_step: int | None = None
         self._pipeline = pipeline(config, environment)
         self._preparation = Preparation(environment, self.session.distributed.lookup)
         self._unread = UnreadLosses(self._pipeline.late)
         self._brake: Brake | None = None
+        self.told_to_end: Callable[[], bool] = lambda: False
+        self._ends = False
         torch.manual_seed(generator_seed(config.trainer.seed, 0, environment.rank))
 
     @property
@@ -139,6 +155,7 @@ class Trainer:
         self.reporter.start(self._first_step)
         facts = {
             "rows": rows,
+            "precision": self.session.config.trainer.precision,
             "resumed": resumed,
             "world_size": self.environment.world_size,
             "device": self.environment.device.type,
@@ -186,6 +203,8 @@ class Trainer:
                     hook.act()
             if state.is_finished:
                 break
+            if self._ends:
+                self._end()
         feed.close()
 
     def finish(self) -> dict[str, Any]:
@@ -326,11 +345,20 @@ class Trainer:
         with self.clock.paused():
             self.reporter.progress.phase("saving checkpoint")
             self.checkpoints.save()
+        self._saved_step = self.state.position.step
 
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
         if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
             raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
+
+    def _end(self) -> NoReturn:
+        """Saves what was trained since the last checkpoint, and raises ResumableError, on all workers."""
+        step = self.state.position.step
+        if self._saved_step != step:
+            self.read_losses()
+            self.save_checkpoint()
+        raise ResumableError(f"{self.folder.path}: was told to end, after step {step}; go on with --resume")
 
     # ------------------------------------------------------------ one step
 
@@ -363,8 +391,8 @@ class Trainer:
         session.distributed.begin(UpdateContext(step, factor, weight, halted))
         output = session.distributed.module(batch, prepared.started)
         terms = session.model.task.loss(output, batch)
-        sums = self.watch.summed(terms)
-        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) :]
+        sums = self.watch.summed(terms, told_to_end=self.told_to_end())
+        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -1]
         if self._brake is not None:
             self._brake.look(summed, stopped)
         self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
@@ -385,7 +413,8 @@ class Trainer:
 
     def _read(self, losses: Iterable[StepLoss]) -> None:
         for loss in losses:
-            values, is_evidence = self.watch.read(loss)
-            self.state.lost(values)
-            if is_evidence:
+            seen = self.watch.read(loss)
+            self.state.lost(seen.losses)
+            self._ends |= seen.told_to_end
+            if seen.is_evidence:
                 self.checkpoints.prune()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,14 @@ from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss
 
 
+class Seen(NamedTuple):
+    """A step's mean terms, whether they are the first evidence on a checkpoint, and whether a worker has to end."""
+
+    losses: dict[str, float]
+    is_evidence: bool
+    told_to_end: bool
+
+
 class Watch:
     """A watch has the evidence on a run's checkpoints, the refusal that a run ends with, and the last batch.
 
@@ -32,6 +41,7 @@ class Watch:
         self._evidence = Evidence()
         self._refusal = Refusal(folder, session.environment, session.config.optimizer, self._evidence)
         self._trained: Batch | None = None  # its loss tells whether it is rows or weights that broke
+        self._no_and_yes = torch.tensor([0, 1], dtype=torch.float64, device=session.environment.device)
 
     # ------------------------------------------------------------ checkpoints
 
@@ -72,27 +82,29 @@ class Watch:
         dist.all_reduce(stopped)
         self._refuse_stopped(stopped.tolist(), self._state.position.step)
 
-    def summed(self, terms: Mapping[str, Term]) -> Tensor:
+    def summed(self, terms: Mapping[str, Term], *, told_to_end: bool = False) -> Tensor:
         """Sums over all workers a step's loss terms, and in the same exchange which gradients were stopped before it.
 
-        Returns [2 terms + parts of the lookup + 1] on the device: total and count of each, `Session.stopped_gradients`.
+        Returns [2 terms + parts of the lookup + 2] on the device: total and count of each, `Session.stopped_gradients`,
+        and how many workers are told to end.
         """
-        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients()])
+        told = self._no_and_yes[int(told_to_end) :][:1]
+        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients(), told])
         if self._session.environment.world_size > 1:
             dist.all_reduce(summed)
         return summed
 
-    def read(self, loss: StepLoss) -> tuple[dict[str, float], bool]:
-        """Returns a step's mean terms, and whether they are the first evidence on the newest checkpoint.
+    def read(self, loss: StepLoss) -> Seen:
+        """Returns what is seen of a step's loss.
 
         Raises UserError where a gradient of the step before was stopped, and as `_checked`.
         """
         numbers, of_terms = loss.numbers(), 2 * len(loss.terms)
-        self._refuse_stopped(numbers[of_terms:], loss.step)
+        self._refuse_stopped(numbers[of_terms:-1], loss.step)
         losses = loss_values(loss.terms, [numbers[i : i + 2] for i in range(0, of_terms, 2)])
         is_evidence = self._checked(losses["loss"], loss)
         self._trained = loss.batch
-        return losses, is_evidence
+        return Seen(losses, is_evidence, told_to_end=numbers[-1] > 0)
 
     def _refuse_stopped(self, stopped: list[float], step: int) -> None:
         """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""

@@ -203,6 +203,14 @@ def test_subsets_keep_the_schemas_order() -> None:
         ("features: [{kind: idd, name: a}]", "unknown kind 'idd'; did you mean 'id'"),
         ("features: [{kind: id, name: a, ids: {kind: hash, num_ids: x}}]", r"num_ids: .*integer.*\(found 'x'\)"),
         ("features: [{kind: id, name: a, ids: {kind: identity, num_ids: 0}}]", "greater than 0"),
+        (
+            "features: [{kind: id, name: a, ids: {kind: hash, num_ids: true}}]",
+            r"features\.0\.ids\.num_ids: expected a number \(found True\)",
+        ),
+        (
+            "features: [{kind: dense, name: price, transforms: [{kind: clip, low: false, high: 2}]}]",
+            r"features\.0\.transforms\.0\.low: expected a number \(found False\)",
+        ),
         ("features: []", "at least 1"),
         ("", "the top level"),
         ("[1,", "not valid YAML"),

@@ -116,6 +116,9 @@ def check_batch(batch, rows: list[dict], places: list[int], id_names, weighted_n
     assert batch.weighted_ids.keys() == list(weighted_names)
     assert jagged(batch.weighted_ids) == {name: expected[name] for name in weighted_names}
     assert jagged(batch.weighted_ids, weighted=True) == {"rated": [r["ratings"] for r in rows] + [[]] * padding}
+    assert {name: lengths.tolist() for name, lengths in batch.host_lengths.items()} == {
+        name: [len(row) for row in expected[name]] for name in (*id_names, *weighted_names)
+    }
     assert batch.dense.tolist() == [[r["d0"], r["d1"]] for r in rows] + [[0, 0]] * padding
     assert batch.dense.is_contiguous()
     for name in ("click", "spend"):

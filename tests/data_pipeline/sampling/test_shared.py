@@ -113,6 +113,8 @@ def test_drawn_items_are_rows_with_their_features_alone(data: DataSet) -> None:
             assert batch.dense[at].tolist() == pytest.approx([item / 10, 0 if drawn else 9.0])
             assert len(of_row(batch, "user", at)) == (0 if drawn else 1)
             assert not drawn or not of_row(batch, "seen", at)
+            for name in ("item", "tags", "topics", "user", "seen"):
+                assert batch.host_lengths[name][at] == len(of_row(batch, name, at))
         assert batch.weighted_ids["topics"].weights().numel() == 2 * (int((alternatives.items >= 0).sum()) + 8)
 
 
@@ -190,6 +192,7 @@ def test_a_history_is_without_the_rows_own_item(data: DataSet, columns: dict[str
             if row >= 0:
                 own = columns["item"][row]
                 assert of_row(batch, "seen", at) == [i for i in seen[row][-9:] if i != own]
+                assert batch.host_lengths["seen"][at] == len(of_row(batch, "seen", at))
                 assert own in seen[row]
 
 

@@ -1,9 +1,11 @@
 """Positions regrouped by time step, against their definition by loops."""
 
+import numpy as np
 import pytest
 import torch
 
 from shardrec.models.layers.packing import pack_steps
+from shardrec.trainer.benchmarks.gpu_check.sections.host_reads import HostReads
 from tests.models.layers.jagged import numbers, rows
 
 
@@ -19,6 +21,17 @@ def test_each_step_has_the_rows_that_still_go_longest_first(lengths: tuple[int, 
     assert packing.counts == tuple(sum(n > t for n in lengths) for t in range(max(lengths)))
     assert packing.rows.tolist() == [b for b in order if lengths[b]]
     assert packing.last.tolist() == [expected.index((lengths[b] - 1, b)) for b in packing.rows.tolist()]
+
+
+@pytest.mark.parametrize("lengths", [(3, 0, 5, 1, 5, 0, 2), (1,), (0, 0)])
+def test_lengths_on_the_host_spare_a_read(lengths: tuple[int, ...]) -> None:
+    given = rows(lengths)
+    with HostReads() as reads:
+        found = pack_steps(*given, np.array(lengths))
+    assert reads.total == 0
+    expected = pack_steps(*given)
+    assert found.counts == expected.counts
+    assert all(torch.equal(a, b) for a, b in zip(found[1:], expected[1:], strict=True))
 
 
 def test_packing_and_unpacking_undo_each_other_and_their_gradients_too() -> None:

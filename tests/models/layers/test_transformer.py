@@ -1,11 +1,13 @@
 """Transformer layers on jagged rows against torch's own, row by row; rows in buckets of nearly equal length."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from shardrec.models.layers.packing import regroup
 from shardrec.models.layers.transformer import TransformerLayer, bucket_by_length
+from shardrec.trainer.benchmarks.gpu_check.sections.host_reads import HostReads
 from tests.models.layers.jagged import numbers, rows
 
 WIDTH, HEADS = 6, 2
@@ -26,6 +28,16 @@ def pair() -> tuple[TransformerLayer, nn.MultiheadAttention]:
 def row_by_row(layer: TransformerLayer, attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     x = layer.attended_norm(x + attention(x, x, x, need_weights=False)[0])
     return layer.norm(x + layer.down(nn.functional.leaky_relu(layer.up(x))))
+
+
+def test_lengths_on_the_host_spare_a_read() -> None:
+    given = rows(LENGTHS)
+    with HostReads() as reads:
+        found = bucket_by_length(*given, np.array(LENGTHS))
+    assert reads.total == 0
+    expected = bucket_by_length(*given)
+    assert torch.equal(found.source, expected.source)
+    assert [part[:3] for part in found.parts] == [part[:3] for part in expected.parts]
 
 
 def test_equals_torchs_attention_row_by_row_and_its_gradients() -> None:

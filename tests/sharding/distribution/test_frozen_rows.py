@@ -64,10 +64,11 @@ def test_quantised_rows_are_those_of_a_loop(dtype: torch.dtype, columns: int) ->
     assert (np.abs(found - values.float().numpy()) <= span / 255 * 0.501 + 1e-7).all()
 
 
+@pytest.mark.parametrize("dtypes", [("int8", "fp32", "fp16"), ("fp16", "fp32", "fp16")], ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_lookups_are_those_of_a_loop(weighted: bool) -> None:
-    """Three tables, one shared by features, of int8, fp32 and fp16 rows; bags of 0 to 4 ids; some features empty."""
-    shapes, dtypes, features, bags = [(30, 5), (20, 1), (25, 4)], ("int8", "fp32", "fp16"), (0, 1, 2, 0), 6
+def test_lookups_are_those_of_a_loop(weighted: bool, dtypes: tuple[str, ...]) -> None:
+    """Three tables, one shared by features, with and without int8 rows; bags of 0 to 4 ids; some features empty."""
+    shapes, features, bags = [(30, 5), (20, 1), (25, 4)], (0, 1, 2, 0), 6
     rows = FrozenRows(shapes, features, dtypes=dtypes, device=torch.device("cpu"))
     means = []
     for (n, columns), dtype, held in zip(shapes, dtypes, rows.weights, strict=True):

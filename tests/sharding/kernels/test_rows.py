@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shardrec.sharding.kernels.build import compiler
+from shardrec.models.kernels.sources import compiler
 from shardrec.sharding.kernels.library import library
 from shardrec.sharding.tables.rounding import ShardRounding
 from shardrec.sharding.updates.context import UpdateContext
@@ -134,15 +134,15 @@ def test_equals_the_torch_form(steps: Steps, rule: RowUpdate, dtype: torch.dtype
 @contextmanager
 def set_to(*, threads: int = 1, level: int | None = None) -> Iterator[None]:
     """Lets torch, and so the kernel, have that many threads, and the kernel that form."""
-    before, best = torch.get_num_threads(), library().rows_level(-1)
+    before, best = torch.get_num_threads(), library().kernel_level(-1)
     torch.set_num_threads(threads)
-    if level is not None and library().rows_level(level) != level:
+    if level is not None and library().kernel_level(level) != level:
         pytest.skip(f"this processor has no instructions of level {level}")
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        library().rows_level(best)
+        library().kernel_level(best)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)

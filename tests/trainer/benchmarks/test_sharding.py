@@ -2,7 +2,9 @@
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,15 @@ from shardrec.trainer.benchmarks.sharding import (
     benchmark_sharding,
     calibrated,
     check_writable,
+    sharding_worker,
     write_rates,
     write_results,
 )
 from shardrec.trainer.config.load import load
+from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.expected_workers import run_topology
+from tests.processes import ProcessError, run_processes
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.7, 1.0, 1.3])
@@ -77,6 +83,37 @@ def test_all_cases_are_measured_and_written(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="nothing in it proves that shardrec wrote it"):
             check_writable(tmp_path / "out", None)
         path.write_bytes(kept)
+
+
+def measured_on_a_rank(rank: int, folder: Path, placements: str) -> list[dict[str, Any]]:
+    sweep = Sweep.read(placements, "4", "64", "16", "2", "0")
+    cases = sweep.cases(4, {"tables": 2, "embedding_dim": 8, "optimizer": "adagrad"})
+    environment = Environment.from_variables("cpu")
+    config = load(folder / "run.yaml")
+    with environment.group(60):
+        described = [asdict(case) for case in cases]
+        return sharding_worker(config, RunFolder(folder), environment, cases=described, steps=1)["cases"]
+
+
+@pytest.mark.parametrize(("workers", "measured"), [(4, ["row_wise", "table_row_wise", "grid"]), (2, ["row_wise"])])
+def test_placements_of_several_hosts(tmp_path: Path, workers: int, measured: list[str]) -> None:
+    """Four processes are two hosts of two, two are one host."""
+    (tmp_path / "run.yaml").write_text("{run: run, data: {path: data}, model: lr}")
+    (tmp_path / "logs").mkdir()
+    found = run_processes(workers, measured_on_a_rank, tmp_path, "row_wise,table_row_wise,grid")[0]
+    assert [row["placement"] for row in found] == measured
+    bytes_of = {row["placement"]: row["exchanged_bytes_per_rank"] for row in found}
+    assert all(bytes_of.values()) and len(set(bytes_of.values())) == len(bytes_of)
+    left_out = [line for file in tmp_path.glob("logs/messages.txt") for line in file.read_text().splitlines()]
+    assert ["grid, table_row_wise: left out" in line for line in left_out] == [True] * (workers == 2)
+
+
+def test_nothing_to_measure_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("{run: run, data: {path: data}, model: lr}")
+    with pytest.raises(
+        ProcessError, match="UserError: --placements grid: found 2 workers on 1, expected several hosts"
+    ):
+        run_processes(2, measured_on_a_rank, tmp_path, "grid")
 
 
 def test_rates_are_medians_of_what_tells_them() -> None:

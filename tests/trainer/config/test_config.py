@@ -7,6 +7,7 @@ import pytest
 from shardrec.data_pipeline.declared.sizes import parse_bytes
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import load
+from shardrec.trainer.config.model_settings import model_settings
 
 RUN = """
 run: out
@@ -100,6 +101,14 @@ def test_resolved_file_reads_back_equal(run_file: Path, tmp_path: Path) -> None:
         ("data.global_batch_size=1e300", ["data.global_batch_size"]),
         ("optimizer.tables.learning_rate=.nan", ["optimizer.tables.learning_rate", "finite"]),
         ("tables={'*': {init: {scale: .inf}}}", ["tables.*.init.scale", "finite"]),
+        ("trainer.epochs=true", ["trainer.epochs: expected a number (found True)"]),
+        ("launch.workers=yes", ["launch.workers: expected a number (found True)"]),
+        ("optimizer.tables.learning_rate=true", ["optimizer.tables.learning_rate: expected a number"]),
+        ("optimizer.tower.betas=[0.5, false]", ["optimizer.tower.betas.1: expected a number (found False)"]),
+        ("optimizer.tower.weight_decay=true", ["optimizer.tower.weight_decay: expected a number"]),
+        ("data.class_weights={1: true}", ["data.class_weights.1: expected a number"]),
+        ("data.memory=true", ["data.memory: expected a number"]),
+        ("tables.C1.embedding_dim=true", ["tables.C1.embedding_dim: expected a number"]),
         ("model=" + "[" * 3000, ["nested deeper than 100 levels"]),
         (".".join("abcdefghijklmnopqrstuvwxyz") + "=1", ["expected a.b=value"]),
         ("x=" + "y" * 100_000, ["unknown key 'x'"]),
@@ -113,6 +122,12 @@ def test_mistakes_are_one_line(run_file: Path, override: str, parts: list[str]) 
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_true_is_no_number_of_a_models_settings(run_file: Path) -> None:
+    config = load(run_file, ["model={name: deepfm, mlp: {hidden: [8, true]}}"])
+    with pytest.raises(UserError, match=r"^model deepfm: mlp\.hidden\.1: expected a number \(found True\)$"):
+        model_settings(config)
 
 
 def test_best_is_what_early_stopping_watches(run_file: Path) -> None:

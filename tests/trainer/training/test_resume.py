@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.sharding.kernels.build import compiler
+from shardrec.models.kernels.sources import compiler
 from shardrec.sharding.updates import compiled_rows
 from shardrec.trainer.checkpoints.checkpoint import restore
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry, read_manifest, write_manifest

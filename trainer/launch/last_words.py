@@ -1,0 +1,95 @@
+"""A worker's last words are one line that says where it ended, and of what; the traceback is in its log.
+
+Workers leave them in the run folder. Those of one that only lost its peers count where nobody has better ones.
+"""
+
+import errno
+import json
+import re
+import socket
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shardrec.data_pipeline.errors import shortened
+from shardrec.trainer.run_folder.atomic import write_atomically
+
+LOST_PEER = re.compile(
+    r"closed by (remote )?peer|connection reset|broken pipe|remote process exited|socket closed", re.I
+)
+TIMED_OUT = re.compile(r"timed? ?out", re.I)
+IN_COLLECTIVES = re.compile(r"gloo|nccl|c10d|tcpstore|distributed", re.I)
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate|bad_alloc", re.I)
+PACKAGES = ("/torch/", "/torchrec/", "/ray/", "/site-packages/")
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """Last words are a line, and whether what it tells of follows from another worker's end."""
+
+    line: str
+    is_consequence: bool = False
+
+    def leave(self, logs: Path, rank: int) -> None:
+        """Leaves them where the launcher finds them; a full disk leaves none."""
+        with suppress(OSError):
+            write_atomically(logs / f"last-words-{rank}.json", json.dumps(asdict(self)))
+
+
+def left(logs: Path) -> Iterator[LastWords]:
+    """Yields what workers left, causes before consequences."""
+    found = []
+    for file in sorted(logs.glob("last-words-*.json")):
+        with suppress(OSError, ValueError, TypeError):
+            found.append(LastWords(**json.loads(file.read_text())))
+    yield from sorted(found, key=lambda words: words.is_consequence)
+
+
+def forget(logs: Path) -> None:
+    """Forgets what workers of an earlier try left."""
+    for file in logs.glob("last-words-*.json"):
+        file.unlink(missing_ok=True)
+
+
+def last_words(error: Exception, *, rank: int, world_size: int, timeout: float, log: Path) -> LastWords:
+    """Returns a worker's last words on an error that no user's line stands for.
+
+    timeout: seconds that a collective may take. log: where its traceback is.
+    """
+    cause, is_consequence = _cause(error, timeout)
+    where = f"rank {rank} on {socket.gethostname()}" if world_size > 1 else ""
+    steps = [note for note in getattr(error, "__notes__", ()) if note.startswith("step ")]
+    place = ", ".join(filter(None, (where, *steps[:1])))
+    return LastWords(f"{place + ': ' if place else ''}{cause}; its traceback is in {log}", is_consequence)
+
+
+def way_on(logs: Path) -> str:
+    """Returns what a line of a training's end has at its end: how to go on. logs: the command's own."""
+    return "; --resume goes on from the last checkpoint" if logs.name.partition("-")[0] == "train" else ""
+
+
+def _cause(error: Exception, timeout: float) -> tuple[str, bool]:
+    """Returns what happened, and whether it follows from what happened to another worker."""
+    said = " ".join(str(error).split())
+    if getattr(error, "errno", None) == errno.EADDRINUSE or "EADDRINUSE" in said:
+        return "the address where workers meet is taken by another process; name another port (MASTER_PORT)", False
+    if IN_COLLECTIVES.search(f"{type(error).__name__} {said}"):
+        if LOST_PEER.search(said):
+            return "lost the connection to another worker, which has ended", True
+        if TIMED_OUT.search(said):
+            return (
+                f"waited {timeout:g} s for other workers, in vain (launch.timeout); one may hang, or be far slower",
+                True,
+            )
+    if isinstance(error, MemoryError) or NO_MEMORY.search(said):
+        return f"out of memory ({shortened(said, 200)})", False
+    return f"{type(error).__name__}: {shortened(said, 300)}{_place(error)}", False
+
+
+def _place(error: Exception) -> str:
+    """Returns the innermost place outside of libraries that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not any(part in frame.filename for part in PACKAGES)] or list(frames)
+    return f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
