@@ -95,6 +95,11 @@ class Session:
         device = self.environment.device
         return torch.cat([self.distributed.lookup.guard.stopped(device), self.tower.stopped(device)]).double()
 
+    def forget_stopped_gradients(self) -> None:
+        """Starts anew to note which gradients are kept from an update, once what they came of is restored."""
+        for stopped in (self.distributed.lookup.guard.stopped, self.tower.stopped):
+            stopped(self.environment.device).zero_()
+
     @contextmanager
     def scoring(self) -> Iterator[None]:
         """Sets evaluation mode, without gradients, and what was set before afterwards."""

@@ -34,6 +34,10 @@ class Evidence:
         """Takes up that the checkpoint of a step is there, and is what the next loss is computed from."""
         self.unproven = step
 
+    def restored(self, step: int) -> None:
+        """Takes up that the next loss is computed from a checkpoint; later ones, if there were any, are made anew."""
+        self.unproven, self.unsound = step, []
+
     def judge(self, step: int, *, sound: bool) -> bool:
         """Judges the checkpoint of `step` by what came of it; says whether there is one that was unproven."""
         if step != self.unproven:

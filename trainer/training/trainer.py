@@ -45,6 +45,7 @@ from shardrec.trainer.training.hooks import (
     progressive_is_due,
     stop_is_looked_for,
 )
+from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.splits import Splits
@@ -52,6 +53,9 @@ from shardrec.trainer.training.state import TrainingState, last_step
 from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
 from shardrec.trainer.training.warm_start import start_from
 from shardrec.trainer.training.watch import Watch
+
+MOST_ROLLBACKS, SLOWER = 3, 0.5
+"""How often a run that diverges may go back, and what all rates are multiplied by each time."""
 
 
 def train_worker(
@@ -184,16 +188,55 @@ class Trainer:
             on_batch(step)
 
     def fit(self) -> None:
-        """Trains until the last epoch or step, or until early stopping."""
-        state, progress = self.state, self.reporter.progress
+        """Trains until the last epoch or step, or until early stopping; where the run file says so, again and again.
+
+        Raises DivergedError where the run diverges, and does not go back to a good checkpoint.
+        """
+        while True:
+            try:
+                self._train()
+                return
+            except DivergedError as error:
+                wanted = self.config.trainer.on_divergence == "rollback"
+                if not wanted or error.good is None or self.state.position.rollbacks == MOST_ROLLBACKS:
+                    raise
+                diverged = error
+            self._roll_back(diverged)
+
+    def _roll_back(self, error: DivergedError) -> None:
+        """Goes back to the last good checkpoint, from which the run goes on with lower rates. All workers call it."""
+        first_step, rollbacks = self._first_step, self.state.position.rollbacks + 1
+        self.session.forget_stopped_gradients()
+        self._unread = UnreadLosses(self._pipeline.late)
+        if self.progressive is not None:
+            self.progressive = ProgressiveValidation(self.session)
+        self.restore()
+        self._first_step, self.state.position.rollbacks = first_step, rollbacks
+        self.reporter.record("rollback", self.state.position.step, {"rollbacks": rollbacks})
+        if self.environment.leads:
+            rates = f"{SLOWER**rollbacks:g} of the learning rates ({rollbacks} of {MOST_ROLLBACKS} times)"
+            say(self.folder.logs, f"shardrec: {error.what}; went back to step-{error.good}, and goes on with {rates}")
+
+    def _train(self) -> None:
+        state = self.state
         self.session.distributed.module.train()
-        hooks = self.hooks
         if self.config.trainer.evaluation.at_start and state.position.step == 0 and state.position.best is None:
             self.evaluate()
             if checkpoint_is_due(state, self.config.trainer.checkpoint):
                 self.save_checkpoint()
+        if state.is_finished:
+            return
         feed = self.feed(state.position.epoch, state.position.step_in_epoch, state.total_steps - state.position.step)
-        for prepared in () if state.is_finished else feed:
+        try:
+            self._train_on(feed)
+        except DivergedError:
+            feed.close()
+            raise
+        feed.close()
+
+    def _train_on(self, feed: Feed) -> None:
+        state, progress, hooks = self.state, self.reporter.progress, self.hooks
+        for prepared in feed:
             state.moved_to_next_batch(self.loader.steps_per_epoch)
             self.step(prepared, meanwhile=feed.prepare)
             progress.step("training", state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
@@ -202,10 +245,9 @@ class Trainer:
                     self.read_losses()
                     hook.act()
             if state.is_finished:
-                break
+                return
             if self._ends:
                 self._end()
-        feed.close()
 
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split and returns the summary.
@@ -231,6 +273,8 @@ class Trainer:
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
+        if position.rollbacks:
+            summary["rollbacks"] = position.rollbacks
         if undefined := {split: reasons for split, of in metrics.items() if (reasons := undefined_in(of))}:
             summary["undefined"] = undefined
         if self.splits.not_scored:
@@ -387,6 +431,7 @@ class Trainer:
         if self.progressive is not None:
             self.progressive.score(batch)
         factor = learning_rate_factor(self.config.optimizer.schedule, step, state.total_steps)
+        factor *= SLOWER**state.position.rollbacks
         halted = None if self._brake is None else self._brake.halted
         session.distributed.begin(UpdateContext(step, factor, weight, halted))
         output = session.distributed.module(batch, prepared.started)
