@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("checkpoints",),
         ("distribution",),
         ("planning",),
-        ("lookup",),
+        ("exchange", "lookup"),
         ("dynamic",),
         ("updates",),
         ("tables",),

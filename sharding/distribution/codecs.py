@@ -1,8 +1,8 @@
 """Codecs make numbers smaller where vectors and their gradients go from rank to rank.
 
 TorchRec calls them around its collectives. Its own, of FBGEMM, are not used: on gloo they put fp16 in bf16's place, and
-they clamp what is too large for fp16, so that a run that diverges would go on with wrong numbers. Sums over ranks
-(row-wise partial sums) are taken in the smaller numbers.
+they clamp what is too large for fp16, so that a run that diverges would go on with wrong numbers. TorchRec takes sums
+over ranks in the smaller numbers; our own exchange takes them in fp32.
 """
 
 from typing import Any
@@ -47,9 +47,14 @@ class HalfCodec(QuantizedCommCodec[None]):
         return input_tensor.shape[-1], 0
 
 
+VECTOR_NUMBERS: dict[Exchange, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+GRADIENT_NUMBERS: dict[Exchange, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.bfloat16}
+"""What vectors and their gradients travel as; None: as they are."""
+
+
 def codecs(exchange: Exchange) -> dict[str, QuantizedCommCodecs] | None:
     """Returns the codecs of all collectives of vectors, in TorchRec's form; None: numbers go as they are."""
-    if exchange == "fp32":
+    there, back = VECTOR_NUMBERS[exchange], GRADIENT_NUMBERS[exchange]
+    if there is None or back is None:
         return None
-    there = torch.float16 if exchange == "fp16" else torch.bfloat16
-    return {op.name: QuantizedCommCodecs(HalfCodec(there), HalfCodec(torch.bfloat16)) for op in CommOp}
+    return {op.name: QuantizedCommCodecs(HalfCodec(there), HalfCodec(back)) for op in CommOp}

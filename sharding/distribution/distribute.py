@@ -21,7 +21,8 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv,
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.table_settings import TableOptimizer
 from shardrec.sharding.distribution.codecs import codecs
-from shardrec.sharding.distribution.host_groups import use_host_groups
+from shardrec.sharding.distribution.exchanged import use_exchange
+from shardrec.sharding.distribution.host_groups import SUMMED_WITHIN_HOSTS, use_host_groups
 from shardrec.sharding.distribution.local_tables import LocalTables, local_tables
 from shardrec.sharding.distribution.replicas import Replicas
 from shardrec.sharding.distribution.row_kernels import mark_table
@@ -37,7 +38,8 @@ from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.kernels.library import library
 from shardrec.sharding.lookup.detached import learned_features
-from shardrec.sharding.lookup.lookup import EmbeddingLookup, Group
+from shardrec.sharding.lookup.groups import Group
+from shardrec.sharding.lookup.lookup import EmbeddingLookup
 from shardrec.sharding.planning.exchange import Exchange
 from shardrec.sharding.planning.plan import Plan, TablePlan
 from shardrec.sharding.tables.first_values import initialize_tables
@@ -159,6 +161,7 @@ def distribute(
     use_host_groups(plan, process_group, device)
     torchrec_plan = _torchrec_plan(path, lookup, plan, _devices(device, process_group), compiled=compiled)
     module = _sharded(step, torchrec_plan, plan.exchange, device, process_group)
+    use_exchange(lookup, plan, device, process_group)
     replicated, local_kernels = _placed(lookup, plan)
     replicas = Replicas(replicated, process_group)
     tables = _live_tables(plan, local_kernels) | replicas.tables()
@@ -232,12 +235,15 @@ def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:
 def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: int, *, compiled: bool) -> None:
     """Splits the lookup's collections into what TorchRec shards (on the meta device) and what needs no exchange."""
     copied = {n for n, t in plan.tables.items() if t.placement == "data_parallel"}
+    in_hosts = {n for n, t in plan.tables.items() if t.placement in SUMMED_WITHIN_HOSTS}
     held = {n for n, t in plan.tables.items() if t.table.frozen or t.table.num_embeddings < MOST_ROWS}
     alone = held - copied if plan.world_size == 1 and compiled else set()
     frozen = {n for n in alone if plan.tables[n].table.frozen}
     collections: list[tuple[Group, nn.Module]] = []
     for group in lookup.groups:
-        if (sharded := group.only(set(plan.tables) - copied - alone)).tables:
+        for names in (set(plan.tables) - copied - alone - in_hosts, in_hosts):
+            if not (sharded := group.only(names)).tables:
+                continue
             collection = sharded.collection(torch.device("meta"))
             named = {n.removesuffix(".weight").split(".")[-1]: p for n, p in collection.named_parameters()}
             for table in sharded.tables:

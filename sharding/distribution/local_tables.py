@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.distribution.frozen_rows import FrozenRows
-from shardrec.sharding.lookup.lookup import Group
+from shardrec.sharding.lookup.groups import Group
 from shardrec.sharding.tables.live import DTYPES, is_rounded, physical_dim
 from shardrec.sharding.tables.module_names import feature_key, module_name, quoted
 from shardrec.sharding.tables.rounding import ShardRounding

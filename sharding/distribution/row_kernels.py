@@ -90,6 +90,10 @@ class _FusedRows:
         base = (self._config.fused_params or {})["learning_rate"]
         self._emb_module.set_learning_rate(base * context.learning_rate_factor)
 
+    def look_up(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Sums rows by bag as `RowTables` does; a kernel that does not pool returns those of all ids [T, D]."""
+        return self._emb_module(ids, offsets, per_sample_weights=weights)
+
     def shards(self) -> Iterator[tuple[str, int, int, Mapping[str, Tensor]]]:
         """Yields (table, row, column, live tensors) of every shard in this kernel."""
         cached = self._emb_module.lxu_cache_weights.numel() > 0
@@ -134,6 +138,10 @@ class FusedBags(_FusedRows, BatchedFusedEmbeddingBag):
 class FusedSequences(_FusedRows, BatchedFusedEmbedding):
     """FBGEMM's kernel serves unpooled lookups on GPU."""
 
+    def look_up(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Returns the rows [T, D] of all ids [T]."""
+        return self._emb_module(ids, offsets)
+
 
 class OneIdBags(_FusedRows, BatchedFusedEmbedding):
     """FBGEMM's pooled kernel serves one table's unpooled lookups on CPU, as bags of one id."""
@@ -153,7 +161,10 @@ class OneIdBags(_FusedRows, BatchedFusedEmbedding):
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         """Returns the rows [T, D] of all ids [T]."""
-        ids = features.values().long()
+        return self.look_up(features.values().long(), features.offsets(), None)
+
+    def look_up(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Returns the rows [T, D] of all ids [T], each a bag of its own."""
         return self._emb_module(ids, torch.arange(ids.numel() + 1, device=ids.device))
 
 
@@ -173,9 +184,12 @@ class _OwnKernel(nn.Module):
         self.shapes = [(table.local_rows, table.local_cols) for table in configs]
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
-        ids = features.values()
+        return self.look_up(features.values(), features.offsets(), features.weights_or_none())
+
+    def look_up(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """Sums rows by bag as `RowTables` does; a kernel that does not pool returns those of all ids [T, D]."""
         if self.pooled:
-            return self.tables(ids, features.offsets(), features.weights_or_none())
+            return self.tables(ids, offsets, weights)
         return self.tables(ids, torch.arange(ids.numel() + 1, device=ids.device))
 
 

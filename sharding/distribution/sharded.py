@@ -142,6 +142,13 @@ def kernels(module: ShardedBags | ShardedSequences) -> list[Any]:
     return [kernel for lookup in module._lookups for kernel in lookup._emb_modules]
 
 
+def shardings(module: ShardedBags | ShardedSequences) -> list[tuple[Any, Any]]:
+    """Returns (TorchRec's sharding, this rank's lookup) of each placement in a sharded module."""
+    is_bags = isinstance(module, ShardedBags)
+    found = module._embedding_shardings if is_bags else module._sharding_type_to_sharding.values()
+    return list(zip(found, module._lookups, strict=True))
+
+
 class _Sharder:
     """What our sharders have in common: `sharded_module` is what they make, of any placement but replicas."""
 

@@ -4,5 +4,7 @@
 - `columns.py`: how columns of a wide output become inputs, and their gradients columns again, in one pass
 - `detached.py`: how ids that nothing is learned from are looked up beside the others
 - `gradient_guard.py`: how gradients that would spoil rows are kept out of the kernels
-- `lookup.py`: which TorchRec collection holds which table, and the lookup of all of them
+- `groups.py`: which TorchRec collection holds which table
+- `lookup.py`: the lookup of all tables
+- `part.py`: one collection, and the ids that it reads
 """

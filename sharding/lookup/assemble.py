@@ -11,7 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.lookup.columns import ColumnBlock, Piece, assemble_columns
+from shardrec.sharding.lookup.columns import ColumnBlock, ColumnLayout, Piece, assemble_columns
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,14 @@ class Assemble(nn.Module):
         self._routes = dict(routes)
         self._weighted = weighted
         self._dense = {name: _dense_columns(i, dense_names) for name, i in inputs.items() if _is_dense(i)}
-        self._blocks: list[ColumnBlock] | None = None
+        self._columns: ColumnLayout | None = None
         self._keys: list[list[str]] | None = None
+        sequences = {place for place, route in routes.items() if route.sequence}
+        pooled = {name: i for name, i in inputs.items() if isinstance(i, PooledEmbeddings)}
+        self._mixed = {  # any of whose tables lives in a sequence collection, whose rows are summed here
+            name: any((f, t.name) in sequences for f, t in declared.tables.items()) for name, declared in pooled.items()
+        }
+        self._means = {n: any(t.pooling != "sum" for t in declared.tables.values()) for n, declared in pooled.items()}
         self._sources = sorted({r.part for r in routes.values() if not r.sequence})
 
     @property
@@ -90,15 +96,15 @@ class Assemble(nn.Module):
     # ---------------------------------------------------------------- pooled inputs
 
     def _pooled(self, outputs: list[Any], batch: Batch) -> dict[str, Tensor]:
-        if self._blocks is None:
-            self._blocks = self._lay_out(outputs)
+        if self._columns is None:
+            self._columns = self._lay_out(outputs)
         sources = [outputs[part].values().float() for part in self._sources]  # unsharded fp16 tables give fp16
-        columns = iter(assemble_columns(self._blocks, sources) if sources else ())
+        columns = iter(assemble_columns(self._columns, sources) if sources else ())
         pooled = {}
         for name, declared in self._inputs.items():
             if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(declared):
+            if not self._mixed[name]:
                 vectors = next(columns)
             else:
                 of_features = [
@@ -106,15 +112,11 @@ class Assemble(nn.Module):
                     for f, t in declared.tables.items()
                 ]
                 vectors = torch.cat(of_features, dim=1) if declared.concat else torch.stack(of_features, dim=1)
-            pooled[name] = self._averaged(declared, vectors, batch)
+            pooled[name] = self._averaged(declared, vectors, batch) if self._means[name] else vectors
         return pooled
 
-    def _mixed(self, pooled: PooledEmbeddings) -> bool:
-        """Says whether any of an input's tables lives in a sequence collection, whose rows are summed here."""
-        return any(self._routes[f, t.name].sequence for f, t in pooled.tables.items())
-
-    def _lay_out(self, outputs: list[Any]) -> list[ColumnBlock]:
-        """Returns the blocks of all pooled inputs, once the collections' column order is known."""
+    def _lay_out(self, outputs: list[Any]) -> ColumnLayout:
+        """Returns the layout of all pooled inputs, once the collections' column order is known."""
         places: dict[tuple[int, str], tuple[int, int, int]] = {}
         for source, part in enumerate(self._sources):
             start = 0
@@ -128,16 +130,18 @@ class Assemble(nn.Module):
             return Piece(source, start, table.embedding_dim, stored)
 
         blocks = []
-        for declared in self._inputs.values():
+        for name, declared in self._inputs.items():
             if not isinstance(declared, PooledEmbeddings):
                 continue
-            if not self._mixed(declared):
+            if not self._mixed[name]:
                 blocks.append(ColumnBlock(tuple(piece(f, t) for f, t in declared.tables.items()), declared.concat))
                 continue
             for f, t in declared.tables.items():
                 if not self._routes[f, t.name].sequence:
                     blocks.append(ColumnBlock((piece(f, t),), concat=True))
-        return blocks
+        sources = [outputs[part].values() for part in self._sources]
+        device = sources[0].device if sources else torch.device("cpu")
+        return ColumnLayout(blocks, [source.shape[1] for source in sources], device)
 
     def _segment_sum(self, feature: str, table: EmbeddingTable, outputs: list[Any], batch: Batch) -> Tensor:
         """Sums a sequence table's rows of a feature by row of the batch: [B, D]."""
@@ -152,8 +156,6 @@ class Assemble(nn.Module):
 
     def _averaged(self, declared: PooledEmbeddings, vectors: Tensor, batch: Batch) -> Tensor:
         """Divides the features whose table pools by mean."""
-        if all(t.pooling == "sum" for t in declared.tables.values()):
-            return vectors
         scale = []
         for feature, table in declared.tables.items():
             columns = table.embedding_dim if declared.concat else 1

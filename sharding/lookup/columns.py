@@ -6,6 +6,7 @@ backward writes every column once. Features that lie side by side in one collect
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class ColumnBlock:
     pieces: tuple[Piece, ...]
     concat: bool
 
-    @property
+    @cached_property
     def adjacent(self) -> bool:
         """Says whether the pieces follow each other in one source and need no copy to become the output."""
         first = self.pieces[0]
@@ -42,10 +43,59 @@ class ColumnBlock:
             start += piece.physical
         return True
 
+    @cached_property
+    def picks(self) -> bool:
+        """Says whether the pieces are some of the vectors that one source is made of, all as wide as each other."""
+        first = self.pieces[0]
+        return all(
+            (p.source, p.dim, p.physical) == (first.source, first.dim, first.dim) and p.start % first.dim == 0
+            for p in self.pieces
+        )
 
-def assemble_columns(blocks: Sequence[ColumnBlock], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+
+class ColumnLayout:
+    """A layout says how blocks are made of sources of these widths, on a device."""
+
+    def __init__(self, blocks: Sequence[ColumnBlock], widths: Sequence[int], device: torch.device) -> None:
+        self.blocks, self.widths = tuple(blocks), tuple(widths)
+        pieces = [p for b in blocks for p in b.pieces]
+        self.once = len(set(pieces)) == len(pieces) and sum(p.physical for p in pieces) == sum(widths)
+        """Whether every column is in one piece."""
+        self._picked = [self._picks(block, device) for block in self.blocks]
+
+    def _picks(self, block: ColumnBlock, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
+        first = block.pieces[0]
+        width = self.widths[first.source]
+        if block.adjacent or not block.picks or width % first.dim:
+            return None
+        order = torch.tensor([p.start // p.dim for p in block.pieces], device=device)
+        return order, order.argsort() if self.once and len(order) * first.dim == width else None
+
+    def picked(self, place: int, source: Tensor) -> Tensor | None:
+        """Returns a block that picks vectors of its source; None: it has to be copied piece by piece."""
+        if (picks := self._picked[place]) is None or not source.is_contiguous():
+            return None
+        block = self.blocks[place]
+        vectors = source.view(len(source), -1, block.pieces[0].dim).index_select(1, picks[0])
+        return vectors.flatten(1) if block.concat else vectors
+
+    def put_back(self, place: int, gradient: Tensor, into: list[Tensor]) -> bool:
+        """Puts the gradient of a block that picks vectors in its source's place, if it can; says whether it did."""
+        if (picks := self._picked[place]) is None:
+            return False
+        first, (order, inverse) = self.blocks[place].pieces[0], picks
+        vectors = gradient.reshape(len(gradient), len(order), first.dim)
+        if inverse is not None:
+            into[first.source] = vectors.float().index_select(1, inverse).flatten(1)
+        else:
+            whole = into[first.source]
+            whole.view(len(whole), -1, first.dim).index_copy_(1, order, vectors.float())
+        return True
+
+
+def assemble_columns(layout: ColumnLayout, sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Returns one tensor per block from sources [B, columns] of fp32."""
-    return _Assemble.apply(tuple(blocks), *sources)
+    return _Assemble.apply(layout, *sources)
 
 
 def _view(block: ColumnBlock, source: Tensor) -> Tensor:
@@ -65,15 +115,22 @@ def _copy(block: ColumnBlock, sources: Sequence[Tensor]) -> Tensor:
 
 class _Assemble(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, blocks: tuple[ColumnBlock, ...], *sources: Tensor) -> tuple[Tensor, ...]:
-        ctx.blocks, ctx.shapes = blocks, [s.shape for s in sources]
-        return tuple(_view(b, sources[b.pieces[0].source]) if b.adjacent else _copy(b, sources) for b in blocks)
+    def forward(ctx: Any, layout: ColumnLayout, *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.layout, ctx.shapes = layout, [s.shape for s in sources]
+        outputs = []
+        for place, block in enumerate(layout.blocks):
+            source = sources[block.pieces[0].source]
+            if block.adjacent:
+                outputs.append(_view(block, source))
+            else:
+                picked = layout.picked(place, source)
+                outputs.append(_copy(block, sources) if picked is None else picked)
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        blocks: tuple[ColumnBlock, ...] = ctx.blocks
-        pieces = [p for b in blocks for p in b.pieces]
-        once = len(set(pieces)) == len(pieces) and sum(p.physical for p in pieces) == sum(s[1] for s in ctx.shapes)
+        layout: ColumnLayout = ctx.layout
+        blocks, once = layout.blocks, layout.once
         make = torch.empty if once else torch.zeros
         like = gradients[0]
         whole = _whole(blocks[0], gradients[0], ctx.shapes[0]) if once and len(blocks) == len(ctx.shapes) == 1 else None
@@ -81,9 +138,11 @@ class _Assemble(torch.autograd.Function):
             _clear_padding(blocks[0], [whole])
             return None, whole
         into = [make(shape, dtype=torch.float32, device=like.device) for shape in ctx.shapes]
-        for block, gradient in zip(blocks, gradients, strict=True):
+        for place, (block, gradient) in enumerate(zip(blocks, gradients, strict=True)):
             if once and block.adjacent:
                 _view(block, into[block.pieces[0].source]).copy_(gradient)
+            elif once and layout.put_back(place, gradient, into):
+                continue
             else:
                 dims = [p.dim for p in block.pieces]
                 for piece, columns in zip(block.pieces, gradient.flatten(1).split(dims, dim=1), strict=True):

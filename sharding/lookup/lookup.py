@@ -1,11 +1,7 @@
 """The lookup turns a batch of ids into a tower's named inputs, and alone knows which collection holds which table.
 
-- Tables that are only pooled live in one EmbeddingBagCollection; those that features with weights read, in another,
-  where ids without weights count 1 (a KeyedJaggedTensor carries weights for all its keys or for none).
-- A table that any input reads as a sequence lives in an EmbeddingCollection only, one per dim; pooled inputs on it
-  are segment sums afterwards. FBGEMM cannot share a table between the two kinds.
-- Means are sums divided afterwards by the number of ids, or by the sum of their weights; an empty bag, or one whose
-  weights sum to 0, is 0.
+Means are sums divided afterwards by the number of ids, or by the sum of their weights; an empty bag, or one whose
+weights sum to 0, is 0.
 
 On an ordinary device the module is the unsharded reference and trains with autograd; on the meta device it is what
 `distribute` shards. Either way its parts take the batch's KeyedJaggedTensors as they come where one part's features
@@ -14,220 +10,75 @@ all have weights or all have none.
 Detached inputs are looked up first, in a pass without gradient (`detached.py`).
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torchrec.distributed.types import ShardedModule
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from shardrec.data_pipeline.batch import Batch
-from shardrec.data_pipeline.errors import UserError
-from shardrec.models.inputs import DenseFeatures, Input, Jagged, SequenceEmbeddings
+from shardrec.models.inputs import Input, Jagged
 from shardrec.models.table_reads import declared_tables, features_of, table_reads, with_tables
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables, dynamic_features
 from shardrec.sharding.lookup.assemble import Assemble, Route
 from shardrec.sharding.lookup.detached import Passes, detached_inputs, learned_features, stand_ins
 from shardrec.sharding.lookup.gradient_guard import GradientGuard
+from shardrec.sharding.lookup.groups import Group, group_tables
+from shardrec.sharding.lookup.part import Part
 from shardrec.sharding.tables.first_values import initialize_tables
-from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
-from shardrec.sharding.tables.module_names import feature_key, feature_name, module_name
-
-Kind = Literal["bags", "weighted_bags", "sequences"]
-_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.FP32}  # of vectors
+from shardrec.sharding.tables.live import LiveTable, TableShard
+from shardrec.sharding.tables.module_names import feature_name, module_name
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group is the tables that one collection holds, and the features that read each."""
-
-    kind: Kind
-    features: Mapping[EmbeddingTable, tuple[str, ...]]
+class Exchange(Protocol):
+    """An exchange looks up some of the parts on all ranks together. All ranks call it alike."""
 
     @property
-    def tables(self) -> tuple[EmbeddingTable, ...]:
-        """Returns the tables, in the collection's order."""
-        return tuple(self.features)
+    def parts(self) -> frozenset[int]:
+        """Returns which of the parts."""
 
-    def key(self, feature: str, table: EmbeddingTable) -> str:
-        """Returns TorchRec's key of a feature's vectors: with the table's name where several tables are read by it."""
-        key = feature_key(feature)
-        return f"{key}@{module_name(table.name)}" if self._readers[feature] > 1 else key
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Returns the features whose ids it sends, in the order that spares copies."""
 
-    @cached_property
-    def _readers(self) -> Counter[str]:
-        """Counts the tables that each feature reads."""
-        return Counter(feature for features in self.features.values() for feature in features)
+    def send(self, batch: Batch) -> Any:
+        """Sends a batch's ids on their way."""
 
-    def only(self, names: set[str]) -> "Group":
-        """Returns the group with some of its tables."""
-        return Group(self.kind, {t: f for t, f in self.features.items() if t.name in names})
+    def live(self, sent: Any) -> tuple[int, float]:
+        """Returns how many live rows all ranks' batches have, and their weight."""
 
-    def collection(self, device: torch.device) -> EmbeddingBagCollection | EmbeddingCollection:
-        """Returns TorchRec's unsharded module for the group."""
-        common = [
-            dict(
-                name=module_name(table.name),
-                num_embeddings=table.num_embeddings,
-                embedding_dim=physical_dim(table),
-                feature_names=[feature_key(feature) for feature in features],
-                data_type=_DATA_TYPES[table.dtype],
-                init_fn=_leave,
-            )
-            for table, features in self.features.items()
-        ]
-        with _Undrawn() if device.type == "meta" else nullcontext():
-            if self.kind == "sequences":
-                return EmbeddingCollection(tables=[EmbeddingConfig(**c) for c in common], device=device)
-            bags = [EmbeddingBagConfig(pooling=PoolingType.SUM, **c) for c in common]
-            return EmbeddingBagCollection(tables=bags, is_weighted=self.kind == "weighted_bags", device=device)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Tensors are not drawn while this lasts: on the meta device that means nothing and takes 0.3 ms a table."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if func is nn.init.normal_ and not args else func(*args, **kwargs)
-
-
-def _leave(weight: Tensor) -> None:
-    """Does nothing: rows are filled by `first_values.py`."""
-
-
-def group_tables(inputs: Mapping[str, Input], weighted: frozenset[str]) -> list[Group]:
-    """Returns the collections that the inputs' tables live in. Raises UserError for sequences of unequal dims.
-
-    Detached features that stand under another's key are not among them.
-    """
-    declared_tables(inputs)
-    keys = stand_ins(inputs, weighted)
-    features: dict[EmbeddingTable, dict[str, None]] = {}
-    sequential: set[EmbeddingTable] = set()
-    for name, declared in inputs.items():
-        if isinstance(declared, DenseFeatures):
-            continue
-        for feature, table in declared.tables.items():
-            features.setdefault(table, {})
-            if keys.get(feature, feature) == feature or not getattr(declared, "detached", False):
-                features[table][feature] = None
-        if isinstance(declared, SequenceEmbeddings):
-            sequential |= set(declared.tables.values())
-            if len({t.embedding_dim for t in declared.tables.values()}) > 1:
-                dims = ", ".join(f"{t.name} {t.embedding_dim}" for t in declared.tables.values())
-                raise UserError(f"input {name!r} stacks sequences of unequal embedding_dim ({dims}); make them equal")
-    grouped: dict[tuple[Kind, int], dict[EmbeddingTable, tuple[str, ...]]] = {}
-    for table, read_by in features.items():
-        kind: Kind = "bags" if weighted.isdisjoint(read_by) else "weighted_bags"
-        where: tuple[Kind, int] = (kind, 0)
-        if table in sequential:
-            where = ("sequences", physical_dim(table))
-        grouped.setdefault(where, {})[table] = tuple(read_by)
-    return [Group(kind, tables) for (kind, _), tables in sorted(grouped.items(), key=lambda item: item[0])]
-
-
-class Part(nn.Module):
-    """A part of a lookup is one collection and the ids that it reads."""
-
-    def __init__(self, group: Group, collection: nn.Module, weighted: frozenset[str]) -> None:
-        super().__init__()
-        self.group = group
-        self.collection = collection
-        self._escapes = any(feature_key(f) != f for features in group.features.values() for f in features)
-        with_weights = {f in weighted for features in group.features.values() for f in features}
-        self._source = "both" if len(with_weights) > 1 else "weighted_ids" if True in with_weights else "ids"
-
-    def start(self, batch: Batch) -> Any:
-        """Sends the ids of a batch that the collection reads to the ranks that hold their rows; `forward` takes them.
-
-        They depend on the batch alone. All ranks call it alike.
-        """
-        ids = self._ids(batch)
-        ids = _with_keys(ids) if self._escapes else ids
-        if not isinstance(self.collection, ShardedModule):
-            return ids
-        context = self.collection.create_context()
-        return context, self.collection.input_dist(context, ids).wait()  # for splits: the ids themselves are on the way
-
-    def forward(self, started: Any) -> Any:
-        """Returns the collection's output for what was started."""
-        if not isinstance(self.collection, ShardedModule):
-            return self.collection(started)
-        context, ids = started
-        return self.collection.compute_and_output_dist(context, ids.wait())
-
-    def _ids(self, batch: Batch) -> KeyedJaggedTensor:
-        if self._source == "ids":
-            return batch.ids
-        assert batch.weighted_ids is not None, f"the batch has no weighted ids for {self.group}"
-        weights = self.group.kind == "weighted_bags"
-        if self._source == "both":
-            return _joined(batch.ids, batch.weighted_ids, weights)
-        return batch.weighted_ids if weights else _unweighted(batch.weighted_ids)
-
-
-def _with_keys(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    """Returns the same ids by the keys that stand for their features' names inside of TorchRec."""
-    return KeyedJaggedTensor(
-        keys=[feature_key(feature) for feature in ids.keys()],
-        values=ids.values(),
-        weights=ids.weights_or_none(),
-        lengths=ids.lengths(),
-        stride=ids.stride(),
-        length_per_key=ids.length_per_key_or_none(),
-    )
-
-
-def _unweighted(ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    return KeyedJaggedTensor(
-        keys=ids.keys(),
-        values=ids.values(),
-        lengths=ids.lengths(),
-        stride=ids.stride(),
-        length_per_key=ids.length_per_key_or_none(),
-    )
-
-
-def _joined(ids: KeyedJaggedTensor, weighted: KeyedJaggedTensor, weights: bool) -> KeyedJaggedTensor:
-    """Returns all features in one KeyedJaggedTensor; ids without weights weigh 1."""
-    ones = weighted.weights().new_ones(ids.values().numel())
-    counts = [kjt.length_per_key_or_none() for kjt in (ids, weighted)]
-    return KeyedJaggedTensor(
-        keys=[*ids.keys(), *weighted.keys()],
-        values=torch.cat([ids.values(), weighted.values()]),
-        lengths=torch.cat([ids.lengths(), weighted.lengths()]),
-        weights=torch.cat([ones, weighted.weights()]) if weights else None,
-        stride=ids.stride(),
-        length_per_key=None if None in counts else [n for of_one in counts for n in of_one or ()],
-    )
+    def look_up(self, sent: Any) -> dict[int, Any]:
+        """Returns the parts' outputs."""
 
 
 @dataclass(eq=False)
 class Started:
     """A lookup is started once a batch's ids are on their way to the ranks that hold their rows.
 
-    learned, detached: what the parts started, of the ids that are learned from and of the detached ones; no learned
-    ones where starting has to wait, no detached ones where none are read.
+    learned: of the ids that are learned from, None where starting has to wait. detached: of the others, None where none
+    are read.
     """
 
     batch: Batch
-    learned: list[Any] | None
-    detached: list[Any] | None
+    learned: "_Sent | None" = None
+    detached: "_Sent | None" = None
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What was sent by the exchange, and by each of the parts that it does not serve."""
+
+    exchanged: Any
+    by_part: dict[int, Any]
 
 
 class EmbeddingLookup(nn.Module):
     """A lookup turns a batch into {input name: [B, F, D], [B, sum of D], [B, N] or `Jagged`}, fp32.
 
     dense_names: the columns of `batch.dense`. weighted_names: the features that arrive in `batch.weighted_ids`.
+    single_names: features that never have more than one id in a row, which spares ranks telling each other how many.
     device: `meta` makes the thing to shard; on another the tables are parameters, with first values of `seed`.
     """
 
@@ -236,14 +87,17 @@ class EmbeddingLookup(nn.Module):
         inputs: Mapping[str, Input],
         dense_names: Sequence[str],
         *,
-        weighted_names: Sequence[str] = (),
+        weighted_names: Collection[str] = (),
+        single_names: Collection[str] = (),
         device: torch.device | str = "meta",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.inputs = dict(inputs)
         self.weighted_names = frozenset(weighted_names)
+        self.single_names = frozenset(single_names)
         self.dense_names = tuple(dense_names)
+        self.exchange: Exchange | None = None
         self.groups = group_tables(inputs, self.weighted_names)
         device = torch.device(device)
         self.dynamic_features = dynamic_features((table, [feature]) for feature, table in table_reads(self.inputs))
@@ -300,6 +154,16 @@ class EmbeddingLookup(nn.Module):
         """Lets ids get their rows from `dynamic`, where there are tables that need it."""
         self.dynamic = dynamic if self.dynamic_features else None
 
+    def use_exchange(self, exchange: Exchange) -> None:
+        """Lets an exchange look up the parts that it serves, in place of their collections."""
+        self.exchange = exchange
+
+    @property
+    def narrow_features(self) -> frozenset[str]:
+        """Returns the keys under which never more than one id of a row is looked up, in any pass."""
+        keys = stand_ins(self.inputs, self.weighted_names)
+        return self.single_names - {key for feature, key in keys.items() if feature not in self.single_names}
+
     @torch.no_grad()
     def start(self, batch: Batch) -> Started:
         """Sends a batch's ids on their way, for `forward` to take up; all ranks call both alike, in the same order.
@@ -308,7 +172,7 @@ class EmbeddingLookup(nn.Module):
         dynamic tables count and admit get their rows in `forward`: they are sent then.
         """
         if self.dynamic is not None and self.training:
-            return Started(batch, None, None)
+            return Started(batch)
         return self._started(batch)
 
     def _started(self, batch: Batch) -> Started:
@@ -318,20 +182,37 @@ class EmbeddingLookup(nn.Module):
         if self._passes is not None:
             learned = self._passes.learned(batch)
             if self.assemble_detached.read(batch):
-                ids, parts = self._passes.detached(batch), self.assemble_detached.parts
-                detached = [part.start(ids) if i in parts else None for i, part in enumerate(self.collections)]
-        return Started(batch, [part.start(learned) for part in self.collections], detached)
+                detached = self._sent(self._passes.detached(batch), self.assemble_detached.parts)
+        return Started(batch, self._sent(learned, frozenset(range(len(self.parts)))), detached)
+
+    def _sent(self, batch: Batch, asked: frozenset[int]) -> _Sent:
+        """Sends what some of the parts read of a batch."""
+        served = frozenset() if self.exchange is None else self.exchange.parts
+        exchanged = None if self.exchange is None or served.isdisjoint(asked) else self.exchange.send(batch)
+        return _Sent(exchanged, {i: self.collections[i].start(batch) for i in sorted(asked - served)})
+
+    @property
+    def counts_live(self) -> bool:
+        """Says whether `live` knows what it says of the batches that are trained on."""
+        return self.exchange is not None and self.dynamic is None
+
+    def live(self, started: Started) -> tuple[int, float]:
+        """Returns how many live rows the global batch has, and their weight. All ranks call it alike."""
+        assert self.exchange is not None and started.learned is not None
+        return self.exchange.live(started.learned.exchanged)
 
     def forward(self, batch: Batch | Started) -> dict[str, Tensor | Jagged]:
         """Returns the tower's inputs by name; raw ids of dynamic tables get their rows first."""
-        started = batch if isinstance(batch, Started) else Started(batch, None, None)
+        started = batch if isinstance(batch, Started) else Started(batch)
         if started.learned is None:
             with torch.no_grad():
                 started = self._started(started.batch)
         assert started.learned is not None
-        asked = None if started.detached is None else self._asked_detached(started.detached)
-        asked_learned = zip(self.parts, started.learned, strict=True)
-        outputs = [part(ids) for part, ids in asked_learned]  # all are asked before any is waited for
+        asked = None
+        if started.detached is not None:  # first: a kernel's cache has the rows of its last lookup for backward
+            with torch.no_grad():
+                asked = self._asked(started.detached)
+        outputs = self._asked(started.learned)
         self.guard.watch(outputs)
         found = self.assemble(outputs, started.batch)
         if asked is not None:
@@ -339,15 +220,13 @@ class EmbeddingLookup(nn.Module):
                 found |= self.assemble_detached(asked, started.batch)
         return found
 
-    @torch.no_grad()
-    def _asked_detached(self, started: list[Any]) -> list[Any]:
-        """Asks the parts for the detached ids, those parts that have any.
-
-        This comes before the ids that are learned from: a kernel whose rows are cached finds in backward the rows of
-        its last lookup.
-        """
-        parts = self.assemble_detached.parts
-        return [part(started[i]) if i in parts else None for i, part in enumerate(self.parts)]
+    def _asked(self, sent: _Sent) -> list[Any]:
+        """Returns the outputs of the parts, None for those that were sent nothing."""
+        outputs = {i: self.parts[i](ids) for i, ids in sent.by_part.items()}  # all are asked before any is waited for
+        if sent.exchanged is not None:
+            assert self.exchange is not None
+            outputs |= self.exchange.look_up(sent.exchanged)
+        return [outputs.get(i) for i in range(len(self.parts))]
 
     def learned_from(self, table: str) -> tuple[str, ...]:
         """Returns the features whose ids change rows of the table of this name."""
@@ -372,6 +251,8 @@ class EmbeddingLookup(nn.Module):
         wanted: dict[str, None] = {}
         if not self.parts:  # still to be distributed
             return list(dict.fromkeys(feature for feature, _ in table_reads(self.inputs)))
+        if self.exchange is not None:
+            wanted |= dict.fromkeys(self.exchange.features)
         for part in self.collections:
             declared = [f for features in part.group.features.values() for f in features]
             order = getattr(part.collection, "feature_order", None)

@@ -23,7 +23,7 @@ from shardrec.models.table_reads import features_of, table_reads
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.dynamic_tables import dynamic_features
 from shardrec.sharding.lookup.detached import detached_inputs
-from shardrec.sharding.lookup.lookup import Kind, group_tables
+from shardrec.sharding.lookup.groups import Kind, group_tables
 from shardrec.sharding.planning.exchange import EXCHANGED_BYTES
 from shardrec.sharding.planning.placements import OF_HOSTS
 from shardrec.sharding.planning.plan import Plan, ShardPlan, TablePlan

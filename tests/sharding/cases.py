@@ -152,10 +152,13 @@ def numbers_beside(ids: list[int]) -> list[float]:
     return [(place % 5 - 2) / 20 for place in range(len(ids))]
 
 
-def share(case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingLookup) -> Batch:
-    """One rank's rows, padded so that all ranks have equally many."""
+def share(
+    case: Case, rows: Rows, rank: int, world_size: int, lookup: EmbeddingLookup, mine: range | None = None
+) -> Batch:
+    """One rank's rows, padded so that all ranks have equally many; or those that are named."""
     count = -(-len(rows.scale) // world_size)
-    mine = range(rank * count, (rank + 1) * count)
+    mine = range(rank * count, (rank + 1) * count) if mine is None else mine
+    count = len(mine)
 
     def of(values: list[Any], fill: Any) -> list[Any]:
         return [values[r] if r < len(values) else fill for r in mine]
@@ -224,7 +227,12 @@ class Step(nn.Module):
     def __init__(self, case: Case, device: str = "meta") -> None:
         super().__init__()
         self.lookup = EmbeddingLookup(
-            case.inputs, ("x", "y", "z"), weighted_names=case.weighted, device=device, seed=SEED
+            case.inputs,
+            ("x", "y", "z"),
+            weighted_names=case.weighted,
+            single_names=[f for f, most in case.lengths.items() if most == 1],
+            device=device,
+            seed=SEED,
         )
         self.tower = Tower(case.inputs)
 
@@ -259,14 +267,20 @@ def train(
     factor: float = 1.0,
     *,
     ahead: bool = False,
+    cuts: Sequence[Sequence[int]] | None = None,
 ) -> list[float]:
     """Trains on the global batches as the trainer does, at `factor` of the tables' rates; the global losses.
 
-    ahead: each batch's ids are sent before the batch before it goes backward.
+    ahead: each batch's ids are sent before the batch before it goes backward. cuts: of each batch the first rows of
+    all ranks' shares, and the end of the last one's; None: they have equally many.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    of_rank = [None if cuts is None else range(*cuts[i][rank : rank + 2]) for i in range(len(batches))]
     started: list[Started | None] = [None] * (len(batches) + 1)
-    shares = [share(case, rows, rank, world_size, distributed.lookup) for rows in batches]
+    shares = [
+        share(case, rows, rank, world_size, distributed.lookup, mine)
+        for rows, mine in zip(batches, of_rank, strict=True)
+    ]
     tower = torch.optim.SGD(distributed.tower_parameters().values(), lr=tower_rate)
     losses = []
     for i, batch in enumerate(shares):

@@ -280,6 +280,57 @@ def train_ahead() -> dict[bool, tuple[list[float], dict[str, Any]]]:
     return found
 
 
+def uneven_case() -> Case:
+    return every_case().rotated(ANY, 1, (OPTIMIZERS["momentum_l2"], OPTIMIZERS["adagrad"], OPTIMIZERS["ftrl"]))
+
+
+def uneven_batches() -> list[Rows]:
+    generator = torch.Generator().manual_seed(5)
+    return [draw_rows(uneven_case(), count, generator) for count in (9, 9, 4, 12, 9)]
+
+
+def train_uneven() -> dict[str, Any]:
+    """Losses and tables of steps of which ranks have unequal shares, some of them none."""
+    sizes = [len(rows.scale) for rows in uneven_batches()]
+    ends = {2: ((5, 9), (0, 9), (4, 4), (2, 12), (5, 9)), 3: ((3, 6, 9), (5, 5, 9), (0, 1, 4), (4, 8, 12), (3, 6, 9))}
+    cuts = [(0, *of_step) for of_step in ends[dist.get_world_size()]]
+    assert [cut[-1] for cut in cuts] == sizes
+    distributed = make(uneven_case())
+    losses = train(uneven_case(), distributed, uneven_batches(), cuts=cuts)
+    return {"losses": losses, "tables": whole_tables(distributed)}
+
+
+def messages_of(case: Case, optimizer: TableOptimizer) -> list[int]:
+    """How many messages of ids, vectors and gradients each of three steps sends."""
+    case = case.rotated(("table_wise", "row_wise", "column_wise"), optimizers=(optimizer,))
+    distributed = make(case)
+    sent, send = [0], dist.all_to_all_single
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        sent[-1] += 1
+        return send(*arguments, **named)
+
+    dist.all_to_all_single = counted
+    try:
+        for rows in (draw_rows(case, 8, torch.Generator().manual_seed(0)) for _ in range(3)):
+            train(case, distributed, [rows])
+            sent.append(0)
+    finally:
+        dist.all_to_all_single = send
+    return sent[:-1]
+
+
+def one_id_case() -> Case:
+    tables = {f"f{i}": table(f"t{i}", 11 + i, 4 + 4 * (i % 3)) for i in range(7)}
+    return Case(
+        {
+            "fields": PooledEmbeddings({f: t for f, t in tables.items() if t.embedding_dim == 4}),
+            "concat": PooledEmbeddings(tables, concat=True),
+        },
+        dict.fromkeys(tables, 1),
+    )
+
+
 class Wide(nn.Module):
     """A tower with a parameter that no loss reaches, a buffer and different values on every rank."""
 
@@ -343,14 +394,17 @@ def rounded_case() -> Case:
 
 
 def train_in_rounded_exchanges() -> dict[Exchange, dict[str, Any]]:
-    """Losses, and the most by which what a lookup gives of sums and of sequences differs from its rounded self."""
+    """Losses, and the most by which vectors and sequences that a lookup gives differ from their rounded selves.
+
+    Sums of several rows over the ranks would, which are of rounded numbers.
+    """
     found: dict[Exchange, dict[str, Any]] = {}
     for exchange, dtype in ROUNDED.items():
         case = rounded_case()
         distributed = make(case, exchange=exchange)
         batch = share(case, training_batches()[0], dist.get_rank(), dist.get_world_size(), distributed.lookup)
         given = distributed.lookup(batch)
-        vectors = [given["wide"], given["fields"], given["history"].values]
+        vectors = [given["wide"], given["history"].values]
         found[exchange] = {
             "unrounded": max(float((v - v.to(dtype).float()).abs().max()) for v in vectors),
             "losses": train(case, distributed, training_batches()),
@@ -440,6 +494,11 @@ def run_everything(
         results["scored"] = score_between_steps()
         results["detached"] = train_detached()
         results["ahead"] = train_ahead()
+        results["uneven"] = train_uneven()
+        results["messages"] = {
+            "one id": messages_of(one_id_case(), OPTIMIZERS["sgd"]),
+            "several": messages_of(every_case(), OPTIMIZERS["sgd"]),
+        }
         results["spoiled"] = spoil_gradients(float("inf"), spoiled_rank=1)
     if dist.get_world_size() in CHAIN:
         results["link"] = walk_link(rank, folder, CHAIN.index(dist.get_world_size()), link)

@@ -14,7 +14,8 @@ class Position:
 
     step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
     last log line; best: the best evaluation so far; stale: evaluations since then. first_loss: of the run's first step,
-    by which a later one is told to be out of all proportion.
+    by which a later one is told to be out of all proportion. rollbacks: how often the run went back to a checkpoint,
+    and on from it with lower rates.
     """
 
     step: Count = 0
@@ -26,3 +27,4 @@ class Position:
     stale: Count = 0
     stopped: bool = False
     first_loss: float | None = None
+    rollbacks: Count = 0

@@ -240,6 +240,9 @@ class TrainerConfig(Section):
     )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
+    on_divergence: Literal["stop", "rollback"] = Field(
+        default="stop", description="rollback: to the last good checkpoint, three times at most, then at half the rates"
+    )
     pipeline: bool = Field(default=True, description="prepare batches while a step computes; `off` for comparison")
     evaluation: EvaluationConfig = EvaluationConfig()
     best_metric: str | None = Field(

@@ -16,10 +16,13 @@ from shardrec.trainer.launch.environment import Environment
 
 @dataclass(eq=False)
 class Prepared:
-    """A prepared batch is this worker's part of a global one. started: its lookup, where its ids were sent."""
+    """A prepared batch is this worker's part of a global one. started: its lookup, where its ids were sent.
+
+    summed: what it counts, over all ranks, or the lookup whose ids go with that.
+    """
 
     copied: Callable[[], Batch]
-    summed: Callable[[], Tensor]
+    summed: Callable[[], Tensor] | EmbeddingLookup
     started: Started | None = None
 
     def send_ids(self, lookup: EmbeddingLookup) -> None:
@@ -32,6 +35,10 @@ class Prepared:
 
     def rows_and_weight(self) -> tuple[int, float]:
         """Returns how many live rows the global batch has, and their weight; waits for the other ranks."""
+        if isinstance(self.summed, EmbeddingLookup):
+            self.send_ids(self.summed)
+            assert self.started is not None
+            return self.summed.live(self.started)
         rows, weight = self.summed().tolist()
         return int(rows), weight
 
@@ -42,12 +49,18 @@ class Preparation:
     On a GPU copies are made on a stream of their own, from page-locked memory where `Batch.pin_memory` put it there.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, lookup: EmbeddingLookup) -> None:
         self._environment, self._device = environment, environment.device
+        self._lookup = lookup
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     def start(self, batch: Batch) -> Prepared:
-        """Starts to copy a batch to the device, where it is not there, and to sum what it counts over all ranks."""
+        """Starts to copy a batch to the device, where it is not there, and to sum what it counts over all ranks.
+
+        On CPUs that goes with its ids; to read it from a GPU would be to wait for that.
+        """
+        if self._device.type == "cpu" and self._lookup.counts_live:
+            return Prepared(self._copying(batch), self._lookup)
         return Prepared(self._copying(batch), self._environment.summing(_rows_and_weight(batch)))
 
     def _copying(self, batch: Batch) -> Callable[[], Batch]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shardrec.data_pipeline.features.feature_kinds import IdListFeature
+from shardrec.data_pipeline.features.feature_kinds import IdFeature, IdListFeature
 from shardrec.data_pipeline.loading.loader import Drawn, Loader
 from shardrec.models.base import Recommender
 from shardrec.sharding.distribution.distribute import Distributed, distribute
@@ -43,7 +43,8 @@ class Session:
         plan = blueprint.plan(environment)
         dense_names = tuple(f.name for f in read.dense)
         weighted = tuple(f.name for f in read.sparse if isinstance(f, IdListFeature) and f.weighted)
-        lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, device=torch.device("meta"))
+        single = tuple(f.name for f in read.sparse if isinstance(f, IdFeature))
+        lookup = EmbeddingLookup(model.inputs, dense_names, weighted_names=weighted, single_names=single)
         forward = ForwardStep(lookup, model, config.trainer.precision)
         distributed = distribute(
             forward,
@@ -93,6 +94,11 @@ class Session:
         """
         device = self.environment.device
         return torch.cat([self.distributed.lookup.guard.stopped(device), self.tower.stopped(device)]).double()
+
+    def forget_stopped_gradients(self) -> None:
+        """Starts anew to note which gradients are kept from an update, once what they came of is restored."""
+        for stopped in (self.distributed.lookup.guard.stopped, self.tower.stopped):
+            stopped(self.environment.device).zero_()
 
     @contextmanager
     def scoring(self) -> Iterator[None]:

@@ -13,6 +13,7 @@
 - `splits.py`: the rows that are trained on and scored, and their files as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
+- `stepping.py`: one step after another, and their losses
 - `taking_up.py`: a run's folder, made or taken up where it stopped
 - `trainer.py`: the loop: build, restore, step after step, finish
 - `unread_losses.py`: losses of steps on their way to the host

@@ -13,6 +13,10 @@ DIVERGED = 1e6
 """A loss so many times that is the end of a run: no learning rate brings such weights back."""
 
 
+MOST_ROLLBACKS, SLOWER = 3, 0.5
+"""How often a run that diverges may go back to a checkpoint, and what all rates are multiplied by each time."""
+
+
 def proportion(loss: float, first_loss: float | None) -> float:
     """Returns how many times the magnitude of a run's first loss (1, if that is more) a loss has; infinity for NaN."""
     return abs(loss) / max(1.0, abs(first_loss or 0.0)) if math.isfinite(loss) else math.inf
@@ -33,6 +37,10 @@ class Evidence:
     def saved(self, step: int) -> None:
         """Takes up that the checkpoint of a step is there, and is what the next loss is computed from."""
         self.unproven = step
+
+    def restored(self, step: int) -> None:
+        """Takes up that the next loss is computed from a checkpoint; later ones, if there were any, are made anew."""
+        self.unproven, self.unsound = step, []
 
     def judge(self, step: int, *, sound: bool) -> bool:
         """Judges the checkpoint of `step` by what came of it; says whether there is one that was unproven."""

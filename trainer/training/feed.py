@@ -20,7 +20,7 @@ class Feed:
 
     def __init__(self, session: Session, loader: Loader, ahead: int, *, epoch: int, step: int, count: int) -> None:
         self._session, self._loader, self._ahead = session, loader, ahead
-        self._preparation = Preparation(session.environment)
+        self._preparation = Preparation(session.environment, session.distributed.lookup)
         self._waiting: deque[tuple[Prepared, Exception | None]] = deque()
         self._left, self._step, self._failed = count, step, False
         self._batches = self._read(epoch, step)

@@ -13,6 +13,14 @@ from shardrec.trainer.training.divergence import Evidence
 NAMED = 5  # rows or tables that an error line names
 
 
+class DivergedError(UserError):
+    """A run has diverged. what: broke. good: the step of the checkpoint to go on from, if there is one."""
+
+    def __init__(self, line: str, *, what: str, good: int | None) -> None:
+        super().__init__(line)
+        self.what, self.good = what, good
+
+
 class Refusal:
     """A refusal to go on sets aside the checkpoints that no run should go on from: `--resume` takes what it names.
 
@@ -25,7 +33,7 @@ class Refusal:
         self._folder, self._environment, self._optimizer, self._evidence = folder, environment, optimizer, evidence
         self.resumed = False
 
-    def because(self, what: str, remedy: str | None = None) -> UserError:
+    def because(self, what: str, remedy: str | None = None) -> DivergedError:
         """Returns the error for what broke. remedy: None is to lower the rates. All workers call it alike."""
         left, doubtful = self._environment.broadcast(self._set_aside() if self._environment.leads else None)
         kept, going_on = "no checkpoint is good", "start anew"
@@ -36,7 +44,8 @@ class Refusal:
             going_on = "start anew under another `run`"
         if doubtful and (left is not None or self.resumed):
             kept += f", {some_of([f'step-{step}' for step in doubtful])} not (now named step-N.diverged)"
-        return UserError(f"{what}; {kept}; {remedy or self._lower_rates()}, and {going_on}")
+        line = f"{what}; {kept}; {remedy or self._lower_rates()}, and {going_on}"
+        return DivergedError(line, what=what, good=left)
 
     def _set_aside(self) -> tuple[int | None, list[int]]:
         """Sets doubtful checkpoints aside; they are removed where the whole run is about to be discarded.

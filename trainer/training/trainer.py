@@ -1,7 +1,7 @@
 """A trainer builds, restores, then makes one step after another until the epochs are over or nothing improves."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -15,7 +15,6 @@ from shardrec.models.layers.kernels.library import tower_form
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_facts import plan_facts
 from shardrec.sharding.planning.plan_report import plan_text
-from shardrec.sharding.updates.context import UpdateContext
 from shardrec.trainer.catalogue.evaluation import CatalogueScorer, directions
 from shardrec.trainer.checkpoints.checkpoint import generator_seed
 from shardrec.trainer.config.sections import RunConfig
@@ -28,14 +27,11 @@ from shardrec.trainer.run_folder.signals import termination_deferred
 from shardrec.trainer.run_folder.stop_request import EndRequest, is_asked_to_stop
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
-from shardrec.trainer.session.forward import objective
-from shardrec.trainer.session.pipeline import pipeline
 from shardrec.trainer.session.precision import settled
-from shardrec.trainer.session.prepared import Preparation, Prepared
+from shardrec.trainer.session.prepared import Prepared
 from shardrec.trainer.session.session import Session
-from shardrec.trainer.session.tower import learning_rate_factor
-from shardrec.trainer.training.brake import Brake
 from shardrec.trainer.training.clock import Clock
+from shardrec.trainer.training.divergence import MOST_ROLLBACKS, SLOWER
 from shardrec.trainer.training.evaluation import Evaluation, ProgressiveValidation, evaluate
 from shardrec.trainer.training.feed import Feed
 from shardrec.trainer.training.hooks import (
@@ -46,11 +42,12 @@ from shardrec.trainer.training.hooks import (
     progressive_is_due,
     stop_is_looked_for,
 )
+from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
 from shardrec.trainer.training.splits import Splits
 from shardrec.trainer.training.state import TrainingState, last_step
-from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
+from shardrec.trainer.training.stepping import Stepping
 from shardrec.trainer.training.warm_start import start_from
 from shardrec.trainer.training.watch import Watch
 
@@ -68,8 +65,7 @@ def train_worker(
             trainer.restore()
             with termination_deferred() as came:
                 request = EndRequest(folder.path)
-                trainer.told_to_end = lambda: came() or (environment.leads and request.is_made())
-                trainer.fit()
+                trainer.fit(lambda: came() or (environment.leads and request.is_made()))
             return trainer.finish()
         except Exception as error:
             error.add_note(f"step {trainer.state.position.step + 1}")  # of which a worker's last words tell
@@ -110,12 +106,7 @@ class Trainer:
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         self._saved_step: int | None = None
-        self._pipeline = pipeline(config, environment)
-        self._preparation = Preparation(environment)
-        self._unread = UnreadLosses(self._pipeline.late)
-        self._brake: Brake | None = None
-        self.told_to_end: Callable[[], bool] = lambda: False
-        self._ends = False
+        self._stepping = Stepping(self.session, self.state, self.watch, self.clock, self.checkpoints.prune)
         torch.manual_seed(generator_seed(config.trainer.seed, 0, environment.rank))
 
     @property
@@ -148,8 +139,7 @@ class Trainer:
                 start_from(self.config.init_from, self.session)
             self._count_samples()
         self._first_step = self.state.position.step
-        if self._pipeline.late:
-            self._brake = Brake(self.environment.device, self.state.position.first_loss)
+        self._stepping.start_anew()
         forms = {"rows": self.session.distributed.row_form, "tower": tower_form(self.environment.device)}
         if resumed and self.environment.leads:
             self._tell_of_other_forms(forms)
@@ -186,17 +176,56 @@ class Trainer:
             yield batch.to(self.environment.device)
             on_batch(step)
 
-    def fit(self) -> None:
-        """Trains until the last epoch or step, or until early stopping."""
-        state, progress = self.state, self.reporter.progress
+    def fit(self, told_to_end: Callable[[], bool] = lambda: False) -> None:
+        """Trains until the last epoch or step, or until early stopping; where the run file says so, again and again.
+
+        told_to_end: says whether this worker is, upon which all make their step and a checkpoint, and raise
+        ResumableError. Raises DivergedError where the run diverges, and does not go back to a good checkpoint.
+        """
+        self._stepping.told_to_end = told_to_end
+        while True:
+            try:
+                self._train()
+                return
+            except DivergedError as error:
+                wanted = self.config.trainer.on_divergence == "rollback"
+                if not wanted or error.good is None or self.state.position.rollbacks == MOST_ROLLBACKS:
+                    raise
+                diverged = error
+            self._roll_back(diverged)
+
+    def _roll_back(self, error: DivergedError) -> None:
+        """Goes back to the last good checkpoint, from which the run goes on with lower rates. All workers call it."""
+        first_step, rollbacks = self._first_step, self.state.position.rollbacks + 1
+        if self.progressive is not None:
+            self.progressive = ProgressiveValidation(self.session)
+        self.restore()
+        self._first_step, self.state.position.rollbacks = first_step, rollbacks
+        self.reporter.record("rollback", self.state.position.step, {"rollbacks": rollbacks})
+        if self.environment.leads:
+            rates = f"{SLOWER**rollbacks:g} of the learning rates ({rollbacks} of {MOST_ROLLBACKS} times)"
+            say(self.folder.logs, f"shardrec: {error.what}; went back to step-{error.good}, and goes on with {rates}")
+
+    def _train(self) -> None:
+        state = self.state
         self.session.distributed.module.train()
-        hooks = self.hooks
         if self.config.trainer.evaluation.at_start and state.position.step == 0 and state.position.best is None:
             self.evaluate()
             if checkpoint_is_due(state, self.config.trainer.checkpoint):
                 self.save_checkpoint()
+        if state.is_finished:
+            return
         feed = self.feed(state.position.epoch, state.position.step_in_epoch, state.total_steps - state.position.step)
-        for prepared in () if state.is_finished else feed:
+        try:
+            self._train_on(feed)
+        except DivergedError:
+            feed.close()
+            raise
+        feed.close()
+
+    def _train_on(self, feed: Feed) -> None:
+        state, progress, hooks = self.state, self.reporter.progress, self.hooks
+        for prepared in feed:
             state.moved_to_next_batch(self.loader.steps_per_epoch)
             self.step(prepared, meanwhile=feed.prepare)
             progress.step("training", state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
@@ -205,10 +234,9 @@ class Trainer:
                     self.read_losses()
                     hook.act()
             if state.is_finished:
-                break
-            if self._ends:
+                return
+            if self._stepping.ends:
                 self._end()
-        feed.close()
 
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split and returns the summary.
@@ -234,6 +262,8 @@ class Trainer:
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
+        if position.rollbacks:
+            summary["rollbacks"] = position.rollbacks
         if undefined := {split: reasons for split, of in metrics.items() if (reasons := undefined_in(of))}:
             summary["undefined"] = undefined
         if self.splits.not_scored:
@@ -367,57 +397,25 @@ class Trainer:
 
     def feed(self, epoch: int, step: int, count: int) -> Feed:
         """Returns what hands out the run's batches, so many, from batch `step` of an epoch on."""
-        return Feed(self.session, self.loader, self._pipeline.ahead, epoch=epoch, step=step, count=count)
+        return self._stepping.feed(self.loader, epoch, step, count)
 
     def prepared(self, batch: Batch) -> Prepared:
         """Starts to prepare a batch for its step. All workers call it alike."""
-        return self._preparation.start(batch)
+        return self._stepping.prepared(batch)
 
     def train_step(self, batch: Batch) -> None:
         """Makes a step by a batch that was not prepared before."""
         self.step(self.prepared(batch))
 
     def step(self, prepared: Prepared, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Updates tables and tower by one global batch, of which `prepared` is this worker's part.
+        """Updates tables and tower by one global batch, once it is scored where the run asks for it.
 
-        meanwhile: is called where the device has most to do.
-
-        Raises UserError on all workers where a loss that is due to be read is not finite or out of all proportion, and
-        where a gradient of the step before it was not fit for an update; no such loss has changed anything.
+        meanwhile: is called where the device has most to do. Raises UserError as `Stepping.step`.
         """
-        session, state = self.session, self.state
-        step, (rows, weight), batch = state.position.step, prepared.rows_and_weight(), prepared.batch()
         if self.progressive is not None:
-            self.progressive.score(batch)
-        factor = learning_rate_factor(self.config.optimizer.schedule, step, state.total_steps)
-        halted = None if self._brake is None else self._brake.halted
-        session.distributed.begin(UpdateContext(step, factor, weight, halted))
-        output = session.distributed.module(batch, prepared.started)
-        terms = session.model.task.loss(output, batch)
-        sums = self.watch.summed(terms, told_to_end=self.told_to_end())
-        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -1]
-        if self._brake is not None:
-            self._brake.look(summed, stopped)
-        self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
-        self._read(self._unread.due())
-        meanwhile()
-        session.tower.zero_grad()
-        objective(terms, summed, self.environment.world_size).backward()
-        session.tower.step(factor, weight, halted)
-        session.distributed.step()
-        session.model.after_step()
-        state.learning_rate_factor = factor
-        state.stepped(rows)
-        self.clock.step(rows)
+            self.progressive.score(prepared.batch())
+        self._stepping.step(prepared, meanwhile)
 
     def read_losses(self) -> None:
-        """Reads the losses of all steps that were made. Raises UserError as `step`."""
-        self._read(self._unread.all())
-
-    def _read(self, losses: Iterable[StepLoss]) -> None:
-        for loss in losses:
-            seen = self.watch.read(loss)
-            self.state.lost(seen.losses)
-            self._ends |= seen.told_to_end
-            if seen.is_evidence:
-                self.checkpoints.prune()
+        """Reads the losses of all steps that were made. Raises UserError as `Stepping.step`."""
+        self._stepping.read_losses()

@@ -51,7 +51,8 @@ class Watch:
         step: of the checkpoint that the run goes on from.
         """
         self._refusal.resumed = True
-        self._evidence.saved(step)
+        self._evidence.restored(step)
+        self._trained = None
         try:
             check_sound(self._session)
         except UnsoundValuesError as error:

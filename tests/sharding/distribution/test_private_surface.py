@@ -54,8 +54,16 @@ OVERRIDDEN: dict[Callable[..., Any], object] = {
 ATTRIBUTES: dict[type, tuple[str, ...]] = {
     Bags: ("_lookups", "_embedding_shardings", "_device", "_env"),
     Sequences: ("_lookups", "_sharding_type_to_sharding", "_device", "_env"),
-    tw_sharding.BaseTwEmbeddingSharding: ("_grouped_embedding_configs", "_pg"),
-    rw_sharding.BaseRwEmbeddingSharding: ("_grouped_embedding_configs", "_pg"),
+    tw_sharding.BaseTwEmbeddingSharding: (
+        "_grouped_embedding_configs",
+        "_grouped_embedding_configs_per_rank",
+        "_pg",
+    ),
+    rw_sharding.BaseRwEmbeddingSharding: (
+        "_grouped_embedding_configs",
+        "_grouped_embedding_configs_per_rank",
+        "_pg",
+    ),
     twrw_sharding.BaseTwRwEmbeddingSharding: ("_grouped_embedding_configs_per_rank", "_rank", "_pg"),
     grid_sharding.BaseGridEmbeddingSharding: ("_grouped_embedding_configs_per_rank", "_rank", "_pg"),
     GroupedPooledEmbeddingsLookup: ("_emb_modules",),

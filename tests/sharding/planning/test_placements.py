@@ -19,6 +19,8 @@ from tests.sharding.everywhere import (
     placements_of,
     training_batches,
     training_case,
+    uneven_batches,
+    uneven_case,
     without_training_features,
 )
 from tests.sharding.reference import Reference
@@ -99,6 +101,23 @@ def test_ids_may_be_sent_while_the_step_before_lasts(world_size: int, everywhere
         assert ahead_losses == losses
         for name, tensors in tables.items():
             assert all(torch.equal(values, ahead_tables[name][state]) for state, values in tensors.items()), name
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
+def test_ranks_may_have_unequal_shares(world_size: int, everywhere: dict) -> None:
+    """Some with no rows at all, and other sizes than the step before."""
+    plain = Reference(uneven_case())
+    expected = plain.train(uneven_batches())
+    result = everywhere[world_size][0]["uneven"]
+    assert result["losses"] == pytest.approx(expected, abs=1e-5)
+    for name, weight in plain.weights.items():
+        torch.testing.assert_close(result["tables"][name]["weight"].double(), weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("world_size", FURTHER)
+def test_all_tables_share_their_messages(world_size: int, everywhere: dict) -> None:
+    """One of ids, one of vectors and one of gradients; one more of ids where ranks have to tell each other sizes."""
+    assert everywhere[world_size][0]["messages"] == {"one id": [4, 3, 3], "several": [4, 4, 4]}
 
 
 @pytest.mark.parametrize("world_size", FURTHER)

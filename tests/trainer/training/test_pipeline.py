@@ -18,7 +18,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session import loaders
 from shardrec.trainer.session.pipeline import Pipeline
-from shardrec.trainer.training import trainer
+from shardrec.trainer.training import stepping
 from shardrec.trainer.training.trainer import Trainer
 from tests.processes import ProcessError, run_processes
 from tests.trainer.recorded import assert_same_checkpoint, recording_worker
@@ -41,7 +41,7 @@ def run(
     def chosen(*_: Any) -> Pipeline:
         return pipeline
 
-    with patch.object(trainer, "pipeline", chosen), patch.object(loaders, "pipeline", chosen):
+    with patch.object(stepping, "pipeline", chosen), patch.object(loaders, "pipeline", chosen):
         return launch(worker, config, run_folder)
 
 

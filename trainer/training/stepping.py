@@ -1,0 +1,97 @@
+"""Steps change tables and tower by one batch after another; their losses are read at once, or a little later."""
+
+from collections.abc import Callable, Iterable
+
+from shardrec.data_pipeline.batch import Batch
+from shardrec.data_pipeline.loading.loader import Loader
+from shardrec.sharding.updates.context import UpdateContext
+from shardrec.trainer.session.forward import objective
+from shardrec.trainer.session.pipeline import pipeline
+from shardrec.trainer.session.prepared import Preparation, Prepared
+from shardrec.trainer.session.session import Session
+from shardrec.trainer.session.tower import learning_rate_factor
+from shardrec.trainer.training.brake import Brake
+from shardrec.trainer.training.clock import Clock
+from shardrec.trainer.training.divergence import SLOWER
+from shardrec.trainer.training.feed import Feed
+from shardrec.trainer.training.state import TrainingState
+from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
+from shardrec.trainer.training.watch import Watch
+
+
+class Stepping:
+    """Stepping moves a run's state and session on. All workers use it alike.
+
+    on_evidence: is called when a loss is the first evidence on the newest checkpoint. told_to_end: says whether this
+    worker is; ends: some worker was, as of the losses that are read.
+    """
+
+    def __init__(
+        self, session: Session, state: TrainingState, watch: Watch, clock: Clock, on_evidence: Callable[[], None]
+    ) -> None:
+        self._session, self._state, self._watch, self._clock = session, state, watch, clock
+        self._on_evidence = on_evidence
+        self._pipeline = pipeline(session.config, session.environment)
+        self._preparation = Preparation(session.environment, session.distributed.lookup)
+        self.told_to_end: Callable[[], bool] = lambda: False
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forgets what steps have left to be read: the state is another one's."""
+        first_loss, late = self._state.position.first_loss, self._pipeline.late
+        self._unread = UnreadLosses(late)
+        self._brake = Brake(self._session.environment.device, first_loss) if late else None
+        self._session.forget_stopped_gradients()
+        self.ends = False
+
+    def feed(self, loader: Loader, epoch: int, step: int, count: int) -> Feed:
+        """Returns what hands out so many batches, from batch `step` of an epoch on."""
+        return Feed(self._session, loader, self._pipeline.ahead, epoch=epoch, step=step, count=count)
+
+    def prepared(self, batch: Batch) -> Prepared:
+        """Starts to prepare a batch for its step."""
+        return self._preparation.start(batch)
+
+    def step(self, prepared: Prepared, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Updates tables and tower by one global batch, of which `prepared` is this worker's part.
+
+        meanwhile: is called where the device has most to do.
+
+        Raises UserError on all workers where a loss that is due to be read is not finite or out of all proportion, and
+        where a gradient of the step before it was not fit for an update; no such loss has changed anything.
+        """
+        session, state = self._session, self._state
+        step, (rows, weight), batch = state.position.step, prepared.rows_and_weight(), prepared.batch()
+        factor = learning_rate_factor(session.config.optimizer.schedule, step, state.total_steps)
+        factor *= SLOWER**state.position.rollbacks
+        halted = None if self._brake is None else self._brake.halted
+        session.distributed.begin(UpdateContext(step, factor, weight, halted))
+        output = session.distributed.module(batch, prepared.started)
+        terms = session.model.task.loss(output, batch)
+        sums = self._watch.summed(terms, told_to_end=self.told_to_end())
+        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -1]
+        if self._brake is not None:
+            self._brake.look(summed, stopped)
+        self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
+        self._read(self._unread.due())
+        meanwhile()
+        session.tower.zero_grad()
+        objective(terms, summed, session.environment.world_size).backward()
+        session.tower.step(factor, weight, halted)
+        session.distributed.step()
+        session.model.after_step()
+        state.learning_rate_factor = factor
+        state.stepped(rows)
+        self._clock.step(rows)
+
+    def read_losses(self) -> None:
+        """Reads the losses of all steps that were made. Raises UserError as `step`."""
+        self._read(self._unread.all())
+
+    def _read(self, losses: Iterable[StepLoss]) -> None:
+        for loss in losses:
+            seen = self._watch.read(loss)
+            self._state.lost(seen.losses)
+            self.ends |= seen.told_to_end
+            if seen.is_evidence:
+                self._on_evidence()
