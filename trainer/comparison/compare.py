@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.data_pipeline.reading.index import Fingerprint, fingerprints
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
@@ -186,13 +186,16 @@ class _Workplace:
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)
         try:
             self._pool.submit(train_one, entry.config, entry.folder.path.parent.parent, quiet).result()
+        except LoggedError as error:
+            self._leave()  # what went down may have taken a GPU's state with it, and holds its tables
+            return Outcome(entry.model, entry.seed, failure=str(error))
         except UserError as error:
             return Outcome(entry.model, entry.seed, failure=str(error))
         except BrokenProcessPool:
             self._leave()
             return Outcome(entry.model, entry.seed, failure="its process died" + _told(entry))
         except Exception as error:
-            self._leave()  # what went down may have taken a GPU's state with it, and holds its tables
+            self._leave()
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return Outcome(entry.model, entry.seed, failure=line + _told(entry))
         return Outcome(entry.model, entry.seed, entry.folder.summary())

@@ -4,8 +4,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +41,16 @@ def supervised(
     quiet: bool = False,
     stays: bool = False,
     embedded: bool = False,
+    ends_in_order: bool = False,
     on_memory: Callable[[int], None] = lambda size: None,
     **arguments: Any,
 ) -> dict[str, Any] | None:
     """Launches `worker`; returns rank 0's result with `peak_memory_bytes` and `wall_seconds`.
 
     The other ranks of a torchrun end here, unless they are told to stay: then they get None. embedded: in a process
-    that is not the command's own, whose output stays where it is. on_memory: is told what the run's processes on this
-    machine take, in bytes, every two seconds. Raises UserError as `launch` does.
+    that is not the command's own, whose output stays where it is. ends_in_order: workers heed a request to end in the
+    run folder, which SIGTERM to the process that launched them on Ray becomes. on_memory: is told what the run's
+    processes on this machine take, in bytes, every two seconds. Raises UserError as `launch` does.
     """
     began = time.monotonic()
     if config.launch.device != "cuda":
@@ -56,7 +58,7 @@ def supervised(
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
         forget(folder.logs)
-    on_ray = choose_backend(config.launch) == "ray"
+    passes_on = ends_in_order and choose_backend(config.launch) == "ray"
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
     with MemoryMonitor({_root()}, on_sample=on_memory) as memory, captured as terminal:
@@ -64,7 +66,7 @@ def supervised(
         try:
             with (
                 ProgressView(folder.logs, console=console, quiet=quiet or not leads()) as view,
-                termination_deferred(partial(ask_to_end, folder.path)) if on_ray else nullcontext(),
+                _termination_passed_on(folder) if passes_on else nullcontext(),
             ):
                 result = launch(worker, config, folder, **arguments)
         except UserError:
@@ -75,14 +77,23 @@ def supervised(
             raise _told(error, config, folder, log) from None
         finally:
             view.said.show()
-            if leads():
-                forget_requests(folder.path)
     if not leads():
         if not (stays or embedded):
             flush_and_exit(0)
         return None
     peak = memory.peak_bytes + result.pop(UNSEEN_MEMORY, 0)
     return result | {"peak_memory_bytes": peak, "wall_seconds": round(time.monotonic() - began, 2)}
+
+
+@contextmanager
+def _termination_passed_on(folder: RunFolder) -> Iterator[None]:
+    """Has the first SIGTERM ask the workers to end; nothing of that is left in the folder."""
+    with termination_deferred(partial(ask_to_end, folder.path)) as came:
+        try:
+            yield
+        finally:
+            if came():
+                forget_requests(folder.path)
 
 
 def _told(error: Exception, config: RunConfig, folder: RunFolder, log: Path) -> UserError:

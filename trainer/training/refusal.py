@@ -14,9 +14,12 @@ NAMED = 5  # rows or tables that an error line names
 
 
 class DivergedError(UserError):
-    """A run has diverged. what: broke. good: the step of the checkpoint to go on from, if there is one."""
+    """A run has diverged. what: broke. good: the step of the checkpoint to go on from, if there is one.
 
-    def __init__(self, line: str, *, what: str, good: int | None) -> None:
+    Another process gets the line alone.
+    """
+
+    def __init__(self, line: str, *, what: str = "", good: int | None = None) -> None:
         super().__init__(line)
         self.what, self.good = what, good
 

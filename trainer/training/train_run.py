@@ -100,7 +100,7 @@ def _train(
         log = LaunchLog(folder, embedded=embedded) if leads() else None
         summary = supervised(
             train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint,
-            on_memory=log.memory if log else lambda size: None,
+            ends_in_order=True, on_memory=log.memory if log else lambda size: None,
         )  # fmt: skip
         if log:
             log.close()

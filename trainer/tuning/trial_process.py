@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.tuning.failed_line import failed_line
 
@@ -37,7 +37,7 @@ def main() -> None:
                 train_run(config, quiet=True, group=Path(job["group"]), at_end=report)
             give_back_freed_memory()  # the next trial needs it
         except (UserError, OSError) as error:
-            failure = failed_line(error, Path(config.run))
+            failure, is_broken = failed_line(error, Path(config.run)), isinstance(error, LoggedError)
         except Exception as error:
             failure, is_broken = failed_line(error, Path(config.run)), True
         print(json.dumps(failure), file=replies, flush=True)

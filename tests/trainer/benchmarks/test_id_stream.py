@@ -46,7 +46,7 @@ def test_the_census_equals_a_plain_count() -> None:
     row = int((state["count"] > 0).nonzero()[0])
     state["count"][row] += 1_000
     assert report(held, occurred)["overcounted"] == 1
-    held.row_state["id"][row] = held._rows._fillers[row // held.geometry.bucket_rows]
+    held.row_state["id"][row] = held._rows.fillers[row // held.geometry.bucket_rows]
     assert report(held, occurred)["rows_of_others"] == 1
     held.counters.admissions += 1
     assert report(held, occurred)["balance"] == 1

@@ -62,7 +62,7 @@ def test_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         host_waits.run(task(tmp_path, "cpu"), found.__setitem__)
     deepfm, dien, drn = found["models"]
     assert dien["host_reads"] > deepfm["host_reads"] > 0 and "of no use" in drn["failed"]
-    assert any("models/layers/packing.py" in row["place"] for row in found["places"])
+    assert any("trainer/training/unread_losses.py" in row["place"] for row in found["places"])
 
 
 class Waiting:
