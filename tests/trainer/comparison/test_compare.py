@@ -112,7 +112,8 @@ def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     assert printed.count("failed: crash, seed") == 1
     assert f"failed: crash, seed 0: its process died; see {log}" in printed
     assert printed.count("failed: cuda, seed") == 1  # the second seed's run has a process of its own
-    assert "failed: cuda, seed 0: step 1: RuntimeError: CUDA error: an illegal memory access was encountered (" in printed
+    gone = "RuntimeError: CUDA error: an illegal memory access was encountered ("
+    assert f"failed: cuda, seed 0: step 1: {gone}" in printed
     found = rows(out / "compare.csv")
     assert [(r["model"], r["runs"], r["failed"]) for r in found] == [
         ("bad", "0", "2"),
