@@ -127,13 +127,12 @@ class Environment:
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sums a tensor on the CPU over all ranks, in place, within the time that a step's collectives may take."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor, group=self._host)  # None: the default group, which is gloo for CPU workers
-        return tensor
+        return self.summing(tensor)()
 
     def summing(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
         """Starts what `summed` does; what it returns waits for the sum."""
-        work = dist.all_reduce(tensor, group=self._host, async_op=True) if self.world_size > 1 else None
+        group = self._host  # None: the default group, which is gloo for CPU workers
+        work = dist.all_reduce(tensor, group=group, async_op=True) if self.world_size > 1 else None
 
         def wait() -> torch.Tensor:
             if work is not None:

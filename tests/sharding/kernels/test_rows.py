@@ -1,8 +1,7 @@
 """The compiled kernel beside the torch form of every rule, and beside itself on more threads and other processors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from shardrec.sharding.updates.context import UpdateContext
 from shardrec.sharding.updates.ftrl import Ftrl
 from shardrec.sharding.updates.row_tables import RowTables
 from shardrec.sharding.updates.rules import SAMPLES, AdaGrad, Adam, RmsProp, RowUpdate, RowwiseAdaGrad, Sgd
+from tests.kernel_settings import kernels_set_to
 
 COMMON: dict[str, Any] = {"learning_rate": 0.1}
 RULES: list[RowUpdate] = [
@@ -131,18 +131,7 @@ def test_equals_the_torch_form(steps: Steps, rule: RowUpdate, dtype: torch.dtype
         torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
-@contextmanager
-def set_to(*, threads: int = 1, level: int | None = None) -> Iterator[None]:
-    """Lets torch, and so the kernel, have that many threads, and the kernel that form."""
-    before, best = torch.get_num_threads(), library().kernel_level(-1)
-    torch.set_num_threads(threads)
-    if level is not None and library().kernel_level(level) != level:
-        pytest.skip(f"this processor has no instructions of level {level}")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        library().kernel_level(best)
+set_to = partial(kernels_set_to, library)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)

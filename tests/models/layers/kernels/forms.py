@@ -1,8 +1,8 @@
 """A layer in its compiled form, in fp32 or bf16, beside its torch form in float64, which is tested against loops."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shardrec.models.kernels.sources import compiler
 from shardrec.models.layers.kernels.library import library
+from tests.kernel_settings import kernels_set_to
 
 FORMS: list[dict[str, int]] = [{"threads": 2}, {"threads": 3}, {"threads": 4}]
 
@@ -21,18 +22,7 @@ def is_compiled() -> None:
     assert library() is not None
 
 
-@contextmanager
-def set_to(*, threads: int = 1, level: int | None = None) -> Iterator[None]:
-    """Lets torch, and so the kernels, have that many threads, and the kernels those instructions."""
-    before, best = torch.get_num_threads(), library().kernel_level(-1)
-    torch.set_num_threads(threads)
-    if level is not None and library().kernel_level(level) != level:
-        pytest.skip(f"this processor has no instructions of level {level}")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        library().kernel_level(best)
+set_to = partial(kernels_set_to, library)
 
 
 def computed(layer: nn.Module, call: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
