@@ -95,6 +95,11 @@ def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"| {unit} | {of[0]:,.0f} | {of[1]:,.0f} | {max(line[name] for line in lines):,.0f} |"
 
 
+def _chart(name: str, unit: str, lines: Sequence[dict[str, Any]]) -> Chart:
+    points = [(line["step"] / 1e3, line[name]) for line in lines]
+    return Chart(unit, Axis("thousand steps"), Axis("", low=0), [Line(name, points, 0)])
+
+
 def main() -> None:
     """Makes the run, and prints and draws what it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,16 +119,7 @@ def main() -> None:
             lines.append(line)
     print(*table(lines), sep="\n")
     if given.picture:
-        steps = [line["step"] / 1e3 for line in lines]
-        charts = [
-            (
-                unit,
-                Chart(unit, Axis("thousand steps"), Axis("", low=0), [Line(name, [*zip(steps, of, strict=True)], 0)]),
-            )
-            for name, unit in SIZES.items()
-            for of in [[line[name] for line in lines]]
-        ]
-        draw(charts, [], given.picture)
+        draw([(unit, _chart(name, unit, lines)) for name, unit in SIZES.items()], [], given.picture)
     sys.exit(process.returncode)
 
 
