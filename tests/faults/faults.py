@@ -114,8 +114,9 @@ ON_RAY: Mapping[str, Fault] = {name: fault for name, fault in RANKS.items() if n
 
 
 def starting(run: Launched, draw: random.Random) -> bool:
-    """While it starts: at any time in its first second and a half."""
-    until = time.monotonic() + draw.uniform(0.0, 1.5)
+    """While it starts: at any time in the first second and a half of its command."""
+    run.until(run.log.exists)
+    until = time.monotonic() + draw.uniform(0.05, 1.5)
     return run.until(lambda: time.monotonic() >= until)
 
 

@@ -34,7 +34,7 @@ SETTINGS = {
     "launch": {"timeout": 8},
 }
 VOLATILE = ("time", "samples_per_second", "recent_samples_per_second", "seconds_to_first_step")
-BEGINNINGS = r": (starts a new run|goes on from step \d+)$|^shardrec: goes on "
+BEGINNINGS = r": (starts a new run|goes on from step \d+)$|^shardrec: goes on |^warning: "
 KILLED = (-9, 137)
 OTHERS = r"run/(logs|tensorboard)/|tmp/pytorch-errorfile"  # logs of each start; a file of torchrun's agent
 MOST_STARTS = 6
@@ -172,7 +172,7 @@ def _make(trial: Trial, run: Launched, outcome: Outcome) -> None:
 
 
 def _last_words(said: str) -> str:
-    """What a command said as it ended: all but how it began."""
+    """What a command said as it ended: all but how it began, and what else could not be written."""
     return "\n".join(line for line in dict.fromkeys(said.splitlines()) if not re.search(BEGINNINGS, line))
 
 
