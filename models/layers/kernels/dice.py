@@ -6,17 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardrec.models.layers.kernels.columns import Columns
 from shardrec.models.layers.kernels.library import library
-
-
-class _Columns(ctypes.Structure):
-    _fields_ = (
-        ("values", ctypes.c_void_p),
-        ("live", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("bf16", ctypes.c_int32),
-    )
 
 
 class _DiceOf(ctypes.Structure):
@@ -31,8 +22,7 @@ class DiceKernel:
 
     def __init__(self, s: Tensor, live: Tensor | None) -> None:
         self._s, self._live = s.contiguous(), None if live is None else live.contiguous()
-        mask = None if self._live is None else self._live.data_ptr()
-        self._columns = _Columns(self._s.data_ptr(), mask, *s.shape, s.dtype == torch.bfloat16)
+        self._columns = Columns.of(self._s, self._live)
 
     def sums(self, centre: Tensor) -> Tensor:
         """Returns [2 C]: the sums over live rows of s - centre and of its square."""

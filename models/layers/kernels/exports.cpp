@@ -1,6 +1,7 @@
 // The entry points of towers' kernels: each calls the form that this processor has the instructions for.
 #include "attention.h"
 #include "dice.h"
+#include "fm.h"
 #include "pairs.h"
 #include "recurrent.h"
 #include "row_attention.h"
@@ -47,5 +48,24 @@ void rows_forward(const Rows* of, void* attended, float* sums, int32_t threads) 
 
 void rows_backward(const Rows* of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int32_t threads) {
     FORM(rows_backward(*of, attended, sums, gradient, of_query, of_key, of_value, threads));
+}
+
+// totals [rows, 1 + columns] and pairs [rows, columns]; beside: as of `FmGradients`, or null.
+void fm_forward(const FmFields* x, float* totals, float* pairs, void* beside, int32_t bf16, int32_t threads) {
+    FORM(fm_forward(*x, totals, pairs, beside, bf16, threads));
+}
+
+// of_field: of the fields' strides; what lies between fields stays as it is.
+void fm_backward(const FmFields* x, const float* totals, const FmGradients* of, int32_t bf16, float* of_field, int32_t threads) {
+    FORM(fm_backward(*x, totals, *of, bf16, of_field, threads));
+}
+
+void logit_forward(const Columns* x, const float* weight, float bias, float* logits, int32_t threads) {
+    FORM(logit_forward(*x, weight, bias, logits, threads));
+}
+
+// of_x: as x; of_weight [columns].
+void logit_backward(const Columns* x, const float* weight, const float* gradient, void* of_x, float* of_weight, int32_t threads) {
+    FORM(logit_backward(*x, weight, gradient, of_x, of_weight, threads));
 }
 }

@@ -11,3 +11,7 @@ void attention_forward(const Attention& of, float* pooled, float* weights, int t
 void attention_backward(const Attention& of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int threads);
 void rows_forward(const Rows& of, void* attended, float* sums, int threads);
 void rows_backward(const Rows& of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int threads);
+void fm_forward(const FmFields& x, float* totals, float* pairs, void* beside, bool bf16, int threads);
+void fm_backward(const FmFields& x, const float* totals, const FmGradients& of, bool bf16, float* of_field, int threads);
+void logit_forward(const Columns& x, const float* weight, float bias, float* logits, int threads);
+void logit_backward(const Columns& x, const float* weight, const float* gradient, void* of_x, float* of_weight, int threads);

@@ -33,6 +33,10 @@ def library() -> Any:
         "attention_backward": [pointer] * 6,
         "rows_forward": [pointer] * 3,
         "rows_backward": [pointer] * 7,
+        "fm_forward": [*[pointer] * 4, flag],
+        "fm_backward": [*[pointer] * 3, flag, pointer],
+        "logit_forward": [pointer, pointer, ctypes.c_float, pointer],
+        "logit_backward": [pointer] * 5,
         "pair_inputs": [pointer, pointer, flag],
         "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }
