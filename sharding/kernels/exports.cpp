@@ -1,4 +1,5 @@
 // The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
+#include "fresh.h"
 #include "ids.h"
 #include "rows.h"
 #include "levels.h"
@@ -80,4 +81,8 @@ int64_t ids_find(const IdMap* map, const int64_t* ids, int64_t n, int64_t* rows,
 int64_t ids_observe(const IdMap* map, const Arrivals* arrivals, const Outcome* outcome, int32_t threads) {
     return unless_short(short_of, [&] { return FORM(observe(*map, *arrivals, *outcome, threads)); });
 }
+
+void fresh_draw(const Draw* of, const int64_t* ids, int64_t n, float* values, int32_t threads) { FORM(draw(*of, ids, n, values, threads)); }
+
+void fresh_renew(const Fresh* fresh, int32_t threads) { FORM(renew(*fresh, threads)); }
 }

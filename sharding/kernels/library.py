@@ -73,6 +73,9 @@ def library() -> Any:
     loaded.ids_distinct.argtypes = [whole, pointer, pointer, whole, *[pointer] * 4, ctypes.c_int32]
     loaded.ids_find.argtypes = [pointer, pointer, whole, pointer, ctypes.c_int32]
     loaded.ids_observe.argtypes = [pointer, pointer, pointer, ctypes.c_int32]
+    loaded.fresh_draw.argtypes = [pointer, pointer, whole, pointer, ctypes.c_int32]
+    loaded.fresh_renew.argtypes = [pointer, ctypes.c_int32]
+    loaded.fresh_draw.restype = loaded.fresh_renew.restype = None
     loaded.kernel_short_of.argtypes = []
     for name in ("rows_pool", "rows_update", "rows_sum", "rows_update_all", "ids_distinct", "ids_find", "ids_observe"):
         getattr(loaded, name).restype = whole

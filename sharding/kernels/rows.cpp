@@ -11,47 +11,20 @@
 #include <cstring>
 #include <utility>
 #include <vector>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
+#include "intrinsics.h"
 #include "memory.h"
 
 namespace INSTRUCTIONS {
+
+#include "draws.h"
+#include "halves.h"
 
 constexpr int64_t LANES = 16;  // partial sums of a reduction over columns, whatever a vector of the processor holds
 constexpr int64_t AHEAD = 16;  // entries between a prefetch and its use
 constexpr int64_t LINE = 64;
 
-// ---------------------------------------------------------------- halves
-
-static inline void widen(const uint16_t* from, float* to, int64_t n) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
-#endif
-    for (; i < n; i++) {
-        _Float16 value;
-        std::memcpy(&value, from + i, 2);
-        to[i] = (float)value;
-    }
-}
-
-static inline void narrow(const float* from, uint16_t* to, int64_t n) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
-#endif
-    for (; i < n; i++) {
-        _Float16 value = (_Float16)from[i];
-        std::memcpy(to + i, &value, 2);
-    }
-}
-
-static inline uint64_t mixed(uint64_t word) {  // as `tables/draws.py`
-    for (uint64_t factor : {0xFF51AFD7ED558CCDull, 0xC4CEB9FE1A85EC53ull}) word = (word ^ (word >> 33)) * factor;
-    return word ^ (word >> 33);
-}
+// ---------------------------------------------------------------- rounding
 
 // Rounds a row's values to multiples of fp16's unit, up or down by the draws of (key, row, column): `tables/rounding.py`.
 static void round_up_or_down(float* row, int64_t number, const Table& table) {
