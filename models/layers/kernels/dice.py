@@ -36,25 +36,23 @@ class DiceKernel:
         library().dice(*self._of(mean, scale, alpha), result.data_ptr(), torch.get_num_threads())
         return result
 
-    def backward_sums(self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
-        """Returns the gradients of mean, scale and alpha by a gradient [n, C] of the result."""
+    def backward(
+        self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Returns the gradients of s for given moments, of mean and scale, and of alpha, by that [n, C] of the result."""
         gradient, found = gradient.to(self._s.dtype).contiguous(), torch.empty(3, len(mean))
+        of_s = torch.empty_like(self._s)
         library().dice_sums(
-            *self._of(mean, scale, alpha), gradient.data_ptr(), found.data_ptr(), torch.get_num_threads()
+            *(*self._of(mean, scale, alpha), gradient.data_ptr(), of_s.data_ptr(), found.data_ptr()),
+            torch.get_num_threads(),
         )
         of_alpha, of_exponent, weighted = found
-        return -of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale, of_alpha
+        return of_s, (-of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale), of_alpha
 
-    def backward(
-        self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor, level: Tensor, slope: Tensor
-    ) -> Tensor:
-        """Returns the gradient of s: that for given moments, and at live rows level + slope s by way of them."""
-        gradient, result = gradient.to(self._s.dtype).contiguous(), torch.empty_like(self._s)
-        library().dice_gradient(
-            *(*self._of(mean, scale, alpha), gradient.data_ptr(), level.data_ptr(), slope.data_ptr()),
-            *(result.data_ptr(), torch.get_num_threads()),
-        )
-        return result
+    def add_by_moments(self, of_s: Tensor, level: Tensor, slope: Tensor) -> None:
+        """Adds to a gradient of s, at live rows, level + slope s: what it has by way of the moments."""
+        places = (x.data_ptr() for x in (level, slope, of_s))
+        library().dice_moments(ctypes.byref(self._columns), *places, torch.get_num_threads())
 
     def _of(self, *columns: Tensor) -> tuple[Any, Any]:
         return ctypes.byref(self._columns), ctypes.byref(_DiceOf(*(x.data_ptr() for x in columns)))

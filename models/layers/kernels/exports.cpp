@@ -14,13 +14,14 @@ void column_sums(const Columns* x, const float* centre, float* sums, int32_t thr
 
 void dice(const Columns* x, const DiceOf* of, void* result, int32_t threads) { FORM(dice(*x, *of, result, threads)); }
 
-// Sums [3, columns] of the gradients of alpha, of the exponent, and of that times the exponent; the latter two up to 1 - alpha.
-void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, float* sums, int32_t threads) { FORM(dice_sums(*x, *of, gradient, sums, threads)); }
-
-// The gradient of x; level + slope x is what it has by way of the moments.
-void dice_gradient(const Columns* x, const DiceOf* of, const void* gradient, const float* level, const float* slope, void* result, int32_t threads) {
-    FORM(dice_gradient(*x, *of, gradient, level, slope, result, threads));
+// of_x: the gradient of x for given moments. Sums [3, columns] of the gradients of alpha, of the exponent, and of that times the
+// exponent; the latter two up to 1 - alpha.
+void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, void* of_x, float* sums, int32_t threads) {
+    FORM(dice_sums(*x, *of, gradient, of_x, sums, threads));
 }
+
+// Adds level + slope x to the gradient of x, in rows that count: what it has by way of the moments.
+void dice_moments(const Columns* x, const float* level, const float* slope, void* of_x, int32_t threads) { FORM(dice_moments(*x, level, slope, of_x, threads)); }
 
 void cells_forward(const Cells* cells, int64_t first, int64_t rows, const float* before, float* after, int32_t threads) {
     FORM(cells_forward(*cells, first, rows, before, after, threads));

@@ -1,8 +1,8 @@
 // What the kernels of towers have for each set of instructions.
 void column_sums(const Columns& x, const float* centre, float* sums, int threads);
 void dice(const Columns& x, const DiceOf& of, void* result, int threads);
-void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, float* sums, int threads);
-void dice_gradient(const Columns& x, const DiceOf& of, const void* gradient, const float* level, const float* slope, void* result, int threads);
+void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, void* of_x, float* sums, int threads);
+void dice_moments(const Columns& x, const float* level, const float* slope, void* of_x, int threads);
 void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float* before, float* after, int threads);
 void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
 void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);

@@ -25,8 +25,8 @@ def library() -> Any:
     functions: dict[str, list[Any]] = {
         "column_sums": [pointer] * 3,
         "dice": [pointer] * 3,
-        "dice_sums": [pointer] * 4,
-        "dice_gradient": [pointer] * 6,
+        "dice_sums": [pointer] * 5,
+        "dice_moments": [pointer] * 4,
         "cells_forward": [pointer, whole, whole, pointer, pointer],
         "cells_backward": [pointer, whole, whole, *[pointer] * 6],
         "attention_forward": [pointer] * 3,
