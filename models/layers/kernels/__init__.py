@@ -11,6 +11,8 @@
 - `exports.cpp`, `forms.h`: the library's entry points, and what it has for each set of instructions
 - `fm.cpp`, `fm.h`: an FM's terms beside an MLP's columns
 - `fm.py`: these, on tensors
+- `jagged.cpp`, `jagged.h`: sums of rows' positions
+- `jagged.py`: these, on tensors
 - `lanes.h`: sixteen numbers at a time, and functions of them
 - `library.py`: the library, loaded, and what it is for
 - `logit.cpp`: a product with a vector

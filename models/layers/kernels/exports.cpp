@@ -2,6 +2,7 @@
 #include "attention.h"
 #include "dice.h"
 #include "fm.h"
+#include "jagged.h"
 #include "pairs.h"
 #include "recurrent.h"
 #include "row_attention.h"
@@ -68,5 +69,16 @@ void logit_forward(const Columns* x, const float* weight, float bias, float* log
 // of_x: as x; of_weight [columns].
 void logit_backward(const Columns* x, const float* weight, const float* gradient, void* of_x, float* of_weight, int32_t threads) {
     FORM(logit_backward(*x, weight, gradient, of_x, of_weight, threads));
+}
+
+void jagged_sums(const Positions* x, void* sums, int32_t threads) { FORM(jagged_sums(*x, sums, threads)); }
+
+void jagged_gradients(const Positions* x, const void* gradient, void* of_values, float* of_weights, int32_t threads) {
+    FORM(jagged_gradients(*x, gradient, of_values, of_weights, threads));
+}
+
+// copies [last - first, bytes].
+void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int32_t threads) {
+    FORM(jagged_copies(vectors, bytes, row, first, last, copies, threads));
 }
 }

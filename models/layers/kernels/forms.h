@@ -15,3 +15,6 @@ void fm_forward(const FmFields& x, float* totals, float* pairs, void* beside, bo
 void fm_backward(const FmFields& x, const float* totals, const FmGradients& of, bool bf16, float* of_field, int threads);
 void logit_forward(const Columns& x, const float* weight, float bias, float* logits, int threads);
 void logit_backward(const Columns& x, const float* weight, const float* gradient, void* of_x, float* of_weight, int threads);
+void jagged_sums(const Positions& x, void* sums, int threads);
+void jagged_gradients(const Positions& x, const void* gradient, void* of_values, float* of_weights, int threads);
+void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int threads);
