@@ -1,7 +1,7 @@
 """A jagged sum adds up the weighted positions of each row of a jagged batch.
 
-Where no kernel is compiled, a pooled lookup that is asked for all positions in order is the fastest segment sum on CPUs:
-five to seventeen times faster than `index_add_` and `segment_reduce` at 16 to 64 columns.
+Where no kernel is compiled, a pooled lookup that is asked for all positions in order is the fastest segment sum on
+CPUs: five to seventeen times faster than `index_add_` and `segment_reduce` at 16 to 64 columns.
 """
 
 from typing import Any

@@ -39,7 +39,7 @@ class DiceKernel:
     def backward(
         self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Returns the gradients of s for given moments, of mean and scale, and of alpha, by that [n, C] of the result."""
+        """Returns the gradients of s for given moments, of mean and scale, and of alpha, by the result's [n, C]."""
         gradient, found = gradient.to(self._s.dtype).contiguous(), torch.empty(3, len(mean))
         of_s = torch.empty_like(self._s)
         library().dice_sums(

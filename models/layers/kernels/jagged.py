@@ -45,7 +45,7 @@ class JaggedKernel:
 
 
 def copied(vectors: Tensor, row: Tensor, piece: slice, into: Tensor) -> None:
-    """Fills into [n, D] with the vectors [B, D] of the rows of a piece's positions; all are contiguous, row is int64."""
+    """Fills into [n, D] with the vectors [B, D] of the rows of a piece's positions; all are contiguous, row int64."""
     library().jagged_copies(
         *(vectors.data_ptr(), vectors.shape[1] * vectors.element_size(), row.data_ptr(), piece.start, piece.stop),
         *(into.data_ptr(), torch.get_num_threads()),
