@@ -53,7 +53,7 @@ class LengthBuckets(NamedTuple):
 def attended_rows(
     x: Tensor, lengths: Tensor, row: Tensor, offsets: Tensor, on_host: np.ndarray | None = None
 ) -> LengthBuckets:
-    """Returns how the rows of x's positions are attended in: as they are by kernels, else as `bucket_by_length` says."""
+    """Returns how the rows of x's positions are attended in: as they are by kernels, else by `bucket_by_length`."""
     if not are_compiled(x):
         return bucket_by_length(lengths, row, offsets, on_host)
     positions = torch.arange(len(row), device=row.device)
