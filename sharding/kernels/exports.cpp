@@ -82,7 +82,11 @@ int64_t ids_observe(const IdMap* map, const Arrivals* arrivals, const Outcome* o
     return unless_short(short_of, [&] { return FORM(observe(*map, *arrivals, *outcome, threads)); });
 }
 
-void fresh_draw(const Draw* of, const int64_t* ids, int64_t n, float* values, int32_t threads) { FORM(draw(*of, ids, n, values, threads)); }
+int64_t fresh_draw(const Draw* of, const int64_t* ids, int64_t n, float* values, int32_t threads) {
+    return run([&] { FORM(draw(*of, ids, n, values, threads)); });
+}
 
-void fresh_renew(const Fresh* fresh, int32_t threads) { FORM(renew(*fresh, threads)); }
+int64_t fresh_renew(const Fresh* fresh, int32_t threads) {
+    return run([&] { FORM(renew(*fresh, threads)); });
+}
 }

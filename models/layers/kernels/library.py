@@ -18,9 +18,6 @@ _by_torch: ContextVar[bool] = ContextVar("by_torch", default=False)
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    loaded = TOWERS.load()
-    if loaded is None:
-        return None
     pointer, whole, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     functions: dict[str, list[Any]] = {
         "column_sums": [pointer] * 3,
@@ -43,10 +40,8 @@ def library() -> Any:
         "pair_inputs": [pointer, pointer, flag],
         "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }
-    for name, arguments in functions.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = [*arguments, ctypes.c_int32], None  # the last one: threads
-    return loaded
+    threads = ctypes.c_int32
+    return TOWERS.load({name: [*arguments, threads] for name, arguments in functions.items()})
 
 
 def are_compiled(*tensors: Tensor) -> bool:
