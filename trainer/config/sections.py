@@ -240,6 +240,7 @@ class TrainerConfig(Section):
         default="fp32", description="of the tower but for its last layer; auto: as the chip is fast at it, for good"
     )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    deterministic: bool = Field(default=False, description="the same bits on a GPU, and for any number of threads")
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop", description="rollback: to the last good checkpoint, three times at most, then at half the rates"

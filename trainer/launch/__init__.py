@@ -5,6 +5,7 @@
 - `backends.py`: which backend runs a worker function: this process, torchrun or Ray
 - `capacity.py`: whether Ray has room for a run's workers
 - `cores.py`: how many cores there are, and how many workers and threads a run has
+- `deterministic.py`: the same bits in every run
 - `early_start.py`: a local Ray, started beside this process's imports
 - `elastic.py`: as many workers as a cluster has room for
 - `environment.py`: a worker's place among its peers

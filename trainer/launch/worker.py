@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import check_settings
 from shardrec.trainer.launch.allocator import keep_freed_memory
 from shardrec.trainer.launch.cores import too_many_threads, worker_threads
+from shardrec.trainer.launch.deterministic import deterministic
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_device_memory
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
@@ -56,8 +57,10 @@ def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
     threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
     hush_tracing()
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
+    in_one_order = deterministic(environment.device) if config.trainer.deterministic else nullcontext()
     try:
-        with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
+        precision = environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)
+        with _matmul_precision(precision), in_one_order:
             yield
     finally:
         torch.set_num_threads(threads)
