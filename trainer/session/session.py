@@ -122,12 +122,14 @@ class Session:
         absent: Sequence[str] = (),
         told_apart: bool = False,
         raw: bool = False,
+        skips_bad: bool = False,
     ) -> Loader:
         """Makes this worker's batches of some files, as `loader_for` does. All workers call it alike.
 
         absent: further features that are not read; files need not have their columns.
         told_apart: with what a task that learns to retrieve takes a loss against.
         raw: rows are as they were before preparation.
+        skips_bad: as in `loader_for`.
         The leading worker's footers, and what it read to draw negatives from, are everyone's.
         """
         environment, blueprint, lookup = self.environment, self.blueprint, self.distributed.lookup
@@ -146,4 +148,5 @@ class Session:
             negatives=self._drawn if drawn else None,
             absent=absent,
             raw=raw,
+            skips_bad=skips_bad,
         )
