@@ -16,6 +16,7 @@
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
 - `stepping.py`: one step after another, and their losses
 - `taking_up.py`: a run's folder, made or taken up where it stopped
+- `train_worker.py`: what each worker of a training does
 - `trainer.py`: the loop: build, restore, step after step, finish
 - `unread_losses.py`: losses of steps on their way to the host
 - `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`
