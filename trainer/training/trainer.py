@@ -43,6 +43,7 @@ from shardrec.trainer.training.hooks import (
     stop_is_looked_for,
 )
 from shardrec.trainer.training.left_out import LeftOut
+from shardrec.trainer.training.pace import Pace
 from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
@@ -78,6 +79,7 @@ class Trainer:
         self.watch = Watch(folder, self.session, self.state)
         self.checkpoints = RunCheckpoints(folder, self.session, self.splits, self.state, self.watch)
         self.clock = Clock()
+        self.pace = Pace(environment, folder.logs)
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         self._saved_step: int | None = None
@@ -301,6 +303,7 @@ class Trainer:
             values["samples_per_second"] = round(self.clock.rate, 1)
             values["recent_samples_per_second"] = round(self.clock.recent_rate(), 1)
         self.reporter.record("train", state.position.step, values)
+        self.pace.look(state.position.step, self.session.forward.tower_seconds)
 
     def evaluate(self) -> None:
         """Scores the validation split; keeps the best step and stops when it has not improved for long enough.
