@@ -1,7 +1,7 @@
 """A session is a model with its tables, ready to step: what training, evaluation and prediction share."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -72,6 +72,11 @@ class Session:
         forward = self.distributed.step_module
         assert isinstance(forward, ForwardStep)
         return forward
+
+    def moving(self) -> AbstractContextManager[None]:
+        """Has workers wait for one another for as long as tables take to be read or written; all call it alike."""
+        shards = (shard for live in self.distributed.tables.values() for shard in live.shards)
+        return self.environment.moving(sum(tensor.nbytes for shard in shards for tensor in shard.tensors.values()))
 
     @property
     def parameters(self) -> dict[str, int]:

@@ -57,7 +57,8 @@ class RunCheckpoints:
             if saved is not None:
                 self._splits.take_up(**saved)
                 try:
-                    position = checkpoint.restore(at, self._session)
+                    with self._session.moving():
+                        position = checkpoint.restore(at, self._session)
                 except UserError as error:
                     problem = str(error)
                 else:
@@ -87,7 +88,8 @@ class RunCheckpoints:
         if self._leads:
             self._folder.check_owned()
         try:
-            checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
+            with self._session.moving():
+                checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
         except UnsoundValuesError as error:
             raise self._watch.not_saved(error) from None
         self._watch.saved()
@@ -112,7 +114,8 @@ class RunCheckpoints:
     def restore_best(self) -> None:
         """Fills the session from the best checkpoint, where that is not what it holds."""
         if (step := self._state.best_step) not in (None, self._state.position.step):
-            checkpoint.restore(self._folder.checkpoint(step), self._session)
+            with self._session.moving():
+                checkpoint.restore(self._folder.checkpoint(step), self._session)
 
 
 def _saved_files(at: Path) -> tuple[dict[str, Any] | None, str | None]:

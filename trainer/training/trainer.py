@@ -87,6 +87,8 @@ class Trainer:
         self._stepping = Stepping(
             self.session, self.state, self.watch, self.clock, self.left_out, self.checkpoints.prune
         )
+        if environment.signs is not None:
+            environment.signs.doing = lambda: f"step {self.state.position.step + 1}, {self.reporter.progress.current}"
         torch.manual_seed(generator_seed(config.trainer.seed, 0, environment.rank))
 
     @property
