@@ -9,7 +9,7 @@ from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.damage import damage
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
-from shardrec.trainer.checkpoints.removal import prune
+from shardrec.trainer.checkpoints.removal import prune, remove_unfinished
 from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -92,6 +92,9 @@ class RunCheckpoints:
                 checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
         except UnsoundValuesError as error:
             raise self._watch.not_saved(error) from None
+        except OSError:  # a full disk: what this worker, or another, had written of it
+            remove_unfinished(self._folder)
+            raise
         self._watch.saved()
         if self._leads:
             self._mark_best()

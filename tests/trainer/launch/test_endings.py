@@ -168,7 +168,7 @@ def test_a_run_on_ray_ends_in_a_line(path: Path, tmp_path: Path, how: str) -> No
         step = max(RunFolder.open(tmp_path / "run").steps())
         assert line.endswith(f"was told to end, after step {step}; go on with --resume") and process.exitcode == 75
     elif how == "gcs_server killed":
-        assert "the gcs_server process of the local Ray has ended, and with it all workers; " in line
+        assert "the gcs_server process of the local Ray has ended, and with it all workers have ended; " in line
         assert process.exitcode == 1
     else:
         assert re.match(r"shardrec: error: rank [01] \(process \d+ on \S+\) was ended from outside: ", line)

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from shardrec.trainer.launch.absent_workers import LateWorkersError, SilentWorkerError
 from shardrec.trainer.launch.environment import Environment
-from shardrec.trainer.run_folder.folder import RunFolder
 from tests.processes import run_processes
 from tests.trainer.launch.test_endings import lines_of, trains, until
 from tests.trainer.small_run import run_file, write_data
@@ -124,20 +123,15 @@ def test_a_frozen_rank_of_torchrun_ends_the_run_in_a_line(path: Path, tmp_path: 
     assert line.endswith("; --resume goes on from the last checkpoint")
 
 
-@pytest.mark.parametrize("retries", [0, 1])
-def test_a_frozen_worker_on_ray(path: Path, tmp_path: Path, retries: int) -> None:
-    """It ends the run in a line, or is ended itself, and the run goes on."""
-    process = started("train", path, "--quiet", *ON_RAY, "--set", f"launch.retries={retries}", log=tmp_path / "log")
+def test_a_frozen_server_of_ray_ends_the_run_in_a_line(path: Path, tmp_path: Path) -> None:
+    process = started("train", path, "--quiet", *ON_RAY, log=tmp_path / "log")
     until(lambda: trains(tmp_path / "run"), process)
-    workers = [p for p in descendants(process) if "RayTrainWorker" in (p.cmdline() or [""])[0]]
-    workers[0].suspend()
+    children = descendants(process)
+    next(child for child in children if child.name() == "gcs_server").suspend()
     process.join()
-    assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
-    if retries:
-        assert process.exitcode == 0 and max(RunFolder.open(tmp_path / "run").steps()) == 400
-    else:
-        assert process.exitcode == 1
-        (line,) = lines_of(tmp_path / "log")
-        assert re.match(
-            r"shardrec: error: rank \d on \S+, step \d+: rank \d on \S+ \(step \d+, .+\) gives no sign", line
-        )
+    assert process.exitcode == 1
+    (line,) = lines_of(tmp_path / "log")
+    assert (
+        "the gcs_server process of the local Ray is frozen: it has not run for 5 s (launch.timeout), and with" in line
+    )
+    assert not any(child.is_running() for child in children)
