@@ -122,7 +122,7 @@ def saved(trainer: Trainer, room: float, happens: Callable[[], NoReturn], *, cal
 
 
 def save_on_bad_disks(rank: int, path: Path) -> None:
-    """Makes one checkpoint and tries another at every turn: the one before stays until that has proved, with `keep: 1`."""
+    """Makes a checkpoint, and tries another at every turn: with `keep: 1` the first stays until that has proved."""
     config = load(path)
     folder = RunFolder.create(config, resume=False)
     trainer = Trainer(config, folder, Environment.from_variables("cpu"))
