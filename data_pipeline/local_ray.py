@@ -8,7 +8,7 @@ no file and no command line. Ray reads what is set here through names of its own
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -32,7 +32,6 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
     token = secrets.token_hex(32)
     authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}
     with put_back(*SET_BY_RAY), _authentication(authentication):
-        others = set(psutil.Process().children())
         try:
             with _for_this_process_alone():
                 ray.init(
@@ -43,32 +42,23 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
                     log_to_driver=False,
                     **settings,
                 )
-        except BaseException:
-            _end(child for child in psutil.Process().children() if child not in others)  # servers that came up alone
-            raise
-        try:
             yield
         finally:
             ray.shutdown()
-            _end_orphans(token)
+            _end_left(token)
 
 
-def _end_orphans(token: str) -> None:
-    """Ends what is left of a Ray whose own daemons did not end it: they are dead. Its processes have its token."""
+def _end_left(token: str) -> None:
+    """Ends what is left of a Ray that did not end it itself: its daemons are dead, or one of them did not start.
+
+    Its processes have its token, and so may have others that this process has started meanwhile.
+    """
     ours = set(psutil.Process().children(recursive=True))
-    _end(p for p in psutil.process_iter() if p not in ours and _has_token(p, token))
-
-
-def _has_token(process: psutil.Process, token: str) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.environ().get("RAY_AUTH_TOKEN") == token)
-    return False
-
-
-def _end(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
+    for process in psutil.process_iter():
         with suppress(psutil.Error):
-            process.kill()
+            of_ray = process not in ours or process.name() in ("gcs_server", "raylet")
+            if of_ray and process.environ().get("RAY_AUTH_TOKEN") == token:
+                process.kill()
 
 
 @contextmanager
