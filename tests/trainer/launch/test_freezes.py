@@ -110,9 +110,8 @@ def descendants(process: BaseProcess) -> list[psutil.Process]:
 def test_a_frozen_rank_of_torchrun_ends_the_run_in_a_line(path: Path, tmp_path: Path) -> None:
     agent = torchrun(2, tmp_path, "train", path, "--quiet")
     until(lambda: trains(tmp_path / "run"), agent)
-    of_ranks = [p for p in descendants(agent) if p.ppid() != agent.pid]
     leader = int(re.findall(r'"pid": (\d+)', (tmp_path / "run/.lock").read_text())[0])
-    (peer,) = [p for p in of_ranks if p.pid != leader]
+    (peer,) = [p for p in psutil.Process(agent.pid).children() if p.pid != leader]
     peer.suspend()
     psutil.Process(leader).wait(60)
     peer.kill()
