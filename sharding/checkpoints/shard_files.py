@@ -35,7 +35,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     """
     described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
     with about(path), open(path, "xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(_header(described, metadata)))
+        write_all(file.fileno(), memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()
             rows, sums, unsound = _write_rows(file.fileno(), tensor, largest_value(name))
@@ -74,7 +74,7 @@ def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, l
     if len(tensor) <= step:  # most tables of a wide schema are small, and a thread each would take longer than they do
         rows = tensor.cpu().contiguous()
         chunk = _bytes_of(rows)
-        _write_all(descriptor, chunk)
+        write_all(descriptor, chunk)
         return step, [zlib.crc32(chunk)] if len(tensor) else [], count_beyond(rows, largest)
     sums, unsound = [], 0
     with ThreadPoolExecutor(1) as beside:
@@ -82,7 +82,7 @@ def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, l
             rows = tensor[start : start + step].cpu().contiguous()
             chunk = _bytes_of(rows)
             checksum, beyond = beside.submit(zlib.crc32, chunk), beside.submit(count_beyond, rows, largest)
-            _write_all(descriptor, chunk)
+            write_all(descriptor, chunk)
             _write_behind(descriptor)
             sums.append(checksum.result())
             unsound += beyond.result()
@@ -104,9 +104,11 @@ def _write_behind(descriptor: int) -> None:
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
+def write_all(descriptor: int, data: memoryview, place: int | None = None) -> None:
+    """Writes bytes to a file, at a place of it or where it stands; a system may take them in several parts."""
     while data:
-        data = data[os.write(descriptor, data) :]
+        count = os.write(descriptor, data) if place is None else os.pwrite(descriptor, data, place)
+        data, place = data[count:], None if place is None else place + count
 
 
 class Scratch:

@@ -15,6 +15,7 @@ from shardrec.trainer.launch.cores import too_many_threads, worker_threads
 from shardrec.trainer.launch.deterministic import deterministic
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_device_memory
+from shardrec.trainer.launch.last_words import is_of_waiting
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.worker_lines import say
@@ -30,7 +31,8 @@ def run_worker(
 ) -> dict[str, Any]:
     """Calls `worker` in its environment; adds the peak of its GPUs' memory to what it returns, where it has some.
 
-    A UserError is also left in the run folder, where the launcher finds it.
+    A UserError is also left in the run folder, where the launcher finds it. Where other workers do not come to a
+    collective in time, one that is frozen is named.
     """
     keep_freed_memory()
     try:
@@ -49,6 +51,13 @@ def run_worker(
     except UserError as error:
         folder.fail(error)
         raise
+    except Exception as error:
+        silent = environment.signs.silent() if environment.signs and is_of_waiting(error) else None
+        if silent is None:
+            raise
+        for note in getattr(error, "__notes__", ()):
+            silent.add_note(note)
+        raise silent from error
 
 
 @contextmanager
