@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from shardrec.data_pipeline.stores.filesystems import opened
+
 SEAL = b"SHARDREC"
 SEAL_BYTES = 24
 
@@ -119,5 +121,5 @@ def read_checked(place: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def _source(place: str) -> pa.NativeFile:
-    filesystem, path = pafs.FileSystem.from_uri(place) if "://" in place else (pafs.LocalFileSystem(), place)
+    filesystem, path = opened(place) if "://" in place else (pafs.LocalFileSystem(), place)
     return filesystem.open_input_file(path)

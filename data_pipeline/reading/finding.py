@@ -16,6 +16,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.natural_order import natural_key
 from shardrec.data_pipeline.reading.files import File, short_message
 from shardrec.data_pipeline.reading.lake_tables import refuse_tables_around, refuse_tables_inside
+from shardrec.data_pipeline.stores.filesystems import opened
 
 UNFINISHED = ("_", ".")
 """Folders and globs leave out names that start so: they are other programs' unfinished work, or not data."""
@@ -45,7 +46,7 @@ def _find(named: str, key: Callable[[str], Any]) -> list[File]:
     """Returns the files that a path, folder, glob or URI stands for, sorted. Raises UserError where there are none."""
     try:
         if "://" in named:
-            filesystem, path = pafs.FileSystem.from_uri(named)
+            filesystem, path = opened(named)
         else:
             filesystem, path = pafs.LocalFileSystem(), _expanded(named).absolute().as_posix()
         infos = [i for i in _matches(filesystem, path) if i.is_file]

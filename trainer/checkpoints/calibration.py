@@ -117,7 +117,9 @@ def calibration_of(folder: RunFolder, step: int, wanted: bool | None, option: st
     found = Calibration.load(folder)
     if found is None:
         if wanted:
-            raise UserError(f"{folder.path}: has no calibration.json; make it with `shardrec calibrate {folder.path}`")
+            raise UserError(
+                f"{folder.address}: has no calibration.json; make it with `shardrec calibrate {folder.address}`"
+            )
         return None
     if found.step != step:
         raise UserError(

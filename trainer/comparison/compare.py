@@ -41,7 +41,7 @@ class Entry:
     @property
     def folder(self) -> RunFolder:
         """Returns the run's folder, which need not be there yet."""
-        return RunFolder(Path(self.config.run))
+        return RunFolder(self.config.run_folder)
 
     @property
     def title(self) -> str:
@@ -68,7 +68,7 @@ def compare_models(
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
     key, named = ("run", "`run`") if out is None else ("--out", "--out")
-    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else absolute_folder(out)
+    out = load(run_file, overrides, variant=models[0]).run_folder.parent if out is None else absolute_folder(out)
     check_lasting(key, out)
     Scoreboard.check_writable(out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
@@ -214,7 +214,7 @@ def train_one(config: RunConfig, group: Path, quiet: bool) -> None:
     from shardrec.trainer.training.train_run import train_run
 
     try:
-        goes_on = _begun(RunFolder(Path(config.run))) is not None
+        goes_on = _begun(RunFolder(config.run_folder)) is not None
         with reported(config) as report:
             train_run(config, resume=goes_on, quiet=quiet, group=group, at_end=report)
     finally:

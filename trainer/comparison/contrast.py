@@ -97,7 +97,7 @@ def _scored(
     with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
         for name, folders in runs.items():
             for seed, folder in enumerate(folders):
-                progress(f"scoring {folder.path}")
+                progress(f"scoring {folder.address}")
                 out = Path(scratch) / name / str(seed)
                 out.parent.mkdir(exist_ok=True)
                 predict_rows(folder.path, paths, out, keys, quiet=True)

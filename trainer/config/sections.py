@@ -6,6 +6,7 @@ nearest known one. Paths are relative to the working directory.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -357,6 +358,13 @@ class RunConfig(Section):
             raise ValueError("init_from: an entry without `tables` and `parameters` takes all; it must be the only one")
         return self
 
+    @property
+    def run_folder(self) -> Path:
+        """Returns the run folder on this machine: of a run in a store, its mirror."""
+        from shardrec.data_pipeline.stores.mirrors import local  # loads pyarrow
+
+        return local(self.run)
+
     def load_schema(self) -> Schema:
         """Returns the schema of the features that this run uses, with its crosses and the tables that it shares.
 
@@ -386,10 +394,12 @@ def _exists(path: str) -> bool:
     if "://" not in path:
         return os.path.exists(path)
     import pyarrow as pa
-    from pyarrow.fs import FileSystem, FileType
+    from pyarrow.fs import FileType
+
+    from shardrec.data_pipeline.stores.filesystems import opened
 
     try:
-        system, place = FileSystem.from_uri(path)
-        return system.get_file_info(place).type != FileType.NotFound
+        system, place = opened(path)
+        return bool(system.get_file_info(place).type != FileType.NotFound)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be reached: {str(error).splitlines()[0]}") from None

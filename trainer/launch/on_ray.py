@@ -4,7 +4,6 @@ All workers restart together when one dies, and the worker function runs from th
 folder's newest complete checkpoint, never Ray's own notion of one (which lags behind the disk).
 """
 
-import json
 import os
 import pickle
 import pkgutil
@@ -13,7 +12,7 @@ import shutil
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from ray.train.v2.api.config import FailureConfig
 
 from shardrec.data_pipeline.errors import LoggedError, UserError, shortened
 from shardrec.data_pipeline.local_ray import variables
+from shardrec.data_pipeline.stores.location import is_store_uri
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
@@ -38,10 +39,10 @@ from shardrec.trainer.launch.ray_train import Trainer
 from shardrec.trainer.launch.ray_watch import watched
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
-from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.run_folder.synced import fetch, push
 
 
 def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +62,8 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
 def _fitted(
     worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any], workers: int
 ) -> dict[str, Any]:
-    result_file, storage = folder.logs / "result.json", folder.logs / "ray"
-    result_file.unlink(missing_ok=True)
+    storage = folder.logs / "ray"
+    folder.result_file.unlink(missing_ok=True)
     each = _of_worker(config.launch)
     grows = _say_whether_there_is_room(Capacity.of_ray(workers, each, config.launch.resources.strategy), folder)
     patience = config.launch.start_timeout / (1 + config.launch.retries)  # of each try
@@ -94,7 +95,7 @@ def _fitted(
             shutil.rmtree(storage, ignore_errors=True)
     if failure := folder.failure():
         raise failure
-    return json.loads(result_file.read_text())
+    return folder.result()
 
 
 def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
@@ -200,10 +201,8 @@ def _probe(folder: RunFolder) -> Iterator[Path]:
 
 def _work(job: dict[str, Any]) -> None:
     """Runs on each worker, and again from the top after a restart."""
-    config, folder = parse(job["config"], "run"), RunFolder(Path(job["folder"]), Path(job["logs"]))
-    if not Path(job["probe"]).exists():
-        host = os.uname().nodename
-        raise UserError(f"{folder.logs}: not seen from host {host}; `run` must be on storage that all nodes share")
+    config = parse(job["config"], "run")
+    folder = _folder_here(config, job)
     if folder.failure():
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])
@@ -217,8 +216,26 @@ def _work(job: dict[str, Any]) -> None:
             if not isinstance(error, UserError):
                 _leave_last_words(error, config, folder, environment)
             raise
+        finally:
+            if folder.elsewhere and environment.local_rank == 0:
+                with suppress(StoreError):
+                    push(folder.path)
     if environment.leads:
-        write_atomically(folder.logs / "result.json", json.dumps(result))
+        folder.leave_result(result)
+
+
+def _folder_here(config: RunConfig, job: Mapping[str, Any]) -> RunFolder:
+    """Returns the launcher's run folder, or, of a run in a store, this machine's mirror. Raises UserError for none."""
+    path, logs = Path(job["folder"]), Path(job["logs"])
+    if Path(job["probe"]).exists():
+        return RunFolder(path, logs)
+    if not is_store_uri(config.run):
+        host = os.uname().nodename
+        raise UserError(f"{logs}: not seen from host {host}; `run` must be on storage that all nodes share")
+    folder = RunFolder(config.run_folder, config.run_folder / logs.relative_to(path), elsewhere=True)
+    fetch(folder.path)
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _leave_last_words(error: Exception, config: RunConfig, folder: RunFolder, environment: Environment) -> None:

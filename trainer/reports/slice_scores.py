@@ -38,6 +38,7 @@ from shardrec.trainer.reports.slices import (
 )
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.synced import forget as forget_file
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
 BINARY = ("auc", "label_mean", "prediction_mean", "calibration")
@@ -92,7 +93,7 @@ class SliceScores(NamedTuple):
 def forget(folder: RunFolder) -> None:
     """Removes what was kept."""
     with suppress(OSError):
-        folder.slices_file.unlink(missing_ok=True)
+        forget_file(folder.slices_file)
 
 
 def _score(of: Mapping[str, Any]) -> SliceScore:

@@ -18,8 +18,10 @@
 - `resuming.py`: whether a training starts a run or goes on with one
 - `signals.py`: SIGTERM and Ctrl-C, minded from the first import on
 - `stop_request.py`: wishes that a training stop between two steps, or end with a checkpoint
+- `store_lock.py`: a run in a store is for one training at a time
 - `summaries.py`: what a finished command prints
 - `summary_file.py`: what a run came to, as JSON
+- `synced.py`: a run in a store has a mirror on each machine that works on it
 - `terminal.py`: consoles, error lines and tables that are printed whole
 - `worker_lines.py`: lines from a worker to the user
 """

@@ -56,7 +56,7 @@ def simulate_policies(
     """
     config = load_simulation(run_file, overrides)
     check_policies(config.simulation.policies, config.model.get("name"))
-    run = Path(config.run)
+    run = config.run_folder
     check_folder(config, resume=resume)
     SimulationReport.check_writable(run)
     keys = _keys_left(config)
@@ -104,7 +104,7 @@ def _keys_left(config: SimulationConfig) -> list[EpisodeKey]:
 
 def check_folder(config: SimulationConfig, *, resume: bool) -> None:
     """Raises UserError where the folder holds something else, or a simulation and `resume` is not asked, or another."""
-    run = Path(config.run)
+    run = config.run_folder
     check_lasting("run", run)
     before = run / RUN_FILE
     if not before.exists():

@@ -64,7 +64,7 @@ def train_worker(
         try:
             trainer.restore()
             with termination_deferred() as came:
-                request = EndRequest(folder.path)
+                request = EndRequest(folder.path, elsewhere=folder.elsewhere)
                 trainer.fit(lambda: came() or (environment.leads and request.is_made()))
             return trainer.finish()
         except Exception as error:
@@ -383,7 +383,7 @@ class Trainer:
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
         if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
-            raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
+            raise UserError(f"{self.folder.address}: was asked to stop, after step {self.state.position.step}")
 
     def _end(self) -> NoReturn:
         """Saves what was trained since the last checkpoint, and raises ResumableError, on all workers."""
@@ -391,7 +391,7 @@ class Trainer:
         if self._saved_step != step:
             self.read_losses()
             self.save_checkpoint()
-        raise ResumableError(f"{self.folder.path}: was told to end, after step {step}; go on with --resume")
+        raise ResumableError(f"{self.folder.address}: was told to end, after step {step}; go on with --resume")
 
     # ------------------------------------------------------------ one step
 
