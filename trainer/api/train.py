@@ -1,6 +1,5 @@
 """Training from Python is the command's run, with nothing taken from the process that asks for it."""
 
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -15,6 +14,7 @@ from shardrec.trainer.config.model_settings import check_models
 from shardrec.trainer.config.paths import located
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import resolve_stages
+from shardrec.trainer.launch.cores import cluster_address
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.reports.after_training import reported
@@ -68,7 +68,7 @@ def train(
 def _check_importable(config: RunConfig) -> None:
     """Raises UserError for a model of this notebook or script that other processes are to train."""
     name, launch = str(config.model.get("name")), config.launch
-    elsewhere = launch.backend == "ray" or (launch.workers or 1) > 1 or launch.address or os.environ.get("RAY_ADDRESS")
+    elsewhere = launch.backend == "ray" or (launch.most_workers or 1) > 1 or cluster_address(launch)
     if name.startswith("__main__:") and elsewhere and launch.backend != "in_process":
         raise UserError(
             f"model {name.partition(':')[2]} is defined in this notebook or script, which workers elsewhere cannot "

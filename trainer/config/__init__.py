@@ -16,4 +16,5 @@
 - `trust.py`: what a run folder that may be anybody's is allowed to do
 - `tuning.py`: `tune:`, which keys are searched for, and how
 - `variants.py`: `variants:`, several models in one run file
+- `worker_counts.py`: how many workers, or between which numbers
 """

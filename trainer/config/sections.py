@@ -25,6 +25,7 @@ from shardrec.trainer.config.init_from import InitFrom
 from shardrec.trainer.config.resources import WorkerResources
 from shardrec.trainer.config.tracking import TrackingConfig
 from shardrec.trainer.config.tuning import TuneConfig
+from shardrec.trainer.config.worker_counts import WorkerCounts
 
 Paths = Place | Annotated[tuple[Place, ...], Field(min_length=1, max_length=1_000_000)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -283,9 +284,12 @@ class Rates(Section):
 
 
 class LaunchConfig(Section):
-    """Says where a run's workers run. `workers: null` is one a GPU, or one process with all cores without GPUs."""
+    """Says where a run's workers run. `workers: null` is one a GPU, or one process with all cores without GPUs.
 
-    workers: int | None = Field(default=None, gt=0, le=65_536)
+    Two numbers are the fewest and the most, on a Ray cluster that may shrink and grow meanwhile.
+    """
+
+    workers: WorkerCounts | None = None
     backend: Literal["auto", "in_process", "ray"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(
@@ -297,13 +301,31 @@ class LaunchConfig(Section):
         default=600.0, gt=0, le=30 * 86_400, description="seconds that workers wait for room on a Ray cluster"
     )
     retries: int = Field(
-        default=2, ge=0, lt=2**31, description="times that Ray restarts the workers from the last checkpoint"
+        default=2, ge=0, lt=2**31, description="times in a row that Ray restarts the workers from one checkpoint"
+    )
+    resize_interval: float = Field(
+        default=60.0, gt=0, le=30 * 86_400, description="seconds between looks for room for more workers"
     )
     memory: int | None = Field(
         default=None, gt=0, lt=2**63, description="bytes for tables on one machine; default: measured"
     )
     resources: WorkerResources = Field(default=WorkerResources(), description="what each worker asks Ray for")
     rates: Rates = Field(default=Rates(), description="what plans weigh placements by, as `bench sharding` measures it")
+
+    @property
+    def is_elastic(self) -> bool:
+        """Returns whether the number of workers may change while the run lasts."""
+        return self.fewest_workers != self.most_workers
+
+    @property
+    def fewest_workers(self) -> int | None:
+        """Returns the fewest workers that the run file allows; None where it says nothing."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most_workers(self) -> int | None:
+        """Returns the most workers that the run file allows; None where it says nothing."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
     @field_validator("memory", mode="before")
     @classmethod

@@ -6,14 +6,17 @@
 - `capacity.py`: whether Ray has room for a run's workers
 - `cores.py`: how many cores there are, and how many workers and threads a run has
 - `early_start.py`: a local Ray, started beside this process's imports
+- `elastic.py`: as many workers as a cluster has room for
 - `environment.py`: a worker's place among its peers
 - `freed_memory.py`: memory of the host and of GPUs, given back after a run; the peak of the latter
 - `last_words.py`: what a worker that ends without a user's error leaves for the launcher to say
+- `leaving.py`: workers leave together, between two steps
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `parent.py`: processes that end with the one that started them
 - `peak_memory.py`: peak memory of all of a run's processes
 - `ray_train.py`: Ray Train without what a first step would wait for
 - `ray_watch.py`: the end of a local Ray's servers, noticed
+- `restarts.py`: when workers that failed start again
 - `running_ray.py`: a local Ray, started and stopped, or a cluster, joined
 - `supervision.py`: progress, logs and memory around a launch
 - `torchrun.py`: what a process knows of the torchrun that launched it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
-from shardrec.trainer.launch.cores import worker_count
+from shardrec.trainer.launch.cores import cluster_address, worker_count
 from shardrec.trainer.run_folder.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def choose_backend(launch: LaunchConfig) -> Backend:
     """
     if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
         return "torchrun"
-    if launch.backend == "in_process" and (launch.workers or 1) > 1:
-        raise UserError(f"launch: in_process runs one worker, {launch.workers} are asked for; use backend: ray")
+    if launch.backend == "in_process" and (launch.fewest_workers or 1) > 1:
+        raise UserError(f"launch: in_process runs one worker, {launch.fewest_workers} are asked for; use backend: ray")
     if launch.backend != "auto":
         return launch.backend
-    if launch.address or os.environ.get("RAY_ADDRESS"):
+    if cluster_address(launch):
         return "ray"
     return "ray" if worker_count(launch) > 1 else "in_process"
 

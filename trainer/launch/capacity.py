@@ -14,7 +14,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
 
 from shardrec.data_pipeline.declared.sizes import readable
-from shardrec.data_pipeline.errors import printable
+from shardrec.data_pipeline.errors import UserError, printable
 
 _BY_HAND = format_readonly_node_type("")  # begins the kind of a node that no autoscaler launched
 _NODE_GROUP = "ray.io/node-group"
@@ -87,6 +87,14 @@ def room(nodes: Iterable[Mapping[str, float]], each: Mapping[str, float], strate
     if strategy == "STRICT_PACK":
         return max(by_node, default=0)
     return sum(count > 0 for count in by_node) if strategy == "STRICT_SPREAD" else sum(by_node)
+
+
+def no_room(capacity: Capacity, waited: float) -> UserError:
+    """Returns the error of a run that has waited for so many seconds."""
+    return UserError(
+        f"launch.workers: {capacity} after {waited:g} s; ask for fewer, free some, or wait longer by "
+        "launch.start_timeout"
+    )
 
 
 def can_grow() -> bool:

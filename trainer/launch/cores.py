@@ -36,10 +36,27 @@ def too_many_threads(launch: LaunchConfig, local_world_size: int) -> str | None:
     )
 
 
+def cluster_address(launch: LaunchConfig) -> str | None:
+    """Returns the address of the Ray cluster that a launch joins; None where it joins none."""
+    return launch.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def worker_count(launch: LaunchConfig) -> int:
-    """Returns how many workers a run has: as many as it says, else one a GPU, or one where there is none."""
-    if launch.workers is not None:
-        return launch.workers
+    """Returns how many workers a run has at most: as many as it says, else one a GPU, or one where there is none.
+
+    Of a number that may change, on this machine alone, they are as many as it has GPUs, or else cores.
+    """
+    fewest, most = launch.fewest_workers, launch.most_workers
+    if fewest is None or most is None:
+        return _one_a_gpu(launch)
+    if not launch.is_elastic or cluster_address(launch):
+        return most
+    room = cores() if launch.device == "cpu" else _one_a_gpu(launch, otherwise=cores())
+    return max(fewest, min(most, room))
+
+
+def _one_a_gpu(launch: LaunchConfig, otherwise: int = 1) -> int:
     from shardrec.trainer.launch.environment import default_workers, resolve_device
 
-    return default_workers(resolve_device(launch.device))
+    device = resolve_device(launch.device)
+    return otherwise if device.type == "cpu" else default_workers(device)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.launch.cores import cluster_address
 
 
 @contextmanager
@@ -31,8 +32,8 @@ def started_early(launches: Sequence[LaunchConfig], module: str, check: Callable
 
 def _is_for_local_ray(launch: LaunchConfig) -> bool:
     """Returns whether a launch asks for a local Ray, by its backend or by its number of workers."""
-    elsewhere = launch.address or os.environ.get("RAY_ADDRESS") or "MASTER_ADDR" in os.environ
-    several = launch.backend == "auto" and (launch.workers or 1) > 1
+    elsewhere = cluster_address(launch) or "MASTER_ADDR" in os.environ
+    several = launch.backend == "auto" and (launch.most_workers or 1) > 1
     return not elsewhere and launch.workers is not None and (launch.backend == "ray" or several)
 
 

@@ -19,10 +19,11 @@ from typing import Any
 import ray
 from ray import train
 from ray.exceptions import RayActorError
-from ray.train import ControllerError, ScalingConfig
+from ray.train import ControllerError
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR as START_TIMEOUT
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2.api.config import FailureConfig
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from shardrec.data_pipeline.errors import LoggedError, UserError, shortened
 from shardrec.data_pipeline.local_ray import variables
@@ -31,12 +32,15 @@ from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
-from shardrec.trainer.launch.capacity import Capacity, can_grow
+from shardrec.trainer.launch.capacity import Capacity, can_grow, no_room
 from shardrec.trainer.launch.cores import worker_count
+from shardrec.trainer.launch.elastic import ElasticPolicy
 from shardrec.trainer.launch.environment import Environment, device_kind, resolve_device
 from shardrec.trainer.launch.last_words import LastWords, last_words, left, way_on
+from shardrec.trainer.launch.leaving import RegroupError, watch_for
 from shardrec.trainer.launch.ray_train import Trainer
 from shardrec.trainer.launch.ray_watch import watched
+from shardrec.trainer.launch.restarts import Restarts
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.captured_output import captured_output
@@ -44,30 +48,30 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.run_folder.synced import fetch, push
 
+SOON_AFTER_A_LOSS = 30.0
+"""Seconds after which an elastic run looks again for room: a machine may be lost before Ray knows it."""
+
 
 def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Runs `worker` on `config.launch.workers` Ray workers. Raises UserError as `launch` does."""
-    workers, device = worker_count(config.launch), device_kind(config.launch.device)
+    device = device_kind(config.launch.device)
     # what `auto` is has been decided: workers elsewhere may see other devices
     launch = config.launch.model_copy(update={"device": device})
     config = config.model_copy(update={"launch": launch})
     try:
-        with running_ray(launch, workers):
-            return _fitted(worker, config, folder, arguments, workers)
+        with running_ray(launch, worker_count(launch)):
+            return _fitted(worker, config, folder, arguments)
     except UserError as error:
         folder.fail(error)
         raise
 
 
-def _fitted(
-    worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any], workers: int
-) -> dict[str, Any]:
+def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     storage = folder.logs / "ray"
     folder.result_file.unlink(missing_ok=True)
-    each = _of_worker(config.launch)
-    grows = _say_whether_there_is_room(Capacity.of_ray(workers, each, config.launch.resources.strategy), folder)
-    patience = config.launch.start_timeout / (1 + config.launch.retries)  # of each try
-    with _probe(folder) as probe, variables({START_TIMEOUT: str(patience)}):
+    capacity = _capacity(config.launch)
+    grows = _say_whether_there_is_room(capacity, folder)
+    with _probe(folder) as probe, variables({START_TIMEOUT: str(_patience(config.launch))}):
         job = {
             "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
@@ -79,14 +83,15 @@ def _fitted(
         }
         try:
             with watched(folder.logs) if is_ours() else nullcontext():
-                _trainer(config.launch, workers, storage, job, grows=grows).fit()
+                _trainer(config.launch, storage, job, grows=grows).fit()
         except UserError:
             raise
         except ControllerError as error:
             traceback.print_exc()
+            if isinstance(error.controller_failure, UserError):
+                raise error.controller_failure from None
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                capacity = Capacity.of_ray(workers, each, config.launch.resources.strategy)
-                raise _no_room(capacity, config.launch) from None
+                raise no_room(_capacity(config.launch), config.launch.start_timeout) from None
             raise _cause(folder, error) from None
         except Exception as error:
             traceback.print_exc()
@@ -133,31 +138,41 @@ def _of_worker(launch: LaunchConfig) -> dict[str, float]:
         raise UserError(f"launch.resources: {error}") from None
 
 
-def _no_room(capacity: Capacity, launch: LaunchConfig) -> UserError:
-    return UserError(
-        f"launch.workers: {capacity} after {launch.start_timeout:g} s; ask for fewer, free some, or wait longer by "
-        "launch.start_timeout"
+def _capacity(launch: LaunchConfig) -> Capacity:
+    """Returns what Ray has room for, of the fewest workers that a run may have."""
+    asked = launch.fewest_workers or worker_count(launch)
+    return Capacity.of_ray(asked, _of_worker(launch), launch.resources.strategy)
+
+
+def _patience(launch: LaunchConfig) -> float:
+    """Returns how many seconds a try to start workers may take: of so many as there seems to be room for, not long."""
+    patience = launch.start_timeout / (1 + launch.retries)
+    return min(patience, SOON_AFTER_A_LOSS) if launch.is_elastic else patience
+
+
+def _trainer(launch: LaunchConfig, storage: Path, job: dict[str, Any], *, grows: bool) -> Trainer:
+    most, elastic = worker_count(launch), launch.is_elastic and not is_ours()
+    scaling = ScalingConfig(
+        num_workers=(launch.fewest_workers or 1, most) if elastic else most,
+        use_gpu=launch.device == "cuda",
+        resources_per_worker=_of_worker(launch),
+        placement_strategy=launch.resources.strategy,
+        elastic_resize_monitor_interval_s=launch.resize_interval,
     )
-
-
-def _trainer(launch: LaunchConfig, workers: int, storage: Path, job: dict[str, Any], *, grows: bool) -> Trainer:
+    # starts that fail, or find no room; an elastic run's policy has a patience of its own
+    starts = -1 if grows or elastic else launch.retries
+    failures = FailureConfig(max_failures=launch.retries, controller_failure_limit=starts)
     return Trainer(
         _work,
         local=is_ours(),
+        scaling=ElasticPolicy(scaling, patience=launch.start_timeout) if elastic else None,
+        failures=Restarts(failures, job["folder"]),
         train_loop_config=job,
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=launch.device == "cuda",
-            resources_per_worker=_of_worker(launch),
-            placement_strategy=launch.resources.strategy,
-        ),
+        scaling_config=scaling,
         run_config=train.RunConfig(
             name=uuid.uuid4().hex,  # a name that was used before would silently resume that run
             storage_path=str(storage),
-            failure_config=FailureConfig(
-                max_failures=launch.retries,
-                controller_failure_limit=-1 if grows else launch.retries,  # starts that fail, or find no room
-            ),
+            failure_config=failures,
         ),
     )
 
@@ -206,11 +221,14 @@ def _work(job: dict[str, Any]) -> None:
     if folder.failure():
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])
+    watch_for(_is_preempted)
     make_importable(config)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
             worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])
             result = run_worker(worker, config, folder, environment, arguments)
+        except RegroupError:
+            raise
         except Exception as error:
             traceback.print_exc()
             if not isinstance(error, UserError):
@@ -236,6 +254,11 @@ def _folder_here(config: RunConfig, job: Mapping[str, Any]) -> RunFolder:
     fetch(folder.path)
     folder.logs.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _is_preempted() -> bool:
+    """Says whether the machine of one of the workers is about to be taken away, as Ray has told this one."""
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _leave_last_words(error: Exception, config: RunConfig, folder: RunFolder, environment: Environment) -> None:

@@ -18,7 +18,8 @@ import ray
 from ray import train
 from ray.train import BackendConfig, Result
 from ray.train.backend import Backend
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.failure_handling import FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingPolicy
 from ray.train.v2._internal.execution.worker_group import state, worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -85,12 +86,20 @@ class LocalScalingPolicy(FixedScalingPolicy):
 class Trainer(DataParallelTrainer):
     """A trainer runs a function on all workers, and again from the top when one of them died.
 
-    local: whether Ray was started for this run and ends with it
+    local: whether Ray was started for this run and ends with it. scaling: the policy on a cluster; None: a fixed number
+    of workers. failures: the policy that decides on restarts.
     """
 
-    def __init__(self, *arguments: Any, local: bool, **settings: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        local: bool,
+        scaling: ScalingPolicy | None = None,
+        failures: FailurePolicy,
+        **settings: Any,
+    ) -> None:
         super().__init__(*arguments, backend_config=AddressConfig(), **settings)
-        self._local = local
+        self._local, self._scaling, self._failures = local, scaling, failures
         self._controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -114,6 +123,9 @@ class Trainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if self._local:
             settings["scaling_policy"] = LocalScalingPolicy(settings["scaling_policy"].scaling_config)
+        elif self._scaling is not None:
+            settings["scaling_policy"] = self._scaling
+        settings["failure_policy"] = self._failures
         return super()._initialize_and_run_controller(**settings)
 
 

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import SET_BY_RAY, local_ray, put_back, variables
 from shardrec.trainer.config.sections import LaunchConfig
-from shardrec.trainer.launch.cores import cores, worker_count
+from shardrec.trainer.launch.cores import cluster_address, cores, worker_count
 from shardrec.trainer.run_folder.captured_output import captured_output
 
 INHERITED = ("GOMP_SPINCOUNT",)  # what a cluster's workers are told
@@ -57,7 +57,7 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = launch.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(launch)
     termination = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
         try:

@@ -28,6 +28,9 @@ from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.run_folder.worker_lines import WorkerLines
 
 PROGRESS = "progress.json"
+TRAINING = "training"
+"""The phase whose steps are the run's."""
+
 _WRITE_SECONDS = 0.2
 _POLL_SECONDS = 0.25
 _LINE_SECONDS = 10.0  # between lines where the output is not a terminal
@@ -35,7 +38,10 @@ _LINE_SECONDS = 10.0  # between lines where the output is not a terminal
 
 @dataclass(frozen=True)
 class Event:
-    """An event is what the leading worker is doing. steps: how many this phase will have; rate: samples a second."""
+    """An event is what the leading worker is doing.
+
+    steps: how many this phase will have; rate: samples a second; trained: steps of training made so far.
+    """
 
     phase: str
     step: int = 0
@@ -43,6 +49,7 @@ class Event:
     epoch: int | None = None
     loss: float | None = None
     rate: float | None = None
+    trained: int = 0
 
     @property
     def figures(self) -> str:
@@ -63,10 +70,11 @@ class ProgressFile:
         self._enabled = enabled
         self._phase: str | None = None
         self._next = 0.0
+        self._trained = 0
 
     def phase(self, name: str) -> None:
         """Says that something without steps begins."""
-        self.write(Event(name))
+        self.write(Event(name, trained=self._trained))
 
     def step(
         self,
@@ -80,7 +88,9 @@ class ProgressFile:
     ) -> None:
         """Says that `step` of `steps` is done."""
         if self._enabled:
-            self.write(Event(phase, step, steps, epoch, loss, rate))
+            if phase == TRAINING:
+                self._trained = step
+            self.write(Event(phase, step, steps, epoch, loss, rate, self._trained))
 
     def counter(self, phase: str, steps: int | None = None) -> Callable[[int], None]:
         """Begins a phase, and returns the function that takes the number of steps done."""
@@ -99,6 +109,14 @@ class ProgressFile:
                 temporary.write_text(json.dumps(asdict(event)))
         except OSError:
             pass  # a full disk or a slow share shall stop checkpoints, not this
+
+
+def steps_done(logs: Path) -> int:
+    """Returns how many steps of training were made by the last word of a launch, a fifth of a second ago or earlier."""
+    try:
+        return int(json.loads((logs / PROGRESS).read_text())["trained"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 class ProgressView:

@@ -11,6 +11,7 @@
 - `prepared.py`: a batch on its way to the device, and what all ranks count of it
 - `scoring_pass.py`: rows read, looked up and scored at once, in order
 - `session.py`: one worker's share of a run: tables, tower, batches
+- `stopwatch.py`: seconds added up of what happens again and again
 - `tower.py`: the tower's optimizers, and the learning-rate schedule that tables share with it
 - `tower_size.py`: a tower's size, found before its memory is taken
 """

@@ -5,6 +5,7 @@ they make the rest again, the same from the same seed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,8 @@ from shardrec.models.base import Recommender
 from shardrec.models.fields import Fields
 from shardrec.sharding.distribution.frozen_rows import RowKind, frozen_inputs
 from shardrec.sharding.planning.plan import Plan
-from shardrec.sharding.planning.planner import plan_tables
+from shardrec.sharding.planning.planner import PlanError, plan_tables
+from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.model_settings import model_settings
 from shardrec.trainer.config.sections import Paths, RunConfig
 from shardrec.trainer.launch.agreement import check_together
@@ -183,8 +185,20 @@ class Blueprint:
         """
         if self._plan is None or (dist.is_initialized() and dist.get_world_size() > 1):
             topology = run_topology(self.config, environment)
+            if self.config.launch.is_elastic:
+                self._check_fewest(topology)
             self._plan = plan_tables(self.model.inputs, self.config.optimizer.tables, topology)
         return self._plan
+
+    def _check_fewest(self, topology: Topology) -> None:
+        """Raises PlanError where tables would not fit the fewest workers that the run may go on with."""
+        fewest = self.config.launch.fewest_workers or 1
+        local = min(topology.local_world_size, fewest)
+        fewer = replace(topology, world_size=min(topology.world_size, fewest), local_world_size=local)
+        try:
+            plan_tables(self.model.inputs, self.config.optimizer.tables, fewer)
+        except PlanError as error:
+            raise PlanError(f"with {fewest} worker(s), the fewest of launch.workers: {error}") from None
 
     def loader(
         self,

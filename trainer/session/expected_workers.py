@@ -7,7 +7,8 @@ import torch.distributed as dist
 from shardrec.sharding.planning.topology import Topology
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
-from shardrec.trainer.launch.environment import Environment, check_found, default_workers, resolve_device
+from shardrec.trainer.launch.cores import worker_count
+from shardrec.trainer.launch.environment import Environment, check_found, resolve_device
 
 
 def expected_environment(launch: LaunchConfig) -> Environment:
@@ -20,7 +21,7 @@ def expected_environment(launch: LaunchConfig) -> Environment:
         check_found(device)
     if backend == "torchrun":
         return Environment.from_variables(launch.device)
-    world_size = launch.workers or default_workers(device)
+    world_size = worker_count(launch)
     return Environment(0, world_size, 0, world_size, device)
 
 

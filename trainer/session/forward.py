@@ -16,9 +16,12 @@ from shardrec.models.layers.moments import live_rows
 from shardrec.models.shared_space import users_once
 from shardrec.models.tasks import Term
 from shardrec.sharding.lookup.lookup import EmbeddingLookup, Started
+from shardrec.trainer.session.stopwatch import Stopwatch
 
 Inputs = dict[str, Any]
 """What a tower reads, by name."""
+
+_waits = Stopwatch()  # of this process's towers, for other ranks
 
 Sums = Sequence[Sequence[float]]
 """(total, count) of each loss term over all ranks."""
@@ -35,6 +38,12 @@ class ForwardStep(nn.Module):
         self.lookup = lookup
         self.model = model
         self.precision = precision
+        self._tower_time = Stopwatch()
+
+    @property
+    def tower_seconds(self) -> float:
+        """Returns the seconds of all towers' passes, without those that they waited for other ranks."""
+        return self._tower_time.seconds - _waits.seconds
 
     def forward(self, batch: Batch, started: Started | None = None) -> Any:
         """Returns the tower's output for a batch. started: what `lookup.start` gave for it, where it was called."""
@@ -54,7 +63,7 @@ class ForwardStep(nn.Module):
 
         Outside of training ranks exchange nothing here but for `Batch.alternatives`, with which all call it alike.
         """
-        with self._of(batch):
+        with self._of(batch), self._tower_time.running():
             return self.model.task.completed(self.model(**inputs), batch)
 
     def explained(self, inputs: Inputs, batch: Batch) -> tuple[Any, Explanation]:
@@ -84,7 +93,8 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sums a tensor over all ranks, element by element; its backward sums their gradients."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
-    return all_reduce(tensor)
+    with _waits.running():
+        return all_reduce(tensor)
 
 
 def rows_of_all_ranks(tensor: Tensor) -> Tensor:
@@ -99,7 +109,8 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.rows = len(tensor)
         gathered = tensor.new_empty(dist.get_world_size() * len(tensor), *tensor.shape[1:])
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        with _waits.running():
+            dist.all_gather_into_tensor(gathered, tensor.contiguous())
         return gathered
 
     @staticmethod

@@ -7,6 +7,7 @@
 - `feed.py`: batches handed to steps, the next ones prepared meanwhile
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
+- `pace.py`: which worker the others wait for
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
 - `run_checkpoints.py`: the newest whole checkpoint taken up, new ones written, old ones pruned
 - `selection.py`: which metric of an evaluation decides what the best step is
@@ -15,6 +16,7 @@
 - `train_run.py`: a whole run, or a chain of stages: inspected, launched, summed up in its run folder
 - `stepping.py`: one step after another, and their losses
 - `taking_up.py`: a run's folder, made or taken up where it stopped
+- `train_worker.py`: what each worker of a training does
 - `trainer.py`: the loop: build, restore, step after step, finish
 - `unread_losses.py`: losses of steps on their way to the host
 - `warm_start.py`: what a run starts from: tables and tower parameters of other runs, named by `init_from`

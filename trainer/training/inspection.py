@@ -1,6 +1,5 @@
 """Inspection finds what is wrong with a run before anything is started or written: files, columns, model, memory."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from shardrec.trainer.catalogue.evaluation import check_catalogue, larger_is_bet
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
 from shardrec.trainer.config.sections import SPLITS, LaunchConfig, Paths, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
+from shardrec.trainer.launch.cores import cluster_address
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.worker import hush_tracing
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -143,8 +143,9 @@ def _workers_plan(launch: LaunchConfig) -> bool:
 
     A launcher that asked a GPU for its memory would take some of it.
     """
-    on_cluster = launch.address or os.environ.get("RAY_ADDRESS")
-    return bool(on_cluster) or (choose_backend(launch) == "ray" and expected_environment(launch).device.type == "cuda")
+    if cluster_address(launch):
+        return True
+    return choose_backend(launch) == "ray" and expected_environment(launch).device.type == "cuda"
 
 
 def inspect_split(blueprint: Blueprint, paths: Paths, keys: tuple[str, ...] = (), *, labelled: bool = True) -> None:

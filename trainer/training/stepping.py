@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.sharding.updates.context import UpdateContext
+from shardrec.trainer.launch.leaving import Leaving
 from shardrec.trainer.session.forward import objective
 from shardrec.trainer.session.pipeline import pipeline
 from shardrec.trainer.session.prepared import Preparation, Prepared
@@ -16,14 +17,14 @@ from shardrec.trainer.training.divergence import SLOWER
 from shardrec.trainer.training.feed import Feed
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
-from shardrec.trainer.training.watch import Watch
+from shardrec.trainer.training.watch import WISHES, Watch
 
 
 class Stepping:
     """Stepping moves a run's state and session on. All workers use it alike.
 
-    on_evidence: is called when a loss is the first evidence on the newest checkpoint. told_to_end: says whether this
-    worker is; ends: some worker was, as of the losses that are read.
+    on_evidence: is called when a loss is the first evidence on the newest checkpoint. asked: says what this worker was
+    asked for; leaving: what some worker was, as of the losses that are read.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Stepping:
         self._on_evidence = on_evidence
         self._pipeline = pipeline(session.config, session.environment)
         self._preparation = Preparation(session.environment, session.distributed.lookup)
-        self.told_to_end: Callable[[], bool] = lambda: False
+        self.asked: Callable[[], Leaving] = lambda: Leaving.NO
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -42,7 +43,7 @@ class Stepping:
         self._unread = UnreadLosses(late)
         self._brake = Brake(self._session.environment.device, first_loss) if late else None
         self._session.forget_stopped_gradients()
-        self.ends = False
+        self.leaving = Leaving.NO
 
     def feed(self, loader: Loader, epoch: int, step: int, count: int) -> Feed:
         """Returns what hands out so many batches, from batch `step` of an epoch on."""
@@ -68,8 +69,8 @@ class Stepping:
         session.distributed.begin(UpdateContext(step, factor, weight, halted))
         output = session.distributed.module(batch, prepared.started)
         terms = session.model.task.loss(output, batch)
-        sums = self._watch.summed(terms, told_to_end=self.told_to_end())
-        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -1]
+        sums = self._watch.summed(terms, self.asked())
+        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -len(WISHES)]
         if self._brake is not None:
             self._brake.look(summed, stopped)
         self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
@@ -92,6 +93,6 @@ class Stepping:
         for loss in losses:
             seen = self._watch.read(loss)
             self._state.lost(seen.losses)
-            self.ends |= seen.told_to_end
+            self.leaving = max(self.leaving, seen.leaving)
             if seen.is_evidence:
                 self._on_evidence()

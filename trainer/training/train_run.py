@@ -31,7 +31,7 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.tracking.tracked import tracked
 from shardrec.trainer.training.inspection import inspect_run
 from shardrec.trainer.training.taking_up import finished_summary, taken_up
-from shardrec.trainer.training.trainer import train_worker
+from shardrec.trainer.training.train_worker import train_worker
 
 AtEnd = Callable[[Path], None]
 """What is to be done with the folder of a run that is finished."""

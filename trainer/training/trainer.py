@@ -9,7 +9,6 @@ import torch
 
 from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.errors import ResumableError, UserError
-from shardrec.data_pipeline.files.file_errors import full_disk_named
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.layers.kernels.library import tower_form
 from shardrec.models.undefined import undefined_in
@@ -19,12 +18,13 @@ from shardrec.trainer.catalogue.evaluation import CatalogueScorer, directions
 from shardrec.trainer.checkpoints.checkpoint import generator_seed
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
+from shardrec.trainer.launch.leaving import Leaving, RegroupError
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.progress import TRAINING, steps_done
 from shardrec.trainer.run_folder.reporting import Reporter
-from shardrec.trainer.run_folder.signals import termination_deferred
-from shardrec.trainer.run_folder.stop_request import EndRequest, is_asked_to_stop
+from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.precision import settled
@@ -42,6 +42,7 @@ from shardrec.trainer.training.hooks import (
     progressive_is_due,
     stop_is_looked_for,
 )
+from shardrec.trainer.training.pace import Pace
 from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
 from shardrec.trainer.training.selection import selecting_metric
@@ -52,33 +53,6 @@ from shardrec.trainer.training.warm_start import start_from
 from shardrec.trainer.training.watch import Watch
 
 
-def train_worker(
-    config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Blueprint | None = None
-) -> dict[str, Any]:
-    """Trains on one worker, from the newest complete checkpoint of the folder or from the start.
-
-    blueprint: what inspection made of the run; None makes it anew.
-    """
-    with full_disk_named(folder.path, partial(_way_on, folder)):
-        trainer = Trainer(config, folder, environment, blueprint)
-        try:
-            trainer.restore()
-            with termination_deferred() as came:
-                request = EndRequest(folder.path, elsewhere=folder.elsewhere)
-                trainer.fit(lambda: came() or (environment.leads and request.is_made()))
-            return trainer.finish()
-        except Exception as error:
-            error.add_note(f"step {trainer.state.position.step + 1}")  # of which a worker's last words tell
-            raise
-        finally:
-            trainer.reporter.close()
-
-
-def _way_on(folder: RunFolder) -> str:
-    last = max(folder.steps(), default=None)
-    return "start again" if last is None else f"go on with --resume: checkpoint step-{last} stays good"
-
-
 class Trainer:
     """A trainer is one worker's training loop: it acts, `state` says where the run stands, and hooks what is due."""
 
@@ -86,6 +60,7 @@ class Trainer:
         self, config: RunConfig, folder: RunFolder, environment: Environment, blueprint: Blueprint | None = None
     ) -> None:
         self.config, self.folder, self.environment = config, folder, environment
+        self._steps_before = steps_done(folder.logs)  # of this launch, by an earlier group of workers
         self.reporter = Reporter(folder, leads=environment.leads, tensorboard=config.trainer.tensorboard)
         self.reporter.progress.phase("building tables")
         blueprint = blueprint or Blueprint(config)
@@ -103,6 +78,7 @@ class Trainer:
         self.watch = Watch(folder, self.session, self.state)
         self.checkpoints = RunCheckpoints(folder, self.session, self.splits, self.state, self.watch)
         self.clock = Clock()
+        self.pace = Pace(environment, folder.logs)
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         self._saved_step: int | None = None
@@ -141,13 +117,16 @@ class Trainer:
         self._first_step = self.state.position.step
         self._stepping.start_anew()
         forms = {"rows": self.session.distributed.row_form, "tower": tower_form(self.environment.device)}
+        again = 0
         if resumed and self.environment.leads:
-            self._tell_of_other_forms(forms)
+            again, self._steps_before = max(0, self._steps_before - self._first_step), 0
+            self._tell_of_changes(forms, again)
         self.reporter.start(self._first_step)
         facts = {
             **forms,
             "precision": self.session.config.trainer.precision,
             "resumed": resumed,
+            "steps_again": again,
             "world_size": self.environment.world_size,
             "device": self.environment.device.type,
             "steps_per_epoch": self.loader.steps_per_epoch,
@@ -156,9 +135,16 @@ class Trainer:
         self.reporter.record("start", self._first_step, facts)
         self.environment.barrier()  # a step does not wait as long as ranks may take to fill tables and write files
 
-    def _tell_of_other_forms(self, forms: dict[str, str | None]) -> None:
-        """Says so where rows or tower were computed by another form before: results agree to rounding alone."""
+    def _tell_of_changes(self, forms: dict[str, str | None], again: int) -> None:
+        """Says so where the run goes on otherwise than before: results agree to rounding alone.
+
+        again: steps that this launch has made before, and makes again.
+        """
         starts = [record for record in self.folder.records() if record["kind"] == "start"]
+        workers = self.environment.world_size
+        if starts and (before := starts[-1]["world_size"]) != workers:
+            line = f"goes on from step {self._first_step} with {workers} worker(s) instead of {before}"
+            say(self.folder.logs, f"shardrec: {line}" + (f"; {again} step(s) are done again" if again else ""))
         for name, subject in (("rows", "rows of tables are updated"), ("tower", "the tower is computed")):
             before, now = next((r[name] for r in reversed(starts) if r.get(name)), None), forms[name]
             if before and now and before != now:
@@ -176,13 +162,14 @@ class Trainer:
             yield batch.to(self.environment.device)
             on_batch(step)
 
-    def fit(self, told_to_end: Callable[[], bool] = lambda: False) -> None:
+    def fit(self, asked: Callable[[], Leaving] = lambda: Leaving.NO) -> None:
         """Trains until the last epoch or step, or until early stopping; where the run file says so, again and again.
 
-        told_to_end: says whether this worker is, upon which all make their step and a checkpoint, and raise
-        ResumableError. Raises DivergedError where the run diverges, and does not go back to a good checkpoint.
+        asked: says whether this worker is to leave, upon which all make their step and a checkpoint, and raise
+        ResumableError or RegroupError. Raises DivergedError where the run diverges, and does not go back to a good
+        checkpoint.
         """
-        self._stepping.told_to_end = told_to_end
+        self._stepping.asked = asked
         while True:
             try:
                 self._train()
@@ -228,15 +215,15 @@ class Trainer:
         for prepared in feed:
             state.moved_to_next_batch(self.loader.steps_per_epoch)
             self.step(prepared, meanwhile=feed.prepare)
-            progress.step("training", state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
+            progress.step(TRAINING, state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
             for hook in hooks:
                 if hook.due(state):
                     self.read_losses()
                     hook.act()
             if state.is_finished:
                 return
-            if self._stepping.ends:
-                self._end()
+            if self._stepping.leaving:
+                self._leave(self._stepping.leaving)
 
     def finish(self) -> dict[str, Any]:
         """Scores the best checkpoint on every other split and returns the summary.
@@ -308,6 +295,7 @@ class Trainer:
             values["samples_per_second"] = round(self.clock.rate, 1)
             values["recent_samples_per_second"] = round(self.clock.recent_rate(), 1)
         self.reporter.record("train", state.position.step, values)
+        self.pace.look(state.position.step, self.session.forward.tower_seconds)
 
     def evaluate(self) -> None:
         """Scores the validation split; keeps the best step and stops when it has not improved for long enough.
@@ -385,12 +373,14 @@ class Trainer:
         if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
             raise UserError(f"{self.folder.address}: was asked to stop, after step {self.state.position.step}")
 
-    def _end(self) -> NoReturn:
-        """Saves what was trained since the last checkpoint, and raises ResumableError, on all workers."""
+    def _leave(self, leaving: Leaving) -> NoReturn:
+        """Saves what was trained since the last checkpoint, and raises what ends all workers."""
         step = self.state.position.step
         if self._saved_step != step:
             self.read_losses()
             self.save_checkpoint()
+        if leaving == Leaving.REGROUP:
+            raise RegroupError(step)
         raise ResumableError(f"{self.folder.address}: was told to end, after step {step}; go on with --resume")
 
     # ------------------------------------------------------------ one step

@@ -13,6 +13,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.models.tasks import Term
 from shardrec.sharding.tables.magnitudes import LARGEST_GRADIENT
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, check_sound
+from shardrec.trainer.launch.leaving import Leaving
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.forward import loss_values, stack_terms
 from shardrec.trainer.session.session import Session
@@ -21,13 +22,16 @@ from shardrec.trainer.training.refusal import Refusal, some_of
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss
 
+WISHES = (Leaving.REGROUP, Leaving.END)
+"""What workers may be asked for; a step's sums end with how many of them were."""
+
 
 class Seen(NamedTuple):
-    """A step's mean terms, whether they are the first evidence on a checkpoint, and whether a worker has to end."""
+    """A step's mean terms, whether they are the first evidence on a checkpoint, and whether workers are to leave."""
 
     losses: dict[str, float]
     is_evidence: bool
-    told_to_end: bool
+    leaving: Leaving
 
 
 class Watch:
@@ -41,7 +45,8 @@ class Watch:
         self._evidence = Evidence()
         self._refusal = Refusal(folder, session.environment, session.config.optimizer, self._evidence)
         self._trained: Batch | None = None  # its loss tells whether it is rows or weights that broke
-        self._no_and_yes = torch.tensor([0, 1], dtype=torch.float64, device=session.environment.device)
+        wishes = [[leaving == wish for wish in WISHES] for leaving in Leaving]
+        self._wishes = torch.tensor(wishes, dtype=torch.float64, device=session.environment.device)
 
     # ------------------------------------------------------------ checkpoints
 
@@ -83,14 +88,13 @@ class Watch:
         dist.all_reduce(stopped)
         self._refuse_stopped(stopped.tolist(), self._state.position.step)
 
-    def summed(self, terms: Mapping[str, Term], *, told_to_end: bool = False) -> Tensor:
+    def summed(self, terms: Mapping[str, Term], leaving: Leaving = Leaving.NO) -> Tensor:
         """Sums over all workers a step's loss terms, and in the same exchange which gradients were stopped before it.
 
-        Returns [2 terms + parts of the lookup + 2] on the device: total and count of each, `Session.stopped_gradients`,
-        and how many workers are told to end.
+        Returns [2 terms + parts of the lookup + 1 + WISHES] on the device: total and count of each,
+        `Session.stopped_gradients`, and how many workers were asked for each wish.
         """
-        told = self._no_and_yes[int(told_to_end) :][:1]
-        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients(), told])
+        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients(), self._wishes[leaving]])
         if self._session.environment.world_size > 1:
             dist.all_reduce(summed)
         return summed
@@ -101,11 +105,12 @@ class Watch:
         Raises UserError where a gradient of the step before was stopped, and as `_checked`.
         """
         numbers, of_terms = loss.numbers(), 2 * len(loss.terms)
-        self._refuse_stopped(numbers[of_terms:-1], loss.step)
+        self._refuse_stopped(numbers[of_terms : -len(WISHES)], loss.step)
         losses = loss_values(loss.terms, [numbers[i : i + 2] for i in range(0, of_terms, 2)])
         is_evidence = self._checked(losses["loss"], loss)
         self._trained = loss.batch
-        return Seen(losses, is_evidence, told_to_end=numbers[-1] > 0)
+        wished = (wish for wish, count in zip(WISHES, numbers[-len(WISHES) :], strict=True) if count)
+        return Seen(losses, is_evidence, max(wished, default=Leaving.NO))
 
     def _refuse_stopped(self, stopped: list[float], step: int) -> None:
         """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""

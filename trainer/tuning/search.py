@@ -117,7 +117,7 @@ class _Search:
         """Returns a configuration with its share of the cores, where trials run side by side."""
         if self._threads is None or config.launch.threads is not None:
             return config
-        workers = config.launch.workers or 1
+        workers = config.launch.most_workers or 1
         threads = max(1, self._threads // workers)
         return config.model_copy(update={"launch": config.launch.model_copy(update={"threads": threads})})
 

@@ -22,7 +22,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.scoring.predict import predict_rows
 from shardrec.trainer.training.train_run import train_run
-from shardrec.trainer.training.trainer import train_worker
+from shardrec.trainer.training.train_worker import train_worker
 from tests.trainer.small_run import run_file, write_data
 
 JOINING = """

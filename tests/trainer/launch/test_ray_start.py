@@ -18,7 +18,7 @@ from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.ray_train import UNUSED_LOCALLY, LocalScalingPolicy, Trainer
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.training.trainer import train_worker
+from shardrec.trainer.training.train_worker import train_worker
 from tests.trainer.small_run import run_file, write_data
 
 LOCAL = [{"workers": 2}, {"workers": 1, "backend": "ray"}, {"workers": 3, "device": "cpu"}]

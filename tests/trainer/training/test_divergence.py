@@ -19,7 +19,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.tables.export import export_table
 from shardrec.trainer.training.divergence import Evidence, proportion
 from shardrec.trainer.training.train_run import train_run
-from shardrec.trainer.training.trainer import train_worker
+from shardrec.trainer.training.train_worker import train_worker
 from tests.processes import run_processes
 from tests.trainer.small_run import run_file, write_data
 

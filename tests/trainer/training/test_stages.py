@@ -32,7 +32,8 @@ from shardrec.trainer.launch.running_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.training.train_run import kept_between, train_run
-from shardrec.trainer.training.trainer import Trainer, train_worker
+from shardrec.trainer.training.train_worker import train_worker
+from shardrec.trainer.training.trainer import Trainer
 from tests import ROOT
 from tests.models.reference_lookup import ReferenceLookup
 from tests.processes import run_processes
