@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.fs as pafs
+import pytest
+
+from shardrec.data_pipeline.stores import filesystems, retries
+from shardrec.data_pipeline.stores.mirrors import VARIABLE
+from shardrec.trainer.run_folder import store_lock
 
 BUCKET = "bucket"
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
@@ -18,7 +24,7 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
 @dataclass
 class Fault:
-    """A fault befalls requests whose `METHOD path?query` a pattern is found in: so many of them, after some spared.
+    """A fault befalls requests in whose `METHOD path?query range` a pattern is found: so many, after some spared.
 
     kind: the answer is an error (500, 403); its body is cut short in the middle, or stops for `seconds`; or the
     connection is closed instead of an answer.
@@ -74,6 +80,23 @@ class ObjectStore:
         self.filesystem.delete_file(f"{BUCKET}/{name}")
 
     @contextmanager
+    def seen(self, mirrors: Path) -> Iterator[None]:
+        """Has this process find the store, and no time pass between its tries, while it lasts."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.as_seen(mirrors).items():
+                patch.setenv(name, value)
+            patch.setattr(retries, "FIRST_PAUSE", 0.001)
+            patch.setattr(filesystems, "REQUESTS", 1)  # pyarrow would pause between its own
+            patch.setattr(store_lock, "_SETTLING_SECONDS", 0.05)
+            filesystems._s3.cache_clear()
+            yield
+        filesystems._s3.cache_clear()
+
+    def as_seen(self, mirrors: Path) -> dict[str, str]:
+        """Returns the environment variables of a process that finds the store."""
+        return self.variables | {VARIABLE: str(mirrors)}
+
+    @contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:
         """Has the proxy break requests while it lasts."""
         self.faults.extend(faults)
@@ -91,7 +114,7 @@ class _Proxy(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self._body()
-        request = f"{self.command} {self.path}"
+        request = f"{self.command} {self.path} {self.headers.get('Range', '')}".rstrip()
         self.server.store.requests.append(request)
         fault = next((f for f in list(self.server.store.faults) if f.takes(request)), None)
         if fault is not None and fault.kind in ("500", "403"):

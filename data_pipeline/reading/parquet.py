@@ -5,6 +5,7 @@ What a range skips is decoded too, and counted.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from shardrec.data_pipeline.features.arrow_values import is_list
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message
 from shardrec.data_pipeline.reading.index import Index
+from shardrec.data_pipeline.stores.retries import check_worth_another, is_away, pause
 
 OPEN_FILES, REMOTE_OPEN_FILES = 32, 4
 """Files kept open for their next use: two for each of 16 lanes, but few where a file holds on to fetched row groups."""
@@ -62,13 +64,29 @@ class RangeReader:
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
-        index = self.index
+        index, attempt = self.index, 0
         while start < stop:
             group = index.group_of(start)
             file = index.file_of(group)
             file_stop = min(stop, int(index.group_starts[index.file_groups[file + 1]]))
-            yield from self._read_file(file, group, start, file_stop)
-            start = file_stop
+            chunks = self._read_file(file, group, start, file_stop)
+            try:
+                while handed_over := list(islice(chunks, 1)):
+                    start, attempt = handed_over[0].place + handed_over[0].batch.num_rows, 0
+                    yield handed_over.pop()
+            except OSError as error:
+                attempt += 1
+                self._wait_for_store(error, file, group, attempt)
+            else:
+                start = file_stop
+
+    def _wait_for_store(self, error: OSError, number: int, group: int, attempt: int) -> None:
+        """Waits until a store that failed may be asked for a row group again. Raises StoreError after the last try."""
+        where = f"{self.index.files[number].path}: row group {group - int(self.index.file_groups[number])} read"
+        check_worth_another(error, where, attempt)
+        pause(attempt)
+        for piecewise in (False, True):
+            self._open.pop((number, piecewise), None)
 
     def _read_file(self, number: int, group: int, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows of one file. A file that was changed meanwhile is noticed before its rows are handed over."""
@@ -91,6 +109,8 @@ class RangeReader:
                 if at >= stop:
                     return
         except UNREADABLE as error:
+            if is_away(error):
+                raise
             index.sightings.check(file)
             raise self._undecodable(file.path, groups, error) from error
         index.sightings.check(file)

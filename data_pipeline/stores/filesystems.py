@@ -10,6 +10,9 @@ import pyarrow.fs as pafs
 CONNECT_SECONDS, SILENT_SECONDS = 10.0, 60.0
 """What a connection may take to come about, and how long it may be silent, before a request is made anew."""
 
+REQUESTS = 3
+"""Requests that pyarrow makes of S3, where one fails, before it says so."""
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
@@ -57,5 +60,6 @@ def _s3(
         **options,
         connect_timeout=CONNECT_SECONDS,
         request_timeout=SILENT_SECONDS,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=REQUESTS),
         allow_delayed_open=True,  # small objects in one request
     )

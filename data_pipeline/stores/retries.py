@@ -1,6 +1,6 @@
 """What failed over a network is tried again, after pauses that double: stores are away for a moment every day.
 
-Each try is pyarrow's, which itself makes three requests of S3 where one fails.
+Each try is pyarrow's, which itself makes up to three requests of S3 where one fails.
 """
 
 import random
@@ -22,6 +22,7 @@ _REFUSED = re.compile(
     "|NOT_SIGNED_UP|MISSING_AUTHENTICATION|permission denied",
     re.IGNORECASE,
 )
+_AWAY = re.compile("AWS Error|curl|google::|gRPC|hdfs|connection|timed? ?out", re.IGNORECASE)
 _NOT_THERE = re.compile("NO_SUCH_BUCKET|Bucket .* not found")
 
 
@@ -29,11 +30,17 @@ class StoreError(UserError):
     """A store did not do what it was asked for, however often; or it will not."""
 
 
-def tried(work: Callable[[], T], what: str) -> T:
+def is_away(error: BaseException) -> bool:
+    """Says whether it is the store that failed, and not what was read of it that is damaged."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and bool(_AWAY.search(str(error)))
+
+
+def tried(work: Callable[[], T], what: str, again: Callable[[OSError], bool] = lambda error: True) -> T:
     """Returns what `work` does, tried again where it fails by an OSError.
 
-    what: what is done and to which file, for the error line. FileNotFoundError passes through. Raises StoreError
-    where the store refuses the credentials, has no such bucket, or fails each time.
+    what: what is done and to which file, for the error line. again: which errors are the store's; others, and
+    FileNotFoundError, pass through. Raises StoreError where the store refuses the credentials, has no such bucket, or
+    fails each time.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -41,6 +48,8 @@ def tried(work: Callable[[], T], what: str) -> T:
         except FileNotFoundError:
             raise
         except OSError as error:
+            if not again(error):
+                raise
             check_worth_another(error, what, attempt)
         pause(attempt)
     raise AssertionError
