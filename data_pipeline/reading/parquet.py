@@ -5,7 +5,6 @@ What a range skips is decoded too, and counted.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from shardrec.data_pipeline.features.arrow_values import is_list
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message
 from shardrec.data_pipeline.reading.index import Index
-from shardrec.data_pipeline.stores.retries import check_worth_another, is_away, pause
+from shardrec.data_pipeline.stores.retries import gone_on_with, is_away
 
 OPEN_FILES, REMOTE_OPEN_FILES = 32, 4
 """Files kept open for their next use: two for each of 16 lanes, but few where a file holds on to fetched row groups."""
@@ -64,29 +63,26 @@ class RangeReader:
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
-        index, attempt = self.index, 0
+        yield from gone_on_with(
+            lambda done: self._read(start + done, stop),
+            lambda chunk: chunk.batch.num_rows,
+            lambda done: self._named(start + done),
+        )
+
+    def _read(self, start: int, stop: int) -> Iterator[Chunk]:
+        """Yields what `read` does, while the store of the files is there."""
+        index = self.index
         while start < stop:
             group = index.group_of(start)
             file = index.file_of(group)
             file_stop = min(stop, int(index.group_starts[index.file_groups[file + 1]]))
-            chunks = self._read_file(file, group, start, file_stop)
-            try:
-                while handed_over := list(islice(chunks, 1)):
-                    start, attempt = handed_over[0].place + handed_over[0].batch.num_rows, 0
-                    yield handed_over.pop()
-            except OSError as error:
-                attempt += 1
-                self._wait_for_store(error, file, group, attempt)
-            else:
-                start = file_stop
+            yield from self._read_file(file, group, start, file_stop)
+            start = file_stop
 
-    def _wait_for_store(self, error: OSError, number: int, group: int, attempt: int) -> None:
-        """Waits until a store that failed may be asked for a row group again. Raises StoreError after the last try."""
-        where = f"{self.index.files[number].path}: row group {group - int(self.index.file_groups[number])} read"
-        check_worth_another(error, where, attempt)
-        pause(attempt)
-        for piecewise in (False, True):
-            self._open.pop((number, piecewise), None)
+    def _named(self, row: int) -> str:
+        group = self.index.group_of(row)
+        file = self.index.file_of(group)
+        return f"{self.index.files[file].path}: row group {group - int(self.index.file_groups[file])} read"
 
     def _read_file(self, number: int, group: int, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows of one file. A file that was changed meanwhile is noticed before its rows are handed over."""
@@ -110,6 +106,7 @@ class RangeReader:
                     return
         except UNREADABLE as error:
             if is_away(error):
+                self._open.pop((number, piecewise), None)
                 raise
             index.sightings.check(file)
             raise self._undecodable(file.path, groups, error) from error

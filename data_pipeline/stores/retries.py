@@ -6,7 +6,8 @@ Each try is pyarrow's, which itself makes up to three requests of S3 where one f
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from shardrec.data_pipeline.errors import UserError
@@ -53,6 +54,29 @@ def tried(work: Callable[[], T], what: str, again: Callable[[OSError], bool] = l
             check_worth_another(error, what, attempt)
         pause(attempt)
     raise AssertionError
+
+
+def gone_on_with(
+    items: Callable[[int], Iterator[T]], size: Callable[[T], int], what: Callable[[int], str]
+) -> Iterator[T]:
+    """Yields what `items(0)` does; where a store fails, what `items(n)` does, n the sizes of all that was yielded.
+
+    what: what is read there, for the error line. Nothing that was yielded is held on to. Raises StoreError as `tried`.
+    """
+    done = attempt = 0
+    while True:
+        left = items(done)
+        try:
+            while taken := list(islice(left, 1)):
+                done, attempt = done + size(taken[0]), 0
+                yield taken.pop()
+            return
+        except OSError as error:
+            if not is_away(error):
+                raise
+            attempt += 1
+            check_worth_another(error, what(done), attempt)
+        pause(attempt)
 
 
 def check_worth_another(error: OSError, what: str, attempt: int) -> None:

@@ -419,9 +419,11 @@ def _exists(path: str) -> bool:
     from pyarrow.fs import FileType
 
     from shardrec.data_pipeline.stores.filesystems import opened
+    from shardrec.data_pipeline.stores.retries import is_away, tried
 
     try:
         system, place = opened(path)
-        return bool(system.get_file_info(place).type != FileType.NotFound)
+        found = tried(lambda: system.get_file_info(place), f"{path}: looked for", again=is_away)
+        return bool(found.type != FileType.NotFound)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be reached: {str(error).splitlines()[0]}") from None

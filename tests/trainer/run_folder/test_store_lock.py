@@ -32,10 +32,8 @@ def elsewhere(folder: StorePath, command: str = "train-elsewhere") -> tuple[Owne
 def test_is_for_one_at_a_time_and_leaves_nothing(folder: StorePath, store: ObjectStore) -> None:
     with store_locked(folder, "train-1"):
         check_store_owned(folder, "train-1")
-        with (
-            pytest.raises(UserError, match=r"in use by `train` \(process \d+ on .*, since .*\); wait until it is over"),
-            store_locked(folder, "train-2"),
-        ):
+        line = r"in use by `train` \(process \d+ on .*, since .*\); wait until it is over"
+        with pytest.raises(UserError, match=line), store_locked(folder, "train-2"):
             pass
         check_store_owned(folder, "train-1")
     assert store.names(folder.key) == []
@@ -71,7 +69,7 @@ def test_an_owner_elsewhere_that_gives_signs_of_life_keeps_it(
     owner, sign = elsewhere(folder)
     beats = Heartbeat()
     beats.add(sign, owner.dump())
-    with pytest.raises(UserError, match="in use by `train` .* on elsewhere"), store_locked(folder, "train-1"):
+    with pytest.raises(UserError, match=r"in use by `train` .* on elsewhere"), store_locked(folder, "train-1"):
         pass
     beats.remove(sign)
     assert "waiting up to 60 s to see whether it still lives" in " ".join(capsys.readouterr().err.split())
@@ -83,9 +81,9 @@ def test_an_owner_elsewhere_that_has_long_given_none_loses_it_and_finds_out(
 ) -> None:
     monkeypatch.setattr(store_lock, "SILENCE_SECONDS", 1.0)
     elsewhere(folder)
-    with store_locked(folder, "train-1"):
-        with pytest.raises(UserError, match="was taken over by `train` .*this one ends"):
-            check_store_owned(folder, "train-elsewhere")
+    taken_over = pytest.raises(UserError, match=r"was taken over by `train` .*this one ends")
+    with store_locked(folder, "train-1"), taken_over:
+        check_store_owned(folder, "train-elsewhere")
     with pytest.raises(UserError, match="was taken over and left again"):
         check_store_owned(folder, "train-elsewhere")
     assert store.names(folder.key) == []
