@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.data_pipeline.reading.index import Fingerprint, fingerprints
+from shardrec.data_pipeline.stores.mirrors import address
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load, read
@@ -27,6 +28,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.synced import fetch, in_step
 from shardrec.trainer.run_folder.terminal import messages
 
 
@@ -70,13 +72,14 @@ def compare_models(
     key, named = ("run", "`run`") if out is None else ("--out", "--out")
     out = load(run_file, overrides, variant=models[0]).run_folder.parent if out is None else absolute_folder(out)
     check_lasting(key, out)
+    fetch(out)
     Scoreboard.check_writable(out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
     board, console, any_trained = Scoreboard(models, seeds, leading), messages(), False
     told = telling_how_to_go_on(out, out, way_on="the same command goes on")
-    with told, locked(out, command_name("compare"), named=named), _Workplace() as workplace:
+    with told, locked(out, command_name("compare"), named=named), in_step(out), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             trained = (outcome := _earlier(entry)) is None
             if outcome is None:
@@ -95,7 +98,7 @@ def compare_models(
 
 def _entry(run_file: Path, model: str, seed: int, overrides: Iterable[str], out: Path) -> Entry:
     config = load(run_file, (*overrides, f"trainer.seed={seed}"), variant=model)
-    return Entry(model, seed, config.model_copy(update={"run": str(out / model / f"seed-{seed}")}))
+    return Entry(model, seed, config.model_copy(update={"run": address(out / model / f"seed-{seed}")}))
 
 
 def _check(entries: Sequence[Entry]) -> None:

@@ -270,11 +270,11 @@ class RunFolder:
             names = stage_names(read(folder.stages_file), str(folder.stages_file))
             finished = [name for name in names if cls(folder.path / name).summary() is not None]
             if names[-1] not in finished:
-                remedy = f"resume the run, or name {folder.path / finished[-1]}" if finished else "resume the run"
-                raise UserError(f"{path}: stage {names[-1]} is not finished; {remedy}")
+                stage = f", or name {address(folder.path / finished[-1])}" if finished else ""
+                raise UserError(f"{folder.address}: stage {names[-1]} is not finished; resume the run{stage}")
             return cls(folder.path / names[-1])
         if not folder.config_file.exists():
-            raise UserError(f"{path}: not a run folder (no config.yaml in it)")
+            raise UserError(f"{folder.address if folder.store else path}: not a run folder (no config.yaml in it)")
         return folder
 
     def discard(self) -> None:

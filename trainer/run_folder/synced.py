@@ -40,7 +40,7 @@ def in_step(folder: Path) -> Iterator[None]:
         yield
         failed = False
     finally:
-        if any((folder / name).exists() for name in ("config.yaml", "stages.yaml")):
+        if any(_files(folder, (*_NOT_SENT, "logs"))):  # else nothing came of it
             with suppress(StoreError) if failed else nullcontext():
                 push(folder)
                 _prune_logs(folder)
@@ -75,12 +75,17 @@ def push(folder: Path) -> None:
 
     Raises StoreError as `tried`.
     """
-    if (store := mirrored(folder)) is None:
-        return
-    for path in _files(folder, _NOT_SENT):
-        if (now := _look(path)) != _seen.get(path):
-            send_file(path, store / path.relative_to(folder).as_posix())
-            _seen[path] = now
+    for path in _files(folder, _NOT_SENT) if mirrored(folder) else ():
+        if _look(path) != _seen.get(path):
+            send(path)
+
+
+def send(path: Path) -> None:
+    """Sends one file, where it is in a mirror. Raises StoreError as `tried`."""
+    if store := mirrored(path):
+        now = _look(path)
+        send_file(path, store)
+        _seen[path] = now
 
 
 def forget(path: Path) -> None:
