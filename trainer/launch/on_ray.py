@@ -45,6 +45,7 @@ from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure, leave_result, result_left
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.run_folder.synced import fetch, push
 
@@ -62,7 +63,7 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
         with running_ray(launch, worker_count(launch)):
             return _fitted(worker, config, folder, arguments)
     except UserError as error:
-        folder.fail(error)
+        leave_failure(folder, error)
         raise
 
 
@@ -98,9 +99,9 @@ def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Map
             raise _cause(folder, error) from None
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-    if failure := folder.failure():
-        raise failure
-    return folder.result()
+    if stopped := failure_left(folder):
+        raise stopped
+    return result_left(folder)
 
 
 def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
@@ -181,7 +182,7 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
     """Returns what to tell the user: what a worker left, what it raised, or where to look."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     raised = [e for e in failures.values() if isinstance(e, UserError)]
-    if known := folder.failure() or next(iter(raised), None):
+    if known := failure_left(folder) or next(iter(raised), None):
         return known
     words = [*left(folder.logs), *_of_the_dead(failures)]
     words.sort(key=lambda said: said.is_consequence)
@@ -218,7 +219,7 @@ def _work(job: dict[str, Any]) -> None:
     """Runs on each worker, and again from the top after a restart."""
     config = parse(job["config"], "run")
     folder = _folder_here(config, job)
-    if folder.failure():
+    if failure_left(folder):
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])
     watch_for(_is_preempted)
@@ -226,7 +227,7 @@ def _work(job: dict[str, Any]) -> None:
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
             worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])
-            result = run_worker(worker, config, folder, environment, arguments)
+            returned = run_worker(worker, config, folder, environment, arguments)
         except RegroupError:
             raise
         except Exception as error:
@@ -239,7 +240,7 @@ def _work(job: dict[str, Any]) -> None:
                 with suppress(StoreError):
                     push(folder.path)
     if environment.leads:
-        folder.leave_result(result)
+        leave_result(folder, returned)
 
 
 def _folder_here(config: RunConfig, job: Mapping[str, Any]) -> RunFolder:

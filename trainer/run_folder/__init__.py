@@ -5,6 +5,7 @@
 - `command_logs.py`: logs and messages of one command, in a folder of their own
 - `final_curves.py`: curves of the best checkpoint, in a few hundred numbers
 - `folder.py`: the run folder, what is in it and how it is opened
+- `handed_back.py`: what workers leave for the launcher: a result, or the line that stopped the run
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
 - `interruption.py`: what a command that a signal ends says

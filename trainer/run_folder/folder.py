@@ -26,7 +26,7 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
-from shardrec.data_pipeline.errors import ResumableError, UserError
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.owned_files import (
     MARKER,
@@ -40,7 +40,6 @@ from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.data_pipeline.stores.filesystems import opened
 from shardrec.data_pipeline.stores.location import Location, StorePath
 from shardrec.data_pipeline.stores.mirrors import address, local, mirrored
-from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import stage_names
@@ -51,7 +50,7 @@ from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
 from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
-from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, forget, push, withdraw
+from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, forget, withdraw
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -390,52 +389,6 @@ class RunFolder:
         """Drops what was recorded after `step`: those steps are about to be done again."""
         kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "end"]
         write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
-
-    def fail(self, error: UserError) -> None:
-        """Leaves the one line that the launcher prints. The first worker to fail is the one that counts."""
-        text = json.dumps({"error": str(error), "resumable": isinstance(error, ResumableError)})
-        try:
-            with self.error_file.open("x") as file:
-                file.write(text)
-            if self.elsewhere:
-                self._in_store(self.error_file).write_text(text)
-        except (OSError, StoreError):
-            pass  # another worker was first; or the disk is full, and the error itself has to get through
-
-    def failure(self) -> UserError | None:
-        """Returns what stopped the run on some worker, if anything did."""
-        try:
-            left = json.loads(self._left(self.error_file))
-            return (ResumableError if left.get("resumable") else UserError)(left["error"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-
-    def leave_result(self, result: Mapping[str, Any]) -> None:
-        """Leaves what rank 0 returns to the launcher."""
-        write_atomically(self.result_file, json.dumps(result))
-        if self.elsewhere:
-            push(self.path)
-            self._in_store(self.result_file).write_text(json.dumps(result))
-
-    def result(self) -> dict[str, Any]:
-        """Returns what rank 0 has left; where it ran on another machine, this mirror has what it wrote, too."""
-        is_here = self.result_file.exists()
-        result: dict[str, Any] = json.loads(self._left(self.result_file))
-        if not is_here:
-            self._in_store(self.result_file).unlink(missing_ok=True)
-            push(self.path)
-            fetch(self.path, is_ours=True)
-        return result
-
-    def _left(self, file: Path) -> str:
-        """Returns the text of a file that a worker left here, or on another machine. Raises FileNotFoundError."""
-        if self.store is None or file.exists():
-            return file.read_text()
-        return self._in_store(file).read_text()
-
-    def _in_store(self, file: Path) -> StorePath:
-        assert self.store is not None
-        return self.store / file.relative_to(self.path).as_posix()
 
 
 def nothing_to_resume(path: Path) -> UserError:
