@@ -94,7 +94,9 @@ class StorePath:
     @property
     def opened(self) -> tuple[pafs.FileSystem, str]:
         """Returns the file system, and the path in it."""
-        filesystem, base = tried(lambda: opened(self.root + (f"?{self.query}" if self.query else "")), str(self))
+        filesystem, base = tried(
+            lambda: opened(self.root + (f"?{self.query}" if self.query else "")), f"{self}: reached"
+        )
         return filesystem, f"{base.rstrip('/')}/{self.key}"
 
     def _info(self) -> pafs.FileInfo:

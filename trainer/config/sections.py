@@ -336,7 +336,7 @@ class LaunchConfig(Section):
 class RunConfig(Section):
     """The configuration of a run, or of a chain. `model` is a name or `module:Class`, with its settings beside it."""
 
-    run: Place = Field(description="the run folder")
+    run: Place = Field(description="the run folder, or its URI in an object store")
     data: DataConfig
     model: dict[str, Any] = {}
     tables: dict[str, TableSettings] = {}

@@ -250,7 +250,9 @@ def _folder_here(config: RunConfig, job: Mapping[str, Any]) -> RunFolder:
         return RunFolder(path, logs)
     if not is_store_uri(config.run):
         host = os.uname().nodename
-        raise UserError(f"{logs}: not seen from host {host}; `run` must be on storage that all nodes share")
+        raise UserError(
+            f"{logs}: not seen from host {host}; `run` must be on storage that all nodes share, or in a store"
+        )
     folder = RunFolder(config.run_folder, config.run_folder / logs.relative_to(path), elsewhere=True)
     fetch(folder.path)
     folder.logs.mkdir(parents=True, exist_ok=True)

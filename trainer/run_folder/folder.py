@@ -50,7 +50,7 @@ from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
 from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
-from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, forget, withdraw
+from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, fetch_file_of, forget, withdraw
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -386,7 +386,11 @@ class RunFolder:
         return read_records(self.metrics_file)
 
     def forget_records_after(self, step: int) -> None:
-        """Drops what was recorded after `step`: those steps are about to be done again."""
+        """Drops what was recorded after `step`: those steps are about to be done again.
+
+        What a store has was sent before the step's checkpoint was made, by whichever machine rank 0 was on.
+        """
+        fetch_file_of(self.metrics_file)
         kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "end"]
         write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
 

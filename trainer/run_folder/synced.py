@@ -70,6 +70,14 @@ def fetch(folder: Path, *, is_ours: bool = False) -> None:
             _seen.pop(path, None)
 
 
+def fetch_file_of(path: Path) -> None:
+    """Brings one file of a mirror up to date, where the store has it. Raises StoreError as `tried`."""
+    if store := mirrored(path):
+        with suppress(FileNotFoundError), whole_file(path, synced=False) as temporary:
+            fetch_file(store, temporary)
+            _seen.pop(path, None)
+
+
 def push(folder: Path) -> None:
     """Sends what has changed in a mirror to its store; nothing where the folder is no mirror.
 
