@@ -1,6 +1,7 @@
 # make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
 # make test: install, then lint, type-check and run every test
 # make tests: every test alone
+# make faults: breaks runs on purpose, a thousand times, for hours; goes on where it was stopped; results in faults.jsonl
 # make gpu-check: on a machine with a GPU, all that needs one: tests, samples/s, profiles; results in gpu-check/
 #
 # DEVICE=cpu|cuda   which builds to install (default: cuda where nvidia-smi sees a GPU)
@@ -8,12 +9,14 @@
 # PYTHON=python3    the interpreter (3.11 or newer) that .venv is made with
 # RUN=python3       gpu-check by this interpreter, which has all that is needed (Ray is not); default: .venv's, installed
 # OUT=gpu-check    where gpu-check writes
+# FAULTS=faults.jsonl  the file that `make faults` appends its trials to
 # JOBS=2            processes that run tests side by side; 0: one test after another, in one process
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 TORCH_INDEX ?=
 OUT ?= gpu-check
+FAULTS ?= faults.jsonl
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +24,7 @@ RUN ?= $(BIN)/python
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test tests gpu-check lint types clean
+.PHONY: install demo test tests faults gpu-check lint types clean
 
 install: $(INSTALLED)
 
@@ -48,6 +51,9 @@ test: $(INSTALLED)
 # what is compiled of tests and code is kept, also where the environment says otherwise: processes start by the hundred
 tests: $(INSTALLED)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults --out $(FAULTS)
 
 gpu-check: $(if $(filter $(BIN)/python,$(RUN)),$(INSTALLED))
 	$(RUN) -m shardrec bench gpu --out $(OUT)

@@ -4,12 +4,11 @@ The agent and the variables that ranks find are those of the command `torchrun`;
 them, have the ranks of `training/test_stages.py`.
 """
 
-import multiprocessing
 import os
 import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -17,18 +16,17 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tests.processes import forkserver
 from tests.trainer.started import command
 
-FORK: Any = multiprocessing.get_context("fork")
-
 
 def torchrun(world_size: int, logs: Path, *words: object, restarts: int = 0) -> BaseProcess:
     """Starts `shardrec ...` on ranks, whose output goes to RANK.log in the folder `logs`; the agent's process."""
     context = forkserver()
-    agent = context.Process(target=_agent, args=(world_size, restarts, logs, [str(word) for word in words]))
+    agent = context.Process(target=run_agent, args=(world_size, restarts, logs, [str(word) for word in words]))
     agent.start()
     return agent
 
 
-def _agent(world_size: int, restarts: int, logs: Path, words: list[str]) -> None:
+def run_agent(world_size: int, restarts: int, logs: Path, words: list[str]) -> None:
+    """Runs the agent in this process, to the end of all ranks."""
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=world_size, run_id="test", rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=restarts, monitor_interval=0.05, start_method="fork",
@@ -37,16 +35,22 @@ def _agent(world_size: int, restarts: int, logs: Path, words: list[str]) -> None
     elastic_launch(config, _rank)(logs, words)
 
 
+class _Ended(BaseException):
+    """The end of a command, of which the agent is to hear as of any function's."""
+
+
 def _rank(logs: Path, words: list[str]) -> None:
-    """Waits for the command in a process of its own, which may end without returning what the agent waits for."""
-    process = FORK.Process(target=_command, args=(logs / f"{os.environ['RANK']}.log", words))
-    process.start()
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the command ended with {process.exitcode}")
-
-
-def _command(log: Path, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    command(log, words)
+    exit_at_once = os._exit
+    os._exit = _ended  # type: ignore[assignment]
+    try:
+        command(logs / f"{os.environ['RANK']}.log", words)
+    except (_Ended, SystemExit) as ended:
+        if ended.args[0]:
+            raise RuntimeError(f"the command ended with {ended.args[0]}") from None
+    finally:
+        os._exit = exit_at_once
+
+
+def _ended(code: int) -> NoReturn:
+    raise _Ended(code)

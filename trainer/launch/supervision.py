@@ -16,7 +16,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import choose_backend, flush_and_exit, launch
 from shardrec.trainer.launch.last_words import forget, last_words, left, way_on
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, MemoryMonitor
-from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.launch.torchrun import end_with_agent, leads
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressView
@@ -53,6 +53,8 @@ def supervised(
     processes on this machine take, in bytes, every two seconds. Raises UserError as `launch` does.
     """
     began = time.monotonic()
+    if choose_backend(config.launch) == "torchrun" and not embedded:
+        end_with_agent()
     if config.launch.device != "cuda":
         compile_kernels()  # at first use, which is said where the user sees it
     if leads():

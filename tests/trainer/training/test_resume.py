@@ -39,7 +39,6 @@ from tests.trainer.command_line import shardrec
 from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, table, write_data, write_names_of_layers
 from tests.trainer.started import started
-from tests.trainer.torchrun import torchrun
 
 EVERY = 7
 SETTINGS = {
@@ -278,22 +277,6 @@ def unknown_users(folder: Path) -> Path:
     rows = rows.set_column(0, "user", pa.array([999] * 50))
     pq.write_table(rows, folder / "unknown.parquet")
     return folder / "unknown.parquet"
-
-
-def test_torchrun_starts_a_killed_rank_anew(data: Path, tmp_path: Path) -> None:
-    """The new first rank takes over the lock of the one that was killed, by the line that started the run."""
-    settings = {"epochs": 5, "checkpoint": {"every_steps": 10}, "evaluation": {"every_epochs": 5}}
-    path = run_file(tmp_path / "run.yaml", data, trainer=settings)
-    agent = torchrun(2, tmp_path, "train", path, "--quiet", "--resume", "auto", restarts=1)
-    while not list((tmp_path / "run").glob("checkpoints/step-*")) and agent.is_alive():
-        time.sleep(0.01)
-    os.kill(json.loads((tmp_path / "run/.lock").read_text())["pid"], signal.SIGKILL)
-    agent.join()
-    assert agent.exitcode == 0
-    folder = RunFolder.open(tmp_path / "run")
-    summary = json.loads(folder.summary_file.read_text())
-    assert summary["rows"] == 5 * 2401 and summary["first_step"] >= 10
-    assert not (folder.path / ".lock").exists()
 
 
 def ray_train_workers(launcher: int) -> list[psutil.Process]:

@@ -9,23 +9,18 @@ All else stays as it is in the benchmark's own log: DeepFM, 26 fields, 1 M ids, 
 import argparse
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shardrec.trainer.reports.chart import HEIGHT, WIDTH, Axis, Chart, Line
-from shardrec.trainer.reports.style import LIGHT_SERIES
+from shardrec.trainer.reports.chart import Axis, Chart, Line
+from tests.trainer.benchmarks.figures import panels
 from tests.trainer.benchmarks.figures.in_turns import figures_of, prepared
 
 LOG = {"rows": 400_000, "fields": 26, "ids": 1_000_000, "dense": 13}
 THREAD = "launch.threads=1"
-COLUMNS = 2  # of the picture
-STYLE = "text { font: 13px sans-serif } .title { font-weight: bold } .line { fill: none; stroke-width: 2 } "
-STYLE += ".grid { stroke: #d5dae0 } .base { stroke: #57606a } "
-STYLE += " ".join(f".s{i} {{ stroke: {c} }} .f{i} {{ fill: {c} }}" for i, c in enumerate(LIGHT_SERIES[:2]))
 
 
 class Point(NamedTuple):
@@ -88,23 +83,11 @@ def table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Draws a panel for each size: thousand samples/s of the step and end to end; sizes are on logarithmic axes."""
-    sizes = list(dict.fromkeys(line["size"] for line in lines))
-    panels = []
-    for place, size in enumerate(sizes):
+    charts = []
+    for size in dict.fromkeys(line["size"] for line in lines):
         of_size = [line for line in lines if line["size"] == size and "failed" not in line]
-        found = re.search(r"<svg.*</svg>", str(_chart(size, of_size).figure()), re.DOTALL)
-        assert found is not None
-        x, y = place % COLUMNS * WIDTH, place // COLUMNS * (HEIGHT + 24) + 40
-        title = f'<text x="{x + 4:g}" y="{y - 6:g}" class="title">{size} ({of_size[0]["model"]})</text>'
-        panels.append(
-            title + found[0].replace("<svg", f'<svg x="{x:g}" y="{y:g}" width="{WIDTH:g}" height="{HEIGHT:g}"', 1)
-        )
-    width, height = COLUMNS * WIDTH, -(-len(sizes) // COLUMNS) * (HEIGHT + 24) + 40
-    keys = f'<text x="{width - 320:g}" y="14" class="f0">step in memory</text>'
-    keys += f'<text x="{width - 180:g}" y="14" class="f1">end to end from Parquet</text>'
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">'
-    ground = f'<rect width="{width:g}" height="{height:g}" fill="white"/>'
-    path.write_text("\n".join([opening, f"<style>{STYLE}</style>", ground, keys, *panels, "</svg>\n"]))
+        charts.append((f"{size} ({of_size[0]['model']})", _chart(size, of_size)))
+    panels.draw(charts, ("step in memory", "end to end"), path)
 
 
 def _chart(size: str, lines: Sequence[dict[str, Any]]) -> Chart:
