@@ -75,6 +75,8 @@ def compare_models(
     fetch(out)
     Scoreboard.check_writable(out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
+    for entry in entries:
+        fetch(entry.folder.path)
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
     board, console, any_trained = Scoreboard(models, seeds, leading), messages(), False

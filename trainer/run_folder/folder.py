@@ -50,7 +50,7 @@ from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
 from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
-from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, fetch_file_of, forget, withdraw
+from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, fetch_file_of, forget, holds_other_things, withdraw
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -188,7 +188,9 @@ class RunFolder:
                     f"{folder.address}: holds a run of another model ({_shown(before.model)}), "
                     f"this one is {_shown(config.model)}; name another `run`"
                 )
-        elif folder.path.exists() and not (folder.path.is_dir() and was_begun(folder.path)):
+        elif holds_other_things(folder.path) or (
+            folder.path.exists() and not (folder.path.is_dir() and was_begun(folder.path))
+        ):
             raise UserError(f"{folder.address}: not a run folder and not empty; name another `run`")
         elif resume:
             raise nothing_to_resume(folder.path)

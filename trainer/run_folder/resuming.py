@@ -9,7 +9,7 @@ from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.run_folder.folder import RunFolder, nothing_to_resume
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import check_free, was_begun
-from shardrec.trainer.run_folder.synced import fetch
+from shardrec.trainer.run_folder.synced import fetch, holds_other_things
 from shardrec.trainer.run_folder.terminal import messages
 
 Resume = bool | Literal["auto"]
@@ -71,6 +71,8 @@ def check_stages_folder(whole: RunFolder, stages: Iterable[str], *, resume: bool
             raise UserError(f"{whole.address}: holds a run already; continue it with --resume, or name another `run`")
     elif resume:
         raise nothing_to_resume(whole.path)
-    elif whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path)):
+    elif holds_other_things(whole.path) or (
+        whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path))
+    ):
         raise UserError(f"{whole.address}: not a run folder and not empty; name another `run`")
     whole.check_no_links(("logs", *stages))

@@ -5,6 +5,7 @@ before each checkpoint and in the end; a command fetches what it reads. A file t
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -21,7 +22,11 @@ CHECKPOINTS = "checkpoints"
 KEPT_LOGS = 10
 """Commands whose logs stay in a store, the newest."""
 
-_NOT_SENT = (CHECKPOINTS, "wandb", "ray")  # what is written there itself, and what others keep
+_NOT_SENT = (CHECKPOINTS,)
+_OF_OTHERS = re.compile(r".*/(tracking/wandb|logs/[^/]*/ray)")
+_RUN_FILES = ("config.yaml", "stages.yaml", "compare.csv")
+"""By one of these a folder of a store is known for a run's or a comparison's; another one is not looked into."""
+
 _NOT_FETCHED = (CHECKPOINTS, "logs", "tensorboard")  # what no command reads
 _PASSING = ("progress.json", "result.json", "error.json", "messages.txt", "owner.json")
 _seen: dict[Path, tuple[int, int]] = {}
@@ -54,7 +59,8 @@ def fetch(folder: Path, *, is_ours: bool = False) -> None:
     store = mirrored(folder)
     if store is None or (not is_ours and _is_written_here(folder)):
         return
-    there = dict(_objects(store, folder, _NOT_FETCHED))
+    at_top = {path.name for path in store.listed()}
+    there = dict(_objects(store, folder, _NOT_FETCHED)) if at_top.intersection(_RUN_FILES) else {}
     for path, (source, status) in there.items():
         if not _is_alike(path, status):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +111,22 @@ def forget(path: Path) -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Removes from a store what `push` sent there, for a run that came to nothing."""
+    """Removes from a store what this process sent there, for a run that came to nothing."""
+    if (store := mirrored(folder)) is None:
+        return
+    for path in [path for path in _seen if path.is_relative_to(folder)]:
+        (store / path.relative_to(folder).as_posix()).unlink(missing_ok=True)
+        del _seen[path]
+    for inside, status in store.listed().items():
+        if status is None and not any(of is not None for of in inside.listed(deep=True).values()):
+            inside.remove()  # what pyarrow marks a folder by
+
+
+def holds_other_things(folder: Path) -> bool:
+    """Says whether a mirror's store has something in its place that is neither a run nor a lock."""
     store = mirrored(folder)
-    for source, _ in dict(_objects(store, folder, (CHECKPOINTS,))).values() if store else ():
-        source.unlink(missing_ok=True)
+    inside = {path.name for path in store.listed()} if store else set()
+    return not inside.intersection(_RUN_FILES) and any(not name.startswith(LOCK) for name in inside)
 
 
 def _prune_logs(folder: Path) -> None:
@@ -140,11 +158,15 @@ def _objects(
 def _files(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
     """Yields the files of a mirror that are to stay, at any depth."""
     for inside, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in left_out and not Path(inside, name).is_symlink()]
+        folders[:] = [name for name in folders if name not in left_out and not _is_of_others(Path(inside, name))]
         for name in names:
             path = Path(inside, name)
             if not name.startswith(".") and name not in _PASSING and path.is_file() and not path.is_symlink():
                 yield path
+
+
+def _is_of_others(folder: Path) -> bool:
+    return folder.is_symlink() or _OF_OTHERS.fullmatch(folder.as_posix()) is not None
 
 
 def _look(path: Path) -> tuple[int, int]:

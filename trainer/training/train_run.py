@@ -25,7 +25,7 @@ from shardrec.trainer.run_folder.launches import LaunchLog
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.run_folder.resuming import check_stages_folder
-from shardrec.trainer.run_folder.synced import forget, in_step, push
+from shardrec.trainer.run_folder.synced import forget, in_step, push, send
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.tracking.tracked import tracked
@@ -179,6 +179,7 @@ def _train_each(
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
+        send(whole.stages_file)
         note(config.model_dump(mode="json", by_alias=True), whole.path)
         forget(whole.summary_file)
     summaries: dict[str, Any] = dict(finished)

@@ -7,7 +7,7 @@ import pytest
 from shardrec.data_pipeline.stores.mirrors import VARIABLE, local
 from shardrec.trainer.run_folder import synced
 from shardrec.trainer.run_folder.lock import locked
-from shardrec.trainer.run_folder.synced import KEPT_LOGS, fetch, forget, in_step, push
+from shardrec.trainer.run_folder.synced import KEPT_LOGS, fetch, forget, holds_other_things, in_step, push, withdraw
 from tests.object_store import BUCKET, ObjectStore
 
 
@@ -110,6 +110,27 @@ def test_a_training_of_this_machine_is_ahead_of_the_store(machines: Machines, st
         write(here, metrics_jsonl="1\n2\n", curves_json="new")
         fetch(machines.on("a"))
         assert (here / "metrics.jsonl").read_text() == "1\n2\n" and (here / "curves.json").exists()
+
+
+def test_what_is_no_run_is_neither_fetched_nor_taken_for_an_empty_folder(
+    machines: Machines, store: ObjectStore
+) -> None:
+    here = machines.on("a")
+    store.write(f"{here.name}/logs-of-january/part.parquet", b"rows")
+    fetch(here)
+    assert not any(here.iterdir()) and holds_other_things(here)
+    assert not holds_other_things(here / "run")
+
+
+def test_a_run_that_came_to_nothing_takes_back_what_it_sent_and_no_more(machines: Machines, store: ObjectStore) -> None:
+    here = machines.on("a")
+    write(here, config_yaml="run", logs__train_1__driver_log="log")
+    push(here)
+    store.write(f"{here.name}/words", b"somebody's")
+    withdraw(here)
+    assert store.names(here.name) == ["words"]
+    store.remove(f"{here.name}/words")
+    assert not holds_other_things(here)
 
 
 def test_is_sent_in_the_end_with_the_newest_logs(machines: Machines, store: ObjectStore) -> None:
