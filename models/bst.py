@@ -13,7 +13,7 @@ from shardrec.models.layers.jagged_sum import jagged_sum
 from shardrec.models.layers.kernels.library import torch_alone
 from shardrec.models.layers.packing import inverse, regroup
 from shardrec.models.layers.padded import padded_mean_weights, padded_sum
-from shardrec.models.layers.transformer import LengthBuckets, TransformerLayer, bucket_by_length
+from shardrec.models.layers.transformer import LengthBuckets, TransformerLayer, attended_rows
 
 
 class BSTConfig(HistoryConfig):
@@ -81,6 +81,7 @@ class BST(HistoryModel):
         row = history.row_of_position()
         with torch_alone():  # kernels keep no attention
             buckets, _, weights = self._encode(self.events(history), self.target_event(target, dense), history, row)
+        assert buckets.parts is not None
         of_target = []
         for bucket, attention in zip(buckets.parts, weights, strict=True):
             last = (bucket.mask == 0).sum(-1, keepdim=True) - 1  # [rows, 1, 1, 1]
@@ -93,7 +94,7 @@ class BST(HistoryModel):
         self, events: Tensor, target: Tensor, history: Jagged, row: Tensor
     ) -> tuple[LengthBuckets, Tensor, tuple[Tensor, ...]]:
         """Returns how [events; targets] are bucketed, the last layer's outputs in that order, and its attention."""
-        buckets = _with_target(history, row)
+        buckets = _with_target(events, history, row)
         device = target.device
         of_events = history.offsets[1:][row] - torch.arange(len(row), device=device)
         recency = torch.cat([of_events, torch.zeros(len(target), dtype=torch.int64, device=device)])
@@ -105,14 +106,14 @@ class BST(HistoryModel):
         return buckets, x, weights
 
 
-def _with_target(history: Jagged, row: Tensor) -> LengthBuckets:
-    """Buckets the rows [history; target]; `source` counts all events first and then all targets."""
+def _with_target(of_events: Tensor, history: Jagged, row: Tensor) -> LengthBuckets:
+    """Returns how the rows [history; target] are attended in; `source` counts all events first and then all targets."""
     batch_row = torch.arange(len(history.lengths), device=row.device)
     events = torch.arange(len(row), device=row.device)
     place = torch.cat([events + row, history.offsets[1:] + batch_row])  # of each event and target, rows side by side
     owner = torch.empty_like(place).index_copy_(0, place, torch.cat([row, batch_row]))
     starts = torch.cat([history.offsets[:1], history.offsets[1:] + batch_row + 1])
     on_host = None if history.host_lengths is None else history.host_lengths + 1
-    buckets = bucket_by_length(history.lengths + 1, owner, starts, on_host)
+    buckets = attended_rows(of_events, history.lengths + 1, owner, starts, on_host)
     reverse = buckets.reverse[place]
     return buckets._replace(source=inverse(reverse), reverse=reverse)

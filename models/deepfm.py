@@ -9,6 +9,7 @@ from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.affine import Affine
 from shardrec.models.layers.fm import fm_terms, fm_terms_and_factors
+from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
@@ -33,7 +34,7 @@ class DeepFM(Recommender):
 
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, F, 1 + D], [B, N] -> [B]."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or are_compiled(field, dense):
             first, pairs, factors = fm_terms_and_factors(field, dense)
             deep = self.mlp(factors)
         else:  # an MLP that only scores takes columns as they lie

@@ -11,7 +11,7 @@ from shardrec.models.history_towers import HistoryTowers, HistoryTowersConfig
 from shardrec.models.inputs import Jagged, Padded
 from shardrec.models.layers.causal import CausalBlock
 from shardrec.models.layers.packing import regroup
-from shardrec.models.layers.transformer import bucket_by_length
+from shardrec.models.layers.transformer import attended_rows
 from shardrec.models.shared_space import Vectors
 
 
@@ -59,7 +59,7 @@ class SASRec(HistoryTowers):
         row = history.row_of_position()
         from_last = history.offsets[1:][row] - 1 - torch.arange(len(row), device=row.device)
         x = self.dropout(history.values.flatten(1) + self.position(from_last))
-        buckets = bucket_by_length(history.lengths, row, history.offsets, history.host_lengths)
+        buckets = attended_rows(x, history.lengths, row, history.offsets, history.host_lengths)
         x = regroup(x, buckets.source, buckets.reverse)
         for block in self.blocks:
             x, _ = block(x, buckets)

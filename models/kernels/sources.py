@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
 _ENTRY = "exports.cpp"
@@ -64,16 +66,23 @@ class KernelSources:
             return None
         return target
 
-    def load(self) -> ctypes.CDLL | None:
-        """Returns the loaded library, None where there is none, which is said in one line."""
+    def load(self, functions: Mapping[str, Sequence[Any]], returned: Any = None) -> ctypes.CDLL | None:
+        """Returns the loaded library, None where there is none, which is said in one line.
+
+        functions: the ctypes of the arguments of each that is called; returned: of what they return, None: nothing.
+        """
         path = self.library_file()
         if path is None:
             return None
         try:
-            return ctypes.CDLL(str(path))
+            loaded = ctypes.CDLL(str(path))
         except OSError as error:  # as where a home is shared by machines of several systems
             say(f"{path} cannot be loaded ({error}): {self.instead}; remove it")
             return None
+        for name, arguments in functions.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = list(arguments), returned
+        return loaded
 
     def _compile(self, program: str, folder: Path) -> Path:
         """Compiles the library into a folder. Raises CalledProcessError."""

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.jagged_sum import segment_sum
+from shardrec.models.layers.kernels.jagged import copied
 from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.kernels.pairs import PairKernel
 from shardrec.models.layers.mlp import MLP, MLPConfig
@@ -114,12 +115,15 @@ class _EventLayer(torch.autograd.Function):
         transposed = weight.to(of_row.dtype).T
         result = of_row.new_empty(len(events), of_row.shape[1])
         kernel = _kernel(events, target, row, offsets, outer, of_row.dtype)
+        of_row, row = of_row.contiguous(), row.contiguous()
         for piece in pieces(events, max(weight.shape)):
             if kernel is not None:
                 inputs = kernel.inputs(piece, of_row.dtype)
+                copied(of_row, row, piece, result[piece])
             else:
                 inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
-            torch.index_select(of_row, 0, row[piece], out=result[piece]).addmm_(inputs, transposed)
+                torch.index_select(of_row, 0, row[piece], out=result[piece])
+            result[piece].addmm_(inputs, transposed)
         return result
 
     @staticmethod

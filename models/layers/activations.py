@@ -93,12 +93,11 @@ class _CompiledDice(torch.autograd.Function):
         s, live, centre, alpha = ctx.saved_tensors
         kernel = DiceKernel(s, live)
         mean, scale = (x.detach() for x in ctx.moments)
-        *of_moments, of_alpha = kernel.backward_sums(gradient, mean, scale, alpha)
-        level = slope = torch.zeros_like(mean)
+        of_s, of_moments, of_alpha = kernel.backward(gradient, mean, scale, alpha)
         if ctx.totals is not None:
             (of_totals,) = torch.autograd.grad(ctx.moments, ctx.totals, of_moments, retain_graph=True)
-            level, slope = gradient_of_sums(of_totals, centre)
-        return kernel.backward(gradient, mean, scale, alpha, level, slope), of_alpha, None
+            kernel.add_by_moments(of_s, *gradient_of_sums(of_totals, centre))
+        return of_s, of_alpha, None
 
 
 class Maxout(nn.Module):

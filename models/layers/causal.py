@@ -18,7 +18,7 @@ class CausalBlock(TransformerLayer):
 
     def forward(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[M, E] in the buckets' order -> [M, E], and each bucket's attention, [rows, heads, width, width]."""
-        if not buckets.parts:
+        if not x.shape[0]:
             return x, ()
         attended, weights = self._attend(self.attended_norm(x), buckets)
         x = x + self.dropout(self.output(attended))

@@ -1,8 +1,14 @@
 """The logit is the last layer of a tower."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from shardrec.models.layers.kernels.library import are_compiled
+from shardrec.models.layers.kernels.logit import LogitKernel
 
 
 class Logit(nn.Linear):
@@ -15,5 +21,25 @@ class Logit(nn.Linear):
         """[..., in_features] of any dtype -> [..., out_features]."""
         if torch.compiler.is_exporting():  # programs are fp32, and autocast would be a graph inside of theirs
             return super().forward(x)
+        is_single = self.out_features == 1 and x.dim() == 2 and self.weight.dtype == torch.float32
+        if is_single and are_compiled(x, self.weight):
+            return _CompiledLogit.apply(x, self.weight, self.bias)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+class _CompiledLogit(torch.autograd.Function):
+    """Computes one column of logits in a pass over x, and gradients in another, without copies in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return LogitKernel(x, weight).forward(0.0 if bias is None else bias.item())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight = LogitKernel(x, weight).backward(gradient)
+        return of_x, of_weight, gradient.sum(0) if ctx.has_bias else None

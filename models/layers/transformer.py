@@ -40,13 +40,24 @@ class LengthBuckets(NamedTuple):
     """Length buckets say where M positions of B rows go.
 
     source: [M] the position, in the order of the batch, of each position in the buckets' order; reverse: [M] the other
-    way; offsets: [B + 1], where rows begin in the buckets' order
+    way; offsets: [B + 1], where rows begin in the buckets' order; parts: None where kernels attend within rows, which
+    then stay in the order of the batch
     """
 
     source: Tensor
     reverse: Tensor
-    parts: tuple[LengthBucket, ...]
+    parts: tuple[LengthBucket, ...] | None
     offsets: Tensor
+
+
+def attended_rows(
+    x: Tensor, lengths: Tensor, row: Tensor, offsets: Tensor, on_host: np.ndarray | None = None
+) -> LengthBuckets:
+    """Returns how the rows of x's positions are attended in: as they are by kernels, else by `bucket_by_length`."""
+    if not are_compiled(x):
+        return bucket_by_length(lengths, row, offsets, on_host)
+    positions = torch.arange(len(row), device=row.device)
+    return LengthBuckets(positions, positions, None, offsets)
 
 
 def bucket_by_length(lengths: Tensor, row: Tensor, offsets: Tensor, on_host: np.ndarray | None = None) -> LengthBuckets:
@@ -141,7 +152,7 @@ class TransformerLayer(nn.Module):
 
     def _attend(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
         three = [layer(x) for layer in (self.query, self.key, self.value)]
-        if are_compiled(*three) and three[0].dtype == three[2].dtype:
+        if buckets.parts is None:
             return _RowAttention.apply(*three, buckets.offsets, self.heads, self.causal), ()
         counts = [bucket.positions for bucket in buckets.parts]
         projected = zip(*(x.split(counts) for x in three), strict=True)

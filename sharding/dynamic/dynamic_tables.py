@@ -20,8 +20,9 @@ from shardrec.models.dynamic_ids import DynamicIds
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.dynamic.distinct import Distinct, distinct
 from shardrec.sharding.dynamic.id_map import IdMap
+from shardrec.sharding.kernels.fresh import are_renewed_here, renew
 from shardrec.sharding.tables.first_values_by_id import draw_rows
-from shardrec.sharding.tables.live import LiveTable, starts_at_zero
+from shardrec.sharding.tables.live import LiveTable, TableShard, starts_at_zero
 from shardrec.sharding.updates.choose import row_update
 
 
@@ -201,22 +202,33 @@ def renew_rows(table: LiveTable, rows: Tensor, ids: Tensor, seed: int) -> None:
     at_zero, spec = starts_at_zero(table.table), table.table
     update = None if spec.optimizer is None else row_update(spec)  # an unsharded lookup only reads
     for shard in table.shards:
-        here = ((rows >= shard.row) & (rows < shard.row + len(shard.weight))).nonzero().squeeze(1)
-        if not len(here):
+        if len(shard.weight) < spec.num_embeddings:
+            here = ((rows >= shard.row) & (rows < shard.row + len(shard.weight))).nonzero().squeeze(1)
+            at, its = rows[here] - shard.row, ids[here]
+        else:
+            at, its = rows, ids
+        if not len(at):
             continue
-        at = rows[here] - shard.row
-        for name, tensor in shard.tensors.items():
-            if name != "weight" or at_zero:
-                tensor.index_fill_(0, at, 0)
-        if at_zero:
-            continue
-        values = draw_rows(spec, seed, ids[here])
-        width = table.logical(shard, "weight").shape[1]
-        values = values[:, shard.column : shard.column + width].to(shard.weight.dtype)
-        table.logical(shard, "weight").index_copy_(0, at, values)
-        if update is not None and update.holds_weights:
-            for name, state in update.fresh_state(values).items():
+        values = None if at_zero else draw_rows(spec, seed, its)[:, shard.column :]
+        _fill(table, shard, at, values)
+        if values is not None and update is not None and update.holds_weights:
+            stored = values[:, : table.logical(shard, "weight").shape[1]].to(shard.weight.dtype)
+            for name, state in update.fresh_state(stored).items():
                 shard.tensors[name].index_copy_(0, at, state)
+
+
+def _fill(table: LiveTable, shard: TableShard, at: Tensor, values: Tensor | None) -> None:
+    """Sets rows `at` of a shard to first values [n, >= columns], None: to 0; and their state to 0."""
+    weight = table.logical(shard, "weight")
+    cleared = [tensor for name, tensor in shard.tensors.items() if name != "weight" or values is None]
+    columns = None if values is None else values[:, : weight.shape[1]]
+    if are_renewed_here(*shard.tensors.values()):
+        renew(at, cleared, shard.weight, columns)
+        return
+    for tensor in cleared:
+        tensor.index_fill_(0, at, 0)
+    if columns is not None:
+        weight.index_copy_(0, at, columns.to(weight.dtype))
 
 
 def _values(batch: Batch, feature: str) -> Tensor:

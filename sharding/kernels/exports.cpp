@@ -1,4 +1,5 @@
 // The kernel's entry points: they look at ids, then call the form that this processor has the instructions for.
+#include "fresh.h"
 #include "ids.h"
 #include "rows.h"
 #include "levels.h"
@@ -79,5 +80,13 @@ int64_t ids_find(const IdMap* map, const int64_t* ids, int64_t n, int64_t* rows,
 
 int64_t ids_observe(const IdMap* map, const Arrivals* arrivals, const Outcome* outcome, int32_t threads) {
     return unless_short(short_of, [&] { return FORM(observe(*map, *arrivals, *outcome, threads)); });
+}
+
+int64_t fresh_draw(const Draw* of, const int64_t* ids, int64_t n, float* values, int32_t threads) {
+    return run([&] { FORM(draw(*of, ids, n, values, threads)); });
+}
+
+int64_t fresh_renew(const Fresh* fresh, int32_t threads) {
+    return run([&] { FORM(renew(*fresh, threads)); });
 }
 }

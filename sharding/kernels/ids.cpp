@@ -4,13 +4,13 @@
 #include <omp.h>
 
 #include <algorithm>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
+#include "intrinsics.h"
 #include "memory.h"
 
 namespace INSTRUCTIONS {
+
+#include "draws.h"
 
 constexpr int64_t NEVER = std::numeric_limits<int64_t>::max(), LONG_AGO = std::numeric_limits<int64_t>::min();
 constexpr int64_t UNUSED = -((int64_t)1 << 31), LARGEST = ((int64_t)1 << 31) - 1, BITS = 31;
@@ -23,11 +23,7 @@ static inline void prefetch(const int64_t* values, int64_t n) {
 
 // ---------------------------------------------------------------- where ids may be
 
-static inline uint64_t hash_of(int64_t id) {  // `mixed` of `tables/draws.py`
-    uint64_t word = (uint64_t)id;
-    for (uint64_t factor : {0xFF51AFD7ED558CCDull, 0xC4CEB9FE1A85EC53ull}) word = (word ^ (word >> 33)) * factor;
-    return word ^ (word >> 33);
-}
+static inline uint64_t hash_of(int64_t id) { return mixed((uint64_t)id); }
 
 static inline int64_t bucket_of(uint64_t hash, int64_t buckets) { return (int64_t)((hash >> 32) * (uint64_t)buckets >> 32); }
 

@@ -62,22 +62,20 @@ class _Batch(ctypes.Structure):
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    loaded = ROWS.load()
-    if loaded is None:
-        return None
-    pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-    loaded.rows_pool.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int32]
-    loaded.rows_update.argtypes = [pointer, whole, pointer, pointer, pointer, number, number, ctypes.c_int32]
-    loaded.rows_sum.argtypes = [pointer, whole, whole, pointer, pointer, pointer, pointer, pointer]
-    loaded.rows_update_all.argtypes = [pointer, pointer, whole, whole, number, number, ctypes.c_int32]
-    loaded.ids_distinct.argtypes = [whole, pointer, pointer, whole, *[pointer] * 4, ctypes.c_int32]
-    loaded.ids_find.argtypes = [pointer, pointer, whole, pointer, ctypes.c_int32]
-    loaded.ids_observe.argtypes = [pointer, pointer, pointer, ctypes.c_int32]
-    loaded.kernel_short_of.argtypes = []
-    for name in ("rows_pool", "rows_update", "rows_sum", "rows_update_all", "ids_distinct", "ids_find", "ids_observe"):
-        getattr(loaded, name).restype = whole
-    loaded.kernel_short_of.restype = whole
-    return loaded
+    pointer, whole, number, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
+    functions: dict[str, list[Any]] = {
+        "rows_pool": [*[pointer] * 4, threads],
+        "rows_update": [pointer, whole, pointer, pointer, pointer, number, number, threads],
+        "rows_sum": [pointer, whole, whole, *[pointer] * 5],
+        "rows_update_all": [pointer, pointer, whole, whole, number, number, threads],
+        "ids_distinct": [whole, pointer, pointer, whole, *[pointer] * 4, threads],
+        "ids_find": [pointer, pointer, whole, pointer, threads],
+        "ids_observe": [*[pointer] * 3, threads],
+        "fresh_draw": [pointer, pointer, whole, pointer, threads],
+        "fresh_renew": [pointer, threads],
+        "kernel_short_of": [],
+    }
+    return ROWS.load(functions, returned=whole)
 
 
 class KernelMemoryError(UserError, MemoryError):

@@ -11,47 +11,20 @@
 #include <cstring>
 #include <utility>
 #include <vector>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
+#include "intrinsics.h"
 #include "memory.h"
 
 namespace INSTRUCTIONS {
+
+#include "draws.h"
+#include "halves.h"
 
 constexpr int64_t LANES = 16;  // partial sums of a reduction over columns, whatever a vector of the processor holds
 constexpr int64_t AHEAD = 16;  // entries between a prefetch and its use
 constexpr int64_t LINE = 64;
 
-// ---------------------------------------------------------------- halves
-
-static inline void widen(const uint16_t* from, float* to, int64_t n) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
-#endif
-    for (; i < n; i++) {
-        _Float16 value;
-        std::memcpy(&value, from + i, 2);
-        to[i] = (float)value;
-    }
-}
-
-static inline void narrow(const float* from, uint16_t* to, int64_t n) {
-    int64_t i = 0;
-#if defined(__F16C__)
-    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i*)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
-#endif
-    for (; i < n; i++) {
-        _Float16 value = (_Float16)from[i];
-        std::memcpy(to + i, &value, 2);
-    }
-}
-
-static inline uint64_t mixed(uint64_t word) {  // as `tables/draws.py`
-    for (uint64_t factor : {0xFF51AFD7ED558CCDull, 0xC4CEB9FE1A85EC53ull}) word = (word ^ (word >> 33)) * factor;
-    return word ^ (word >> 33);
-}
+// ---------------------------------------------------------------- rounding
 
 // Rounds a row's values to multiples of fp16's unit, up or down by the draws of (key, row, column): `tables/rounding.py`.
 static void round_up_or_down(float* row, int64_t number, const Table& table) {
@@ -446,33 +419,56 @@ static inline void pool_bag(const Table& table, const int64_t* ids, int64_t n, c
     }
 }
 
+static inline void prefetch_row(const Table& table, int64_t row, int64_t width) {
+    const char* from = (const char*)table.weight + row * width;
+    for (int64_t at = 0; at < width; at += LINE) __builtin_prefetch(from + at);
+    __builtin_prefetch(from + width - 1);
+}
+
+// Copies the rows of bags [start, stop) of one id each; ids: those of all `bags`.
+static void copy_rows(const Table& table, const int64_t* ids, int64_t start, int64_t stop, int64_t bags, float* out, int64_t stride) {
+    const int64_t columns = table.columns;
+    for (int64_t b = start; b < stop; b++) {
+        if (b + AHEAD < bags) prefetch_row(table, ids[b + AHEAD], columns * 4);
+        const float* __restrict from = (const float*)table.weight + ids[b] * columns;
+        float* __restrict to = out + b * stride;
+        int64_t d = 0;
+        for (; d + 8 <= columns; d += 8) std::memcpy(to + d, from + d, 32);
+        for (; d + 4 <= columns; d += 4) std::memcpy(to + d, from + d, 16);
+        for (; d < columns; d++) to[d] = from[d];
+    }
+}
+
+// Sums the rows of bags [start, stop) of a feature. work: [columns], for halves.
+template <bool HALF>
+static void pool_bags(const Table& table, const Batch& batch, int64_t f, int64_t start, int64_t stop, float* out, float* work) {
+    const int64_t bags = batch.bags, width = table.columns * (HALF ? 2 : 4), all = batch.offsets ? batch.offsets[batch.features * bags] : 0;
+    for (int64_t b = start; b < stop; b++) {
+        const int64_t bag = f * bags + b;
+        const int64_t first = batch.offsets ? batch.offsets[bag] : bag, n = batch.offsets ? batch.offsets[bag + 1] - first : 1;
+        if (b + AHEAD < bags) {
+            const int64_t later = batch.offsets ? batch.offsets[bag + AHEAD] : bag + AHEAD;
+            if (!batch.offsets || later < all) prefetch_row(table, batch.ids[later], width);
+        }
+        pool_bag<HALF>(table, batch.ids + first, n, batch.scale ? batch.scale + first : nullptr, out + b * batch.stride, work);
+    }
+}
+
+constexpr int64_t POOLED = 512;  // bags of a feature that are looked up in one go: their vectors stay near, and all threads have some
+
 void pool(const Table* tables, const Feature* features, const Batch& batch, float* out, int threads) {
-    // Table by table, whose pages the processor then keeps track of; each in so many blocks that all threads have some.
-    const int64_t bags = batch.bags, pieces = (4 * threads + batch.features - 1) / batch.features;
-    const int64_t block = std::max<int64_t>(128, (bags + pieces - 1) / pieces), blocks = (bags + block - 1) / block;
+    const int64_t bags = batch.bags, blocks = (bags + POOLED - 1) / POOLED;
     int64_t widest = 1;
     for (int64_t f = 0; f < batch.features; f++) widest = std::max(widest, tables[features[f].table].columns);
     const Work work(threads, widest);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < batch.features * blocks; task++) {
-        const int64_t f = task / blocks, start = task % blocks * block;
+        const int64_t f = task % batch.features, start = task / batch.features * POOLED, stop = std::min(bags, start + POOLED);
         const Table& table = tables[features[f].table];
-        const int64_t width = table.columns * (table.half ? 2 : 4);
-        float* row = work.mine();
-        for (int64_t b = start; b < std::min(bags, start + block); b++) {
-            const int64_t bag = f * bags + b;
-            const int64_t first = batch.offsets ? batch.offsets[bag] : bag, n = batch.offsets ? batch.offsets[bag + 1] - first : 1;
-            if (b + AHEAD < bags) {
-                const int64_t later = batch.offsets ? batch.offsets[bag + AHEAD] : bag + AHEAD;
-                if (!batch.offsets || later < batch.offsets[batch.features * bags])
-                    for (int64_t at = 0; at < width; at += LINE)
-                        __builtin_prefetch((const char*)table.weight + batch.ids[later] * width + at);
-            }
-            const float* scale = batch.scale ? batch.scale + first : nullptr;
-            float* to = out + b * batch.stride + features[f].column;
-            if (table.half) pool_bag<true>(table, batch.ids + first, n, scale, to, row);
-            else pool_bag<false>(table, batch.ids + first, n, scale, to, row);
-        }
+        float* to = out + features[f].column;
+        if (table.half) pool_bags<true>(table, batch, f, start, stop, to, work.mine());
+        else if (batch.offsets || batch.scale) pool_bags<false>(table, batch, f, start, stop, to, work.mine());
+        else copy_rows(table, batch.ids + f * bags, start, stop, bags, to, batch.stride);
     }
 }
 

@@ -11,7 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from shardrec.data_pipeline.batch import Batch
 from shardrec.models.inputs import DenseFeatures, Input, Jagged, PooledEmbeddings, SequenceEmbeddings
 from shardrec.models.tables import EmbeddingTable
-from shardrec.sharding.lookup.columns import ColumnBlock, ColumnLayout, Piece, assemble_columns
+from shardrec.sharding.lookup.columns import ColumnBlock, ColumnLayout, Piece, assemble_columns, stack_vectors
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Assemble(nn.Module):
         values = [self._values(f, t, outputs) for f, t in declared.tables.items()]
         first = next(iter(declared.tables))
         ids = self._ids(first, batch)[first]
-        stacked = values[0].unsqueeze(1) if len(values) == 1 else torch.stack(values, dim=1)
+        stacked = stack_vectors(values)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(ids.lengths())
         weights = ids.weights() if first in self._weighted else None
         numbers, on_host = _numbers(declared, len(stacked), batch), batch.host_lengths.get(first)

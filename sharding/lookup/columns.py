@@ -98,6 +98,14 @@ def assemble_columns(layout: ColumnLayout, sources: Sequence[Tensor]) -> tuple[T
     return _Assemble.apply(layout, *sources)
 
 
+def stack_vectors(vectors: Sequence[Tensor]) -> Tensor:
+    """Returns vectors [T, D] of F features side by side, [T, F, D]. Each one's gradient is in memory of its own.
+
+    Slices of one that all share would be looked at, and summed by row, at a fraction of the speed.
+    """
+    return vectors[0].unsqueeze(1) if len(vectors) == 1 else _Stack.apply(*vectors)
+
+
 def _view(block: ColumnBlock, source: Tensor) -> Tensor:
     """Returns an adjacent block's columns of a source, or of its gradient, as a view."""
     first, count = block.pieces[0], len(block.pieces)
@@ -151,6 +159,16 @@ class _Assemble(torch.autograd.Function):
             if once:
                 _clear_padding(block, into)
         return (None, *into)
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *vectors: Tensor) -> Tensor:
+        return torch.stack(vectors, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient.transpose(0, 1).contiguous().unbind(0)
 
 
 def _whole(block: ColumnBlock, gradient: Tensor, shape: torch.Size) -> Tensor | None:

@@ -6,7 +6,8 @@ owners, update of the rows, and the sum of what all ranks hold copies of. A part
 
 Assumed: nothing overlaps; ids are spread evenly over a table's rows (hot rows make updates cheaper and row-wise ranks
 uneven); an exchange within hosts and one between them go on at the same time, and so do sending and receiving; sums
-over ranks (row-wise pooled vectors, copies) run in rings, of which one link in `local_world_size` leaves the host. Not
+over ranks (copies) run in rings, of which one link in `local_world_size` leaves the host. Tables share a message of
+ids, one of vectors and one of gradients (`sharding/exchange/`), but for those that TorchRec sums within hosts. Not
 counted: reading data, elementwise work of the tower, Python and the launch of kernels; of dynamic tables, counting and
 admitting ids and filling fresh rows.
 """
@@ -32,9 +33,10 @@ from shardrec.sharding.planning.topology import Topology
 from shardrec.sharding.planning.traffic import Numbers, Traffic, everywhere, gather, ring, summed_by_host, to_host
 from shardrec.sharding.tables.live import physical_dim, row_bytes
 
-ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 4, 4
+ID_BYTES, LENGTH_BYTES, WEIGHT_BYTES, VECTOR_BYTES = 8, 8, 8, 4
+TORCHREC_WEIGHT_BYTES = 4
 BACKWARD_WORK = 2  # of the tower, times forward's: gradients of inputs and of weights
-ID_COLLECTIVES = 3  # sizes, lengths, ids: for each kind of exchange
+TORCHREC_COLLECTIVES = 3, 2  # sizes, lengths, ids; sums within hosts, and between them: for each kind of its tables
 DYNAMIC_COLLECTIVES = 5  # sizes, ids with counts, how many rows are fresh, which, row numbers: for all dynamic tables
 ASKED_BYTES, ANSWER_BYTES = 16, 8  # an id with its count, a row number
 
@@ -107,10 +109,18 @@ class TableReads:
         return self.ids if self.kind == "sequences" else self.features
 
     @property
-    def id_bytes(self) -> float:
-        """Returns the bytes of a sample's ids with their lengths, and their weights where the lookup takes them."""
-        each = ID_BYTES + (WEIGHT_BYTES if self.kind == "weighted_bags" else 0)
-        return self.ids * each + self.features * LENGTH_BYTES
+    def is_ragged(self) -> bool:
+        """Says whether rows differ in how many ids they have, as far as is known: sequences and weighted bags do."""
+        return self.kind != "bags" or self.ids != self.features
+
+    def id_bytes(self, weight_bytes: int = WEIGHT_BYTES) -> float:
+        """Returns the bytes of a sample's ids, and of their weights where the lookup takes them."""
+        return self.ids * (ID_BYTES + (weight_bytes if self.kind == "weighted_bags" else 0))
+
+    @property
+    def length_bytes(self) -> float:
+        """Returns the bytes of a sample's numbers of ids, which each rank is told that gets any of them."""
+        return self.features * LENGTH_BYTES
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         for name, reads in workload.detached_reads.items()
         if name in plan.tables
     }
-    asked, carried = map(sum, zip(_exchanges(costs), _exchanges(detached), strict=True))
+    asked, carried = map(sum, zip(_messages(costs), _messages(detached), strict=True))
     tower = np.full(ranks, (1 + BACKWARD_WORK) * workload.tower_flops * workload.global_batch_size / ranks)
     copied = ring(topology, 2 * 4.0 * workload.tower_parameters)
     copies = (workload.tower_parameters > 0) + any(c.planned.placement == "data_parallel" for c in costs.values())
@@ -201,7 +211,7 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         parts[name] = PartEstimate(name, sum(alone.values(), np.zeros(ranks)), alone)
 
     parts: dict[str, PartEstimate] = {TOWER: PartEstimate(TOWER, tower / topology.dense_flops, {})}
-    waits = ID_COLLECTIVES * asked + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
+    waits = asked + DYNAMIC_COLLECTIVES * bool(workload.dynamic_ids)
     ids, vectors = ({n: getattr(c, of) for n, c in costs.items()} for of in ("ids", "vectors"))
     read = {n: c.read for n, c in costs.items()}
     for name, cost in detached.items():  # forward alone
@@ -209,7 +219,7 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
         read[name] = read[name] + cost.read
     exchange(IDS, ids, waits, _asked_and_answered(topology, workload))
     exchange(VECTORS, vectors, carried)
-    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, _exchanges(costs)[1])
+    exchange(GRADIENTS, {n: c.vectors.back for n, c in costs.items()}, _messages(costs)[1])
     exchange(COPIES, {n: c.copies for n, c in costs.items()}, copies, copied)
     work(LOOKUP, read)
     work(UPDATE, {n: c.updated for n, c in costs.items()})
@@ -217,14 +227,16 @@ def estimate_step(plan: Plan, topology: Topology, workload: Workload) -> Estimat
     return Estimate(tuple(parts[name] for name in PARTS), workload.global_batch_size, buffers)
 
 
-def _exchanges(costs: Mapping[str, "_TableCost"]) -> tuple[int, int]:
-    """Counts the exchanges of ids that tables take together, and the collectives of vectors."""
-    kinds = {
-        (c.reads.kind, physical_dim(c.table) if c.reads.kind == "sequences" else 0, c.planned.placement)
-        for c in costs.values()
-        if c.exchanged
-    }
-    return len(kinds), sum(2 if placement in OF_HOSTS else 1 for _, _, placement in kinds)
+def _messages(costs: Mapping[str, "_TableCost"]) -> tuple[int, int]:
+    """Counts the collectives of ids and of vectors: tables share one of each, and ragged ids have a second of theirs.
+
+    Each kind of table that is summed within hosts has its own, TorchRec's.
+    """
+    exchanged = [c for c in costs.values() if c.exchanged]
+    ours = [c for c in exchanged if c.planned.placement not in OF_HOSTS]
+    kinds = len({(c.reads.kind, c.planned.placement) for c in exchanged if c.planned.placement in OF_HOSTS})
+    of_ids, of_vectors = (kinds * each for each in TORCHREC_COLLECTIVES)
+    return of_ids + bool(ours) + any(c.reads.is_ragged for c in ours), of_vectors + bool(ours)
 
 
 class _TableCost:
@@ -274,22 +286,26 @@ class _TableCost:
         share = rows / self.table.num_embeddings
         ids = self.batch * self.reads.ids * share
         mine = self.batch / ranks
-        lengths = self.reads.features * LENGTH_BYTES
-        self.ids += everywhere(self.topology, mine * ((self.reads.id_bytes - lengths) / ranks + lengths))
+        if self.reads.is_ragged:
+            sent = self.reads.id_bytes() / ranks + self.reads.length_bytes
+        else:  # every rank gets them all, whosever they are: so many that each knows without being told
+            sent = self.reads.features * ID_BYTES
+        self.ids += everywhere(self.topology, mine * sent)
         vector = columns * VECTOR_BYTES
         if self.reads.kind == "sequences":
             written = ids * vector
             self.vectors += everywhere(self.topology, mine * self.reads.ids / ranks * columns * self.travelling)
-        else:  # partial sums of the whole batch on every rank, summed by a reduce-scatter
+        else:  # partial sums of the whole batch on every rank, summed where they are wanted
             written = np.full(ranks, self.batch * self.reads.vectors * vector)
-            self.vectors += ring(self.topology, self.batch * self.reads.vectors * columns * self.travelling)
+            self.vectors += everywhere(self.topology, mine * self.reads.vectors * columns * self.travelling)
         self._lookup(ids, rows, columns, written)
         self.buffers += 2 * (written + mine * self.reads.vectors * vector)
 
     def _within_hosts(self) -> None:
         """Adds up rows of a host's ranks, of all columns or of some, whose partial sums are summed there."""
         ranks, local = self.topology.world_size, self.topology.local_world_size
-        lengths, vectors = self.reads.features * LENGTH_BYTES, self.reads.vectors
+        vectors, lengths = self.reads.vectors, self.reads.length_bytes
+        ids = self.reads.id_bytes(TORCHREC_WEIGHT_BYTES)
         parts: dict[tuple[int, int], list[ShardPlan]] = {}
         for shard in self.planned.shards:
             parts.setdefault((shard.rank // local, shard.column), []).append(shard)
@@ -297,7 +313,7 @@ class _TableCost:
             rows, columns = np.zeros(ranks), shards[0].columns
             for shard in shards:
                 rows[shard.rank] = shard.rows
-            sent = self.batch / ranks * ((self.reads.id_bytes - lengths) / local + lengths)
+            sent = self.batch / ranks * (ids / local + lengths)
             self.ids += to_host(self.topology, host, sent)
             self.vectors += summed_by_host(self.topology, host, self.batch * vectors * columns * self.travelling)
             written = np.where(rows > 0, self.batch * vectors * columns * VECTOR_BYTES, 0.0)
@@ -308,11 +324,12 @@ class _TableCost:
         """Adds up whole tables, or whole columns of them."""
         ranks = self.topology.world_size
         mine, ids = self.batch / ranks, self.batch * self.reads.ids
+        asked = self.reads.id_bytes() + (self.reads.length_bytes if self.reads.is_ragged else 0)
         for shard in self.planned.shards:
             vector = shard.columns * VECTOR_BYTES
             written, here = np.zeros(ranks), np.zeros(ranks)
             written[shard.rank], here[shard.rank] = self.batch * self.reads.vectors * vector, 1
-            self.ids += gather(self.topology, shard.rank, mine * self.reads.id_bytes)
+            self.ids += gather(self.topology, shard.rank, mine * asked)
             sent = mine * self.reads.vectors * shard.columns * self.travelling
             self.vectors += gather(self.topology, shard.rank, sent).back
             self._lookup(ids * here, shard.rows * here, shard.columns, written)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from shardrec.models.tables import EmbeddingTable
+from shardrec.sharding.kernels.fresh import drawn_uniformly
+from shardrec.sharding.kernels.library import library
 from shardrec.sharding.tables.draws import mixed, signed
 
 _STEP = signed(0x9E3779B97F4A7C15)  # between the counters of columns: 2^64 / the golden ratio, odd
@@ -21,9 +23,16 @@ _WEIGHTS = 1 << 18  # drawn at once on CPU, so that what is computed of them sta
 @torch.no_grad()
 def draw_rows(table: EmbeddingTable, seed: int, ids: Tensor) -> Tensor:
     """Draws the first values of `ids` [n] int64 by `table.init`: [n, embedding_dim] fp32 on their device."""
-    rows = ids.new_empty((len(ids), table.embedding_dim), dtype=torch.float32)
     digest = hashlib.blake2b(f"fresh row {seed} {table.name}".encode(), digest_size=8).digest()
     key = signed(int.from_bytes(digest, "little"))
+    if table.init.kind == "uniform" and ids.device.type == "cpu" and library() is not None:
+        return drawn_uniformly(ids, key, table.embedding_dim, table.zero_columns, table.init.scale)
+    return draw_by_torch(table, key, ids)
+
+
+def draw_by_torch(table: EmbeddingTable, key: int, ids: Tensor) -> Tensor:
+    """Does what `draw_rows` says, by a table's key of 64 bits."""
+    rows = ids.new_empty((len(ids), table.embedding_dim), dtype=torch.float32)
     step = max(1, _WEIGHTS // table.embedding_dim) if ids.device.type == "cpu" else max(1, len(ids))
     draw = _normal if table.init.kind == "normal" else _uniform
     for start in range(0, len(ids), step):

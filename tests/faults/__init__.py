@@ -4,6 +4,7 @@
 
 - `campaign.py`: trials by the hundred, and the table of their outcomes
 - `cluster.py`: a Ray cluster of several machines, kept for many trials
+- `elastic.py`: runs on a cluster whose machines come and go
 - `faults.py`: what befalls a run, and when
 - `launched.py`: a run in processes of its own, by any launcher
 - `test_faults.py`: each fault once

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.faults.trial import FAULTS, Bench, Trial, as_line
 
-WANTED = {"in_process": 300, "torchrun": 200, "ray-2": 200, "ray-3": 100}
+WANTED = {"in_process": 300, "torchrun": 200, "ray-2": 200, "ray-3": 100, "elastic": 100}
 """Trials of each launcher."""
 
 

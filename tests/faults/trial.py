@@ -5,16 +5,18 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray.cluster_utils import Cluster
 
 from shardrec.trainer.run_folder.folder import RunFolder
-from tests.faults import faults
-from tests.faults.cluster import cluster_of
+from tests.faults import elastic, faults
+from tests.faults.cluster import OF_RUNS, actors, cluster_of
 from tests.faults.launched import EVERY, LAST_STEP, Launched, TooLongError
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file, write_data
@@ -53,11 +55,18 @@ class Trial:
     @classmethod
     def drawn(cls, launcher: str, seed: int) -> "Trial":
         """Returns the trial of a seed: each fault at each moment in turn."""
-        kinds = [(fault, moment) for fault in FAULTS[launcher] for moment in faults.MOMENTS]
+        moments = ("step",) if launcher == "elastic" else faults.MOMENTS
+        kinds = [(fault, moment) for fault in FAULTS[launcher] for moment in moments]
         return cls(seed, launcher, *kinds[seed % len(kinds)])
 
 
-FAULTS = {"in_process": faults.ALONE, "torchrun": faults.RANKS, "ray-2": faults.ON_RAY, "ray-3": faults.ON_RAY}
+FAULTS: Mapping[str, Mapping[str, Any]] = {
+    "in_process": faults.ALONE,
+    "torchrun": faults.RANKS,
+    "ray-2": faults.ON_RAY,
+    "ray-3": faults.ON_RAY,
+    "elastic": elastic.EVENTS,
+}
 """By launcher, what can befall its runs."""
 
 
@@ -95,11 +104,14 @@ class Bench:
         self.folder = folder
         self._undisturbed: dict[str, Launched] = {}
         self._cluster: Cluster | None = None
+        self._machines: elastic.Machines | None = None
 
     def close(self) -> None:
         """Stops what was started for trials."""
         if self._cluster is not None:
             self._cluster.shutdown()
+        if self._machines is not None:
+            self._machines.shut_down()
 
     @cached_property
     def data(self) -> Path:
@@ -127,6 +139,8 @@ class Bench:
 
     def tried(self, trial: Trial) -> Outcome:
         """Makes a trial."""
+        if trial.launcher == "elastic":
+            return self._elastic(trial)
         expected = self.undisturbed(trial.launcher)
         scratch = self.folder / f"{trial.launcher}-{trial.seed}"
         run, outcome, began = self.launched(trial.launcher, scratch), Outcome(), time.monotonic()
@@ -142,6 +156,31 @@ class Bench:
             shutil.rmtree(scratch)
         return outcome
 
+    def _elastic(self, trial: Trial) -> Outcome:
+        """Makes a trial on a cluster that changes, once or twice."""
+        draw, outcome, began = random.Random(f"elastic {trial.seed}"), Outcome(befell=True), time.monotonic()
+        count = draw.choice(elastic.BEGIN_WITH.get(trial.fault, (2, 3)))
+        self._machines = self._machines or elastic.Machines(count)
+        self._machines.restore(count)
+        scratch = self.folder / f"elastic-{trial.seed}"
+        scratch.mkdir()
+        file = run_file(scratch / "run.yaml", self.data, model=elastic.WITHOUT_DRAWS)
+        run = elastic.ElasticRun(file, scratch / "run", self._machines.address)
+        try:
+            run.until(lambda: run.has_saved(1))
+            outcome.recovered = round(elastic.befallen(run, self._machines, trial.fault, draw), 2)
+            run.ended()
+            run.assert_as_undisturbed(scratch / "undisturbed")
+            outcome.equal = True
+        except AssertionError as error:
+            outcome.wrong.append(str(error)[-1500:])
+        finally:
+            run.process.kill()
+        outcome.steps_again = sum(again for _, _, again in run.groups())
+        outcome.left = [f"process {p.pid}: {p.name()}" for name in OF_RUNS for p in _gone(lambda n=name: actors(n))]
+        outcome.seconds = round(time.monotonic() - began, 2)
+        return outcome
+
 
 def _make(trial: Trial, run: Launched, outcome: Outcome) -> None:
     """Starts the run, lets the fault befall it, and goes on until it is finished."""
@@ -152,7 +191,7 @@ def _make(trial: Trial, run: Launched, outcome: Outcome) -> None:
     if outcome.befell:
         try:
             FAULTS[trial.launcher][trial.fault](run, draw)
-        except (ProcessLookupError, IndexError, faults.psutil.Error):
+        except (ProcessLookupError, IndexError, psutil.Error):
             outcome.befell = False  # it was over meanwhile
     while True:
         if run.until(lambda: run.progress()[1] > done) and not outcome.recovered:
@@ -214,10 +253,15 @@ def _files(run: Launched) -> set[str]:
 
 def _processes(run: Launched) -> list[str]:
     """What is there of the run's processes, once they have had time to end: Ray's take seconds."""
+    return [f"process {process.pid}: {process.name()}" for process in _gone(run.processes)]
+
+
+def _gone(there: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    """Waits until processes are gone, but not for ever; returns those that are not."""
     until = time.monotonic() + ENDS_WITHIN
-    while (left := run.processes()) and time.monotonic() < until:
+    while (left := there()) and time.monotonic() < until:
         time.sleep(0.05)
-    return [f"process {process.pid}: {' '.join(process.cmdline())[:200]}" for process in left]
+    return left
 
 
 def as_line(trial: Trial, outcome: Outcome) -> str:

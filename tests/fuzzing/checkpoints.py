@@ -31,9 +31,8 @@ def small_run() -> Path:
     return folder / "run"
 
 
-def manifest(seed: int) -> None:
+def manifest(draw: random.Random) -> None:
     """Forges a manifest: one thing in it is another, with its checksum. Raises for anything but a line of error."""
-    draw = random.Random(seed)
     with _copied() as run:
         at = _checkpoint(run)
         content = mutated(read_manifest(at), draw)
@@ -45,9 +44,8 @@ def manifest(seed: int) -> None:
         _read(run)
 
 
-def damaged_file(seed: int) -> None:
+def damaged_file(draw: random.Random) -> None:
     """Damages one file of a run folder. Raises for anything but a line, and for a checkpoint's that none tells of."""
-    draw = random.Random(seed)
     with _copied() as run:
         file = draw.choice([path for path in sorted(run.rglob("*")) if path.is_file() and "logs" not in path.parts])
         before = file.read_bytes()

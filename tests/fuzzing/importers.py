@@ -225,9 +225,8 @@ IMPORTERS = _of_columns() | _of_movielens() | _of_behaviour()
 _PACKED = (gzip.compress, bz2.compress)
 
 
-def one(seed: int) -> None:
+def one(chance: random.Random) -> None:
     """Breaks one file of one importer and runs it. Raises whatever is no UserError of one short line."""
-    chance = random.Random(seed)
     name = chance.choice(list(IMPORTERS))
     importer = IMPORTERS[name]
     files = dict(importer.files)

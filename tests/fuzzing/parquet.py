@@ -77,9 +77,8 @@ def _expected() -> list[list[bytes]]:
     return _content(_prepared())
 
 
-def checked(seed: int) -> None:
+def checked(draw: random.Random) -> None:
     """Flips bits of a prepared file, which has checksums. Raises for a traceback, and for other rows without a word."""
-    draw = random.Random(seed)
     file = bytearray(_prepared())
     for _ in range(draw.choice((1, 1, 1, 2, 8))):
         file[draw.randrange(len(file))] ^= 1 << draw.randrange(8)
@@ -89,7 +88,7 @@ def checked(seed: int) -> None:
         assert "\n" not in str(error) and len(str(error)) < 2000
 
 
-def unchecked(seed: int) -> None:
+def unchecked(draw: random.Random) -> None:
     """Breaks the pages of a file of another program, which has no checksums. Raises for a traceback.
 
     The footer stays: over one in some thousand damaged ones (in its size statistics) pyarrow itself ends the process.
@@ -97,7 +96,7 @@ def unchecked(seed: int) -> None:
     file = _plain()
     footer = int.from_bytes(file[-8:-4], "little") + 8
     try:
-        _content(mutated(file[:-footer], random.Random(seed)) + file[-footer:])
+        _content(mutated(file[:-footer], draw) + file[-footer:])
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000
 

@@ -1,11 +1,13 @@
 """A few hundred broken inputs, the same each time; `python -m tests.fuzzing NAME --cases N` tries more."""
 
+import random
 import runpy
 import sys
 
 import pytest
 
-from tests.fuzzing import DOORS
+from tests.fuzzing.doors import DOORS
+from tests.fuzzing.drawn_bytes import DrawnBytes
 from tests.fuzzing.importers import IMPORTERS, run, write
 
 CASES = {
@@ -28,7 +30,7 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_found(name: str) -> None:
     for seed in FOUND[name]:
-        DOORS[name](seed)
+        DOORS[name](random.Random(seed))
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -36,7 +38,7 @@ def test_what_was_found(name: str) -> None:
 def test_broken_inputs_end_in_one_line(name: str, part: int) -> None:
     for seed in range(part, CASES[name], 4):
         try:
-            DOORS[name](seed)
+            DOORS[name](random.Random(seed))
         except Exception as error:
             error.add_note(f"python -m tests.fuzzing {name} --first {seed} --cases 1")
             raise
@@ -57,3 +59,17 @@ def test_the_command_counts_tracebacks(monkeypatch: pytest.MonkeyPatch, capsys: 
         runpy.run_module("tests.fuzzing", run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 cases of importers, 0 tracebacks"
+
+
+def test_bytes_decide_every_draw() -> None:
+    """As far as they go; then everything is the first of its kind."""
+    one, same = (DrawnBytes(bytes(range(40, 140))) for _ in range(2))
+    drawn = [
+        (draw.random(), draw.choice("abcdefg"), draw.randint(3, 9), draw.sample(range(9), 3), draw.getrandbits(11))
+        for draw in (one, same)
+    ]
+    assert drawn[0] == drawn[1] and 3 <= drawn[0][2] <= 9 and 0 <= drawn[0][0] < 1
+    outcomes = {DrawnBytes(bytes([byte])).choice("abc") for byte in range(256)}
+    assert outcomes == {*"abc"}
+    spent = DrawnBytes(b"")
+    assert (spent.random(), spent.choice("abc"), spent.randrange(5, 9), spent.shuffle([1, 2])) == (0.0, "a", 5, None)

@@ -97,7 +97,7 @@ def _median(measured: Sequence[_Measured], of: Callable[[_Measured], float]) -> 
 def _scored(session: Session, loader: Loader, part: Path) -> _Measured:
     """Scores all rows into a file."""
     began, used = time.perf_counter(), time.process_time()
-    rows = written(scored_batches(session, loader), str(part))
+    rows = written(scored_batches(session, loader), str(part), use_dictionary=[])  # as a prediction without keys
     return _Measured(rows, time.perf_counter() - began, time.process_time() - used)
 
 

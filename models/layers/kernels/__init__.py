@@ -3,11 +3,20 @@
 - `attention.cpp`, `attention.h`: attention over pairs of fields
 - `attention.py`: this, on tensors
 - `build.py`: the library's sources
+- `chunks.h`: arrays gone through by chunks of rows
+- `columns.h`: an array of columns
+- `columns.py`: this, of a tensor
 - `dice.cpp`, `dice.h`: Dice, and sums of columns
 - `dice.py`: these, on tensors
 - `exports.cpp`, `forms.h`: the library's entry points, and what it has for each set of instructions
+- `fm.cpp`, `fm.h`: an FM's terms beside an MLP's columns
+- `fm.py`: these, on tensors
+- `jagged.cpp`, `jagged.h`: sums of rows' positions
+- `jagged.py`: these, on tensors
 - `lanes.h`: sixteen numbers at a time, and functions of them
 - `library.py`: the library, loaded, and what it is for
+- `logit.cpp`: a product with a vector
+- `logit.py`: this, on tensors
 - `pairs.cpp`, `pairs.h`: positions beside a vector of their row
 - `pairs.py`: these, on tensors
 - `recurrent.cpp`, `recurrent.h`: a step of a GRU

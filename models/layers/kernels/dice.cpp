@@ -1,6 +1,4 @@
 // Dice and the moments that it goes by, each in one pass over [rows, columns]: `activations.py` has the formulas.
-//
-// A column's sums are added up by chunks of rows, and these in their order, so that they are the same for any number of threads.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -11,39 +9,7 @@
 namespace INSTRUCTIONS {
 
 #include "lanes.h"
-
-// Returns how many rows are a chunk, whose numbers fit a core's first cache.
-static inline int64_t chunk_rows(const Columns& x) { return std::max<int64_t>(16, 4096 / std::max<int64_t>(1, x.columns)); }
-
-// Returns what a row adds to moments: nothing, whatever stands there, if it is not live.
-static inline Lanes counted(const Columns& x, int64_t row, Lanes lanes) { return x.live && !x.live[row] ? Lanes{} : lanes; }
-
-// Adds up what part(first row, last row, first column, columns, found) finds, N numbers of each column: sums [N, columns].
-template <int N, class Part> static void sum_chunks(const Columns& x, float* sums, int threads, const Part& part) {
-    const int64_t size = chunk_rows(x), chunks = (x.rows + size - 1) / size, width = (x.columns + LANES - 1) / LANES * LANES;
-    std::vector<float> of_chunk(chunks * N * width);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t c = 0; c < chunks; c++)
-        for (int64_t d = 0; d < x.columns; d += LANES) {
-            Lanes found[N];
-            for (Lanes& of : found) of = Lanes{};
-            part(c * size, std::min(x.rows, (c + 1) * size), d, std::min(LANES, x.columns - d), found);
-            for (int i = 0; i < N; i++) store(&of_chunk[(c * N + i) * width + d], found[i]);
-        }
-    for (int i = 0; i < N; i++)
-        for (int64_t d = 0; d < x.columns; d++) {
-            double sum = 0;
-            for (int64_t c = 0; c < chunks; c++) sum += of_chunk[(c * N + i) * width + d];
-            sums[i * x.columns + d] = (float)sum;
-        }
-}
-
-template <class Part> static void each_chunk(const Columns& x, int threads, const Part& part) {
-    const int64_t size = chunk_rows(x), chunks = (x.rows + size - 1) / size;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t c = 0; c < chunks; c++)
-        for (int64_t d = 0; d < x.columns; d += LANES) part(c * size, std::min(x.rows, (c + 1) * size), d, std::min(LANES, x.columns - d));
-}
+#include "chunks.h"
 
 template <class T> static void column_sums_of(const Columns& x, const float* centre, float* sums, int threads) {
     const T* values = (const T*)x.values;
@@ -69,30 +35,30 @@ template <class T> static void dice_of(const Columns& x, const DiceOf& dice, voi
     });
 }
 
-template <class T> static void dice_sums_of(const Columns& x, const DiceOf& dice, const void* gradient, float* sums, int threads) {
+// What a given gradient makes of s for given moments is written in the pass that sums what the moments' gradients are made of.
+template <class T> static void dice_sums_of(const Columns& x, const DiceOf& dice, const void* gradient, void* of_x, float* sums, int threads) {
     const T *values = (const T*)x.values, *gradients = (const T*)gradient;
     sum_chunks<3>(x, sums, threads, [&](int64_t first, int64_t last, int64_t d, int64_t n, Lanes* found) {
-        const Lanes mean = load(dice.mean + d, n), scale = load(dice.scale + d, n);
+        const Lanes mean = load(dice.mean + d, n), scale = load(dice.scale + d, n), alpha = load(dice.alpha + d, n), rest = 1.0f - alpha;
+        const Lanes by_exponent = rest * scale;
         for (int64_t at = first * x.columns + d; at < last * x.columns; at += x.columns) {
-            const Lanes s = load(values + at, n), exponent = (s - mean) * scale, p = sigmoid(exponent);
-            const Lanes of_alpha = load(gradients + at, n) * (1.0f - p) * s, of_exponent = of_alpha * p;
+            const Lanes s = load(values + at, n), g = load(gradients + at, n), exponent = (s - mean) * scale, p = sigmoid(exponent);
+            const Lanes of_alpha = g * (1.0f - p) * s, of_exponent = of_alpha * p;
             found[0] += of_alpha;
             found[1] += of_exponent;
             found[2] += of_exponent * exponent;
+            store((T*)of_x + at, g * (alpha + p * rest) + of_exponent * by_exponent, n);
         }
     });
 }
 
-template <class T> static void dice_gradient_of(const Columns& x, const DiceOf& dice, const void* gradient, const float* level, const float* slope, void* result, int threads) {
-    const T *values = (const T*)x.values, *gradients = (const T*)gradient;
+template <class T> static void dice_moments_of(const Columns& x, const float* level, const float* slope, void* of_x, int threads) {
+    const T* values = (const T*)x.values;
     each_chunk(x, threads, [&](int64_t first, int64_t last, int64_t d, int64_t n) {
-        const Lanes mean = load(dice.mean + d, n), scale = load(dice.scale + d, n), alpha = load(dice.alpha + d, n), rest = 1.0f - alpha;
-        const Lanes by_exponent = rest * scale, of_sum = load(level + d, n), of_square = load(slope + d, n);
+        const Lanes of_sum = load(level + d, n), of_square = load(slope + d, n);
         for (int64_t row = first; row < last; row++) {
-            const int64_t at = row * x.columns + d;
-            const Lanes s = load(values + at, n), g = load(gradients + at, n), p = sigmoid((s - mean) * scale);
-            const Lanes of_moments = counted(x, row, of_sum + of_square * s);
-            store((T*)result + at, g * (alpha + p * rest) + g * s * p * (1.0f - p) * by_exponent + of_moments, n);
+            T* to = (T*)of_x + row * x.columns + d;
+            store(to, load(to, n) + counted(x, row, of_sum + of_square * load(values + row * x.columns + d, n)), n);
         }
     });
 }
@@ -103,12 +69,12 @@ void column_sums(const Columns& x, const float* centre, float* sums, int threads
 
 void dice(const Columns& x, const DiceOf& of, void* result, int threads) { (x.bf16 ? dice_of<Bf16> : dice_of<float>)(x, of, result, threads); }
 
-void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, float* sums, int threads) {
-    (x.bf16 ? dice_sums_of<Bf16> : dice_sums_of<float>)(x, of, gradient, sums, threads);
+void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, void* of_x, float* sums, int threads) {
+    (x.bf16 ? dice_sums_of<Bf16> : dice_sums_of<float>)(x, of, gradient, of_x, sums, threads);
 }
 
-void dice_gradient(const Columns& x, const DiceOf& of, const void* gradient, const float* level, const float* slope, void* result, int threads) {
-    (x.bf16 ? dice_gradient_of<Bf16> : dice_gradient_of<float>)(x, of, gradient, level, slope, result, threads);
+void dice_moments(const Columns& x, const float* level, const float* slope, void* of_x, int threads) {
+    (x.bf16 ? dice_moments_of<Bf16> : dice_moments_of<float>)(x, level, slope, of_x, threads);
 }
 
 }  // namespace INSTRUCTIONS

@@ -6,17 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardrec.models.layers.kernels.columns import Columns
 from shardrec.models.layers.kernels.library import library
-
-
-class _Columns(ctypes.Structure):
-    _fields_ = (
-        ("values", ctypes.c_void_p),
-        ("live", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("bf16", ctypes.c_int32),
-    )
 
 
 class _DiceOf(ctypes.Structure):
@@ -31,8 +22,7 @@ class DiceKernel:
 
     def __init__(self, s: Tensor, live: Tensor | None) -> None:
         self._s, self._live = s.contiguous(), None if live is None else live.contiguous()
-        mask = None if self._live is None else self._live.data_ptr()
-        self._columns = _Columns(self._s.data_ptr(), mask, *s.shape, s.dtype == torch.bfloat16)
+        self._columns = Columns.of(self._s, self._live)
 
     def sums(self, centre: Tensor) -> Tensor:
         """Returns [2 C]: the sums over live rows of s - centre and of its square."""
@@ -46,25 +36,23 @@ class DiceKernel:
         library().dice(*self._of(mean, scale, alpha), result.data_ptr(), torch.get_num_threads())
         return result
 
-    def backward_sums(self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
-        """Returns the gradients of mean, scale and alpha by a gradient [n, C] of the result."""
+    def backward(
+        self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Returns the gradients of s for given moments, of mean and scale, and of alpha, by the result's [n, C]."""
         gradient, found = gradient.to(self._s.dtype).contiguous(), torch.empty(3, len(mean))
+        of_s = torch.empty_like(self._s)
         library().dice_sums(
-            *self._of(mean, scale, alpha), gradient.data_ptr(), found.data_ptr(), torch.get_num_threads()
+            *(*self._of(mean, scale, alpha), gradient.data_ptr(), of_s.data_ptr(), found.data_ptr()),
+            torch.get_num_threads(),
         )
         of_alpha, of_exponent, weighted = found
-        return -of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale, of_alpha
+        return of_s, (-of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale), of_alpha
 
-    def backward(
-        self, gradient: Tensor, mean: Tensor, scale: Tensor, alpha: Tensor, level: Tensor, slope: Tensor
-    ) -> Tensor:
-        """Returns the gradient of s: that for given moments, and at live rows level + slope s by way of them."""
-        gradient, result = gradient.to(self._s.dtype).contiguous(), torch.empty_like(self._s)
-        library().dice_gradient(
-            *(*self._of(mean, scale, alpha), gradient.data_ptr(), level.data_ptr(), slope.data_ptr()),
-            *(result.data_ptr(), torch.get_num_threads()),
-        )
-        return result
+    def add_by_moments(self, of_s: Tensor, level: Tensor, slope: Tensor) -> None:
+        """Adds to a gradient of s, at live rows, level + slope s: what it has by way of the moments."""
+        places = (x.data_ptr() for x in (level, slope, of_s))
+        library().dice_moments(ctypes.byref(self._columns), *places, torch.get_num_threads())
 
     def _of(self, *columns: Tensor) -> tuple[Any, Any]:
         return ctypes.byref(self._columns), ctypes.byref(_DiceOf(*(x.data_ptr() for x in columns)))

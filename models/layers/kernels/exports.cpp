@@ -1,6 +1,8 @@
 // The entry points of towers' kernels: each calls the form that this processor has the instructions for.
 #include "attention.h"
 #include "dice.h"
+#include "fm.h"
+#include "jagged.h"
 #include "pairs.h"
 #include "recurrent.h"
 #include "row_attention.h"
@@ -13,13 +15,14 @@ void column_sums(const Columns* x, const float* centre, float* sums, int32_t thr
 
 void dice(const Columns* x, const DiceOf* of, void* result, int32_t threads) { FORM(dice(*x, *of, result, threads)); }
 
-// Sums [3, columns] of the gradients of alpha, of the exponent, and of that times the exponent; the latter two up to 1 - alpha.
-void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, float* sums, int32_t threads) { FORM(dice_sums(*x, *of, gradient, sums, threads)); }
-
-// The gradient of x; level + slope x is what it has by way of the moments.
-void dice_gradient(const Columns* x, const DiceOf* of, const void* gradient, const float* level, const float* slope, void* result, int32_t threads) {
-    FORM(dice_gradient(*x, *of, gradient, level, slope, result, threads));
+// of_x: the gradient of x for given moments. Sums [3, columns] of the gradients of alpha, of the exponent, and of that times the
+// exponent; the latter two up to 1 - alpha.
+void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, void* of_x, float* sums, int32_t threads) {
+    FORM(dice_sums(*x, *of, gradient, of_x, sums, threads));
 }
+
+// Adds level + slope x to the gradient of x, in rows that count: what it has by way of the moments.
+void dice_moments(const Columns* x, const float* level, const float* slope, void* of_x, int32_t threads) { FORM(dice_moments(*x, level, slope, of_x, threads)); }
 
 void cells_forward(const Cells* cells, int64_t first, int64_t rows, const float* before, float* after, int32_t threads) {
     FORM(cells_forward(*cells, first, rows, before, after, threads));
@@ -47,5 +50,35 @@ void rows_forward(const Rows* of, void* attended, float* sums, int32_t threads) 
 
 void rows_backward(const Rows* of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int32_t threads) {
     FORM(rows_backward(*of, attended, sums, gradient, of_query, of_key, of_value, threads));
+}
+
+// totals [rows, 1 + columns] and pairs [rows, columns]; beside: as of `FmGradients`, or null.
+void fm_forward(const FmFields* x, float* totals, float* pairs, void* beside, int32_t bf16, int32_t threads) {
+    FORM(fm_forward(*x, totals, pairs, beside, bf16, threads));
+}
+
+// of_field: of the fields' strides; what lies between fields stays as it is.
+void fm_backward(const FmFields* x, const float* totals, const FmGradients* of, int32_t bf16, float* of_field, int32_t threads) {
+    FORM(fm_backward(*x, totals, *of, bf16, of_field, threads));
+}
+
+void logit_forward(const Columns* x, const float* weight, float bias, float* logits, int32_t threads) {
+    FORM(logit_forward(*x, weight, bias, logits, threads));
+}
+
+// of_x: as x; of_weight [columns].
+void logit_backward(const Columns* x, const float* weight, const float* gradient, void* of_x, float* of_weight, int32_t threads) {
+    FORM(logit_backward(*x, weight, gradient, of_x, of_weight, threads));
+}
+
+void jagged_sums(const Positions* x, void* sums, int32_t threads) { FORM(jagged_sums(*x, sums, threads)); }
+
+void jagged_gradients(const Positions* x, const void* gradient, void* of_values, float* of_weights, int32_t threads) {
+    FORM(jagged_gradients(*x, gradient, of_values, of_weights, threads));
+}
+
+// copies [last - first, bytes].
+void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int32_t threads) {
+    FORM(jagged_copies(vectors, bytes, row, first, last, copies, threads));
 }
 }

@@ -1,8 +1,8 @@
 // What the kernels of towers have for each set of instructions.
 void column_sums(const Columns& x, const float* centre, float* sums, int threads);
 void dice(const Columns& x, const DiceOf& of, void* result, int threads);
-void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, float* sums, int threads);
-void dice_gradient(const Columns& x, const DiceOf& of, const void* gradient, const float* level, const float* slope, void* result, int threads);
+void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, void* of_x, float* sums, int threads);
+void dice_moments(const Columns& x, const float* level, const float* slope, void* of_x, int threads);
 void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float* before, float* after, int threads);
 void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
 void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);
@@ -11,3 +11,10 @@ void attention_forward(const Attention& of, float* pooled, float* weights, int t
 void attention_backward(const Attention& of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int threads);
 void rows_forward(const Rows& of, void* attended, float* sums, int threads);
 void rows_backward(const Rows& of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int threads);
+void fm_forward(const FmFields& x, float* totals, float* pairs, void* beside, bool bf16, int threads);
+void fm_backward(const FmFields& x, const float* totals, const FmGradients& of, bool bf16, float* of_field, int threads);
+void logit_forward(const Columns& x, const float* weight, float bias, float* logits, int threads);
+void logit_backward(const Columns& x, const float* weight, const float* gradient, void* of_x, float* of_weight, int threads);
+void jagged_sums(const Positions& x, void* sums, int threads);
+void jagged_gradients(const Positions& x, const void* gradient, void* of_values, float* of_weights, int threads);
+void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int threads);

@@ -61,11 +61,15 @@ template <class T> static inline void store(T* to, Lanes lanes, int64_t n) {
 
 // Adds up lanes, halves first: in the same order on every processor.
 static inline float total(Lanes lanes) {
-    float of[LANES];
-    store(of, lanes);
-    for (int64_t width = LANES / 2; width; width /= 2)
-        for (int64_t i = 0; i < width; i++) of[i] += of[i + width];
-    return of[0];
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight eights[2];
+    std::memcpy(eights, &lanes, sizeof lanes);
+    const Eight eight = eights[0] + eights[1];
+    Four fours[2];
+    std::memcpy(fours, &eight, sizeof eight);
+    const Four four = fours[0] + fours[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // exp(x) to 1.1 units in the last place: 2^n times a polynomial over [-ln 2 / 2, ln 2 / 2] (as in Cephes' expf). x is taken

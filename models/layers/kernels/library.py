@@ -18,28 +18,30 @@ _by_torch: ContextVar[bool] = ContextVar("by_torch", default=False)
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    loaded = TOWERS.load()
-    if loaded is None:
-        return None
     pointer, whole, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     functions: dict[str, list[Any]] = {
         "column_sums": [pointer] * 3,
         "dice": [pointer] * 3,
-        "dice_sums": [pointer] * 4,
-        "dice_gradient": [pointer] * 6,
+        "dice_sums": [pointer] * 5,
+        "dice_moments": [pointer] * 4,
         "cells_forward": [pointer, whole, whole, pointer, pointer],
         "cells_backward": [pointer, whole, whole, *[pointer] * 6],
         "attention_forward": [pointer] * 3,
         "attention_backward": [pointer] * 6,
         "rows_forward": [pointer] * 3,
         "rows_backward": [pointer] * 7,
+        "fm_forward": [*[pointer] * 4, flag],
+        "fm_backward": [*[pointer] * 3, flag, pointer],
+        "jagged_sums": [pointer, pointer],
+        "jagged_gradients": [pointer] * 4,
+        "jagged_copies": [pointer, whole, pointer, whole, whole, pointer],
+        "logit_forward": [pointer, pointer, ctypes.c_float, pointer],
+        "logit_backward": [pointer] * 5,
         "pair_inputs": [pointer, pointer, flag],
         "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }
-    for name, arguments in functions.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = [*arguments, ctypes.c_int32], None  # the last one: threads
-    return loaded
+    threads = ctypes.c_int32
+    return TOWERS.load({name: [*arguments, threads] for name, arguments in functions.items()})
 
 
 def are_compiled(*tensors: Tensor) -> bool:

@@ -50,69 +50,102 @@ template <class T> static void turn_back(const Rows& of, const Head& head, const
     }
 }
 
-// What a thread needs of one head at a time; of a position: x [width] its query or gradient, numbers of the positions that it attends to.
-struct Work {
-    std::vector<float> keys, values, of_keys, of_values, x, shares, gradients;
+constexpr int64_t SIDE = 4;  // positions that attend side by side: what they attend to is loaded once for all of them
 
-    template <class T> void read(const T* from, int64_t width, float factor) {
-        x.resize(width + LANES);
-        for (int64_t d = 0; d < width; d += LANES) store(&x[d], load(from + d, width - d) * factor);
+// What a thread needs of one head at a time; of SIDE positions: xs [SIDE, width] their queries or gradients, and numbers [SIDE, blocks] of the
+// positions that they attend to.
+struct Work {
+    std::vector<float> keys, values, of_keys, of_values, xs, shares, gradients;
+
+    void make_room(const Head& head) {
+        xs.resize(SIDE * (head.width + LANES));
+        for (auto* numbers : {&shares, &gradients}) numbers->assign(SIDE * head.blocks * LANES, 0.0f);
     }
 
-    // The products of x with the first blocks of a turned array.
-    void multiply(const Head& head, int64_t blocks, const std::vector<float>& turned, std::vector<float>& found) const {
+    float* x(const Head& head, int64_t i) { return &xs[i * (head.width + LANES)]; }
+
+    // Reads the vectors of `side` positions from `position` on; those of the others, up to SIDE, are 0.
+    template <class T> void read(const Rows& of, const Head& head, const void* vectors, int64_t position, int64_t side, float factor) {
+        for (int64_t i = 0; i < SIDE; i++)
+            for (int64_t d = 0; d < head.width; d += LANES)
+                store(x(head, i) + d, i < side ? load(at<T>(of, head, vectors, position + i) + d, head.width - d) * factor : Lanes{});
+    }
+
+    // The products of all xs with the first blocks of a turned array.
+    void multiply(const Head& head, int64_t blocks, const std::vector<float>& turned, std::vector<float>& found) {
+        const float *x0 = x(head, 0), *x1 = x(head, 1), *x2 = x(head, 2), *x3 = x(head, 3);
         for (int64_t b = 0; b < blocks; b++) {
-            const float* of_block = &turned[b * LANES];
-            Lanes sum = {};
-            for (int64_t d = 0; d < head.width; d++) sum += x[d] * load(of_block + d * head.blocks * LANES);
-            store(&found[b * LANES], sum);
+            Lanes sums[SIDE] = {};
+            for (int64_t d = 0; d < head.width; d++) {
+                const Lanes of_block = load(&turned[(d * head.blocks + b) * LANES]);
+                sums[0] += x0[d] * of_block;
+                sums[1] += x1[d] * of_block;
+                sums[2] += x2[d] * of_block;
+                sums[3] += x3[d] * of_block;
+            }
+            for (int64_t i = 0; i < SIDE; i++) store(&found[(i * head.blocks + b) * LANES], sums[i]);
         }
     }
 
-    // Adds x times numbers of positions to a turned array.
-    void add(const Head& head, int64_t blocks, const std::vector<float>& numbers, std::vector<float>& turned) const {
+    // Adds all xs times numbers of positions to a turned array.
+    void add(const Head& head, int64_t blocks, const std::vector<float>& numbers, std::vector<float>& turned) {
+        const float *x0 = x(head, 0), *x1 = x(head, 1), *x2 = x(head, 2), *x3 = x(head, 3);
         for (int64_t b = 0; b < blocks; b++) {
-            const Lanes of_block = load(&numbers[b * LANES]);
+            Lanes of_block[SIDE];
+            for (int64_t i = 0; i < SIDE; i++) of_block[i] = load(&numbers[(i * head.blocks + b) * LANES]);
             for (int64_t d = 0; d < head.width; d++) {
                 float* to = &turned[(d * head.blocks + b) * LANES];
-                store(to, load(to) + x[d] * of_block);
+                store(to, load(to) + x0[d] * of_block[0] + x1[d] * of_block[1] + x2[d] * of_block[2] + x3[d] * of_block[3]);
             }
         }
     }
 
-    // The sum of the rows of values by numbers of positions.
-    template <class T> static void sum(const Rows& of, const Head& head, int64_t count, const std::vector<float>& numbers, const void* values, float factor, T* to) {
+    // For each of `side` positions the sum of the rows of values by its numbers, times its factor.
+    template <class T> static void sum(const Rows& of, const Head& head, int64_t count, const std::vector<float>& numbers, const void* values, int64_t position, int64_t side, const float* factors, void* to) {
+        const float* n0 = numbers.data();
+        const int64_t apart = head.blocks * LANES;
         for (int64_t d = 0; d < head.width; d += LANES) {
             const int64_t n = head.width - d;
             const T* from = at<T>(of, head, values, 0) + d;
-            Lanes sum = {};
-            for (int64_t j = 0; j < count; j++) sum += numbers[j] * load(from + j * of.columns, n);
-            store(to + d, sum * factor, n);
+            Lanes sums[SIDE] = {};
+            for (int64_t j = 0; j < count; j++) {
+                const Lanes value = load(from + j * of.columns, n);
+                sums[0] += n0[j] * value;
+                sums[1] += n0[apart + j] * value;
+                sums[2] += n0[2 * apart + j] * value;
+                sums[3] += n0[3 * apart + j] * value;
+            }
+            for (int64_t i = 0; i < side; i++) store((T*)at<T>(of, head, to, position + i) + d, sums[i] * factors[i], n);
         }
     }
 
     template <class T> void forward(const Rows& of, const Head& head, void* attended, float* sums) {
         turn<T>(of, head, of.key, keys);
-        shares.resize(head.blocks * LANES);
-        for (int64_t i = 0; i < head.count; i++) {
-            const int64_t blocks = blocks_seen(of, head, i);
-            read(at<T>(of, head, of.query, i), head.width, of.scale);
+        make_room(head);
+        for (int64_t first = 0; first < head.count; first += SIDE) {
+            const int64_t side = std::min(SIDE, head.count - first), last = first + side - 1, blocks = blocks_seen(of, head, last);
+            read<T>(of, head, of.query, first, side, of.scale);
             multiply(head, blocks, keys, shares);
-            Lanes highest = all(-3.4e38f), whole = {};
-            for (int64_t b = 0; b < blocks; b++) {
-                const Lanes score = load(&shares[b * LANES]);
-                highest = (seen(of, head, i, b) & (score > highest)) ? score : highest;
+            float factors[SIDE];
+            for (int64_t i = 0; i < side; i++) {
+                float* mine = &shares[i * head.blocks * LANES];
+                Lanes highest = all(-3.4e38f), whole = {};
+                for (int64_t b = 0; b < blocks; b++) {
+                    const Lanes score = load(mine + b * LANES);
+                    highest = (seen(of, head, first + i, b) & (score > highest)) ? score : highest;
+                }
+                float largest = highest[0];
+                for (int l = 1; l < LANES; l++) largest = std::max(largest, highest[l]);
+                for (int64_t b = 0; b < blocks; b++) {
+                    const Lanes share = seen(of, head, first + i, b) ? exp(load(mine + b * LANES) - largest) : Lanes{};
+                    store(mine + b * LANES, share);
+                    whole += share;
+                }
+                const float norm = total(whole);
+                sums[(head.first + first + i) * of.heads] = largest + std::log(norm);
+                factors[i] = 1.0f / norm;
             }
-            float largest = highest[0];
-            for (int l = 1; l < LANES; l++) largest = std::max(largest, highest[l]);
-            for (int64_t b = 0; b < blocks; b++) {
-                const Lanes share = seen(of, head, i, b) ? exp(load(&shares[b * LANES]) - largest) : Lanes{};
-                store(&shares[b * LANES], share);
-                whole += share;
-            }
-            const float norm = total(whole);
-            sums[(head.first + i) * of.heads] = largest + std::log(norm);
-            sum(of, head, of.causal ? i + 1 : head.count, shares, of.value, 1.0f / norm, (T*)at<T>(of, head, attended, i));
+            sum<T>(of, head, of.causal ? last + 1 : head.count, shares, of.value, first, side, factors, attended);
         }
     }
 
@@ -120,26 +153,32 @@ struct Work {
         turn<T>(of, head, of.key, keys);
         turn<T>(of, head, of.value, values);
         for (auto* turned : {&of_keys, &of_values}) turned->assign(keys.size(), 0.0f);
-        for (auto* numbers : {&shares, &gradients}) numbers->resize(head.blocks * LANES);
-        for (int64_t i = 0; i < head.count; i++) {
-            const int64_t blocks = blocks_seen(of, head, i);
-            const T *g = at<T>(of, head, gradient, i), *y = at<T>(of, head, attended, i);
-            read(at<T>(of, head, of.query, i), head.width, of.scale);
+        make_room(head);
+        for (int64_t first = 0; first < head.count; first += SIDE) {
+            const int64_t side = std::min(SIDE, head.count - first), last = first + side - 1, blocks = blocks_seen(of, head, last);
+            read<T>(of, head, of.query, first, side, of.scale);
             multiply(head, blocks, keys, shares);
-            read(g, head.width, 1.0f);
+            read<T>(of, head, gradient, first, side, 1.0f);
             multiply(head, blocks, values, gradients);
-            Lanes by_share = {};  // the gradients of the shares, by share
-            for (int64_t d = 0; d < head.width; d += LANES) by_share += load(g + d, head.width - d) * load(y + d, head.width - d);
-            const float mean = total(by_share), sum_of = sums[(head.first + i) * of.heads];
-            for (int64_t b = 0; b < blocks; b++) {
-                const Lanes share = seen(of, head, i, b) ? exp(load(&shares[b * LANES]) - sum_of) : Lanes{};
-                store(&shares[b * LANES], share);
-                store(&gradients[b * LANES], share * (load(&gradients[b * LANES]) - mean));
+            for (int64_t i = 0; i < side; i++) {
+                const T *g = at<T>(of, head, gradient, first + i), *y = at<T>(of, head, attended, first + i);
+                float *share = &shares[i * head.blocks * LANES], *of_score = &gradients[i * head.blocks * LANES];
+                Lanes by_share = {};  // the gradients of the shares, by share
+                for (int64_t d = 0; d < head.width; d += LANES) by_share += load(g + d, head.width - d) * load(y + d, head.width - d);
+                const float mean = total(by_share), sum_of = sums[(head.first + first + i) * of.heads];
+                for (int64_t b = 0; b < blocks; b++) {
+                    const Lanes found = seen(of, head, first + i, b) ? exp(load(share + b * LANES) - sum_of) : Lanes{};
+                    store(share + b * LANES, found);
+                    store(of_score + b * LANES, found * (load(of_score + b * LANES) - mean));
+                }
             }
+            for (int64_t i = side; i < SIDE; i++)  // nobody's, which add nothing
+                for (auto* numbers : {&shares, &gradients}) std::fill_n(&(*numbers)[i * head.blocks * LANES], head.blocks * LANES, 0.0f);
             add(head, blocks, shares, of_values);
-            read(at<T>(of, head, of.query, i), head.width, of.scale);
+            read<T>(of, head, of.query, first, side, of.scale);
             add(head, blocks, gradients, of_keys);
-            sum(of, head, of.causal ? i + 1 : head.count, gradients, of.key, of.scale, (T*)at<T>(of, head, of_query, i));
+            const float factors[SIDE] = {of.scale, of.scale, of.scale, of.scale};
+            sum<T>(of, head, of.causal ? last + 1 : head.count, gradients, of.key, first, side, factors, of_query);
         }
         turn_back<T>(of, head, of_keys, of_key);
         turn_back<T>(of, head, of_values, of_value);

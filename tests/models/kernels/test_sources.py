@@ -39,11 +39,11 @@ def test_is_compiled_once_into_the_cache(
     changed = found.stat().st_mtime_ns
     assert kernels.library_file() == found and found.stat().st_mtime_ns == changed
     assert not capfd.readouterr().err
-    library = kernels.load()
+    library = kernels.load({})
     assert library is not None and library.own() == 7 and library.kernel_level(0) == 0
     own = kernels.folder / "own.cpp"
     own.write_text(own.read_text().replace("7", "8"))
-    changed_library = kernels.load()
+    changed_library = kernels.load({})
     assert changed_library is not None and changed_library.own() == 8
 
 
@@ -72,7 +72,7 @@ def test_without_a_compiler_that_works_one_line_says_so(
     for name, value in {"PATH": program.parent, "CXX": "", "XDG_CACHE_HOME": tmp_path / "cache"}.items():
         monkeypatch.setenv(name, str(value))
     assert kernels.library_file() is None
-    assert program_text or kernels.load() is None
+    assert program_text or kernels.load({}) is None
     *before, last = capfd.readouterr().err.splitlines()
     assert said in last and len(before) == bool(program_text)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -84,5 +84,5 @@ def test_a_file_that_cannot_be_loaded_is_named(
     broken = tmp_path / "own.so"
     broken.write_bytes(b"not a library")
     monkeypatch.setattr(KernelSources, "library_file", lambda of: broken)
-    assert kernels.load() is None
+    assert kernels.load({}) is None
     assert f"{broken} cannot be loaded" in capfd.readouterr().err

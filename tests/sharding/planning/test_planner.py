@@ -254,7 +254,7 @@ def test_many_tables_are_balanced_and_planned_fast() -> None:
 
 def test_whole_tables_are_dealt_in_runs() -> None:
     """So that vectors come back in the tower's order."""
-    made = plan([table(f"t{i}", 1_000 * (i + 1), 16) for i in range(7)], 3)
+    made = plan([table(f"t{i}", 1_000 * (i + 1), 16, placement="table_wise") for i in range(7)], 3)
     assert [t.shards[0].rank for t in made.tables.values()] == [0, 0, 1, 1, 1, 2, 2]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from shardrec.models.layers.causal import CausalBlock
 from shardrec.models.layers.kernels.row_attention import RowAttentionKernel
 from shardrec.models.layers.packing import regroup
-from shardrec.models.layers.transformer import TransformerLayer, bucket_by_length
+from shardrec.models.layers.transformer import TransformerLayer, attended_rows
 from tests.models.layers.jagged import rows
 from tests.models.layers.kernels.forms import FORMS, assert_near, computed, is_compiled, set_to
 
@@ -24,7 +24,7 @@ def compiled() -> None:
 def call(layer: TransformerLayer, x: Tensor, lengths: Tensor) -> Tensor:
     """What the layer attends to, before it is projected."""
     of = rows(lengths.tolist())
-    buckets = bucket_by_length(of.lengths, of.row, of.offsets)
+    buckets = attended_rows(x, of.lengths, of.row, of.offsets)
     result, weights = layer._attend(regroup(x, buckets.source, buckets.reverse), buckets)
     assert (weights == ()) == (x.dtype == torch.float32)
     return regroup(result, buckets.reverse, buckets.source)
