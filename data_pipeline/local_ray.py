@@ -9,9 +9,11 @@ no file and no command line. Ray reads what is set here through names of its own
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any
+
+import psutil
 
 OBJECT_STORE_BYTES = 100 << 20  # nothing large goes through Ray's object store; its own minimum is 75 MiB
 SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")  # in the process that starts or joins one
@@ -27,8 +29,9 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
     """
     import ray  # takes a while, which those that need none do not wait for
 
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": None}
-    with put_back(*SET_BY_RAY), _authentication(token):
+    token = secrets.token_hex(32)
+    authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}
+    with put_back(*SET_BY_RAY), _authentication(authentication):
         try:
             with _for_this_process_alone():
                 ray.init(
@@ -42,6 +45,20 @@ def local_ray(num_cpus: int, **settings: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+            _end_left(token)
+
+
+def _end_left(token: str) -> None:
+    """Ends what is left of a Ray that did not end it itself: its daemons are dead, or one of them did not start.
+
+    Its processes have its token, and so may have others that this process has started meanwhile.
+    """
+    ours = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            of_ray = process not in ours or process.name() in ("gcs_server", "raylet")
+            if of_ray and process.environ().get("RAY_AUTH_TOKEN") == token:
+                process.kill()
 
 
 @contextmanager

@@ -45,8 +45,7 @@ class _LocalOutput:
 
     def write(self, data: memoryview) -> None:
         self._size += len(data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        write_all(self._descriptor, data)
 
     def written_behind(self) -> None:
         """Has the disk begin on it, rather than at the final sync, and drops what it has taken from memory.
@@ -77,6 +76,13 @@ class _StoreOutput:
 
     def tell(self) -> int:
         return self._size
+
+
+def write_all(descriptor: int, data: memoryview, place: int | None = None) -> None:
+    """Writes bytes to a file, at a place of it or where it stands; a system may take them in several parts."""
+    while data:
+        count = os.write(descriptor, data) if place is None else os.pwrite(descriptor, data, place)
+        data, place = data[count:], None if place is None else place + count
 
 
 def write_new(path: Location, write: Callable[[Output], T]) -> T:

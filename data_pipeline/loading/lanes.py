@@ -13,6 +13,7 @@ import numpy as np
 from shardrec.data_pipeline.loading.footprint import Footprint
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.gaps import Gap, GapReader
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.order import Order, Share
 from shardrec.data_pipeline.reading.parquet import Chunk, RangeReader
@@ -24,10 +25,10 @@ class _SharedGroup:
     A chunk of it stays until its last range is done.
     """
 
-    def __init__(self, chunks: Iterator[Chunk], layout: Layout, ranges: list[tuple[int, int]]) -> None:
+    def __init__(self, chunks: Iterator[Chunk | Gap], layout: Layout, ranges: list[tuple[int, int]]) -> None:
         self._kept: list[tuple[int, int, Block]] = []  # first row, how many ranges still need it, rows
         for chunk in chunks:
-            first, after = chunk.place, chunk.place + chunk.batch.num_rows
+            first, after = chunk.place, chunk.place + chunk.rows
             needed = sum(start < after and stop > first for start, stop in ranges)
             if needed:
                 self._kept.append((first, needed, layout.block(chunk)))
@@ -51,7 +52,7 @@ class LaneReader:
         self,
         order: Order,
         layout: Layout,
-        reader: RangeReader,
+        reader: RangeReader | GapReader,
         shares: list[Share],
         *,
         epoch: int,
@@ -66,6 +67,7 @@ class LaneReader:
         self._index = reader.index
         self._layout = layout
         self._reader = reader
+        self._gapless = isinstance(reader, RangeReader)
         self._free = memory
         self._footprint = footprint
         self._shared: dict[int, tuple[_SharedGroup, list[tuple[int, int]]]] = {}
@@ -79,8 +81,11 @@ class LaneReader:
         self._lanes = [_Lane(order, epoch, share, position, self._blocks(r)) for share, position, r in lanes]
 
     def take(self, step: int) -> list[Block]:
-        """Returns this rank's rows of global batch `step`; steps are taken in order."""
-        return [block for lane in self._lanes for block in lane.take(step)]
+        """Returns this rank's rows of global batch `step`, without those in gaps; steps are taken in order."""
+        taken = (block for lane in self._lanes for block in lane.take(step))
+        if self._gapless:
+            return list(taken)
+        return [block for block in map(Block.without_gaps, taken) if block.rows]
 
     def _blocks(self, ranges: np.ndarray) -> Iterator[Block]:
         for start, stop in ranges:

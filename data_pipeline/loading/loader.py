@@ -23,6 +23,7 @@ from shardrec.data_pipeline.loading.reader_pool import ReaderPool
 from shardrec.data_pipeline.loading.reader_process import STEPS_AHEAD, Decoded, Reading
 from shardrec.data_pipeline.reading.blocks import Block, join_tables
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.gaps import Gap
 from shardrec.data_pipeline.reading.index import DataSet
 from shardrec.data_pipeline.reading.order import Order, default_lanes
 from shardrec.data_pipeline.sampling.negatives import Negatives, NegativeSampler
@@ -55,13 +56,17 @@ class Loader:
     negatives: what to draw for every row, or for a batch; `global_batch_size` counts those of rows too, and their
         `Batch.rows` are the row's. With settings alone the loader tells what it would do, but makes no batch
     item_of: sequence -> the feature of the row's own item, whose id is left out of the sequence
+    skips_bad: rows that cannot be read any more are left out of their batches, which are as many as ever
 
     dense_names, id_names, weighted_id_names: what the columns of `Batch.dense` and the keys of its ids are
     rows_read, rows_decoded: rows of the files handed out, and rows that pyarrow decoded for them, over all epochs
+    left_out: rows that all ranks' last pass lacked, as whoever made it found
+    bad_groups: (file, row group) -> why its rows were left out, of those that this rank met
     """
 
     _pool: ReaderPool | None = None
     _warned = False
+    rows_read = rows_decoded = left_out = 0
     _shared: SharedSampler | None = None
 
     def __init__(
@@ -87,13 +92,14 @@ class Loader:
         absent: Sequence[str] = (),
         negatives: Drawn | NegativeSampling | None = None,
         item_of: Mapping[str, str] | None = None,
+        skips_bad: bool = False,
     ) -> None:
         """Reads no rows yet; `folder` is the schema's (vocabularies).
 
         Raises UserError for columns that are missing or of a wrong type, for lanes or negatives that do not divide the
         batch, for negatives with class weights, and where `memory` is too small.
         """
-        self.index = source.index
+        self.index, self.bad_groups = source.index, dict[tuple[str, int], str]()
         settings = negatives.settings if isinstance(negatives, Drawn) else negatives
         self._layout = Layout(
             schema,
@@ -107,7 +113,7 @@ class Loader:
         )
         self._layout.check(self.index)
         check_long_rows(self.index, self._layout.columns, memory)
-        self._rank, self._world_size, self._kind = rank, world_size, order
+        self._rank, self._world_size, self._kind, self.skips_bad = rank, world_size, order, skips_bad
         self._prefetch, self._in_use, self._readers = prefetch, in_use, readers
         self._drawn = settings is None or isinstance(negatives, Drawn)
         self._each = 1 if settings is None else settings.rows_per_positive  # rows handed out for a row of the files
@@ -123,7 +129,6 @@ class Loader:
         self._taken = self._taken_by(negatives, memory) if isinstance(negatives, Drawn) else 0
         self._shared_rows = self._shared.rows if self._shared else 0
         self._put_in_order(lanes, global_batch_size, window, memory - self._taken, seed)
-        self.rows_read = self.rows_decoded = 0
 
     def _shared_sampler(
         self, negatives: SharedNegatives, drawn: Layout, seed: int, global_batch_size: int
@@ -233,6 +238,10 @@ class Loader:
         """Returns how many batches an epoch has."""
         return self.order.steps_per_epoch
 
+    def bad_rows(self, step: int, live: int) -> int:
+        """Returns how many rows of files all ranks' batches `step` lack together, of which `live` rows are live."""
+        return self.order.planned_rows(step) - live // self._each
+
     @property
     def _batches_at_once(self) -> int:
         return self._prefetch + self._in_use + (STEPS_AHEAD + 1 if self._readers else 0)
@@ -326,7 +335,9 @@ class Loader:
             lanes = self._reading().lanes(epoch, start_step, decoded)
             for step in steps:
                 parts = lanes.take(step)
-                self.rows_decoded += decoded.taken()
+                rows, gaps = decoded.taken()
+                self.rows_decoded += rows
+                self._note(gaps)
                 yield step, parts
         elif steps:
             if self._pool is None:
@@ -337,14 +348,20 @@ class Loader:
                 for step in steps:
                     parts = self._pool.take(step)
                     self.rows_decoded = before + self._pool.rows_decoded
+                    self._note(self._pool.gaps)
+                    self._pool.gaps.clear()
                     yield step, parts
             finally:
                 if step < steps[-1]:
                     self._pool.close()
 
+    def _note(self, gaps: Sequence[Gap]) -> None:
+        for gap in gaps:
+            self.bad_groups.setdefault((gap.where, gap.group), gap.why)
+
     def _reading(self) -> Reading:
         shares = tuple(self.order.shares(self._rank, self._world_size))
-        return Reading(self.index, self._layout, self.order, self._footprint, self._kept_memory, shares)
+        return Reading(self.index, self._layout, self.order, self._footprint, self._kept_memory, shares, self.skips_bad)
 
     def _batch(self, parts: list[Block], epoch: int, step: int) -> Batch:
         """Makes this rank's batch `step` of its rows, with the negatives that there are."""

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.loading.block_channel import Channel
 from shardrec.data_pipeline.loading.reader_process import Part, Reading
 from shardrec.data_pipeline.reading.blocks import Block
+from shardrec.data_pipeline.reading.gaps import Gap
 
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 SECONDS_TO_END = 5.0
@@ -30,6 +31,7 @@ class ReaderPool:
         self._is_reading = False
         self._finalizer = weakref.finalize(self, _end, self._running)
         self.rows_decoded = 0
+        self.gaps: list[Gap] = []
 
     def start(self, epoch: int, step: int) -> None:
         """Has all readers read an epoch from a step on."""
@@ -52,6 +54,7 @@ class ReaderPool:
         """
         parts = [running.part(step) for running in self._running]
         self.rows_decoded += sum(part.decoded for part in parts)
+        self.gaps += [gap for part in parts for gap in part.gaps]
         if step == self._reading.order.steps_per_epoch - 1:
             self._is_reading = False
         return [part.block for part in parts if part.block is not None]

@@ -21,6 +21,7 @@ from shardrec.data_pipeline.loading.lanes import LaneReader
 from shardrec.data_pipeline.loading.prefetch import prefetched
 from shardrec.data_pipeline.reading.blocks import Block, Lists
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.gaps import Gap, GapReader
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.order import Order, Share
 from shardrec.data_pipeline.reading.parquet import RangeReader
@@ -31,7 +32,10 @@ STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading is what a reader reads, and by which means. memory: bytes for chunks that several ranges touch."""
+    """A reading is what a reader reads, and by which means.
+
+    memory: bytes for chunks that several ranges touch. gaps: rows that cannot be read any more are left out.
+    """
 
     index: Index
     layout: Layout
@@ -39,6 +43,7 @@ class Reading:
     footprint: Footprint
     memory: int
     shares: tuple[Share, ...]
+    gaps: bool = False
 
     def lanes(self, epoch: int, start_step: int, on_decoded: "Decoded") -> LaneReader:
         """Returns the rows of an epoch, from a step on."""
@@ -51,32 +56,42 @@ class Reading:
             on_decoded=on_decoded.add,
         )
         return LaneReader(
-            self.order, self.layout, reader, list(self.shares), epoch=epoch, start_step=start_step,
-            footprint=self.footprint, memory=self.memory,
-        )  # fmt: skip
+            self.order,
+            self.layout,
+            GapReader(reader, on_decoded.gaps.append) if self.gaps else reader,
+            list(self.shares),
+            epoch=epoch,
+            start_step=start_step,
+            footprint=self.footprint,
+            memory=self.memory,
+        )
 
 
 class Decoded:
-    """Decoded is how many rows pyarrow has decoded since it was last taken."""
+    """Decoded is how many rows pyarrow has decoded since it was last taken, and the gaps that were met."""
 
     def __init__(self) -> None:
         self._rows = 0
+        self.gaps: list[Gap] = []
 
     def add(self, rows: int) -> None:
         """Counts rows."""
         self._rows += rows
 
-    def taken(self) -> int:
-        """Returns the count and starts anew."""
+    def taken(self) -> tuple[int, list[Gap]]:
+        """Returns the count and the gaps, and starts anew."""
         rows, self._rows = self._rows, 0
-        return rows
+        gaps = self.gaps[:]
+        self.gaps.clear()
+        return rows, gaps
 
 
 class Part(NamedTuple):
-    """A part is a reader's rows of one step, if there are any, and how many rows were decoded for it."""
+    """A part is a reader's rows of one step, if there are any, how many rows were decoded for it, and gaps met."""
 
     block: Block | None
     decoded: int
+    gaps: list[Gap]
 
 
 def parts(reading: Reading, epoch: int, start_step: int) -> Iterator[Part]:
@@ -85,7 +100,7 @@ def parts(reading: Reading, epoch: int, start_step: int) -> Iterator[Part]:
     lanes = reading.lanes(epoch, start_step, decoded)
     for step in range(start_step, reading.order.steps_per_epoch):
         blocks = lanes.take(step)
-        yield Part(_contiguous(Block.join(blocks)) if blocks else None, decoded.taken())
+        yield Part(_contiguous(Block.join(blocks)) if blocks else None, *decoded.taken())
 
 
 def _contiguous(block: Block) -> Block:

@@ -5,6 +5,7 @@
 - `column_types.py`: how files may differ in their columns
 - `files.py`: one data file, opened, and noticed when it changes
 - `finding.py`: data files found by path, folder, glob or URI
+- `gaps.py`: rows that cannot be read any more, left out of what is read
 - `index.py`: Parquet files as one numbered list of rows, known by their footers
 - `lake_tables.py`: folders of Delta Lake, Iceberg and Hudi, which are not read
 - `keys.py`: the ids of blocks joined to the keys of a batch

@@ -82,7 +82,7 @@ class Block(NamedTuple):
     ids: [F, n] int32 or int64, the features of one id a row
     lists: the features of many ids a row
     numbers: [n, C] float32: dense features, labels and the sample weight
-    places: [1 or 2, n] int64: the row's place in its data set, and its group if there is one
+    places: [1 or 2, n] int64: the row's place in its data set (-1: it is in a gap), and its group if there is one
     extra: further columns as they are in the files, maybe none
     """
 
@@ -125,6 +125,11 @@ class Block(NamedTuple):
             np.take(self.places, rows, axis=1),
             self.extra.take(pa.array(rows)),
         )
+
+    def without_gaps(self) -> "Block":
+        """Returns the rows that are at a place of the data set: all of them, as a rule."""
+        there = self.places[0] >= 0
+        return self if there.all() else self.take(np.flatnonzero(there))
 
     @classmethod
     def join(cls, parts: "Sequence[Block]") -> "Block":

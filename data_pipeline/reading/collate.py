@@ -35,6 +35,7 @@ from shardrec.data_pipeline.features.transforms import (
 )
 from shardrec.data_pipeline.reading.blocks import Block, Lists, offsets_of
 from shardrec.data_pipeline.reading.column_types import carried_schema, check_read_alike
+from shardrec.data_pipeline.reading.gaps import Gap
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.keys import AbsentRun, Keys, Run
 from shardrec.data_pipeline.reading.parquet import Chunk
@@ -173,8 +174,10 @@ class Layout:
 
     # ------------------------------------------------------------ Arrow -> block
 
-    def block(self, chunk: Chunk) -> Block:
-        """Reads a chunk's rows. Raises UserError for values that the schema does not allow."""
+    def block(self, chunk: Chunk | Gap) -> Block:
+        """Reads a chunk's rows; those of a gap are nobody's. Raises UserError for values that the schema forbids."""
+        if isinstance(chunk, Gap):
+            return self._of_gap(chunk.rows)
         batch, where, first_row, place = chunk
         origin = Origin(where, first_row)
         columns = {name: reader(batch, origin) for name, reader in self._readers.items()}
@@ -201,6 +204,26 @@ class Layout:
         if self.carried:
             extra = extra.cast(self.carried)
         return Block(ids, tuple(self._read_lists(lists, columns) for lists in self._lists), numbers, places, extra)
+
+    def _of_gap(self, count: int) -> Block:
+        """Returns rows at no place of the data set (-1), which no batch gets."""
+        carried = self.carried or pa.schema([])
+        return Block(
+            np.zeros((len(self._single), count), self._id_type),
+            tuple(self._empty_lists(together, count) for together in self._lists),
+            np.zeros((count, self._num_numbers), np.float32),
+            np.full((2 if self._group else 1, count), -1, np.int64),
+            pa.table([pa.nulls(count, field.type) for field in carried], names=carried.names),
+        )
+
+    def _empty_lists(self, together: _Together, count: int) -> Lists:
+        weighted = any(_weighted(self.schema[name]) for name in together.ids)
+        return Lists(
+            np.empty((len(together.ids), 0), self._id_type),
+            np.zeros(count + 1, np.int64),
+            np.empty(0, np.float32) if weighted else None,
+            np.empty((len(together.numbers), 0), np.float32) if together.numbers else None,
+        )
 
     def _read_lists(self, together: _Together, columns: Mapping[str, Column]) -> Lists:
         first = columns[(together.ids or together.numbers)[0]]

@@ -14,8 +14,12 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE, Footer, open_checked
 from shardrec.data_pipeline.stores.retries import is_away, tried
 
-REMOTE_READ_BYTES = 1 << 20
-"""Bytes read at once, for each column, where a large row group is read piece by piece over a network."""
+READ_BYTES, REMOTE_READ_BYTES = 1 << 16, 1 << 20
+"""Bytes read at once, for each column, where a large row group is read piece by piece: from a disk, over a network."""
+
+
+class UnreadableError(UserError):
+    """Rows of a file cannot be read any more, or are others than there were; those of other files may be as ever."""
 
 
 class Stamp(NamedTuple):
@@ -67,19 +71,16 @@ class File(NamedTuple):
     def _open(self, *, piecewise: bool) -> Opened:
         """Reads the footer. Raises UserError for a file that is not there, truncated, or not Parquet.
 
-        piecewise: for row groups too large to be in memory at once. pyarrow would hold all bytes of the columns read,
-        and its buffered streams grow to the same, so that local files are mapped into memory. Otherwise one read per
+        piecewise: for row groups too large to be in memory at once: pyarrow would hold all bytes of the columns read.
+        Nothing is mapped into memory, where a file that is cut short would end the process. Otherwise one read per
         column fetches a row group, and on remote file systems all columns are fetched together.
         """
         options: dict[str, Any] = {"pre_buffer": self.remote and not piecewise}
         with readable(self.path):
             stamp = None if self.remote else self.look()
-            if piecewise and not self.remote:
-                source = pa.memory_map(self.path)
-            else:
-                source = self.filesystem.open_input_file(self.path)
-            if piecewise and self.remote:
-                options["buffer_size"] = REMOTE_READ_BYTES
+            source = self.filesystem.open_input_file(self.path)
+            if piecewise:
+                options["buffer_size"] = REMOTE_READ_BYTES if self.remote else READ_BYTES
             footer = Footer.read(source)
             return Opened(open_checked(source, footer, **options), stamp or self._remote_stamp(source), footer.digest)
 
@@ -104,7 +105,7 @@ def readable(path: str) -> Iterator[None]:
     except UNREADABLE as error:
         if is_away(error):
             raise
-        raise UserError(
+        raise UnreadableError(
             f"{path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
             "write it again, or leave it out"
         ) from error
@@ -137,9 +138,9 @@ class Sightings:
             raise changed(file, difference)
 
 
-def changed(file: File, difference: str) -> UserError:
+def changed(file: File, difference: str) -> UnreadableError:
     """Returns the error about a file that is no longer what it was."""
-    return UserError(
+    return UnreadableError(
         f"{file.path}: changed after the start ({difference}), and rows of old and new files must not be mixed; put "
         "the file back and go on with --resume, or start anew"
     )

@@ -186,12 +186,20 @@ class Order:
             total += stop - start
         return total
 
+    def planned_rows(self, step: int) -> int:
+        """Returns how many rows global batch `step` has."""
+        return int(self._lanes_rows(step).sum())
+
+    def _lanes_rows(self, step: int) -> np.ndarray:
+        """Returns [lanes] int64: the rows that each lane gives to global batch `step`."""
+        bounds = np.array([self.num_rows * lane // self.lanes for lane in range(self.lanes + 1)], np.int64)
+        return np.clip(np.diff(bounds) - step * self.lane_batch, 0, self.lane_batch)
+
     def padded_rows(self, step: int, world_size: int) -> int:
         """Returns the rows of every rank's batch at `step`: as many as the fullest rank has."""
         ranks = np.arange(world_size, dtype=np.int64)
         lanes = np.arange(self.lanes + 1, dtype=np.int64)
-        bounds = np.array([self.num_rows * lane // self.lanes for lane in range(self.lanes + 1)], np.int64)
-        rows = np.clip(np.diff(bounds) - step * self.lane_batch, 0, self.lane_batch)
+        rows = self._lanes_rows(step)
         if world_size <= self.lanes:
             return int(np.add.reduceat(rows, self.lanes * ranks // world_size).max())
         parts = np.diff(-(-lanes * world_size // self.lanes))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import is_list
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
-from shardrec.data_pipeline.reading.files import short_message
+from shardrec.data_pipeline.reading.files import UnreadableError, short_message
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.stores.retries import gone_on_with, is_away
 
@@ -31,6 +31,17 @@ class Chunk(NamedTuple):
     where: str
     first_row: int
     place: int
+
+    @property
+    def rows(self) -> int:
+        """Returns the number of rows."""
+        return self.batch.num_rows
+
+    def part(self, start: int, stop: int) -> "Chunk":
+        """Returns the rows whose places in the data set are start .. stop, maybe none."""
+        begin = min(max(start - self.place, 0), self.rows)
+        end = min(max(stop - self.place, begin), self.rows)
+        return Chunk(self.batch.slice(begin, end - begin), self.where, self.first_row + begin, self.place + begin)
 
 
 class RangeReader:
@@ -56,13 +67,17 @@ class RangeReader:
         self.index = index
         self._columns = list(columns)
         self._chunk_rows = chunk_rows
-        self._whole_rows = whole_rows
+        self.whole_rows = whole_rows
         self._on_decoded = on_decoded
         self._footer_memory = footer_memory
         self._open: OrderedDict[tuple[int, bool], pq.ParquetFile] = OrderedDict()
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
-        """Yields rows start .. stop of the data set, in chunks. Raises UserError (file) for what cannot be decoded."""
+        """Yields rows start .. stop of the data set, in chunks.
+
+        Raises UnreadableError (file, row group) for what cannot be decoded, and for a file that is gone or another one;
+        StoreError as `tried`.
+        """
         yield from gone_on_with(
             lambda done: self._read(start + done, stop),
             lambda chunk: chunk.batch.num_rows,
@@ -90,7 +105,7 @@ class RangeReader:
         first_group = int(index.file_groups[number])
         file_start, at = int(index.group_starts[first_group]), int(index.group_starts[group])
         groups = range(group - first_group, index.group_of(stop - 1) - first_group + 1)
-        piecewise = int(index.group_starts[first_group + groups.stop]) - at > self._whole_rows
+        piecewise = int(index.group_starts[first_group + groups.stop]) - at > self.whole_rows
         try:
             for batch in self._decoded(self._file(number, piecewise), groups):
                 index.sightings.check(file)
@@ -109,9 +124,9 @@ class RangeReader:
                 self._open.pop((number, piecewise), None)
                 raise
             index.sightings.check(file)
-            raise self._undecodable(file.path, groups, error) from error
+            raise self._undecodable(number, groups, error) from error
         index.sightings.check(file)
-        raise UserError(
+        raise UnreadableError(
             f"{file.path}: {at - file_start} rows found where its footer promised more; write the file again"
         )
 
@@ -123,12 +138,24 @@ class RangeReader:
                 self._chunk_rows, row_groups=together, columns=self._columns, use_threads=False
             )
 
-    @staticmethod
-    def _undecodable(path: str, groups: range, error: BaseException) -> UserError:
-        message = f"{path}: row groups {groups[0]} to {groups[-1]} cannot be decoded ({short_message(error)}); "
+    def _undecodable(self, number: int, groups: range, error: BaseException) -> UserError:
+        """Returns the error about the first of some row groups that cannot be decoded, which is looked for."""
+        found = next(filter(None, (self._problem(number, group) for group in groups)), None)
+        named, error = found or (f"one of row groups {groups[0]} to {groups[-1]}", error)
+        message = f"{self.index.files[number].path}: {named} cannot be decoded ({short_message(error)}); "
         if isinstance(error, pa.ArrowNotImplementedError):
-            return UserError(message + "pyarrow cannot read them: write them with smaller row groups or plainer types")
-        return UserError(message + "the file is corrupt: write it again, or leave it out")
+            return UserError(message + "pyarrow cannot read it: write it with smaller row groups or plainer types")
+        return UnreadableError(message + "the file is corrupt: write it again, or leave it out")
+
+    def _problem(self, number: int, group: int) -> tuple[str, BaseException] | None:
+        """Returns a row group in words, and why it cannot be decoded; None where it can."""
+        try:
+            with self.index.open(number, piecewise=True) as opened:
+                for _ in self._decoded(opened, range(group, group + 1)):
+                    pass
+        except UNREADABLE as error:
+            return f"row group {group}", error
+        return None
 
     def _file(self, number: int, piecewise: bool) -> pq.ParquetFile:
         index, file = self.index, self.index.files[number]

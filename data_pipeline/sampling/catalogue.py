@@ -7,6 +7,7 @@ import numpy as np
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.reading.blocks import Block
 from shardrec.data_pipeline.reading.collate import Layout
+from shardrec.data_pipeline.reading.gaps import GapReader
 from shardrec.data_pipeline.reading.index import Index
 from shardrec.data_pipeline.reading.parquet import Chunk, RangeReader
 
@@ -55,8 +56,11 @@ def items_of(index: Index, layout: Layout, item: str) -> Block:
     return block.take(order)
 
 
-def chunks_of(index: Index, layout: Layout) -> Iterator[Chunk]:
-    """Yields all rows of a data set in order, with the columns of `layout`. Raises as `Layout.check` does."""
+def chunks_of(index: Index, layout: Layout, *, skips_bad: bool = False) -> Iterator[Chunk]:
+    """Yields all rows of a data set in order, with the columns of `layout`. Raises as `Layout.check` does.
+
+    skips_bad: without those that cannot be read.
+    """
     layout.check(index)
     reader = RangeReader(
         index,
@@ -66,4 +70,7 @@ def chunks_of(index: Index, layout: Layout) -> Iterator[Chunk]:
         footer_memory=READ_FOOTER_BYTES,
         on_decoded=lambda rows: None,
     )
-    return reader.read(0, index.num_rows)
+    if not skips_bad:
+        return reader.read(0, index.num_rows)
+    found = GapReader(reader, on_gap=lambda gap: None).read(0, index.num_rows)
+    return (chunk for chunk in found if isinstance(chunk, Chunk))

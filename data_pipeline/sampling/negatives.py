@@ -50,10 +50,13 @@ class Negatives:
     fingerprints: tuple[Fingerprint, ...] = ()
 
     @classmethod
-    def read(cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str) -> "Negatives":
+    def read(
+        cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str, *, skips_bad: bool = False
+    ) -> "Negatives":
         """Reads the users and items of all training rows, and the catalogue.
 
         schema: of the features that the model reads, and of the user and the item; folder: of its vocabularies
+        skips_bad: training rows that cannot be read are left out
 
         Raises UserError for what cannot be drawn, for a training row that is not a positive, for a user who has all
         candidates, and for an item that the file of items has twice.
@@ -68,7 +71,7 @@ class Negatives:
         layout = Layout(read.model_copy(update={"labels": schema.labels[:1]}), folder)
         user, item = layout.id_row(settings.user), layout.id_row(settings.item)
         catalogue, keys = FirstRows(item), []
-        for block in positives(train.index, layout):
+        for block in positives(train.index, layout, skips_bad=skips_bad):
             keys.append(block.ids[user].astype(np.int64) * item_rows + block.ids[item])
             if settings.items is None:
                 catalogue.add(block)
@@ -211,9 +214,12 @@ def _stream(seed: int, epoch: int) -> int:
     return int(hash_words([np.array([word % 2**64], np.uint64) for word in (_PURPOSE, seed, epoch)])[0])
 
 
-def positives(index: Index, layout: Layout) -> Iterator[Block]:
-    """Yields all training rows in order. Raises UserError for one whose label, if it has one, is not over 0."""
-    for chunk in chunks_of(index, layout):
+def positives(index: Index, layout: Layout, *, skips_bad: bool) -> Iterator[Block]:
+    """Yields all training rows in order. Raises UserError for one whose label, if it has one, is not over 0.
+
+    skips_bad: without those that cannot be read.
+    """
+    for chunk in chunks_of(index, layout, skips_bad=skips_bad):
         block = layout.block(chunk)
         for label in layout.schema.labels:
             values = block.numbers[:, len(layout.dense_names)]

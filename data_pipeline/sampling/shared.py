@@ -44,10 +44,13 @@ class SharedNegatives:
     fingerprints: tuple[Fingerprint, ...] = ()
 
     @classmethod
-    def read(cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str) -> "SharedNegatives":
+    def read(
+        cls, settings: NegativeSampling, train: DataSet, schema: Schema, folder: str, *, skips_bad: bool = False
+    ) -> "SharedNegatives":
         """Reads the items of all training rows, and the catalogue.
 
         schema: of the features that the model reads, and of the item; folder: of its vocabularies
+        skips_bad: training rows that cannot be read are left out
 
         Raises UserError for what cannot be drawn, for a training row that is not a positive, and for an item that the
         file of items has twice.
@@ -58,7 +61,7 @@ class SharedNegatives:
         item, first_rows = layout.id_row(settings.item), FirstRows(layout.id_row(settings.item))
         prints: tuple[Fingerprint, ...] = ()
         counts = np.zeros(schema[settings.item].num_embeddings, np.int64)
-        for block in positives(train.index, layout):
+        for block in positives(train.index, layout, skips_bad=skips_bad):
             counts += np.bincount(block.ids[item], minlength=len(counts))
             if settings.items is None:
                 first_rows.add(block)

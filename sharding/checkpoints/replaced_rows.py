@@ -1,27 +1,31 @@
 """A saved table is copied into another checkpoint, with some of its rows replaced.
 
-Files are copied by chunks whose checksums are verified; the new rows are then scattered into the copies, which are
-mapped into memory, and the checksums of the chunks that they touched are computed anew. Memory is a chunk, and the
-rows that the caller hands over at once; the mapped pages are the kernel's to write out. Calls may come in any order;
-the rows of one ascend, so that it touches each page once.
+Files are copied by chunks whose checksums are verified; the new rows are then scattered into blocks of the copies, and
+the checksums of the chunks that they touched are computed anew. Memory is a chunk, and the rows that the caller hands
+over at once. Calls may come in any order; the rows of one ascend, so that it reads and writes each block once.
+Nothing is mapped into memory: a disk without room for a changed page would end the process.
 """
 
 import copy
+import os
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shardrec.data_pipeline.files.streams import opened_input
+from shardrec.data_pipeline.files.streams import opened_input, write_all
 from shardrec.data_pipeline.files.whole_files import sync
 from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.checkpoints.shard_files import Scratch, chunks, saved_row_bytes
 
+_BLOCK_BYTES = 1 << 16  # read and written at once: rows that are replaced lie anywhere in a file
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a value -> what its bits are moved as
 
 
@@ -38,29 +42,28 @@ class ReplacedRows:
         for entry in self._entries:
             (folder / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
             _copy_file(table.folder / entry["file"], folder / entry["file"], entry)
-        self._mapped = {
-            (entry["file"], name): _mapped(folder / entry["file"], described)
-            for entry in self._entries
-            for name, described in entry["tensors"].items()
-        }
-        self._touched: dict[tuple[str, str], set[int]] = {key: set() for key in self._mapped}
+        self._touched: dict[tuple[str, str], set[int]] = defaultdict(set)
 
     def write(self, rows: np.ndarray, tensors: Mapping[str, Tensor]) -> None:
         """Writes tensors, by name [n, columns] or [n] in the files' dtypes, to distinct ascending `rows` [n] int64."""
         for entry in self._entries:
             top = entry["row"]
             a, b = np.searchsorted(rows, [top, top + entry["tensors"]["weight"]["shape"][0]])
+            if a == b:
+                continue
             inside = rows[a:b] - top
-            for name, values in tensors.items():
-                described, into = entry["tensors"][name], self._mapped[entry["file"], name]
-                assert values.dtype == SAVED_DTYPES[described["dtype"]]
-                bits = values[a:b].contiguous().view(_BITS[values.itemsize]).numpy()
-                into[inside] = bits[:, entry["column"] : entry["column"] + into.shape[1]] if bits.ndim == 2 else bits
-                self._touched[entry["file"], name] |= set(np.unique(inside // described["chunk_rows"]).tolist())
+            with open(self.folder / entry["file"], "r+b", buffering=0) as file:
+                for name, values in tensors.items():
+                    described = entry["tensors"][name]
+                    assert values.dtype == SAVED_DTYPES[described["dtype"]]
+                    bits = values[a:b].contiguous().view(_BITS[values.itemsize]).numpy().reshape(b - a, -1)
+                    width = saved_row_bytes(described) // values.itemsize
+                    bits = bits[:, entry["column"] :][:, :width] if described["shape"][1:] else bits
+                    _scatter(file.fileno(), described, inside, bits)
+                    self._touched[entry["file"], name] |= set(np.unique(inside // described["chunk_rows"]).tolist())
 
     def finish(self) -> list[Entry]:
         """Puts all on disk; returns the manifest entries of the copy."""
-        self._mapped.clear()
         scratch = Scratch()
         for entry in self._entries:
             path = self.folder / entry["file"]
@@ -75,10 +78,18 @@ class ReplacedRows:
         return self._entries
 
 
-def _mapped(path: Path, tensor: Entry) -> np.ndarray:
-    """Maps a tensor of a file into memory as writable bits, of its shape."""
-    bits = f"i{SAVED_DTYPES[tensor['dtype']].itemsize}"
-    return np.memmap(path, dtype=bits, mode="r+", offset=tensor["start"], shape=tuple(tensor["shape"]))
+def _scatter(descriptor: int, tensor: Entry, rows: np.ndarray, bits: np.ndarray) -> None:
+    """Writes `bits` [n, values a row] to distinct ascending rows [n] of a tensor of a file, block by block."""
+    width = saved_row_bytes(tensor)
+    block = max(1, _BLOCK_BYTES // width)
+    firsts = np.flatnonzero(np.diff(rows // block, prepend=-1))
+    for first, last in pairwise([*firsts.tolist(), len(rows)]):
+        top = int(rows[first]) // block * block
+        place = tensor["start"] + top * width
+        size = min(block, tensor["shape"][0] - top) * width
+        content = bytearray(os.pread(descriptor, size, place))
+        np.frombuffer(content, bits.dtype).reshape(-1, bits.shape[1])[rows[first:last] - top] = bits[first:last]
+        write_all(descriptor, memoryview(content), place)
 
 
 def _copy_file(source: Location, target: Path, entry: Entry) -> None:

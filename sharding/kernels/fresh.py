@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.sharding.kernels.library import library
 
 
@@ -46,7 +47,7 @@ def drawn_uniformly(ids: Tensor, key: int, columns: int, zero_columns: int, scal
     """Returns the first values of ids [n] int64 on a CPU, [n, columns] fp32: `first_values_by_id.py` says which."""
     ids, values = ids.contiguous(), torch.empty(len(ids), columns)
     of = _Draw(key & (1 << 64) - 1, columns, zero_columns, scale)
-    library().fresh_draw(ctypes.byref(of), ids.data_ptr(), len(ids), values.data_ptr(), torch.get_num_threads())
+    library().fresh_draw(ctypes.byref(of), ids.data_ptr(), len(ids), values.data_ptr(), kernel_threads())
     return values
 
 
@@ -68,4 +69,4 @@ def renew(rows: Tensor, cleared: Sequence[Tensor], weight: Tensor, values: Tenso
         *(rows.data_ptr(), len(rows), place, stride, columns, weight.data_ptr(), weight.shape[1]),
         *(weight.dtype == torch.float16, tensors, len(cleared)),
     )
-    library().fresh_renew(ctypes.byref(fresh), torch.get_num_threads())
+    library().fresh_renew(ctypes.byref(fresh), kernel_threads())

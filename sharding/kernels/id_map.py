@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from shardrec.models.dynamic_ids import BucketGeometry
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.sharding.kernels.library import checked, library
 
 _POLICIES = ("lfu", "lru", "age")
@@ -74,7 +75,7 @@ class IdMapKernel:
 
     def find(self, ids: Tensor) -> Tensor:
         """Returns the table's rows of ids [n] int64: [n], -1 for those that have none."""
-        ids, threads = ids.contiguous(), torch.get_num_threads()
+        ids, threads = ids.contiguous(), kernel_threads()
         rows = torch.empty_like(ids)
         bad = library().ids_find(ctypes.byref(self._map), ids.data_ptr(), len(ids), rows.data_ptr(), threads)
         self._check(bad, ids)
@@ -94,7 +95,7 @@ class IdMapKernel:
         outcome = _Outcome(*(x.data_ptr() for x in (rows, fresh_rows, fresh_ids)), ctypes.addressof(counters))
         kernel = library().ids_observe
         pointers = map(ctypes.byref, (self._map, arrivals, outcome))
-        fresh = checked(kernel(*pointers, torch.get_num_threads()), f"giving rows to {len(ids):,} ids")
+        fresh = checked(kernel(*pointers, kernel_threads()), f"giving rows to {len(ids):,} ids")
         self._check(-1 - fresh, ids)
         return rows, fresh_rows[:fresh], fresh_ids[:fresh], list(counters)
 
@@ -111,7 +112,7 @@ def distinct_ids(buckets: int, ids: Tensor, times: Tensor | None) -> tuple[Tenso
     size = library().ids_distinct(
         *(buckets, ids.data_ptr(), None if times is None else times.data_ptr(), len(ids)),
         *(x.data_ptr() for x in (found, counts, inverse, starts)),
-        torch.get_num_threads(),
+        kernel_threads(),
     )
     size = checked(size, f"finding the distinct of {len(ids):,} ids")
     return found[:size], counts[:size], inverse, starts

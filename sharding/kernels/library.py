@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shardrec.data_pipeline.declared.sizes import readable
 from shardrec.data_pipeline.errors import UserError
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.sharding.kernels.build import ROWS
 
 _NO_MEMORY = -(1 << 63)
@@ -135,7 +136,7 @@ class RowKernel:
         """Returns the bags' sums, [B, all features' columns] fp32."""
         batch = self._batch(ids, offsets, scale)
         out = torch.empty(batch.bags, self.columns)
-        threads = torch.get_num_threads()
+        threads = kernel_threads()
         bad = self.library.rows_pool(self._tables, self._features, ctypes.byref(batch), out.data_ptr(), threads)
         self._check(checked(bad, f"looking {ids.numel():,} ids up"), ids)
         return out
@@ -147,7 +148,7 @@ class RowKernel:
         gradient, batch = gradient.float().contiguous(), self._batch(ids, offsets, scale)
         bad = self.library.rows_update(
             *(self._tables, len(self._tables), self._features, ctypes.byref(batch), gradient.data_ptr()),
-            *(factor, loss_weight, torch.get_num_threads()),
+            *(factor, loss_weight, kernel_threads()),
         )
         self._check(checked(bad, f"updating the rows of {ids.numel():,} ids"), ids)
 
@@ -171,7 +172,7 @@ class RowKernel:
         gradient, column = gradient.float().contiguous(), -1 if named is None else named
         done = self.library.rows_update_all(
             *(ctypes.byref(self._tables[table]), gradient.data_ptr(), gradient.shape[1], column),
-            *(factor, loss_weight, torch.get_num_threads()),
+            *(factor, loss_weight, kernel_threads()),
         )
         checked(done, f"updating {len(gradient):,} rows")
 

@@ -24,9 +24,9 @@ def cluster_of(machines: Sequence[int]) -> Cluster:
 
 
 def actors(name: str) -> list[psutil.Process]:
-    """Returns the processes of the actors of some name, of whatever cluster is on this machine."""
+    """Returns the processes of the actors of some name, of the clusters that this process has started."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         try:
             if any(name in word for word in process.cmdline()[:1]) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)

@@ -13,12 +13,12 @@ class Summary:
     """A summary says where a finished run is, how good it is and how long it took.
 
     run_folder: all that it left. metrics: split -> metric -> value, of the best checkpoint; one that the rows do not
-    define is `Undefined`, a NaN that says why. not_scored: splits without metrics, and why. steps, rows: trained on.
-    best_step: whose checkpoint is the best; epochs_to_best: until then. world_size: workers. samples_per_second: over
-    all workers, without evaluation. peak_device_memory_bytes: of the GPU that held most; None on CPU.
-    seconds_to_first_step, wall_seconds: from the start of the call. parameters: weights of tables and of the tower.
-    zero_weights: table -> share of exact zeros, where there is an L1. stages: of a run of stages, by name; all else is
-    then the last one's.
+    define is `Undefined`, a NaN that says why. not_scored: splits without metrics, and why. left_out: split -> rows
+    that could not be read, and were not trained on or scored. steps, rows: trained on. best_step: whose checkpoint is
+    the best; epochs_to_best: until then. world_size: workers. samples_per_second: over all workers, without evaluation.
+    peak_device_memory_bytes: of the GPU that held most; None on CPU. seconds_to_first_step, wall_seconds: from the
+    start of the call. parameters: weights of tables and of the tower. zero_weights: table -> share of exact zeros,
+    where there is an L1. stages: of a run of stages, by name; all else is then the last one's.
     """
 
     run_folder: Path
@@ -36,6 +36,7 @@ class Summary:
     peak_device_memory_bytes: int | None = None
     seconds_to_first_step: float | None = None
     not_scored: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     zero_weights: dict[str, float] = field(default_factory=dict)
     stages: "dict[str, Summary]" = field(default_factory=dict)
 

@@ -327,7 +327,7 @@ class TrainedModel:
                 raise UserError(line)
             scorer = CatalogueScorer.of(self._session) if lists else None
             for name, of_split in splits.paths.items():
-                of_rows = scored(self._session, self._session.loader(of_split))
+                of_rows = scored(self._session, self._session.loader(of_split, skips_bad=True))
                 yield name, of_rows, {} if scorer is None else scorer.metrics(name, of_split)
 
     def _columns(self, keys: Sequence[str] = (), *, labelled: bool) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ class Position:
     step: updates made; epoch and step_in_epoch: of the next batch; rows: trained on; losses: summed terms since the
     last log line; best: the best evaluation so far; stale: evaluations since then. first_loss: of the run's first step,
     by which a later one is told to be out of all proportion. rollbacks: how often the run went back to a checkpoint,
-    and on from it with lower rates.
+    and on from it with lower rates. left_out: rows that could not be read and were not trained on; left_out_of_epoch:
+    those of this epoch.
     """
 
     step: Count = 0
@@ -28,3 +29,5 @@ class Position:
     stopped: bool = False
     first_loss: float | None = None
     rollbacks: Count = 0
+    left_out: Count = 0
+    left_out_of_epoch: Count = 0

@@ -59,6 +59,9 @@ class DataConfig(Section):
     memory: int = Field(default=1 << 30, gt=0, lt=2**63, description="bytes of decoded rows that a rank keeps")
     prefetch: int = Field(default=4, gt=0, le=1024, description="batches made ahead")
     readers: int = Field(default=0, ge=0, le=256, description="a worker's processes that decode training rows")
+    max_bad_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="of rows that are trained on or evaluated, which may not be readable"
+    )
     class_weights: dict[float, float] | None = None
     negatives: NegativeSampling | None = Field(default=None, description="drawn for each training row in each epoch")
     catalogue: CatalogueSettings = Field(default=CatalogueSettings(), description="the items that there are")
@@ -241,6 +244,7 @@ class TrainerConfig(Section):
         default="fp32", description="of the tower but for its last layer; auto: as the chip is fast at it, for good"
     )
     matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
+    deterministic: bool = Field(default=False, description="the same bits on a GPU, and for any number of threads")
     exchange: Exchange = Field(default="fp32", description="of vectors and their gradients, between workers")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop", description="rollback: to the last good checkpoint, three times at most, then at half the rates"

@@ -4,28 +4,29 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.launch.patient_group import PatientGroup
+from shardrec.trainer.launch.signs import Signs
 
 T = TypeVar("T")
-
-PATIENCE_SECONDS = 3600.0  # that ranks wait for one another around checkpoints
 
 
 @dataclass
 class Environment:
     """An environment is one worker's place. The default process group spans all workers of the run.
 
-    The collectives here go through a gloo group of their own that waits for long: around checkpoints some ranks write
-    or fill far larger tables than others. A rank that is lost is noticed at once all the same.
+    The collectives here on Python objects go through a group of their own (`patient_group.py`), which waits for longer
+    than a step does. A rank that is lost is noticed at once all the same, and one that is frozen after the time-out.
 
     local_world_size: workers of this one's host, of which other hosts may have more or fewer. unseen_on: its machine,
     where that is not the launching process's, which measures memory there.
@@ -37,7 +38,8 @@ class Environment:
     local_world_size: int
     device: torch.device
     unseen_on: str | None = None
-    _patient: dist.ProcessGroup | None = field(default=None, repr=False)
+    signs: Signs | None = field(default=None, repr=False)
+    _patient: PatientGroup | None = field(default=None, repr=False)
     _host: dist.ProcessGroup | None = field(default=None, repr=False)
 
     @property
@@ -72,6 +74,8 @@ class Environment:
             yield
             is_done = True
         finally:
+            if self.signs is not None and is_done:
+                self.signs.stop()
             if is_ours and dist.is_initialized() and (is_done or self.world_size == 1):
                 dist.destroy_process_group()
 
@@ -86,9 +90,11 @@ class Environment:
         if not dist.is_initialized():
             self._make_group(timeout)
         if self.world_size > 1:
-            self._patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
+            self.signs = Signs(_get_default_store(), self.rank, self.world_size, timeout)
+            self._patient = PatientGroup(self.rank, self.world_size, self.signs)
             if self.device.type == "cuda":
                 self._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            self.signs.start()
             check_devices(self.gather((socket.gethostname(), self.device.type, _gpu(self.device))))
 
     def _take_gpu(self) -> None:
@@ -143,23 +149,23 @@ class Environment:
 
     def barrier(self) -> None:
         """Waits for all ranks."""
-        if self.world_size > 1:
-            dist.barrier(group=self._patient)
+        if self._patient is not None:
+            self._patient.barrier()
 
     def broadcast(self, value: T | None) -> T:
         """Returns rank 0's value, on every rank."""
-        box: list[Any] = [value]
-        if self.world_size > 1:
-            dist.broadcast_object_list(box, src=0, group=self._patient)
-        return box[0]
+        return cast(T, value) if self._patient is None else self._patient.broadcast(value)
 
     def gather(self, value: T) -> list[T]:
         """Returns all ranks' values in rank order, on every rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._patient)
-        return values
+        return [value] if self._patient is None else self._patient.gather(value)
+
+    def moving(self, size: int) -> AbstractContextManager[None]:
+        """Has ranks wait for one another for as long as it takes to read or write the largest of their sizes, in bytes.
+
+        They call it alike.
+        """
+        return nullcontext() if self._patient is None else self._patient.moving(size)
 
 
 def device_kind(device: str) -> Literal["cpu", "cuda"]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import shortened
+from shardrec.trainer.launch.absent_workers import LateWorkersError, SilentWorkerError
 from shardrec.trainer.run_folder.atomic import write_atomically
 
 LOST_PEER = re.compile(
@@ -70,9 +71,17 @@ def way_on(logs: Path) -> str:
     return "; --resume goes on from the last checkpoint" if logs.name.partition("-")[0] == "train" else ""
 
 
+def is_of_waiting(error: Exception) -> bool:
+    """Says whether an error is that of a collective that other workers did not come to in time."""
+    said = f"{type(error).__name__} {error}"
+    return bool(IN_COLLECTIVES.search(said) and TIMED_OUT.search(said))
+
+
 def _cause(error: Exception, timeout: float) -> tuple[str, bool]:
     """Returns what happened, and whether it follows from what happened to another worker."""
     said = " ".join(str(error).split())
+    if isinstance(error, SilentWorkerError | LateWorkersError):
+        return said, isinstance(error, LateWorkersError)
     if getattr(error, "errno", None) == errno.EADDRINUSE or "EADDRINUSE" in said:
         return "the address where workers meet is taken by another process; name another port (MASTER_PORT)", False
     if IN_COLLECTIVES.search(f"{type(error).__name__} {said}"):

@@ -21,7 +21,8 @@ from ray import train
 from ray.exceptions import RayActorError
 from ray.train import ControllerError
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR as START_TIMEOUT
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.constants import WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR as ANSWER_TIMEOUT
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
@@ -49,6 +50,9 @@ from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure,
 from shardrec.trainer.run_folder.progress import ProgressFile
 from shardrec.trainer.run_folder.synced import fetch, push
 
+LEAST_ANSWER_SECONDS = 30.0
+"""Ray asks workers whether they are well, each half second; one that does not answer for `launch.timeout` is frozen."""
+
 SOON_AFTER_A_LOSS = 30.0
 """Seconds after which an elastic run looks again for room: a machine may be lost before Ray knows it."""
 
@@ -72,7 +76,9 @@ def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Map
     folder.result_file.unlink(missing_ok=True)
     capacity = _capacity(config.launch)
     grows = _say_whether_there_is_room(capacity, folder)
-    with _probe(folder) as probe, variables({START_TIMEOUT: str(_patience(config.launch))}):
+    answer = max(config.launch.timeout, LEAST_ANSWER_SECONDS)
+    timeouts = {START_TIMEOUT: str(_patience(config.launch)), ANSWER_TIMEOUT: str(answer)}
+    with _probe(folder) as probe, variables(timeouts):
         job = {
             "worker": f"{worker.__module__}:{worker.__qualname__}",  # Ray's controller, too, would import a function
             "config": config.model_dump(mode="json", by_alias=True),
@@ -83,7 +89,7 @@ def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Map
             "arguments": pickle.dumps(dict(arguments)),  # for the workers alone to unpack
         }
         try:
-            with watched(folder.logs) if is_ours() else nullcontext():
+            with watched(folder.logs, config.launch.timeout) if is_ours() else nullcontext():
                 _trainer(config.launch, storage, job, grows=grows).fit()
         except UserError:
             raise
@@ -194,6 +200,8 @@ def _of_the_dead(failures: Mapping[int, Exception]) -> Iterator[LastWords]:
     """Yields last words on workers that could leave none: their process was ended from outside, or their machine."""
     for rank, failure in failures.items():
         failure = getattr(failure, "health_check_failure", failure)
+        if isinstance(failure, WorkerHealthCheckTimeoutError):
+            yield LastWords(f"rank {rank} gives no sign of life (launch.timeout): it is frozen, or its machine is gone")
         if not isinstance(failure, RayActorError):
             continue
         told = str(failure)

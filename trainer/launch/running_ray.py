@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import SET_BY_RAY, local_ray, put_back, variables
@@ -64,11 +63,23 @@ def running_ray(launch: LaunchConfig, workers: int) -> Iterator[None]:
             stack.enter_context(_joined(address) if address else _started(workers))
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, termination)  # Ray's own handlers would end the process there and then
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            cause = str(error).splitlines()[0]
-            token = "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here" if address else ""
-            raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {cause}{token}") from None
+        except UserError:
+            raise
+        except Exception as error:  # Ray raises all kinds of them
+            raise _unreachable(address, error) from None
         yield
+
+
+def _unreachable(address: str | None, error: Exception) -> UserError:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if address:
+        token = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here"
+        return UserError(f"Ray at {address} cannot be reached: {cause}; {token}")
+    logs = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray/session_latest/logs")
+    return UserError(
+        f"a local Ray does not start: {cause}; its servers' words are in {logs}, and it needs room and rights in "
+        f"{logs.parents[2]} (RAY_TMPDIR), memory and processes"
+    )
 
 
 @contextmanager

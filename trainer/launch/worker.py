@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.agreement import check_settings
 from shardrec.trainer.launch.allocator import keep_freed_memory
 from shardrec.trainer.launch.cores import too_many_threads, worker_threads
+from shardrec.trainer.launch.deterministic import deterministic
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_device_memory
+from shardrec.trainer.launch.last_words import is_of_waiting
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.handed_back import leave_failure
@@ -30,7 +32,8 @@ def run_worker(
 ) -> dict[str, Any]:
     """Calls `worker` in its environment; adds the peak of its GPUs' memory to what it returns, where it has some.
 
-    A UserError is also left in the run folder, where the launcher finds it.
+    A UserError is also left in the run folder, where the launcher finds it. Where other workers do not come to a
+    collective in time, one that is frozen is named.
     """
     keep_freed_memory()
     try:
@@ -49,6 +52,13 @@ def run_worker(
     except UserError as error:
         leave_failure(folder, error)
         raise
+    except Exception as error:
+        silent = environment.signs.silent() if environment.signs and is_of_waiting(error) else None
+        if silent is None:
+            raise
+        for note in getattr(error, "__notes__", ()):
+            silent.add_note(note)
+        raise silent from error
 
 
 @contextmanager
@@ -57,8 +67,10 @@ def computing(config: RunConfig, environment: Environment) -> Iterator[None]:
     threads, wanted = torch.get_num_threads(), config.trainer.matmul_precision
     hush_tracing()
     torch.set_num_threads(worker_threads(config.launch, environment.local_world_size))
+    in_one_order = deterministic(environment.device) if config.trainer.deterministic else nullcontext()
     try:
-        with _matmul_precision(environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)):
+        precision = environment.broadcast(_fastest_accurate(environment) if wanted == "auto" else wanted)
+        with _matmul_precision(precision), in_one_order:
             yield
     finally:
         torch.set_num_threads(threads)

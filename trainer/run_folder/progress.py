@@ -63,17 +63,22 @@ class Event:
 
 
 class ProgressFile:
-    """The leading worker says here how far it is. With `enabled` false (the other workers) nothing is written."""
+    """The leading worker says here how far it is. With `enabled` false (the other workers) nothing is written.
+
+    current: what this worker does, the leading one or another.
+    """
 
     def __init__(self, logs: str | Path, *, enabled: bool = True) -> None:
         self._path = Path(logs) / PROGRESS
         self._enabled = enabled
+        self.current = "starting"
         self._phase: str | None = None
         self._next = 0.0
         self._trained = 0
 
     def phase(self, name: str) -> None:
         """Says that something without steps begins."""
+        self.current = name
         self.write(Event(name, trained=self._trained))
 
     def step(
@@ -87,6 +92,7 @@ class ProgressFile:
         rate: float | None = None,
     ) -> None:
         """Says that `step` of `steps` is done."""
+        self.current = phase
         if self._enabled:
             if phase == TRAINING:
                 self._trained = step

@@ -146,13 +146,14 @@ def evaluate_worker(
     lists = CatalogueScorer.of(session)
     metrics: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, Columns]] = {}
-    failed, began = {}, time.monotonic()
+    failed, left_out, began = dict[str, str](), dict[str, int](), time.monotonic()
     for name, paths in splits.items():
-        loader = session.loader(paths)
+        loader = session.loader(paths, skips_bad=True)
         on_batch = progress.counter(f"evaluating {name}", loader.steps_per_epoch)
         try:
             of_split = scored(session, loader, on_batch)
             metrics[name] = session.environment.broadcast(of_split.compute())
+            left_out |= {name: loader.left_out} if loader.left_out else {}
             if lists is not None:
                 metrics[name] |= lists.metrics(name, paths, progress.counter)
             if curves:
@@ -167,6 +168,7 @@ def evaluate_worker(
         "step": step,
         "metrics": metrics,
         **({"undefined": undefined} if undefined else {}),
+        **({"left_out": left_out} if left_out else {}),
         **({"curves": found} if curves else {}),
         "failed": failed,
         "wall_seconds": time.monotonic() - began,

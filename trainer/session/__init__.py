@@ -1,6 +1,7 @@
 """A session is a model with its tables, ready to step.
 
 - `agreed_batches.py`: batches to be scored, of which ranks stop together
+- `bad_rows.py`: rows that cannot be read any more, which may be few
 - `blueprint.py`: a run before its tables exist: schema, model, plan and footers, each made once
 - `expected_workers.py`: the workers that a run is to have, and their memory and rates
 - `forward.py`: one forward pass: lookup, then tower; what its loss is over all ranks

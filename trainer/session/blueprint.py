@@ -212,6 +212,7 @@ class Blueprint:
         negatives: Drawn | NegativeSampling | None = None,
         absent: Sequence[str] = (),
         raw: bool = False,
+        skips_bad: bool = False,
     ) -> Loader:
         """Makes batches of some files, by default as the first of the expected workers does. See `loader_for`.
 
@@ -233,6 +234,7 @@ class Blueprint:
             id_order=id_order,
             negatives=self.config.data.negatives if negatives is None else negatives,
             item_of=self.model.item_of,
+            skips_bad=skips_bad,
         )
 
     def negatives(self) -> Drawn | None:
@@ -241,4 +243,5 @@ class Blueprint:
         if data.negatives is None or train is None:
             return None
         kind = SharedNegatives if data.negatives.of_the_batch else Negatives
-        return kind.read(data.negatives, self.data_set(train), self.read, data.schema_folder)
+        skips_bad = data.max_bad_fraction > 0
+        return kind.read(data.negatives, self.data_set(train), self.read, data.schema_folder, skips_bad=skips_bad)

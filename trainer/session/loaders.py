@@ -38,6 +38,7 @@ def loader_for(
     id_order: Sequence[str] | None = None,
     negatives: Drawn | NegativeSampling | None = None,
     item_of: Mapping[str, str] | None = None,
+    skips_bad: bool = False,
 ) -> Loader:
     """Makes a worker's batches of some files: in the run's order for training, else in file order.
 
@@ -46,7 +47,7 @@ def loader_for(
     are 0. id_order: keys of the ids. negatives: what training draws; settings alone are enough to check a run. item_of:
     sequences that training leaves the row's own item out of. Outside of training rows are told from the items that a
     batch shares, where what they are drawn from is given, and batches are as large as the run file says, else as
-    `_large` does.
+    `_large` does. skips_bad: rows that cannot be read are left out, where the run file allows it, as in training.
 
     Raises UserError as `Loader` does.
     """
@@ -76,6 +77,7 @@ def loader_for(
             id_order=id_order,
             negatives=negatives if training or told_apart else None,
             item_of=item_of if training else None,
+            skips_bad=data.max_bad_fraction > 0 and (training or skips_bad),
         )
 
     if training or told_apart:  # from how many items follows from the batch, and so does the loss

@@ -18,12 +18,13 @@ from shardrec.trainer.launch.environment import Environment
 class Prepared:
     """A prepared batch is this worker's part of a global one. started: its lookup, where its ids were sent.
 
-    summed: what it counts, over all ranks, or the lookup whose ids go with that.
+    summed: what it counts, over all ranks, or the lookup whose ids go with that. place: among the epoch's batches.
     """
 
     copied: Callable[[], Batch]
     summed: Callable[[], Tensor] | EmbeddingLookup
     started: Started | None = None
+    place: int | None = None
 
     def send_ids(self, lookup: EmbeddingLookup) -> None:
         """Sends the ids to the ranks that hold their rows, once. All ranks call it alike."""

@@ -18,6 +18,7 @@ from shardrec.data_pipeline.batch import Batch
 from shardrec.data_pipeline.loading.loader import Loader
 from shardrec.models.layers.packed import packed
 from shardrec.trainer.session.agreed_batches import AgreedBatches
+from shardrec.trainer.session.bad_rows import check_few
 from shardrec.trainer.session.forward import Inputs
 from shardrec.trainer.session.loaders import batches_at_once
 from shardrec.trainer.session.session import Session
@@ -34,19 +35,22 @@ class ScoringPass(Generic[T]):
     """
 
     def __init__(self, session: Session, loader: Loader, score: Callable[[Inputs, Batch], T]) -> None:
-        self._session = session
+        self._session, self._loader = session, loader
         self._batches = AgreedBatches(session, loader)
         self._score = torch.no_grad()(score)
 
     def __iter__(self) -> Iterator[tuple[Batch, pa.Table, T]]:
         """Yields each batch, on the session's device, with the loader's extra columns of its live rows and its result.
 
-        Raises UserError, on all ranks alike, for rows of any rank that cannot be read, after the rows before.
+        Raises UserError, on all ranks alike, for rows of any rank that cannot be read, after the rows before; where the
+        loader leaves such rows out, for more of them than the run file allows.
         """
+        live = 0
         at_once = batches_at_once(self._session.config, self._session.environment)
         begun: deque[tuple[Batch, pa.Table, Callable[[], T]]] = deque()
         with self._evaluating(), _threads(at_once) as threads:
             for batch, columns in self._batches:
+                live += int(batch.live.sum()) if self._loader.skips_bad else 0
                 batch = batch.to(self._session.environment.device)
                 begun.append((batch, columns, self._begin(batch, threads)))
                 if len(begun) > at_once:
@@ -54,6 +58,14 @@ class ScoringPass(Generic[T]):
             while begun:
                 yield _next(begun)
         self._batches.raise_error()
+        if self._loader.skips_bad:
+            self._judge(live)
+
+    def _judge(self, live: int) -> None:
+        """Counts the rows that were left out; live: rows that this rank had."""
+        environment, loader = self._session.environment, self._loader
+        loader.left_out = loader.num_rows - sum(environment.gather(live))
+        check_few(loader.left_out, loader, environment, self._session.config.data.max_bad_fraction)
 
     def _begin(self, batch: Batch, threads: ThreadPoolExecutor | None) -> Callable[[], T]:
         """Looks a batch up and has it scored; returns what waits for the result."""

@@ -1,7 +1,7 @@
 """A session is a model with its tables, ready to step: what training, evaluation and prediction share."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,11 @@ class Session:
         assert isinstance(forward, ForwardStep)
         return forward
 
+    def moving(self) -> AbstractContextManager[None]:
+        """Has workers wait for one another for as long as tables take to be read or written; all call it alike."""
+        shards = (shard for live in self.distributed.tables.values() for shard in live.shards)
+        return self.environment.moving(sum(tensor.nbytes for shard in shards for tensor in shard.tensors.values()))
+
     @property
     def parameters(self) -> dict[str, int]:
         """Counts the model's weights: its tables' (rows x dim, without padding) and its tower's, each once."""
@@ -122,12 +127,14 @@ class Session:
         absent: Sequence[str] = (),
         told_apart: bool = False,
         raw: bool = False,
+        skips_bad: bool = False,
     ) -> Loader:
         """Makes this worker's batches of some files, as `loader_for` does. All workers call it alike.
 
         absent: further features that are not read; files need not have their columns.
         told_apart: with what a task that learns to retrieve takes a loss against.
         raw: rows are as they were before preparation.
+        skips_bad: as in `loader_for`.
         The leading worker's footers, and what it read to draw negatives from, are everyone's.
         """
         environment, blueprint, lookup = self.environment, self.blueprint, self.distributed.lookup
@@ -146,4 +153,5 @@ class Session:
             negatives=self._drawn if drawn else None,
             absent=absent,
             raw=raw,
+            skips_bad=skips_bad,
         )

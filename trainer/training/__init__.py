@@ -7,6 +7,7 @@
 - `feed.py`: batches handed to steps, the next ones prepared meanwhile
 - `hooks.py`: what happens between steps, and when it is due
 - `inspection.py`: finds what is wrong with a run before anything is started or written
+- `left_out.py`: rows that cannot be read, left out of steps
 - `pace.py`: which worker the others wait for
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
 - `run_checkpoints.py`: the newest whole checkpoint taken up, new ones written, old ones pruned

@@ -54,7 +54,9 @@ class Feed:
         if not self._left:
             return False
         batch, error = self._next()
-        self._waiting.append((self._preparation.start(batch), error))
+        prepared = self._preparation.start(batch)
+        prepared.place = self._step
+        self._waiting.append((prepared, error))
         self._left, self._step = self._left - 1, (self._step + 1) % self._loader.steps_per_epoch
         return True
 

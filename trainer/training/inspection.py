@@ -21,6 +21,7 @@ from shardrec.trainer.launch.cores import cluster_address
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.worker import hush_tracing
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.session.bad_rows import check_few
 from shardrec.trainer.session.blueprint import Blueprint, build_model
 from shardrec.trainer.session.expected_workers import expected_environment
 from shardrec.trainer.session.parameter_optimizers import optimizers_of
@@ -108,20 +109,22 @@ def _inspect_splits(blueprint: Blueprint) -> dict[str, str]:
 def _look_through(blueprint: Blueprint, splits: Iterable[str]) -> None:
     """Reads the rows of splits as an evaluation would, of those that fit what is left of the budget.
 
-    Raises UserError for the first row that cannot be read or scored.
+    Raises UserError for the first row that cannot be scored, and for rows that cannot be read, or too many of them.
     """
     hush_tracing()
     budget: float = LOOKED_THROUGH
     for name in splits:
         if (paths := blueprint.config.data.split(name)) is None:
             continue
-        loader = blueprint.loader(paths, ALONE)
+        loader, live = blueprint.loader(paths, ALONE, skips_bad=True), 0
         budget -= (size := loader.num_rows * loader.row_bytes)
         if budget < 0:
             budget += size
             continue
         for batch in loader.epoch(0):
             blueprint.model.task.check(batch)
+            live += int(batch.live.sum())
+        check_few(loader.num_rows - live, loader, ALONE, blueprint.config.data.max_bad_fraction)
 
 
 def _check_class_weights(blueprint: Blueprint, paths: Paths, weights: Mapping[float, float]) -> None:

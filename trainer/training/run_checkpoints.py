@@ -9,7 +9,7 @@ from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.damage import damage
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
-from shardrec.trainer.checkpoints.removal import prune
+from shardrec.trainer.checkpoints.removal import prune, remove_unfinished
 from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -58,7 +58,8 @@ class RunCheckpoints:
             if saved is not None:
                 self._splits.take_up(**saved)
                 try:
-                    position = checkpoint.restore(at, self._session)
+                    with self._session.moving():
+                        position = checkpoint.restore(at, self._session)
                 except UserError as error:
                     problem = str(error)
                 else:
@@ -89,9 +90,13 @@ class RunCheckpoints:
             self._folder.check_owned()
             push(self._folder.path)  # so that who goes on from the checkpoint finds what was recorded until then
         try:
-            checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
+            with self._session.moving():
+                checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
         except UnsoundValuesError as error:
             raise self._watch.not_saved(error) from None
+        except OSError:  # a full disk: what this worker, or another, had written of it
+            remove_unfinished(self._folder)
+            raise
         self._watch.saved()
         if self._leads:
             self._mark_best()
@@ -114,7 +119,8 @@ class RunCheckpoints:
     def restore_best(self) -> None:
         """Fills the session from the best checkpoint, where that is not what it holds."""
         if (step := self._state.best_step) not in (None, self._state.position.step):
-            checkpoint.restore(self._folder.checkpoint(step), self._session)
+            with self._session.moving():
+                checkpoint.restore(self._folder.checkpoint(step), self._session)
 
 
 def _saved_files(at: Location) -> tuple[dict[str, Any] | None, str | None]:

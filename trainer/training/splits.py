@@ -21,7 +21,7 @@ class Splits:
     """A run's splits are those that it trains on, in `train`, and those that it scores. All workers use them alike.
 
     paths: of each split, and of the items of the catalogue where they lie in files of their own.
-    not_scored: splits that have no metrics, and why.
+    scored: the batches of those that were asked for by `to_score`. not_scored: splits that have no metrics, and why.
     """
 
     def __init__(self, session: Session) -> None:
@@ -35,7 +35,7 @@ class Splits:
 
     def _open(self) -> None:
         self.train = self._session.loader(self.paths["train"], training=True)
-        self._scored: dict[str, Loader | None] = {}
+        self.scored: dict[str, Loader | None] = {}
         self.to_score("validation")
         if self._session.config.trainer.evaluation.test:
             self.to_score("test")
@@ -43,9 +43,9 @@ class Splits:
 
     def to_score(self, name: str) -> Loader | None:
         """Returns the batches of a split; None where there is none, and where its rows have no labels."""
-        if name not in self._scored:
-            self._scored[name] = self._labelled(name)
-        return self._scored[name]
+        if name not in self.scored:
+            self.scored[name] = self._labelled(name)
+        return self.scored[name]
 
     def _labelled(self, name: str) -> Loader | None:
         paths, blueprint = self.paths.get(name), self._session.blueprint
@@ -55,7 +55,7 @@ class Splits:
         if missing := blueprint.missing_labels(paths, self._session.environment):
             self.not_scored[name] = f"its rows have no labels: {missing}"
             return None
-        return self._session.loader(paths, told_apart=True)
+        return self._session.loader(paths, told_apart=True, skips_bad=True)
 
     # ------------------------------------------------------------ as a checkpoint has them
 

@@ -37,6 +37,8 @@ class TrainingState:
     def moved_to_next_batch(self, steps_per_epoch: int) -> None:
         """Moves the position behind the next batch of the data."""
         position = self.position
+        if position.step_in_epoch == 0:
+            position.left_out_of_epoch = 0
         position.step_in_epoch += 1
         if position.step_in_epoch == steps_per_epoch:
             position.epoch, position.step_in_epoch = position.epoch + 1, 0
@@ -44,6 +46,11 @@ class TrainingState:
     def stepped(self, rows: int) -> None:
         """Counts an update. rows: live ones of the global batch."""
         self.position.step, self.position.rows = self.position.step + 1, self.position.rows + rows
+
+    def missed(self, rows: int) -> None:
+        """Counts rows of the global batch that could not be read."""
+        self.position.left_out += rows
+        self.position.left_out_of_epoch += rows
 
     def lost(self, losses: dict[str, float]) -> None:
         """Adds up a step's losses, its mean terms."""
@@ -55,7 +62,7 @@ class TrainingState:
     def mean_losses(self) -> dict[str, float]:
         """Returns the loss terms' means over the steps since the last call, and forgets them."""
         losses = self.position.losses
-        count = losses.pop("count")
+        count = losses.pop("count", 1)  # of no step, where all had rows that cannot be read and no others
         means = {name: total / count for name, total in losses.items()}
         losses.clear()
         return means

@@ -15,6 +15,7 @@ from shardrec.trainer.training.brake import Brake
 from shardrec.trainer.training.clock import Clock
 from shardrec.trainer.training.divergence import SLOWER
 from shardrec.trainer.training.feed import Feed
+from shardrec.trainer.training.left_out import LeftOut
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
 from shardrec.trainer.training.watch import WISHES, Watch
@@ -28,8 +29,15 @@ class Stepping:
     """
 
     def __init__(
-        self, session: Session, state: TrainingState, watch: Watch, clock: Clock, on_evidence: Callable[[], None]
+        self,
+        session: Session,
+        state: TrainingState,
+        watch: Watch,
+        clock: Clock,
+        left_out: LeftOut,
+        on_evidence: Callable[[], None],
     ) -> None:
+        self._left_out = left_out
         self._session, self._state, self._watch, self._clock = session, state, watch, clock
         self._on_evidence = on_evidence
         self._pipeline = pipeline(session.config, session.environment)
@@ -60,9 +68,15 @@ class Stepping:
 
         Raises UserError on all workers where a loss that is due to be read is not finite or out of all proportion, and
         where a gradient of the step before it was not fit for an update; no such loss has changed anything.
+        Likewise where too many rows cannot be read.
         """
         session, state = self._session, self._state
         step, (rows, weight), batch = state.position.step, prepared.rows_and_weight(), prepared.batch()
+        self._left_out.count(prepared, rows)
+        if not rows:  # none can be read: a step of an optimizer without any would still move weights
+            meanwhile()
+            state.stepped(0)
+            return
         factor = learning_rate_factor(session.config.optimizer.schedule, step, state.total_steps)
         factor *= SLOWER**state.position.rollbacks
         halted = None if self._brake is None else self._brake.halted

@@ -42,6 +42,7 @@ from shardrec.trainer.training.hooks import (
     progressive_is_due,
     stop_is_looked_for,
 )
+from shardrec.trainer.training.left_out import LeftOut
 from shardrec.trainer.training.pace import Pace
 from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
@@ -82,7 +83,12 @@ class Trainer:
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         self._saved_step: int | None = None
-        self._stepping = Stepping(self.session, self.state, self.watch, self.clock, self.checkpoints.prune)
+        self.left_out = LeftOut(folder, self.session, self.splits, self.state)
+        self._stepping = Stepping(
+            self.session, self.state, self.watch, self.clock, self.left_out, self.checkpoints.prune
+        )
+        if environment.signs is not None:
+            environment.signs.doing = lambda: f"step {self.state.position.step + 1}, {self.reporter.progress.current}"
         torch.manual_seed(generator_seed(config.trainer.seed, 0, environment.rank))
 
     @property
@@ -249,6 +255,8 @@ class Trainer:
             "epochs_to_best": round(best_step / self.loader.steps_per_epoch, 2),
             "stopped_early": position.stopped,
         }
+        if left_out := self.left_out.by_split():
+            summary["left_out"] = left_out
         if position.rollbacks:
             summary["rollbacks"] = position.rollbacks
         if undefined := {split: reasons for split, of in metrics.items() if (reasons := undefined_in(of))}:
@@ -286,10 +294,12 @@ class Trainer:
     def log(self) -> None:
         """Records the mean loss since the last line, samples/s in all and since then, and the learning rates."""
         state = self.state
+        self.left_out.tell()
         values = {
             **state.mean_losses(),
             "learning_rate_factor": state.learning_rate_factor,
             "rows": state.position.rows,
+            **self.left_out.of("train"),
         }
         if self.clock.rate:
             values["samples_per_second"] = round(self.clock.rate, 1)
@@ -308,11 +318,11 @@ class Trainer:
         self.watch.check_gradients()
         step = self.state.position.step
         if self.config.trainer.evaluation.test and (found := self._scored_if_possible("test")) is not None:
-            self.reporter.record("test", step, found.metrics)
+            self.reporter.record("test", step, found.metrics | self.left_out.of("test"))
         if (validation := self.splits.to_score("validation")) is not None:
             try:
                 scored = self._scored("validation", validation)
-                self.reporter.record("validation", step, scored.metrics)
+                self.reporter.record("validation", step, scored.metrics | self.left_out.of("validation"))
                 self._judge(scored.metrics)
                 if self.state.best_step == step:
                     self._keep_curves("validation", scored, step)

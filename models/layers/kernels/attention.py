@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 _LANES = 16  # rows at a time
@@ -32,7 +33,7 @@ class AttentionKernel:
         pooled = torch.empty(rows, columns)
         weights = torch.empty(-(-rows // _LANES), fields * (fields - 1) // 2, _LANES)
         library().attention_forward(
-            ctypes.byref(self._attention), pooled.data_ptr(), weights.data_ptr(), torch.get_num_threads()
+            ctypes.byref(self._attention), pooled.data_ptr(), weights.data_ptr(), kernel_threads()
         )
         return pooled, weights
 
@@ -43,7 +44,7 @@ class AttentionKernel:
         of_parameters = torch.empty(units * (columns + 2))
         library().attention_backward(
             *(ctypes.byref(self._attention), pooled.data_ptr(), weights.data_ptr(), gradient.data_ptr()),
-            *(of_factors.data_ptr(), of_parameters.data_ptr(), torch.get_num_threads()),
+            *(of_factors.data_ptr(), of_parameters.data_ptr(), kernel_threads()),
         )
         of_weight, of_bias, of_score = of_parameters.split([units * columns, units, units])
         return of_factors, of_weight.view(units, columns), of_bias, of_score.unsqueeze(0)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.columns import Columns
 from shardrec.models.layers.kernels.library import library
 
@@ -27,13 +28,13 @@ class DiceKernel:
     def sums(self, centre: Tensor) -> Tensor:
         """Returns [2 C]: the sums over live rows of s - centre and of its square."""
         found = torch.empty(2 * len(centre))
-        library().column_sums(ctypes.byref(self._columns), centre.data_ptr(), found.data_ptr(), torch.get_num_threads())
+        library().column_sums(ctypes.byref(self._columns), centre.data_ptr(), found.data_ptr(), kernel_threads())
         return found
 
     def forward(self, mean: Tensor, scale: Tensor, alpha: Tensor) -> Tensor:
         """Returns (p + (1 - p) alpha) s, p = sigma((s - mean) scale)."""
         result = torch.empty_like(self._s)
-        library().dice(*self._of(mean, scale, alpha), result.data_ptr(), torch.get_num_threads())
+        library().dice(*self._of(mean, scale, alpha), result.data_ptr(), kernel_threads())
         return result
 
     def backward(
@@ -44,7 +45,7 @@ class DiceKernel:
         of_s = torch.empty_like(self._s)
         library().dice_sums(
             *(*self._of(mean, scale, alpha), gradient.data_ptr(), of_s.data_ptr(), found.data_ptr()),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         of_alpha, of_exponent, weighted = found
         return of_s, (-of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale), of_alpha
@@ -52,7 +53,7 @@ class DiceKernel:
     def add_by_moments(self, of_s: Tensor, level: Tensor, slope: Tensor) -> None:
         """Adds to a gradient of s, at live rows, level + slope s: what it has by way of the moments."""
         places = (x.data_ptr() for x in (level, slope, of_s))
-        library().dice_moments(ctypes.byref(self._columns), *places, torch.get_num_threads())
+        library().dice_moments(ctypes.byref(self._columns), *places, kernel_threads())
 
     def _of(self, *columns: Tensor) -> tuple[Any, Any]:
         return ctypes.byref(self._columns), ctypes.byref(_DiceOf(*(x.data_ptr() for x in columns)))

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 
@@ -45,7 +46,7 @@ class FmKernel:
         beside = None if self._dense is None else torch.empty(rows, self._width, dtype=dtype)
         library().fm_forward(
             *(ctypes.byref(self._struct), total.data_ptr(), pairs.data_ptr(), _at(beside)),
-            *(dtype == torch.bfloat16, torch.get_num_threads()),
+            *(dtype == torch.bfloat16, kernel_threads()),
         )
         return total, pairs, beside
 
@@ -58,7 +59,7 @@ class FmKernel:
         bf16 = beside is not None and beside.dtype == torch.bfloat16
         library().fm_backward(
             *(ctypes.byref(self._struct), total.data_ptr(), ctypes.byref(_Gradients(*map(_at, found)))),
-            *(bf16, of_field.data_ptr(), torch.get_num_threads()),
+            *(bf16, of_field.data_ptr(), kernel_threads()),
         )
 
 

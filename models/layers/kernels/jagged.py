@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 
@@ -31,7 +32,7 @@ class JaggedKernel:
     def sums(self) -> Tensor:
         """Returns each row's sum of its positions' weighted values, [B, D]."""
         found = self._values.new_empty(self._rows, self._values.shape[1])
-        library().jagged_sums(ctypes.byref(self._positions), found.data_ptr(), torch.get_num_threads())
+        library().jagged_sums(ctypes.byref(self._positions), found.data_ptr(), kernel_threads())
         return found
 
     def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ class JaggedKernel:
         gradient, of_values = gradient.to(self._values.dtype).contiguous(), torch.empty_like(self._values)
         of_weights = torch.empty_like(self._weights)
         places = (x.data_ptr() for x in (gradient, of_values, of_weights))
-        library().jagged_gradients(ctypes.byref(self._positions), *places, torch.get_num_threads())
+        library().jagged_gradients(ctypes.byref(self._positions), *places, kernel_threads())
         return of_values, of_weights
 
 
@@ -48,5 +49,5 @@ def copied(vectors: Tensor, row: Tensor, piece: slice, into: Tensor) -> None:
     """Fills into [n, D] with the vectors [B, D] of the rows of a piece's positions; all are contiguous, row int64."""
     library().jagged_copies(
         *(vectors.data_ptr(), vectors.shape[1] * vectors.element_size(), row.data_ptr(), piece.start, piece.stop),
-        *(into.data_ptr(), torch.get_num_threads()),
+        *(into.data_ptr(), kernel_threads()),
     )

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.columns import Columns
 from shardrec.models.layers.kernels.library import library
 
@@ -19,7 +20,7 @@ class LogitKernel:
     def forward(self, bias: float) -> Tensor:
         """Returns x w + bias, [n, 1] fp32."""
         found, places = torch.empty(self._x.shape[0], 1), (ctypes.byref(self._columns), self._weight.data_ptr())
-        library().logit_forward(*places, bias, found.data_ptr(), torch.get_num_threads())
+        library().logit_forward(*places, bias, found.data_ptr(), kernel_threads())
         return found
 
     def backward(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +28,6 @@ class LogitKernel:
         gradient, of_x, of_weight = gradient.contiguous(), torch.empty_like(self._x), torch.empty_like(self._weight)
         library().logit_backward(
             *(ctypes.byref(self._columns), self._weight.data_ptr(), gradient.data_ptr()),
-            *(of_x.data_ptr(), of_weight.data_ptr(), torch.get_num_threads()),
+            *(of_x.data_ptr(), of_weight.data_ptr(), kernel_threads()),
         )
         return of_x, of_weight

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 
@@ -27,7 +28,7 @@ class PairKernel:
         """Returns [k; k * q] of the positions of a piece, [n, 2 D], in fp32 or bf16."""
         found = torch.empty(piece.stop - piece.start, 2 * self._columns, dtype=dtype)
         pairs, bf16 = self._of(piece), dtype == torch.bfloat16
-        library().pair_inputs(ctypes.byref(pairs), found.data_ptr(), bf16, torch.get_num_threads())
+        library().pair_inputs(ctypes.byref(pairs), found.data_ptr(), bf16, kernel_threads())
         return found
 
     def gradients(self, piece: slice, of_inputs: Tensor, of_values: Tensor, of_vectors: Tensor) -> None:
@@ -35,7 +36,7 @@ class PairKernel:
         pairs, of_inputs, bf16 = self._of(piece), of_inputs.contiguous(), of_inputs.dtype == torch.bfloat16
         library().pair_gradients(
             *(ctypes.byref(pairs), of_inputs.data_ptr(), bf16, of_values.data_ptr(), of_vectors.data_ptr()),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
 
     def _of(self, piece: slice) -> _Pairs:

@@ -2,9 +2,9 @@
 
 import ctypes
 
-import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 
@@ -33,7 +33,7 @@ class CellKernel:
         """Computes the states [n, H] after a step, and what backward needs of its gates and candidates."""
         library().cells_forward(
             *(ctypes.byref(self._cells), positions.start, len(before), before.data_ptr(), after.data_ptr()),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
 
     def backward(
@@ -50,5 +50,5 @@ class CellKernel:
         found = (before, gradient, later, of_states, of_candidates)
         library().cells_backward(
             *(ctypes.byref(self._cells), positions.start, len(before), *(x.data_ptr() for x in found)),
-            *(None if of_attention is None else of_attention.data_ptr(), torch.get_num_threads()),
+            *(None if of_attention is None else of_attention.data_ptr(), kernel_threads()),
         )

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from shardrec.models.kernels.threads import kernel_threads
 from shardrec.models.layers.kernels.library import library
 
 
@@ -33,7 +34,7 @@ class RowAttentionKernel:
         """Returns softmax(Q K^T / sqrt(d)) V of each row and head, [M, E], and what `backward` takes beside it."""
         attended = torch.empty_like(self._query)
         sums = torch.empty(len(attended), self._heads)
-        library().rows_forward(ctypes.byref(self._rows), attended.data_ptr(), sums.data_ptr(), torch.get_num_threads())
+        library().rows_forward(ctypes.byref(self._rows), attended.data_ptr(), sums.data_ptr(), kernel_threads())
         return attended, sums
 
     def backward(self, attended: Tensor, sums: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,6 +43,6 @@ class RowAttentionKernel:
         of_query, of_key, of_value = (torch.empty_like(self._query) for _ in range(3))
         library().rows_backward(
             *(ctypes.byref(self._rows), attended.data_ptr(), sums.data_ptr(), gradient.data_ptr()),
-            *(of_query.data_ptr(), of_key.data_ptr(), of_value.data_ptr(), torch.get_num_threads()),
+            *(of_query.data_ptr(), of_key.data_ptr(), of_value.data_ptr(), kernel_threads()),
         )
         return of_query, of_key, of_value

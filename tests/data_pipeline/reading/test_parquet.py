@@ -187,14 +187,27 @@ def test_a_truncated_file_is_named(tmp_path):
         DataSet.open(tmp_path)
 
 
+def test_a_large_row_group_that_is_cut_short_while_it_is_read(tmp_path):
+    """It is read piece by piece, and not mapped into memory: the process lives, and says what happened."""
+    path = tmp_path / "a.parquet"
+    rows = pa.table({"x": np.random.default_rng(0).integers(0, 2**62, 200_000)})
+    pq.write_table(rows, path, use_dictionary=False, data_page_size=1 << 14, write_batch_size=1 << 10)
+    chunks = reader(DataSet.open(tmp_path).index, lambda rows: None, chunk_rows=1000, whole_rows=1000).read(0, 200_000)
+    assert next(chunks).batch.column("x").to_pylist() == rows["x"].to_pylist()[:1000]
+    os.truncate(path, 100_000)
+    with pytest.raises(UserError, match=r"a\.parquet: changed after the start \(.* bytes then, 100000 now"):
+        list(chunks)
+
+
 def test_corrupt_pages_are_named(tmp_path):
-    write(tmp_path / "a.parquet", [5000])
+    write(tmp_path / "a.parquet", [1000, 5000, 1000])
+    start = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0).dictionary_page_offset
     data = bytearray((tmp_path / "a.parquet").read_bytes())
-    data[4:2000] = b"\xff" * 1996
+    data[start : start + 2000] = b"\xff" * 2000
     (tmp_path / "a.parquet").write_bytes(data)
     source = DataSet.open(tmp_path)  # the footer is fine
-    with pytest.raises(UserError, match=r"a\.parquet: row groups 0 to 0 cannot be decoded .* corrupt"):
-        read(source, 0, 5000, chunk_rows=1000)
+    with pytest.raises(UserError, match=r"a\.parquet: row group 1 cannot be decoded .* corrupt"):
+        read(source, 0, 7000, chunk_rows=1000)
 
 
 def rewrite(path: Path) -> None:

@@ -1,6 +1,9 @@
 """Bundles made by hand, of features alone: what a schema says of rows, as the loader reads it."""
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -9,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
+import pytest
 import torch
 
 from shardrec.data_pipeline.features.schema import Schema
@@ -74,3 +78,25 @@ def changed(folder: Path) -> Iterator[Callable[[str], Any]]:
         yield path.write_text
     finally:
         path.write_text(whole)
+
+
+def mapped_files(folder: Path) -> set[Path]:
+    """The files of a folder that this process has mapped into memory."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(words[5]) for line in lines if len(words := line.split(maxsplit=5)) > 5 and f"{folder}/" in words[5]}
+
+
+def files_cut_short_are_errors(whole: Path, folder: Path, use: Callable[[Bundle], Any]) -> set[str]:
+    """Cuts each file that a bundle has mapped, while it has; returns their names. use: reads them all."""
+    shutil.copytree(whole, folder)
+    use(bundle := Bundle(folder))
+    mapped = mapped_files(folder)
+    for path in mapped:
+        content = path.read_bytes()
+        os.truncate(path, 100)
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: damaged \(cut short to 100 bytes, expected"):
+            use(bundle)
+        with path.open("r+b") as file:  # the same file, which is still mapped
+            file.write(content)
+    use(bundle)
+    return {path.relative_to(folder).as_posix() for path in mapped}

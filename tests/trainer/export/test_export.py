@@ -35,7 +35,7 @@ from tests.damaged_json import damaged
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
 from tests.trainer.dynamic_runs import dynamic_run, write_raw_data
-from tests.trainer.export.bundles import changed, damages_are_lines
+from tests.trainer.export.bundles import changed, damages_are_lines, files_cut_short_are_errors
 from tests.trainer.export.open_table import bundle_with_table
 from tests.trainer.saved_runs import USERS, trained_run, write_named_data
 
@@ -285,6 +285,18 @@ def test_a_copy_that_was_cut_short_is_refused(named: Path, tmp_path: Path) -> No
         with pytest.raises(ValueError, match=rf"{path.name}: damaged \(its bytes are not those that were exported"):
             Bundle(copied)
         path.write_bytes(whole)
+
+
+def test_a_file_that_is_cut_short_while_it_is_mapped_is_an_error(named: Path, dynamic: Path, tmp_path: Path) -> None:
+    """The system ends a process that touches what is gone: this one is still there."""
+    rows = raw(test_rows(named))
+    of_named = files_cut_short_are_errors(named / "bundle", tmp_path / "named", lambda bundle: bundle.score(rows))
+    of_dynamic = files_cut_short_are_errors(
+        dynamic / "bundle", tmp_path / "dynamic", lambda bundle: bundle.score(test_rows(dynamic))
+    )
+    assert {name.partition("/")[0] for name in of_named} == {"tables", "vocabularies"}
+    assert {name.partition("/")[0] for name in of_dynamic} == {"tables"}
+    assert any(name.endswith(".ids.npy") for name in of_dynamic)
 
 
 def test_rows_that_are_no_numbers_score_nothing(named: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from shardrec.trainer.serving.opened import OpenedBundle
 from shardrec.trainer.serving.settings import Settings
 from tests.trainer.command_line import refused
 from tests.trainer.command_line import shardrec as command
-from tests.trainer.export.bundles import damages_are_lines
+from tests.trainer.export.bundles import damages_are_lines, files_cut_short_are_errors
 from tests.trainer.recorded import train
 from tests.trainer.saved_runs import USERS, write_named_data
 from tests.trainer.small_run import run_file
@@ -45,6 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def items(folder: Path) -> list[str]:
     rows = pq.read_table(folder / "data/train", columns=["item"])
     return sorted(set(rows["item"].to_pylist()) - {None})
+
+
+def test_items_that_are_cut_short_while_they_are_mapped_are_an_error(folder: Path, tmp_path: Path) -> None:
+    def use(bundle: Bundle) -> None:
+        bundle.top_n([{"user": USERS[0]}], 2)
+        bundle.score(pa.table({"user": [USERS[0]], "item": items(folder)[:1]}))  # of lists values are remembered
+
+    assert "items.npy" in files_cut_short_are_errors(folder / "bundle", tmp_path / "bundle", use)
 
 
 def test_a_manifest_that_was_damaged_by_hand_is_one_line(folder: Path) -> None:

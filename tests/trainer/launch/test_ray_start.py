@@ -17,6 +17,7 @@ from shardrec.trainer.launch import early_start
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.ray_train import UNUSED_LOCALLY, LocalScalingPolicy, Trainer
+from shardrec.trainer.launch.running_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.training.train_worker import train_worker
 from tests.trainer.small_run import run_file, write_data
@@ -101,3 +102,14 @@ def test_more_workers_than_this_machine_has_gpus_are_refused_at_once(tmp_path: P
     assert str(error.value).startswith("launch.workers: 100 worker(s) ask for a GPU each, ")
     assert str(error.value).endswith(" missing on this machine; ask for fewer, or set launch.device to cpu")
     assert dict(os.environ) == before  # of a notebook, too
+
+
+def test_a_ray_that_does_not_start_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    line = (
+        r"a local Ray does not start: .*Not a directory.*; its servers' words are in .*/file/ray/session_latest/logs, "
+    )
+    with pytest.raises(UserError, match=line) as caught, running_ray(LaunchConfig(workers=2), 2):
+        pass
+    assert len(str(caught.value).splitlines()) == 1

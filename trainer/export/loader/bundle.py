@@ -17,7 +17,7 @@ from .features import Column, Feature, check_equal
 from .manifest import read_manifest
 from .programs import Program
 from .rows import RowError, Rows
-from .tables import DamagedError, Tables, opened
+from .tables import DamagedError, Mapped, Tables, opened
 
 BLOCK_ITEMS = 8192  # items whose products with users are made at once
 
@@ -192,9 +192,13 @@ class Bundle:
         return self.manifest.get("no_shared_space") or "it has no program of users"
 
     @cached_property
-    def _items(self) -> Tensor:
+    def _items_file(self) -> Mapped:
         of = self.manifest["catalogue"]
-        return torch.from_numpy(opened(self.folder / "items.npy", (of["items"], of["dim"]), mode="c"))  # never written
+        return opened(self.folder / "items.npy", (of["items"], of["dim"]), mode="c")  # never written
+
+    @property
+    def _items(self) -> Tensor:
+        return torch.from_numpy(self._items_file.content)
 
     @cached_property
     def _norms(self) -> Tensor:
