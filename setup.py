@@ -56,6 +56,7 @@ setup(
         + pinned(
             *("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "scikit-learn", "xxhash"),
             *("nbclient", "nbformat", "ipykernel", "pandas", "ruff", "mypy", "types-PyYAML", "httpx"),
+            *("moto", "Flask", "flask-cors", "py-partiql-parser"),  # an object store
         ),
     },
     entry_points={"console_scripts": ["shardrec = shardrec.__main__:main"]},

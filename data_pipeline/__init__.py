@@ -10,4 +10,5 @@
 - `prepare/`: raw data, made into Parquet with a schema: `shardrec prepare`
 - `reading/`: row ranges of Parquet files, as arrays, in an order computed from data and seed alone
 - `sampling/`: negatives drawn for training rows
+- `stores/`: object stores, spoken to with patience
 """

@@ -16,6 +16,7 @@ import pytest
 
 from shardrec.trainer.cli import THREADS_WAIT
 from tests import ROOT
+from tests.object_store import ObjectStore, object_store
 from tests.processes import forkserver
 
 # Tests run side by side, one a core: more threads would only wait for each other. Read when torch is loaded.
@@ -72,6 +73,20 @@ def _forked_where_spawned() -> Iterator[None]:
             lambda method=None: forkserver() if method == "spawn" else get_context(method),
         )
         yield
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[ObjectStore]:
+    """One object store for all tests of this process."""
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(store_server: ObjectStore, tmp_path: Path) -> Iterator[ObjectStore]:
+    """The object store as this process sees it, with mirrors of the test's own, and pauses that take no time."""
+    with store_server.seen(tmp_path / "mirrors"):
+        yield store_server
 
 
 @pytest.fixture(scope="session")

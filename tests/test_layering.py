@@ -49,9 +49,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("reading",),
         ("features",),
         ("batch", "declared", "files", "local_ray"),
+        ("stores",),
         ("errors",),
     ),
     "data_pipeline.files": (
+        ("streams",),
         ("whole_files",),
         ("owned_files", "sealed_parquet"),
         ("file_errors", "file_names", "interrupts", "natural_order", "processes", "relative_names"),

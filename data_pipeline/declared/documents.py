@@ -88,6 +88,8 @@ def _text(path: str | Path, what: str) -> str:
         raise UserError(
             f"{path}: cannot be read: not UTF-8 text (byte {found:#04x} at {error.start}); save it as UTF-8"
         ) from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
         raise UserError(f"{in_quotes(str(path))}: cannot be read: {reason}") from None
@@ -99,11 +101,16 @@ def _local_bytes(path: Path) -> bytes:
 
 
 def _remote_bytes(uri: str) -> bytes:
-    from pyarrow.fs import FileSystem  # slow to import, and most files are local
+    from shardrec.data_pipeline.stores.filesystems import opened  # slow to import, and most files are local
+    from shardrec.data_pipeline.stores.retries import tried
 
-    system, place = FileSystem.from_uri(uri)
-    with system.open_input_stream(place) as stream:
-        return stream.read(MOST_BYTES + 1)
+    def read() -> bytes:
+        filesystem, path = opened(uri)
+        with filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read(MOST_BYTES + 1)
+            return data
+
+    return tried(read, f"{uri}: read")
 
 
 class _RefusedError(Exception):

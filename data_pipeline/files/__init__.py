@@ -8,5 +8,6 @@
 - `processes.py`: which processes live, and where their numbers mean something
 - `relative_names.py`: names of files that stay inside their folder
 - `sealed_parquet.py`: Parquet files that notice flipped bytes
+- `streams.py`: files written from front to back, and read anywhere, on disks and in stores alike
 - `whole_files.py`: files and folders that appear complete or not at all
 """

@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from shardrec.data_pipeline.stores.filesystems import opened
+from shardrec.data_pipeline.stores.retries import is_away, tried
+
 SEAL = b"SHARDREC"
 SEAL_BYTES = 24
 
@@ -105,19 +108,27 @@ def open_checked(source: pa.NativeFile, footer: Footer, **options: Any) -> pq.Pa
 
 def footer_digest(place: str) -> bytes | None:
     """Returns the hash of a file's footer, by path or URI; None where it cannot be read."""
-    try:
+
+    def read() -> bytes:
         with _source(place) as source:
             return Footer.read(source).digest
+
+    try:
+        return tried(read, f"{place}: read", again=is_away)
     except UNREADABLE:
         return None
 
 
 def read_checked(place: str, columns: list[str] | None = None) -> pa.Table:
     """Reads a whole Parquet file, by path or URI, in some columns (None: all). Raises one of `UNREADABLE`."""
-    with _source(place) as source:
-        return open_checked(source, Footer.read(source), pre_buffer=False).read(columns)
+
+    def read() -> pa.Table:
+        with _source(place) as source:
+            return open_checked(source, Footer.read(source), pre_buffer=False).read(columns)
+
+    return tried(read, f"{place}: read", again=is_away)
 
 
 def _source(place: str) -> pa.NativeFile:
-    filesystem, path = pafs.FileSystem.from_uri(place) if "://" in place else (pafs.LocalFileSystem(), place)
+    filesystem, path = opened(place) if "://" in place else (pafs.LocalFileSystem(), place)
     return filesystem.open_input_file(path)

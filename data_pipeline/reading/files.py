@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE, Footer, open_checked
+from shardrec.data_pipeline.stores.retries import is_away, tried
 
 READ_BYTES, REMOTE_READ_BYTES = 1 << 16, 1 << 20
 """Bytes read at once, for each column, where a large row group is read piece by piece: from a disk, over a network."""
@@ -64,6 +65,10 @@ class File(NamedTuple):
         return not isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def open(self, *, piecewise: bool) -> Opened:
+        """Reads the footer, as `_open` does; where a store fails, again. Raises StoreError as `tried`."""
+        return tried(lambda: self._open(piecewise=piecewise), f"{self.path}: opened", again=is_away)
+
+    def _open(self, *, piecewise: bool) -> Opened:
         """Reads the footer. Raises UserError for a file that is not there, truncated, or not Parquet.
 
         piecewise: for row groups too large to be in memory at once: pyarrow would hold all bytes of the columns read.
@@ -98,6 +103,8 @@ def readable(path: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if is_away(error):
+            raise
         raise UnreadableError(
             f"{path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
             "write it again, or leave it out"

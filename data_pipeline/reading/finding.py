@@ -16,6 +16,8 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.natural_order import natural_key
 from shardrec.data_pipeline.reading.files import File, short_message
 from shardrec.data_pipeline.reading.lake_tables import refuse_tables_around, refuse_tables_inside
+from shardrec.data_pipeline.stores.filesystems import opened
+from shardrec.data_pipeline.stores.retries import is_away, tried
 
 UNFINISHED = ("_", ".")
 """Folders and globs leave out names that start so: they are other programs' unfinished work, or not data."""
@@ -45,10 +47,11 @@ def _find(named: str, key: Callable[[str], Any]) -> list[File]:
     """Returns the files that a path, folder, glob or URI stands for, sorted. Raises UserError where there are none."""
     try:
         if "://" in named:
-            filesystem, path = pafs.FileSystem.from_uri(named)
+            filesystem, path = opened(named)
         else:
             filesystem, path = pafs.LocalFileSystem(), _expanded(named).absolute().as_posix()
-        infos = [i for i in _matches(filesystem, path) if i.is_file]
+        found = tried(lambda: _matches(filesystem, path), f"{named}: looked for", again=is_away)
+        infos = [info for info in found if info.is_file]
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -4,6 +4,7 @@ Only footers, and of rows the label's column, are read, no further than until th
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from shardrec.data_pipeline.features.transforms import LabelReader
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import short_message
 from shardrec.data_pipeline.reading.index import DataSet, Index
+from shardrec.data_pipeline.stores.retries import gone_on_with, is_away
 
 MOST_ROWS = 1 << 24
 """Rows of which labels are looked at, at most: a second or two."""
@@ -73,16 +75,28 @@ def _batches(index: Index, column: str) -> Iterator[tuple[Origin, pa.RecordBatch
     Raises UserError where they cannot be decoded, and for a file that has changed.
     """
     for number, file in enumerate(index.files):
-        first = 0
-        with index.open(number, piecewise=True) as opened:
-            if column not in opened.schema_arrow.names:
-                continue
-            try:
-                for batch in opened.iter_batches(_CHUNK_ROWS, columns=[column], use_threads=False):
-                    yield Origin(file.path, first), batch
-                    first += batch.num_rows
-            except UNREADABLE as error:
-                raise UserError(
-                    f"{file.path}: column {column!r} cannot be decoded ({short_message(error)}); the file is corrupt: "
-                    "write it again, or leave it out"
-                ) from error
+        yield from gone_on_with(
+            partial(_of_file, index, number, column),
+            lambda found: found[1].num_rows,
+            partial("{}: column {!r} read".format, file.path, column),
+        )
+
+
+def _of_file(index: Index, number: int, column: str, skipped: int) -> Iterator[tuple[Origin, pa.RecordBatch]]:
+    """Yields the rows of one column of a file but for the first ones."""
+    file, first = index.files[number], 0
+    with index.open(number, piecewise=True) as opened:
+        if column not in opened.schema_arrow.names:
+            return
+        try:
+            for batch in opened.iter_batches(_CHUNK_ROWS, columns=[column], use_threads=False):
+                first += batch.num_rows
+                if first > skipped:
+                    yield Origin(file.path, first - batch.num_rows), batch
+        except UNREADABLE as error:
+            if is_away(error):
+                raise
+            raise UserError(
+                f"{file.path}: column {column!r} cannot be decoded ({short_message(error)}); the file is corrupt: "
+                "write it again, or leave it out"
+            ) from error

@@ -15,6 +15,7 @@ from shardrec.data_pipeline.features.arrow_values import is_list
 from shardrec.data_pipeline.files.sealed_parquet import UNREADABLE
 from shardrec.data_pipeline.reading.files import UnreadableError, short_message
 from shardrec.data_pipeline.reading.index import Index
+from shardrec.data_pipeline.stores.retries import gone_on_with, is_away
 
 OPEN_FILES, REMOTE_OPEN_FILES = 32, 4
 """Files kept open for their next use: two for each of 16 lanes, but few where a file holds on to fetched row groups."""
@@ -74,8 +75,17 @@ class RangeReader:
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows start .. stop of the data set, in chunks.
 
-        Raises UnreadableError (file, row group) for what cannot be decoded, and for a file that is gone or another one.
+        Raises UnreadableError (file, row group) for what cannot be decoded, and for a file that is gone or another one;
+        StoreError as `tried`.
         """
+        yield from gone_on_with(
+            lambda done: self._read(start + done, stop),
+            lambda chunk: chunk.batch.num_rows,
+            lambda done: self._named(start + done),
+        )
+
+    def _read(self, start: int, stop: int) -> Iterator[Chunk]:
+        """Yields what `read` does, while the store of the files is there."""
         index = self.index
         while start < stop:
             group = index.group_of(start)
@@ -83,6 +93,11 @@ class RangeReader:
             file_stop = min(stop, int(index.group_starts[index.file_groups[file + 1]]))
             yield from self._read_file(file, group, start, file_stop)
             start = file_stop
+
+    def _named(self, row: int) -> str:
+        group = self.index.group_of(row)
+        file = self.index.file_of(group)
+        return f"{self.index.files[file].path}: row group {group - int(self.index.file_groups[file])} read"
 
     def _read_file(self, number: int, group: int, start: int, stop: int) -> Iterator[Chunk]:
         """Yields rows of one file. A file that was changed meanwhile is noticed before its rows are handed over."""
@@ -105,6 +120,9 @@ class RangeReader:
                 if at >= stop:
                     return
         except UNREADABLE as error:
+            if is_away(error):
+                self._open.pop((number, piecewise), None)
+                raise
             index.sightings.check(file)
             raise self._undecodable(number, groups, error) from error
         index.sightings.check(file)

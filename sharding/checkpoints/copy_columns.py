@@ -6,10 +6,10 @@ second copy of a table is made. Optimizer state starts fresh, as the optimizer h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle
 from shardrec.sharding.tables.live import LiveTable
@@ -27,7 +27,7 @@ class SourceColumns:
 
 @torch.no_grad()
 def copy_tables(
-    folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable], sources: Mapping[str, SourceColumns]
+    folder: Location, entries: Sequence[Entry], tables: Mapping[str, LiveTable], sources: Mapping[str, SourceColumns]
 ) -> None:
     """Fills this rank's shards of the tables that `sources` names from the files that all ranks' `entries` name.
 

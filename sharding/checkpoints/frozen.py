@@ -1,8 +1,8 @@
 """Checkpoints are read into tables that are only read: without optimizer state, and quantised as they stream in."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.sharding.checkpoints.shard_files import entries_by_table
@@ -11,7 +11,7 @@ from shardrec.sharding.distribution.frozen_rows import quantise
 from shardrec.sharding.tables.live import LiveTable
 
 
-def read_frozen_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable]) -> None:
+def read_frozen_tables(folder: Location, entries: Sequence[Entry], tables: Mapping[str, LiveTable]) -> None:
     """Fills this rank's shards of tables that are only read, from the files that all ranks' `entries` name.
 
     Takes a block of 8 MiB and a chunk of each file in use besides, and reads no optimizer state. Raises UserError as

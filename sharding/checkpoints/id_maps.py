@@ -6,12 +6,12 @@ of any ranks' files. Counters are sums over the ranks.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.whole_files import sync
+from shardrec.data_pipeline.files.streams import settle
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
@@ -25,7 +25,7 @@ _FOLDER = "id_maps"
 _REMEDY = "use the settings it was made with, or another run folder"
 
 
-def write_id_maps(folder: Path, maps: Mapping[str, IdMap]) -> Saved:
+def write_id_maps(folder: Location, maps: Mapping[str, IdMap]) -> Saved:
     """Writes this rank's buckets to new files under `folder/id_maps`; returns what a manifest says of them."""
     if not maps:
         return {}
@@ -33,11 +33,11 @@ def write_id_maps(folder: Path, maps: Mapping[str, IdMap]) -> Saved:
     inside.mkdir(parents=True, exist_ok=True)
     stems = file_stems(maps)
     saved = {name: _write_map(inside / stems[name], name, id_map) for name, id_map in maps.items()}
-    sync(inside)
+    settle(inside)
     return saved
 
 
-def _write_map(stem: Path, name: str, id_map: IdMap) -> dict[str, Any]:
+def _write_map(stem: Location, name: str, id_map: IdMap) -> dict[str, Any]:
     parts = {"rows": (id_map.row_state, id_map.first_row, id_map.geometry.rows)}
     if id_map.candidate_state:
         parts["candidates"] = (id_map.candidate_state, id_map.first_candidate, id_map.candidate_rows)
@@ -101,7 +101,7 @@ class SavedIdMap:
         return (self.rows,) if self.candidates is None else (self.rows, self.candidates)
 
     @classmethod
-    def of(cls, folder: Path, name: str, facts: Mapping[str, Any]) -> "SavedIdMap":
+    def of(cls, folder: Location, name: str, facts: Mapping[str, Any]) -> "SavedIdMap":
         """Returns the map `name` by what a manifest says of it."""
         kinds: dict[str, list[Entry]] = {"rows": [], "candidates": []}
         for entry in facts["files"]:
@@ -110,14 +110,14 @@ class SavedIdMap:
         return cls(saved_ids(name, facts), IdCounters(**facts["counters"]), _columns(folder, kinds["rows"]), candidates)
 
 
-def _columns(folder: Path, entries: Sequence[Entry]) -> SavedIds:
+def _columns(folder: Location, entries: Sequence[Entry]) -> SavedIds:
     first = entries[0]
     row_count = first["num_embeddings"]
     tensors = dict.fromkeys(first["tensors"], (row_count,))
     return SavedIds(folder=folder, entries=entries, name=first["table"], num_embeddings=row_count, tensors=tensors)
 
 
-def saved_id_maps(folder: Path, saved: Saved) -> dict[str, SavedIdMap]:
+def saved_id_maps(folder: Location, saved: Saved) -> dict[str, SavedIdMap]:
     """Returns the id maps of a checkpoint, by id space."""
     return {name: SavedIdMap.of(folder, name, facts) for name, facts in saved.items()}
 
@@ -130,7 +130,7 @@ def _fill(saved: SavedIdMap, id_map: IdMap, scratch: Scratch) -> None:
             fill_rectangle(part.folder, part.entries, column, target, first, 0, scratch)
 
 
-def read_id_maps(folder: Path, saved: Saved, maps: Mapping[str, IdMap], *, leads: bool) -> None:
+def read_id_maps(folder: Location, saved: Saved, maps: Mapping[str, IdMap], *, leads: bool) -> None:
     """Fills this rank's buckets from the files of any ranks; who `leads` takes the counters over.
 
     Raises UserError where the maps are other ones, and for files that are missing, cut short or changed.

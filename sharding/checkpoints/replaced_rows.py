@@ -18,9 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shardrec.data_pipeline.files.streams import opened_input, write_all
+from shardrec.data_pipeline.files.whole_files import sync
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
-from shardrec.sharding.checkpoints.shard_files import Scratch, chunks, saved_row_bytes, write_all
+from shardrec.sharding.checkpoints.shard_files import Scratch, chunks, saved_row_bytes
 
 _BLOCK_BYTES = 1 << 16  # read and written at once: rows that are replaced lie anywhere in a file
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a value -> what its bits are moved as
@@ -64,14 +67,14 @@ class ReplacedRows:
         scratch = Scratch()
         for entry in self._entries:
             path = self.folder / entry["file"]
-            with open(path, "rb") as file:
+            with opened_input(path) as opened:
                 for name, described in entry["tensors"].items():
                     step, width = described["chunk_rows"], saved_row_bytes(described)
                     for chunk in sorted(self._touched[entry["file"], name]):
                         start, size = chunk * step, min(step, described["shape"][0] - chunk * step) * width
-                        data = scratch.read(path, file.fileno(), described["start"] + start * width, size)
+                        data = scratch.read(path, opened, described["start"] + start * width, size)
                         described["crc32"][chunk] = zlib.crc32(data)
-                os.fsync(file.fileno())
+            sync(path)
         return self._entries
 
 
@@ -89,12 +92,12 @@ def _scatter(descriptor: int, tensor: Entry, rows: np.ndarray, bits: np.ndarray)
         write_all(descriptor, memoryview(content), place)
 
 
-def _copy_file(source: Path, target: Path, entry: Entry) -> None:
+def _copy_file(source: Location, target: Path, entry: Entry) -> None:
     """Copies a file of a table: its header, then each tensor's checked chunks, in the order of the file."""
     tensors = sorted(entry["tensors"].items(), key=lambda named: named[1]["start"])
     scratch = Scratch()
-    with open(source, "rb") as file, open(target, "xb") as copied:
-        copied.write(file.read(tensors[0][1]["start"]))
+    with opened_input(source) as opened, open(target, "xb") as copied:
+        copied.write(scratch.read(source, opened, 0, tensors[0][1]["start"]))
         for name, described in tensors:
             assert copied.tell() == described["start"]
             for _, rows in chunks(source, entry, name, 0, described["shape"][0], scratch):

@@ -7,13 +7,13 @@ once and checked. So is a table that is to be written with some rows replaced (`
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import SAVED_DTYPES, Entry
 from shardrec.sharding.checkpoints.shard_files import (
     REPLACE,
@@ -39,7 +39,7 @@ class SavedRows:
     word: ClassVar[str]
     """What error lines call such rows."""
 
-    folder: Path
+    folder: Location
     entries: Sequence[Entry]
     name: str
     num_embeddings: int
@@ -107,7 +107,7 @@ class SavedTable(SavedRows):
     dynamic: str | None = None
 
     @classmethod
-    def of(cls, folder: Path, entries: Sequence[Entry]) -> "SavedTable":
+    def of(cls, folder: Location, entries: Sequence[Entry]) -> "SavedTable":
         """Returns the table that all of `entries` are parts of."""
         first = entries[0]
         row_count, columns = first["num_embeddings"], first["embedding_dim"]
@@ -127,7 +127,7 @@ class SavedTable(SavedRows):
         )
 
 
-def saved_tables(folder: Path, entries: Sequence[Entry]) -> dict[str, SavedTable]:
+def saved_tables(folder: Location, entries: Sequence[Entry]) -> dict[str, SavedTable]:
     """Returns the tables of a checkpoint by name, in the order of its manifest."""
     return {name: SavedTable.of(folder, of_table) for name, of_table in entries_by_table(entries).items()}
 

@@ -5,43 +5,44 @@ every byte that is read is checked. Any rectangle of a table is filled from the 
 """
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.streams import Input, Output, opened_input, write_new
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import CHUNK_BYTES, CODES, SAVED_DTYPES, Entry, file_metadata
 from shardrec.sharding.tables.magnitudes import count_beyond, largest_value
 
-_BEHIND_BYTES = 256 << 20  # of a file that is being written may wait in the page cache for the disk
 _HEADER_ALIGNMENT = 4096  # keeps rows page-aligned; readers of safetensors accept the spaces
 REPLACE = "restore the file from a copy, or resume from an earlier step"
 """What an error line advises about a damaged file."""
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
-    """Streams tensors [rows] or [rows, columns] to a new safetensors file, on disk when it returns.
+def write_file(path: Location, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
+    """Streams tensors [rows] or [rows, columns] to a new safetensors file, on disk or in its store when it returns.
 
     Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32; and
     `unsound`, where any are, the number of values that are not finite or beyond `largest_value`.
     """
-    described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
-    with about(path), open(path, "xb", buffering=0) as file:
-        write_all(file.fileno(), memoryview(_header(described, metadata)))
+
+    def write(file: Output) -> Entry:
+        described: Entry = {n: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
+        file.write(memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()
-            rows, sums, unsound = _write_rows(file.fileno(), tensor, largest_value(name))
+            rows, sums, unsound = _write_rows(file, tensor, largest_value(name))
             described[name] |= {"chunk_rows": rows, "crc32": sums, **({"unsound": unsound} if unsound else {})}
-        os.fsync(file.fileno())
-    return described
+        return described
+
+    return write_new(path, write)
 
 
 def _header(described: Entry, metadata: Mapping[str, str]) -> bytes:
@@ -57,15 +58,16 @@ def _header(described: Entry, metadata: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def check_header(file: Path, entry: Entry) -> None:
+def check_header(file: Location, entry: Entry) -> None:
     """Raises UserError where a file does not begin as one of what its entry says; nothing of ours reads that part."""
     expected = _header(entry["tensors"], file_metadata(entry))
-    with open(file, "rb") as opened:
-        if opened.read(len(expected)) != expected:
+    found = bytearray(len(expected))
+    with opened_input(file) as opened:
+        if opened.read_into(memoryview(found), 0) < len(found) or found != expected:
             raise UserError(f"{file}: its header has changed since it was written; {REPLACE}")
 
 
-def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, list[int], int]:
+def _write_rows(file: Output, tensor: Tensor, largest: float) -> tuple[int, list[int], int]:
     """Streams a tensor's rows; returns the rows of a chunk, each chunk's CRC32, and how many values exceed `largest`.
 
     The last two are taken while the chunk is written.
@@ -74,7 +76,7 @@ def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, l
     if len(tensor) <= step:  # most tables of a wide schema are small, and a thread each would take longer than they do
         rows = tensor.cpu().contiguous()
         chunk = _bytes_of(rows)
-        write_all(descriptor, chunk)
+        file.write(chunk)
         return step, [zlib.crc32(chunk)] if len(tensor) else [], count_beyond(rows, largest)
     sums, unsound = [], 0
     with ThreadPoolExecutor(1) as beside:
@@ -82,8 +84,8 @@ def _write_rows(descriptor: int, tensor: Tensor, largest: float) -> tuple[int, l
             rows = tensor[start : start + step].cpu().contiguous()
             chunk = _bytes_of(rows)
             checksum, beyond = beside.submit(zlib.crc32, chunk), beside.submit(count_beyond, rows, largest)
-            write_all(descriptor, chunk)
-            _write_behind(descriptor)
+            file.write(chunk)
+            file.written_behind()
             sums.append(checksum.result())
             unsound += beyond.result()
     return step, sums, unsound
@@ -93,40 +95,19 @@ def _bytes_of(rows: Tensor) -> memoryview:
     return memoryview(rows.view(-1).view(torch.uint8).numpy().data)
 
 
-def _write_behind(descriptor: int) -> None:
-    """Has the disk begin on what was written, rather than at the final sync, and drops what it has taken from memory.
-
-    Otherwise a large checkpoint first fills the page cache, and pushes out what the run reads.
-    """
-    if hasattr(os, "posix_fadvise"):
-        end = os.lseek(descriptor, 0, os.SEEK_CUR)
-        start = max(0, end - _BEHIND_BYTES)
-        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
-
-
-def write_all(descriptor: int, data: memoryview, place: int | None = None) -> None:
-    """Writes bytes to a file, at a place of it or where it stands; a system may take them in several parts."""
-    while data:
-        count = os.write(descriptor, data) if place is None else os.pwrite(descriptor, data, place)
-        data, place = data[count:], None if place is None else place + count
-
-
 class Scratch:
     """A scratch is the one buffer that chunks are read into."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def read(self, file: Path, descriptor: int, start: int, size: int) -> memoryview:
+    def read(self, file: Location, opened: Input, start: int, size: int) -> memoryview:
         """Returns `size` bytes of a file from `start` on, good until the next call. Raises UserError for fewer."""
         if len(self._bytes) < size:
             self._bytes = bytearray(size)
-        buffer, filled = memoryview(self._bytes)[:size], 0
-        while filled < size:
-            count = os.preadv(descriptor, [buffer[filled:]], start + filled)
-            if count == 0:
-                raise UserError(f"{file}: cut short: {start + filled} bytes found, {start + size} expected; {REPLACE}")
-            filled += count
+        buffer = memoryview(self._bytes)[:size]
+        if (count := opened.read_into(buffer, start)) < size:
+            raise UserError(f"{file}: cut short: {start + count} bytes found, {start + size} expected; {REPLACE}")
         return buffer
 
 
@@ -144,7 +125,7 @@ def saved_row_bytes(tensor: Entry) -> int:
 
 
 def fill_rectangle(
-    folder: Path,
+    folder: Location,
     entries: Sequence[Entry],
     name: str,
     target: Tensor,
@@ -175,7 +156,7 @@ def fill_rectangle(
 
 
 def _copy(
-    file: Path, entry: Entry, name: str, target: Tensor, row: int, column: int, scratch: Scratch, scale: float
+    file: Location, entry: Entry, name: str, target: Tensor, row: int, column: int, scratch: Scratch, scale: float
 ) -> int:
     """Copies the rectangle that a file and `target` have in common; returns how many values that is."""
     shape = entry["tensors"][name]["shape"]
@@ -196,27 +177,32 @@ def _copy(
 
 
 def chunks(
-    file: Path, entry: Entry, name: str, first: int, last: int, scratch: Scratch
+    file: Location, entry: Entry, name: str, first: int, last: int, scratch: Scratch
 ) -> Iterator[tuple[int, Tensor]]:
     """Yields (first row, checked rows) of the chunks of a file that hold rows [first, last)."""
     described = entry["tensors"][name]
     shape, step, width = described["shape"], described["chunk_rows"], saved_row_bytes(described)
     dtype = SAVED_DTYPES[described["dtype"]]
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except FileNotFoundError:
-        raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {REPLACE}") from None
-    try:
-        end, size = described["start"] + shape[0] * width, os.fstat(descriptor).st_size
-        if size < end:  # before memory is taken for what a manifest says
-            raise UserError(f"{file}: cut short: {size} bytes found, {end} expected; {REPLACE}")
+    with _opened(file) as opened:
+        end = described["start"] + shape[0] * width
+        if opened.size < end:  # before memory is taken for what a manifest says
+            raise UserError(f"{file}: cut short: {opened.size} bytes found, {end} expected; {REPLACE}")
         for chunk in range(first // step, -(-last // step)):
             start = chunk * step
             size = min(step, shape[0] - start) * width
-            data = scratch.read(file, descriptor, described["start"] + start * width, size)
+            data = scratch.read(file, opened, described["start"] + start * width, size)
             if zlib.crc32(data) != described["crc32"][chunk]:
                 rows = f"rows {start} to {start + size // width} of {name!r}"
                 raise UserError(f"{file}: {rows} have changed since they were written (checksum differs); {REPLACE}")
             yield start, torch.frombuffer(data, dtype=dtype).view(-1, *shape[1:])
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def _opened(file: Location) -> Iterator[Input]:
+    """Opens a file of a checkpoint. Raises UserError where it is missing."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(opened_input(file))
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing, though the checkpoint's manifest names it; {REPLACE}") from None
+        yield opened

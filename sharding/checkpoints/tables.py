@@ -7,13 +7,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.whole_files import sync
+from shardrec.data_pipeline.files.streams import settle
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.entries import Entry, file_metadata
 from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle, write_file
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
@@ -23,9 +23,9 @@ from shardrec.sharding.updates.choose import row_update
 
 
 def write_tables(
-    folder: Path, tables: Mapping[str, LiveTable], process_group: dist.ProcessGroup | None = None
+    folder: Location, tables: Mapping[str, LiveTable], process_group: dist.ProcessGroup | None = None
 ) -> list[Entry]:
-    """Writes this rank's shards to new files under `folder/tables` and syncs them to disk.
+    """Writes this rank's shards to new files under `folder/tables` and puts them on disk.
 
     Of a data-parallel table each rank writes its share of rows. Returns the manifest entries of these files, which JSON
     can hold. Raises FileExistsError where a file is already there.
@@ -43,7 +43,7 @@ def write_tables(
             if len(shard.weight):
                 path = inside / f"{stems[name]}.r{shard.row}.c{shard.column}.safetensors"
                 entries.append(_write_shard(path, table, shard))
-    sync(inside)
+    settle(inside)
     return entries
 
 
@@ -54,7 +54,7 @@ def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
     return TableShard(shard.row + start, shard.column, {n: t[start:stop] for n, t in shard.tensors.items()})
 
 
-def _write_shard(path: Path, table: LiveTable, shard: TableShard) -> Entry:
+def _write_shard(path: Location, table: LiveTable, shard: TableShard) -> Entry:
     tensors = {name: table.logical(shard, name) for name in shard.tensors}
     entry = {
         "table": table.name,
@@ -82,7 +82,9 @@ def _description(table: LiveTable) -> Entry:
 # ---------------------------------------------------------------- reading
 
 
-def read_tables(folder: Path, entries: Sequence[Entry], tables: Mapping[str, LiveTable], *, grow: bool = False) -> None:
+def read_tables(
+    folder: Location, entries: Sequence[Entry], tables: Mapping[str, LiveTable], *, grow: bool = False
+) -> None:
     """Fills this rank's shards from the files that all ranks' `entries` name.
 
     With `grow` a table may have more rows than the checkpoint: the further ones stay as they are. Raises UserError
@@ -107,7 +109,7 @@ def kind_of_ids(space: str | None) -> str:
 
 
 def check_model(
-    folder: Path, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool = False
+    folder: Location, entries: Mapping[str, list[Entry]], tables: Mapping[str, LiveTable], grow: bool = False
 ) -> None:
     """Raises UserError where a checkpoint's tables are not the model's. Of frozen ones only rows and dims count."""
     complaint = f"{folder} is a checkpoint of another model"

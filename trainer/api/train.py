@@ -62,7 +62,7 @@ def train(
                 config, resume=goes_on, step=step, quiet=quiet, embedded=True, began=began, at_end=report
             )
         give_back_freed_memory()  # this process's next run needs it
-    return None if values is None else Summary.of(Path(config.run), values)
+    return None if values is None else Summary.of(config.run_folder, values)
 
 
 def _check_importable(config: RunConfig) -> None:

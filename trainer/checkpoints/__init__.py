@@ -15,5 +15,6 @@
 - `saved_model.py`: a checkpoint named on the command line, and what its run says of its tables
 - `set_aside.py`: a checkpoint that a run does not go on from, moved out of its way
 - `tower_file.py`: the tower with its buffers and optimizer, as a checkpoint has them in one file
+- `unfinished.py`: where a checkpoint is written, and how it becomes one
 - `unsound_values.py`: what must not be in a checkpoint, as training could not go on from it
 """

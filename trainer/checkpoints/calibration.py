@@ -12,6 +12,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints.manifest import fingerprint, read_manifest
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.synced import send
 
 LEAST = 1e-12
 """Probabilities nearer to 0 or 1 than this are taken as this near: float32 holds some as 1, which has no logit."""
@@ -83,6 +84,7 @@ class Calibration(BaseModel):
         content = self.model_dump(exclude={"x", "y", "a", "b"} - points)
         try:
             write_atomically(folder.calibration_file, json.dumps(content) + "\n")
+            send(folder.calibration_file)
         except OSError as error:
             raise UserError(f"{folder.calibration_file}: cannot be written: {error.strerror}") from error
         return folder.calibration_file
@@ -117,7 +119,9 @@ def calibration_of(folder: RunFolder, step: int, wanted: bool | None, option: st
     found = Calibration.load(folder)
     if found is None:
         if wanted:
-            raise UserError(f"{folder.path}: has no calibration.json; make it with `shardrec calibrate {folder.path}`")
+            raise UserError(
+                f"{folder.address}: has no calibration.json; make it with `shardrec calibrate {folder.address}`"
+            )
         return None
     if found.step != step:
         raise UserError(

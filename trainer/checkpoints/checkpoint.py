@@ -1,29 +1,29 @@
 """A checkpoint holds tables, tower, optimizers, generators and the place in the data; it is complete or absent.
 
 Every rank streams its shards of the tables into `.step-N.tmp/`; when all are on disk, rank 0 adds the tower and, last,
-`manifest.json` (which carries a checksum of itself and of every file), and renames the folder to `step-N`.
+`manifest.json` (which carries a checksum of itself and of every file), and renames the folder to `step-N`. In a store,
+which renames nothing, they write to `step-N` itself: it is a checkpoint once the manifest is there.
 """
 
 import base64
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.files.owned_files import remove_made
-from shardrec.data_pipeline.files.whole_files import sync
+from shardrec.data_pipeline.files.streams import remove_tree
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.frozen import read_frozen_tables
 from shardrec.sharding.checkpoints.id_maps import merged_id_maps, read_id_maps, write_id_maps
 from shardrec.sharding.checkpoints.tables import read_tables, write_tables
 from shardrec.trainer.checkpoints.manifest import FORMAT, MANIFEST, TOWER_FILE, read_manifest, write_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.removal import remove_unfinished
-from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.tower_file import restore_tower, saved_tower, write_tower
+from shardrec.trainer.checkpoints.unfinished import begun, finished
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_entries, unsound_tower
 from shardrec.trainer.launch.agreement import raise_alike
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -40,7 +40,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
     final = folder.checkpoint(position.step)
     if environment.broadcast((final / MANIFEST).exists()):
         return
-    temporary = folder.checkpoints / f".step-{position.step}.tmp"
+    temporary = begun(folder, position.step)
     if environment.leads:
         remove_unfinished(folder)
         temporary.mkdir(parents=True)
@@ -51,7 +51,7 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
     of_tower = environment.broadcast(unsound_tower(session.tower_tensors()) if environment.leads else None)
     if unsound := unsound_entries(entry for of_rank in entries for entry in of_rank) | of_tower:
         if environment.leads:
-            remove_made(temporary)
+            remove_tree(temporary)
         environment.barrier()
         raise UnsoundValuesError(unsound)
     if environment.leads:
@@ -66,16 +66,13 @@ def save(folder: RunFolder, session: Session, position: Position, order: Mapping
             "tower": write_tower(temporary / TOWER_FILE, session.tower_tensors()),
             "generators": [base64.b64encode(state).decode() for state in generators],
         }
+        folder.check_owned()
         write_manifest(temporary / MANIFEST, content)
-        sync(temporary)
-        if final.exists():  # without a manifest, as a copy that was broken off leaves it
-            moved_aside(final)
-        temporary.rename(final)
-        sync(folder.checkpoints)
+        finished(temporary, final)
     environment.barrier()
 
 
-def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Position:
+def restore(checkpoint: Location, session: Session, *, grow: bool = False) -> Position:
     """Fills a session's tables, tower and optimizers from any world size and plan; returns the position.
 
     All workers call it alike. `grow`: tables may have more rows than the checkpoint's; the others keep their fresh
@@ -91,7 +88,7 @@ def restore(checkpoint: Path, session: Session, *, grow: bool = False) -> Positi
     return position
 
 
-def _restore_share(checkpoint: Path, session: Session, *, grow: bool) -> Position:
+def _restore_share(checkpoint: Location, session: Session, *, grow: bool) -> Position:
     """Restores what one worker has of the session; waits for nobody."""
     content = read_manifest(checkpoint)
     environment, distributed = session.environment, session.distributed

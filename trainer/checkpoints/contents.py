@@ -4,13 +4,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import printable
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap
 from shardrec.sharding.checkpoints.saved_tables import SavedTable
 from shardrec.trainer.checkpoints.id_map_facts import READ, id_map_facts
@@ -21,7 +21,7 @@ from shardrec.trainer.session.tower import MODEL
 
 
 def checkpoint_contents(
-    path: Path, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
+    path: Location, step: int | None = None, *, values: bool = True, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Returns what `shardrec checkpoint show --json` prints: the run's place, `tables`, `id_maps` and `tower` by name.
 

@@ -1,14 +1,14 @@
 """Whether a checkpoint is damaged is found out by reading all of it, once something went wrong with it."""
 
 from collections import deque
-from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import saved_tower
 
 
-def damage(checkpoint: Path) -> str | None:
+def damage(checkpoint: Location) -> str | None:
     """Returns what is wrong with the bytes of a checkpoint; None where every checksum is right. Memory is constant."""
     try:
         saved = SavedModel.read(checkpoint)

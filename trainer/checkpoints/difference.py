@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import printable
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
 from shardrec.trainer.checkpoints.contents import tower_tensors
 from shardrec.trainer.checkpoints.saved_model import SavedModel
@@ -86,7 +86,7 @@ class Comparison:
         }
 
 
-def compare_checkpoints(a: Path, b: Path, progress: Callable[[str], None] = lambda _: None) -> Comparison:
+def compare_checkpoints(a: Location, b: Location, progress: Callable[[str], None] = lambda _: None) -> Comparison:
     """Compares tables and towers with their state, and id maps with their settings; not how far the runs had come.
 
     Raises UserError where one of the checkpoints is missing or damaged.

@@ -8,7 +8,6 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +15,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from shardrec.data_pipeline.declared.declaration import first_problem
 from shardrec.data_pipeline.errors import UserError, in_quotes
 from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.stores.location import Location, StorePath
 from shardrec.sharding.checkpoints.entries import check_entries
 from shardrec.trainer.checkpoints.position import Position
 
@@ -46,15 +46,15 @@ class _Content(BaseModel):
     generators: list[Base64Bytes]
 
 
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
+def read_manifest(checkpoint: Location) -> dict[str, Any]:
     """Returns the checked content of a checkpoint's manifest.
 
     Raises UserError where it is missing or damaged, of another format, or not what a checkpoint's says.
     """
     path = checkpoint / MANIFEST
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes, where {LARGEST:,} are the most; is it a manifest?")
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(f"{path}: {size:,} bytes, where {LARGEST:,} are the most; is it a manifest?")
         document = json.loads(path.read_bytes())
         content = document["content"]
         damaged = zlib.crc32(_canonical(content)) != document["crc32"]
@@ -68,7 +68,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def _check(path: Path, content: Any) -> None:
+def _check(path: Location, content: Any) -> None:
     """Raises UserError where a manifest, whole as it is, is not that of a checkpoint."""
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise UserError(f"{path}: format {content.get('format')}, this version reads {FORMAT}")
@@ -97,18 +97,21 @@ def fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
-def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a manifest with its own checksum, synced to disk."""
+def write_manifest(path: Location, content: Mapping[str, Any]) -> None:
+    """Writes a manifest with its own checksum, which is on disk, or in its store, when this returns."""
     document = {"crc32": zlib.crc32(_canonical(content)), "content": content}
-    with about(path), path.open("w") as file:
-        file.write(json.dumps(document))  # `json.dump` encodes in Python, ten times as slow
+    data = json.dumps(document).encode()  # `json.dump` encodes in Python, ten times as slow
+    if isinstance(path, StorePath):
+        path.write_bytes(data)
+        return
+    with about(path), path.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def file_entry(path: Path) -> dict[str, int]:
+def file_entry(data: bytes) -> dict[str, int]:
     """Returns what the manifest says of a file: its size and checksum."""
-    data = path.read_bytes()
     return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
 

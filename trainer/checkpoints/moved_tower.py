@@ -4,25 +4,27 @@ So what moved outside of training (by dueling bandits, in a simulation) is where
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.owned_files import remove_made
 from shardrec.data_pipeline.files.whole_files import sync
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.trainer.checkpoints.linked_files import link
 from shardrec.trainer.checkpoints.manifest import MANIFEST, TOWER_FILE, file_names, write_manifest
 from shardrec.trainer.checkpoints.removal import remove_unfinished
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import saved_tower, write_tower
+from shardrec.trainer.checkpoints.unfinished import finished
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_tower
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.synced import CHECKPOINTS
 from shardrec.trainer.session.tower import MODEL
 
 
-def save_moved_tower(folder: RunFolder, saved: SavedModel, parameters: Mapping[str, Tensor], step: int) -> Path:
+def save_moved_tower(folder: RunFolder, saved: SavedModel, parameters: Mapping[str, Tensor], step: int) -> Location:
     """Writes `checkpoints/step-N` of a run: its checkpoint `saved`, but for some of the tower's parameters.
 
     parameters: by the names that the model gives them; what they leave out, the optimizer's state and buffers (a target
@@ -33,6 +35,8 @@ def save_moved_tower(folder: RunFolder, saved: SavedModel, parameters: Mapping[s
     Raises UserError for parameters that the tower does not have, or not in this shape, UnsoundValuesError for values
     that training could not go on from, and for a step that is there or not after that of `saved`.
     """
+    if folder.store is not None:
+        raise UserError(f"{folder.address}: a run in a store, whose tower is not moved; copy it to a disk")
     if step <= saved.step or folder.checkpoint(step).exists():
         raise UserError(
             f"{folder.checkpoint(step)}: there already, or not after step {saved.step}; choose a later step"
@@ -54,7 +58,7 @@ def save_moved_tower(folder: RunFolder, saved: SavedModel, parameters: Mapping[s
 
 
 def _write(folder: RunFolder, saved: SavedModel, tower: Mapping[str, Tensor], step: int) -> None:
-    temporary = folder.checkpoints / f".step-{step}.tmp"
+    temporary = folder.path / CHECKPOINTS / f".step-{step}.tmp"
     remove_unfinished(folder)
     temporary.mkdir()
     try:
@@ -68,8 +72,7 @@ def _write(folder: RunFolder, saved: SavedModel, tower: Mapping[str, Tensor], st
         write_manifest(temporary / MANIFEST, {**saved.content, **changed})
         for inside in {(temporary / name).parent for name in file_names(saved.content)}:
             sync(inside)
-        temporary.rename(folder.checkpoint(step))
-        sync(folder.checkpoints)
+        finished(temporary, folder.checkpoint(step))
     except BaseException:
         remove_made(temporary)
         raise

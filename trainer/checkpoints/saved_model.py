@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.declared.declaration import named
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.location import Location, StorePath
 from shardrec.models.table_reads import declared_tables, features_of
 from shardrec.models.tables import EmbeddingTable
 from shardrec.sharding.checkpoints.id_maps import SavedIdMap, saved_id_maps
@@ -14,6 +14,7 @@ from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import Hold, hold_step
+from shardrec.trainer.run_folder.synced import CHECKPOINTS
 from shardrec.trainer.session.blueprint import build_model
 
 
@@ -24,14 +25,14 @@ class SavedModel:
     No training prunes it while it is open.
     """
 
-    path: Path
+    path: Location
     content: Mapping[str, Any]
     tables: Mapping[str, SavedTable]
     id_maps: Mapping[str, SavedIdMap]
     hold: Hold | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path, step: int | None = None) -> "SavedModel":
+    def open(cls, path: Location, step: int | None = None) -> "SavedModel":
         """Opens the checkpoint in `path`, or that of a run folder: of the step asked for, else the best, else the last.
 
         Raises UserError where there is none, or its manifest is damaged.
@@ -40,8 +41,10 @@ class SavedModel:
             if step is not None:
                 raise UserError(f"{path}: a checkpoint, which --step cannot choose from; leave it out, or name the run")
             path = path.resolve()
-            hold = Hold(path) if RunFolder(path.parent.parent).checkpoints == path.parent else None
+            hold = Hold(path) if path.parent.name == CHECKPOINTS else None
             return replace(cls.read(path), hold=hold)
+        if isinstance(path, StorePath):
+            return cls.of(RunFolder.open(path.uri), step)
         if not any((path / name).exists() for name in ("config.yaml", "stages.yaml")):
             raise UserError(f"{path}: neither a run folder (no config.yaml in it) nor a checkpoint (no manifest.json)")
         return cls.of(RunFolder.open(path), step)
@@ -56,7 +59,7 @@ class SavedModel:
         return replace(cls.read(folder.checkpoint(chosen)), hold=hold)
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "SavedModel":
+    def read(cls, checkpoint: Location) -> "SavedModel":
         """Reads the manifest of a checkpoint's folder. Raises UserError where it is missing or damaged."""
         content = read_manifest(checkpoint)
         id_maps = saved_id_maps(checkpoint, content.get("id_maps", {}))

@@ -1,9 +1,7 @@
 """A checkpoint's tower file holds the tower's parameters, buffers and optimizer state, by plan-independent names."""
 
-import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +10,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.files.file_errors import about
+from shardrec.data_pipeline.files.streams import write_new
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
@@ -20,21 +19,18 @@ from shardrec.trainer.session.tower import MODEL
 OTHER_MODEL = "another model, or of this one with other settings or features"
 
 
-def write_tower(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Writes a tower, as `Session.tower_tensors` names it, to a new file that is synced to disk.
+def write_tower(path: Location, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes a tower, as `Session.tower_tensors` names it, to a new file, on disk or in its store when it returns.
 
     Returns what the manifest says of it.
     """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = save(whole)  # not `save_file`, whose files nobody else may read
-    with about(path), path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return file_entry(path)
+    write_new(path, lambda file: file.write(memoryview(data)))
+    return file_entry(data)
 
 
-def saved_tower(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+def saved_tower(checkpoint: Location, content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns a checkpoint's tower with buffers and optimizer, by plan-independent names; `content`: its manifest's.
 
     Raises UserError for a file that is missing or damaged.
@@ -58,7 +54,7 @@ def model_tensors(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(kind): t for kind in kinds for name, t in saved.items() if name.startswith(kind)}
 
 
-def restore_tower(checkpoint: Path, saved: Mapping[str, Tensor], session: Session) -> None:
+def restore_tower(checkpoint: Location, saved: Mapping[str, Tensor], session: Session) -> None:
     """Fills a session's tower from a saved one, `saved` in `checkpoint`. Raises UserError for another model's."""
     live = session.tower_tensors()
     for name in sorted(set(saved) ^ set(live)):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,8 +11,23 @@ from shardrec.trainer.run_folder.terminal import error_line, status_line
 
 app = typer.Typer(no_args_is_help=True)
 
+
+def _location(text: str) -> Any:
+    """Returns a path as it is, and what a URI names."""
+    if "://" not in text:
+        return Path(text)
+    from shardrec.data_pipeline.stores.location import location  # loads pyarrow
+
+    return location(text)
+
+
 Checkpoint = Annotated[
-    Path, typer.Argument(help="a run folder (its best checkpoint, else its last), or a checkpoint's")
+    Any,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="a run folder (its best checkpoint, else its last), or a checkpoint's; or the URI of either",
+        parser=_location,
+    ),
 ]
 TableName = Annotated[str, typer.Option("--table", help="as `shardrec checkpoint show` names it", show_default=False)]
 ByNumber = Annotated[bool, typer.Option("--rows", help="ids are row numbers, also where there is a vocabulary")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import Overrides, Quiet, RunFile, Trust
+from shardrec.trainer.commands.options import Overrides, Quiet, RunFile, Trust, run_path
 
 
 def compare(
@@ -14,7 +14,10 @@ def compare(
         str | None, typer.Option(metavar="A,B,C", help="variants or models to compare; default: all variants")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="runs of each model, under trainer.seed 0, 1, ...")] = 3,
-    out: Annotated[Path | None, typer.Option(help="folder of the comparison; default: the run file's `run`")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder or URI of the comparison; default: the run file's `run`", parser=run_path),
+    ] = None,
     overrides: Overrides = None,
     trust: Trust = False,
     quiet: Quiet = False,
@@ -36,7 +39,9 @@ def compare(
 
 
 def contrast(
-    comparison: Annotated[Path, typer.Argument(help="the folder of a comparison", show_default=False)],
+    comparison: Annotated[
+        Path, typer.Argument(help="the folder or URI of a comparison", show_default=False, parser=run_path)
+    ],
     models: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="each is compared with the first; default: all, by name")
     ] = None,

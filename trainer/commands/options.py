@@ -11,7 +11,23 @@ from typing import Annotated, Any, Literal
 import typer
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="the folder of an earlier run", show_default=False)]
+
+
+def run_path(text: str) -> Path:
+    """Returns a path as it is, and of the URI of a run in a store its mirror on this machine."""
+    if "://" not in text:
+        return Path(text)
+    from shardrec.data_pipeline.stores.mirrors import local  # loads pyarrow
+
+    return local(text)
+
+
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_FOLDER", help="the folder or URI of an earlier run", show_default=False, parser=run_path
+    ),
+]
 Variant = Annotated[
     str | None, typer.Option(metavar="NAME", help="one of the run file's variants, or the name of a model")
 ]

@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
-from shardrec.trainer.commands.options import Quiet, Trust
+from shardrec.trainer.commands.options import Quiet, Trust, run_path
 
 
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_FOLDER...", help="folders of runs, or of a comparison", show_default=False),
+        typer.Argument(
+            metavar="RUN_FOLDER...",
+            help="folders or URIs of runs, or of a comparison",
+            show_default=False,
+            parser=run_path,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="the page; default: report.html in the one folder given")

@@ -65,7 +65,7 @@ def train(
         goes_on = resumes(config, "auto" if resume == "auto" else goes_on, step)
     runs = list(stages.values()) or [config]
     check = partial(check_models, runs)
-    folder = RunFolder(Path(config.run))
+    folder = RunFolder(config.run_folder)
     with (
         telling_how_to_go_on(folder.path, folder.config_file, folder.stages_file) if leads() else nullcontext(),
         started_early([run.launch for run in runs], "shardrec.trainer.training.train_run", check),

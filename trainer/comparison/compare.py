@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shardrec.data_pipeline.errors import LoggedError, UserError
 from shardrec.data_pipeline.reading.index import Fingerprint, fingerprints
+from shardrec.data_pipeline.stores.mirrors import address
 from shardrec.trainer.comparison.scoreboard import Outcome, Scoreboard
 from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import load, read
@@ -27,6 +28,7 @@ from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.synced import fetch, in_step
 from shardrec.trainer.run_folder.terminal import messages
 
 
@@ -41,7 +43,7 @@ class Entry:
     @property
     def folder(self) -> RunFolder:
         """Returns the run's folder, which need not be there yet."""
-        return RunFolder(Path(self.config.run))
+        return RunFolder(self.config.run_folder)
 
     @property
     def title(self) -> str:
@@ -68,15 +70,18 @@ def compare_models(
     if not models:
         raise UserError(f"{run_file}: has no `variants` to compare; name models with --models a,b,c")
     key, named = ("run", "`run`") if out is None else ("--out", "--out")
-    out = Path(load(run_file, overrides, variant=models[0]).run).parent if out is None else absolute_folder(out)
+    out = load(run_file, overrides, variant=models[0]).run_folder.parent if out is None else absolute_folder(out)
     check_lasting(key, out)
+    fetch(out)
     Scoreboard.check_writable(out)
     entries = [_entry(run_file, model, seed, overrides, out) for seed in range(seeds) for model in models]
+    for entry in entries:
+        fetch(entry.folder.path)
     _check(entries)
     leading = entries[0].config.trainer.selection_metric
     board, console, any_trained = Scoreboard(models, seeds, leading), messages(), False
     told = telling_how_to_go_on(out, out, way_on="the same command goes on")
-    with told, locked(out, command_name("compare"), named=named), _Workplace() as workplace:
+    with told, locked(out, command_name("compare"), named=named), in_step(out), _Workplace() as workplace:
         for number, entry in enumerate(entries, start=1):
             trained = (outcome := _earlier(entry)) is None
             if outcome is None:
@@ -95,7 +100,7 @@ def compare_models(
 
 def _entry(run_file: Path, model: str, seed: int, overrides: Iterable[str], out: Path) -> Entry:
     config = load(run_file, (*overrides, f"trainer.seed={seed}"), variant=model)
-    return Entry(model, seed, config.model_copy(update={"run": str(out / model / f"seed-{seed}")}))
+    return Entry(model, seed, config.model_copy(update={"run": address(out / model / f"seed-{seed}")}))
 
 
 def _check(entries: Sequence[Entry]) -> None:
@@ -214,7 +219,7 @@ def train_one(config: RunConfig, group: Path, quiet: bool) -> None:
     from shardrec.trainer.training.train_run import train_run
 
     try:
-        goes_on = _begun(RunFolder(Path(config.run))) is not None
+        goes_on = _begun(RunFolder(config.run_folder)) is not None
         with reported(config) as report:
             train_run(config, resume=goes_on, quiet=quiet, group=group, at_end=report)
     finally:

@@ -21,6 +21,7 @@ from shardrec.trainer.comparison.paired_bootstrap import Interval, Judged
 from shardrec.trainer.run_folder.atomic import write_csv
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.summaries import UNDEFINED
+from shardrec.trainer.run_folder.synced import fetch, send
 from shardrec.trainer.run_folder.terminal import plain_table, print_whole
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 from shardrec.trainer.session.blueprint import Blueprint
@@ -49,6 +50,7 @@ def contrast_models(
     Raises UserError where runs are missing or not finished, for a `by` that is no list, and for rows without a label,
     group or weight that the schema names.
     """
+    fetch(comparison)
     check_own_file(comparison / FILE, rb"model,to,rows_of,rows,groups.*")
     runs = _finished(comparison, models)
     names = list(runs)
@@ -83,6 +85,7 @@ def contrast_models(
             facts = {"model": name, "to": names[0], "rows_of": subset, "rows": len(ours[0]), "groups": judged.groups}
             lines.append(facts | dict.fromkeys(METRICS, UNKNOWN) | judged.differences(ours, base, draws=draws))
     write_csv(comparison / FILE, map(_flat, lines))
+    send(comparison / FILE)
     return lines
 
 
@@ -97,7 +100,7 @@ def _scored(
     with tempfile.TemporaryDirectory(prefix="shardrec-contrast-") as scratch:
         for name, folders in runs.items():
             for seed, folder in enumerate(folders):
-                progress(f"scoring {folder.path}")
+                progress(f"scoring {folder.address}")
                 out = Path(scratch) / name / str(seed)
                 out.parent.mkdir(exist_ok=True)
                 predict_rows(folder.path, paths, out, keys, quiet=True)

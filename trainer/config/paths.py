@@ -5,6 +5,7 @@ them.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -34,7 +35,9 @@ def absolute(paths: Paths) -> Paths:
 
 
 def absolute_folder(path: str | Path) -> Path:
-    """Returns a local file's or folder's path as it is from any folder."""
+    """Returns a local file's or folder's path as it is from any folder. Raises UserError for a URI."""
+    if re.match(r"[a-z0-9]+:/", str(path)):
+        raise UserError(f"{path}: a URI, where a path on a disk is expected; write there, then copy it")
     return Path(absolute(str(path)))
 
 

@@ -6,6 +6,7 @@ nearest known one. Paths are relative to the working directory.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -339,7 +340,7 @@ class LaunchConfig(Section):
 class RunConfig(Section):
     """The configuration of a run, or of a chain. `model` is a name or `module:Class`, with its settings beside it."""
 
-    run: Place = Field(description="the run folder")
+    run: Place = Field(description="the run folder, or its URI in an object store")
     data: DataConfig
     model: dict[str, Any] = {}
     tables: dict[str, TableSettings] = {}
@@ -383,6 +384,13 @@ class RunConfig(Section):
             raise ValueError("init_from: an entry without `tables` and `parameters` takes all; it must be the only one")
         return self
 
+    @property
+    def run_folder(self) -> Path:
+        """Returns the run folder on this machine: of a run in a store, its mirror."""
+        from shardrec.data_pipeline.stores.mirrors import local  # loads pyarrow
+
+        return local(self.run)
+
     def load_schema(self) -> Schema:
         """Returns the schema of the features that this run uses, with its crosses and the tables that it shares.
 
@@ -412,10 +420,14 @@ def _exists(path: str) -> bool:
     if "://" not in path:
         return os.path.exists(path)
     import pyarrow as pa
-    from pyarrow.fs import FileSystem, FileType
+    from pyarrow.fs import FileType
+
+    from shardrec.data_pipeline.stores.filesystems import opened
+    from shardrec.data_pipeline.stores.retries import is_away, tried
 
     try:
-        system, place = FileSystem.from_uri(path)
-        return system.get_file_info(place).type != FileType.NotFound
+        system, place = opened(path)
+        found = tried(lambda: system.get_file_info(place), f"{path}: looked for", again=is_away)
+        return bool(found.type != FileType.NotFound)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be reached: {str(error).splitlines()[0]}") from None

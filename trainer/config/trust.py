@@ -20,7 +20,15 @@ _said: set[Path] = set()  # folders that the user said to trust, in this process
 
 def trust_folders(*folders: str | Path | None) -> None:
     """Takes what run folders name as if the user had written it, for as long as this process runs."""
-    _said.update(Path(folder).resolve() for folder in folders if folder is not None)
+    _said.update(_local(folder).resolve() for folder in folders if folder is not None)
+
+
+def _local(folder: str | Path) -> Path:
+    if "://" not in str(folder):
+        return Path(folder)
+    from shardrec.data_pipeline.stores.mirrors import local  # loads pyarrow
+
+    return local(folder)
 
 
 def is_foreign(model: str) -> bool:

@@ -11,6 +11,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
 from shardrec.trainer.launch.cores import cluster_address, worker_count
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left
 
 if TYPE_CHECKING:
     from shardrec.trainer.launch.worker import Worker
@@ -35,8 +36,8 @@ def launch(worker: "Worker", config: RunConfig, folder: RunFolder, **arguments: 
     except UserError:
         raise
     except Exception:
-        if failure := folder.failure():  # another rank's; this one only lost its connection
-            raise failure from None
+        if stopped := failure_left(folder):  # another rank's; this one only lost its connection
+            raise stopped from None
         raise
 
 

@@ -4,7 +4,6 @@ All workers restart together when one dies, and the worker function runs from th
 folder's newest complete checkpoint, never Ray's own notion of one (which lags behind the disk).
 """
 
-import json
 import os
 import pickle
 import pkgutil
@@ -13,7 +12,7 @@ import shutil
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from shardrec.data_pipeline.errors import LoggedError, UserError, shortened
 from shardrec.data_pipeline.local_ray import variables
+from shardrec.data_pipeline.stores.location import is_store_uri
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.import_path import make_importable
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import LaunchConfig, RunConfig
@@ -43,10 +44,11 @@ from shardrec.trainer.launch.ray_watch import watched
 from shardrec.trainer.launch.restarts import Restarts
 from shardrec.trainer.launch.running_ray import is_ours, running_ray
 from shardrec.trainer.launch.worker import Worker, run_worker
-from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure, leave_result, result_left
 from shardrec.trainer.run_folder.progress import ProgressFile
+from shardrec.trainer.run_folder.synced import fetch, push
 
 LEAST_ANSWER_SECONDS = 30.0
 """Ray asks workers whether they are well, each half second; one that does not answer for `launch.timeout` is frozen."""
@@ -65,13 +67,13 @@ def launch_on_ray(worker: Worker, config: RunConfig, folder: RunFolder, argument
         with running_ray(launch, worker_count(launch)):
             return _fitted(worker, config, folder, arguments)
     except UserError as error:
-        folder.fail(error)
+        leave_failure(folder, error)
         raise
 
 
 def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    result_file, storage = folder.logs / "result.json", folder.logs / "ray"
-    result_file.unlink(missing_ok=True)
+    storage = folder.logs / "ray"
+    folder.result_file.unlink(missing_ok=True)
     capacity = _capacity(config.launch)
     grows = _say_whether_there_is_room(capacity, folder)
     answer = max(config.launch.timeout, LEAST_ANSWER_SECONDS)
@@ -103,9 +105,9 @@ def _fitted(worker: Worker, config: RunConfig, folder: RunFolder, arguments: Map
             raise _cause(folder, error) from None
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-    if failure := folder.failure():
-        raise failure
-    return json.loads(result_file.read_text())
+    if stopped := failure_left(folder):
+        raise stopped
+    return result_left(folder)
 
 
 def _say_whether_there_is_room(capacity: Capacity, folder: RunFolder) -> bool:
@@ -186,7 +188,7 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
     """Returns what to tell the user: what a worker left, what it raised, or where to look."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     raised = [e for e in failures.values() if isinstance(e, UserError)]
-    if known := folder.failure() or next(iter(raised), None):
+    if known := failure_left(folder) or next(iter(raised), None):
         return known
     words = [*left(folder.logs), *_of_the_dead(failures)]
     words.sort(key=lambda said: said.is_consequence)
@@ -223,11 +225,9 @@ def _probe(folder: RunFolder) -> Iterator[Path]:
 
 def _work(job: dict[str, Any]) -> None:
     """Runs on each worker, and again from the top after a restart."""
-    config, folder = parse(job["config"], "run"), RunFolder(Path(job["folder"]), Path(job["logs"]))
-    if not Path(job["probe"]).exists():
-        host = os.uname().nodename
-        raise UserError(f"{folder.logs}: not seen from host {host}; `run` must be on storage that all nodes share")
-    if folder.failure():
+    config = parse(job["config"], "run")
+    folder = _folder_here(config, job)
+    if failure_left(folder):
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])
     watch_for(_is_preempted)
@@ -235,7 +235,7 @@ def _work(job: dict[str, Any]) -> None:
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):
         try:
             worker, arguments = pkgutil.resolve_name(job["worker"]), pickle.loads(job["arguments"])
-            result = run_worker(worker, config, folder, environment, arguments)
+            returned = run_worker(worker, config, folder, environment, arguments)
         except RegroupError:
             raise
         except Exception as error:
@@ -243,8 +243,28 @@ def _work(job: dict[str, Any]) -> None:
             if not isinstance(error, UserError):
                 _leave_last_words(error, config, folder, environment)
             raise
+        finally:
+            if folder.elsewhere and environment.local_rank == 0:
+                with suppress(StoreError):
+                    push(folder.path)
     if environment.leads:
-        write_atomically(folder.logs / "result.json", json.dumps(result))
+        leave_result(folder, returned)
+
+
+def _folder_here(config: RunConfig, job: Mapping[str, Any]) -> RunFolder:
+    """Returns the launcher's run folder, or, of a run in a store, this machine's mirror. Raises UserError for none."""
+    path, logs = Path(job["folder"]), Path(job["logs"])
+    if Path(job["probe"]).exists():
+        return RunFolder(path, logs)
+    if not is_store_uri(config.run):
+        host = os.uname().nodename
+        raise UserError(
+            f"{logs}: not seen from host {host}; `run` must be on storage that all nodes share, or in a store"
+        )
+    folder = RunFolder(config.run_folder, config.run_folder / logs.relative_to(path), elsewhere=True)
+    fetch(folder.path)
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _is_preempted() -> bool:

@@ -18,6 +18,7 @@ from shardrec.trainer.launch.freed_memory import peak_device_memory, watch_devic
 from shardrec.trainer.launch.last_words import is_of_waiting
 from shardrec.trainer.launch.peak_memory import UNSEEN_MEMORY, unseen_memory
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import leave_failure
 from shardrec.trainer.run_folder.worker_lines import say
 
 Worker = Callable[..., dict[str, Any]]
@@ -49,7 +50,7 @@ def run_worker(
             unseen = unseen_peak()
             return result | {UNSEEN_MEMORY: unseen} if unseen else result
     except UserError as error:
-        folder.fail(error)
+        leave_failure(folder, error)
         raise
     except Exception as error:
         silent = environment.signs.silent() if environment.signs and is_of_waiting(error) else None

@@ -125,7 +125,7 @@ def rows_to_score(
     name = "data" if data else split
     paths = data or blueprint.config.data.split(split)
     if paths is None:
-        raise UserError(f"{folder.path}: its data have no {split} rows; name files with --data")
+        raise UserError(f"{folder.address}: its data have no {split} rows; name files with --data")
     if line := blueprint.missing_labels(paths):
         raise UserError(f"{name} rows: without labels there is nothing to fit: {line}; name others with --data")
     inspect_split(blueprint, paths)

@@ -31,10 +31,10 @@ def reported(config: RunConfig) -> Iterator[Callable[[Path], None]]:
             if isinstance(error, Exception)
             else "it was interrupted"
         )
-        report_or_warn(Path(config.run), failure=line)
+        report_or_warn(config.run_folder, failure=line)
         raise
-    if Path(config.run) not in written:
-        report_or_warn(Path(config.run))
+    if config.run_folder not in written:
+        report_or_warn(config.run_folder)
 
 
 def report_comparison(comparison: Path) -> None:

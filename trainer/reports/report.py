@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.paths import absolute_folder
+from shardrec.data_pipeline.stores.mirrors import local
+from shardrec.trainer.config.paths import absolute, absolute_folder
 from shardrec.trainer.reports.one_run import run_page, stages_page
 from shardrec.trainer.reports.page import check_own_page, write_page
 from shardrec.trainer.reports.run_facts import RunFacts, check_run_folder, is_of_stages, stage_folders
@@ -16,6 +17,7 @@ from shardrec.trainer.reports.slices_section import is_current
 from shardrec.trainer.reports.table_health import AT_ONCE, ON_REQUEST
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.synced import fetch, send
 
 REPORT = "report.html"
 COMPARED = "compare.csv"
@@ -36,7 +38,9 @@ def report_runs(
 
     Raises UserError for what is no run folder, an unknown feature, and an `out` that is another file.
     """
-    places = [absolute_folder(run) for run in runs]
+    places = [local(absolute(str(run))) for run in runs]
+    for place in places:
+        fetch(place)
     if not places:
         raise UserError("report: no run folder given")
     if out is None and len(places) > 1:
@@ -58,6 +62,7 @@ def report_runs(
         facts = RunFacts.of(folders[0])
         _measure_slices(facts, slices, quiet=quiet)
         write_page(target, run_page(facts, budget=ON_REQUEST))
+    send(target)
     return target
 
 

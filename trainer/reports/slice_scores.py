@@ -23,6 +23,7 @@ from shardrec.data_pipeline.features.feature_kinds import Feature
 from shardrec.data_pipeline.features.id_transforms import Bucketize, Vocabulary
 from shardrec.data_pipeline.features.schema import Label, Schema
 from shardrec.data_pipeline.features.vocabulary import kept_values
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.models.metrics import Calibration, Errors, Metric, Predictions, Ranking
 from shardrec.models.metrics.collective import Alone
 from shardrec.trainer.reports.numbers import is_number
@@ -38,6 +39,8 @@ from shardrec.trainer.reports.slices import (
 )
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.synced import forget as forget_file
+from shardrec.trainer.run_folder.synced import send
 from shardrec.trainer.scoring.predict import SCORE, predict_rows
 
 BINARY = ("auc", "label_mean", "prediction_mean", "calibration")
@@ -85,14 +88,15 @@ class SliceScores(NamedTuple):
     def keep(self, folder: RunFolder) -> None:
         """Puts them in the place of earlier ones; a folder that cannot be written costs nothing."""
         features = {name: [asdict(score) for score in scores] for name, scores in self.features.items()}
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             write_atomically(folder.slices_file, json.dumps(self._asdict() | {"features": features}) + "\n")
+            send(folder.slices_file)
 
 
 def forget(folder: RunFolder) -> None:
     """Removes what was kept."""
-    with suppress(OSError):
-        folder.slices_file.unlink(missing_ok=True)
+    with suppress(OSError, StoreError):
+        forget_file(folder.slices_file)
 
 
 def _score(of: Mapping[str, Any]) -> SliceScore:

@@ -5,6 +5,7 @@
 - `command_logs.py`: logs and messages of one command, in a folder of their own
 - `final_curves.py`: curves of the best checkpoint, in a few hundred numbers
 - `folder.py`: the run folder, what is in it and how it is opened
+- `handed_back.py`: what workers leave for the launcher: a result, or the line that stopped the run
 - `heartbeat.py`: time stamps kept fresh, by which other machines see that a process lives
 - `holds.py`: a checkpoint that somebody reads, kept from being pruned
 - `interruption.py`: what a command that a signal ends says
@@ -18,8 +19,10 @@
 - `resuming.py`: whether a training starts a run or goes on with one
 - `signals.py`: SIGTERM and Ctrl-C, minded from the first import on
 - `stop_request.py`: wishes that a training stop between two steps, or end with a checkpoint
+- `store_lock.py`: a run in a store is for one training at a time
 - `summaries.py`: what a finished command prints
 - `summary_file.py`: what a run came to, as JSON
+- `synced.py`: a run in a store has a mirror on each machine that works on it
 - `terminal.py`: consoles, error lines and tables that are printed whole
 - `worker_lines.py`: lines from a worker to the user
 """

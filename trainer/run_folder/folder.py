@@ -7,6 +7,9 @@ slices.json           once its report had slices
 checkpoints/step-N/   complete or absent
 checkpoints/best      a file that names a step
 
+Of a run in a store (`run: s3://...`) `checkpoints/` is there, and `path` is the mirror in which this machine has the
+other files (`synced.py`).
+
 A run of stages has a folder of this kind for each of them, and `stages.yaml` and `summary.json` beside these.
 """
 
@@ -17,12 +20,13 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pyarrow.fs import copy_files
+from pyarrow.fs import LocalFileSystem, copy_files
 
-from shardrec.data_pipeline.errors import ResumableError, UserError
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.schema import Schema
 from shardrec.data_pipeline.files.owned_files import (
     MARKER,
@@ -33,6 +37,9 @@ from shardrec.data_pipeline.files.owned_files import (
 )
 from shardrec.data_pipeline.files.relative_names import within
 from shardrec.data_pipeline.files.whole_files import whole_file
+from shardrec.data_pipeline.stores.filesystems import opened
+from shardrec.data_pipeline.stores.location import Location, StorePath
+from shardrec.data_pipeline.stores.mirrors import address, local, mirrored
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import stage_names
@@ -43,6 +50,7 @@ from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
 from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
+from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, fetch_file_of, forget, holds_other_things, withdraw
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -69,11 +77,13 @@ _LARGEST_MARK = 100  # bytes of `checkpoints/best`
 class RunFolder:
     """A run folder is known by its path; its methods say what is in it, and write it.
 
-    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_logs.py).
+    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_logs.py). elsewhere: of a run in
+    a store, this is the mirror of another machine than the launcher's.
     """
 
     path: Path
     own_logs: Path | None = None
+    elsewhere: bool = False
 
     @property
     def config_file(self) -> Path:
@@ -90,10 +100,20 @@ class RunFolder:
         """Returns the folder of the workers' logs, of what they tell each other, and of what they tell the launcher."""
         return self.own_logs or self.path / "logs"
 
+    @cached_property
+    def store(self) -> StorePath | None:
+        """Returns what this folder is a mirror of, where the run is in a store."""
+        return mirrored(self.path)
+
     @property
-    def checkpoints(self) -> Path:
-        """Returns the folder of all checkpoints."""
-        return self.path / "checkpoints"
+    def address(self) -> str:
+        """Returns what the user names the run by: its URI, or its path."""
+        return address(self.path)
+
+    @property
+    def checkpoints(self) -> Location:
+        """Returns the folder of all checkpoints, which is in the store where the run is."""
+        return (self.store or self.path) / CHECKPOINTS
 
     @property
     def metrics_file(self) -> Path:
@@ -145,24 +165,33 @@ class RunFolder:
         """Returns the file with the line that stopped the run on some worker, which writes it for the launcher."""
         return self.logs / "error.json"
 
+    @property
+    def result_file(self) -> Path:
+        """Returns the file with what rank 0 returns to a launcher whose workers run elsewhere."""
+        return self.logs / "result.json"
+
     # ------------------------------------------------------------ making and opening
 
     @classmethod
     def check(cls, config: RunConfig, *, resume: bool) -> None:
         """Raises UserError where the folder of a new run, or of one taken up with `resume`, holds something else."""
-        folder = cls(Path(config.run))
+        folder = cls(config.run_folder)
         check_lasting("run", folder.path)
         if folder.config_file.exists():
             if not resume:
-                raise UserError(f"{folder.path}: holds a run already; continue it with --resume, or name another `run`")
+                raise UserError(
+                    f"{folder.address}: holds a run already; continue it with --resume, or name another `run`"
+                )
             before = folder.config()
             if before.model != config.model:
                 raise UserError(
-                    f"{folder.path}: holds a run of another model ({_shown(before.model)}), "
+                    f"{folder.address}: holds a run of another model ({_shown(before.model)}), "
                     f"this one is {_shown(config.model)}; name another `run`"
                 )
-        elif folder.path.exists() and not (folder.path.is_dir() and was_begun(folder.path)):
-            raise UserError(f"{folder.path}: not a run folder and not empty; name another `run`")
+        elif holds_other_things(folder.path) or (
+            folder.path.exists() and not (folder.path.is_dir() and was_begun(folder.path))
+        ):
+            raise UserError(f"{folder.address}: not a run folder and not empty; name another `run`")
         elif resume:
             raise nothing_to_resume(folder.path)
         folder.check_no_links(_FOLDERS)
@@ -188,9 +217,9 @@ class RunFolder:
         Raises UserError where the folder holds another run or other files.
         """
         cls.check(config, resume=resume)
-        folder = cls(Path(config.run))
+        folder = cls(config.run_folder)
         folder.logs.mkdir(parents=True, exist_ok=True)
-        folder.checkpoints.mkdir(exist_ok=True)
+        (folder.path / CHECKPOINTS).mkdir(exist_ok=True)  # of a run in a store, that it is known for a run's
         folder.error_file.unlink(missing_ok=True)
         forget_requests(folder.path)
         if not folder.steps():
@@ -200,7 +229,7 @@ class RunFolder:
     def describe(self, config: RunConfig) -> None:
         """Writes what later commands go by. On resume only once the checkpoint was found to fit the new settings."""
         self._keep_schema(config)
-        self.summary_file.unlink(missing_ok=True)  # of an end that is not the end any more
+        forget(self.summary_file)  # of an end that is not the end any more
         write_atomically(self.config_file, config.dump())
         note(config.model_dump(mode="json", by_alias=True), self.path)
 
@@ -218,11 +247,14 @@ class RunFolder:
     @classmethod
     def awaited(cls, config: RunConfig) -> "RunFolder":
         """Waits for the folder that another process is about to create, on the same machine or on shared storage."""
-        folder, deadline = cls(Path(config.run)), time.monotonic() + config.launch.timeout
+        node = os.environ.get("GROUP_RANK", "0")  # torchrun's, whose first node has rank 0
+        folder = cls(config.run_folder, elsewhere=node != "0")
+        deadline = time.monotonic() + config.launch.timeout
         while not folder.config_file.exists():
+            fetch(folder.path)
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{folder.path}: rank 0 has not made this run folder within {config.launch.timeout:.0f} s"
+                    f"{folder.address}: rank 0 has not made this run folder within {config.launch.timeout:.0f} s"
                 )
             time.sleep(0.1)
         return folder
@@ -233,16 +265,17 @@ class RunFolder:
 
         Raises UserError where there is none, and where the last stage is not finished.
         """
-        folder = cls(Path(path).resolve())
+        folder = cls(local(path).resolve())
+        fetch(folder.path)
         if folder.stages_file.exists():
             names = stage_names(read(folder.stages_file), str(folder.stages_file))
             finished = [name for name in names if cls(folder.path / name).summary() is not None]
             if names[-1] not in finished:
-                remedy = f"resume the run, or name {folder.path / finished[-1]}" if finished else "resume the run"
-                raise UserError(f"{path}: stage {names[-1]} is not finished; {remedy}")
+                stage = f", or name {address(folder.path / finished[-1])}" if finished else ""
+                raise UserError(f"{folder.address}: stage {names[-1]} is not finished; resume the run{stage}")
             return cls(folder.path / names[-1])
         if not folder.config_file.exists():
-            raise UserError(f"{path}: not a run folder (no config.yaml in it)")
+            raise UserError(f"{folder.address if folder.store else path}: not a run folder (no config.yaml in it)")
         return folder
 
     def discard(self) -> None:
@@ -251,6 +284,7 @@ class RunFolder:
         What else lies in the folder stays, and the folder itself: whose lock made it (`locked`) removes it.
         """
         assert not self.steps()
+        withdraw(self.path)
         here = self.path.resolve()  # `run` itself may be a link
         names = [path.relative_to(here).as_posix() for pattern in _WRITTEN for path in here.glob(pattern)]
         with suppress(UserError):  # there may have been no room for it
@@ -259,14 +293,14 @@ class RunFolder:
         if not (here / "tracking").is_symlink():
             remove_made(here / "tracking" / "wandb")  # links among its files would stay
             remove_if_empty(here / "tracking")
-        for folder in (self.logs, self.checkpoints):
+        for folder in (self.logs, self.path / CHECKPOINTS):
             remove_if_empty(folder)
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
         """Returns the run's resolved configuration; run and schema are where the folder is now."""
         config = load(self.config_file, overrides, vouched=False)
         data = config.data.model_copy(update={"schema_path": str(self.schema_file)})
-        return config.model_copy(update={"run": str(self.path), "data": data})
+        return config.model_copy(update={"run": self.address, "data": data})
 
     def schema(self) -> Schema:
         """Returns the schema that is kept here."""
@@ -288,7 +322,7 @@ class RunFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with whole_file(target) as temporary:
-                    copy_files(f"{config.data.schema_folder}/{path}", str(temporary))
+                    _copy(f"{config.data.schema_folder}/{path}", temporary)
             except FileNotFoundError:
                 if path in schema.vocabularies:
                     raise
@@ -297,20 +331,24 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending."""
-        if not self.checkpoints.exists():
+        if self.store is None and not self.checkpoints.exists():
             return []
         names = (re.fullmatch(r"step-(0|[1-9][0-9]{0,18})", p.name) for p in self.checkpoints.iterdir())
         return sorted(int(m[1]) for m in names if m and (self.checkpoints / m[0] / "manifest.json").exists())
 
-    def checkpoint(self, step: int) -> Path:
+    def checkpoint(self, step: int) -> Location:
         """Returns the folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step}"
 
     def best_step(self) -> int | None:
         """Returns the step that `checkpoints/best` names, if its checkpoint is there."""
+        mark = self.checkpoints / "best"
         try:
-            with open(self.checkpoints / "best", "rb", opener=without_waiting) as file:
-                step = int(file.read(_LARGEST_MARK))
+            if isinstance(mark, StorePath):
+                step = int(mark.read_bytes()[:_LARGEST_MARK])
+            else:
+                with open(mark, "rb", opener=without_waiting) as file:
+                    step = int(file.read(_LARGEST_MARK))
         except (FileNotFoundError, IsADirectoryError, ValueError):
             return None
         return step if step in self.steps() else None
@@ -329,7 +367,11 @@ class RunFolder:
 
     def mark_best(self, step: int) -> None:
         """Makes `checkpoints/best` name a step."""
-        write_atomically(self.checkpoints / "best", f"{step}\n")
+        mark = self.checkpoints / "best"
+        if isinstance(mark, StorePath):
+            mark.write_text(f"{step}\n")
+        else:
+            write_atomically(mark, f"{step}\n")
 
     # ------------------------------------------------------------ records
 
@@ -346,25 +388,13 @@ class RunFolder:
         return read_records(self.metrics_file)
 
     def forget_records_after(self, step: int) -> None:
-        """Drops what was recorded after `step`: those steps are about to be done again."""
+        """Drops what was recorded after `step`: those steps are about to be done again.
+
+        What a store has was sent before the step's checkpoint was made, by whichever machine rank 0 was on.
+        """
+        fetch_file_of(self.metrics_file)
         kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "end"]
         write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
-
-    def fail(self, error: UserError) -> None:
-        """Leaves the one line that the launcher prints. The first worker to fail is the one that counts."""
-        try:
-            with self.error_file.open("x") as file:
-                json.dump({"error": str(error), "resumable": isinstance(error, ResumableError)}, file)
-        except OSError:
-            pass  # another worker was first; or the disk is full, and the error itself has to get through
-
-    def failure(self) -> UserError | None:
-        """Returns what stopped the run on some worker, if anything did."""
-        try:
-            left = json.loads(self.error_file.read_text())
-            return (ResumableError if left.get("resumable") else UserError)(left["error"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
 
 
 def nothing_to_resume(path: Path) -> UserError:
@@ -372,6 +402,11 @@ def nothing_to_resume(path: Path) -> UserError:
     return UserError(
         f"{path}: holds no run to go on with; leave --resume out to start one, or say --resume auto, which does either"
     )
+
+
+def _copy(source: str, target: Path) -> None:
+    filesystem, path = opened(source) if "://" in source else (LocalFileSystem(), source)
+    copy_files(path, str(target), source_filesystem=filesystem)
 
 
 def _shown(model: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ import re
 import time
 import weakref
 from contextlib import suppress
-from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.data_pipeline.files.owned_files import not_through_links
+from shardrec.data_pipeline.stores.location import Location
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.heartbeat import HEARTBEAT
+from shardrec.trainer.run_folder.heartbeat import HEARTBEAT, write_mark
 from shardrec.trainer.run_folder.owner import Owner
 
 SILENCE_SECONDS = 600.0  # without a sign of life from another machine a hold counts no more
@@ -25,18 +25,17 @@ _count = itertools.count()
 class Hold:
     """A hold is there until it is released, forgotten, or its process ends."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Location) -> None:
         owner = Owner.this_process("read")
         mark = checkpoint.with_name(f".{checkpoint.name}.held-{owner.host}-{owner.pid}-{next(_count)}")
         try:
-            with open(mark, "w", opener=not_through_links) as file:
-                file.write(owner.dump())
-        except OSError:
-            with suppress(OSError):
+            write_mark(mark, owner.dump())
+        except (OSError, StoreError):
+            with suppress(OSError, StoreError):
                 mark.unlink(missing_ok=True)
             self.release = lambda: None
             return
-        HEARTBEAT.add(mark)
+        HEARTBEAT.add(mark, owner.dump())
         self.release = weakref.finalize(self, _let_go, mark)
 
     def __enter__(self) -> "Hold":
@@ -46,9 +45,9 @@ class Hold:
         self.release()
 
 
-def _let_go(mark: Path) -> None:
+def _let_go(mark: Location) -> None:
     HEARTBEAT.remove(mark)
-    with suppress(OSError):
+    with suppress(OSError, StoreError):
         mark.unlink(missing_ok=True)
 
 
@@ -67,7 +66,7 @@ def hold_step(folder: RunFolder, step: int | None = None, *, newest: bool = Fals
             raise UserError(f"{folder.checkpoint(step)}: was pruned by its training just now; name another --step")
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Location) -> bool:
     until = time.monotonic() + _PATIENCE_SECONDS
     while not (checkpoint / "manifest.json").exists():
         if time.monotonic() > until:
@@ -86,7 +85,7 @@ def held_steps(folder: RunFolder) -> set[int]:
     return held
 
 
-def _counts(mark: Path) -> bool:
+def _counts(mark: Location) -> bool:
     try:
         owner, age = Owner.parse(mark.read_text(errors="replace")), time.time() - mark.stat().st_mtime
     except OSError:
@@ -95,6 +94,6 @@ def _counts(mark: Path) -> bool:
     if alive is None:
         alive = age < SILENCE_SECONDS
     if not alive:
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             mark.unlink(missing_ok=True)
     return alive

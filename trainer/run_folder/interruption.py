@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shardrec.data_pipeline.stores.mirrors import address
 from shardrec.trainer.run_folder.signals import in_words
 from shardrec.trainer.run_folder.terminal import messages
 
@@ -15,6 +16,6 @@ def telling_how_to_go_on(folder: Path, *begun: Path, way_on: str = "go on with -
         yield
     except KeyboardInterrupt as interrupt:
         kept = way_on if any(file.exists() for file in begun) else "nothing was kept"
-        messages().print(f"{folder}: {in_words(interrupt)}; {kept}", markup=False, soft_wrap=True)
+        messages().print(f"{address(folder)}: {in_words(interrupt)}; {kept}", markup=False, soft_wrap=True)
         interrupt.is_said = True  # type: ignore[attr-defined]  # as `end_of` asks
         raise

@@ -4,8 +4,15 @@ import re
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.mirrors import address, mirrored
 
 _OF_A_SESSION = re.compile(r"/session_[^/]+/runtime_resources/working_dir_files(/|$)")
+
+
+def check_on_disk(key: str, path: Path) -> None:
+    """Raises UserError where what the user gave as `key` is in a store, for commands that go on with files alone."""
+    if mirrored(path) is not None:
+        raise UserError(f"{key}: {address(path)} is in a store, where this command does not work; name a folder")
 
 
 def check_lasting(key: str, path: Path) -> None:

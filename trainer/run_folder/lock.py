@@ -2,7 +2,7 @@
 
 Files and their time stamps are all that is asked of the file system, since kernel locks do not hold on every shared
 one. The lock of a process that has ended is taken over: on the same machine its end is seen at once, on another one by
-a time stamp that stands still.
+a time stamp that stands still. What is kept in a store has a lock there besides (`store_lock.py`).
 """
 
 import errno
@@ -11,17 +11,18 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_errors import about
 from shardrec.data_pipeline.files.owned_files import not_through_links, remove_if_empty
+from shardrec.data_pipeline.stores.mirrors import mirrored
 from shardrec.trainer.run_folder.heartbeat import HEARTBEAT
 from shardrec.trainer.run_folder.owner import Owner
+from shardrec.trainer.run_folder.store_lock import LOCK, check_store_owned, store_locked
 from shardrec.trainer.run_folder.terminal import messages
 
-LOCK = ".lock"
 SILENCE_SECONDS = 60.0
 """An owner on another machine whose time stamp stands still for so long, while it is watched, has ended."""
 
@@ -49,7 +50,9 @@ def locked(folder: Path, command: str, *, named: str = "`run`") -> Iterator[None
                 f"{folder}: cannot be written to: {error.strerror}; name another {named}, or mend that"
             ) from error
         HEARTBEAT.add(file)
-        yield
+        store = mirrored(folder)
+        with store_locked(store, command, named) if store else nullcontext():
+            yield
     finally:
         HEARTBEAT.remove(file)
         if _read(file) == owner.dump():
@@ -67,6 +70,9 @@ def check_free(folder: Path) -> None:
 
 def check_owned(folder: Path, command: str) -> None:
     """Raises UserError where another command has taken the folder over, which only happens to who stood still."""
+    if store := mirrored(folder):
+        check_store_owned(store, command)
+        return
     owner = Owner.parse(_read(folder / LOCK) or "")
     if owner is not None and owner.command != command:
         raise UserError(f"{folder}: was taken over by {owner}, since this process gave no sign of life; this one ends")

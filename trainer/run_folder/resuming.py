@@ -1,7 +1,6 @@
 """Whether a training starts a run or goes on with one is decided here, once, before anything is prepared."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 from shardrec.data_pipeline.errors import UserError
@@ -10,6 +9,7 @@ from shardrec.trainer.config.stages import resolve_stages
 from shardrec.trainer.run_folder.folder import RunFolder, nothing_to_resume
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import check_free, was_begun
+from shardrec.trainer.run_folder.synced import fetch, holds_other_things
 from shardrec.trainer.run_folder.terminal import messages
 
 Resume = bool | Literal["auto"]
@@ -22,7 +22,8 @@ def resumes(config: RunConfig, resume: Resume, step: int | None = None) -> bool:
     step: the checkpoint to go on from, instead of the newest. Raises UserError where the folder holds something else,
     is in use, or does not hold the run or the checkpoint to go on from.
     """
-    folder = RunFolder(Path(config.run))
+    folder = RunFolder(config.run_folder)
+    fetch(folder.path)
     going_on = _has_begun(folder) if resume == "auto" else resume
     check_free(folder.path)
     if config.stages:
@@ -42,18 +43,18 @@ def _has_begun(folder: RunFolder) -> bool:
 
 def _said(folder: RunFolder, going_on: bool) -> str:
     if not going_on:
-        return f"{folder.path}: starts a new run"
+        return f"{folder.address}: starts a new run"
     if folder.stages_file.exists():
-        return f"{folder.path}: goes on with its stages"
+        return f"{folder.address}: goes on with its stages"
     newest = max(folder.steps(), default=None)
-    return f"{folder.path}: goes on from " + ("step 0 (no checkpoint yet)" if newest is None else f"step {newest}")
+    return f"{folder.address}: goes on from " + ("step 0 (no checkpoint yet)" if newest is None else f"step {newest}")
 
 
 def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bool) -> None:
     if not going_on:
         raise UserError(f"--step {step}: says where --resume goes on from; there is no run to go on with")
     if config.stages:
-        raise UserError(f"--step {step}: of which stage? resume that one by {folder.path}/STAGE/config.yaml")
+        raise UserError(f"--step {step}: of which stage? resume that one by {folder.address}/STAGE/config.yaml")
     folder.choose_step(step)
 
 
@@ -64,12 +65,14 @@ def check_stages_folder(whole: RunFolder, stages: Iterable[str], *, resume: bool
     """
     check_lasting("run", whole.path)
     if whole.config_file.exists():
-        raise UserError(f"{whole.path}: holds a run without stages; name another `run`")
+        raise UserError(f"{whole.address}: holds a run without stages; name another `run`")
     if whole.stages_file.exists():
         if not resume:
-            raise UserError(f"{whole.path}: holds a run already; continue it with --resume, or name another `run`")
+            raise UserError(f"{whole.address}: holds a run already; continue it with --resume, or name another `run`")
     elif resume:
         raise nothing_to_resume(whole.path)
-    elif whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path)):
-        raise UserError(f"{whole.path}: not a run folder and not empty; name another `run`")
+    elif holds_other_things(whole.path) or (
+        whole.path.exists() and not (whole.path.is_dir() and was_begun(whole.path))
+    ):
+        raise UserError(f"{whole.address}: not a run folder and not empty; name another `run`")
     whole.check_no_links(("logs", *stages))

@@ -8,9 +8,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from shardrec.data_pipeline.stores.location import Location
+from shardrec.data_pipeline.stores.mirrors import mirrored
+from shardrec.data_pipeline.stores.retries import StoreError
+from shardrec.trainer.run_folder.synced import forget
+
 STOP, END = ".stop", ".end"
 REQUESTS = (STOP, END)
 LOOKED_FOR_EVERY = 0.5  # seconds
+LOOKED_FOR_IN_STORES_EVERY = 10.0
 
 
 def ask_to_stop(folder: Path) -> None:
@@ -28,18 +34,25 @@ def ask_to_end(folder: Path) -> None:
     """Asks the training in a run folder to make a checkpoint, and end: for a launcher whose workers run elsewhere."""
     with suppress(OSError):
         (folder / END).touch()
+    if store := mirrored(folder):
+        with suppress(StoreError):
+            (store / END).write_text("")
 
 
 class EndRequest:
     """An end request is looked for in a run folder now and then, at little cost however often it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file, self._looked, self._made = folder / END, 0.0, False
+    def __init__(self, folder: Path, *, elsewhere: bool = False) -> None:
+        """elsewhere: another machine's launcher would ask, through the store that the folder is a mirror of."""
+        store = mirrored(folder) if elsewhere else None
+        self._file: Location = folder / END if store is None else store / END
+        self._every = LOOKED_FOR_EVERY if store is None else LOOKED_FOR_IN_STORES_EVERY
+        self._looked, self._made = 0.0, False
 
     def is_made(self) -> bool:
         """Says whether somebody has asked, half a second ago or earlier."""
         now = time.monotonic()
-        if not self._made and now - self._looked >= LOOKED_FOR_EVERY:
+        if not self._made and now - self._looked >= self._every:
             self._looked, self._made = now, self._file.exists()
         return self._made
 
@@ -47,4 +60,4 @@ class EndRequest:
 def forget_requests(folder: Path) -> None:
     """Forgets what somebody has asked for."""
     for name in REQUESTS:
-        (folder / name).unlink(missing_ok=True)
+        forget(folder / name)

@@ -54,7 +54,7 @@ def print_metrics(folder: RunFolder, result: dict[str, Any]) -> None:
     if table_bytes := result.get("table_bytes"):
         sizes = ", ".join(f"{readable(size)} as {dtype}" for dtype, size in table_bytes.items())
         console.print(f"tables: {sizes}", soft_wrap=True)
-    console.print(f"checkpoint step-{result['step']} of {folder.path}", soft_wrap=True)
+    console.print(f"checkpoint step-{result['step']} of {folder.address}", soft_wrap=True)
 
 
 def best_attainable(config: RunConfig) -> dict[str, dict[str, float]]:

@@ -102,7 +102,7 @@ def splits_to_score(blueprint: Blueprint, folder: RunFolder, data: tuple[str, ..
         if (paths := blueprint.config.data.split(name)) is not None:
             splits[name] = paths
     if not splits:
-        raise UserError(f"{folder.path}: its data have no validation or test rows; name files with --data")
+        raise UserError(f"{folder.address}: its data have no validation or test rows; name files with --data")
     found = Splits()
     for name, paths in splits.items():
         try:

@@ -63,10 +63,10 @@ def train_major(config: RunConfig) -> RunFolder:
 
     The generators of this process are afterwards as they were. Raises UserError as any training does.
     """
-    discard_run(RunFolder(Path(config.run)))
+    discard_run(RunFolder(config.run_folder))
     with torch.random.fork_rng(devices=()):
         train_run(config, quiet=True, embedded=True)
-    return RunFolder(Path(config.run))
+    return RunFolder(config.run_folder)
 
 
 def discard_run(folder: RunFolder) -> None:

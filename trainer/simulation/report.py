@@ -69,7 +69,7 @@ class SimulationReport:
     """A report is of all episodes of a simulation of which there is a day or more: `lived`."""
 
     def __init__(self, config: SimulationConfig) -> None:
-        self.run, self.settings = Path(config.run), config.simulation
+        self.run, self.settings = config.run_folder, config.simulation
         simulation = config.simulation
         found = [_lived(self.run, policy, seed) for policy in simulation.policies for seed in range(simulation.seeds)]
         self.lived = [episode for episode in found if episode is not None]

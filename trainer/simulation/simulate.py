@@ -15,7 +15,7 @@ from shardrec.trainer.config.load import load_as
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.command_logs import command_name
 from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
-from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lasting import check_lasting, check_on_disk
 from shardrec.trainer.run_folder.lock import LOCK, locked
 from shardrec.trainer.run_folder.progress import PROGRESS, ProgressFile, ProgressView
 from shardrec.trainer.run_folder.terminal import messages
@@ -56,7 +56,7 @@ def simulate_policies(
     """
     config = load_simulation(run_file, overrides)
     check_policies(config.simulation.policies, config.model.get("name"))
-    run = Path(config.run)
+    run = config.run_folder
     check_folder(config, resume=resume)
     SimulationReport.check_writable(run)
     keys = _keys_left(config)
@@ -104,8 +104,9 @@ def _keys_left(config: SimulationConfig) -> list[EpisodeKey]:
 
 def check_folder(config: SimulationConfig, *, resume: bool) -> None:
     """Raises UserError where the folder holds something else, or a simulation and `resume` is not asked, or another."""
-    run = Path(config.run)
+    run = config.run_folder
     check_lasting("run", run)
+    check_on_disk("run", run)
     before = run / RUN_FILE
     if not before.exists():
         if resume:

@@ -27,6 +27,7 @@ from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.synced import CHECKPOINTS
 from shardrec.trainer.tables.export import ID, VECTOR
 from shardrec.trainer.tables.ids import DynamicRowFinder, RowFinder, TableIds
 from shardrec.trainer.tables.incoming_rows import IncomingRows
@@ -65,11 +66,11 @@ def import_table(
     incoming = IncomingRows(find_files(data), table, ids.kind, finder, columns)
     checked = incoming.check_ids(skip_unknown=skip_unknown)
     copied = _Copied(saved, declared, name, incoming, finder, folder.config().trainer.seed)
-    facts = {"table": name, "rows": checked.rows, "of": table.num_embeddings, "from": str(folder.path)}
+    facts = {"table": name, "rows": checked.rows, "of": table.num_embeddings, "from": folder.address}
     with new_folder(out) as temporary:
         made = RunFolder(temporary)
         _copy_run(folder, made, out.resolve())
-        copied.write(made.checkpoint(step))
+        copied.write(temporary / CHECKPOINTS / f"step-{step}")
         made.record("import", step, facts)
     note(read(RunFolder(out).config_file), out)
     done = {"step": step, "ids": ids.kind, "why": ids.why, "new": len(copied.fresh)}
@@ -97,7 +98,7 @@ def _check_declared(folder: RunFolder, declared: DeclaredTable, saved: SavedTabl
 def _copy_run(folder: RunFolder, made: RunFolder, final: Path) -> None:
     """Copies what of a run folder is not of one training: settings, schema and vocabularies."""
     made.logs.mkdir(parents=True)
-    made.checkpoints.mkdir()
+    (made.path / CHECKPOINTS).mkdir()
     config = load(folder.config_file).model_copy(update={"run": str(final)})
     write_atomically(made.config_file, config.dump())
     shutil.copyfile(folder.schema_file, made.schema_file)

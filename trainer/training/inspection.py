@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ def inspect_run(config: RunConfig, planned: Mapping[str, RunConfig] | None = Non
     if data.negatives:
         check_negatives(data.negatives, blueprint.schema, model.features, data.schema_folder)
     check_catalogue(blueprint)
-    if config.init_from and not RunFolder(Path(config.run)).steps():  # a resumed run has taken it over already
+    if config.init_from and not RunFolder(config.run_folder).steps():  # a resumed run has taken it over already
         _inspect_sources(config, blueprint.schema, model, planned or {})
     optimizers_of((name for name, _ in model.named_parameters()), config.optimizer.tower)
     if metric := config.trainer.selection_metric:

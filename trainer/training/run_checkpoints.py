@@ -1,10 +1,10 @@
 """A run's checkpoints are those in its folder: it goes on from the newest whole one, and keeps the last and best."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.trainer.checkpoints import checkpoint
 from shardrec.trainer.checkpoints.damage import damage
 from shardrec.trainer.checkpoints.manifest import read_manifest
@@ -13,6 +13,7 @@ from shardrec.trainer.checkpoints.removal import prune, remove_unfinished
 from shardrec.trainer.checkpoints.set_aside import moved_aside
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.synced import push
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.training.splits import Splits
@@ -50,7 +51,7 @@ class RunCheckpoints:
     def _restored(self, steps: list[int]) -> tuple[Position, list[int]]:
         """Restores the newest of some checkpoints that is whole; returns its position, and the steps up to it."""
         environment = self._session.environment
-        damaged: dict[Path, str] = {}
+        damaged: dict[Location, str] = {}
         for count in range(len(steps), 0, -1):
             at = self._folder.checkpoint(steps[count - 1])
             saved, problem = environment.broadcast(_saved_files(at) if self._leads else None)
@@ -70,7 +71,7 @@ class RunCheckpoints:
             damaged[at] = problem
         raise UserError(next(iter(damaged.values())) + "; no earlier checkpoint is whole")
 
-    def _pass_over(self, damaged: Mapping[Path, str], step: int) -> None:
+    def _pass_over(self, damaged: Mapping[Location, str], step: int) -> None:
         """Sets damaged checkpoints aside, where they would be taken for what this run is about to write."""
         for at, problem in damaged.items() if self._leads else ():
             aside = moved_aside(at)
@@ -87,6 +88,7 @@ class RunCheckpoints:
         self._state.improved = False
         if self._leads:
             self._folder.check_owned()
+            push(self._folder.path)  # so that who goes on from the checkpoint finds what was recorded until then
         try:
             with self._session.moving():
                 checkpoint.save(self._folder, self._session, self._state.position, self._splits.state())
@@ -121,7 +123,7 @@ class RunCheckpoints:
                 checkpoint.restore(self._folder.checkpoint(step), self._session)
 
 
-def _saved_files(at: Path) -> tuple[dict[str, Any] | None, str | None]:
+def _saved_files(at: Location) -> tuple[dict[str, Any] | None, str | None]:
     """Returns what `Splits.take_up` needs of a checkpoint, or else what is wrong with its manifest."""
     try:
         content = read_manifest(at)

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import LoggedError, UserError
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
-from shardrec.trainer.checkpoints.set_aside import moved_aside
+from shardrec.trainer.checkpoints.set_aside import moved_aside, put_back
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.command_logs import own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -25,9 +25,9 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
     step: the checkpoint to go on from: later ones are set aside, and put back where nothing comes of it. A new folder
     whose run fails before its first checkpoint is removed. Raises UserError as `RunFolder.create` does.
     """
-    was_there = RunFolder(Path(config.run)).config_file.exists()
+    was_there = RunFolder(config.run_folder).config_file.exists()
     RunFolder.check(config, resume=resume)
-    folder, moved = RunFolder(Path(config.run)), {}
+    folder, moved = RunFolder(config.run_folder), {}
     try:
         folder = RunFolder.create(config, resume=resume)
         with own_logs(folder, name) as folder:
@@ -36,7 +36,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
     except (UserError, KeyboardInterrupt, OSError) as error:
         if moved and folder.steps() == [s for s in folder.steps() if s not in moved and s <= (step or 0)]:
             for later, aside in moved.items():
-                aside.rename(folder.checkpoint(later))
+                put_back(aside, folder.checkpoint(later))
         full = isinstance(error.__cause__, OSError)  # where a worker's line may not have found room
         told = full or not isinstance(error, LoggedError)
         if not was_there and told and not folder.steps():
@@ -44,13 +44,15 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
         raise
 
 
-def _later_set_aside(folder: RunFolder, step: int | None) -> dict[int, Path]:
+def _later_set_aside(folder: RunFolder, step: int | None) -> dict[int, Location]:
     """Sets the checkpoints after `step` aside, with a line; returns where they are."""
     if step is None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):  # torchrun's next try goes on
         return {}
     moved = {later: moved_aside(folder.checkpoint(later)) for later in folder.steps() if later > step}
     for later, aside in moved.items():
-        messages().print(f"{folder.path}: goes on from step {step}; step-{later} is now {aside.name}", soft_wrap=True)
+        messages().print(
+            f"{folder.address}: goes on from step {step}; step-{later} is now {aside.name}", soft_wrap=True
+        )
     return moved
 
 

@@ -25,6 +25,7 @@ from shardrec.trainer.run_folder.launches import LaunchLog
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.run_folder.resuming import check_stages_folder
+from shardrec.trainer.run_folder.synced import forget, in_step, push, send
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.tracking.tracked import tracked
@@ -89,8 +90,10 @@ def _train(
     config, name = blueprint.config, command_name("train")
     with ExitStack() as stack:
         if leads():
-            stack.enter_context(locked(Path(config.run), name))
+            stack.enter_context(locked(config.run_folder, name))
+            stack.enter_context(in_step(config.run_folder))
             folder = stack.enter_context(taken_up(config, name, resume=resume, step=step))
+            push(folder.path)
         else:
             folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
         if resume and (done := finished_summary(blueprint, folder)) is not None:
@@ -118,7 +121,9 @@ def _train(
 def _left_alone(folder: RunFolder, summary: dict[str, Any], *, stays: bool) -> dict[str, Any] | None:
     """Returns the summary of a finished run as it is; further ranks of a torchrun end, unless they are to stay."""
     if leads():
-        line = f"{folder.path}: finished at step {summary['steps']} and left as it is; trainer.epochs may give it more"
+        line = (
+            f"{folder.address}: finished at step {summary['steps']} and left as it is; trainer.epochs may give it more"
+        )
         messages().print(line, markup=False, soft_wrap=True)
         return summary
     if not stays:
@@ -138,7 +143,7 @@ def _train_stages(
     at_end: AtEnd | None,
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
-    whole, name = RunFolder(Path(config.run)), command_name("train")
+    whole, name = RunFolder(config.run_folder), command_name("train")
     asked = partial(
         _train_each,
         resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path, at_end=at_end,
@@ -146,7 +151,7 @@ def _train_stages(
     if not leads():
         return asked(config, stages, whole)
     check_stages_folder(whole, stages, resume=resume)
-    with locked(whole.path, name):
+    with locked(whole.path, name), in_step(whole.path):
         check_stages_folder(whole, stages, resume=resume)
         return asked(config, stages, whole)
 
@@ -164,7 +169,7 @@ def _train_each(
     at_end: AtEnd | None,
 ) -> dict[str, Any] | None:
     last = list(stages)[-1]
-    folders = {name: RunFolder(Path(stage.run)) for name, stage in stages.items()}
+    folders = {name: RunFolder(stage.run_folder) for name, stage in stages.items()}
     finished = {n: s for n, f in folders.items() if resume and (s := f.summary()) is not None}
     for name, stage in stages.items() if resume else ():
         _check_stage(name, stage, finished, folders, is_last=name == last)
@@ -174,15 +179,16 @@ def _train_each(
     if leads():
         whole.path.mkdir(parents=True, exist_ok=True)
         write_atomically(whole.stages_file, config.dump())
+        send(whole.stages_file)
         note(config.model_dump(mode="json", by_alias=True), whole.path)
-        whole.summary_file.unlink(missing_ok=True)
+        forget(whole.summary_file)
     summaries: dict[str, Any] = dict(finished)
     try:
         with kept_between(left.values(), whole.logs / "driver.log"):
             for name in left:
                 summaries[name] = _train(
                     blueprints.pop(name),
-                    resume=resume and RunFolder(Path(stages[name].run)).config_file.exists(),
+                    resume=resume and RunFolder(stages[name].run_folder).config_file.exists(),
                     quiet=quiet,
                     began=began or time.time(),
                     stays=True,
@@ -218,11 +224,11 @@ def _check_stage(
                 "remove its folder and those after it"
             )
     sources = {source.run for source in stage.init_from}
-    missing = [n for n, f in folders.items() if str(f.path) in sources and n not in finished]
+    missing = [n for n, f in folders.items() if f.address in sources and n not in finished]
     if missing and folder.steps():
         raise UserError(
             f"stage {name} has checkpoints, but stage {missing[0]}, which it starts from, is not finished; put "
-            f"{folders[missing[0]].path} back if it was moved, else remove {folder.path}, or name another run"
+            f"{folders[missing[0]].address} back if it was moved, else remove {folder.address}, or name another run"
         )
 
 

@@ -26,7 +26,7 @@ def train_worker(
         try:
             trainer.restore()
             with termination_deferred() as came:
-                request = EndRequest(folder.path)
+                request = EndRequest(folder.path, elsewhere=folder.elsewhere)
                 trainer.fit(lambda: _asked(came() or (environment.leads and request.is_made())))
             return trainer.finish()
         except Exception as error:

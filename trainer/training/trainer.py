@@ -381,7 +381,7 @@ class Trainer:
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
         if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
-            raise UserError(f"{self.folder.path}: was asked to stop, after step {self.state.position.step}")
+            raise UserError(f"{self.folder.address}: was asked to stop, after step {self.state.position.step}")
 
     def _leave(self, leaving: Leaving) -> NoReturn:
         """Saves what was trained since the last checkpoint, and raises what ends all workers."""
@@ -391,7 +391,7 @@ class Trainer:
             self.save_checkpoint()
         if leaving == Leaving.REGROUP:
             raise RegroupError(step)
-        raise ResumableError(f"{self.folder.path}: was told to end, after step {step}; go on with --resume")
+        raise ResumableError(f"{self.folder.address}: was told to end, after step {step}; go on with --resume")
 
     # ------------------------------------------------------------ one step
 

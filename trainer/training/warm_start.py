@@ -6,13 +6,13 @@ hold when it is copied.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.location import Location
 from shardrec.models.base import Recommender
 from shardrec.models.table_reads import declared_tables
 from shardrec.sharding.checkpoints.copy_columns import SourceColumns, copy_tables
@@ -115,7 +115,7 @@ def start_from(sources: Sequence[InitFrom], session: Session) -> None:
 class _Opened:
     """A source's checkpoint: the best of a run, else its last. The leading worker's keeps it from being pruned."""
 
-    folder: Path
+    folder: Location
     entries: list[dict[str, Any]]
     tower: dict[str, Tensor]
     contents: Contents

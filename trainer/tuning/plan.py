@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.stores.mirrors import local
 from shardrec.trainer.config.load import checked, read
 from shardrec.trainer.config.model_settings import check_models
 from shardrec.trainer.config.relocation import lies_in_run_folder
@@ -102,7 +103,7 @@ def planned(file: RunFile, out: Path | None, trials: int | None = None) -> Plan:
             f"{file.where}: found tune.metric {tune.metric!r} beside {wanted!r}, which decides what is best of a run; "
             "leave one of them out"
         )
-    out = Path(f"{base.run.rstrip('/')}-tune") if out is None else Path(os.path.abspath(out.expanduser()))
+    out = local(f"{base.run.rstrip('/')}-tune") if out is None else Path(os.path.abspath(out.expanduser()))
     metric, larger_is_better = _metric(config, tune.metric or wanted, out)
     return Plan(file, tune, metric, larger_is_better, out)
 

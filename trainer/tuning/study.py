@@ -15,7 +15,7 @@ from shardrec.trainer.config.differences import first_difference
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.tuning import Pruner
 from shardrec.trainer.run_folder.atomic import write_atomically
-from shardrec.trainer.run_folder.lasting import check_lasting
+from shardrec.trainer.run_folder.lasting import check_lasting, check_on_disk
 from shardrec.trainer.run_folder.lock import LOCK
 from shardrec.trainer.tuning.plan import Plan
 from shardrec.trainer.tuning.space import grid, label
@@ -44,6 +44,7 @@ def check_installed() -> None:
 def check_folder(plan: Plan, *, resume: bool) -> None:
     """Raises UserError where the folder holds something else, a search that is not to be gone on with, or none."""
     check_lasting("--out", plan.out)
+    check_on_disk("--out", plan.out)
     file = plan.out / STUDY_FILE
     if plan.out.is_symlink():
         raise UserError(f"{plan.out}: a link, through which no run is trained; name another --out, or its target")

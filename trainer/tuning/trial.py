@@ -7,7 +7,6 @@ import json
 import math
 import time
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardrec.data_pipeline.errors import UserError
@@ -30,7 +29,7 @@ class RunningTrial:
 
     def __init__(self, trial: "Trial", values: Values, config: RunConfig, metric: str) -> None:
         self.trial, self.values, self.config, self._metric = trial, values, config, metric
-        self.folder = RunFolder(Path(config.run))
+        self.folder = RunFolder(config.run_folder)
         self.future: Future[str | None] = Future()
         self.asked_to_stop = False
         self._records = Records(self.folder.metrics_file)

@@ -37,9 +37,9 @@ def main() -> None:
                 train_run(config, quiet=True, group=Path(job["group"]), at_end=report)
             give_back_freed_memory()  # the next trial needs it
         except (UserError, OSError) as error:
-            failure, is_broken = failed_line(error, Path(config.run)), isinstance(error, LoggedError)
+            failure, is_broken = failed_line(error, config.run_folder), isinstance(error, LoggedError)
         except Exception as error:
-            failure, is_broken = failed_line(error, Path(config.run)), True
+            failure, is_broken = failed_line(error, config.run_folder), True
         print(json.dumps(failure), file=replies, flush=True)
         if is_broken:
             os._exit(BROKEN)

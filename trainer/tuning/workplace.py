@@ -57,7 +57,7 @@ class Workplaces:
             with reported(config) as report:
                 train_run(config, quiet=True, embedded=True, group=self._group, at_end=report)
         except Exception as error:
-            return failed_line(error, Path(config.run))
+            return failed_line(error, config.run_folder)
         finally:
             give_back_freed_memory()
         return None
@@ -110,7 +110,7 @@ class _TrialProcess:
         reply = self._replies.readline()
         if not reply.endswith("\n"):
             self._process.wait()
-            return failed_line(ChildProcessError("its process died"), Path(config.run))
+            return failed_line(ChildProcessError("its process died"), config.run_folder)
         failure: str | None = json.loads(reply)
         if failure is not None:
             with suppress(subprocess.TimeoutExpired):

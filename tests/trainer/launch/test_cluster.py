@@ -20,6 +20,7 @@ from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.capacity import can_grow, names_launched_nodes, room
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left
 from shardrec.trainer.scoring.predict import predict_rows
 from shardrec.trainer.training.train_run import train_run
 from shardrec.trainer.training.train_worker import train_worker
@@ -78,7 +79,7 @@ def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, fol
     assert str(error.value).startswith(f"launch.workers: {asked} after 1 s; ") and not can_grow()
     said = json.loads((made.logs / "progress.json").read_text())
     assert said["phase"] == f"waiting for room on the cluster: {asked}"
-    assert str(made.failure()) == str(error.value)  # so that nothing is left of a run that never began
+    assert str(failure_left(made)) == str(error.value)  # so that nothing is left of a run that never began
 
 
 def report_resources(config: RunConfig, folder: RunFolder, environment: Environment) -> dict[str, Any]:

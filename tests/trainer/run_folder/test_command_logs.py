@@ -11,6 +11,7 @@ from shardrec.trainer.run_folder import command_logs
 from shardrec.trainer.run_folder.captured_output import captured_output
 from shardrec.trainer.run_folder.command_logs import KEPT, command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure
 from shardrec.trainer.run_folder.owner import Owner
 
 
@@ -21,9 +22,9 @@ def names(folder: RunFolder) -> set[str]:
 def test_an_error_of_one_command_is_not_the_others(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with own_logs(run, "train-a") as training, own_logs(run, "evaluate-b") as evaluation:
-        evaluation.fail(UserError("no such file"))
-        assert training.failure() is None
-        assert str(evaluation.failure()) == "no such file"
+        leave_failure(evaluation, UserError("no such file"))
+        assert failure_left(training) is None
+        assert str(failure_left(evaluation)) == "no such file"
         assert training.path == evaluation.path == tmp_path
         with own_logs(run, "train-a") as again:  # within the same second
             assert again.logs != training.logs

@@ -14,6 +14,7 @@ from shardrec.data_pipeline.features.schema import Schema
 from shardrec.trainer.config.load import parse
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.resuming import check_stages_folder
 
@@ -82,9 +83,9 @@ def test_records_of_steps_that_are_done_again_are_dropped(config: RunConfig) -> 
 
 def test_the_first_failure_counts(config: RunConfig) -> None:
     folder = RunFolder.create(config, resume=False)
-    folder.fail(UserError("the cause"))
-    folder.fail(UserError("a consequence"))
-    assert str(folder.failure()) == "the cause"
+    leave_failure(folder, UserError("the cause"))
+    leave_failure(folder, UserError("a consequence"))
+    assert str(failure_left(folder)) == "the cause"
 
 
 def test_a_discarded_run_takes_nothing_of_the_users_with_it(config: RunConfig, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_changed_checkpoint_changes_the_result(data: Path, tmp_path: Path, unb
     tensors["tower/model.mlp.layers.0.weight"] += 1e-3
     save_file(tensors, str(file))
     content = read_manifest(folder.checkpoint(14))
-    content["tower"] = file_entry(file)
+    content["tower"] = file_entry(file.read_bytes())
     write_manifest(folder.checkpoint(14) / "manifest.json", content)
     resumed = train(path, resume=True)
     assert resumed["losses"] != result["losses"][14:]
