@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from shardrec.data_pipeline.files.late_signals import comes_late
+
 
 class Interrupts:
     """Interrupts are those of this process from now on, held at first; the main thread alone gets any.
@@ -40,7 +42,7 @@ class Interrupts:
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.is_held:
             self._came.append(number)
-        else:
+        elif not comes_late(number, frame):
             self._raise(number, frame)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:

@@ -57,17 +57,17 @@ class Launched:
         """What the run prints; under torchrun a folder with a file of each rank."""
         return self.scratch / f"said-{self._starts}"
 
-    def said(self) -> str:
-        """All that the run's processes have printed since the last start."""
+    def said(self) -> list[str]:
+        """What each of the run's processes that the user hears of has printed since the last start."""
         logs = sorted(self.log.glob("[0-9]*.log")) if self.log.is_dir() else [self.log]
-        return "".join(log.read_text() for log in logs if log.exists())
+        return [log.read_text() for log in logs if log.exists()]
 
     def end(self) -> int:
         """Waits for the process's end; returns its exit code."""
         self.process.join(PATIENCE)
         if self.process.is_alive():
             self.kill()
-            raise TooLongError(f"no end within {PATIENCE:g} s; it said: {self.said()[-2000:]}")
+            raise TooLongError(f"no end within {PATIENCE:g} s; it said: {self.said()}")
         assert self.process.exitcode is not None
         return self.process.exitcode
 
@@ -114,7 +114,7 @@ class Launched:
                 return True
             if time.monotonic() - began > PATIENCE:
                 self.kill()
-                raise TooLongError(f"{self.progress()} after {PATIENCE:g} s; it said: {self.said()[-2000:]}")
+                raise TooLongError(f"{self.progress()} after {PATIENCE:g} s; it said: {self.said()}")
             time.sleep(0.0005)
         return False
 

@@ -201,9 +201,10 @@ def _make(trial: Trial, run: Launched, outcome: Outcome) -> None:
             return
         outcome.codes.append(code)
         outcome.recovered = 0.0
-        outcome.lines.append(_last_words(run.said()))
-        if outcome.lines[-1].count("\n") or (not outcome.lines[-1] and code not in KILLED):
-            outcome.wrong.append(f"ended with {code}, and said: {outcome.lines[-1][-2000:]}")
+        words = [_last_words(said) for said in run.said()]
+        outcome.lines.append("; ".join(words))
+        if any("\n" in line for line in words) or (not any(words) and code not in KILLED):
+            outcome.wrong.append(f"ended with {code}, and said: {words}")
         if len(outcome.codes) == MOST_STARTS:
             outcome.wrong.append(f"does not go on, however often it is started: {outcome.codes}")
             return

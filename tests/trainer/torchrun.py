@@ -40,13 +40,15 @@ class _Ended(BaseException):
 
 
 def _rank(logs: Path, words: list[str]) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the agent's own, which a fork has
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     exit_at_once = os._exit
     os._exit = _ended  # type: ignore[assignment]
     try:
         command(logs / f"{os.environ['RANK']}.log", words)
     except (_Ended, SystemExit) as ended:
         if ended.args[0]:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is said of this error is for the agent alone
             raise RuntimeError(f"the command ended with {ended.args[0]}") from None
     finally:
         os._exit = exit_at_once

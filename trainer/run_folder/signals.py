@@ -12,14 +12,23 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from shardrec.data_pipeline.files.late_signals import comes_late
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM ends a process as Ctrl-C does: with what that puts away, and says."""
 
 
-def raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """Raises `Terminated`: what SIGTERM does in a command."""
-    raise Terminated
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """Raises `Terminated`, once nothing is being imported: what SIGTERM does in a command."""
+    if not comes_late(number, frame):
+        raise Terminated
+
+
+def raise_interrupted(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, once nothing is being imported: what SIGINT does in a command."""
+    if not comes_late(number, frame):
+        raise KeyboardInterrupt
 
 
 def in_words(interrupt: KeyboardInterrupt) -> str:
@@ -41,6 +50,8 @@ def end_of(interrupt: KeyboardInterrupt) -> NoReturn:
 def ended_in_a_line() -> Iterator[None]:
     """Has signals end the process with a line while this lasts: from a command's first import on."""
     signal.signal(signal.SIGTERM, raise_terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # shells have background jobs ignore it
+        signal.signal(signal.SIGINT, raise_interrupted)
     try:
         yield
     except KeyboardInterrupt as interrupt:

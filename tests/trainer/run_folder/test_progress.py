@@ -37,19 +37,19 @@ def test_steps_are_written_at_most_five_times_a_second(tmp_path: Path) -> None:
     assert len(seen) <= 1 + 5 * (time.monotonic() - began + 0.2)
     time.sleep(0.25)
     progress.step("training", 3001, 10_000, loss=0.4, rate=2e4)
-    assert read(tmp_path) == Event("training", 3001, 10_000, loss=0.4, rate=2e4)
+    assert read(tmp_path) == Event("training", 3001, 10_000, loss=0.4, rate=2e4, trained=3001)
 
 
 def test_a_new_phase_and_its_last_step_are_written_at_once(tmp_path: Path) -> None:
     progress = ProgressFile(tmp_path)
     progress.step("training", 1, 9)
     progress.phase("saving checkpoint")
-    assert read(tmp_path) == Event("saving checkpoint")
+    assert read(tmp_path) == Event("saving checkpoint", trained=1)
     done = progress.counter("evaluating test", 3)
-    assert read(tmp_path) == Event("evaluating test", 0, 3)
+    assert read(tmp_path) == Event("evaluating test", 0, 3, trained=1)
     done(1)
     done(3)
-    assert read(tmp_path) == Event("evaluating test", 3, 3)
+    assert read(tmp_path) == Event("evaluating test", 3, 3, trained=1)
 
 
 def test_other_workers_write_nothing(tmp_path: Path) -> None:
