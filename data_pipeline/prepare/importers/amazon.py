@@ -59,8 +59,10 @@ def _reviews(lines: Lines, file: str) -> pa.RecordBatch:
 
     Blocks that Arrow refuses are read line by line: what it refuses may be in a field that is not needed.
     """
-    if not lines.data.strip():
+    if not (data := lines.data.lstrip()):
         return pa.RecordBatch.from_pylist([], _REVIEW)
+    if not data.startswith(b"{"):  # on a first `null` Arrow's reader ends the process
+        return _each_review(lines, file)
     try:
         table = pa.json.read_json(
             pa.BufferReader(lines.data),

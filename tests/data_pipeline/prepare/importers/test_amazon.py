@@ -112,6 +112,14 @@ def test_lines_that_are_no_reviews(tmp_path: Path, line: str, message: str) -> N
         prepare_amazon(path, Output(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("text", ["null", "\ufeffnull", "null\n", "\n null\n{}\n", "null\x1f\x8b"])
+def test_a_file_that_begins_with_null(tmp_path: Path, text: str) -> None:
+    """Arrow's own reader ends the process there."""
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UserError, match=r"r.json, line \d: (found reviewerID = None, expected|not JSON)"):
+        prepare_amazon(str(tmp_path / "r.json"), output=Output(tmp_path / "out"))
+
+
 def test_reviews_that_are_no_text(tmp_path: Path) -> None:
     path = reviews(tmp_path / "r.json", [review("a", "b", 1)])
     path.write_bytes(path.read_bytes() + b'\n{"reviewerID": "\xff", "asin": "b", "unixReviewTime": 1}\n')
