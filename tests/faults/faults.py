@@ -60,6 +60,7 @@ def lost_data(run: Launched, draw: random.Random) -> None:
 
 def hidden(run: Launched, draw: random.Random, hide: Callable[[Path], None]) -> None:
     """Does something to a file of training rows, and puts it back once the run is over, or two seconds later."""
+    run.until(run.folder.config_file.exists)  # once the run has seen which files there are
     file = draw.choice(sorted((run.scratch / "data/train").iterdir()))
     content, status = file.read_bytes(), file.stat()
     hide(file)

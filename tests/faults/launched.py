@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -135,5 +136,6 @@ def _ranks(scratch: Path, logs: Path, words: list[str]) -> None:
 def _apart(scratch: Path) -> None:
     """Makes this process the first of a session, whose temporary files lie apart from others'."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a campaign in the background may ignore it
     os.environ["TMPDIR"] = str(scratch / "tmp")
     tempfile.tempdir = None

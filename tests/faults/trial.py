@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.run_folder.folder import RunFolder
 from tests.faults import elastic, faults
 from tests.faults.cluster import OF_RUNS, actors, cluster_of
@@ -232,7 +233,7 @@ def _compare(run: Launched, expected: Launched, outcome: Outcome) -> None:
         assert _records(run.folder) == _records(expected.folder)
         assert summary["metrics"] == there["metrics"]
         outcome.equal = True
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, UserError) as error:
         outcome.wrong.append(f"{type(error).__name__}: {str(error)[:500]}")
     starts = [record for record in run.folder.records() if record["kind"] == "start"]
     outcome.steps_again = sum(start["steps_again"] for start in starts)
