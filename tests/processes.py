@@ -21,8 +21,8 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-PRELOADED = ("torch", "torchrec", "shardrec.trainer.training.train_run", "tests.sharding.everywhere")
-"""What the server imports; other modules are imported by each process."""
+PRELOADED = ("torch", "torchrec", "pandas", "shardrec.trainer.training.train_run", "tests.sharding.everywhere")
+"""What the server imports; other modules are imported by each process. Where pandas is, pyarrow imports it."""
 
 
 def forkserver() -> Any:
