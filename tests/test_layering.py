@@ -56,7 +56,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {  # highest first; what is not
         ("streams",),
         ("whole_files",),
         ("owned_files", "sealed_parquet"),
-        ("file_errors", "file_names", "interrupts", "natural_order", "processes", "relative_names"),
+        ("interrupts",),
+        ("file_errors", "file_names", "late_signals", "natural_order", "processes", "relative_names"),
     ),
     "data_pipeline.declared": (
         ("declaration",),

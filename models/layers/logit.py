@@ -35,7 +35,7 @@ class _CompiledLogit(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return LogitKernel(x, weight).forward(0.0 if bias is None else bias.item())
+        return LogitKernel(x, weight).forward(bias)
 
     @staticmethod
     @once_differentiable

@@ -20,7 +20,7 @@ LOCK = ".lock"
 SILENCE_SECONDS = 60.0
 """An owner whose sign of life is older than this, by the store's clock, has ended."""
 
-_SETTLING_SECONDS = 1.0
+_SETTLING_SECONDS = 2.0
 _POLL_SECONDS = 1.0
 
 

@@ -17,10 +17,11 @@ class LogitKernel:
         self._x, self._weight = x.contiguous(), weight.contiguous()
         self._columns = Columns.of(self._x)
 
-    def forward(self, bias: float) -> Tensor:
+    def forward(self, bias: Tensor | None = None) -> Tensor:
         """Returns x w + bias, [n, 1] fp32."""
+        shift = 0.0 if bias is None else ctypes.c_float.from_address(bias.data_ptr()).value
         found, places = torch.empty(self._x.shape[0], 1), (ctypes.byref(self._columns), self._weight.data_ptr())
-        library().logit_forward(*places, bias, found.data_ptr(), kernel_threads())
+        library().logit_forward(*places, shift, found.data_ptr(), kernel_threads())
         return found
 
     def backward(self, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def test_a_run_has_as_many_workers_as_there_are_machines(machines: Machines, tmp
     workers, first_steps, again = zip(*run.groups(), strict=True)
     assert workers == (2, 3, 2, 1)
     assert again[:3] == (0, 0, 0), "who leaves in order has saved all that was done"
-    assert first_steps[3] % EVERY == 0 and again[3] <= EVERY
+    assert again[3] <= EVERY, "a lost machine costs the steps since the last checkpoint"
     assert f"goes on from step {first_steps[1]} with 3 worker(s) instead of 2\n" in said
     assert f"goes on from step {first_steps[3]} with 1 worker(s) instead of 2" in said
     run.assert_as_undisturbed(tmp_path / "undisturbed")

@@ -23,7 +23,9 @@ def trained(rank: int, path: Path) -> None:
     config = load(path)
     folder = RunFolder.create(config, resume=False) if rank == 0 else RunFolder(Path(config.run))
     dist.barrier()
-    trainer = Trainer(config, folder, Environment.from_variables("cpu"))
+    environment = Environment.from_variables("cpu")
+    environment.join(60)
+    trainer = Trainer(config, folder, environment)
     if rank == 1:
         trainer.session.model.mlp.register_forward_pre_hook(lambda *_: time.sleep(SLOWER))
     trainer.restore()
