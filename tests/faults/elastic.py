@@ -21,7 +21,7 @@ from tests.trainer.started import started
 MOST = 3  # machines, of one core each
 EVERY = 40
 SETTINGS = ("data.global_batch_size=64", f"trainer.checkpoint.every_steps={EVERY}", "trainer.epochs=100000")
-ELASTIC = (f"launch.workers=[1,{MOST}]", "launch.resize_interval=1", "launch.start_timeout=45", "launch.timeout=20")
+ELASTIC = (f"launch.workers=[1,{MOST}]", "launch.resize_interval=1", "launch.start_timeout=60", "launch.timeout=20")
 WITHOUT_DRAWS = {"mlp": {"hidden": [16, 8]}}  # dropout draws others for another number of workers
 
 

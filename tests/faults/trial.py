@@ -15,11 +15,10 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.run_folder.folder import RunFolder
 from tests.faults import elastic, faults
 from tests.faults.cluster import OF_RUNS, actors, cluster_of
 from tests.faults.launched import EVERY, LAST_STEP, Launched, TooLongError
-from tests.trainer.recorded import assert_same_checkpoint
+from tests.trainer.recorded import assert_same_checkpoint, records
 from tests.trainer.small_run import run_file, write_data
 
 ROWS = 2400
@@ -36,7 +35,6 @@ SETTINGS = {
     },
     "launch": {"timeout": 8},
 }
-VOLATILE = ("time", "samples_per_second", "recent_samples_per_second", "seconds_to_first_step")
 BEGINNINGS = r": (starts a new run|goes on from step \d+)$|^shardrec: goes on |^warning: "
 KILLED = (-9, 137)
 OTHERS = r"run/(logs|tensorboard)/|tmp/pytorch-errorfile"  # logs of each start; a file of torchrun's agent
@@ -158,7 +156,7 @@ class Bench:
         return outcome
 
     def _elastic(self, trial: Trial) -> Outcome:
-        """Makes a trial on a cluster that changes, once or twice."""
+        """Makes a trial on a cluster that changes once."""
         draw, outcome, began = random.Random(f"elastic {trial.seed}"), Outcome(befell=True), time.monotonic()
         count = draw.choice(elastic.BEGIN_WITH.get(trial.fault, (2, 3)))
         self._machines = self._machines or elastic.Machines(count)
@@ -180,6 +178,8 @@ class Bench:
         outcome.steps_again = sum(again for _, _, again in run.groups())
         outcome.left = [f"process {p.pid}: {p.name()}" for name in OF_RUNS for p in _gone(lambda n=name: actors(n))]
         outcome.seconds = round(time.monotonic() - began, 2)
+        if outcome.sound:
+            shutil.rmtree(scratch)
         return outcome
 
 
@@ -230,7 +230,7 @@ def _compare(run: Launched, expected: Launched, outcome: Outcome) -> None:
     last = f"step-{LAST_STEP}"
     try:
         assert_same_checkpoint(run.folder.checkpoints / last, expected.folder.checkpoints / last)
-        assert _records(run.folder) == _records(expected.folder)
+        assert records(run.folder) == records(expected.folder)
         assert summary["metrics"] == there["metrics"]
         outcome.equal = True
     except (AssertionError, OSError, UserError) as error:
@@ -238,11 +238,6 @@ def _compare(run: Launched, expected: Launched, outcome: Outcome) -> None:
     starts = [record for record in run.folder.records() if record["kind"] == "start"]
     outcome.steps_again = sum(start["steps_again"] for start in starts)
     outcome.left = sorted(_files(run) - _files(expected)) + _processes(run)
-
-
-def _records(folder: RunFolder) -> list[dict[str, Any]]:
-    kept = [record for record in folder.records() if record["kind"] != "start"]
-    return [{k: v for k, v in record.items() if k not in VOLATILE} for record in kept]
 
 
 def _files(run: Launched) -> set[str]:

@@ -116,6 +116,16 @@ def tower(checkpoint: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
+VOLATILE = ("time", "samples_per_second", "recent_samples_per_second")
+"""What two equal runs record otherwise."""
+
+
+def records(folder: RunFolder) -> list[dict[str, Any]]:
+    """What a run has recorded but for its starts, and for what is otherwise in equal runs."""
+    kept = [record for record in folder.records() if record["kind"] != "start"]
+    return [{key: value for key, value in record.items() if key not in VOLATILE} for record in kept]
+
+
 def assert_same_checkpoint(one: Path, other: Path) -> None:
     """Bit for bit: tables with their state and ids, tower with its optimizer."""
     tables, others = (

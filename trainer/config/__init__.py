@@ -4,12 +4,14 @@
 - `differences.py`: in which settings two runs differ
 - `import_path.py`: where a user's own models are imported from
 - `init_from.py`: which tables and tower parameters start as those of other runs
+- `launch.py`: where workers run
 - `load.py`: how a run file is read, overridden and checked
 - `model_settings.py`: a model's class and its settings, checked
 - `overrides.py`: `--set a.b=c`, and one document laid over another
 - `paths.py`: paths, made absolute as they come in
 - `relocation.py`: a run file inside a run folder means that folder
 - `resources.py`: what each worker asks Ray for
+- `section.py`: what all sections have in common
 - `sections.py`: the sections and keys of the run file
 - `stages.py`: `stages:`, runs in turn that start from each other
 - `tracking.py`: which experiment trackers a run has

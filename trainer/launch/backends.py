@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.config.launch import LaunchConfig
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.cores import cluster_address, worker_count
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.handed_back import failure_left

@@ -2,7 +2,7 @@
 
 import os
 
-from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.config.launch import LaunchConfig
 
 
 def cores() -> int:

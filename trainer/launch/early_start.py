@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.launch.cores import cluster_address
 
 

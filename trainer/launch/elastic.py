@@ -28,7 +28,7 @@ class ElasticPolicy(ScalingPolicy):
     Who leaves has made a checkpoint, so that no step is done again. Workers that are lost end their group, and the next
     one has as many as are left room for.
 
-    patience: seconds that a run waits for room for its fewest workers.
+    patience: seconds that a run may be without workers, for want of room or since they do not start.
     """
 
     def __init__(self, scaling_config: ScalingConfig, *, patience: float) -> None:
@@ -37,17 +37,22 @@ class ElasticPolicy(ScalingPolicy):
         self._each: Mapping[str, float] = scaling_config._resources_per_worker_not_none
         self._strategy: Any = scaling_config.placement_strategy
         self._held: Mapping[str, int] | None = {}
+        self._looked = self._waits_since = 0.0
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Begins to count time, on the machine of the controller: clocks of two machines have nothing in common."""
         self._looked = self._waits_since = time.monotonic()
+        super().after_controller_start(train_run_context)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Returns the size of the next group. Raises UserError where there has been no room for too long."""
+        """Returns the size of the next group. Raises UserError where there have been no workers for too long."""
         self._maybe_send_resource_request()
-        possible = min(self.scaling_config.max_workers, self._room())
-        if possible >= self.scaling_config.min_workers:
-            return ResizeDecision(possible, dict(self._each))
         if time.monotonic() - self._waits_since > self._patience:
             capacity = Capacity.of_ray(self.scaling_config.min_workers, self._each, self._strategy)
             raise no_room(capacity, self._patience)
+        possible = min(self.scaling_config.max_workers, self._room())
+        if possible >= self.scaling_config.min_workers:
+            return ResizeDecision(possible, dict(self._each))
         time.sleep(LOOKS_EVERY)  # the controller asks again at once
         return NoopDecision()
 

@@ -31,8 +31,9 @@ from shardrec.data_pipeline.local_ray import variables
 from shardrec.data_pipeline.stores.location import is_store_uri
 from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.import_path import make_importable
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.config.load import parse
-from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.capacity import Capacity, can_grow, no_room
 from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.elastic import ElasticPolicy
@@ -53,7 +54,7 @@ from shardrec.trainer.run_folder.synced import fetch, push
 LEAST_ANSWER_SECONDS = 30.0
 """Ray asks workers whether they are well, each half second; one that does not answer for `launch.timeout` is frozen."""
 
-SOON_AFTER_A_LOSS = 30.0
+SOON_AFTER_A_LOSS = 60.0
 """Seconds after which an elastic run looks again for room: a machine may be lost before Ray knows it."""
 
 

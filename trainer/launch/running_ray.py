@@ -11,7 +11,7 @@ import ray
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.local_ray import SET_BY_RAY, local_ray, put_back, variables
-from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.launch.cores import cluster_address, cores, worker_count
 from shardrec.trainer.run_folder.captured_output import captured_output
 

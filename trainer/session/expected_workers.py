@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch.distributed as dist
 
 from shardrec.sharding.planning.topology import Topology
-from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.config.launch import LaunchConfig
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.environment import Environment, check_found, resolve_device

@@ -15,7 +15,8 @@ from shardrec.models.base import Recommender
 from shardrec.models.table_reads import features_of
 from shardrec.trainer.catalogue.evaluation import check_catalogue, larger_is_better
 from shardrec.trainer.config.init_from import Transfer, resolve_copies
-from shardrec.trainer.config.sections import SPLITS, LaunchConfig, Paths, RunConfig
+from shardrec.trainer.config.launch import LaunchConfig
+from shardrec.trainer.config.sections import SPLITS, Paths, RunConfig
 from shardrec.trainer.launch.backends import choose_backend
 from shardrec.trainer.launch.cores import cluster_address
 from shardrec.trainer.launch.environment import Environment

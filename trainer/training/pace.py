@@ -28,13 +28,16 @@ class Pace:
     def look(self, step: int, seconds: float) -> None:
         """Compares what towers took, so many seconds in all up to a step, since the last look at it."""
         steps = step - self._step
-        if self._environment.world_size == 1 or 0 <= steps < LOOKS_EVERY:
+        if self._environment.world_size == 1 or steps < LOOKS_EVERY:
             return
-        mine = (seconds - self._seconds) / max(steps, 1)
-        self._step, self._seconds = step, seconds
-        found = self._environment.gather((os.uname().nodename, mine))
-        if steps > 0 and self._environment.leads:
+        mine, self._step, self._seconds = seconds - self._seconds, step, seconds
+        found = self._environment.gather((os.uname().nodename, mine / steps))
+        if self._environment.leads:
             self._tell(found)
+
+    def begin(self, step: int) -> None:
+        """Counts from a step on: that of the checkpoint that a run goes on from."""
+        self._step = step
 
     def _tell(self, found: list[tuple[str, float]]) -> None:
         """Says which workers have become slow since they were last equal to the others."""

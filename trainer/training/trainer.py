@@ -122,6 +122,7 @@ class Trainer:
             self._count_samples()
         self._first_step = self.state.position.step
         self._stepping.start_anew()
+        self.pace.begin(self._first_step)
         forms = {"rows": self.session.distributed.row_form, "tower": tower_form(self.environment.device)}
         again = 0
         if resumed and self.environment.leads:

@@ -29,7 +29,7 @@ from tests.trainer.small_run import run_file, write_data
 JOINING = """
 import sys, ray
 from shardrec.data_pipeline.errors import UserError
-from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.launch.running_ray import running_ray
 try:
     with running_ray(LaunchConfig(address=sys.argv[1]), 1):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shardrec.trainer.config.sections import LaunchConfig
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.launch.cores import cores, too_many_threads, worker_threads
 
 

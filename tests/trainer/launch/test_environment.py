@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.cli import main
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.config.load import load
-from shardrec.trainer.config.sections import LaunchConfig, RunConfig
+from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.environment import Environment, check_devices
 from shardrec.trainer.launch.peak_memory import unseen_memory

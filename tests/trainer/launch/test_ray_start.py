@@ -11,8 +11,8 @@ from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.config.launch import LaunchConfig
 from shardrec.trainer.config.load import load
-from shardrec.trainer.config.sections import LaunchConfig
 from shardrec.trainer.launch import early_start
 from shardrec.trainer.launch.backends import launch
 from shardrec.trainer.launch.early_start import started_early

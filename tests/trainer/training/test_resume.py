@@ -36,7 +36,7 @@ from shardrec.trainer.session.session import Session
 from tests import ROOT
 from tests.processes import run_processes
 from tests.trainer.command_line import shardrec
-from tests.trainer.recorded import assert_same_checkpoint, tower, train, train_in_processes, whole_tables
+from tests.trainer.recorded import assert_same_checkpoint, records, tower, train, train_in_processes, whole_tables
 from tests.trainer.small_run import run_file, table, write_data, write_names_of_layers
 from tests.trainer.started import started
 
@@ -67,7 +67,6 @@ class Own(Recommender):
     def forward(self, field):
         return field.sum((1, 2))
 """
-VOLATILE = ("time", "samples_per_second", "recent_samples_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +94,6 @@ def last_step(folder: Path) -> int:
     except FileNotFoundError:
         return 0
     return int(json.loads(lines[-1])["step"]) if lines else 0
-
-
-def records(folder: RunFolder) -> list[dict[str, Any]]:
-    kept = [r for r in folder.records() if r["kind"] != "start"]
-    return [{k: v for k, v in r.items() if k not in VOLATILE} for r in kept]
 
 
 def test_says_that_rows_and_tower_are_computed_by_another_form(
