@@ -8,4 +8,5 @@
 - `saved_tables.py`: a checkpoint's tables, read front to back whatever plan wrote them
 - `shard_files.py`: one safetensors file, written from live memory and read back in checked chunks
 - `tables.py`: how a rank's shards are written, and filled from any plan's files
+- `unwritten_file.py`: a file that is about to be written, from live memory or from a copy of bounded size
 """

@@ -10,12 +10,12 @@ from typing import Any
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.streams import settle
 from shardrec.data_pipeline.stores.location import Location
 from shardrec.models.dynamic_ids import DynamicConfig, DynamicIds
-from shardrec.sharding.checkpoints.entries import Entry, file_metadata
+from shardrec.sharding.checkpoints.entries import Entry
 from shardrec.sharding.checkpoints.saved_tables import SavedRows
-from shardrec.sharding.checkpoints.shard_files import Scratch, fill_rectangle, write_file
+from shardrec.sharding.checkpoints.shard_files import Scratch, fill_rectangle
+from shardrec.sharding.checkpoints.unwritten_file import UnwrittenFile, write_files
 from shardrec.sharding.dynamic.id_map import IdCounters, IdMap
 
 Saved = dict[str, dict[str, Any]]
@@ -27,29 +27,42 @@ _REMEDY = "use the settings it was made with, or another run folder"
 
 def write_id_maps(folder: Location, maps: Mapping[str, IdMap]) -> Saved:
     """Writes this rank's buckets to new files under `folder/id_maps`; returns what a manifest says of them."""
-    if not maps:
-        return {}
-    inside = folder / _FOLDER
-    inside.mkdir(parents=True, exist_ok=True)
+    facts = id_map_facts(maps)  # before anything else changes them
+    folder.mkdir(parents=True, exist_ok=True)
+    return with_files(facts, write_files(id_map_files(folder, maps)))
+
+
+def id_map_facts(maps: Mapping[str, IdMap]) -> Saved:
+    """Returns what a manifest says of this rank's buckets as they are now, but for their files."""
+    return {name: {"config": m.config.model_dump(), "counters": asdict(m.counters)} for name, m in maps.items()}
+
+
+def id_map_files(folder: Location, maps: Mapping[str, IdMap]) -> list[UnwrittenFile]:
+    """Returns the files of this rank's buckets, to be written under `folder/id_maps`."""
     stems = file_stems(maps)
-    saved = {name: _write_map(inside / stems[name], name, id_map) for name, id_map in maps.items()}
-    settle(inside)
-    return saved
+    return [file for name, m in maps.items() for file in _map_files(folder / _FOLDER, stems[name], name, m)]
 
 
-def _write_map(stem: Location, name: str, id_map: IdMap) -> dict[str, Any]:
+def _map_files(inside: Location, stem: str, name: str, id_map: IdMap) -> list[UnwrittenFile]:
+    if not id_map.buckets:
+        return []
     parts = {"rows": (id_map.row_state, id_map.first_row, id_map.geometry.rows)}
     if id_map.candidate_state:
         parts["candidates"] = (id_map.candidate_state, id_map.first_candidate, id_map.candidate_rows)
-    files: list[Entry] = []
+    files = []
     for kind, (tensors, first, row_count) in parts.items():
-        if not id_map.buckets:
-            continue
-        path = stem.with_name(f"{stem.name}.{kind}.r{first}.safetensors")
+        path = inside / f"{stem}.{kind}.r{first}.safetensors"
         entry = {"table": name, "kind": kind, "num_embeddings": row_count, "row": first, "column": 0}
-        described = write_file(path, tensors, file_metadata(entry))
-        files.append({**entry, "file": f"{_FOLDER}/{path.name}", "tensors": described})
-    return {"config": id_map.config.model_dump(), "counters": asdict(id_map.counters), "files": files}
+        files.append(UnwrittenFile(path, {**entry, "file": f"{_FOLDER}/{path.name}"}, tensors))
+    return files
+
+
+def with_files(facts: Saved, entries: Sequence[Entry]) -> Saved:
+    """Returns what a manifest says of id maps, with the entries of their files among those that are given."""
+    return {
+        name: {**of_map, "files": [e for e in entries if "kind" in e and e["table"] == name]}
+        for name, of_map in facts.items()
+    }
 
 
 def merged_id_maps(of_ranks: Iterable[Saved]) -> Saved:

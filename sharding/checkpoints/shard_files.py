@@ -26,11 +26,15 @@ REPLACE = "restore the file from a copy, or resume from an earlier step"
 """What an error line advises about a damaged file."""
 
 
-def write_file(path: Location, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Entry:
+def write_file(
+    path: Location, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, counts_unsound: bool = True
+) -> Entry:
     """Streams tensors [rows] or [rows, columns] to a new safetensors file, on disk or in its store when it returns.
 
     Returns what an entry says of them: dtype, shape, where each starts, the rows of a chunk and each chunk's CRC32; and
     `unsound`, where any are, the number of values that are not finite or beyond `largest_value`.
+
+    counts_unsound: else they were looked at before, and one thread writes, beside others that have work to do.
     """
 
     def write(file: Output) -> Entry:
@@ -38,7 +42,10 @@ def write_file(path: Location, tensors: Mapping[str, Tensor], metadata: Mapping[
         file.write(memoryview(_header(described, metadata)))
         for name, tensor in tensors.items():
             described[name]["start"] = file.tell()
-            rows, sums, unsound = _write_rows(file, tensor, largest_value(name))
+            if counts_unsound:
+                rows, sums, unsound = _write_rows(file, tensor, largest_value(name))
+            else:
+                rows, sums, unsound = *_write_checked_rows(file, tensor), 0
             described[name] |= {"chunk_rows": rows, "crc32": sums, **({"unsound": unsound} if unsound else {})}
         return described
 
@@ -72,7 +79,7 @@ def _write_rows(file: Output, tensor: Tensor, largest: float) -> tuple[int, list
 
     The last two are taken while the chunk is written.
     """
-    step = max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
+    step = _chunk_rows(tensor)
     if len(tensor) <= step:  # most tables of a wide schema are small, and a thread each would take longer than they do
         rows = tensor.cpu().contiguous()
         chunk = _bytes_of(rows)
@@ -89,6 +96,21 @@ def _write_rows(file: Output, tensor: Tensor, largest: float) -> tuple[int, list
             sums.append(checksum.result())
             unsound += beyond.result()
     return step, sums, unsound
+
+
+def _write_checked_rows(file: Output, tensor: Tensor) -> tuple[int, list[int]]:
+    """Streams rows in the host's memory, whose values need no look; returns the rows of a chunk, and checksums."""
+    step, sums = _chunk_rows(tensor), []
+    for start in range(0, len(tensor), step):
+        chunk = _bytes_of(tensor[start : start + step])
+        sums.append(zlib.crc32(chunk))
+        file.write(chunk)
+        file.written_behind()
+    return step, sums
+
+
+def _chunk_rows(tensor: Tensor) -> int:
+    return max(1, CHUNK_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
 
 
 def _bytes_of(rows: Tensor) -> memoryview:

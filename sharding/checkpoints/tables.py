@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.file_names import file_stems
-from shardrec.data_pipeline.files.streams import settle
 from shardrec.data_pipeline.stores.location import Location
-from shardrec.sharding.checkpoints.entries import Entry, file_metadata
-from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle, write_file
+from shardrec.sharding.checkpoints.entries import Entry
+from shardrec.sharding.checkpoints.shard_files import Scratch, entries_by_table, fill_rectangle
+from shardrec.sharding.checkpoints.unwritten_file import UnwrittenFile, write_files
 from shardrec.sharding.tables.live import LiveTable, TableShard, physical_dim
 from shardrec.sharding.updates.choose import row_update
 
@@ -27,24 +27,30 @@ def write_tables(
 ) -> list[Entry]:
     """Writes this rank's shards to new files under `folder/tables` and puts them on disk.
 
-    Of a data-parallel table each rank writes its share of rows. Returns the manifest entries of these files, which JSON
-    can hold. Raises FileExistsError where a file is already there.
+    Returns the manifest entries of these files, which JSON can hold. Raises FileExistsError where one is already there.
     """
-    inside = folder / "tables"
-    inside.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_files(table_files(folder, tables, process_group))
+
+
+def table_files(
+    folder: Location, tables: Mapping[str, LiveTable], process_group: dist.ProcessGroup | None = None
+) -> list[UnwrittenFile]:
+    """Returns the files of this rank's shards, to be written under `folder/tables`.
+
+    Of a data-parallel table each rank has its share of rows.
+    """
     rank, ranks = (
         (dist.get_rank(process_group), dist.get_world_size(process_group)) if dist.is_initialized() else (0, 1)
     )
-    entries, stems = [], file_stems(tables)
+    files, stems = [], file_stems(tables)
     for name, table in tables.items():
         for shard in table.shards:
             if table.replicated:
                 shard = _share(shard, rank, ranks)
             if len(shard.weight):
-                path = inside / f"{stems[name]}.r{shard.row}.c{shard.column}.safetensors"
-                entries.append(_write_shard(path, table, shard))
-    settle(inside)
-    return entries
+                files.append(_shard_file(folder / "tables", stems[name], table, shard))
+    return files
 
 
 def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
@@ -54,16 +60,16 @@ def _share(shard: TableShard, rank: int, ranks: int) -> TableShard:
     return TableShard(shard.row + start, shard.column, {n: t[start:stop] for n, t in shard.tensors.items()})
 
 
-def _write_shard(path: Location, table: LiveTable, shard: TableShard) -> Entry:
-    tensors = {name: table.logical(shard, name) for name in shard.tensors}
+def _shard_file(inside: Location, stem: str, table: LiveTable, shard: TableShard) -> UnwrittenFile:
+    path = inside / f"{stem}.r{shard.row}.c{shard.column}.safetensors"
     entry = {
         "table": table.name,
         **_description(table),
-        "file": f"tables/{path.name}",
+        "file": f"{inside.name}/{path.name}",
         "row": shard.row,
         "column": shard.column,
     }
-    return {**entry, "tensors": write_file(path, tensors, file_metadata(entry))}
+    return UnwrittenFile(path, entry, {name: table.logical(shard, name) for name in shard.tensors})
 
 
 def _description(table: LiveTable) -> Entry:

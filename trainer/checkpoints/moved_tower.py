@@ -15,7 +15,7 @@ from shardrec.trainer.checkpoints.linked_files import link
 from shardrec.trainer.checkpoints.manifest import MANIFEST, TOWER_FILE, file_names, write_manifest
 from shardrec.trainer.checkpoints.removal import remove_unfinished
 from shardrec.trainer.checkpoints.saved_model import SavedModel
-from shardrec.trainer.checkpoints.tower_file import saved_tower, write_tower
+from shardrec.trainer.checkpoints.tower_file import UnwrittenTower, saved_tower
 from shardrec.trainer.checkpoints.unfinished import finished
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_tower
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -67,7 +67,7 @@ def _write(folder: RunFolder, saved: SavedModel, tower: Mapping[str, Tensor], st
                 link(saved.path / name, temporary / name)
         changed = {
             "position": {**saved.content["position"], "step": step},
-            "tower": write_tower(temporary / TOWER_FILE, tower),
+            "tower": UnwrittenTower.of(tower, temporary / TOWER_FILE).written(),
         }
         write_manifest(temporary / MANIFEST, {**saved.content, **changed})
         for inside in {(temporary / name).parent for name in file_names(saved.content)}:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.files.streams import write_new
 from shardrec.data_pipeline.stores.location import Location
+from shardrec.sharding.checkpoints.unwritten_file import CopyMemory
 from shardrec.trainer.checkpoints.manifest import TOWER_FILE, file_entry
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
@@ -19,15 +21,25 @@ from shardrec.trainer.session.tower import MODEL
 OTHER_MODEL = "another model, or of this one with other settings or features"
 
 
-def write_tower(path: Location, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Writes a tower, as `Session.tower_tensors` names it, to a new file, on disk or in its store when it returns.
+@dataclass(frozen=True)
+class UnwrittenTower:
+    """An unwritten tower is the content of a tower file, and where that goes. is_copied: it may be written later."""
 
-    Returns what the manifest says of it.
-    """
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(whole)  # not `save_file`, whose files nobody else may read
-    write_new(path, lambda file: file.write(memoryview(data)))
-    return file_entry(data)
+    path: Location
+    data: bytes
+    is_copied: bool
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], path: Location, memory: CopyMemory | None = None) -> "UnwrittenTower":
+        """Takes a tower as it is now. tensors: as `Session.tower_tensors` names them. memory: has to have the room."""
+        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        data = save(whole)  # not `save_file`, whose files nobody else may read
+        return cls(path, data, memory is not None and len(data) <= memory.most)
+
+    def written(self) -> dict[str, Any]:
+        """Writes the file, on disk or in its store when this returns; returns what the manifest says of it."""
+        write_new(self.path, lambda file: file.write(memoryview(self.data)))
+        return file_entry(self.data)
 
 
 def saved_tower(checkpoint: Location, content: Mapping[str, Any]) -> dict[str, Tensor]:

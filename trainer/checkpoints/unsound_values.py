@@ -7,6 +7,7 @@ import torch
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.sharding.checkpoints.entries import Entry
+from shardrec.sharding.checkpoints.unwritten_file import UnwrittenFile
 from shardrec.sharding.tables.magnitudes import count_beyond, largest_value, unsound_values
 from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.tower import MODEL
@@ -23,13 +24,15 @@ class UnsoundValuesError(UserError):
         super().__init__(f"{count:,} {noun} of {name}{others} {verb} not finite, or too large to train on")
 
 
-def unsound_entries(entries: Iterable[Entry]) -> dict[str, int]:
-    """Returns how many values of each table's tensors were found unsound while they were written."""
+def unsound_in_tables(files: Iterable[UnwrittenFile], entries: Iterable[Entry]) -> dict[str, int]:
+    """Returns how many values of each table's tensors were found unsound as files were copied, or others written."""
     counts: Counter[str] = Counter()
+    for file in files:
+        counts.update({_of_table(file.entry["table"], name): count for name, count in (file.unsound or {}).items()})
     for entry in entries:
-        for tensor, described in entry["tensors"].items():
+        for name, described in entry["tensors"].items():
             if "unsound" in described:
-                counts[_of_table(entry["table"], tensor)] += described["unsound"]
+                counts[_of_table(entry["table"], name)] += described["unsound"]
     return dict(counts)
 
 

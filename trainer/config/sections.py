@@ -226,6 +226,13 @@ class CheckpointConfig(Section):
     every_steps: Count | None = None
     every_epochs: Count | None = 1
     keep: Count = 2
+    background: bool = Field(default=False, description="write copies in a thread while training goes on")
+    copy_memory: int = Field(default=2 << 30, gt=0, lt=2**63, description="bytes that a worker's copies may take")
+
+    @field_validator("copy_memory", mode="before")
+    @classmethod
+    def _copy_memory(cls, value: Any) -> Any:
+        return parse_bytes(value)
 
 
 class TrainerConfig(Section):

@@ -1,6 +1,6 @@
 """A run that diverges ends with one line that names what broke, and what to go on from, on all workers alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.checkpoints.removal import remove
@@ -27,7 +27,8 @@ class DivergedError(UserError):
 class Refusal:
     """A refusal to go on sets aside the checkpoints that no run should go on from: `--resume` takes what it names.
 
-    resumed: the run folder was there before this training, and stays.
+    resumed: the run folder was there before this training, and stays. complete: is called first, and completes the
+    checkpoint that is under way.
     """
 
     def __init__(
@@ -35,9 +36,14 @@ class Refusal:
     ) -> None:
         self._folder, self._environment, self._optimizer, self._evidence = folder, environment, optimizer, evidence
         self.resumed = False
+        self.complete: Callable[[], None] = lambda: None
 
     def because(self, what: str, remedy: str | None = None) -> DivergedError:
-        """Returns the error for what broke. remedy: None is to lower the rates. All workers call it alike."""
+        """Returns the error for what broke. remedy: None is to lower the rates. All workers call it alike.
+
+        Raises what comes of completing the checkpoint that is under way.
+        """
+        self.complete()
         left, doubtful = self._environment.broadcast(self._set_aside() if self._environment.leads else None)
         kept, going_on = "no checkpoint is good", "start anew"
         if left is not None:

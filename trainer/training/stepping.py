@@ -18,14 +18,15 @@ from shardrec.trainer.training.feed import Feed
 from shardrec.trainer.training.left_out import LeftOut
 from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss, UnreadLosses
-from shardrec.trainer.training.watch import WISHES, Watch
+from shardrec.trainer.training.watch import SAID, Watch
 
 
 class Stepping:
     """Stepping moves a run's state and session on. All workers use it alike.
 
     on_evidence: is called when a loss is the first evidence on the newest checkpoint. asked: says what this worker was
-    asked for; leaving: what some worker was, as of the losses that are read.
+    asked for; leaving: what some worker was, as of the losses that are read. written: says whether this worker has
+    written its share of the checkpoint under way; all_written: all have, as of the losses that were read last.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Stepping:
         clock: Clock,
         left_out: LeftOut,
         on_evidence: Callable[[], None],
+        written: Callable[[], bool],
     ) -> None:
         self._left_out = left_out
         self._session, self._state, self._watch, self._clock = session, state, watch, clock
-        self._on_evidence = on_evidence
+        self._on_evidence, self._written = on_evidence, written
         self._pipeline = pipeline(session.config, session.environment)
         self._preparation = Preparation(session.environment, session.distributed.lookup)
         self.asked: Callable[[], Leaving] = lambda: Leaving.NO
@@ -51,7 +53,7 @@ class Stepping:
         self._unread = UnreadLosses(late)
         self._brake = Brake(self._session.environment.device, first_loss) if late else None
         self._session.forget_stopped_gradients()
-        self.leaving = Leaving.NO
+        self.leaving, self.all_written = Leaving.NO, False
 
     def feed(self, loader: Loader, epoch: int, step: int, count: int) -> Feed:
         """Returns what hands out so many batches, from batch `step` of an epoch on."""
@@ -83,8 +85,8 @@ class Stepping:
         session.distributed.begin(UpdateContext(step, factor, weight, halted))
         output = session.distributed.module(batch, prepared.started)
         terms = session.model.task.loss(output, batch)
-        sums = self._watch.summed(terms, self.asked())
-        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -len(WISHES)]
+        sums = self._watch.summed(terms, self.asked(), written=self._written())
+        summed, stopped = sums[: 2 * len(terms)].view(-1, 2), sums[2 * len(terms) : -SAID]
         if self._brake is not None:
             self._brake.look(summed, stopped)
         self._unread.add(StepLoss.leaving(step, tuple(terms), output, batch, sums))
@@ -104,9 +106,10 @@ class Stepping:
         self._read(self._unread.all())
 
     def _read(self, losses: Iterable[StepLoss]) -> None:
+        self.all_written = False
         for loss in losses:
             seen = self._watch.read(loss)
             self._state.lost(seen.losses)
-            self.leaving = max(self.leaving, seen.leaving)
+            self.leaving, self.all_written = max(self.leaving, seen.leaving), self.all_written or seen.all_written
             if seen.is_evidence:
                 self._on_evidence()

@@ -31,8 +31,10 @@ def train_worker(
             return trainer.finish()
         except Exception as error:
             error.add_note(f"step {trainer.state.position.step + 1}")  # of which a worker's last words tell
+            trainer.checkpoints.rescue()
             raise
         finally:
+            trainer.checkpoints.give_up()
             trainer.reporter.close()
 
 

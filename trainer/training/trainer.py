@@ -85,7 +85,13 @@ class Trainer:
         self._saved_step: int | None = None
         self.left_out = LeftOut(folder, self.session, self.splits, self.state)
         self._stepping = Stepping(
-            self.session, self.state, self.watch, self.clock, self.left_out, self.checkpoints.prune
+            self.session,
+            self.state,
+            self.watch,
+            self.clock,
+            self.left_out,
+            on_evidence=self.checkpoints.prune,
+            written=lambda: self.checkpoints.is_written,
         )
         if environment.signs is not None:
             environment.signs.doing = lambda: f"step {self.state.position.step + 1}, {self.reporter.progress.current}"
@@ -222,6 +228,8 @@ class Trainer:
         for prepared in feed:
             state.moved_to_next_batch(self.loader.steps_per_epoch)
             self.step(prepared, meanwhile=feed.prepare)
+            if self._stepping.all_written:
+                self.complete_checkpoint()
             progress.step(TRAINING, state.position.step, state.total_steps, loss=state.loss, rate=self.clock.rate)
             for hook in hooks:
                 if hook.due(state):
@@ -330,7 +338,7 @@ class Trainer:
             except UserError as error:
                 if step == 0:
                     raise
-                self.save_checkpoint()
+                self.save_checkpoint(at_once=True)
                 raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
         with self.clock.paused():
             zeros = self.session.distributed.zero_shares()
@@ -371,17 +379,26 @@ class Trainer:
         assert self.progressive is not None
         self.reporter.record("progressive", self.state.position.step, self.progressive.metrics())
 
-    def save_checkpoint(self) -> None:
-        """Writes a checkpoint. Raises UserError, and writes none, where training could not go on from it."""
+    def save_checkpoint(self, *, at_once: bool = False) -> None:
+        """Writes a checkpoint. Raises UserError, and writes none, where training could not go on from it.
+
+        at_once: as `RunCheckpoints.save`.
+        """
         self.watch.check_gradients()
         with self.clock.paused():
             self.reporter.progress.phase("saving checkpoint")
-            self.checkpoints.save()
+            self.checkpoints.save(at_once=at_once)
         self._saved_step = self.state.position.step
+
+    def complete_checkpoint(self) -> None:
+        """Completes the checkpoint that is written in the background, if there is one: waits for what is missing."""
+        with self.clock.paused():
+            self.checkpoints.complete()
 
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
         if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
+            self.complete_checkpoint()
             raise UserError(f"{self.folder.address}: was asked to stop, after step {self.state.position.step}")
 
     def _leave(self, leaving: Leaving) -> NoReturn:
@@ -389,7 +406,8 @@ class Trainer:
         step = self.state.position.step
         if self._saved_step != step:
             self.read_losses()
-            self.save_checkpoint()
+            self.save_checkpoint(at_once=True)
+        self.complete_checkpoint()
         if leaving == Leaving.REGROUP:
             raise RegroupError(step)
         raise ResumableError(f"{self.folder.address}: was told to end, after step {step}; go on with --resume")

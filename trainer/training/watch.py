@@ -1,7 +1,7 @@
 """A watch looks at every step's loss and gradients, and ends a run that they show not to be worth going on with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,15 +23,25 @@ from shardrec.trainer.training.state import TrainingState
 from shardrec.trainer.training.unread_losses import StepLoss
 
 WISHES = (Leaving.REGROUP, Leaving.END)
-"""What workers may be asked for; a step's sums end with how many of them were."""
+"""What workers may be asked for."""
+
+SAID = len(WISHES) + 1
+"""So many numbers end a step's sums: how many workers were asked for each wish, and how many have written their share.
+
+That is their share of the checkpoint that is under way.
+"""
 
 
 class Seen(NamedTuple):
-    """A step's mean terms, whether they are the first evidence on a checkpoint, and whether workers are to leave."""
+    """A step's mean terms, whether they are the first evidence on a checkpoint, and what workers said beside them.
+
+    leaving: what some worker was asked for. all_written: each has written its share of the checkpoint under way.
+    """
 
     losses: dict[str, float]
     is_evidence: bool
     leaving: Leaving
+    all_written: bool
 
 
 class Watch:
@@ -45,8 +55,12 @@ class Watch:
         self._evidence = Evidence()
         self._refusal = Refusal(folder, session.environment, session.config.optimizer, self._evidence)
         self._trained: Batch | None = None  # its loss tells whether it is rows or weights that broke
-        wishes = [[leaving == wish for wish in WISHES] for leaving in Leaving]
-        self._wishes = torch.tensor(wishes, dtype=torch.float64, device=session.environment.device)
+        said = [[[*(wish == leaving for wish in WISHES), written] for written in (False, True)] for leaving in Leaving]
+        self._said = torch.tensor(said, dtype=torch.float64, device=session.environment.device)
+
+    def before_refusal(self, complete: Callable[[], None]) -> None:
+        """Has `complete` called before it is looked which checkpoints there are to go on from."""
+        self._refusal.complete = complete
 
     # ------------------------------------------------------------ checkpoints
 
@@ -88,13 +102,15 @@ class Watch:
         dist.all_reduce(stopped)
         self._refuse_stopped(stopped.tolist(), self._state.position.step)
 
-    def summed(self, terms: Mapping[str, Term], leaving: Leaving = Leaving.NO) -> Tensor:
+    def summed(self, terms: Mapping[str, Term], leaving: Leaving = Leaving.NO, *, written: bool = False) -> Tensor:
         """Sums over all workers a step's loss terms, and in the same exchange which gradients were stopped before it.
 
-        Returns [2 terms + parts of the lookup + 1 + WISHES] on the device: total and count of each,
-        `Session.stopped_gradients`, and how many workers were asked for each wish.
+        leaving: what this worker was asked for. written: its share of the checkpoint under way is. Returns
+        [2 terms + parts of the lookup + 1 + SAID] on the device: total and count of each, `Session.stopped_gradients`,
+        and what workers say.
         """
-        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients(), self._wishes[leaving]])
+        said = self._said[leaving, int(written)]
+        summed = torch.cat([stack_terms(terms).view(-1), self._session.stopped_gradients(), said])
         if self._session.environment.world_size > 1:
             dist.all_reduce(summed)
         return summed
@@ -105,12 +121,14 @@ class Watch:
         Raises UserError where a gradient of the step before was stopped, and as `_checked`.
         """
         numbers, of_terms = loss.numbers(), 2 * len(loss.terms)
-        self._refuse_stopped(numbers[of_terms : -len(WISHES)], loss.step)
+        self._refuse_stopped(numbers[of_terms:-SAID], loss.step)
         losses = loss_values(loss.terms, [numbers[i : i + 2] for i in range(0, of_terms, 2)])
         is_evidence = self._checked(losses["loss"], loss)
         self._trained = loss.batch
-        wished = (wish for wish, count in zip(WISHES, numbers[-len(WISHES) :], strict=True) if count)
-        return Seen(losses, is_evidence, max(wished, default=Leaving.NO))
+        *asked, written = numbers[-SAID:]
+        wished = (wish for wish, count in zip(WISHES, asked, strict=True) if count)
+        all_written = written == self._session.environment.world_size
+        return Seen(losses, is_evidence, max(wished, default=Leaving.NO), all_written)
 
     def _refuse_stopped(self, stopped: list[float], step: int) -> None:
         """Raises UserError where any is not 0; stopped: as `Session.stopped_gradients`, of all ranks."""
