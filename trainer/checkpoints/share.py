@@ -1,7 +1,7 @@
 """A share is what one worker writes of a checkpoint: copies while training goes on, and the rest at once."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from shardrec.data_pipeline.files.streams import settle
@@ -36,7 +36,7 @@ class Share:
         self._given_up = False
         self._thread: threading.Thread | None = None
         later = [number for number, file in enumerate(files) if file.is_copied]
-        self._write(number for number, file in enumerate(files) if not file.is_copied)
+        self._write([number for number in range(len(files)) if number not in later])
         if later and self.error is None:
             self._thread = threading.Thread(target=self._write, args=(later,), name="checkpoint", daemon=True)
             self._thread.start()
@@ -60,13 +60,13 @@ class Share:
         """Has no further file written than the one that is under way."""
         self._given_up = True
 
-    def _write(self, numbers: Iterable[int]) -> None:
+    def _write(self, numbers: Sequence[int]) -> None:
         try:
             for number in numbers:
                 if self._given_up:
                     return
                 self._entries[number] = self._files[number].written()
-            for folder in {file.path.parent for file in self._files}:
+            for folder in {self._files[number].path.parent for number in numbers}:
                 settle(folder)
         except Exception as error:
             self.error = error

@@ -107,6 +107,7 @@ def saved(trainer: Trainer, room: float, happens: Callable[[], NoReturn], *, cal
             try:
                 with full_disk_named(trainer.folder.path, lambda: "go on"):
                     trainer.checkpoints.save()
+                    trainer.checkpoints.complete()
                 said = f"took {disk.used}"
             except UserError as error:
                 said = str(error)
@@ -134,6 +135,7 @@ def save_on_bad_disks(rank: int, path: Path) -> None:
         trainer.read_losses()
         if trainer.state.position.step == 1:
             trainer.checkpoints.save()
+            trainer.checkpoints.complete()
     batches.close()
     before = path.parent / "before"
     shutil.copytree(folder.path, before)
@@ -169,7 +171,9 @@ def save_on_bad_disks(rank: int, path: Path) -> None:
     a_kill()
 
 
-def test_a_full_disk_or_a_kill_at_any_byte_of_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_or_a_kill_at_any_byte_of_a_checkpoint(background: bool, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", rows=240)
-    path = run_file(tmp_path / "run.yaml", data, trainer={"checkpoint": {"every_steps": 1, "keep": 1}})
+    settings = {"every_steps": 1, "keep": 1, "background": background}
+    path = run_file(tmp_path / "run.yaml", data, trainer={"checkpoint": settings})
     run_processes(1, save_on_bad_disks, path)

@@ -116,6 +116,18 @@ def test_no_fault_of_the_store_changes_a_run(path: Path, in_store: str, on_disk:
     assert_same(folder, on_disk)
 
 
+def test_checkpoints_may_be_sent_while_training_goes_on(path: Path, on_disk: RunFolder, store: ObjectStore) -> None:
+    """A thread that fails now and then tries again, and one that fails for good ends the run in its line."""
+    background = "trainer.checkpoint.background=true"
+    faults = [Fault("PUT .*tables", "500", times=3), Fault("PUT .*id_maps", "closed", times=2)]
+    with store.failing(*faults, Fault("PUT .*step-6/tables/item", "403")), pytest.raises(StoreError) as ended:
+        train(path, background)
+    assert all(fault.befallen for fault in faults)
+    assert "/step-6/tables/item.r0.c0.safetensors: written: " in str(ended.value)
+    assert RunFolder.open(load(path).run).steps() == [3, 4]
+    assert_same(train(path, background, resume=True), on_disk)
+
+
 @pytest.mark.parametrize(("kind", "line"), [("500", "failed 6 times"), ("403", "refused (")])
 def test_a_store_that_is_away_ends_a_run_in_one_line_and_it_goes_on_elsewhere(
     kind: Any,
