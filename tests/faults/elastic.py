@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -149,8 +150,28 @@ def worker_lost(machines: Machines, draw: random.Random) -> None:
 EVENTS = {"machine lost": lost, "machine about to go": going, "machine comes": coming, "worker killed": worker_lost}
 """What befalls a cluster."""
 
-BEGIN_WITH: dict[str, Sequence[int]] = {"machine comes": (1, 2)}
-"""Of machines, where that is not two or three."""
+CHANGES = {"machine lost": -1, "machine about to go": -1, "machine comes": 1}
+"""By how much an event changes the number of machines."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn course of events, each of which can befall as many machines as there are then."""
+
+    machines: int
+    events: tuple[str, ...]
+
+
+def drawn(seed: int, count: int) -> Drawn:
+    """Returns the course of a seed: so many events, and with how many machines it begins."""
+    draw = random.Random(f"events {seed}")
+    there = machines = draw.randint(1, MOST)
+    events: list[str] = []
+    for _ in range(count):
+        possible = [event for event in EVENTS if 1 <= there + CHANGES.get(event, 0) <= MOST]
+        events.append(draw.choice(possible))
+        there += CHANGES.get(events[-1], 0)
+    return Drawn(machines, tuple(events))
 
 
 def befallen(run: ElasticRun, machines: Machines, event: str, draw: random.Random) -> float:

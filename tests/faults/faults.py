@@ -12,18 +12,27 @@ import psutil
 
 from shardrec.trainer.run_folder.stop_request import ask_to_end
 from tests.faults.cluster import actors
-from tests.faults.launched import Launched
+from tests.faults.launched import PATIENCE, Launched
 
 Fault = Callable[[Launched, random.Random], None]
 """Befalls a run that is there."""
 
 
-def signalled(number: signal.Signals, *, whom: str) -> Fault:
-    """A signal to the process that the user started, or to a worker."""
+def signalled(number: signal.Signals) -> Fault:
+    """A signal to the process that the user started, which ends."""
 
     def befall(run: Launched, draw: random.Random) -> None:
-        target = psutil.Process(run.process.pid) if whom == "launcher" else draw.choice(run.workers())
-        target.send_signal(number)
+        psutil.Process(run.process.pid).send_signal(number)
+        run.process.join(PATIENCE)
+
+    return befall
+
+
+def signalled_to_a_worker(number: signal.Signals) -> Fault:
+    """A signal to one of the processes that train."""
+
+    def befall(run: Launched, draw: random.Random) -> None:
+        draw.choice(run.workers()).send_signal(number)
 
     return befall
 
@@ -59,12 +68,12 @@ def lost_data(run: Launched, draw: random.Random) -> None:
 
 
 def hidden(run: Launched, draw: random.Random, hide: Callable[[Path], None]) -> None:
-    """Does something to a file of training rows, and puts it back once the run is over, or two seconds later."""
+    """Does something to a file of training rows, and puts it back once the run is over, or up to a second later."""
     run.until(run.folder.config_file.exists)  # once the run has seen which files there are
     file = draw.choice(sorted((run.scratch / "data/train").iterdir()))
     content, status = file.read_bytes(), file.stat()
     hide(file)
-    run.process.join(2.0)
+    run.process.join(draw.uniform(0.2, 1.0))
     file.write_bytes(content)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -77,13 +86,14 @@ def controller_killed(run: Launched, draw: random.Random) -> None:
 def asked_to_end(run: Launched, draw: random.Random) -> None:
     """Somebody asks for an end in the run folder."""
     ask_to_end(run.folder.path)
+    run.process.join(PATIENCE)
 
 
-KILLED = signalled(signal.SIGKILL, whom="launcher")
+KILLED = signalled(signal.SIGKILL)
 ALONE: Mapping[str, Fault] = {
     "killed": KILLED,
-    "SIGTERM": signalled(signal.SIGTERM, whom="launcher"),
-    "Ctrl-C": signalled(signal.SIGINT, whom="launcher"),
+    "SIGTERM": signalled(signal.SIGTERM),
+    "Ctrl-C": signalled(signal.SIGINT),
     "paused": paused,
     "full disk": full_disk,
     "data cut short": cut_data,
@@ -93,9 +103,9 @@ ALONE: Mapping[str, Fault] = {
 
 RANKS: Mapping[str, Fault] = {
     "launcher killed": KILLED,
-    "worker killed": signalled(signal.SIGKILL, whom="worker"),
-    "SIGTERM to the launcher": signalled(signal.SIGTERM, whom="launcher"),
-    "SIGTERM to a worker": signalled(signal.SIGTERM, whom="worker"),
+    "worker killed": signalled_to_a_worker(signal.SIGKILL),
+    "SIGTERM to the launcher": signalled(signal.SIGTERM),
+    "SIGTERM to a worker": signalled_to_a_worker(signal.SIGTERM),
     "worker paused": paused,
     "worker frozen": frozen,
     "full disk": full_disk,
@@ -113,37 +123,40 @@ ON_RAY: Mapping[str, Fault] = {name: fault for name, fault in RANKS.items() if n
 
 # ------------------------------------------------------------ moments
 
+Moment = Callable[[Launched, random.Random, range], bool]
+"""Waits for a moment of a run within or after some of its steps; says whether it came before the run was over."""
 
-def starting(run: Launched, draw: random.Random) -> bool:
-    """While it starts: at any time in the first second and a half of its command."""
+
+def starting(run: Launched, draw: random.Random, steps: range) -> bool:
+    """While it starts: at any time in the first second of its command, or of what follows a fault."""
     run.until(run.log.exists)
-    until = time.monotonic() + draw.uniform(0.05, 1.5)
+    until = time.monotonic() + draw.uniform(0.05, 1.0)
     return run.until(lambda: time.monotonic() >= until)
 
 
-def training(run: Launched, draw: random.Random) -> bool:
+def training(run: Launched, draw: random.Random, steps: range) -> bool:
     """In or after a step, any of all."""
-    step = draw.randrange(1, run.last_step)
+    step = draw.choice(steps)
     return run.until(lambda: run.progress()[1] >= step)
 
 
-def saving(run: Launched, draw: random.Random) -> bool:
+def saving(run: Launched, draw: random.Random, steps: range) -> bool:
     """While a checkpoint is written, or just after."""
-    after = draw.randrange(0, run.last_step - run.every)
-    begun = run.until(lambda: run.progress()[1] >= after and any(run.folder.checkpoints.glob(".step-*.tmp")))
+    after = draw.choice(steps) - run.every
+    begun = run.until(lambda: run.progress()[1] >= after and run.is_saving())
     moment = time.monotonic() + draw.uniform(0.0, 0.01)
     while time.monotonic() < moment:
         pass
     return begun
 
 
-def evaluating(run: Launched, draw: random.Random) -> bool:
+def evaluating(run: Launched, draw: random.Random, steps: range) -> bool:
     """While rows are scored, between steps or at the end."""
-    after = draw.randrange(0, run.last_step - run.every)
+    after = draw.choice(steps) - run.every
     return run.until(lambda: run.progress()[0].startswith("evaluating") and run.progress()[1] >= after)
 
 
-MOMENTS: Mapping[str, Callable[[Launched, random.Random], bool]] = {
+MOMENTS: Mapping[str, Moment] = {
     "start": starting,
     "step": training,
     "checkpoint": saving,

@@ -17,25 +17,26 @@ from tests.processes import forkserver
 from tests.trainer.started import command
 from tests.trainer.torchrun import run_agent
 
-LAST_STEP, EVERY = 33, 7
-"""Steps of a run, and steps between its checkpoints."""
-
 PATIENCE = 240.0  # seconds that any one thing may take
 
 
-class TooLongError(Exception):
-    """The error of a run that hangs."""
+class StuckError(Exception):
+    """The error of a run that hangs, or ends otherwise than it should, or does not go on."""
 
 
 class Launched:
     """A launched run is a training by one launcher; `start` starts it, again and again, with --resume auto."""
 
-    last_step, every = LAST_STEP, EVERY
+    last_step, every = 66, 7
+    """Steps of a run, and steps between its checkpoints."""
 
-    def __init__(self, launcher: str, run_file: Path, scratch: Path, overrides: Sequence[str]) -> None:
-        run = scratch / "run"
-        self.launcher, self.scratch, self.folder = launcher, scratch, RunFolder(run)
-        words = [word for override in (f"run={run}", *overrides) for word in ("--set", override)]
+    def __init__(
+        self, launcher: str, run_file: Path, scratch: Path, overrides: Sequence[str], at: str | None = None
+    ) -> None:
+        self.launcher, self.scratch, self.folder = launcher, scratch, RunFolder(scratch / "run")
+        words = [word for override in (f"run={at or self.folder.path}", *overrides) for word in ("--set", override)]
+        self.prepare: Callable[[], None] = _nothing
+        """Is called first in each process that the run is started in."""
         self._words = ["train", str(run_file), "--quiet", "--resume", "auto", *words]
         self._starts = 0
         self.process: BaseProcess
@@ -46,12 +47,17 @@ class Launched:
     def start(self) -> None:
         """Starts the run, or goes on with it."""
         self._starts += 1
-        (self.scratch / "tmp").mkdir(exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
         target = _ranks if self.launcher == "torchrun" else _alone
-        self.process = forkserver().Process(target=target, args=(self.scratch, self.log, self._words))
+        self.process = forkserver().Process(target=target, args=(self.temporary, self.prepare, self.log, self._words))
         self.process.start()
         assert self.process.pid is not None
         self.sessions.append(self.process.pid)
+
+    @property
+    def temporary(self) -> Path:
+        """The folder of its temporary files."""
+        return self.scratch / "tmp"
 
     @property
     def log(self) -> Path:
@@ -68,7 +74,7 @@ class Launched:
         self.process.join(PATIENCE)
         if self.process.is_alive():
             self.kill()
-            raise TooLongError(f"no end within {PATIENCE:g} s; it said: {self.said()}")
+            raise StuckError(f"no end within {PATIENCE:g} s; it said: {self.said()}")
         assert self.process.exitcode is not None
         return self.process.exitcode
 
@@ -107,6 +113,14 @@ class Launched:
             return "", 0
         return said["phase"], said["trained"]
 
+    def is_saving(self) -> bool:
+        """Returns whether a checkpoint is being written."""
+        return any(self.folder.checkpoints.glob(".step-*.tmp"))
+
+    def whole(self) -> RunFolder:
+        """Returns the folder of all that there is of the run."""
+        return self.folder
+
     def until(self, reached: Callable[[], bool]) -> bool:
         """Waits until something is so; says whether it was before the run was over."""
         began = time.monotonic()
@@ -115,27 +129,33 @@ class Launched:
                 return True
             if time.monotonic() - began > PATIENCE:
                 self.kill()
-                raise TooLongError(f"{self.progress()} after {PATIENCE:g} s; it said: {self.said()}")
+                raise StuckError(f"{self.progress()} after {PATIENCE:g} s; it said: {self.said()}")
             time.sleep(0.0005)
         return False
 
 
-def _alone(scratch: Path, log: Path, words: list[str]) -> None:
-    _apart(scratch)
+def _nothing() -> None:
+    """Prepares nothing."""
+
+
+def _alone(temporary: Path, prepare: Callable[[], None], log: Path, words: list[str]) -> None:
+    _apart(temporary)
+    prepare()
     command(log, words)
 
 
-def _ranks(scratch: Path, logs: Path, words: list[str]) -> None:
-    _apart(scratch)
+def _ranks(temporary: Path, prepare: Callable[[], None], logs: Path, words: list[str]) -> None:
+    _apart(temporary)
+    prepare()
     logs.mkdir(exist_ok=True)
     for descriptor in (1, 2):
         os.dup2(os.open(logs / "agent", os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     run_agent(2, 3, logs, words)
 
 
-def _apart(scratch: Path) -> None:
+def _apart(temporary: Path) -> None:
     """Makes this process the first of a session, whose temporary files lie apart from others'."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a campaign in the background may ignore it
-    os.environ["TMPDIR"] = str(scratch / "tmp")
+    os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None

@@ -16,7 +16,7 @@ class Position:
     last log line; best: the best evaluation so far; stale: evaluations since then. first_loss: of the run's first step,
     by which a later one is told to be out of all proportion. rollbacks: how often the run went back to a checkpoint,
     and on from it with lower rates. left_out: rows that could not be read and were not trained on; left_out_of_epoch:
-    those of this epoch.
+    those of this epoch. owes_evaluation: the evaluation due at this step failed, and is to be made first.
     """
 
     step: Count = 0
@@ -31,3 +31,4 @@ class Position:
     rollbacks: Count = 0
     left_out: Count = 0
     left_out_of_epoch: Count = 0
+    owes_evaluation: bool = False

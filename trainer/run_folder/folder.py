@@ -70,6 +70,9 @@ _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
 _OWN_NAMES = (*_FILES, "calibration.json", "slices.json", *_FOLDERS, MARKER, LOCK)
 
 
+OF_EVALUATIONS = ("validation", "test", "zero_weights")
+"""Kinds of records that an evaluation writes."""
+
 _LARGEST_MARK = 100  # bytes of `checkpoints/best`
 
 
@@ -387,13 +390,15 @@ class RunFolder:
         """Returns all complete lines of metrics.jsonl. Raises UserError for one that is no record."""
         return read_records(self.metrics_file)
 
-    def forget_records_after(self, step: int) -> None:
-        """Drops what was recorded after `step`: those steps are about to be done again.
+    def forget_records_after(self, step: int, *, is_evaluated: bool = True) -> None:
+        """Drops what was recorded after `step`, and of its evaluation where that is to be made again.
 
         What a store has was sent before the step's checkpoint was made, by whichever machine rank 0 was on.
         """
         fetch_file_of(self.metrics_file)
         kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "end"]
+        if not is_evaluated:
+            kept = [r for r in kept if r["step"] < step or r["kind"] not in OF_EVALUATIONS]
         write_atomically(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
 
 

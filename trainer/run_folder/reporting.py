@@ -21,11 +21,11 @@ class Reporter:
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
 
-    def start(self, step: int) -> None:
-        """Begins at `step`: what an earlier attempt recorded after it is dropped."""
+    def start(self, step: int, *, is_evaluated: bool = True) -> None:
+        """Begins at `step`: drops what was recorded after it before, and of an evaluation that is yet to be made."""
         if not self.leads:
             return
-        self.folder.forget_records_after(step)
+        self.folder.forget_records_after(step, is_evaluated=is_evaluated)
         if self._tensorboard:
             self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
 

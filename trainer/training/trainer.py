@@ -134,7 +134,7 @@ class Trainer:
         if resumed and self.environment.leads:
             again, self._steps_before = max(0, self._steps_before - self._first_step), 0
             self._tell_of_changes(forms, again)
-        self.reporter.start(self._first_step)
+        self.reporter.start(self._first_step, is_evaluated=not self.state.position.owes_evaluation)
         facts = {
             **forms,
             "precision": self.session.config.trainer.precision,
@@ -209,7 +209,8 @@ class Trainer:
     def _train(self) -> None:
         state = self.state
         self.session.distributed.module.train()
-        if self.config.trainer.evaluation.at_start and state.position.step == 0 and state.position.best is None:
+        at_start = self.config.trainer.evaluation.at_start and state.position.step == 0 and state.position.best is None
+        if at_start or state.position.owes_evaluation:
             self.evaluate()
             if checkpoint_is_due(state, self.config.trainer.checkpoint):
                 self.save_checkpoint()
@@ -322,9 +323,11 @@ class Trainer:
         Where the run file asks for it, the test split is scored beside it, and where tables have an L1 the share of
         their weights that are exactly 0 is counted, for the record only.
 
-        Raises UserError where validation rows cannot be scored or selected by, once what was trained is saved.
+        Raises UserError where validation rows cannot be scored or selected by, once what was trained is saved; a run
+        that goes on from there begins with this evaluation.
         """
         self.watch.check_gradients()
+        self.state.position.owes_evaluation = False
         step = self.state.position.step
         if self.config.trainer.evaluation.test and (found := self._scored_if_possible("test")) is not None:
             self.reporter.record("test", step, found.metrics | self.left_out.of("test"))
@@ -338,6 +341,9 @@ class Trainer:
             except UserError as error:
                 if step == 0:
                     raise
+                self.state.position.owes_evaluation = True
+                if self.progressive is not None:
+                    self.log_progressive()  # as at each checkpoint
                 self.save_checkpoint(at_once=True)
                 raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
         with self.clock.paused():

@@ -78,6 +78,10 @@ def test_records_of_steps_that_are_done_again_are_dropped(config: RunConfig) -> 
         file.write('{"kind": "train", "st')  # what a kill leaves
     folder.forget_records_after(20)
     assert [r["step"] for r in folder.records()] == [10, 20]
+    for kind in ("validation", "test"):
+        folder.record(kind, 20, {"auc": 0.7})
+    folder.forget_records_after(20, is_evaluated=False)
+    assert [(r["kind"], r["step"]) for r in folder.records()] == [("train", 10), ("train", 20)]
     assert all(json.loads(line) for line in folder.metrics_file.read_text().splitlines())
 
 

@@ -20,7 +20,7 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.session import Session
 from tests.processes import ProcessError, run_processes
 from tests.trainer.command_line import refused, shardrec
-from tests.trainer.recorded import train, train_in_processes
+from tests.trainer.recorded import records, train, train_in_processes
 from tests.trainer.small_run import run_file, write_data
 
 Change = Callable[[pa.Table], pa.Table]
@@ -109,9 +109,14 @@ def test_a_bad_row_that_was_not_looked_for_costs_nothing(data: Path, tmp_path: P
     ):
         train(kept)
     assert RunFolder(tmp_path / "kept").steps() == [5]
+    with pytest.raises(UserError, match="saved as step-5"):  # the evaluation that is owed comes first
+        train(kept, resume=True)
     shutil.copy(data / "validation/0.parquet", tmp_path / "b/data/validation/0.parquet")
     result = train(kept, resume=True)
     assert (result["first_step"], result["steps"]) == (5, 10) and result["metrics"]["validation"]["auc"]
+    undisturbed = run_file(tmp_path / "undisturbed.yaml", tmp_path / "b/data")
+    train(undisturbed)
+    assert records(RunFolder(tmp_path / "kept")) == records(RunFolder(tmp_path / "undisturbed"))
 
 
 def test_ranks_meet_a_bad_row_of_one_of_them_together(data: Path, tmp_path: Path) -> None:

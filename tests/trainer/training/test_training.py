@@ -116,7 +116,7 @@ def test_selection_by_what_the_rows_do_not_define_is_an_error_that_costs_no_work
     with pytest.raises(UserError, match=said + r".*what was trained so far is saved as step-11$"):
         train(path)
     result = train(path, ("trainer.early_stopping.metric=log_loss",), resume=True)
-    assert (result["first_step"], result["steps"], result["best_step"]) == (11, 22, 22)
+    assert (result["first_step"], result["steps"], result["best_step"]) == (11, 22, 11)
 
 
 def with_one_class(data: Path, folder: Path) -> Path:
