@@ -16,9 +16,10 @@ class Summary:
     define is `Undefined`, a NaN that says why. not_scored: splits without metrics, and why. left_out: split -> rows
     that could not be read, and were not trained on or scored. steps, rows: trained on. best_step: whose checkpoint is
     the best; epochs_to_best: until then. world_size: workers. samples_per_second: over all workers, without evaluation.
-    peak_device_memory_bytes: of the GPU that held most; None on CPU. seconds_to_first_step, wall_seconds: from the
-    start of the call. parameters: weights of tables and of the tower. zero_weights: table -> share of exact zeros,
-    where there is an L1. stages: of a run of stages, by name; all else is then the last one's.
+    checkpoint_seconds: that training stopped for checkpoints. peak_device_memory_bytes: of the GPU that held most; None
+    on CPU. seconds_to_first_step, wall_seconds: from the start of the call. parameters: weights of tables and of the
+    tower. zero_weights: table -> share of exact zeros, where there is an L1. stages: of a run of stages, by name; all
+    else is then the last one's.
     """
 
     run_folder: Path
@@ -34,6 +35,7 @@ class Summary:
     wall_seconds: float
     parameters: dict[str, int]
     peak_device_memory_bytes: int | None = None
+    checkpoint_seconds: float | None = None
     seconds_to_first_step: float | None = None
     not_scored: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)

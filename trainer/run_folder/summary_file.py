@@ -26,6 +26,7 @@ class _Summary(BaseModel):
     data: dict[str, Any] = {}
     peak_memory_bytes: float = 0
     peak_device_memory_bytes: float = 0
+    checkpoint_seconds: float = 0
     wall_seconds: float = 0
     seconds_to_first_step: float = 0
     zero_weights: dict[str, float] = {}

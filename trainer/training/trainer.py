@@ -30,6 +30,7 @@ from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.precision import settled
 from shardrec.trainer.session.prepared import Prepared
 from shardrec.trainer.session.session import Session
+from shardrec.trainer.session.stopwatch import Stopwatch
 from shardrec.trainer.training.clock import Clock
 from shardrec.trainer.training.divergence import MOST_ROLLBACKS, SLOWER
 from shardrec.trainer.training.evaluation import Evaluation, ProgressiveValidation, evaluate
@@ -83,6 +84,7 @@ class Trainer:
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
         self._first_step = 0
         self._saved_step: int | None = None
+        self._checkpoint_time = Stopwatch()
         self.left_out = LeftOut(folder, self.session, self.splits, self.state)
         self._stepping = Stepping(
             self.session,
@@ -258,6 +260,7 @@ class Trainer:
             "steps": position.step,
             "rows": position.rows,
             "samples_per_second": round(self.clock.rate, 1),
+            "checkpoint_seconds": round(self._checkpoint_time.seconds, 2),
             "world_size": self.environment.world_size,
             "first_step": self._first_step,
             "first_step_at": self.clock.first_step_at,
@@ -391,14 +394,14 @@ class Trainer:
         at_once: as `RunCheckpoints.save`.
         """
         self.watch.check_gradients()
-        with self.clock.paused():
+        with self.clock.paused(), self._checkpoint_time.running():
             self.reporter.progress.phase("saving checkpoint")
             self.checkpoints.save(at_once=at_once)
         self._saved_step = self.state.position.step
 
     def complete_checkpoint(self) -> None:
         """Completes the checkpoint that is written in the background, if there is one: waits for what is missing."""
-        with self.clock.paused():
+        with self.clock.paused(), self._checkpoint_time.running():
             self.checkpoints.complete()
 
     def stop(self) -> None:
