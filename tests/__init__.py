@@ -15,7 +15,7 @@ What several tests share lies beside them:
 - `trainer/started.py`, `torchrun.py`: run one in a process of its own, and on several ranks
 
 `make test` runs lint, types and all tests; `make tests` runs the tests alone; `pytest tests/models` runs some of them,
-one after another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):
+one after another. `make tests` uses `JOBS` processes side by side, 3 if not told otherwise (`pytest -n 3` is the same):
 
 - A module's tests run in one process, in order, so that its fixtures are made once. `tests/sharding` counts as one
   module: its tests share processes. The modules that take longest begin.

@@ -32,7 +32,13 @@ _STATE = tempfile.TemporaryDirectory(prefix="shardrec-tests-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
-LONGEST_FIRST = ("emulated_cuda", "sharding", "docs", "trainer", "fuzzing", "models", "data_pipeline")
+LONGEST_FIRST = (
+    "trainer/launch", "emulated_cuda", "sharding", "docs", "trainer", "fuzzing", "faults", "models", "data_pipeline",
+)  # fmt: skip
+"""Folders of tests that run side by side, in the order in which they begin."""
+
+IN_ONE_PROCESS = ("tests/sharding/", "tests/trainer/launch/")
+"""Folders whose modules share processes, or each start a Ray, of which one at a time is enough for a machine."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -112,12 +118,13 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which asks for it where `-n` is given
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Gives each process one module after another; all of `tests/sharding`, whose modules share processes, is one."""
+    """Gives each process one module after another; a folder of `IN_ONE_PROCESS` counts as one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/sharding" if nodeid.startswith("tests/sharding/") else nodeid.partition("::")[0]
+            folder = next((folder for folder in IN_ONE_PROCESS if nodeid.startswith(folder)), None)
+            return folder or nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # the order is `_place`'s
     return ByModule(config, log)
@@ -157,8 +164,9 @@ def _skip_marked(items: list[pytest.Item], reason: str) -> None:
 
 def _place(item: pytest.Item) -> int:
     """Puts layers whose modules take long before those of many short ones, which keep all processes busy to the end."""
-    folder = item.path.relative_to(ROOT / "tests").parts[0]
-    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+    name = item.path.relative_to(ROOT / "tests").as_posix()
+    found = (place for place, folder in enumerate(LONGEST_FIRST) if name.startswith(f"{folder}/"))
+    return next(found, len(LONGEST_FIRST))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before the test's time-out begins

@@ -1,6 +1,7 @@
 """An object store for tests: moto's server, spoken to over HTTP through a proxy that breaks what it is told to."""
 
 import http.client
+import logging
 import re
 import threading
 import time
@@ -196,6 +197,7 @@ def object_store() -> Iterator[ObjectStore]:
     """Yields a store that runs in threads of this process."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # who else notes each request
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()

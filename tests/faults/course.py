@@ -7,10 +7,11 @@ import time
 import psutil
 
 from tests.faults import faults
-from tests.faults.launched import Launched, StuckError
+from tests.faults.launched import RESTARTS, Launched, StuckError
 from tests.faults.trial import FAULTS, Outcome, Struck, Trial
 
 BEGINNINGS = r": (starts a new run|goes on from step \d+( \(no checkpoint yet\))?)$|^shardrec: goes on |^warning: "
+OURS = r"shardrec: |\S+: (interrupted|terminated)"
 KILLED = (-9, 137)
 STARTS_OF_A_FAULT = 4
 """Starts that end before the run is finished, of which one fault may be the cause, at most."""
@@ -59,12 +60,19 @@ def _goes_on(run: Launched, struck: Struck) -> bool:
     struck.codes.append(code)
     words = [_last_words(said) for said in run.said()]
     struck.lines.append("; ".join(words))
-    if any("\n" in line for line in words) or (not any(words) and code not in KILLED):
+    if any(not _is_in_order(run, lines) for lines in words) or (not any(words) and code not in KILLED):
         raise StuckError(f"ended with {code}, and said: {words}")
     if len(struck.codes) == STARTS_OF_A_FAULT:
         raise StuckError(f"does not go on, however often it is started: {struck.codes}, {struck.lines}")
     run.start()
     return True
+
+
+def _is_in_order(run: Launched, words: str) -> bool:
+    """Returns whether the words are a line, or as many as there may have been attempts since the run was started."""
+    lines = words.splitlines()
+    attempts = 1 + RESTARTS if run.launcher == "torchrun" else 1
+    return len(lines) <= attempts and all(re.match(OURS, line) for line in lines)
 
 
 def _last_words(said: str) -> str:

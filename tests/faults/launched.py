@@ -17,6 +17,7 @@ from tests.processes import forkserver
 from tests.trainer.started import command
 from tests.trainer.torchrun import run_agent
 
+RESTARTS = 3  # that torchrun's agent makes by itself
 PATIENCE = 240.0  # seconds that any one thing may take
 
 
@@ -150,7 +151,7 @@ def _ranks(temporary: Path, prepare: Callable[[], None], logs: Path, words: list
     logs.mkdir(exist_ok=True)
     for descriptor in (1, 2):
         os.dup2(os.open(logs / "agent", os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
-    run_agent(2, 3, logs, words)
+    run_agent(2, RESTARTS, logs, words)
 
 
 def _apart(temporary: Path) -> None:

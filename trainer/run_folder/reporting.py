@@ -2,14 +2,15 @@
 
 import json
 import math
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from shardrec.models.undefined import undefined_in
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import ProgressFile
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Reporter:
@@ -27,6 +28,8 @@ class Reporter:
             return
         self.folder.forget_records_after(step, is_evaluated=is_evaluated)
         if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a third of a second, which only this worker takes
+
             self._writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
 
     def record(self, kind: str, step: int, values: dict[str, Any], prefix: str = "") -> None:
