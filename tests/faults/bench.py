@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
@@ -20,10 +21,9 @@ from tests.object_store import ObjectStore, object_store
 from tests.trainer.small_run import run_file, write_data
 
 ROWS = 2400
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "trainer": {
         "epochs": 6,
-        "checkpoint": {"every_steps": Launched.every},
         "evaluation": {"every_steps": 5},
         "log_every_steps": 1,
     },
@@ -67,10 +67,12 @@ class Bench:
     def _store(self) -> ObjectStore:
         return self._started.enter_context(object_store())
 
-    def launched(self, launcher: str, scratch: Path) -> Launched:
-        """Returns a run with rows of its own, not yet started."""
+    def launched(self, launcher: str, scratch: Path, *, background: bool = False) -> Launched:
+        """Returns a run with rows of its own, not yet started. background: checkpoints are written so."""
         shutil.copytree(self._data, scratch / "data")
-        file = run_file(scratch / "run.yaml", scratch / "data", **SETTINGS)
+        checkpoint = {"checkpoint": {"every_steps": Launched.every, "background": background}}
+        settings = SETTINGS | {"trainer": SETTINGS["trainer"] | checkpoint}
+        file = run_file(scratch / "run.yaml", scratch / "data", **settings)
         if launcher == "store":
             return InStore(file, scratch, self._store)
         overrides: tuple[str, ...] = ()
@@ -102,7 +104,10 @@ class Bench:
         return outcome
 
     def _try(self, trial: Trial, scratch: Path, outcome: Outcome) -> None:
-        expected, run = self.undisturbed(trial.launcher), self.launched(trial.launcher, scratch)
+        expected, run = (
+            self.undisturbed(trial.launcher),
+            self.launched(trial.launcher, scratch, background=trial.seed % 2 == 1),
+        )
         try:
             run_through(trial, run, outcome)
             compare(run, expected, outcome)

@@ -11,6 +11,7 @@
 - `pace.py`: which worker the others wait for
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
 - `run_checkpoints.py`: the newest whole checkpoint taken up, new ones written, old ones pruned
+- `scores.py`: a run's splits scored, between steps and at the end, recorded and judged
 - `selection.py`: which metric of an evaluation decides what the best step is
 - `splits.py`: the rows that are trained on and scored, and their files as a checkpoint knows them
 - `state.py`: where a run stands: what hooks decide by and checkpoints keep

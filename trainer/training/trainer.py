@@ -14,13 +14,11 @@ from shardrec.models.layers.kernels.library import tower_form
 from shardrec.models.undefined import undefined_in
 from shardrec.sharding.planning.plan_facts import plan_facts
 from shardrec.sharding.planning.plan_report import plan_text
-from shardrec.trainer.catalogue.evaluation import CatalogueScorer, directions
 from shardrec.trainer.checkpoints.checkpoint import generator_seed
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.leaving import Leaving, RegroupError
 from shardrec.trainer.run_folder.atomic import write_atomically
-from shardrec.trainer.run_folder.final_curves import keep_curves
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import TRAINING, steps_done
 from shardrec.trainer.run_folder.reporting import Reporter
@@ -33,7 +31,7 @@ from shardrec.trainer.session.session import Session
 from shardrec.trainer.session.stopwatch import Stopwatch
 from shardrec.trainer.training.clock import Clock
 from shardrec.trainer.training.divergence import MOST_ROLLBACKS, SLOWER
-from shardrec.trainer.training.evaluation import Evaluation, ProgressiveValidation, evaluate
+from shardrec.trainer.training.evaluation import ProgressiveValidation
 from shardrec.trainer.training.feed import Feed
 from shardrec.trainer.training.hooks import (
     Hook,
@@ -47,7 +45,7 @@ from shardrec.trainer.training.left_out import LeftOut
 from shardrec.trainer.training.pace import Pace
 from shardrec.trainer.training.refusal import DivergedError
 from shardrec.trainer.training.run_checkpoints import RunCheckpoints
-from shardrec.trainer.training.selection import selecting_metric
+from shardrec.trainer.training.scores import Scores
 from shardrec.trainer.training.splits import Splits
 from shardrec.trainer.training.state import TrainingState, last_step
 from shardrec.trainer.training.stepping import Stepping
@@ -75,7 +73,6 @@ class Trainer:
             write_atomically(folder.path / "plan.txt", plan_text(self.session.plan) + "\n")
             write_atomically(folder.plan_file, json.dumps(plan_facts(self.session.plan)) + "\n")
         self.splits = Splits(self.session)
-        self.lists = CatalogueScorer.of(self.session)
         self.state = TrainingState(last_step(config.trainer, self.loader.steps_per_epoch))
         self.watch = Watch(folder, self.session, self.state)
         self.checkpoints = RunCheckpoints(folder, self.session, self.splits, self.state, self.watch)
@@ -86,6 +83,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._checkpoint_time = Stopwatch()
         self.left_out = LeftOut(folder, self.session, self.splits, self.state)
+        self._scores = Scores(folder, self.session, self.splits, self.state, self.reporter, self.clock, self.left_out)
         self._stepping = Stepping(
             self.session,
             self.state,
@@ -250,7 +248,7 @@ class Trainer:
         the summary nothing else. `zero_weights` is the share of exact zeros in each table with an L1, of the best
         checkpoint too; `data` tells the files of each split from others.
         """
-        metrics = self._final_metrics()
+        metrics = self._scores.at_the_end(self.checkpoints.restore_best)
         self.checkpoints.prune(is_over=True)
         position = self.state.position
         best_step = position.step if self.state.best_step is None else self.state.best_step
@@ -285,23 +283,6 @@ class Trainer:
         self.environment.barrier()
         return summary
 
-    def _final_metrics(self) -> dict[str, dict[str, float]]:
-        metrics: dict[str, dict[str, float]] = {}
-        best = self.state.best_metrics()
-        if best is not None:
-            metrics["validation"] = best
-            self.checkpoints.restore_best()
-        step = self.state.position.step if self.state.best_step is None else self.state.best_step
-        for split in ("validation", "test") if best is None else ("test",):
-            if (found := self._scored_if_possible(split)) is not None:
-                metrics[split] = found.metrics
-                self._keep_curves(split, found, step)
-        return metrics
-
-    def _keep_curves(self, split: str, scored: Evaluation, step: int) -> None:
-        if self.environment.leads and scored.curves is not None:
-            keep_curves(self.folder, split, step, scored.curves)
-
     # ------------------------------------------------------------ between steps
 
     def log(self) -> None:
@@ -321,10 +302,7 @@ class Trainer:
         self.pace.look(state.position.step, self.session.forward.tower_seconds)
 
     def evaluate(self) -> None:
-        """Scores the validation split; keeps the best step and stops when it has not improved for long enough.
-
-        Where the run file asks for it, the test split is scored beside it, and where tables have an L1 the share of
-        their weights that are exactly 0 is counted, for the record only.
+        """Scores what is to be scored between steps.
 
         Raises UserError where validation rows cannot be scored or selected by, once what was trained is saved; a run
         that goes on from there begins with this evaluation.
@@ -332,56 +310,16 @@ class Trainer:
         self.watch.check_gradients()
         self.state.position.owes_evaluation = False
         step = self.state.position.step
-        if self.config.trainer.evaluation.test and (found := self._scored_if_possible("test")) is not None:
-            self.reporter.record("test", step, found.metrics | self.left_out.of("test"))
-        if (validation := self.splits.to_score("validation")) is not None:
-            try:
-                scored = self._scored("validation", validation)
-                self.reporter.record("validation", step, scored.metrics | self.left_out.of("validation"))
-                self._judge(scored.metrics)
-                if self.state.best_step == step:
-                    self._keep_curves("validation", scored, step)
-            except UserError as error:
-                if step == 0:
-                    raise
-                self.state.position.owes_evaluation = True
-                if self.progressive is not None:
-                    self.log_progressive()  # as at each checkpoint
-                self.save_checkpoint(at_once=True)
-                raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
-        with self.clock.paused():
-            zeros = self.session.distributed.zero_shares()
-        if zeros:
-            self.reporter.record("zero_weights", step, {f"table/{t}": s for t, s in zeros.items()})
-
-    def _judge(self, metrics: dict[str, float]) -> None:
-        """Keeps or stops by the metric that decides. Raises UserError where the rows do not define it."""
-        state, settings = self.state, self.config.trainer
-        larger_is_better = directions(self.session.model.task, self.config)
-        before = state.position.best["metric"] if state.position.best else None
-        name = selecting_metric(metrics, larger_is_better, wanted=settings.selection_metric, before=before)
-        if name is not None:
-            state.judge(metrics, name, larger_is_better=larger_is_better[name], stopping=settings.early_stopping)
-
-    def _scored_if_possible(self, split: str) -> Evaluation | None:
-        """Returns a split's evaluation; None, and from then on, where there is none or its rows cannot be scored."""
-        loader = self.splits.to_score(split)
-        if loader is None or split in self.splits.not_scored:
-            return None
         try:
-            return self._scored(split, loader)
+            self._scores.between_steps()
         except UserError as error:
-            self.splits.not_scored[split] = str(error)
-            return None
-
-    def _scored(self, split: str, loader: Loader) -> Evaluation:
-        on_batch = self.reporter.progress.counter(f"evaluating {split}", loader.steps_per_epoch)
-        with self.clock.paused():
-            found = evaluate(self.session, loader, on_batch)
-            if self.lists is not None:
-                lists = self.lists.metrics(split, self.splits.paths[split], self.reporter.progress.counter)
-                found = found._replace(metrics=found.metrics | lists)
-            return found
+            if step == 0:
+                raise
+            self.state.position.owes_evaluation = True
+            if self.progressive is not None:
+                self.log_progressive()  # as at each checkpoint
+            self.save_checkpoint(at_once=True)
+            raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
 
     def log_progressive(self) -> None:
         """Records the metrics of the rows since the last line, each scored before it was trained on."""
