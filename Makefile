@@ -10,14 +10,14 @@
 # RUN=python3       gpu-check by this interpreter, which has all that is needed (Ray is not); default: .venv's, installed
 # OUT=gpu-check    where gpu-check writes
 # FAULTS=faults.jsonl  the file that `make faults` appends its trials to
-# JOBS=3            processes that run tests side by side; 0: one test after another, in one process
+# JOBS=2            processes that run tests side by side; 0: one test after another, in one process
 
 PYTHON ?= python3
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 TORCH_INDEX ?=
 OUT ?= gpu-check
 FAULTS ?= faults.jsonl
-JOBS ?= 3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= $(BIN)/python

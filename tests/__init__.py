@@ -3,6 +3,7 @@
 What several tests share lies beside them:
 
 - `conftest.py`: fixtures of all layers, and how tests run side by side
+- `frozen.py`: keeps what the server of processes has imported out of its forks' collections
 - `processes.py`: runs a function in several processes that form a process group, as the ranks of a run do
 - `test_layering.py`: which layer and which room may import from which
 - `models/cases.py`, `behaviour.py`, `reference_lookup.py`: a case of every model, and what all models must do
@@ -15,10 +16,11 @@ What several tests share lies beside them:
 - `trainer/started.py`, `torchrun.py`: run one in a process of its own, and on several ranks
 
 `make test` runs lint, types and all tests; `make tests` runs the tests alone; `pytest tests/models` runs some of them,
-one after another. `make tests` uses `JOBS` processes side by side, 3 if not told otherwise (`pytest -n 3` is the same):
+one after another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):
 
 - A module's tests run in one process, in order, so that its fixtures are made once. `tests/sharding` counts as one
-  module: its tests share processes. The modules that take longest begin.
+  module, since its tests share processes; so does `tests/trainer/launch`, of which most start a Ray. Those that take
+  longest begin.
 - Tests that measure memory are marked `alone`: they wait until no other test runs, and others wait for them.
 - Tests see no GPU, also where there is one, so that a helper which names no device means the CPU. What a GPU must do is
   tested on an emulated one, and under `pytest -m gpu`, which `make gpu-check` runs, on a real one: such a test takes

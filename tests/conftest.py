@@ -32,6 +32,9 @@ _STATE = tempfile.TemporaryDirectory(prefix="shardrec-tests-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
+MANY_MODULES = 50
+"""As many imported modules are worth a collection, after which they are looked at no more."""
+
 LONGEST_FIRST = (
     "trainer/launch", "emulated_cuda", "sharding", "docs", "trainer", "fuzzing", "faults", "models", "data_pipeline",
 )  # fmt: skip
@@ -63,6 +66,16 @@ def _no_process_group_for_the_next() -> Iterator[None]:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_for_good() -> Iterator[None]:
+    """Leaves what a module's tests imported out of all later collections, as `pytest_collection_finish` does."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before + MANY_MODULES:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

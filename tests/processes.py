@@ -7,7 +7,6 @@ A process of TorchRec on gloo may abort while its interpreter is taken down (a w
 GIL); the work is done by then but the exit code is wrong. So each process ends by `os._exit` after a last barrier.
 """
 
-import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -21,7 +20,9 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-PRELOADED = ("torch", "torchrec", "pandas", "shardrec.trainer.training.train_run", "tests.sharding.everywhere")
+PRELOADED = (
+    "torch", "torchrec", "pandas", "shardrec.trainer.training.train_run", "tests.sharding.everywhere", "tests.frozen",
+)  # fmt: skip
 """What the server imports; other modules are imported by each process. Where pandas is, pyarrow imports it."""
 
 
@@ -109,7 +110,6 @@ def _run_one(
     arguments: tuple[Any, ...],
 ) -> None:
     code = 0
-    gc.freeze()  # what the server imported is no garbage, and shared as long as nothing looks through it
     try:
         import torch
         import torch.distributed as dist
