@@ -87,6 +87,10 @@ class LaneReader:
             return list(taken)
         return [block for block in map(Block.without_gaps, taken) if block.rows]
 
+    def close(self) -> None:
+        """Lets go of its files, which would stay open until garbage is collected: it and its lanes hold each other."""
+        self._lanes.clear()
+
     def _blocks(self, ranges: np.ndarray) -> Iterator[Block]:
         for start, stop in ranges:
             for group, first, last in _segments(self._index, self._ranges, int(start), int(stop)):

@@ -332,13 +332,13 @@ class Loader:
         steps = range(start_step, self.steps_per_epoch)
         if not self._readers:
             decoded = Decoded()
-            lanes = self._reading().lanes(epoch, start_step, decoded)
-            for step in steps:
-                parts = lanes.take(step)
-                rows, gaps = decoded.taken()
-                self.rows_decoded += rows
-                self._note(gaps)
-                yield step, parts
+            with closing(self._reading().lanes(epoch, start_step, decoded)) as lanes:
+                for step in steps:
+                    parts = lanes.take(step)
+                    rows, gaps = decoded.taken()
+                    self.rows_decoded += rows
+                    self._note(gaps)
+                    yield step, parts
         elif steps:
             if self._pool is None:
                 self._pool = ReaderPool(self._reading(), self._readers)

@@ -97,10 +97,10 @@ class Part(NamedTuple):
 def parts(reading: Reading, epoch: int, start_step: int) -> Iterator[Part]:
     """Yields a reader's part of each step."""
     decoded = Decoded()
-    lanes = reading.lanes(epoch, start_step, decoded)
-    for step in range(start_step, reading.order.steps_per_epoch):
-        blocks = lanes.take(step)
-        yield Part(_contiguous(Block.join(blocks)) if blocks else None, *decoded.taken())
+    with closing(reading.lanes(epoch, start_step, decoded)) as lanes:
+        for step in range(start_step, reading.order.steps_per_epoch):
+            blocks = lanes.take(step)
+            yield Part(_contiguous(Block.join(blocks)) if blocks else None, *decoded.taken())
 
 
 def _contiguous(block: Block) -> Block:

@@ -4,8 +4,10 @@ import gc
 import threading
 import tracemalloc
 import warnings
+from itertools import islice
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -336,6 +338,28 @@ def test_closing_or_dropping_an_epoch_stops_its_thread(tmp_path):
         break
     gc.collect()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("taken", [None, 1])
+def test_no_file_stays_open_after_an_epoch(tmp_path, taken):
+    """Nor after one that was left early; nobody collects garbage meanwhile."""
+    write(tmp_path, [[60], [60], [80]])
+    loader = load(tmp_path, prefetch=0)
+
+    def of_data() -> list[str]:
+        return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for epoch in range(2):
+            batches = loader.epoch(epoch)
+            for _ in islice(batches, taken):
+                assert of_data()
+            batches.close()
+            assert not of_data()
+    finally:
+        gc.enable()
 
 
 def test_a_bad_row_is_an_error_after_the_batches_before_it(tmp_path):
