@@ -33,6 +33,13 @@ def test_nothing_is_lost(bench: Bench, launcher: str) -> None:
     assert outcome.sound and all(struck.befell for struck in outcome.struck), as_line(trial, outcome)
 
 
+@pytest.mark.parametrize("launcher", [name for name in FAULTS if name != "elastic"])
+def test_each_fault_is_drawn_at_each_moment_before_any_comes_again(launcher: str) -> None:
+    kinds = {(fault, moment) for fault in FAULTS[launcher] for moment in MOMENTS}
+    drawn = [kind for seed in range(len(kinds)) for kind in Trial.drawn(launcher, seed).faults]
+    assert {*drawn[: len(kinds)]} == {*drawn[len(kinds) : 2 * len(kinds)]} == kinds
+
+
 def test_a_table_counts_what_was_lost() -> None:
     fault = ("killed", "step")
     good = Outcome([Struck(*fault, befell=True, recovered=2.0), Struck(*fault)], equal=True)

@@ -1,7 +1,8 @@
 """A trial is one run and what befalls it in turn; its outcome says what came of it."""
 
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,8 +21,6 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
 IN_TURN = 4
 """Faults of one trial that a campaign makes."""
 
-_STRIDE = 7  # so that neighbours in a trial are of different kinds
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -33,12 +32,18 @@ class Trial:
 
     @classmethod
     def drawn(cls, launcher: str, seed: int) -> "Trial":
-        """Returns the trial of a seed: each fault at each moment in turn."""
+        """Returns the trial of a seed: each fault at each moment once, in drawn order, before any comes again."""
         if launcher == "elastic":
             return cls(seed, launcher, tuple((event, "step") for event in elastic.drawn(seed, IN_TURN).events))
         kinds = [(fault, moment) for fault in FAULTS[launcher] for moment in faults.MOMENTS]
-        places = (_STRIDE * (IN_TURN * seed + place) for place in range(IN_TURN))
-        return cls(seed, launcher, tuple(kinds[(place + place // len(kinds)) % len(kinds)] for place in places))
+        places = range(IN_TURN * seed, IN_TURN * (seed + 1))
+        return cls(seed, launcher, tuple(_drawn(launcher, kinds, place) for place in places))
+
+
+def _drawn(launcher: str, kinds: Sequence[tuple[str, str]], place: int) -> tuple[str, str]:
+    """Returns what comes at a place of all kinds, again and again, each time in another order."""
+    turn, place_in_turn = divmod(place, len(kinds))
+    return random.Random(f"{launcher} {turn}").sample(kinds, len(kinds))[place_in_turn]
 
 
 @dataclass
