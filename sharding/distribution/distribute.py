@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
 
@@ -219,7 +220,21 @@ def _sharded(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
             module.init_data_parallel()
+        _fix_buckets(module)
     return module
+
+
+def _fix_buckets(module: nn.Module) -> None:
+    """Has gradients of a tower lie in the same places of their messages in every step, in the order of its parameters.
+
+    DistributedDataParallel would place them anew after the first step of a process. Where in a message a number lies
+    says in which order three ranks or more add it up, so that a run that goes on would differ from one that was never
+    stopped by rounding.
+    """
+    for part in module.modules():
+        if isinstance(part, DistributedDataParallel):
+            part.reducer._push_all_rebuilt_params()
+            part.reducer._rebuild_buckets()
 
 
 def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:

@@ -141,7 +141,16 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert folder.best_step() == expected.best_step()
 
 
-def test_two_ranks_resume_bit_for_bit_and_three_nearly(data: Path, tmp_path: Path) -> None:
+def test_three_ranks_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    """Of three numbers a sum depends on their order, and that on where they lie in a message."""
+    path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
+    (whole,) = train_in_processes(3, path, (f"run={tmp_path}/whole",))
+    train_in_processes(3, path, ("trainer.max_steps=14",), resumed=((),))
+    last = f"checkpoints/step-{whole['steps']}"
+    assert_same_checkpoint(tmp_path / "run" / last, tmp_path / "whole" / last)
+
+
+def test_two_ranks_resume_bit_for_bit_and_another_number_nearly(data: Path, tmp_path: Path) -> None:
     """Stopped after a checkpoint and taken up by as many, and by more ranks."""
     trainer = SETTINGS["trainer"] | {"matmul_precision": "highest", "epochs": 2}
     settings = {"trainer": trainer, "model": {"mlp": {"hidden": [16, 8]}}}
