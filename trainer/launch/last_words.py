@@ -21,7 +21,7 @@ LOST_PEER = re.compile(
     r"closed by (remote )?peer|connection reset|broken pipe|remote process exited|socket closed", re.I
 )
 TIMED_OUT = re.compile(r"timed? ?out", re.I)
-IN_COLLECTIVES = re.compile(r"gloo|nccl|c10d|tcpstore|diststore|distributed", re.I)
+IN_COLLECTIVES = re.compile(r"gloo|pair closure|nccl|c10d|tcpstore|diststore|distributed", re.I)
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate|bad_alloc", re.I)
 PACKAGES = ("/torch/", "/torchrec/", "/ray/", "/site-packages/")
 
