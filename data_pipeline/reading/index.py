@@ -139,6 +139,11 @@ class Index:
             earlier.update(numbers.astype("<i8").tobytes())
         return Fingerprint(now.hexdigest(), earlier.hexdigest())
 
+    def is_of_the_files_of(self, other: "Index") -> bool:
+        """Tells whether another index is of the same files, in whichever order."""
+        mine, others = (sorted(zip((f.path for f in i.files), i.digests, strict=True)) for i in (self, other))
+        return mine == others
+
     def group_of(self, row: int) -> int:
         """Returns the row group that holds a row."""
         return int(np.searchsorted(self.group_starts, row, side="right")) - 1

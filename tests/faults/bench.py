@@ -119,7 +119,7 @@ class Bench:
         draw = random.Random(f"elastic {trial.seed}")
         self._machines.restore(elastic.drawn(trial.seed, len(trial.faults)).machines)
         scratch.mkdir()
-        file = run_file(scratch / "run.yaml", self._data, model=elastic.WITHOUT_DRAWS)
+        file = run_file(scratch / "run.yaml", self._data, model=elastic.SMOOTH)
         run = elastic.ElasticRun(file, scratch / "run", self._machines.address)
         try:
             run.until(lambda: run.has_saved(1))

@@ -137,12 +137,14 @@ class Blueprint:
     def take_up_files(self, paths: Paths, environment: Environment, saved: object) -> bool:
         """Takes files in the order in which a checkpoint's fingerprint has them; tells whether it is another one.
 
-        The order is that of plain strings, where the fingerprint is of that one. All workers call it alike.
+        The order is that of plain strings, where the fingerprint is of that one. Files that came or went since they
+        were first looked at are not taken: what was made for the run knows the first. All workers call it alike.
         """
-        if self.share_footers(paths, environment).fingerprint.matches(saved):
+        index = self.share_footers(paths, environment)
+        if index.fingerprint.matches(saved):
             return False
         by_name = environment.broadcast(DataSet.open(paths, by_number=False).index if environment.leads else None)
-        if not by_name.fingerprint.matches(saved):
+        if not (by_name.fingerprint.matches(saved) and by_name.is_of_the_files_of(index)):
             return False
         self._footers[paths] = by_name
         return True

@@ -25,6 +25,7 @@ from shardrec.trainer.run_folder.launches import LaunchLog
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
 from shardrec.trainer.run_folder.resuming import check_stages_folder
+from shardrec.trainer.run_folder.stop_request import forget_requests
 from shardrec.trainer.run_folder.synced import forget, in_step, push, send
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
@@ -113,6 +114,7 @@ def _train(
             summary["wall_seconds"] = round(time.time() - began, 2)
             summary["finished"] = True
             write_summary(folder, summary)
+            forget_requests(folder.path)  # that came too late
             if at_end is not None:
                 at_end(folder.path)
         return summary

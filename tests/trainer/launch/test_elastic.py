@@ -10,7 +10,7 @@ from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.config.load import load
 from shardrec.trainer.launch.cores import cores, worker_count
 from shardrec.trainer.session.blueprint import Blueprint
-from tests.faults.elastic import EVERY, WITHOUT_DRAWS, ElasticRun, Machines, befallen
+from tests.faults.elastic import EVERY, SMOOTH, ElasticRun, Machines, befallen
 from tests.trainer.small_run import run_file, write_data
 
 
@@ -23,7 +23,7 @@ def machines() -> Iterator[Machines]:
 
 def test_a_run_has_as_many_workers_as_there_are_machines(machines: Machines, tmp_path: Path) -> None:
     """It gets over a machine that is lost, grows with its cluster, and leaves a machine that is about to go."""
-    file = run_file(tmp_path / "run.yaml", write_data(tmp_path / "data"), model=WITHOUT_DRAWS)
+    file = run_file(tmp_path / "run.yaml", write_data(tmp_path / "data"), model=SMOOTH)
     run = ElasticRun(file, tmp_path / "run", machines.address)
     run.until(lambda: run.has_saved(1))
     for event in ("machine lost", "machine comes", "machine about to go"):

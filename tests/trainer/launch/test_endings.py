@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,7 +16,9 @@ import yaml
 
 from shardrec.trainer.config.load import load
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.stop_request import ask_to_end
 from shardrec.trainer.training.train_run import train_run
+from shardrec.trainer.training.trainer import Trainer
 from tests.trainer.recorded import assert_same_checkpoint
 from tests.trainer.small_run import run_file, write_data
 from tests.trainer.started import started
@@ -68,6 +71,19 @@ def test_a_training_that_is_terminated_can_be_gone_on_with(path: Path, tmp_path:
     train_run(load(path), resume=True, quiet=True)
     train_run(load(path, [f"run={tmp_path}/whole"]), quiet=True)
     assert_same_checkpoint(folder.checkpoint(STEPS), tmp_path / f"whole/checkpoints/step-{STEPS}")
+
+
+def test_a_wish_that_comes_too_late_is_forgotten(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Trainer.finish
+
+    def late(trainer: Trainer) -> dict[str, Any]:
+        ask_to_end(tmp_path / "run")
+        return finish(trainer)
+
+    monkeypatch.setattr(Trainer, "finish", late)
+    summary = train_run(load(path, ["trainer.max_steps=2"]), quiet=True)
+    assert summary and summary["finished"]
+    assert not (tmp_path / "run/.end").exists()
 
 
 def test_one_rank_that_is_told_ends_all(path: Path, tmp_path: Path) -> None:

@@ -117,6 +117,30 @@ def test_a_run_of_an_earlier_version_keeps_its_order_of_files(tmp_path):
 # ---------------------------------------------------------------- files that change
 
 
+def returning_worker(
+    config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Any = None
+) -> dict[str, Any]:
+    """Goes on with a run, of whose files one is back only once the others were looked at."""
+    away = Path(config.data.path) / "away"
+    trainer = Trainer(config, folder, environment, blueprint)
+    away.rename(away.with_name("train") / "day_3.parquet")
+    trainer.restore()
+    return {}
+
+
+def test_a_file_that_returns_while_a_run_goes_on_is_told_of(tmp_path):
+    """The run would else end where it does without that file: an epoch has as many steps as the first look says."""
+    for split in ("train", "validation"):
+        days(tmp_path / "data" / split)
+        for late in (10, 11):  # so that names and numbers have one order
+            (tmp_path / "data" / split / f"day_{late}.parquet").unlink()
+    config = load(run_file(tmp_path, global_batch_size=2))
+    launch(files_worker, config, RunFolder.create(config, resume=False))
+    (tmp_path / "data/train/day_3.parquet").rename(tmp_path / "data/away")
+    with pytest.raises(UserError, match=r"data/train/.* not those of the checkpoint"):
+        launch(returning_worker, config, RunFolder.create(config, resume=True))
+
+
 def rewriting_worker(
     config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Any = None
 ) -> dict[str, Any]:
