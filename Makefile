@@ -1,6 +1,7 @@
 # make demo: install, then train DeepFM on a synthetic click log, sharded over two local Ray workers
-# make test: install, then lint, type-check and run every test
-# make tests: every test alone
+# make test: install, then lint, type-check and run every test but the long ones
+# make tests: these tests alone
+# make test-long: the long ones, which start Rays, follow the pages of docs/, kill trainings; CI runs both
 # make faults: breaks runs on purpose, a thousand times, for hours; goes on where it was stopped; results in faults.jsonl
 # make gpu-check: on a machine with a GPU, all that needs one: tests, samples/s, profiles; results in gpu-check/
 #
@@ -24,7 +25,10 @@ RUN ?= $(BIN)/python
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install demo test tests faults gpu-check lint types clean
+# what is compiled of tests and code is kept, also where the environment says otherwise: processes start by the hundred
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+
+.PHONY: install demo test tests test-long faults gpu-check lint types clean
 
 install: $(INSTALLED)
 
@@ -48,9 +52,11 @@ demo/data/schema.yaml: $(INSTALLED)
 test: $(INSTALLED)
 	$(MAKE) --no-print-directory --jobs 2 lint types tests
 
-# what is compiled of tests and code is kept, also where the environment says otherwise: processes start by the hundred
 tests: $(INSTALLED)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+	$(PYTEST) -m "not long"
+
+test-long: $(INSTALLED)
+	$(PYTEST) -m long
 
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.faults --out $(FAULTS)

@@ -15,8 +15,10 @@ What several tests share lies beside them:
 - `trainer/command_line.py`: runs a `shardrec` command in this process
 - `trainer/started.py`, `torchrun.py`: run one in a process of its own, and on several ranks
 
-`make test` runs lint, types and all tests; `make tests` runs the tests alone; `pytest tests/models` runs some of them,
-one after another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):
+`make test` runs lint, types and all tests but those that are marked `long`, which `make test-long` runs: a test is
+long that takes over some 8 seconds, as one does that starts a Ray. Each behaviour has one that is not, where there
+can be one. `make tests` runs the tests alone; `pytest tests/models` runs some of them, long ones too, one after
+another. `make tests` uses `JOBS` processes side by side, 2 if not told otherwise (`pytest -n 2` is the same):
 
 - A module's tests run in one process, in order, so that its fixtures are made once. `tests/sharding` counts as one
   module, since its tests share processes; so does `tests/trainer/launch`, of which most start a Ray. Those that take

@@ -55,6 +55,7 @@ def answer(token: str | None, home: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_who_does_not_have_the_token_runs_nothing(home: Path) -> None:
     for token in (None, "0" * 64):
         refused = answer(token, home)

@@ -91,6 +91,7 @@ def marked(page: Path) -> Iterator[Block]:
     return (block for block in blocks(page) if block.run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FOLDERS)
 def test_pages_can_be_followed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a folder of its own, with the data and the runs of those before it."""

@@ -29,6 +29,7 @@ def links(everywhere: Everywhere, checkpoint_folder: Path) -> Callable[[int], di
     return link
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(1, len(CHAIN)))
 def test_a_link_loads_what_the_one_before_saved(number: int, links: Callable[[int], dict[str, Any]]) -> None:
     """Bit-equal, state included."""

@@ -25,6 +25,7 @@ def test_as_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert {p.name for p in tmp_path.iterdir()} == {"session.py", "clicks", "runs"}
 
 
+@pytest.mark.long
 def test_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is another matter there: trainings, which print into their cells, and a model that is defined in one."""
     blocks = [block for block in BLOCKS if "model." not in block]

@@ -94,6 +94,7 @@ def test_what_commands_keep_of_a_run_goes_to_the_store(
     assert b"kind" in store_server.read(f"{name}/slices.json")
 
 
+@pytest.mark.long
 def test_stages_and_comparisons(
     runs: tuple[str, Path],
     store_server: ObjectStore,

@@ -85,6 +85,7 @@ def kill_within_second_run(path: Path, out: Path) -> None:
     assert children and not psutil.wait_procs(children, timeout=100)[1]
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_taken_up_again_beside_runs_that_fail(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

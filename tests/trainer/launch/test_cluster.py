@@ -63,6 +63,7 @@ def joined(**token: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.long
 def test_a_clusters_own_token_is_what_joins_it(cluster: None) -> None:
     own = {name: value for name in TOKEN_VARIABLES if (value := os.environ.get(name))}
     assert joined(**own) == "2 CPUs\n"
@@ -70,6 +71,7 @@ def test_a_clusters_own_token_is_what_joins_it(cluster: None) -> None:
         assert joined(**token).endswith("; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here\n")
 
 
+@pytest.mark.long
 def test_more_workers_than_there_is_room_for_wait_for_a_while(cluster: None, folder: Path, tmp_path: Path) -> None:
     config = load(folder / "run.yaml", (f"run={tmp_path}/run", "launch.workers=3", "launch.start_timeout=1"))
     made = RunFolder.create(config, resume=False)
@@ -88,6 +90,7 @@ def report_resources(config: RunConfig, folder: RunFolder, environment: Environm
     return {"all": environment.gather((runtime.get_assigned_resources(), runtime.get_placement_group_id()))}
 
 
+@pytest.mark.long
 def test_workers_get_the_resources_that_the_run_file_names(cluster: None, folder: Path, tmp_path: Path) -> None:
     asked = "launch.resources={cpus: 0.5, custom: {fast_disk: 0.5}, strategy: STRICT_PACK}"
     config = load(folder / "run.yaml", (f"run={tmp_path}/run", *ON_RAY, asked))
@@ -98,6 +101,7 @@ def test_workers_get_the_resources_that_the_run_file_names(cluster: None, folder
     assert ray.util.placement_group_table()[group]["strategy"] == "STRICT_PACK"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
@@ -145,6 +149,7 @@ def test_an_autoscaler_is_known_by_its_report(kind: str | None, grows: bool) -> 
     assert not names_launched_nodes(b"{}") and not names_launched_nodes(b"not JSON")
 
 
+@pytest.mark.long
 def test_paths_are_those_of_the_folder_where_the_command_runs(
     cluster: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

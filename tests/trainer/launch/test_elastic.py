@@ -21,6 +21,7 @@ def machines() -> Iterator[Machines]:
     machines.shut_down()
 
 
+@pytest.mark.long
 def test_a_run_has_as_many_workers_as_there_are_machines(machines: Machines, tmp_path: Path) -> None:
     """It gets over a machine that is lost, grows with its cluster, and leaves a machine that is about to go."""
     file = run_file(tmp_path / "run.yaml", write_data(tmp_path / "data"), model=SMOOTH)

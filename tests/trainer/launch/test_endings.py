@@ -167,6 +167,7 @@ def test_an_error_on_a_ray_worker_is_a_line_that_names_the_worker(failing: Path,
     assert re.match(said, line) and "rank-1.log; Ray's words are in " in line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["terminated", "RayTrainWorker killed", "gcs_server killed"])
 def test_a_run_on_ray_ends_in_a_line(path: Path, tmp_path: Path, how: str) -> None:
     process = started("train", path, "--quiet", *ON_RAY, log=tmp_path / "log")

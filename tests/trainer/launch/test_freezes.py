@@ -122,6 +122,7 @@ def test_a_frozen_rank_of_torchrun_ends_the_run_in_a_line(path: Path, tmp_path: 
     assert line.endswith("; --resume goes on from the last checkpoint")
 
 
+@pytest.mark.long
 def test_a_frozen_server_of_ray_ends_the_run_in_a_line(path: Path, tmp_path: Path) -> None:
     process = started("train", path, "--quiet", *ON_RAY, log=tmp_path / "log")
     until(lambda: trains(tmp_path / "run"), process)

@@ -109,6 +109,7 @@ def test_records_are_read_as_they_come_and_again_where_the_file_was_replaced(tmp
     assert [record.step for record in records.new()] == [1]
 
 
+@pytest.mark.long
 def test_a_tracker_that_cannot_be_reached_costs_a_line_and_another_beside_it_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,7 @@ def _train_rank(rank: int, path: Path, variables: dict[str, str], mirrors: str) 
     return train_run(load(path), quiet=True, embedded=True)
 
 
+@pytest.mark.long
 def test_two_machines_train_as_one(path: Path, on_two_ranks: RunFolder, store: ObjectStore, tmp_path: Path) -> None:
     """They share nothing but the store."""
     summary, other = run_processes(2, _train_rank, path, store.variables, str(tmp_path / "machine"))
@@ -188,6 +189,7 @@ def test_two_machines_train_as_one(path: Path, on_two_ranks: RunFolder, store: O
     assert_same(RunFolder.open(load(path).run), on_two_ranks)
 
 
+@pytest.mark.long
 def test_ray_workers_read_from_and_write_to_a_store(path: Path, in_store: str, on_two_ranks: RunFolder) -> None:
     """As two processes do with a folder; each writes its own share."""
     folder = train(path, f"data.path={in_store}", "launch.workers=2")

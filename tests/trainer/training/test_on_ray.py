@@ -95,6 +95,7 @@ def alone(folder: Path, run_files: dict[str, str]) -> dict[str, Any]:
     return train(folder / "alone", run_files, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_two_ray_workers_train_as_one_process(name: str, alone: dict[str, Any], on_ray: dict[str, Any]) -> None:
     one, two = alone[name], on_ray[name]

@@ -32,7 +32,7 @@ def trained(rank: int, path: Path) -> None:
     trainer.fit()
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["", "batch norm"])
+@pytest.mark.parametrize("batch_norm", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "batch norm"])
 def test_a_slow_worker_is_named(tmp_path: Path, batch_norm: bool) -> None:
     """Also where towers themselves wait for one another, for the moments of a batch."""
     model = {"name": "deepfm", "embedding_dim": 4, "mlp": {"hidden": [16, 8], "batch_norm": batch_norm}}

@@ -65,7 +65,7 @@ def run_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**run_files_of_every_model(folder), "unbounded": str(own)}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_every_model_trains_to_the_same_bits(world_size: int, run_files: dict[str, str]) -> None:
     losses, *of_others = run_processes(world_size, both_ways, run_files, world_size, timeout=400)
     for name, (off, far) in losses.items():

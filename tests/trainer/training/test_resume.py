@@ -242,6 +242,7 @@ def test_other_data_are_refused_on_resume(data: Path, tmp_path: Path) -> None:
         train(path, ("data.lanes=8", "trainer.max_steps=4"), resume=True)
 
 
+@pytest.mark.long
 def test_a_worker_of_ray_that_is_killed_is_replaced(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

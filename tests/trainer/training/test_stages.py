@@ -424,6 +424,7 @@ def test_overrides_hold_in_all_stages_or_in_one(tmp_path: Path) -> None:
         load(path, ["stages.fn.trainer.epochs=1"])
 
 
+@pytest.mark.long
 def test_a_chain_under_torchrun(root: Path, tmp_path: Path) -> None:
     """All stages in one set of processes; rank 0 alone prints."""
     path = fm_then_fnn(tmp_path, root / "data", max_steps=2)

@@ -141,6 +141,7 @@ def trial_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "trial_process" in " ".join(child.cmdline())]
 
 
+@pytest.mark.long
 def test_processes_train_trials_and_are_replaced_where_they_die(data: Path, tmp_path: Path) -> None:
     config = load(run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2}))
     named = [config.model_copy(update={"run": str(tmp_path / name)}) for name in ("killed", "whole")]
