@@ -14,6 +14,8 @@ from tests.processes import run_processes
 from tests.sharding.conftest import Everywhere, entries_of
 from tests.sharding.everywhere import ANY, CHAIN, OF_HOSTS, chain_case, walk_link
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def links(everywhere: Everywhere, checkpoint_folder: Path) -> Callable[[int], dict[str, Any]]:
@@ -29,7 +31,6 @@ def links(everywhere: Everywhere, checkpoint_folder: Path) -> Callable[[int], di
     return link
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("number", range(1, len(CHAIN)))
 def test_a_link_loads_what_the_one_before_saved(number: int, links: Callable[[int], dict[str, Any]]) -> None:
     """Bit-equal, state included."""

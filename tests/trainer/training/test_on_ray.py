@@ -21,6 +21,8 @@ from shardrec.trainer.training.hooks import Hook
 from tests.trainer.recorded import RecordingTrainer, assert_same_checkpoint, recording_worker, train_in_processes
 from tests.trainer.small_run import run_file, write_data
 
+pytestmark = pytest.mark.long
+
 # an epoch with dropout, evaluation and as fast products as a run would have
 WHOLE = {
     "model": {"mlp": {"hidden": [16, 8], "activation": "tanh", "dropout": 0.1}},
@@ -95,7 +97,6 @@ def alone(folder: Path, run_files: dict[str, str]) -> dict[str, Any]:
     return train(folder / "alone", run_files, 1)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_two_ray_workers_train_as_one_process(name: str, alone: dict[str, Any], on_ray: dict[str, Any]) -> None:
     one, two = alone[name], on_ray[name]
