@@ -105,6 +105,8 @@ def readable(path: str) -> Iterator[None]:
     except UNREADABLE as error:
         if is_away(error):
             raise
+        if isinstance(error, FileNotFoundError):
+            raise UnreadableError(f"{path}: no longer there; put it back, or leave it out") from error
         raise UnreadableError(
             f"{path}: not a readable Parquet file ({short_message(error)}); it may be truncated or corrupt: "
             "write it again, or leave it out"
