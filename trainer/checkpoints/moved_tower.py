@@ -20,7 +20,7 @@ from shardrec.trainer.checkpoints.unfinished import finished
 from shardrec.trainer.checkpoints.unsound_values import UnsoundValuesError, unsound_tower
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.lock import locked
-from shardrec.trainer.run_folder.synced import CHECKPOINTS
+from shardrec.trainer.run_folder.run_files import CHECKPOINTS
 from shardrec.trainer.session.tower import MODEL
 
 

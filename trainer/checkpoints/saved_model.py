@@ -14,7 +14,7 @@ from shardrec.sharding.checkpoints.saved_tables import SavedTable, saved_tables
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.holds import Hold, hold_step
-from shardrec.trainer.run_folder.synced import CHECKPOINTS
+from shardrec.trainer.run_folder.run_files import CHECKPOINTS
 from shardrec.trainer.session.blueprint import build_model
 
 

@@ -17,6 +17,7 @@
 - `records.py`: the lines of metrics.jsonl
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
 - `resuming.py`: whether a training starts a run or goes on with one
+- `run_files.py`: where the files of a run lie
 - `signals.py`: SIGTERM and Ctrl-C, minded from the first import on
 - `stop_request.py`: wishes that a training stop between two steps, or end with a checkpoint
 - `store_lock.py`: a run in a store is for one training at a time

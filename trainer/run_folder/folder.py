@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,7 +38,7 @@ from shardrec.data_pipeline.files.relative_names import within
 from shardrec.data_pipeline.files.whole_files import whole_file
 from shardrec.data_pipeline.stores.filesystems import opened
 from shardrec.data_pipeline.stores.location import Location, StorePath
-from shardrec.data_pipeline.stores.mirrors import address, local, mirrored
+from shardrec.data_pipeline.stores.mirrors import address, local
 from shardrec.trainer.config.load import load, read
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.config.stages import stage_names
@@ -48,9 +47,10 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.lasting import check_lasting
 from shardrec.trainer.run_folder.lock import LOCK, check_owned, was_begun
 from shardrec.trainer.run_folder.records import append_record, read_records
+from shardrec.trainer.run_folder.run_files import CHECKPOINTS, RunFiles
 from shardrec.trainer.run_folder.stop_request import REQUESTS, forget_requests
 from shardrec.trainer.run_folder.summary_file import read_summary
-from shardrec.trainer.run_folder.synced import CHECKPOINTS, fetch, fetch_file_of, forget, holds_other_things, withdraw
+from shardrec.trainer.run_folder.synced import fetch, fetch_file_of, forget, holds_other_things, withdraw
 
 _FILES = (
     *("config.yaml", "stages.yaml", "schema.yaml", "plan.txt", "plan.json", "metrics.jsonl", "launches.jsonl"),
@@ -77,101 +77,8 @@ _LARGEST_MARK = 100  # bytes of `checkpoints/best`
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """A run folder is known by its path; its methods say what is in it, and write it.
-
-    own_logs: the folder of one command's logs, where it has one (`own_logs` in command_logs.py). elsewhere: of a run in
-    a store, this is the mirror of another machine than the launcher's.
-    """
-
-    path: Path
-    own_logs: Path | None = None
-    elsewhere: bool = False
-
-    @property
-    def config_file(self) -> Path:
-        """Returns the file of the resolved run file."""
-        return self.path / "config.yaml"
-
-    @property
-    def schema_file(self) -> Path:
-        """Returns the file of the schema that the run used."""
-        return self.path / "schema.yaml"
-
-    @property
-    def logs(self) -> Path:
-        """Returns the folder of the workers' logs, of what they tell each other, and of what they tell the launcher."""
-        return self.own_logs or self.path / "logs"
-
-    @cached_property
-    def store(self) -> StorePath | None:
-        """Returns what this folder is a mirror of, where the run is in a store."""
-        return mirrored(self.path)
-
-    @property
-    def address(self) -> str:
-        """Returns what the user names the run by: its URI, or its path."""
-        return address(self.path)
-
-    @property
-    def checkpoints(self) -> Location:
-        """Returns the folder of all checkpoints, which is in the store where the run is."""
-        return (self.store or self.path) / CHECKPOINTS
-
-    @property
-    def metrics_file(self) -> Path:
-        """Returns the file with a line of JSON for each recorded step or evaluation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary_file(self) -> Path:
-        """Returns the file that says what a finished run came to."""
-        return self.path / "summary.json"
-
-    @property
-    def plan_file(self) -> Path:
-        """Returns the file of the plan in numbers; `plan.txt` has it in words."""
-        return self.path / "plan.json"
-
-    @property
-    def slices_file(self) -> Path:
-        """Returns the file of the scores by slices that a report was asked for."""
-        return self.path / "slices.json"
-
-    @property
-    def curves_file(self) -> Path:
-        """Returns the file of the best checkpoint's curves (`final_curves.py`)."""
-        return self.path / "curves.json"
-
-    @property
-    def launches_file(self) -> Path:
-        """Returns the file of the commands that trained here (`launches.py`)."""
-        return self.path / "launches.jsonl"
-
-    @property
-    def report_file(self) -> Path:
-        """Returns the page that shows the run."""
-        return self.path / "report.html"
-
-    @property
-    def calibration_file(self) -> Path:
-        """Returns the file of the map from predictions to probabilities, where the run was calibrated."""
-        return self.path / "calibration.json"
-
-    @property
-    def stages_file(self) -> Path:
-        """Returns the resolved run file of a run of stages, which has it instead of `config_file`."""
-        return self.path / "stages.yaml"
-
-    @property
-    def error_file(self) -> Path:
-        """Returns the file with the line that stopped the run on some worker, which writes it for the launcher."""
-        return self.logs / "error.json"
-
-    @property
-    def result_file(self) -> Path:
-        """Returns the file with what rank 0 returns to a launcher whose workers run elsewhere."""
-        return self.logs / "result.json"
+class RunFolder(RunFiles):
+    """A run folder is known by its path; its methods say what is in it, and write it."""
 
     # ------------------------------------------------------------ making and opening
 

@@ -16,9 +16,9 @@ from shardrec.data_pipeline.stores.location import Status, StorePath
 from shardrec.data_pipeline.stores.mirrors import mirrored
 from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.run_folder.owner import Owner
+from shardrec.trainer.run_folder.run_files import CHECKPOINTS
 from shardrec.trainer.run_folder.store_lock import LOCK
 
-CHECKPOINTS = "checkpoints"
 KEPT_LOGS = 10
 """Commands whose logs stay in a store, the newest."""
 

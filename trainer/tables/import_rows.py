@@ -27,7 +27,7 @@ from shardrec.trainer.config.paths import absolute_folder
 from shardrec.trainer.config.trust import note
 from shardrec.trainer.run_folder.atomic import check_out, new_folder, write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
-from shardrec.trainer.run_folder.synced import CHECKPOINTS
+from shardrec.trainer.run_folder.run_files import CHECKPOINTS
 from shardrec.trainer.tables.export import ID, VECTOR
 from shardrec.trainer.tables.ids import DynamicRowFinder, RowFinder, TableIds
 from shardrec.trainer.tables.incoming_rows import IncomingRows
