@@ -203,7 +203,8 @@ class RunFolder(RunFiles):
         if not (here / "tracking").is_symlink():
             remove_made(here / "tracking" / "wandb")  # links among its files would stay
             remove_if_empty(here / "tracking")
-        for folder in (self.logs, self.path / CHECKPOINTS):
+        unfinished = sorted(here.glob("checkpoints/.step-*.tmp/**"), reverse=True)  # that no file was written to yet
+        for folder in (*unfinished, self.logs, self.path / CHECKPOINTS):
             remove_if_empty(folder)
 
     def config(self, overrides: Iterable[str] = ()) -> RunConfig:
