@@ -74,8 +74,8 @@ def _read(out: Path) -> list[dict[str, Any]]:
 def table(lines: list[dict[str, Any]]) -> str:
     """Returns a Markdown table: by launcher and fault, how often it befell a run, and what came of these runs."""
     rows = [
-        "| launcher | fault | befell runs | of which ended, and went on when started again | sound runs | rows lost | "
-        "rows repeated | seconds to recover: median, most | files and processes left |",
+        "| launcher | fault | befell runs | which ended, and went on when started again | sound | rows lost | "
+        "rows repeated | seconds to recover: median, most | files, processes left |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     befallen: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
@@ -83,7 +83,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         for struck in line["struck"]:
             if struck["befell"]:
                 befallen.setdefault((line["launcher"], struck["fault"]), []).append((line, struck))
-    for (launcher, fault), both in befallen.items():
+    for launcher, fault in sorted(befallen, key=lambda kind: ([*FAULTS].index(kind[0]), kind[1])):
+        both = befallen[launcher, fault]
         recovered = [struck["recovered"] for _, struck in both if struck["recovered"]] or [0.0]
         sums = {key: sum(line[key] for line, _ in both) for key in ("sound", "rows_lost", "rows_repeated")}
         ended, left = sum(bool(struck["codes"]) for _, struck in both), sum(len(line["left"]) for line, _ in both)
