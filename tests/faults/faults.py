@@ -63,7 +63,8 @@ def cut_data(run: Launched, draw: random.Random) -> None:
 
 
 def lost_data(run: Launched, draw: random.Random) -> None:
-    """A file of training rows is not there for a while."""
+    """A file of training rows is not there for a while; a run without a checkpoint would begin anew with the others."""
+    run.until(lambda: bool(run.folder.steps()))
     hidden(run, draw, os.unlink)
 
 

@@ -28,7 +28,7 @@ KEPT = 10
 
 _OWNER = "owner.json"
 _FILES = re.compile(
-    r"(owner|progress|result|error)\.json|(driver|rank-\d+|tracking-\w+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp"
+    r"(owner|progress|result|error|last-words-\d+)\.json|(driver|rank-\d+|tracking-\w+)\.log|messages\.txt|\.probe-\w+|\..+\.tmp"
 )
 _NAMES = re.compile(r"(train|evaluate|predict|calibrate|retrieve)-.+")
 _MESSAGES = ("progress.json", "result.json", "messages.txt")

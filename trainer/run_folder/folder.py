@@ -65,6 +65,7 @@ _WRITTEN = (
     "tracking/*.json",
     *REQUESTS,
     "checkpoints/.step-*.tmp/**/*",
+    "checkpoints/best",  # where all that there were were set aside, and removed
 )  # before the first checkpoint
 _FOLDERS = ("logs", "tensorboard", "tracking", "checkpoints")
 _OWN_NAMES = (*_FILES, "calibration.json", "slices.json", *_FOLDERS, MARKER, LOCK)

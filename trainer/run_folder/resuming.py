@@ -1,5 +1,6 @@
 """Whether a training starts a run or goes on with one is decided here, once, before anything is prepared."""
 
+import os
 from collections.abc import Iterable
 from typing import Literal
 
@@ -50,12 +51,18 @@ def _said(folder: RunFolder, going_on: bool) -> str:
     return f"{folder.address}: goes on from " + ("step 0 (no checkpoint yet)" if newest is None else f"step {newest}")
 
 
+def restarts() -> int:
+    """Returns how often torchrun's agent has started this process's ranks again; 0 under other launchers."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bool) -> None:
     if not going_on:
         raise UserError(f"--step {step}: says where --resume goes on from; there is no run to go on with")
     if config.stages:
         raise UserError(f"--step {step}: of which stage? resume that one by {folder.address}/STAGE/config.yaml")
-    folder.choose_step(step)
+    if not restarts():  # whose first try went on from there
+        folder.choose_step(step)
 
 
 def check_stages_folder(whole: RunFolder, stages: Iterable[str], *, resume: bool) -> None:

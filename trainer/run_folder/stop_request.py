@@ -53,7 +53,9 @@ class EndRequest:
         """Says whether somebody has asked, half a second ago or earlier."""
         now = time.monotonic()
         if not self._made and now - self._looked >= self._every:
-            self._looked, self._made = now, self._file.exists()
+            self._looked = now
+            with suppress(StoreError):  # it is looked for again
+                self._made = self._file.exists()
         return self._made
 
 

@@ -56,6 +56,11 @@ class ProgressiveValidation:
         with self._session.scoring():
             self._metrics.update(self._session.distributed.module(batch), batch)
 
+    @property
+    def has_rows(self) -> bool:
+        """Says whether rows were scored since the last call of `metrics`."""
+        return self._metrics is not None
+
     def metrics(self) -> dict[str, float]:
         """Returns the metrics of the rows scored since the last call. All ranks call it alike."""
         assert self._metrics is not None

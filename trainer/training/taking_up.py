@@ -1,6 +1,5 @@
 """A run's folder is made, or taken up where it stopped; one whose run came to nothing is left as it was found."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from shardrec.trainer.checkpoints.set_aside import moved_aside, put_back
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.command_logs import own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.run_folder.resuming import restarts
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.state import TrainingState, last_step
@@ -46,7 +46,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
 
 def _later_set_aside(folder: RunFolder, step: int | None) -> dict[int, Location]:
     """Sets the checkpoints after `step` aside, with a line; returns where they are."""
-    if step is None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):  # torchrun's next try goes on
+    if step is None or restarts():  # torchrun's next try goes on
         return {}
     moved = {later: moved_aside(folder.checkpoint(later)) for later in folder.steps() if later > step}
     for later, aside in moved.items():

@@ -97,7 +97,8 @@ def _train(
             push(folder.path)
         else:
             folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
-        if resume and (done := finished_summary(blueprint, folder)) is not None:
+        # not with a step: later checkpoints are set aside, which further ranks may not see yet
+        if resume and step is None and (done := finished_summary(blueprint, folder)) is not None:
             return _left_alone(folder, done, stays=stays or embedded)
         if leads():
             stack.enter_context(tracked(config, folder, group))

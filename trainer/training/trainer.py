@@ -122,6 +122,7 @@ class Trainer:
     def restore(self) -> None:
         """Takes up the newest complete checkpoint; else starts from what `init_from` names, or fresh."""
         resumed = self.checkpoints.restore_newest()
+        self._saved_step = None
         if not resumed:
             if self.config.init_from:
                 start_from(self.config.init_from, self.session)
@@ -316,15 +317,14 @@ class Trainer:
             if step == 0:
                 raise
             self.state.position.owes_evaluation = True
-            if self.progressive is not None:
-                self.log_progressive()  # as at each checkpoint
+            self.log_progressive()  # as at each checkpoint
             self.save_checkpoint(at_once=True)
             raise UserError(f"{error}; what was trained so far is saved as step-{step}") from error
 
     def log_progressive(self) -> None:
-        """Records the metrics of the rows since the last line, each scored before it was trained on."""
-        assert self.progressive is not None
-        self.reporter.record("progressive", self.state.position.step, self.progressive.metrics())
+        """Records the metrics of the rows since the last line, if any, each scored before it was trained on."""
+        if self.progressive is not None and self.progressive.has_rows:
+            self.reporter.record("progressive", self.state.position.step, self.progressive.metrics())
 
     def save_checkpoint(self, *, at_once: bool = False) -> None:
         """Writes a checkpoint. Raises UserError, and writes none, where training could not go on from it.
@@ -353,6 +353,7 @@ class Trainer:
         step = self.state.position.step
         if self._saved_step != step:
             self.read_losses()
+            self.log_progressive()
             self.save_checkpoint(at_once=True)
         self.complete_checkpoint()
         if leaving == Leaving.REGROUP:
