@@ -13,6 +13,7 @@
 - `freed_memory.py`: memory of the host and of GPUs, given back after a run; the peak of the latter
 - `last_words.py`: what a worker that ends without a user's error leaves for the launcher to say
 - `leaving.py`: workers leave together, between two steps
+- `meeting.py`: ranks that torchrun starts, and starts again, meet in its store
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `parent.py`: processes that end with the one that started them
 - `patient_group.py`: collectives on Python objects, for which late workers are waited for, but not frozen ones

@@ -12,9 +12,9 @@ from typing import Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
-from torch.distributed.rendezvous import rendezvous
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.trainer.launch.meeting import met
 from shardrec.trainer.launch.patient_group import PatientGroup
 from shardrec.trainer.launch.signs import Signs
 
@@ -115,16 +115,15 @@ class Environment:
     def _own_store(self, timeout: float) -> dist.Store | None:
         """Returns the store of workers that meet on a loopback address: torch's own listens on all interfaces.
 
-        None where they meet elsewhere, or torchrun has a store for them. Its store still has the addresses of ranks
-        that have ended when it starts them anew, which these then pass over.
+        None where they meet elsewhere. In the store of torchrun's agents they have a part of their own.
         """
-        if attempt := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-            shared, *_ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
-            return dist.PrefixStore(f"attempt {attempt}", shared)
         address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+        waits = timedelta(seconds=timeout)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            agents = dist.TCPStore(address, port, is_master=False, timeout=waits)
+            return met(agents, self.rank, self.world_size, timeout)
         if "TORCHELASTIC_RUN_ID" in os.environ or not _is_loopback(address):
             return None
-        waits = timedelta(seconds=timeout)
         if self.rank > 0:
             return dist.TCPStore(address, port, self.world_size, False, waits)
         listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
