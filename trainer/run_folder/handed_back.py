@@ -40,8 +40,8 @@ def failure_left(folder: RunFolder) -> UserError | None:
 def leave_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Leaves what rank 0 returns to the launcher."""
     write_atomically(folder.result_file, json.dumps(result))
+    push(folder.path)
     if folder.elsewhere:
-        push(folder.path)
         _in_store(folder, folder.result_file).write_text(json.dumps(result))
 
 
@@ -51,7 +51,7 @@ def result_left(folder: RunFolder) -> dict[str, Any]:
     left: dict[str, Any] = json.loads(_left(folder, folder.result_file))
     if not is_here:
         _in_store(folder, folder.result_file).unlink(missing_ok=True)
-        push(folder.path)
+        push(folder.path, is_last=True)
         fetch(folder.path, is_ours=True)
     return left
 

@@ -22,6 +22,9 @@ from shardrec.trainer.run_folder.store_lock import LOCK
 KEPT_LOGS = 10
 """Commands whose logs stay in a store, the newest."""
 
+_RESOLUTION = 1_000_000_000
+"""Nanoseconds by which an object may be younger than its time says."""
+
 _NOT_SENT = (CHECKPOINTS,)
 _OF_OTHERS = re.compile(r".*/(tracking/wandb|logs/[^/]*/ray)")
 _RUN_FILES = ("config.yaml", "stages.yaml", "compare.csv")
@@ -31,6 +34,8 @@ _NOT_FETCHED = (CHECKPOINTS, "logs", "tensorboard")  # what no command reads
 _PASSING = ("progress.json", "result.json", "error.json", "messages.txt", "owner.json")
 _seen: dict[Path, tuple[int, int]] = {}
 """Size and time that files had when this process fetched or sent them."""
+_known: dict[Path, Status] = {}
+"""How the objects of files looked then."""
 
 
 @contextmanager
@@ -47,7 +52,7 @@ def in_step(folder: Path) -> Iterator[None]:
     finally:
         if any(_files(folder, (*_NOT_SENT, "logs"))):  # else nothing came of it
             with suppress(StoreError) if failed else nullcontext():
-                push(folder)
+                push(folder, is_last=True)
                 _prune_logs(folder)
 
 
@@ -67,7 +72,7 @@ def fetch(folder: Path, *, is_ours: bool = False) -> None:
             with whole_file(path, synced=False) as temporary:
                 fetch_file(source, temporary)
             os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        _seen[path] = (status.st_size, status.st_mtime_ns)
+        _seen[path], _known[path] = (status.st_size, status.st_mtime_ns), status
         if path.name == "config.yaml":
             (path.parent / CHECKPOINTS).mkdir(exist_ok=True)  # by which a run folder is known
     for path in _files(folder, _NOT_FETCHED):
@@ -84,13 +89,14 @@ def fetch_file_of(path: Path) -> None:
             _seen.pop(path, None)
 
 
-def push(folder: Path) -> None:
+def push(folder: Path, *, is_last: bool = False) -> None:
     """Sends what has changed in a mirror to its store; nothing where the folder is no mirror.
 
+    is_last: by a launcher in the end: what a worker has sent from elsewhere stays, though one wrote here before.
     Raises StoreError as `tried`.
     """
     for path in _files(folder, _NOT_SENT) if mirrored(folder) else ():
-        if _look(path) != _seen.get(path):
+        if _look(path) != _seen.get(path) and not (is_last and _is_replaced(path)):
             send(path)
 
 
@@ -99,7 +105,7 @@ def send(path: Path) -> None:
     if store := mirrored(path):
         now = _look(path)
         send_file(path, store)
-        _seen[path] = now
+        _seen[path], _known[path] = now, store.stat()
 
 
 def forget(path: Path) -> None:
@@ -172,6 +178,17 @@ def _is_of_others(folder: Path) -> bool:
 def _look(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _is_replaced(path: Path) -> bool:
+    """Says whether another process has sent a file after it was written here."""
+    store = mirrored(path)
+    assert store is not None
+    try:
+        now = store.stat()
+    except FileNotFoundError:
+        return False
+    return now != _known.get(path) and now.st_mtime_ns + _RESOLUTION > path.stat().st_mtime_ns
 
 
 def _is_alike(path: Path, status: Status) -> bool:

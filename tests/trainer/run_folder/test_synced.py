@@ -1,5 +1,7 @@
 """A run in a store has a mirror on each machine: what one sends the other fetches, and nobody's newer file is lost."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ class Machines:
     def on(self, name: str) -> Path:
         """Returns the run's mirror there."""
         synced._seen.clear()
+        synced._known.clear()
         self._monkeypatch.setenv(VARIABLE, str(self._tmp_path / name))
         folder = local(self.uri)
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +91,31 @@ def test_a_stale_mirror_overwrites_nothing(machines: Machines, store: ObjectStor
     write(here, summary_json="{}")
     push(here)
     assert store.read(f"{here.name}/metrics.jsonl") == b"1\n2\n" and store.read(f"{here.name}/summary.json") == b"{}"
+
+
+def test_a_launcher_sends_no_older_records_than_there_are(machines: Machines, store: ObjectStore) -> None:
+    """Rank 0 was on its machine, wrote to its mirror, and has gone on from another one."""
+    here = machines.on("a")
+    write(here, config_yaml="run", metrics_jsonl="")
+    push(here)
+    seen, known = dict(synced._seen), dict(synced._known)
+    write(here, metrics_jsonl="1\n")  # another process does, and sends it
+    push(machines.on("a"))
+    there = machines.on("b")
+    fetch(there)
+    write(there, metrics_jsonl="1\n2\n")
+    push(there)
+    machines.on("a")
+    synced._seen.update(seen)
+    synced._known.update(known)
+    an_hour_ago = time.time() - 3600
+    os.utime(here / "metrics.jsonl", (an_hour_ago, an_hour_ago))
+    push(here, is_last=True)
+    assert store.read(f"{here.name}/metrics.jsonl") == b"1\n2\n"
+    write(here, metrics_jsonl="1\n2\n3\n")
+    os.utime(here / "metrics.jsonl", (an_hour_ago + 7200, an_hour_ago + 7200))
+    push(here, is_last=True)
+    assert store.read(f"{here.name}/metrics.jsonl") == b"1\n2\n3\n"
 
 
 def test_what_the_store_has_no_more_goes(machines: Machines, store: ObjectStore) -> None:
