@@ -4,6 +4,7 @@ from collections import deque
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.stores.location import Location
+from shardrec.trainer.checkpoints.manifest import LaterVersionError
 from shardrec.trainer.checkpoints.saved_model import SavedModel
 from shardrec.trainer.checkpoints.tower_file import saved_tower
 
@@ -17,6 +18,8 @@ def damage(checkpoint: Location) -> str | None:
         for rows in (*saved.tables.values(), *id_maps):
             for tensor in rows.tensors:
                 deque(rows.blocks(tensor), maxlen=0)
+    except LaterVersionError:
+        return None
     except (UserError, OSError) as error:
         return str(error)
     return None

@@ -25,6 +25,10 @@ TOWER_FILE = "tower.safetensors"
 LARGEST = 1 << 30  # bytes: some 200,000 tables of 10 billion rows each
 
 
+class LaterVersionError(UserError):
+    """The error of a checkpoint that holds what this version does not know of: it is whole for another one."""
+
+
 class _File(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -69,9 +73,9 @@ def read_manifest(checkpoint: Location) -> dict[str, Any]:
 
 
 def _check(path: Location, content: Any) -> None:
-    """Raises UserError where a manifest, whole as it is, is not that of a checkpoint."""
+    """Raises UserError where a manifest, whole as it is, is not that of a checkpoint, or is of a later version."""
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise UserError(f"{path}: format {content.get('format')}, this version reads {FORMAT}")
+        raise _later(path, f"format {content.get('format')}, this version reads {FORMAT}")
     try:
         checked = _Content.model_validate(content)
         if len(checked.generators) != checked.world_size:
@@ -79,8 +83,10 @@ def _check(path: Location, content: Any) -> None:
         if missing := {"step", "epoch", "step_in_epoch", "rows"} - content["position"].keys():
             raise ValueError(f"position: no {min(missing)!r} in it")
         if unknown := content["position"].keys() - Position.__dataclass_fields__.keys():
-            raise ValueError(f"position: {in_quotes(min(unknown))} is known to no version up to this one")
+            raise _later(path, f"position: {in_quotes(min(unknown))} is known to no version up to this one")
         check_entries(content["tables"], content.get("id_maps", {}))
+    except LaterVersionError:
+        raise
     except ValidationError as error:
         problem = first_problem(error)
     except ValueError as error:
@@ -90,6 +96,10 @@ def _check(path: Location, content: Any) -> None:
     raise UserError(
         f"{path}: not a checkpoint's manifest: {problem}; restore it from a copy, or use another checkpoint"
     )
+
+
+def _later(path: Location, what: str) -> LaterVersionError:
+    return LaterVersionError(f"{path}: {what}; go on with the version that wrote it, or from an earlier step (--step)")
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:

@@ -232,6 +232,24 @@ def test_a_damaged_manifest_is_named(data: Path, tmp_path: Path) -> None:
         train(path, resume=True)
 
 
+@pytest.mark.parametrize("where", ["content", "position"])
+def test_a_checkpoint_of_a_later_version_is_not_taken_for_a_damaged_one(data: Path, tmp_path: Path, where: str) -> None:
+    """Which would be set aside, to go on from one before."""
+    path = run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2, "checkpoint": {"every_steps": 1}})
+    train(path)
+    folder = RunFolder.open(tmp_path / "run")
+    content = read_manifest(folder.checkpoint(2))
+    if where == "content":
+        content["format"] = 2
+    else:
+        content["position"]["of_tomorrow"] = 1
+    write_manifest(folder.checkpoint(2) / "manifest.json", content)
+    steps = folder.steps()
+    with pytest.raises(UserError, match=r"step-2/manifest.json: .*go on with the version that wrote it"):
+        train(path, ("trainer.max_steps=4",), resume=True)
+    assert folder.steps() == steps
+
+
 def test_other_data_are_refused_on_resume(data: Path, tmp_path: Path) -> None:
     path = run_file(tmp_path / "run.yaml", data, trainer={"max_steps": 2})
     train(path)
