@@ -56,7 +56,8 @@ def test_the_newest_commands_logs_stay_and_nothing_else_is_touched(tmp_path: Pat
     for number in range(KEPT + 5):
         own = logs / f"train-{number:02d}"
         (own / "ray/deep").mkdir(parents=True)
-        (own / "driver.log").write_text("words")
+        for name in ("driver.log", "last-words-0.json"):
+            (own / name).write_text("words")
         (own / "owner.json").write_text(json.dumps(mine | ({} if number == 0 else {"started": "1"})))
         os.utime(own / "owner.json", (number, number))
     (logs / "train-01/thesis.txt").write_text("precious")

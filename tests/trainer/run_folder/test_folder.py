@@ -118,6 +118,7 @@ def test_a_discarded_folder_goes_with_its_lock_unless_it_was_there_before(config
     with locked(path, "train"):
         folder = RunFolder.create(config, resume=False)
         (path / "checkpoints" / ".step-4.tmp" / "tables").mkdir(parents=True)  # no file of which is written yet
+        folder.mark_best(3)  # which was set aside, and removed
         folder.discard()
     assert path.exists() is was_there
     assert not was_there or not any(path.iterdir())

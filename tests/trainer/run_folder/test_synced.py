@@ -9,8 +9,9 @@ import pytest
 from shardrec.data_pipeline.stores.mirrors import VARIABLE, local
 from shardrec.trainer.run_folder import synced
 from shardrec.trainer.run_folder.lock import locked
+from shardrec.trainer.run_folder.stop_request import EndRequest, ask_to_end
 from shardrec.trainer.run_folder.synced import KEPT_LOGS, fetch, forget, holds_other_things, in_step, push, withdraw
-from tests.object_store import BUCKET, ObjectStore
+from tests.object_store import BUCKET, Fault, ObjectStore
 
 
 class Machines:
@@ -171,3 +172,12 @@ def test_is_sent_in_the_end_with_the_newest_logs(machines: Machines, store: Obje
             path.write_text("log")
     logs = {name.split("/")[1] for name in store.names(here.name) if name.startswith("logs/")}
     assert len(logs) == KEPT_LOGS and not logs & {"evaluate-20260100", "train-20260101"}
+
+
+def test_a_store_that_is_away_does_not_end_who_looks_for_wishes(machines: Machines, store: ObjectStore) -> None:
+    here = machines.on("a")
+    request = EndRequest(here, elsewhere=True)
+    with store.failing(Fault("HEAD|GET", "500")):
+        assert not request.is_made()
+    ask_to_end(here)
+    assert EndRequest(here, elsewhere=True).is_made()
