@@ -105,7 +105,10 @@ def send(path: Path) -> None:
     if store := mirrored(path):
         now = _look(path)
         send_file(path, store)
-        _seen[path], _known[path] = now, store.stat()
+        _seen[path] = now  # at once: what was sent can be withdrawn
+        _known.pop(path, None)
+        with suppress(StoreError, FileNotFoundError):
+            _known[path] = store.stat()
 
 
 def forget(path: Path) -> None:
