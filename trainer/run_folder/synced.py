@@ -115,6 +115,7 @@ def forget(path: Path) -> None:
     """Removes a file, and where it is in a mirror from the store too. Raises StoreError as `tried`."""
     path.unlink(missing_ok=True)
     _seen.pop(path, None)
+    _known.pop(path, None)
     if store := mirrored(path):
         store.unlink(missing_ok=True)
 
@@ -126,6 +127,7 @@ def withdraw(folder: Path) -> None:
     for path in [path for path in _seen if path.is_relative_to(folder)]:
         (store / path.relative_to(folder).as_posix()).unlink(missing_ok=True)
         del _seen[path]
+        _known.pop(path, None)
     for inside, status in store.listed().items():
         if status is None and not any(of is not None for of in inside.listed(deep=True).values()):
             inside.remove()  # what pyarrow marks a folder by

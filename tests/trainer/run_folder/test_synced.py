@@ -77,17 +77,22 @@ def test_sends_and_fetches_only_what_has_changed(machines: Machines, store: Obje
     assert not any("metrics.jsonl" in request for request in store.requests)
 
 
+def gone_on_with_elsewhere(machines: Machines) -> None:
+    """Another machine adds a record, and sends it."""
+    there = machines.on("b")
+    fetch(there)
+    write(there, metrics_jsonl="1\n2\n")
+    push(there)
+    machines.on("a")
+
+
 def test_a_stale_mirror_overwrites_nothing(machines: Machines, store: ObjectStore) -> None:
     """As the launcher's does not, where rank 0 runs on another machine."""
     here = machines.on("a")
     write(here, config_yaml="run", metrics_jsonl="1\n")
     push(here)
     seen = dict(synced._seen)
-    there = machines.on("b")
-    fetch(there)
-    write(there, metrics_jsonl="1\n2\n")
-    push(there)
-    machines.on("a")
+    gone_on_with_elsewhere(machines)
     synced._seen.update(seen)
     write(here, summary_json="{}")
     push(here)
@@ -102,11 +107,7 @@ def test_a_launcher_sends_no_older_records_than_there_are(machines: Machines, st
     seen, known = dict(synced._seen), dict(synced._known)
     write(here, metrics_jsonl="1\n")  # another process does, and sends it
     push(machines.on("a"))
-    there = machines.on("b")
-    fetch(there)
-    write(there, metrics_jsonl="1\n2\n")
-    push(there)
-    machines.on("a")
+    gone_on_with_elsewhere(machines)
     synced._seen.update(seen)
     synced._known.update(known)
     an_hour_ago = time.time() - 3600
