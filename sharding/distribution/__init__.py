@@ -9,4 +9,5 @@
 - `replicas.py`: data-parallel tables and the step that updates all replicas alike
 - `row_kernels.py`: the kernels that look rows up and update them
 - `sharded.py`: TorchRec's sharded modules with these kernels in them
+- `tower.py`: a tower whose gradients are averaged while backward computes the rest
 """

@@ -7,7 +7,6 @@ Gradients: TorchRec, DistributedDataParallel and `Replicas` all average over ran
 would give them. Sharded tables are updated inside backward; `step` updates the data-parallel ones.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingEnv, ShardingPlan
 
 from shardrec.data_pipeline.batch import Batch
@@ -35,6 +33,7 @@ from shardrec.sharding.distribution.sharded import (
     kernels,
     parameter_sharding,
 )
+from shardrec.sharding.distribution.tower import TowerWrapper
 from shardrec.sharding.dynamic.dynamic_tables import DynamicTables
 from shardrec.sharding.dynamic.id_map import IdMap
 from shardrec.sharding.kernels.library import library
@@ -212,29 +211,12 @@ def _sharded(
         sharders=[make(qcomm_codecs_registry=codecs(exchange)) for make in (BagSharder, SequenceSharder)],
         init_data_parallel=False,
         init_parameters=False,
-        # static: parameters that a loss never reaches hang nobody; buffers are each rank's own after the start
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=True),
+        data_parallel_wrapper=TowerWrapper(),
     )
     step.to(device)
     if dist.get_world_size(process_group) > 1 and any(p.requires_grad for p in step.parameters()):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # renamed in torch 2.13
-            module.init_data_parallel()
-        _fix_buckets(module)
+        module.init_data_parallel()
     return module
-
-
-def _fix_buckets(module: nn.Module) -> None:
-    """Has gradients of a tower lie in the same places of their messages in every step, in the order of its parameters.
-
-    DistributedDataParallel would place them anew after the first step of a process. Where in a message a number lies
-    says in which order three ranks or more add it up, so that a run that goes on would differ from one that was never
-    stopped by rounding.
-    """
-    for part in module.modules():
-        if isinstance(part, DistributedDataParallel):
-            part.reducer._push_all_rebuilt_params()
-            part.reducer._rebuild_buckets()
 
 
 def _default_group(plan: Plan, device: torch.device) -> dist.ProcessGroup:

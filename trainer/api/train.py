@@ -18,7 +18,7 @@ from shardrec.trainer.launch.cores import cluster_address
 from shardrec.trainer.launch.early_start import started_early
 from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.reports.after_training import reported
-from shardrec.trainer.run_folder.resuming import Resume, resumes
+from shardrec.trainer.training.resuming import Resume, resumes
 
 
 @door

@@ -51,8 +51,8 @@ def train(
     from shardrec.trainer.reports.after_training import reported
     from shardrec.trainer.run_folder.folder import RunFolder
     from shardrec.trainer.run_folder.interruption import telling_how_to_go_on
-    from shardrec.trainer.run_folder.resuming import resumes
     from shardrec.trainer.run_folder.summaries import print_summary
+    from shardrec.trainer.training.resuming import resumes
 
     if trust:
         trust_folders(run_file.parent)

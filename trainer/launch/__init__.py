@@ -14,6 +14,7 @@
 - `last_words.py`: what a worker that ends without a user's error leaves for the launcher to say
 - `leaving.py`: workers leave together, between two steps
 - `meeting.py`: ranks that torchrun starts, and starts again, meet in its store
+- `notes.py`: what ranks that torchrun starts again have to know of those before them
 - `on_ray.py`: how a worker function runs on Ray's workers
 - `parent.py`: processes that end with the one that started them
 - `patient_group.py`: collectives on Python objects, for which late workers are waited for, but not frozen ones

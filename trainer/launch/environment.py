@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from shardrec.data_pipeline.errors import UserError
 from shardrec.trainer.launch.meeting import met
+from shardrec.trainer.launch.notes import agents_store
 from shardrec.trainer.launch.patient_group import PatientGroup
 from shardrec.trainer.launch.signs import Signs
 
@@ -119,8 +120,7 @@ class Environment:
         """
         address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
         waits = timedelta(seconds=timeout)
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            agents = dist.TCPStore(address, port, is_master=False, timeout=waits)
+        if agents := agents_store(waits):
             return met(agents, self.rank, self.world_size, timeout)
         if "TORCHELASTIC_RUN_ID" in os.environ or not _is_loopback(address):
             return None

@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardrec.data_pipeline.errors import shortened
+from shardrec.data_pipeline.stores.location import Location
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.launch.absent_workers import LateWorkersError, SilentWorkerError
 from shardrec.trainer.run_folder.atomic import write_atomically
+from shardrec.trainer.run_folder.folder import RunFolder
 
 LOST_PEER = re.compile(
     r"closed by (remote )?peer|connection reset|broken pipe|remote process exited|socket closed", re.I
@@ -23,6 +26,7 @@ LOST_PEER = re.compile(
 TIMED_OUT = re.compile(r"timed? ?out", re.I)
 IN_COLLECTIVES = re.compile(r"gloo|pair closure|nccl|c10d|tcpstore|diststore|distributed", re.I)
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate|bad_alloc", re.I)
+_FILES = "last-words-*.json"
 PACKAGES = ("/torch/", "/torchrec/", "/ray/", "/site-packages/")
 
 
@@ -33,25 +37,39 @@ class LastWords:
     line: str
     is_consequence: bool = False
 
-    def leave(self, logs: Path, rank: int) -> None:
-        """Leaves them where the launcher finds them; a full disk leaves none."""
-        with suppress(OSError):
-            write_atomically(logs / f"last-words-{rank}.json", json.dumps(asdict(self)))
+    def leave(self, folder: RunFolder, rank: int) -> None:
+        """Leaves them where the launcher finds them; a full disk, or a store that is away, has none."""
+        file, text = folder.logs / f"last-words-{rank}.json", json.dumps(asdict(self))
+        with suppress(OSError, StoreError):
+            write_atomically(file, text)
+            if folder.elsewhere:
+                folder.stored(file).write_text(text)
 
 
-def left(logs: Path) -> Iterator[LastWords]:
-    """Yields what workers left, causes before consequences."""
-    found = []
-    for file in sorted(logs.glob("last-words-*.json")):
-        with suppress(OSError, ValueError, TypeError):
-            found.append(LastWords(**json.loads(file.read_text())))
-    yield from sorted(found, key=lambda words: words.is_consequence)
+def left(folder: RunFolder) -> Iterator[LastWords]:
+    """Yields what workers left, here or in the run's store, causes before consequences."""
+    found = dict[str, LastWords]()
+    for file in _files(folder):
+        with suppress(OSError, StoreError, ValueError, TypeError):
+            found.setdefault(file.name, LastWords(**json.loads(file.read_text())))
+    yield from sorted((found[name] for name in sorted(found)), key=lambda words: words.is_consequence)
 
 
-def forget(logs: Path) -> None:
+def forget(folder: RunFolder) -> None:
     """Forgets what workers of an earlier try left."""
-    for file in logs.glob("last-words-*.json"):
-        file.unlink(missing_ok=True)
+    for file in _files(folder):
+        with suppress(StoreError):
+            file.unlink(missing_ok=True)
+
+
+def _files(folder: RunFolder) -> list[Location]:
+    here = list[Location](folder.logs.glob(_FILES))
+    if folder.store is None:
+        return here
+    try:
+        return [*here, *folder.stored(folder.logs).glob(_FILES)]
+    except StoreError:
+        return here
 
 
 def last_words(error: Exception, *, rank: int, world_size: int, timeout: float, log: Path) -> LastWords:

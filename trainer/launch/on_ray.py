@@ -191,7 +191,7 @@ def _cause(folder: RunFolder, error: Exception) -> UserError:
     raised = [e for e in failures.values() if isinstance(e, UserError)]
     if known := failure_left(folder) or next(iter(raised), None):
         return known
-    words = [*left(folder.logs), *_of_the_dead(failures)]
+    words = [*left(folder), *_of_the_dead(failures)]
     words.sort(key=lambda said: said.is_consequence)
     line = words[0].line if words else f"a worker died ({type(error).__name__}: {shortened(str(error))})"
     return LoggedError(f"{line}; Ray's words are in {folder.logs}/driver.log{way_on(folder.logs)}")
@@ -276,7 +276,7 @@ def _is_preempted() -> bool:
 def _leave_last_words(error: Exception, config: RunConfig, folder: RunFolder, environment: Environment) -> None:
     rank, size = environment.rank, environment.world_size
     log = folder.logs / f"rank-{rank}.log"
-    last_words(error, rank=rank, world_size=size, timeout=config.launch.timeout, log=log).leave(folder.logs, rank)
+    last_words(error, rank=rank, world_size=size, timeout=config.launch.timeout, log=log).leave(folder, rank)
 
 
 def _environment(launch: LaunchConfig, *, is_local: bool) -> Environment:

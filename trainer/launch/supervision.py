@@ -59,7 +59,7 @@ def supervised(
         compile_kernels()  # at first use, which is said where the user sees it
     if leads():
         folder.error_file.unlink(missing_ok=True)  # an earlier command's
-        forget(folder.logs)
+        forget(folder)
     passes_on = ends_in_order and choose_backend(config.launch) == "ray"
     log = folder.logs / ("driver.log" if leads() else f"rank-{os.environ['RANK']}.log")
     captured = nullcontext(sys.stderr) if embedded else captured_output(log)
@@ -103,5 +103,5 @@ def _told(error: Exception, config: RunConfig, folder: RunFolder, log: Path) -> 
     traceback.print_exc()
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     words = last_words(error, rank=rank, world_size=world_size, timeout=config.launch.timeout, log=log)
-    words.leave(folder.logs, rank)
-    return LoggedError(next(left(folder.logs), words).line + way_on(folder.logs))
+    words.leave(folder, rank)
+    return LoggedError(next(left(folder), words).line + way_on(folder.logs))

@@ -15,6 +15,11 @@ def leads() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def is_elsewhere() -> bool:
+    """Returns whether this process is on another machine of a torchrun than rank 0."""
+    return os.environ.get("GROUP_RANK", "0") != "0"
+
+
 def end_with_agent() -> None:
     """Has this rank be told to end when torchrun's agent is gone, which nobody else could tell it any more.
 

@@ -1,5 +1,6 @@
 """A run leaves its results on disk and on the screen.
 
+- `as_found.py`: what a training finds of a run, put back where nothing comes of it
 - `atomic.py`: text, CSV, pictures and folders that appear complete or not at all
 - `captured_output.py`: what libraries print, put into a log
 - `command_logs.py`: logs and messages of one command, in a folder of their own
@@ -16,7 +17,6 @@
 - `progress.py`: how far a run is, from the leading worker to the terminal
 - `records.py`: the lines of metrics.jsonl
 - `reporting.py`: metrics.jsonl, TensorBoard and summary.json
-- `resuming.py`: whether a training starts a run or goes on with one
 - `run_files.py`: where the files of a run lie
 - `signals.py`: SIGTERM and Ctrl-C, minded from the first import on
 - `stop_request.py`: wishes that a training stop between two steps, or end with a checkpoint

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from shardrec.data_pipeline.errors import ResumableError, UserError
-from shardrec.data_pipeline.stores.location import StorePath
 from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
@@ -23,7 +22,7 @@ def leave_failure(folder: RunFolder, error: UserError) -> None:
         with folder.error_file.open("x") as file:
             file.write(text)
         if folder.elsewhere:
-            _in_store(folder, folder.error_file).write_text(text)
+            folder.stored(folder.error_file).write_text(text)
     except (OSError, StoreError):
         pass  # another worker was first; or the disk is full, and the error itself has to get through
 
@@ -42,7 +41,7 @@ def leave_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     write_atomically(folder.result_file, json.dumps(result))
     push(folder.path)
     if folder.elsewhere:
-        _in_store(folder, folder.result_file).write_text(json.dumps(result))
+        folder.stored(folder.result_file).write_text(json.dumps(result))
 
 
 def result_left(folder: RunFolder) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def result_left(folder: RunFolder) -> dict[str, Any]:
     is_here = folder.result_file.exists()
     left: dict[str, Any] = json.loads(_left(folder, folder.result_file))
     if not is_here:
-        _in_store(folder, folder.result_file).unlink(missing_ok=True)
+        folder.stored(folder.result_file).unlink(missing_ok=True)
         push(folder.path, is_last=True)
         fetch(folder.path, is_ours=True)
     return left
@@ -60,9 +59,4 @@ def _left(folder: RunFolder, file: Path) -> str:
     """Returns the text of a file that a worker left here, or on another machine. Raises FileNotFoundError."""
     if folder.store is None or file.exists():
         return file.read_text()
-    return _in_store(folder, file).read_text()
-
-
-def _in_store(folder: RunFolder, file: Path) -> StorePath:
-    assert folder.store is not None
-    return folder.store / file.relative_to(folder.path).as_posix()
+    return folder.stored(file).read_text()

@@ -69,12 +69,17 @@ def check_free(folder: Path) -> None:
 
 
 def check_owned(folder: Path, command: str) -> None:
-    """Raises UserError where another command has taken the folder over, which only happens to who stood still."""
+    """Raises UserError where another command has taken a folder over that this one had locked.
+
+    That only happens to who stood still.
+    """
     if store := mirrored(folder):
         check_store_owned(store, command)
         return
     owner = Owner.parse(_read(folder / LOCK) or "")
-    if owner is not None and owner.command != command:
+    if owner is None:
+        raise UserError(f"{folder / LOCK}: gone: another training took the folder over, or it was removed; this ends")
+    if owner.command != command:
         raise UserError(f"{folder}: was taken over by {owner}, since this process gave no sign of life; this one ends")
 
 

@@ -52,6 +52,11 @@ class RunFiles:
         """Returns the folder of all checkpoints, which is in the store where the run is."""
         return (self.store or self.path) / CHECKPOINTS
 
+    def stored(self, file: Path) -> StorePath:
+        """Returns the object of a file of this folder, where the run is in a store."""
+        assert self.store is not None
+        return self.store / file.relative_to(self.path).as_posix()
+
     @property
     def metrics_file(self) -> Path:
         """Returns the file with a line of JSON for each recorded step or evaluation."""

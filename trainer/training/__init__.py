@@ -10,6 +10,7 @@
 - `left_out.py`: rows that cannot be read, left out of steps
 - `pace.py`: which worker the others wait for
 - `refusal.py`: the line that a run that diverges ends with, and what it leaves to go on from
+- `resuming.py`: whether a training starts a run or goes on with one
 - `run_checkpoints.py`: the newest whole checkpoint taken up, new ones written, old ones pruned
 - `scores.py`: a run's splits scored, between steps and at the end, recorded and judged
 - `selection.py`: which metric of an evaluation decides what the best step is

@@ -145,9 +145,13 @@ class RunCheckpoints:
                 self.complete()
 
     def give_up(self) -> None:
-        """Leaves what is under way unfinished, as for a worker that ends before the others know."""
+        """Leaves what is under way unfinished, as for a worker that ends before the others know.
+
+        What cannot be removed of it then is removed by the next training.
+        """
         if self._saving is not None:
-            self._saving.give_up()
+            with suppress(OSError, UserError):  # why the worker ends is what counts
+                self._saving.give_up()
 
     def _is_complete(self, step: int) -> bool:
         there = (self._folder.checkpoint(step) / MANIFEST).exists() if self._leads else None

@@ -17,20 +17,20 @@ from shardrec.trainer.launch.backends import choose_backend, flush_and_exit
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.freed_memory import give_back_freed_memory
 from shardrec.trainer.launch.supervision import supervised
-from shardrec.trainer.launch.torchrun import leads
+from shardrec.trainer.launch.torchrun import is_elsewhere, leads
 from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.command_logs import command_name, own_logs
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.launches import LaunchLog
 from shardrec.trainer.run_folder.lock import locked
 from shardrec.trainer.run_folder.reporting import write_summary
-from shardrec.trainer.run_folder.resuming import check_stages_folder
 from shardrec.trainer.run_folder.stop_request import forget_requests
-from shardrec.trainer.run_folder.synced import forget, in_step, push, send
+from shardrec.trainer.run_folder.synced import fetch, forget, in_step, push, send
 from shardrec.trainer.run_folder.terminal import messages
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.tracking.tracked import tracked
 from shardrec.trainer.training.inspection import inspect_run
+from shardrec.trainer.training.resuming import check_stages_folder
 from shardrec.trainer.training.taking_up import finished_summary, taken_up
 from shardrec.trainer.training.train_worker import train_worker
 
@@ -97,16 +97,19 @@ def _train(
             push(folder.path)
         else:
             folder = stack.enter_context(own_logs(RunFolder.awaited(config), name, leads=False))
-        # not with a step: later checkpoints are set aside, which further ranks may not see yet
-        if resume and step is None and (done := finished_summary(blueprint, folder)) is not None:
-            return _left_alone(folder, done, stays=stays or embedded)
-        if leads():
+        done = finished_summary(blueprint, folder) if leads() and resume and step is None else None
+        if done is not None and choose_backend(config.launch) != "torchrun":
+            return _left_alone(folder, done)
+        if leads() and done is None:
             stack.enter_context(tracked(config, folder, group))
-        log = LaunchLog(folder, embedded=embedded) if leads() else None
+        log = LaunchLog(folder, embedded=embedded) if leads() and done is None else None
         summary = supervised(
-            train_worker, config, folder, quiet=quiet, stays=stays, embedded=embedded, blueprint=blueprint,
-            ends_in_order=True, on_memory=log.memory if log else lambda size: None,
+            train_worker if done is None else partial(train_worker, is_finished=True), config, folder, quiet=quiet,
+            stays=stays, embedded=embedded, blueprint=blueprint, ends_in_order=True,
+            on_memory=log.memory if log else lambda size: None,
         )  # fmt: skip
+        if done is not None:
+            return _left_alone(folder, done)
         if log:
             log.close()
         if summary:
@@ -121,17 +124,11 @@ def _train(
         return summary
 
 
-def _left_alone(folder: RunFolder, summary: dict[str, Any], *, stays: bool) -> dict[str, Any] | None:
-    """Returns the summary of a finished run as it is; further ranks of a torchrun end, unless they are to stay."""
-    if leads():
-        line = (
-            f"{folder.address}: finished at step {summary['steps']} and left as it is; trainer.epochs may give it more"
-        )
-        messages().print(line, markup=False, soft_wrap=True)
-        return summary
-    if not stays:
-        flush_and_exit(0)
-    return None
+def _left_alone(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the summary of a finished run as it is, and says so."""
+    line = f"{folder.address}: finished at step {summary['steps']} and left as it is; trainer.epochs may give it more"
+    messages().print(line, markup=False, soft_wrap=True)
+    return summary
 
 
 def _train_stages(
@@ -152,6 +149,8 @@ def _train_stages(
         resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path, at_end=at_end,
     )  # fmt: skip
     if not leads():
+        if is_elsewhere():
+            fetch(whole.path)
         return asked(config, stages, whole)
     check_stages_folder(whole, stages, resume=resume)
     with locked(whole.path, name), in_step(whole.path):

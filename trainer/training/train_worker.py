@@ -15,12 +15,20 @@ from shardrec.trainer.training.trainer import Trainer
 
 
 def train_worker(
-    config: RunConfig, folder: RunFolder, environment: Environment, *, blueprint: Blueprint | None = None
+    config: RunConfig,
+    folder: RunFolder,
+    environment: Environment,
+    *,
+    blueprint: Blueprint | None = None,
+    is_finished: bool = False,
 ) -> dict[str, Any]:
     """Trains on one worker, from the newest complete checkpoint of the folder or from the start.
 
-    blueprint: what inspection made of the run; None makes it anew.
+    blueprint: what inspection made of the run; None makes it anew. is_finished: there is nothing to do, as rank 0 has
+    found; a worker elsewhere may see less of the run folder.
     """
+    if environment.broadcast(is_finished):
+        return {}
     with full_disk_named(folder.path, partial(_way_on, folder)):
         trainer = Trainer(config, folder, environment, blueprint)
         try:

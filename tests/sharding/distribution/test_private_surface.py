@@ -22,7 +22,7 @@ from torchrec.distributed.embedding_lookup import GroupedEmbeddingsLookup, Group
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.sharding import grid_sharding, rw_sharding, tw_sharding, twrw_sharding
 
-from shardrec.sharding.distribution import host_groups, row_kernels, sharded
+from shardrec.sharding.distribution import host_groups, row_kernels, sharded, tower
 
 Bags, BagSharder = embeddingbag.ShardedEmbeddingBagCollection, embeddingbag.EmbeddingBagCollectionSharder
 Sequences, SequenceSharder = embedding.ShardedEmbeddingCollection, embedding.EmbeddingCollectionSharder
@@ -47,7 +47,7 @@ OVERRIDDEN: dict[Callable[..., Any], object] = {
     Sequences.create_grouped_sharding_infos: row_kernels.mark_table,
     embedding.create_sharding_infos_by_sharding_device_group: row_kernels.mark_table,
     comm.intra_and_cross_node_pg: host_groups.use_host_groups,
-    DefaultDataParallelWrapper._ddp_wrap: "distribute(), whose tower is replicated by it",
+    DefaultDataParallelWrapper._ddp_wrap: tower.TowerWrapper._ddp_wrap,
 }
 """TorchRec's functions, and what of ours takes their place, calls them or writes what they read."""
 

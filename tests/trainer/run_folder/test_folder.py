@@ -16,7 +16,7 @@ from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.handed_back import failure_left, leave_failure
 from shardrec.trainer.run_folder.lock import locked
-from shardrec.trainer.run_folder.resuming import check_stages_folder
+from shardrec.trainer.training.resuming import check_stages_folder
 
 
 @pytest.fixture

@@ -109,13 +109,16 @@ def test_a_later_try_of_the_same_launch_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_who_was_taken_over_is_told(tmp_path: Path) -> None:
-    check_owned(tmp_path, "train-mine")
     with locked(tmp_path, "train-mine"):
         check_owned(tmp_path, "train-mine")
         elsewhere(tmp_path, "train-theirs")
         with pytest.raises(UserError, match=r"taken over by `train` .process 7 on far"):
             check_owned(tmp_path, "train-mine")
     assert (tmp_path / LOCK).exists()  # theirs stays
+    with locked(tmp_path / "short", "train-mine"):
+        (tmp_path / "short" / LOCK).unlink()  # as of one that has trained to its end meanwhile
+        with pytest.raises(UserError, match="gone: another training took the folder over, or it was removed"):
+            check_owned(tmp_path / "short", "train-mine")
 
 
 def test_of_many_that_find_a_dead_owner_one_gets_the_folder(tmp_path: Path) -> None:

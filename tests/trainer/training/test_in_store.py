@@ -176,17 +176,22 @@ def test_killed_on_one_machine_it_goes_on_on_another(
     assert not [name for name in store.names(f"{tmp_path.name}/run") if "lock" in name]
 
 
-def _train_rank(rank: int, path: Path, variables: dict[str, str], mirrors: str) -> dict[str, Any] | None:
+def _train_rank(
+    rank: int, path: Path, variables: dict[str, str], mirrors: str, resume: bool = False
+) -> dict[str, Any] | None:
     os.environ.update(variables | ({VARIABLE: f"{mirrors}-{rank}", "GROUP_RANK": str(rank)} if mirrors else {}))
-    return train_run(load(path), quiet=True, embedded=True)
+    return train_run(load(path), resume=resume, quiet=True, embedded=True)
 
 
 @pytest.mark.long
 def test_two_machines_train_as_one(path: Path, on_two_ranks: RunFolder, store: ObjectStore, tmp_path: Path) -> None:
-    """They share nothing but the store."""
+    """They share nothing but the store, and both leave a finished run, of whose end one has seen nothing."""
     summary, other = run_processes(2, _train_rank, path, store.variables, str(tmp_path / "machine"))
     assert summary["world_size"] == 2 and other is None
     assert_same(RunFolder.open(load(path).run), on_two_ranks)
+    assert not [*(tmp_path / "machine-1").rglob("summary.json")]
+    again, other = run_processes(2, _train_rank, path, store.variables, str(tmp_path / "machine"), True)
+    assert again["wall_seconds"] == summary["wall_seconds"] and other is None
 
 
 @pytest.mark.long

@@ -1,6 +1,5 @@
 """Whether a training starts a run or goes on with one is decided here, once, before anything is prepared."""
 
-import os
 from collections.abc import Iterable
 from typing import Literal
 
@@ -51,9 +50,9 @@ def _said(folder: RunFolder, going_on: bool) -> str:
     return f"{folder.address}: goes on from " + ("step 0 (no checkpoint yet)" if newest is None else f"step {newest}")
 
 
-def restarts() -> int:
-    """Returns how often torchrun's agent has started this process's ranks again; 0 under other launchers."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def goes_on_from(step: int, folder: RunFolder) -> str:
+    """Returns the name of the note that a launch has set aside what a run had after a step."""
+    return f"{folder.address} goes on from {step}"
 
 
 def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bool) -> None:
@@ -61,7 +60,9 @@ def _check_step(config: RunConfig, folder: RunFolder, step: int, *, going_on: bo
         raise UserError(f"--step {step}: says where --resume goes on from; there is no run to go on with")
     if config.stages:
         raise UserError(f"--step {step}: of which stage? resume that one by {folder.address}/STAGE/config.yaml")
-    if not restarts():  # whose first try went on from there
+    from shardrec.trainer.launch.notes import has_note  # loads torch
+
+    if not has_note(goes_on_from(step, folder)):
         folder.choose_step(step)
 
 
