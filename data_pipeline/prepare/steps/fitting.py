@@ -1,5 +1,6 @@
 """The first pass fits vocabularies, means and deviations on the training rows that will be written."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shardrec.data_pipeline.errors import UserError
 from shardrec.data_pipeline.features.arrow_values import floats
 from shardrec.data_pipeline.features.dense_transforms import Clip, Log
 from shardrec.data_pipeline.features.hashing import is_string
@@ -76,8 +78,9 @@ class Moments(NamedTuple):
         """Returns the moments of [n] float64 without NaN."""
         if not len(numbers):
             return cls()
-        mean = float(numbers.mean())
-        return cls(len(numbers), mean, float(((numbers - mean) ** 2).sum()))
+        with np.errstate(over="ignore", invalid="ignore"):  # which the result shows
+            mean = float(numbers.mean())
+            return cls(len(numbers), mean, float(((numbers - mean) ** 2).sum()))
 
     def merge(self, other: "Moments") -> "Moments":
         """Returns the moments of both together (Chan, Golub and LeVeque 1979)."""
@@ -110,7 +113,17 @@ def fit(sources: Iterable[Numbered], recipe: Recipe, folder: Path, workers: Work
         counted = [scratch / f"{item.part}-{i}.parquet" for item in items]
         sizes[table] = _write_vocabulary(fits[table], counted, folder / paths[table])
     scratch.rmdir()
-    return Fitted(vocabularies=sizes, moments={name: (m.mean, m.deviation) for name, m in moments.items()})
+    return Fitted(vocabularies=sizes, moments={name: _sound(name, m) for name, m in moments.items()})
+
+
+def _sound(name: str, moments: Moments) -> tuple[float, float]:
+    """Returns mean and deviation. Raises UserError where numbers are so large that float64 has none."""
+    if not (math.isfinite(moments.mean) and math.isfinite(moments.deviation)):
+        raise UserError(
+            f"{name}: its numbers are too large for a mean and a deviation in float64; correct them, or let "
+            "{kind: log} or {kind: clip} come before {kind: standardise}"
+        )
+    return moments.mean, moments.deviation
 
 
 def find_cuts(sources: Iterable[Numbered], split: TimeSplit, workers: Workers) -> TimeSplit:

@@ -221,6 +221,17 @@ def test_standardise_is_fitted_on_training_rows_without_missing_values(prepared:
     assert step.deviation == pytest.approx(np.std(logs), rel=1e-6)
 
 
+@pytest.mark.parametrize("largest", ["1e300", "1e308"])  # whose squares, whose sums are infinite
+def test_numbers_without_a_deviation_are_named(tmp_path: Path, largest: str) -> None:
+    file, recipe = tmp_path / "a.csv", tmp_path / "recipe.yaml"
+    file.write_text(f"paid,click\n{largest},1\n-{largest},0\n{largest},1\n{largest},0\n")
+    feature = {"kind": "dense", "name": "paid", "transforms": [{"kind": "standardise"}]}
+    recipe.write_text(yaml.safe_dump({"features": [feature], "labels": [{"name": "click"}]}))
+    with pytest.raises(UserError, match="paid: its numbers are too large for a mean and a deviation"):
+        prepare_delimited(Inputs([file]), recipe, Output(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_ray_workers_write_the_same_bytes(prepared: Any, tmp_path: Path) -> None:
     import ray
 
