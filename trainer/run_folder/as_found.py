@@ -30,11 +30,6 @@ class AsFound:
                 contents[path] = path.read_bytes()
         return cls(folder, contents, folder.best_step())
 
-    @property
-    def was_finished(self) -> bool:
-        """Says whether the run was over."""
-        return self.folder.summary_file in self.contents
-
     def put_back(self) -> None:
         """Makes the files and the mark what they were; for a folder that has the checkpoints that it had."""
         for path in (self.folder.path / name for name in _WRITTEN_ANEW):

@@ -24,8 +24,8 @@ from shardrec.trainer.training.state import TrainingState, last_step
 def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = None) -> Iterator[RunFolder]:
     """Yields the folder of a new run, or of one to go on with, with logs of its own under `name`.
 
-    step: the checkpoint to go on from: later ones are set aside. Where nothing comes of it, they are put back, and a
-    run that was finished is so again. A new folder whose run fails before its first checkpoint is removed. Raises
+    step: the checkpoint to go on from: later ones are set aside. Where nothing comes of it, they are put back, and
+    the run's files are as they were. A new folder whose run fails before its first checkpoint is removed. Raises
     UserError as `RunFolder.create` does.
     """
     was_there = RunFolder(config.run_folder).config_file.exists()
@@ -75,7 +75,7 @@ class _Found:
 
     def put_back(self) -> None:
         """Puts back what was set aside or written anew, where there is no checkpoint that was not there before."""
-        if self._files is None or not (self._moved or self._files.was_finished):
+        if self._files is None or not self._moved:
             return
         if not {*self._folder.steps()} <= {*self._steps} - self._moved.keys():
             return
