@@ -31,7 +31,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
     was_there = RunFolder(config.run_folder).config_file.exists()
     RunFolder.check(config, resume=resume)
     folder = RunFolder(config.run_folder)
-    found = _Found(folder, AsFound.of(folder) if resume and was_there else None)
+    found = _Found(folder, AsFound.of(folder) if step is not None else None)
     try:
         folder = RunFolder.create(config, resume=resume)
         with own_logs(folder, name) as folder:
@@ -40,7 +40,7 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
             yield folder
     except BaseException as error:
         if not isinstance(error, ResumableError):
-            with suppress(OSError, UserError):  # the first error counts
+            with suppress(OSError, UserError, RuntimeError):  # the first error counts; torchrun's store may be gone
                 found.put_back()
         if isinstance(error, (UserError, KeyboardInterrupt, OSError)):
             full = isinstance(error.__cause__, OSError)  # where a worker's line may not have found room
@@ -61,9 +61,8 @@ class _Found:
 
     def set_aside_after(self, step: int) -> None:
         """Sets the checkpoints after `step` aside, with a line; unless an earlier process of this launch has."""
-        self._note = goes_on_from(step, self._folder)
-        if has_note(self._note):  # torchrun's next try goes on
-            self._files, self._note = None, ""
+        note = goes_on_from(step, self._folder)
+        if has_note(note):  # torchrun's next try goes on
             return
         for later in [later for later in self._steps if later > step]:
             at = self._folder.checkpoint(later)
@@ -71,7 +70,8 @@ class _Found:
             messages().print(
                 f"{self._folder.address}: goes on from step {step}; {at.name} is now {aside.name}", soft_wrap=True
             )
-        leave_note(self._note)
+        leave_note(note)
+        self._note = note
 
     def put_back(self) -> None:
         """Puts back what was set aside or written anew, where there is no checkpoint that was not there before."""
