@@ -25,7 +25,8 @@ def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             yield item[0]
     finally:
         ahead.stop()
-        thread.join()
+        if thread is not threading.current_thread():  # in which the garbage collector may come upon what was dropped
+            thread.join()
 
 
 class _Ahead(Generic[T]):
