@@ -2,6 +2,7 @@
 
 - `blocks.py`: some rows of a data set as a few NumPy arrays
 - `collate.py`: record batches become blocks, and blocks become batches
+- `column_chunks.py`: what a footer says of its columns, where it does not contradict itself
 - `column_types.py`: how files may differ in their columns
 - `files.py`: one data file, opened, and noticed when it changes
 - `finding.py`: data files found by path, folder, glob or URI

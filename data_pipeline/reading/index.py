@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardrec.data_pipeline.errors import UserError
+from shardrec.data_pipeline.reading.column_chunks import ColumnChunks
 from shardrec.data_pipeline.reading.files import File, Opened, Sightings, Stamp, changed, readable
 from shardrec.data_pipeline.reading.finding import find_files
 
@@ -52,13 +53,13 @@ class Sample(NamedTuple):
     decoder_bytes: dict[str, int]
 
     @classmethod
-    def of(cls, group: pq.RowGroupMetaData | None, remote: bool) -> "Sample":
-        """Reads a row group's sizes from a footer.
+    def of(cls, rows: int, chunks: Iterable[pq.ColumnChunkMetaData], remote: bool) -> "Sample":
+        """Adds up the sizes that a footer has for a row group.
 
         Dictionaries are taken to compress to a quarter; remote bytes are held as fetched.
         """
-        sample = cls(group.num_rows if group else 0, {}, {})
-        for chunk in (group.column(c) for c in range(group.num_columns)) if group else ():
+        sample = cls(rows, {}, {})
+        for chunk in chunks:
             column = chunk.path_in_schema.split(".")[0]
             size = min(chunk.total_uncompressed_size, PAGE_BYTES) + (chunk.total_compressed_size if remote else 0)
             if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
@@ -275,27 +276,28 @@ class _Content(NamedTuple):
             metadata = parquet.metadata
             groups = range(metadata.num_row_groups)
             group_rows = np.fromiter((metadata.row_group(g).num_rows for g in groups), np.int64, len(groups))
-            largest = metadata.row_group(int(group_rows.argmax())) if group_rows.any() else None
+            chunks = ColumnChunks(metadata)
+            largest = chunks.of(int(group_rows.argmax())) if group_rows.any() else ()
             return cls(
                 file._replace(size=opened.stamp.size),
                 opened.stamp,
                 opened.digest,
                 group_rows,
                 parquet.schema_arrow.remove_metadata(),
-                Sample.of(largest, file.remote),
-                _long_rows(file.path, metadata),
+                Sample.of(int(group_rows.max(initial=0)), largest, file.remote),
+                _long_rows(file.path, metadata, chunks),
             )
 
 
-def _long_rows(path: str, metadata: pq.FileMetaData) -> dict[str, LongRow]:
+def _long_rows(path: str, metadata: pq.FileMetaData, chunks: ColumnChunks) -> dict[str, LongRow]:
     """Returns, by column of lists, the longest row that a file's footer allows for."""
     longest: dict[str, LongRow] = {}
     lists = [c for c in range(metadata.num_columns) if metadata.schema.column(c).max_repetition_level]
     for number in range(metadata.num_row_groups if lists else 0):
-        group = metadata.row_group(number)
-        for chunk in map(group.column, lists):
+        rows, found = metadata.row_group(number).num_rows, chunks.of(number)
+        for chunk in (found[c] for c in lists):
             packed = 8 * chunk.num_values > PACKED * chunk.total_uncompressed_size
-            values = chunk.num_values if packed else chunk.num_values / max(group.num_rows, 1)
+            values = chunk.num_values if packed else chunk.num_values / max(rows, 1)
             column = chunk.path_in_schema.split(".")[0]
             if column not in longest or values > longest[column].values:
                 longest[column] = LongRow(values, path, number)
