@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 import time
 
 import psutil
@@ -60,12 +61,17 @@ def _goes_on(run: Launched, struck: Struck) -> bool:
     struck.codes.append(code)
     words = [_last_words(said) for said in run.said()]
     struck.lines.append("; ".join(words))
-    if any(not _is_in_order(run, lines) for lines in words) or (not any(words) and code not in KILLED):
+    if any(not _is_in_order(run, lines) for lines in words) or not (any(words) or _ends_silently(run, words, code)):
         raise StuckError(f"ended with {code}, and said: {words}")
     if len(struck.codes) == STARTS_OF_A_FAULT:
         raise StuckError(f"does not go on, however often it is started: {struck.codes}, {struck.lines}")
     run.start()
     return True
+
+
+def _ends_silently(run: Launched, words: list[str], code: int) -> bool:
+    """Returns whether nobody could say a word: all were killed, or torchrun was ended before it started a rank."""
+    return code in KILLED or (run.launcher == "torchrun" and not words and code == -signal.SIGTERM)
 
 
 def _is_in_order(run: Launched, words: str) -> bool:
