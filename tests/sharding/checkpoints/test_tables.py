@@ -105,7 +105,7 @@ def test_any_plan_loads_any_other(plans: tuple[Plan, Plan], chunk: int, seed: in
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("world_size", [1, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 3, pytest.param(4, marks=pytest.mark.long)])
 def test_a_trained_model_moves_between_world_sizes(world_size: int, everywhere: dict) -> None:
     """2 ranks to others, each table under another placement than before: weights and state of live kernels.
 

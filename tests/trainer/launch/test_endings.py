@@ -55,6 +55,7 @@ def lines_of(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line.startswith("shardrec: ")]
 
 
+@pytest.mark.long
 def test_a_training_that_is_terminated_can_be_gone_on_with(path: Path, tmp_path: Path) -> None:
     """What it comes to in the end is what it would have been, bit for bit."""
     process = started("train", path, "--quiet", log=tmp_path / "log")
@@ -158,6 +159,7 @@ def test_an_error_of_a_model_is_a_line_that_names_its_place(failing: Path, tmp_p
     assert "raise LookupError" in log.read_text()
 
 
+@pytest.mark.long
 def test_an_error_on_a_ray_worker_is_a_line_that_names_the_worker(failing: Path, tmp_path: Path) -> None:
     process = started("train", failing, "--trust", "--quiet", *ON_RAY, log=tmp_path / "log")
     process.join()

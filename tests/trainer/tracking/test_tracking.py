@@ -134,6 +134,7 @@ def test_a_tracker_that_cannot_be_reached_costs_a_line_and_another_beside_it_not
     assert not [p for p in psutil.Process().children(recursive=True) if "wandb" in " ".join(p.cmdline())]
 
 
+@pytest.mark.long
 def test_runs_of_a_comparison_and_of_a_search_bring_their_pages(data: Path, tmp_path: Path) -> None:
     tracking = {"tracking": {"mlflow": {"uri": f"file://{tmp_path}/mlflow"}}, "max_steps": 1}
     train_one(load(run_file(tmp_path / "run.yaml", data, trainer=tracking)), tmp_path, quiet=True)

@@ -170,6 +170,7 @@ def no_room_from(path: Path, step: int) -> Callable[[], None]:
     return act
 
 
+@pytest.mark.long
 def test_all_workers_complete_it_after_the_same_step(path: Path, tmp_path: Path) -> None:
     other = path.with_name("other.yaml")
     other.write_text(path.read_text().replace(str(tmp_path / "run"), str(tmp_path / "other")))

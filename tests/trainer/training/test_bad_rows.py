@@ -96,7 +96,7 @@ def test_batches_of_which_no_row_can_be_read_change_nothing(data: Path, path: Pa
     assert summary["steps"] == 31 and summary["left_out"] == {"train": 500}
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_too_many_rows_end_a_run_by_the_names_of_what_is_bad(data: Path, path: Path, ranks: int) -> None:
     damage(data / "train/0.parquet", 1)
     damage(data / "train/1.parquet", 0, 2)

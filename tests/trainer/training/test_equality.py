@@ -80,7 +80,7 @@ def spawned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[i
     return trained
 
 
-@pytest.mark.parametrize("world_size", CASES)
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.long), 4])
 def test_every_placement_and_world_size_trains_alike(world_size: int, spawned: Callable, alone: dict) -> None:
     folder, results = spawned(world_size)
     cases = CASES[world_size]

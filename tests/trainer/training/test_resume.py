@@ -141,6 +141,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert folder.best_step() == expected.best_step()
 
 
+@pytest.mark.long
 def test_three_ranks_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
     """Of three numbers a sum depends on their order, and that on where they lie in a message."""
     path = run_file(tmp_path / "run.yaml", data, **SETTINGS)
