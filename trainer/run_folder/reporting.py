@@ -26,6 +26,7 @@ class Reporter:
         """Begins at `step`: drops what was recorded after it before, and of an evaluation that is yet to be made."""
         if not self.leads:
             return
+        self.close()  # of what it went back from
         self.folder.forget_records_after(step, is_evaluated=is_evaluated)
         if self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a third of a second, which only this worker takes

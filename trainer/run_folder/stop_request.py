@@ -21,32 +21,34 @@ LOOKED_FOR_IN_STORES_EVERY = 10.0
 
 def ask_to_stop(folder: Path) -> None:
     """Asks the training in a run folder to stop, with no more than the checkpoints that it has."""
-    with suppress(OSError):
-        (folder / STOP).touch()
-
-
-def is_asked_to_stop(folder: Path) -> bool:
-    """Says whether somebody has asked."""
-    return (folder / STOP).exists()
+    _ask(folder, STOP)
 
 
 def ask_to_end(folder: Path) -> None:
-    """Asks the training in a run folder to make a checkpoint, and end: for a launcher whose workers run elsewhere."""
+    """Asks the training in a run folder to make a checkpoint, and end."""
+    _ask(folder, END)
+
+
+def _ask(folder: Path, name: str) -> None:
+    """Leaves a file in a folder, and in the store of a mirror, since its training may run elsewhere."""
     with suppress(OSError):
-        (folder / END).touch()
+        (folder / name).touch()
     if store := mirrored(folder):
         with suppress(StoreError):
-            (store / END).write_text("")
+            (store / name).write_text("")
 
 
-class EndRequest:
-    """An end request is looked for in a run folder now and then, at little cost however often it is asked for."""
+class Request:
+    """A request is looked for in a run folder now and then, at little cost however often it is asked for."""
 
-    def __init__(self, folder: Path, *, elsewhere: bool = False) -> None:
-        """elsewhere: another machine's launcher would ask, through the store that the folder is a mirror of."""
+    def __init__(self, folder: Path, name: str, *, elsewhere: bool = False, every: float = LOOKED_FOR_EVERY) -> None:
+        """name: one of `REQUESTS`. every: seconds between two looks at a disk.
+
+        elsewhere: another machine's launcher would ask, through the store that the folder is a mirror of.
+        """
         store = mirrored(folder) if elsewhere else None
-        self._file: Location = folder / END if store is None else store / END
-        self._every = LOOKED_FOR_EVERY if store is None else LOOKED_FOR_IN_STORES_EVERY
+        self._file: Location = folder / name if store is None else store / name
+        self._every = every if store is None else LOOKED_FOR_IN_STORES_EVERY
         self._looked, self._made = 0.0, False
 
     def is_made(self) -> bool:

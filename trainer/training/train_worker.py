@@ -9,7 +9,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.leaving import Leaving, is_to_regroup
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.signals import termination_deferred
-from shardrec.trainer.run_folder.stop_request import EndRequest
+from shardrec.trainer.run_folder.stop_request import END, Request
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.training.trainer import Trainer
 
@@ -34,7 +34,7 @@ def train_worker(
         try:
             trainer.restore()
             with termination_deferred() as came:
-                request = EndRequest(folder.path, elsewhere=folder.elsewhere)
+                request = Request(folder.path, END, elsewhere=folder.elsewhere)
                 trainer.fit(lambda: _asked(came() or (environment.leads and request.is_made())))
             return trainer.finish()
         except Exception as error:

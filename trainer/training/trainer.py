@@ -22,7 +22,7 @@ from shardrec.trainer.run_folder.atomic import write_atomically
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.progress import TRAINING, steps_done
 from shardrec.trainer.run_folder.reporting import Reporter
-from shardrec.trainer.run_folder.stop_request import is_asked_to_stop
+from shardrec.trainer.run_folder.stop_request import STOP, Request
 from shardrec.trainer.run_folder.worker_lines import say
 from shardrec.trainer.session.blueprint import Blueprint
 from shardrec.trainer.session.precision import settled
@@ -79,6 +79,7 @@ class Trainer:
         self.clock = Clock()
         self.pace = Pace(environment, folder.logs)
         self.progressive = ProgressiveValidation(self.session) if config.trainer.progressive_validation else None
+        self._stop_request = Request(folder.path, STOP, elsewhere=folder.elsewhere, every=0)
         self._first_step = 0
         self._saved_step: int | None = None
         self._checkpoint_time = Stopwatch()
@@ -344,7 +345,7 @@ class Trainer:
 
     def stop(self) -> None:
         """Raises UserError, on all workers, where somebody asked this run to stop; this step's checkpoint is done."""
-        if self.environment.broadcast(is_asked_to_stop(self.folder.path) if self.environment.leads else None):
+        if self.environment.broadcast(self._stop_request.is_made() if self.environment.leads else None):
             self.complete_checkpoint()
             raise UserError(f"{self.folder.address}: was asked to stop, after step {self.state.position.step}")
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from shardrec.data_pipeline.stores.mirrors import VARIABLE, local
 from shardrec.trainer.run_folder import synced
 from shardrec.trainer.run_folder.lock import locked
-from shardrec.trainer.run_folder.stop_request import EndRequest, ask_to_end
+from shardrec.trainer.run_folder.stop_request import END, STOP, Request, ask_to_end, ask_to_stop, forget_requests
 from shardrec.trainer.run_folder.synced import KEPT_LOGS, fetch, forget, holds_other_things, in_step, push, withdraw
 from tests.object_store import BUCKET, Fault, ObjectStore
 
@@ -175,10 +176,15 @@ def test_is_sent_in_the_end_with_the_newest_logs(machines: Machines, store: Obje
     assert len(logs) == KEPT_LOGS and not logs & {"evaluate-20260100", "train-20260101"}
 
 
-def test_a_store_that_is_away_does_not_end_who_looks_for_wishes(machines: Machines, store: ObjectStore) -> None:
-    here = machines.on("a")
-    request = EndRequest(here, elsewhere=True)
+@pytest.mark.parametrize(("name", "ask"), [(STOP, ask_to_stop), (END, ask_to_end)])
+def test_a_wish_reaches_a_training_elsewhere_and_a_store_that_is_away_does_not_end_it(
+    machines: Machines, store: ObjectStore, name: str, ask: Callable[[Path], None]
+) -> None:
+    there = machines.on("b")
+    request = Request(there, name, elsewhere=True)
     with store.failing(Fault("HEAD|GET", "500")):
         assert not request.is_made()
-    ask_to_end(here)
-    assert EndRequest(here, elsewhere=True).is_made()
+    ask(machines.on("a"))
+    assert Request(machines.on("b"), name, elsewhere=True).is_made()
+    forget_requests(machines.on("a"))
+    assert not Request(machines.on("b"), name, elsewhere=True).is_made()
