@@ -44,10 +44,14 @@ class Feed:
 
     def close(self) -> None:
         """Ends what reads ahead, once all ranks are done with what was prepared in vain."""
-        self._batches.close()
+        self.stop_reading()
         for prepared, _ in self._waiting:
             prepared.rows_and_weight()
         self._waiting.clear()
+
+    def stop_reading(self) -> None:
+        """Ends what reads ahead. Waits for no other worker."""
+        self._batches.close()
 
     def _start(self) -> bool:
         """Starts to prepare one batch; says whether there was one."""

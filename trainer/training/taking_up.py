@@ -6,6 +6,7 @@ from typing import Any
 
 from shardrec.data_pipeline.errors import LoggedError, ResumableError, UserError
 from shardrec.data_pipeline.stores.location import Location
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.checkpoints.manifest import read_manifest
 from shardrec.trainer.checkpoints.position import Position
 from shardrec.trainer.checkpoints.set_aside import moved_aside, put_back
@@ -45,8 +46,9 @@ def taken_up(config: RunConfig, name: str, *, resume: bool, step: int | None = N
         if isinstance(error, (UserError, KeyboardInterrupt, OSError)):
             full = isinstance(error.__cause__, OSError)  # where a worker's line may not have found room
             told = full or not isinstance(error, LoggedError)
-            if not was_there and told and not folder.steps():
-                folder.discard()
+            with suppress(StoreError):  # likewise
+                if not was_there and told and not folder.steps():
+                    folder.discard()
         raise
 
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from shardrec.data_pipeline.files.file_errors import full_disk_named
+from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.config.sections import RunConfig
 from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.leaving import Leaving, is_to_regroup
@@ -53,5 +54,8 @@ def _asked(to_end: bool) -> Leaving:
 
 
 def _way_on(folder: RunFolder) -> str:
-    last = max(folder.steps(), default=None)
+    try:
+        last = max(folder.steps(), default=None)
+    except StoreError:  # the full disk is what counts
+        return "go on with --resume"
     return "start again" if last is None else f"go on with --resume: checkpoint step-{last} stays good"

@@ -224,6 +224,9 @@ class Trainer:
         except DivergedError:
             feed.close()
             raise
+        except Exception:
+            feed.stop_reading()  # other workers may not know of it
+            raise
         feed.close()
 
     def _train_on(self, feed: Feed) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from shardrec.trainer.launch.supervision import supervised
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.run_folder.summaries import print_summary
 from shardrec.trainer.scoring.evaluate import evaluate_worker
+from shardrec.trainer.training.trainer import Trainer
 from tests.trainer.recorded import recording_worker, train
 from tests.trainer.small_run import run_file, write_data
 
@@ -221,3 +224,19 @@ def test_an_error_of_an_earlier_command_is_forgotten(data: Path, tmp_path: Path)
     found = supervised(evaluate_worker, folder.config(), folder, splits=splits, step=2, quiet=True)
     assert found and found["metrics"]["test"]["rows"] == 600
     assert not folder.error_file.exists()
+
+
+def test_a_run_that_fails_leaves_no_reader(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error, which may be kept, keeps nothing alive."""
+
+    def log(trainer: Trainer) -> None:
+        raise LookupError("lost")
+
+    monkeypatch.setattr(Trainer, "log", log)
+    path = run_file(tmp_path / "run.yaml", data, trainer={"log_every_steps": 2})
+    threads = threading.active_count()
+    with pytest.raises(LookupError) as kept:
+        train(path, ["data.readers=2"])
+    assert "lost" in str(kept.value) and threading.active_count() == threads
+    children = psutil.Process().children()
+    assert not [child for child in children if "reader_process" in " ".join(child.cmdline())]
