@@ -38,7 +38,7 @@ from shardrec.trainer.launch.capacity import Capacity, can_grow, no_room
 from shardrec.trainer.launch.cores import worker_count
 from shardrec.trainer.launch.elastic import ElasticPolicy
 from shardrec.trainer.launch.environment import Environment, device_kind, resolve_device
-from shardrec.trainer.launch.last_words import LastWords, last_words, left, way_on
+from shardrec.trainer.launch.last_words import LastWords, forget, last_words, left, way_on
 from shardrec.trainer.launch.leaving import RegroupError, watch_for
 from shardrec.trainer.launch.ray_train import Trainer
 from shardrec.trainer.launch.ray_watch import watched
@@ -231,6 +231,8 @@ def _work(job: dict[str, Any]) -> None:
     if failure_left(folder):
         return  # a restart after an error that another try would only repeat
     environment = _environment(config.launch, is_local=job["is_local"])
+    if environment.leads:
+        forget(folder)  # of an earlier try; who meets this worker fails later
     watch_for(_is_preempted)
     make_importable(config)
     with captured_output(folder.logs / f"rank-{environment.rank}.log"):

@@ -119,6 +119,8 @@ def test_a_rank_that_loses_its_peer_says_so_in_a_line(path: Path, tmp_path: Path
 
 OWN_MODEL = """
 import os
+import pathlib
+import signal
 from shardrec import Fields, PointwiseConfig, PooledEmbeddings, Recommender
 
 class Config(PointwiseConfig):
@@ -133,6 +135,10 @@ class Failing(Recommender):
     def forward(self, field):
         self.steps += 1
         if self.steps == 3 and os.environ.get("RANK", "1") == "1":
+            failed = pathlib.Path(__file__).with_name("failed")
+            if failed.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            failed.touch()
             raise LookupError("the tower is lost\\nin space")
         return field.sum((1, 2))
 """
@@ -140,7 +146,10 @@ class Failing(Recommender):
 
 @pytest.fixture
 def failing(path: Path) -> Path:
-    """A run file of a model of one's own that fails in step 3, on the second worker where there are two."""
+    """A run file of a model of one's own that fails in step 3, on the second worker where there are two.
+
+    Where it is tried again, it kills its process.
+    """
     (path.parent / "own.py").write_text(OWN_MODEL)
     content = yaml.safe_load(path.read_text()) | {"model": {"name": "own:Failing"}}
     path.write_text(yaml.safe_dump(content))
@@ -153,7 +162,7 @@ def test_an_error_of_a_model_is_a_line_that_names_its_place(failing: Path, tmp_p
     assert process.exitcode == 1
     (line,) = lines_of(tmp_path / "log")
     assert line.startswith(
-        "shardrec: error: step 3: LookupError: the tower is lost in space (own.py:17); its traceback is in "
+        "shardrec: error: step 3: LookupError: the tower is lost in space (own.py:23); its traceback is in "
     )
     log = Path(line.partition(" is in ")[2].partition(";")[0])
     assert "raise LookupError" in log.read_text()
@@ -165,8 +174,17 @@ def test_an_error_on_a_ray_worker_is_a_line_that_names_the_worker(failing: Path,
     process.join()
     assert process.exitcode == 1
     (line,) = lines_of(tmp_path / "log")
-    said = r"shardrec: error: rank 1 on \S+, step 3: LookupError: the tower is lost in space \(own.py:17\); its trace"
+    said = r"shardrec: error: rank 1 on \S+, step 3: LookupError: the tower is lost in space \(own.py:23\); its trace"
     assert re.match(said, line) and "rank-1.log; Ray's words are in " in line
+
+
+@pytest.mark.long
+def test_what_ended_the_last_try_is_told_and_not_what_ended_the_first(failing: Path, tmp_path: Path) -> None:
+    words = (*ON_RAY[:-1], "launch.retries=1")
+    process = started("train", failing, "--trust", "--quiet", *words, log=tmp_path / "log")
+    process.join()
+    line = lines_of(tmp_path / "log")[-1]
+    assert re.match(r"shardrec: error: rank 1 \(process \d+ on \S+\) was ended from outside: ", line)
 
 
 @pytest.mark.long
