@@ -25,6 +25,8 @@ MAGIC = b"PAR1"
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What reading a Parquet file may raise where it is damaged, not Parquet, or cannot be reached."""
 
+_DAMAGED_BITS = 8  # of a seal's name; by chance one file in some billions has as many like it
+
 _LENGTH_AND_MAGIC = 8  # the end of every Parquet file: how long its footer is, and MAGIC
 _TAIL_BYTES = 1 << 16  # read at once; a longer footer takes a second read
 
@@ -69,6 +71,12 @@ def _seal_of(footer: bytes) -> bytes:
     return SEAL + hashlib.blake2b(footer, digest_size=SEAL_BYTES - len(SEAL)).digest()
 
 
+def _is_seal(found: bytes) -> bool:
+    """Tells whether bytes before a footer are a seal, be it a damaged one: a few bits of its name may be others."""
+    name = int.from_bytes(found[: len(SEAL)], "big") ^ int.from_bytes(SEAL, "big")
+    return len(found) == SEAL_BYTES and name.bit_count() <= _DAMAGED_BITS
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -95,7 +103,7 @@ class Footer(NamedTuple):
             tail = bytes(source.read_at(needed, size - needed))
         start = len(tail) - _LENGTH_AND_MAGIC - length
         footer, seal = tail[start : start + length], tail[max(start - SEAL_BYTES, 0) : start]
-        if seal.startswith(SEAL) and seal != _seal_of(footer):
+        if _is_seal(seal) and seal != _seal_of(footer):
             raise OSError("its footer is not what was written")
         metadata = pq.read_metadata(pa.BufferReader(MAGIC + tail[start:]))
         return cls(metadata, hashlib.blake2b(footer, digest_size=16).digest())

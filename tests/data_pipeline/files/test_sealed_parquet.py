@@ -82,10 +82,11 @@ def test_any_reader_reads_sealed_files(folder):
     assert DataSet.open(path).index.num_rows == 400
 
 
-def test_a_broken_footer_is_named(tmp_path):
+@pytest.mark.parametrize("seal", [SEAL, b"RHARDREC", b"SHARDR\0C"])
+def test_a_broken_footer_is_named_and_be_its_seal_damaged_too(tmp_path, seal):
     path = tmp_path / "a.parquet"
     write_sealed(pa.table({"label": [1, 2]}), path)
-    path.write_bytes(path.read_bytes().replace(b"label", b"lapel"))
+    path.write_bytes(path.read_bytes().replace(b"label", b"lapel").replace(SEAL, seal))
     assert pq.read_schema(path).names == ["lapel"]  # Parquet itself has no checksum there
     with pytest.raises(UserError, match=r"a\.parquet: not a readable .* \(its footer is not what was written"):
         DataSet.open(path)
