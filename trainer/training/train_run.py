@@ -144,24 +144,26 @@ def _train_stages(
 ) -> dict[str, Any] | None:
     """Stages that are finished are skipped on resume, all but the last, which goes on as any run does."""
     whole, name = RunFolder(config.run_folder), command_name("train")
-    asked = partial(
-        _train_each,
-        resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path, at_end=at_end,
-    )  # fmt: skip
-    if not leads():
-        if is_elsewhere():
+    with ExitStack() as stack:
+        if leads():
+            check_stages_folder(whole, stages, resume=resume)
+            stack.enter_context(locked(whole.path, name))
+            stack.enter_context(in_step(whole.path))
+            check_stages_folder(whole, stages, resume=resume)
+        elif is_elsewhere():
             fetch(whole.path)
-        return asked(config, stages, whole)
-    check_stages_folder(whole, stages, resume=resume)
-    with locked(whole.path, name), in_step(whole.path):
-        check_stages_folder(whole, stages, resume=resume)
-        return asked(config, stages, whole)
+        ranks = stack.enter_context(_together(stages))
+        return _train_each(
+            config, stages, whole, ranks,
+            resume=resume, quiet=quiet, embedded=embedded, began=began, group=group or whole.path, at_end=at_end,
+        )  # fmt: skip
 
 
 def _train_each(
     config: RunConfig,
     stages: Mapping[str, RunConfig],
     whole: RunFolder,
+    ranks: Environment,
     *,
     resume: bool,
     quiet: bool,
@@ -172,7 +174,8 @@ def _train_each(
 ) -> dict[str, Any] | None:
     last = list(stages)[-1]
     folders = {name: RunFolder(stage.run_folder) for name, stage in stages.items()}
-    finished = {n: s for n, f in folders.items() if resume and (s := f.summary()) is not None}
+    # rank 0 says which are finished: others may look at older files, and all have to train the same stages
+    finished = ranks.broadcast({n: s for n, f in folders.items() if resume and (s := f.summary()) is not None})
     for name, stage in stages.items() if resume else ():
         _check_stage(name, stage, finished, folders, is_last=name == last)
     finished.pop(last, None)
@@ -186,7 +189,7 @@ def _train_each(
         forget(whole.summary_file)
     summaries: dict[str, Any] = dict(finished)
     try:
-        with kept_between(left.values(), whole.logs / "driver.log"):
+        with one_ray(left.values(), whole.logs / "driver.log"):
             for name in left:
                 summaries[name] = _train(
                     blueprints.pop(name),
@@ -235,18 +238,25 @@ def _check_stage(
 
 
 @contextmanager
-def kept_between(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
-    """Keeps between stages what they share, and ends it after the last.
+def _together(stages: Mapping[str, RunConfig]) -> Iterator[Environment]:
+    """Yields the ranks of a torchrun, who stay together through all stages; elsewhere this process alone.
 
-    Under torchrun that is a process group, whose store would give a second one the first's addresses; where several run
-    on Ray, one Ray, which takes long to start. What that prints goes to `log`.
+    A process group for each stage would give the second one the addresses of the first.
     """
-    launches = [stage.launch for stage in stages]
-    on_ray = [launch for launch in launches if choose_backend(launch) == "ray"]
-    if choose_backend(launches[0]) == "torchrun":
-        with Environment.from_variables(launches[0].device).group(launches[0].timeout):
-            yield
-    elif len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
+    launch = next(iter(stages.values())).launch
+    if choose_backend(launch) == "torchrun":
+        ranks = Environment.from_variables(launch.device)
+        with ranks.group(launch.timeout):
+            yield ranks
+    else:
+        yield Environment.from_variables("cpu")
+
+
+@contextmanager
+def one_ray(stages: Iterable[RunConfig], log: Path) -> Iterator[None]:
+    """Keeps one Ray, which takes long to start, where several stages run on it. What it prints goes to `log`."""
+    on_ray = [stage.launch for stage in stages if choose_backend(stage.launch) == "ray"]
+    if len(on_ray) > 1 and len({launch.address for launch in on_ray}) == 1:
         from shardrec.trainer.launch.running_ray import kept_ray  # a machine without Ray can still run in-process
 
         with kept_ray(on_ray, log):

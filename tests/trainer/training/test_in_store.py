@@ -4,22 +4,27 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from shardrec.data_pipeline.stores.location import StorePath
 from shardrec.data_pipeline.stores.mirrors import VARIABLE
 from shardrec.data_pipeline.stores.retries import StoreError
 from shardrec.trainer.checkpoints.difference import compare_checkpoints
 from shardrec.trainer.config.load import load
+from shardrec.trainer.launch.torchrun import leads
 from shardrec.trainer.run_folder import synced
 from shardrec.trainer.run_folder.folder import RunFolder
+from shardrec.trainer.training.resuming import resumes
 from shardrec.trainer.training.train_run import train_run
 from tests.object_store import BUCKET, Fault, ObjectStore
 from tests.processes import forkserver, run_processes
 from tests.trainer.small_run import run_file, write_data
+from tests.trainer.stage_files import fm_then_fnn
 from tests.trainer.started import command
 
 SETTINGS: dict[str, Any] = {
@@ -201,3 +206,30 @@ def test_ray_workers_read_from_and_write_to_a_store(path: Path, in_store: str, o
     assert_same(folder, on_two_ranks)
     manifest = json.loads((folder.checkpoint(folder.steps()[-1]) / "manifest.json").read_bytes())["content"]
     assert len({entry["row"] for entry in manifest["id_maps"]["user"]["files"]}) > 1
+
+
+def _train_on(machine: str, path: Path, variables: dict[str, str], *, resume: bool) -> dict[str, Any] | None:
+    os.environ.update(variables | {VARIABLE: machine})
+    config = load(path)
+    if leads():
+        resumes(config, resume)
+    return train_run(config, resume=resume, quiet=True, embedded=True)
+
+
+@pytest.mark.long
+def test_ranks_of_one_machine_train_the_stages_that_are_left_though_another_one_made_the_first(
+    data: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    """Both look at the same files of their machine, which rank 0 fetches first."""
+    path = fm_then_fnn(tmp_path, data)
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"run": f"s3://{BUCKET}/{tmp_path.name}/run"}))
+    before = _train_on(str(tmp_path / "one"), path, store.variables, resume=False)
+    assert before is not None
+    work = partial(_rank_on, str(tmp_path / "other"), path, store.variables)
+    again, other = run_processes(2, work)
+    assert again is not None and other is None
+    assert again["stages"]["fm"] == before["stages"]["fm"]
+
+
+def _rank_on(machine: str, path: Path, variables: dict[str, str], rank: int) -> dict[str, Any] | None:
+    return _train_on(machine, path, variables, resume=True)

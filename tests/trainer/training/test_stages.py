@@ -31,7 +31,7 @@ from shardrec.trainer.launch.environment import Environment
 from shardrec.trainer.launch.running_ray import running_ray
 from shardrec.trainer.run_folder.folder import RunFolder
 from shardrec.trainer.session.blueprint import Blueprint, build_model
-from shardrec.trainer.training.train_run import kept_between, train_run
+from shardrec.trainer.training.train_run import one_ray, train_run
 from shardrec.trainer.training.train_worker import train_worker
 from shardrec.trainer.training.trainer import Trainer
 from tests import ROOT
@@ -445,9 +445,9 @@ def test_stages_share_one_ray(root: Path, tmp_path: Path) -> None:
     path = fm_then_fnn(tmp_path, root / "data")
     several = resolve_stages(load(path, ["launch.backend=ray", "launch.workers=1", "stages.fnn.launch.workers=3"]))
     one = resolve_stages(load(path, ["stages.fnn.launch.backend=ray"]))
-    with kept_between(one.values(), tmp_path / "log"):
+    with one_ray(one.values(), tmp_path / "log"):
         assert not ray.is_initialized()
-    with kept_between(several.values(), tmp_path / "log"):
+    with one_ray(several.values(), tmp_path / "log"):
         for stage in several.values():
             with running_ray(stage.launch, 1):
                 assert ray.cluster_resources()["CPU"] >= 3
