@@ -8,7 +8,7 @@ from shardrec.models.base import PointwiseConfig, Recommender
 from shardrec.models.fields import Fields
 from shardrec.models.inputs import DenseFeatures, PooledEmbeddings
 from shardrec.models.layers.cross import CrossNetwork
-from shardrec.models.layers.logit import Logit
+from shardrec.models.layers.logit import Logit, logits
 from shardrec.models.layers.mlp import MLP, MLPConfig
 
 
@@ -39,6 +39,8 @@ class DCN(Recommender):
     def forward(self, field: Tensor, dense: Tensor) -> Tensor:
         """[B, sum of D], [B, N] -> [B]."""
         x = torch.cat([field, dense], 1)
-        crossed = self.cross(x)
-        both = crossed if self.mlp is None else torch.cat([crossed, self.mlp(x)], 1)
-        return self.output(both).squeeze(1)
+        of_cross, of_deep = self.output.weight[0].tensor_split([x.shape[1]])
+        crossed = self.cross.read_by(of_cross, x)
+        if self.mlp is None:
+            return crossed + self.output.bias
+        return crossed + logits(self.mlp(x), of_deep[None], self.output.bias).squeeze(1)

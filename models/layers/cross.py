@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shardrec.models.layers.logit import logits
+
 
 class CrossNetwork(nn.Module):
     """x_{l+1} = x_0 (x_l . w_l) + b_l + x_l (Wang et al., ADKDD 2017, eq. 3), all layers in one matrix product.
@@ -20,13 +22,24 @@ class CrossNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width] -> [n, width]."""
+        return self._scale(x)[:, None] * x + self.bias.sum(0)
+
+    def read_by(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Returns x_L . weight, [width] and [n, width] -> [n], without forming x_L: s_L (x_0 . weight) + c_L . weight.
+
+        x_0 . weight is as exact as a `Logit`.
+        """
+        return self._scale(x) * logits(x, weight[None]).squeeze(1) + (self.bias.sum(0) * weight).sum()
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """Returns s_L, [n]."""
         products = F.linear(x, self.weight)  # [n, layers]
         before = self.bias.cumsum(0) - self.bias  # c_l
         constants = (before * self.weight).sum(1)
         scale = x.new_ones(x.shape[0])
         for product, constant in zip(products.unbind(1), constants.unbind(0), strict=True):
             scale = scale + scale * product + constant
-        return scale[:, None] * x + self.bias.sum(0)
+        return scale
 
 
 class CrossLayer(nn.Module):

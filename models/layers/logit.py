@@ -19,13 +19,18 @@ class Logit(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] of any dtype -> [..., out_features]."""
-        if torch.compiler.is_exporting():  # programs are fp32, and autocast would be a graph inside of theirs
-            return super().forward(x)
-        is_single = self.out_features == 1 and x.dim() == 2 and self.weight.dtype == torch.float32
-        if is_single and are_compiled(x, self.weight):
-            return _CompiledLogit.apply(x, self.weight, self.bias)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        return logits(x, self.weight, self.bias)
+
+
+def logits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns what a `Logit` of these parameters, [out_features, in_features] and [out_features], does."""
+    if torch.compiler.is_exporting():  # programs are fp32, and autocast would be a graph inside of theirs
+        return F.linear(x, weight, bias)
+    is_single = len(weight) == 1 and x.dim() == 2 and weight.dtype == torch.float32
+    if is_single and are_compiled(x, weight):
+        return _CompiledLogit.apply(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(weight.dtype), weight, bias)
 
 
 class _CompiledLogit(torch.autograd.Function):

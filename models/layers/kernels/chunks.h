@@ -20,12 +20,11 @@ template <int N, class Part> static void sum_chunks(const Columns& x, float* sum
             part(c * size, std::min(x.rows, (c + 1) * size), d, std::min(LANES, x.columns - d), found);
             for (int i = 0; i < N; i++) store(&of_chunk[(c * N + i) * width + d], found[i]);
         }
+    std::vector<double> whole(N * width);
+    for (int64_t c = 0; c < chunks; c++)  // memory is read as it lies: along columns it would be a line of cache for each number
+        for (int64_t d = 0; d < N * width; d++) whole[d] += of_chunk[c * N * width + d];
     for (int i = 0; i < N; i++)
-        for (int64_t d = 0; d < x.columns; d++) {
-            double sum = 0;
-            for (int64_t c = 0; c < chunks; c++) sum += of_chunk[(c * N + i) * width + d];
-            sums[i * x.columns + d] = (float)sum;
-        }
+        for (int64_t d = 0; d < x.columns; d++) sums[i * x.columns + d] = (float)whole[i * width + d];
 }
 
 template <class Part> static void each_chunk(const Columns& x, int threads, const Part& part) {

@@ -34,6 +34,15 @@ def test_cross_network_equals_the_recursion(layers: int) -> None:
     torch.testing.assert_close(network(x0), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_weight_reads_a_cross_network_without_forming_it(layers: int) -> None:
+    network = CrossNetwork(WIDTH, layers).double()
+    randomise(network)
+    (x0,) = inputs(1)
+    weight = torch.linspace(-1, 2, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(network.read_by(weight, x0), network(x0) @ weight, rtol=1e-12, atol=1e-12)
+
+
 def test_one_cross_layer_has_degree_two() -> None:
     """What one row gives when it is scaled by t: a polynomial of degree L + 1 in t, whose next difference is 0."""
     network = CrossNetwork(WIDTH, 2).double()
