@@ -248,7 +248,9 @@ def _use_plan(lookup: EmbeddingLookup, plan: Plan, device: torch.device, seed: i
             collections.append((sharded, collection))
         for names in (alone - frozen, frozen, copied):
             if (local := group.only(names)).tables:
-                made = local_tables(local, device, seed, deferred=names is copied, compiled=compiled)
+                made = local_tables(
+                    local, device, seed, narrow=lookup.narrow_features, deferred=names is copied, compiled=compiled
+                )
                 collections.append((local, made))
     lookup.use_collections(collections)
 

@@ -4,7 +4,7 @@ So are all tables of a run of one process on a CPU, and the replicas of data-par
 collections to the lookup.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -75,13 +75,29 @@ class LocalTables(nn.Module):
 
 
 class LocalBags(LocalTables):
-    """Local tables are summed by bag: KeyedJaggedTensor -> KeyedTensor, as of an EmbeddingBagCollection."""
+    """Local tables are summed by bag: KeyedJaggedTensor -> KeyedTensor, as of an EmbeddingBagCollection.
+
+    narrow: features that never have more than one id in a row.
+    """
 
     def __init__(
-        self, group: Group, device: torch.device, seed: int, *, deferred: bool = False, compiled: bool = True
+        self,
+        group: Group,
+        device: torch.device,
+        seed: int,
+        *,
+        narrow: Collection[str] = (),
+        deferred: bool = False,
+        compiled: bool = True,
     ) -> None:
         super().__init__(group, device, seed, deferred=deferred, compiled=compiled)
-        self._features = [feature_key(f) for features in group.features.values() for f in features]
+        features = [f for features in group.features.values() for f in features]
+        self._features, self._narrow = (
+            [feature_key(f) for f in features],
+            group.kind == "bags" and set(features) <= set(narrow),
+        )
+        self._places: tuple[list[str], Tensor] | None = None
+        self._offsets = torch.zeros(0, dtype=torch.int64)
         self._keys = [group.key(f, t) for t, features in group.features.items() for f in features]
         self._dims = [physical_dim(t) for t, features in group.features.items() for _ in features]
         tables = [i for i, features in enumerate(group.features.values()) for _ in features]
@@ -89,10 +105,28 @@ class LocalBags(LocalTables):
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
         """Returns the bags' sums [B, sum of D] of all features, keyed as an EmbeddingBagCollection's."""
+        if self._narrow and (of_rows := self._one_each(ids)) is not None:
+            return KeyedTensor(self._keys, self._dims, self.kernels[0](*of_rows))
         values, lengths, weights = _of_features(ids, self._features)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths)
         weights = weights if self.group.kind == "weighted_bags" else None
         return KeyedTensor(self._keys, self._dims, self.kernels[0](values, offsets, weights))
+
+    def _one_each(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor] | None:
+        """Returns values and offsets, where every row has an id of every key, as the counts say; nobody waits."""
+        counts, rows = ids.length_per_key_or_none(), ids.stride()
+        if counts is None or any(count != rows for count in counts):
+            return None
+        keys = ids.keys()
+        if self._places is None or self._places[0] != keys:
+            places = [keys.index(feature) for feature in self._features]
+            self._places = keys, torch.tensor(places, device=ids.values().device)
+        values = ids.values().view(len(keys), rows)
+        if self._features != keys:
+            values = values.index_select(0, self._places[1])
+        if len(self._offsets) != values.numel() + 1:
+            self._offsets = torch.arange(values.numel() + 1, device=values.device)
+        return values.reshape(-1), self._offsets
 
     def live(self) -> list[tuple[RowTables | FrozenRows, int, EmbeddingTable]]:
         return [(self.kernels[0], i, table) for i, table in enumerate(self.group.tables)]
@@ -127,11 +161,18 @@ class LocalSequences(LocalTables):
 
 
 def local_tables(
-    group: Group, device: torch.device, seed: int, *, deferred: bool = False, compiled: bool = True
+    group: Group,
+    device: torch.device,
+    seed: int,
+    *,
+    narrow: Collection[str] = (),
+    deferred: bool = False,
+    compiled: bool = True,
 ) -> LocalBags | LocalSequences:
-    """Returns a group's local tables, of the kind that the group has."""
-    make = LocalSequences if group.kind == "sequences" else LocalBags
-    return make(group, device, seed, deferred=deferred, compiled=compiled)
+    """Returns a group's local tables, of the kind that the group has. narrow: as in `LocalBags`."""
+    if group.kind == "sequences":
+        return LocalSequences(group, device, seed, deferred=deferred, compiled=compiled)
+    return LocalBags(group, device, seed, narrow=narrow, deferred=deferred, compiled=compiled)
 
 
 def _of_features(ids: KeyedJaggedTensor, features: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:

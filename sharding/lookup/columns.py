@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,14 @@ class _Assemble(torch.autograd.Function):
         into = [make(shape, dtype=torch.float32, device=like.device) for shape in ctx.shapes]
         for place, (block, gradient) in enumerate(zip(blocks, gradients, strict=True)):
             if once and block.adjacent:
-                _view(block, into[block.pieces[0].source]).copy_(gradient)
-            elif once and layout.put_back(place, gradient, into):
-                continue
-            else:
+                _put_adjacent(block, gradient, into[block.pieces[0].source])
+            elif not (once and layout.put_back(place, gradient, into)):
                 dims = [p.dim for p in block.pieces]
                 for piece, columns in zip(block.pieces, gradient.flatten(1).split(dims, dim=1), strict=True):
                     target = into[piece.source][:, piece.start : piece.start + piece.dim]
                     target.copy_(columns) if once else target.add_(columns)
-            if once:
-                _clear_padding(block, into)
+                if once:
+                    _clear_padding(block, into)
         return (None, *into)
 
 
@@ -179,6 +178,16 @@ def _whole(block: ColumnBlock, gradient: Tensor, shape: torch.Size) -> Tensor | 
         return None
     numbers = gradient.untyped_storage().nbytes() // gradient.element_size() - gradient.storage_offset()
     return gradient.as_strided(shape, (shape[1], 1)) if numbers >= shape.numel() else None
+
+
+def _put_adjacent(block: ColumnBlock, gradient: Tensor, source: Tensor) -> None:
+    """Puts an adjacent block's gradient in its columns of a source's, and zeros in their padding."""
+    first, count = block.pieces[0], len(block.pieces)
+    if first.dim == first.physical:
+        _view(block, source).copy_(gradient)
+        return
+    columns = source[:, first.start : first.start + count * first.physical].unflatten(1, (count, first.physical))
+    columns.copy_(F.pad(gradient, (0, first.physical - first.dim)))  # whole rows: parts of each take twice as long
 
 
 def _clear_padding(block: ColumnBlock, into: Sequence[Tensor]) -> None:
