@@ -225,7 +225,8 @@ class Trainer:
             feed.close()
             raise
         except Exception:
-            feed.stop_reading()  # other workers may not know of it
+            if self.environment.world_size == 1:  # whoever leaves others has to leave at once, whatever is being read
+                feed.stop_reading()
             raise
         feed.close()
 
