@@ -25,6 +25,7 @@
 - `padded.py`: Padded sequences are summed and compared over all L slots of a row, padding left out by a mask
 - `pair_attention.py`: Attention over pairs of fields says which crossings matter
 - `pieces.py`: Pieces are parts of a long array that fit a CPU's cache, so that what lies between need never be whole
+- `position_layers.py`: Layers over positions, with Dice between them, go from pairs to scores in a pass each
 - `product.py`: Products of fields are the signals of product networks (Qu et al., ICDM 2016, section III)
 - `recurrent.py`: Gated recurrent units run over packed sequences, plain or driven by attention
 - `residual.py`: A residual unit adds to a vector what two linear layers make of it

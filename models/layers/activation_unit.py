@@ -12,8 +12,10 @@ from shardrec.models.layers.jagged_sum import segment_sum
 from shardrec.models.layers.kernels.jagged import copied
 from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.kernels.pairs import PairKernel
+from shardrec.models.layers.kernels.position_layer import Pairs
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.pieces import pieces
+from shardrec.models.layers.position_layers import are_dice_layers, scored_pairs
 
 Interaction = Literal["difference_product", "outer_product"]
 
@@ -36,9 +38,14 @@ class ActivationUnit(nn.Module):
     def forward(self, events: Tensor, target: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
         """Scores positions: [T, E] events, [B, E] targets, [T] the row of each event, [B + 1] offsets -> [T]."""
         of_event, of_target, rest, bias = self._first(events.shape[1])
-        of_row = F.linear(target, of_target, bias)
-        hidden = _EventLayer.apply(events, target, of_row, torch.cat([of_event, rest], 1), row, offsets, self.outer)
-        for layer in list(self.mlp.layers)[1:]:
+        of_row, weight = F.linear(target, of_target, bias), torch.cat([of_event, rest], 1)
+        following = list(self.mlp.layers)[1:]
+        if not self.outer and are_dice_layers(following):
+            scores = scored_pairs(Pairs(events, target), of_row, weight, offsets, following)
+            if scores is not None:
+                return scores.squeeze(1)
+        hidden = _EventLayer.apply(events, target, of_row, weight, row, offsets, self.outer)
+        for layer in following:
             hidden = layer(hidden)
         return hidden.squeeze(1)
 

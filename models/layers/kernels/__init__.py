@@ -19,6 +19,9 @@
 - `logit.py`: this, on tensors
 - `pairs.cpp`, `pairs.h`: positions beside a vector of their row
 - `pairs.py`: these, on tensors
+- `position_layer.cpp`, `position_layer.h`: a linear layer over positions of rows, of pairs or of Dice
+- `position_layer.py`: this, on tensors
+- `products.h`: products of matrices that stay in a core's first caches
 - `recurrent.cpp`, `recurrent.h`: a step of a GRU
 - `recurrent.py`: this, on tensors
 - `row_attention.cpp`, `row_attention.h`: attention within rows

@@ -4,6 +4,7 @@
 #include "fm.h"
 #include "jagged.h"
 #include "pairs.h"
+#include "position_layer.h"
 #include "recurrent.h"
 #include "row_attention.h"
 #include "levels.h"
@@ -39,6 +40,14 @@ void pair_inputs(const Pairs* pairs, void* inputs, int32_t bf16, int32_t threads
 void pair_gradients(const Pairs* pairs, const void* of_inputs, int32_t bf16, float* of_values, float* of_vectors, int32_t threads) {
     FORM(pair_gradients(*pairs, of_inputs, bf16, of_values, of_vectors, threads));
 }
+
+// sums [2, columns]: of results - centre and of its square, where centre is not null.
+void layer_forward(const PositionLayer* of, void* results, int32_t bf16, const float* centre, float* sums, int32_t threads) {
+    FORM(layer_forward(*of, results, bf16, centre, sums, threads));
+}
+
+// Sums by rows are added to what is there.
+void layer_backward(const PositionLayer* of, const PositionGradient* from, const PositionGradients* to, int32_t threads) { FORM(layer_backward(*of, *from, *to, threads)); }
 
 void attention_forward(const Attention* of, float* pooled, float* weights, int32_t threads) { FORM(attention_forward(*of, pooled, weights, threads)); }
 

@@ -7,6 +7,8 @@ void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float*
 void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
 void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);
 void pair_gradients(const Pairs& pairs, const void* of_inputs, bool bf16, float* of_values, float* of_vectors, int threads);
+void layer_forward(const PositionLayer& of, void* results, bool bf16, const float* centre, float* sums, int threads);
+void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads);
 void attention_forward(const Attention& of, float* pooled, float* weights, int threads);
 void attention_backward(const Attention& of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int threads);
 void rows_forward(const Rows& of, void* attended, float* sums, int threads);

@@ -35,6 +35,8 @@ def library() -> Any:
         "jagged_sums": [pointer, pointer],
         "jagged_gradients": [pointer] * 4,
         "jagged_copies": [pointer, whole, pointer, whole, whole, pointer],
+        "layer_forward": [pointer, pointer, flag, pointer, pointer],
+        "layer_backward": [pointer] * 3,
         "logit_forward": [pointer, pointer, ctypes.c_float, pointer],
         "logit_backward": [pointer] * 5,
         "pair_inputs": [pointer, pointer, flag],
