@@ -29,7 +29,6 @@
 - `product.py`: Products of fields are the signals of product networks (Qu et al., ICDM 2016, section III)
 - `recurrent.py`: Gated recurrent units run over packed sequences, plain or driven by attention
 - `residual.py`: A residual unit adds to a vector what two linear layers make of it
-- `residual_norm.py`: A residual norm is a layer norm of what a layer adds to its input
 - `self_attention.py`: Self-attention lets a row's fields attend to each other, in several heads
 - `transformer.py`: Transformer layers run over jagged sequences
 """

@@ -17,7 +17,6 @@ from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.kernels.library import are_compiled
 from shardrec.models.layers.kernels.row_attention import RowAttentionKernel
 from shardrec.models.layers.packing import inverse, regroup, rows_of_length
-from shardrec.models.layers.residual_norm import residual_norm
 
 _GROWTH = 1.2  # of a bucket's width over the one before
 
@@ -130,8 +129,8 @@ class TransformerLayer(nn.Module):
         The kernels that compute it on CPUs keep no attention.
         """
         attended, weights = self._attend(x, buckets)
-        x = residual_norm(self.attended_norm, x, self.dropout(self.output(attended)))
-        return residual_norm(self.norm, x, self.dropout(self.down(F.leaky_relu(self.up(x))))), weights
+        x = self.attended_norm(x + self.dropout(self.output(attended)))
+        return self.norm(x + self.dropout(self.down(F.leaky_relu(self.up(x))))), weights
 
     def padded(self, target: Tensor, events: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Runs over padded rows of a target and events: [B, 1, E], [B, L, E], live [B, 1 + L] bool -> the same two.
@@ -152,13 +151,11 @@ class TransformerLayer(nn.Module):
         return bucket.mask
 
     def _attend(self, x: Tensor, buckets: LengthBuckets) -> tuple[Tensor, tuple[Tensor, ...]]:
-        layers = self.query, self.key, self.value
-        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-        three = F.linear(x, weight, bias)
+        three = [layer(x) for layer in (self.query, self.key, self.value)]
         if buckets.parts is None:
-            return _RowAttention.apply(three, buckets.offsets, self.heads, self.causal), ()
+            return _RowAttention.apply(*three, buckets.offsets, self.heads, self.causal), ()
         counts = [bucket.positions for bucket in buckets.parts]
-        projected = zip(*(x.split(counts) for x in three.chunk(3, 1)), strict=True)
+        projected = zip(*(x.split(counts) for x in three), strict=True)
         results = [self._attend_in(bucket, *three) for bucket, three in zip(buckets.parts, projected, strict=True)]
         return torch.cat([attended for attended, _ in results]), tuple(weights for _, weights in results)
 
@@ -178,15 +175,17 @@ class _RowAttention(torch.autograd.Function):
     """Attends within rows without slots or arrays of scores, which backward makes anew."""
 
     @staticmethod
-    def forward(ctx: Any, three: Tensor, offsets: Tensor, heads: int, causal: bool) -> Tensor:
-        attended, sums = RowAttentionKernel(three, offsets, heads, causal=causal).forward()
-        ctx.save_for_backward(three, offsets, attended, sums)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, heads: int, causal: bool
+    ) -> Tensor:
+        attended, sums = RowAttentionKernel(query, key, value, offsets, heads, causal=causal).forward()
+        ctx.save_for_backward(query, key, value, offsets, attended, sums)
         ctx.heads, ctx.causal = heads, causal
         return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        three, offsets, attended, sums = ctx.saved_tensors
-        kernel = RowAttentionKernel(three, offsets, ctx.heads, causal=ctx.causal)
-        return kernel.backward(attended, sums, gradient), None, None, None
+        query, key, value, offsets, attended, sums = ctx.saved_tensors
+        kernel = RowAttentionKernel(query, key, value, offsets, ctx.heads, causal=ctx.causal)
+        return *kernel.backward(attended, sums, gradient), None, None, None

@@ -24,8 +24,6 @@
 - `products.h`: products of matrices that stay in a core's first caches
 - `recurrent.cpp`, `recurrent.h`: a step of a GRU
 - `recurrent.py`: this, on tensors
-- `residual_norm.cpp`, `residual_norm.h`: layer norm of a sum
-- `residual_norm.py`: this, on tensors
 - `row_attention.cpp`, `row_attention.h`: attention within rows
 - `row_attention.py`: this, on tensors
 """

@@ -6,7 +6,6 @@
 #include "pairs.h"
 #include "position_layer.h"
 #include "recurrent.h"
-#include "residual_norm.h"
 #include "row_attention.h"
 #include "levels.h"
 
@@ -54,16 +53,6 @@ void attention_forward(const Attention* of, float* pooled, float* weights, int32
 
 void attention_backward(const Attention* of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int32_t threads) {
     FORM(attention_backward(*of, pooled, weights, gradients, of_factors, of_parameters, threads));
-}
-
-// z [rows, columns]: the sum; moments [rows, 2]: its mean, and what it is scaled by.
-void norm_forward(const ResidualNorm* of, const float* x, const void* added, int32_t bf16, float* z, float* moments, float* y, int32_t threads) {
-    FORM(norm_forward(*of, x, added, bf16, z, moments, y, threads));
-}
-
-// of_added: in bf16, or null; sums [2, columns]: the gradients of weight and bias.
-void norm_backward(const ResidualNorm* of, const float* z, const float* moments, const float* gradient, float* of_x, void* of_added, float* sums, int32_t threads) {
-    FORM(norm_backward(*of, z, moments, gradient, of_x, of_added, sums, threads));
 }
 
 void rows_forward(const Rows* of, void* attended, float* sums, int32_t threads) { FORM(rows_forward(*of, attended, sums, threads)); }

@@ -11,8 +11,6 @@ void layer_forward(const PositionLayer& of, void* results, bool bf16, const floa
 void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads);
 void attention_forward(const Attention& of, float* pooled, float* weights, int threads);
 void attention_backward(const Attention& of, const float* pooled, const float* weights, const float* gradients, float* of_factors, float* of_parameters, int threads);
-void norm_forward(const ResidualNorm& of, const float* x, const void* added, bool bf16, float* z, float* moments, float* y, int threads);
-void norm_backward(const ResidualNorm& of, const float* z, const float* moments, const float* gradient, float* of_x, void* of_added, float* sums, int threads);
 void rows_forward(const Rows& of, void* attended, float* sums, int threads);
 void rows_backward(const Rows& of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int threads);
 void fm_forward(const FmFields& x, float* totals, float* pairs, void* beside, bool bf16, int threads);

@@ -28,8 +28,6 @@ def library() -> Any:
         "cells_backward": [pointer, whole, whole, *[pointer] * 6],
         "attention_forward": [pointer] * 3,
         "attention_backward": [pointer] * 6,
-        "norm_forward": [*[pointer] * 3, flag, *[pointer] * 3],
-        "norm_backward": [pointer] * 7,
         "rows_forward": [pointer] * 3,
         "rows_backward": [pointer] * 7,
         "fm_forward": [*[pointer] * 4, flag],

@@ -27,29 +27,24 @@ static inline Words seen(const Rows& of, const Head& head, int64_t position, int
 
 static int64_t blocks_seen(const Rows& of, const Head& head, int64_t position) { return of.causal ? position / LANES + 1 : head.blocks; }
 
-// Vectors of positions; those of a position begin `apart` numbers after those of the one before.
-struct Vectors { const void* first; int64_t apart; };
-
-static Vectors of_three(const Rows& of, const void* first) { return {first, 3 * of.columns}; }
-
-template <class T> static T* at(const Head& head, Vectors vectors, int64_t position) {
-    return (T*)vectors.first + (head.first + position) * vectors.apart + head.column;
+template <class T> static const T* at(const Rows& of, const Head& head, const void* values, int64_t position) {
+    return (const T*)values + (head.first + position) * of.columns + head.column;
 }
 
-template <class T> static void turn(const Head& head, Vectors values, std::vector<float>& turned) {
+template <class T> static void turn(const Rows& of, const Head& head, const void* values, std::vector<float>& turned) {
     turned.assign(head.width * head.blocks * LANES, 0.0f);
     std::vector<float> row(head.width + LANES);
     for (int64_t j = 0; j < head.count; j++) {
-        const T* from = at<T>(head, values, j);
+        const T* from = at<T>(of, head, values, j);
         for (int64_t d = 0; d < head.width; d += LANES) store(&row[d], load(from + d, head.width - d));
         for (int64_t d = 0; d < head.width; d++) turned[d * head.blocks * LANES + j] = row[d];
     }
 }
 
-template <class T> static void turn_back(const Head& head, const std::vector<float>& turned, Vectors values) {
+template <class T> static void turn_back(const Rows& of, const Head& head, const std::vector<float>& turned, void* values) {
     std::vector<float> row(head.width + LANES);
     for (int64_t j = 0; j < head.count; j++) {
-        T* to = at<T>(head, values, j);
+        T* to = (T*)at<T>(of, head, values, j);
         for (int64_t d = 0; d < head.width; d++) row[d] = turned[d * head.blocks * LANES + j];
         for (int64_t d = 0; d < head.width; d += LANES) store(to + d, load(&row[d]), head.width - d);
     }
@@ -70,10 +65,10 @@ struct Work {
     float* x(const Head& head, int64_t i) { return &xs[i * (head.width + LANES)]; }
 
     // Reads the vectors of `side` positions from `position` on; those of the others, up to SIDE, are 0.
-    template <class T> void read(const Head& head, Vectors vectors, int64_t position, int64_t side, float factor) {
+    template <class T> void read(const Rows& of, const Head& head, const void* vectors, int64_t position, int64_t side, float factor) {
         for (int64_t i = 0; i < SIDE; i++)
             for (int64_t d = 0; d < head.width; d += LANES)
-                store(x(head, i) + d, i < side ? load(at<T>(head, vectors, position + i) + d, head.width - d) * factor : Lanes{});
+                store(x(head, i) + d, i < side ? load(at<T>(of, head, vectors, position + i) + d, head.width - d) * factor : Lanes{});
     }
 
     // The products of all xs with the first blocks of a turned array.
@@ -106,31 +101,30 @@ struct Work {
     }
 
     // For each of `side` positions the sum of the rows of values by its numbers, times its factor.
-    template <class T> static void sum(const Head& head, int64_t count, const std::vector<float>& numbers, Vectors values, int64_t position, int64_t side, const float* factors, Vectors to) {
+    template <class T> static void sum(const Rows& of, const Head& head, int64_t count, const std::vector<float>& numbers, const void* values, int64_t position, int64_t side, const float* factors, void* to) {
         const float* n0 = numbers.data();
         const int64_t apart = head.blocks * LANES;
         for (int64_t d = 0; d < head.width; d += LANES) {
             const int64_t n = head.width - d;
-            const T* from = at<T>(head, values, 0) + d;
+            const T* from = at<T>(of, head, values, 0) + d;
             Lanes sums[SIDE] = {};
             for (int64_t j = 0; j < count; j++) {
-                const Lanes value = load(from + j * values.apart, n);
+                const Lanes value = load(from + j * of.columns, n);
                 sums[0] += n0[j] * value;
                 sums[1] += n0[apart + j] * value;
                 sums[2] += n0[2 * apart + j] * value;
                 sums[3] += n0[3 * apart + j] * value;
             }
-            for (int64_t i = 0; i < side; i++) store(at<T>(head, to, position + i) + d, sums[i] * factors[i], n);
+            for (int64_t i = 0; i < side; i++) store((T*)at<T>(of, head, to, position + i) + d, sums[i] * factors[i], n);
         }
     }
 
     template <class T> void forward(const Rows& of, const Head& head, void* attended, float* sums) {
-        const Vectors query = of_three(of, of.query), results{attended, of.columns};
-        turn<T>(head, of_three(of, of.key), keys);
+        turn<T>(of, head, of.key, keys);
         make_room(head);
         for (int64_t first = 0; first < head.count; first += SIDE) {
             const int64_t side = std::min(SIDE, head.count - first), last = first + side - 1, blocks = blocks_seen(of, head, last);
-            read<T>(head, query, first, side, of.scale);
+            read<T>(of, head, of.query, first, side, of.scale);
             multiply(head, blocks, keys, shares);
             float factors[SIDE];
             for (int64_t i = 0; i < side; i++) {
@@ -151,24 +145,23 @@ struct Work {
                 sums[(head.first + first + i) * of.heads] = largest + std::log(norm);
                 factors[i] = 1.0f / norm;
             }
-            sum<T>(head, of.causal ? last + 1 : head.count, shares, of_three(of, of.value), first, side, factors, results);
+            sum<T>(of, head, of.causal ? last + 1 : head.count, shares, of.value, first, side, factors, attended);
         }
     }
 
     template <class T> void backward(const Rows& of, const Head& head, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value) {
-        const Vectors query = of_three(of, of.query), key = of_three(of, of.key), given{gradient, of.columns}, results{attended, of.columns};
-        turn<T>(head, key, keys);
-        turn<T>(head, of_three(of, of.value), values);
+        turn<T>(of, head, of.key, keys);
+        turn<T>(of, head, of.value, values);
         for (auto* turned : {&of_keys, &of_values}) turned->assign(keys.size(), 0.0f);
         make_room(head);
         for (int64_t first = 0; first < head.count; first += SIDE) {
             const int64_t side = std::min(SIDE, head.count - first), last = first + side - 1, blocks = blocks_seen(of, head, last);
-            read<T>(head, query, first, side, of.scale);
+            read<T>(of, head, of.query, first, side, of.scale);
             multiply(head, blocks, keys, shares);
-            read<T>(head, given, first, side, 1.0f);
+            read<T>(of, head, gradient, first, side, 1.0f);
             multiply(head, blocks, values, gradients);
             for (int64_t i = 0; i < side; i++) {
-                const T *g = at<T>(head, given, first + i), *y = at<T>(head, results, first + i);
+                const T *g = at<T>(of, head, gradient, first + i), *y = at<T>(of, head, attended, first + i);
                 float *share = &shares[i * head.blocks * LANES], *of_score = &gradients[i * head.blocks * LANES];
                 Lanes by_share = {};  // the gradients of the shares, by share
                 for (int64_t d = 0; d < head.width; d += LANES) by_share += load(g + d, head.width - d) * load(y + d, head.width - d);
@@ -182,13 +175,13 @@ struct Work {
             for (int64_t i = side; i < SIDE; i++)  // nobody's, which add nothing
                 for (auto* numbers : {&shares, &gradients}) std::fill_n(&(*numbers)[i * head.blocks * LANES], head.blocks * LANES, 0.0f);
             add(head, blocks, shares, of_values);
-            read<T>(head, query, first, side, of.scale);
+            read<T>(of, head, of.query, first, side, of.scale);
             add(head, blocks, gradients, of_keys);
             const float factors[SIDE] = {of.scale, of.scale, of.scale, of.scale};
-            sum<T>(head, of.causal ? last + 1 : head.count, gradients, key, first, side, factors, of_three(of, of_query));
+            sum<T>(of, head, of.causal ? last + 1 : head.count, gradients, of.key, first, side, factors, of_query);
         }
-        turn_back<T>(head, of_keys, of_three(of, of_key));
-        turn_back<T>(head, of_values, of_three(of, of_value));
+        turn_back<T>(of, head, of_keys, of_key);
+        turn_back<T>(of, head, of_values, of_value);
     }
 };
 

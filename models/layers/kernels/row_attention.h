@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-// query, key, value [positions, columns], fp32 or bf16, side by side in [positions, 3 columns], as their gradients are; a row's positions are [offsets[row], offsets[row + 1]), and a head has columns / heads
+// query, key, value [positions, columns], fp32 or bf16; a row's positions are [offsets[row], offsets[row + 1]), and a head has columns / heads
 // columns. causal: whether a position attends to those of its row up to itself, and not to all.
 struct Rows {
     const void *query, *key, *value;

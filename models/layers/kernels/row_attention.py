@@ -20,34 +20,29 @@ class _Rows(ctypes.Structure):
 
 
 class RowAttentionKernel:
-    """The kernel has query, key and value side by side, [M, 3 E], fp32 or bf16; offsets: [B + 1] of rows' positions."""
+    """The kernel has query, key and value [M, E] of positions, all fp32 or all bf16; offsets: [B + 1] -> [M]."""
 
-    def __init__(self, three: Tensor, offsets: Tensor, heads: int, *, causal: bool) -> None:
-        self._three, self._offsets, self._heads = three.contiguous(), offsets.contiguous(), heads
-        self._columns = three.shape[1] // 3
-        scale, bf16 = (self._columns // heads) ** -0.5, three.dtype == torch.bfloat16
-        rows = len(offsets) - 1, self._columns, heads, scale, causal, bf16
-        self._rows = _Rows(*_places(self._three), self._offsets.data_ptr(), *rows)
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, heads: int, *, causal: bool) -> None:
+        self._memory = tuple(x.contiguous() for x in (query, key, value, offsets))
+        self._query, columns = self._memory[0], query.shape[1]
+        self._heads = heads
+        places = (x.data_ptr() for x in self._memory)
+        scale, bf16 = (columns // heads) ** -0.5, query.dtype == torch.bfloat16
+        self._rows = _Rows(*places, len(offsets) - 1, columns, heads, scale, causal, bf16)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Returns softmax(Q K^T / sqrt(d)) V of each row and head, [M, E], and what `backward` takes beside it."""
-        attended = self._three.new_empty(len(self._three), self._columns)
+        attended = torch.empty_like(self._query)
         sums = torch.empty(len(attended), self._heads)
         library().rows_forward(ctypes.byref(self._rows), attended.data_ptr(), sums.data_ptr(), kernel_threads())
         return attended, sums
 
-    def backward(self, attended: Tensor, sums: Tensor, gradient: Tensor) -> Tensor:
-        """Returns the gradients of query, key and value, [M, 3 E], by that of `attended`."""
+    def backward(self, attended: Tensor, sums: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of query, key and value by that of `attended`."""
         gradient = gradient.to(attended.dtype).contiguous()
-        of_three = torch.empty_like(self._three)
+        of_query, of_key, of_value = (torch.empty_like(self._query) for _ in range(3))
         library().rows_backward(
             *(ctypes.byref(self._rows), attended.data_ptr(), sums.data_ptr(), gradient.data_ptr()),
-            *(*_places(of_three), kernel_threads()),
+            *(of_query.data_ptr(), of_key.data_ptr(), of_value.data_ptr(), kernel_threads()),
         )
-        return of_three
-
-
-def _places(three: Tensor) -> tuple[int, int, int]:
-    """Returns where each of three arrays begins that lie side by side."""
-    first, bytes_apart = three.data_ptr(), three.shape[1] // 3 * three.element_size()
-    return first, first + bytes_apart, first + 2 * bytes_apart
+        return of_query, of_key, of_value

@@ -47,7 +47,7 @@ def test_equals_the_torch_form_in_float64(
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         found = computed(layer, call, [x, torch.tensor(lengths)], gradient)
     expected = computed(layer.double(), call, [x.double(), torch.tensor(lengths)], gradient)
-    assert_near(found, expected, 1e-1 if bf16 else 2e-5)
+    assert_near(found, expected, 5e-2 if bf16 else 2e-5)
 
 
 @pytest.mark.parametrize("layer_class", [TransformerLayer, CausalBlock])
@@ -55,12 +55,12 @@ def test_same_bits_on_any_number_of_threads(layer_class: type[TransformerLayer])
     """And to rounding with any instructions."""
     draw = torch.Generator().manual_seed(0)
     of = rows([50, 3, 0, 17, 16, 1] * 40)
-    three, gradient = (torch.randn(len(of.row), columns, generator=draw) for columns in (108, 36))
+    query, key, value, gradient = (torch.randn(len(of.row), 36, generator=draw) for _ in range(4))
 
     def run() -> list[Tensor]:
-        kernel = RowAttentionKernel(three, of.offsets, 3, causal=layer_class.causal)
+        kernel = RowAttentionKernel(query, key, value, of.offsets, 3, causal=layer_class.causal)
         attended, sums = kernel.forward()
-        return [attended, sums, kernel.backward(attended, sums, gradient)]
+        return [attended, sums, *kernel.backward(attended, sums, gradient)]
 
     with set_to():
         expected = run()
