@@ -47,7 +47,7 @@ def test_equals_the_torch_form_in_float64(
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         found = computed(layer, call, [x, torch.tensor(lengths)], gradient)
     expected = computed(layer.double(), call, [x.double(), torch.tensor(lengths)], gradient)
-    assert_near(found, expected, 5e-2 if bf16 else 2e-5)
+    assert_near(found, expected, 1e-1 if bf16 else 2e-5)
 
 
 @pytest.mark.parametrize("layer_class", [TransformerLayer, CausalBlock])
