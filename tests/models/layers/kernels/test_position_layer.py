@@ -53,7 +53,7 @@ def drawn(lengths: list[int], width: int, hidden: tuple[int, ...], seed: int) ->
 def test_equals_the_torch_form_in_float64(
     lengths: list[int], width: int, hidden: tuple[int, ...], training: bool, seed: int
 ) -> None:
-    """About as near as torch's fp32, with all gradients and moments, also where moments take most of a gradient away."""
+    """About as near as torch's fp32, gradients and moments too, also where moments take most of a gradient away."""
     unit, inputs = drawn([*lengths, 200], width, hidden, seed)
     gradient = torch.randn(len(inputs[0]), generator=torch.Generator().manual_seed(seed))
     found = computed(unit.train(training), call, inputs, gradient)
