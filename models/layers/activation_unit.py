@@ -9,13 +9,10 @@ from torch.nn import functional as F
 
 from shardrec.models.layers.cancelled import keep_at_zero
 from shardrec.models.layers.jagged_sum import segment_sum
-from shardrec.models.layers.kernels.jagged import copied
-from shardrec.models.layers.kernels.library import are_compiled
-from shardrec.models.layers.kernels.pairs import PairKernel
 from shardrec.models.layers.kernels.position_layer import Pairs
 from shardrec.models.layers.mlp import MLP, MLPConfig
 from shardrec.models.layers.pieces import pieces
-from shardrec.models.layers.position_layers import are_dice_layers, scored_pairs
+from shardrec.models.layers.position_layers import are_dice_layers, are_over_positions, over_positions
 
 Interaction = Literal["difference_product", "outer_product"]
 
@@ -40,11 +37,13 @@ class ActivationUnit(nn.Module):
         of_event, of_target, rest, bias = self._first(events.shape[1])
         of_row, weight = F.linear(target, of_target, bias), torch.cat([of_event, rest], 1)
         following = list(self.mlp.layers)[1:]
-        if not self.outer and are_dice_layers(following):
-            scores = scored_pairs(Pairs(events, target), of_row, weight, offsets, following)
-            if scores is not None:
-                return scores.squeeze(1)
-        hidden = _EventLayer.apply(events, target, of_row, weight, row, offsets, self.outer)
+        pairs = Pairs(events, target)
+        if not self.outer and are_over_positions(pairs, of_row, weight):
+            together = following if are_dice_layers(following) else []
+            hidden = over_positions(pairs, of_row, weight, offsets, together)
+            following = following[len(together) :]
+        else:
+            hidden = _EventLayer.apply(events, target, of_row, weight, row, offsets, self.outer)
         for layer in following:
             hidden = layer(hidden)
         return hidden.squeeze(1)
@@ -121,15 +120,9 @@ class _EventLayer(torch.autograd.Function):
         ctx.outer = outer
         transposed = weight.to(of_row.dtype).T
         result = of_row.new_empty(len(events), of_row.shape[1])
-        kernel = _kernel(events, target, row, offsets, outer, of_row.dtype)
-        of_row, row = of_row.contiguous(), row.contiguous()
         for piece in pieces(events, max(weight.shape)):
-            if kernel is not None:
-                inputs = kernel.inputs(piece, of_row.dtype)
-                copied(of_row, row, piece, result[piece])
-            else:
-                inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
-                torch.index_select(of_row, 0, row[piece], out=result[piece])
+            inputs = _inputs(events[piece], target.index_select(0, row[piece]), outer).to(of_row.dtype)
+            torch.index_select(of_row, 0, row[piece], out=result[piece])
             result[piece].addmm_(inputs, transposed)
         return result
 
@@ -137,38 +130,11 @@ class _EventLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         events, target, weight, row, offsets = ctx.saved_tensors
-        kernel = _kernel(events, target, row, offsets, ctx.outer, gradient.dtype)
-        if kernel is None:
-            found = _gradients_by_torch(events, target, weight, row, offsets, gradient, ctx.outer)
-        else:
-            found = _compiled_gradients(kernel, events, target, weight, gradient)
-        of_events, of_target, of_weight = found
+        of_events, of_target, of_weight = _gradients(events, target, weight, row, offsets, gradient, ctx.outer)
         return of_events, of_target, segment_sum(gradient, offsets), of_weight, None, None, None
 
 
-def _kernel(
-    events: Tensor, target: Tensor, row: Tensor, offsets: Tensor, outer: bool, dtype: torch.dtype
-) -> PairKernel | None:
-    """Returns the kernel of [k; k * q] in a precision, None where torch operations compute it, or k q^T."""
-    if outer or not are_compiled(events, target, torch.empty(0, dtype=dtype, device=events.device)):
-        return None
-    of_fp32 = events.dtype == target.dtype == torch.float32
-    return PairKernel(events, target, row, offsets) if of_fp32 else None
-
-
-def _compiled_gradients(
-    kernel: PairKernel, events: Tensor, target: Tensor, weight: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns what `_gradients_by_torch` does."""
-    of_events, of_target = torch.empty_like(events, memory_format=torch.contiguous_format), torch.zeros_like(target)
-    of_weight, cast = torch.zeros_like(weight), weight.to(gradient.dtype)
-    for piece in pieces(events, max(weight.shape)):
-        of_weight += gradient[piece].T @ kernel.inputs(piece, gradient.dtype)
-        kernel.gradients(piece, gradient[piece] @ cast, of_events, of_target)
-    return of_events, of_target, of_weight
-
-
-def _gradients_by_torch(
+def _gradients(
     events: Tensor, target: Tensor, weight: Tensor, row: Tensor, offsets: Tensor, gradient: Tensor, outer: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of events, targets and weight by that of their products."""

@@ -1,4 +1,4 @@
-"""Layers over positions, with Dice between them, go from pairs to scores in a pass each."""
+"""Layers over positions, with Dice between them, go from pairs to scores in a pass each, where kernels are compiled."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +13,11 @@ from shardrec.models.layers.kernels.position_layer import DiceOf, Pairs, Positio
 from shardrec.models.layers.moments import Standardise, gradient_of_sums
 
 
+def are_over_positions(pairs: Pairs, of_row: Tensor, weight: Tensor) -> bool:
+    """Says whether kernels compute what `over_positions` is given."""
+    return are_compiled(*pairs, of_row, weight) and all(x.dtype == torch.float32 for x in (*pairs, weight))
+
+
 def are_dice_layers(layers: Sequence[nn.Module]) -> bool:
     """Says whether the layers are Dice, linear, Dice, linear and so on, over positions that all count."""
     dice, linear = layers[::2], layers[1::2]
@@ -23,18 +28,15 @@ def are_dice_layers(layers: Sequence[nn.Module]) -> bool:
     )
 
 
-def scored_pairs(
+def over_positions(
     pairs: Pairs, of_row: Tensor, weight: Tensor, offsets: Tensor, layers: Sequence[nn.Module]
-) -> Tensor | None:
-    """Returns what `layers` make of W [k; k * q] + of_row: [B, C] -> [T, columns out] fp32; None if no kernel does it.
+) -> Tensor:
+    """Returns what `layers` make of W [k; k * q] + of_row: [B, C] -> [T, columns out] fp32.
 
-    pairs: [T, E] and [B, E]; weight: W [C, 2 E]; offsets: [B + 1]; layers: as `are_dice_layers`. What lies between
-    layers is in the precision of `of_row`.
+    pairs: [T, E] and [B, E]; weight: W [C, 2 E]; offsets: [B + 1]; layers: none, or as `are_dice_layers`. What goes
+    into layers is in the precision of `of_row`, and so is what is returned where there are none.
     """
     parameters = [x for layer in layers for x in ([layer.alpha] if isinstance(layer, Dice) else layer.parameters())]
-    given = (*pairs, weight, *parameters)
-    if not (are_compiled(*given, of_row) and all(x.dtype == torch.float32 for x in given)):
-        return None
     moments = [layer.moments for layer in layers if isinstance(layer, Dice)]
     return _PositionLayers.apply(*pairs, of_row, weight, offsets, moments, *parameters)
 
@@ -70,7 +72,7 @@ class _PositionLayers(torch.autograd.Function):
                 offsets, following, bias, before, by_bf16=by_bf16 and following is not parameters[-2]
             )
         ctx.save_for_backward(values, vectors, of_row, weight, offsets, *parameters, *results, *centres)
-        return kernel.forward(torch.float32, None)[0]
+        return kernel.forward(torch.float32 if results else of_row.dtype, None)[0]
 
     @staticmethod
     @once_differentiable

@@ -8,6 +8,7 @@
 - `columns.py`: this, of a tensor
 - `dice.cpp`, `dice.h`: Dice, and sums of columns
 - `dice.py`: these, on tensors
+- `dice_terms.h`: what Dice makes of some columns, and its gradients
 - `exports.cpp`, `forms.h`: the library's entry points, and what it has for each set of instructions
 - `fm.cpp`, `fm.h`: an FM's terms beside an MLP's columns
 - `fm.py`: these, on tensors
@@ -17,8 +18,6 @@
 - `library.py`: the library, loaded, and what it is for
 - `logit.cpp`: a product with a vector
 - `logit.py`: this, on tensors
-- `pairs.cpp`, `pairs.h`: positions beside a vector of their row
-- `pairs.py`: these, on tensors
 - `position_layer.cpp`, `position_layer.h`: a linear layer over positions of rows, of pairs or of Dice
 - `position_layer.py`: this, on tensors
 - `products.h`: products of matrices that stay in a core's first caches

@@ -10,6 +10,7 @@ namespace INSTRUCTIONS {
 
 #include "lanes.h"
 #include "chunks.h"
+#include "dice_terms.h"
 
 template <class T> static void column_sums_of(const Columns& x, const float* centre, float* sums, int threads) {
     const T* values = (const T*)x.values;
@@ -26,11 +27,10 @@ template <class T> static void column_sums_of(const Columns& x, const float* cen
 template <class T> static void dice_of(const Columns& x, const DiceOf& dice, void* result, int threads) {
     const T* values = (const T*)x.values;
     each_chunk(x, threads, [&](int64_t first, int64_t last, int64_t d, int64_t n) {
-        const Lanes mean = load(dice.mean + d, n), scale = load(dice.scale + d, n), alpha = load(dice.alpha + d, n);
-        const Lanes rest = 1.0f - alpha;
+        const DiceTerms terms(dice, d, n);
         for (int64_t at = first * x.columns + d; at < last * x.columns; at += x.columns) {
-            const Lanes s = load(values + at, n), p = sigmoid((s - mean) * scale);
-            store((T*)result + at, (alpha + p * rest) * s, n);
+            const Lanes s = load(values + at, n);
+            store((T*)result + at, terms.result(s, terms.share(s)), n);
         }
     });
 }
@@ -39,15 +39,10 @@ template <class T> static void dice_of(const Columns& x, const DiceOf& dice, voi
 template <class T> static void dice_sums_of(const Columns& x, const DiceOf& dice, const void* gradient, void* of_x, float* sums, int threads) {
     const T *values = (const T*)x.values, *gradients = (const T*)gradient;
     sum_chunks<3>(x, sums, threads, [&](int64_t first, int64_t last, int64_t d, int64_t n, Lanes* found) {
-        const Lanes mean = load(dice.mean + d, n), scale = load(dice.scale + d, n), alpha = load(dice.alpha + d, n), rest = 1.0f - alpha;
-        const Lanes by_exponent = rest * scale;
+        const DiceTerms terms(dice, d, n);
         for (int64_t at = first * x.columns + d; at < last * x.columns; at += x.columns) {
-            const Lanes s = load(values + at, n), g = load(gradients + at, n), exponent = (s - mean) * scale, p = sigmoid(exponent);
-            const Lanes of_alpha = g * (1.0f - p) * s, of_exponent = of_alpha * p;
-            found[0] += of_alpha;
-            found[1] += of_exponent;
-            found[2] += of_exponent * exponent;
-            store((T*)of_x + at, g * (alpha + p * rest) + of_exponent * by_exponent, n);
+            const Lanes s = load(values + at, n);
+            store((T*)of_x + at, terms.gradient(s, terms.share(s), load(gradients + at, n), found), n);
         }
     });
 }

@@ -47,8 +47,8 @@ class DiceKernel:
             *(*self._of(mean, scale, alpha), gradient.data_ptr(), of_s.data_ptr(), found.data_ptr()),
             kernel_threads(),
         )
-        of_alpha, of_exponent, weighted = found
-        return of_s, (-of_exponent * (1 - alpha) * scale, weighted * (1 - alpha) / scale), of_alpha
+        *of_moments, of_alpha = gradients_of_columns(found, scale, alpha)
+        return of_s, (of_moments[0], of_moments[1]), of_alpha
 
     def add_by_moments(self, of_s: Tensor, level: Tensor, slope: Tensor) -> None:
         """Adds to a gradient of s, at live rows, level + slope s: what it has by way of the moments."""
@@ -57,3 +57,10 @@ class DiceKernel:
 
     def _of(self, *columns: Tensor) -> tuple[Any, Any]:
         return ctypes.byref(self._columns), ctypes.byref(_DiceOf(*(x.data_ptr() for x in columns)))
+
+
+def gradients_of_columns(sums: Tensor, scale: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of mean, scale and alpha by a kernel's sums [3, C], of which two are up to 1 - alpha."""
+    of_alpha, of_exponent, weighted = sums
+    rest = 1 - alpha
+    return -of_exponent * rest * scale, weighted * rest / scale, of_alpha

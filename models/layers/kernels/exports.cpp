@@ -3,7 +3,6 @@
 #include "dice.h"
 #include "fm.h"
 #include "jagged.h"
-#include "pairs.h"
 #include "position_layer.h"
 #include "recurrent.h"
 #include "row_attention.h"
@@ -31,14 +30,6 @@ void cells_forward(const Cells* cells, int64_t first, int64_t rows, const float*
 
 void cells_backward(const Cells* cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int32_t threads) {
     FORM(cells_backward(*cells, first, rows, before, gradient, later, of_states, of_candidates, of_attention, threads));
-}
-
-// inputs [last - first, 2 columns], fp32 or bf16: a position's value, and its product with its row's vector.
-void pair_inputs(const Pairs* pairs, void* inputs, int32_t bf16, int32_t threads) { FORM(pair_inputs(*pairs, inputs, bf16, threads)); }
-
-// By the gradient of these: of_values [T, columns], and of_vectors [B, columns], to which is added.
-void pair_gradients(const Pairs* pairs, const void* of_inputs, int32_t bf16, float* of_values, float* of_vectors, int32_t threads) {
-    FORM(pair_gradients(*pairs, of_inputs, bf16, of_values, of_vectors, threads));
 }
 
 // sums [2, columns]: of results - centre and of its square, where centre is not null.
@@ -84,10 +75,5 @@ void jagged_sums(const Positions* x, void* sums, int32_t threads) { FORM(jagged_
 
 void jagged_gradients(const Positions* x, const void* gradient, void* of_values, float* of_weights, int32_t threads) {
     FORM(jagged_gradients(*x, gradient, of_values, of_weights, threads));
-}
-
-// copies [last - first, bytes].
-void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int32_t threads) {
-    FORM(jagged_copies(vectors, bytes, row, first, last, copies, threads));
 }
 }

@@ -5,8 +5,6 @@ void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, void* o
 void dice_moments(const Columns& x, const float* level, const float* slope, void* of_x, int threads);
 void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float* before, float* after, int threads);
 void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
-void pair_inputs(const Pairs& pairs, void* inputs, bool bf16, int threads);
-void pair_gradients(const Pairs& pairs, const void* of_inputs, bool bf16, float* of_values, float* of_vectors, int threads);
 void layer_forward(const PositionLayer& of, void* results, bool bf16, const float* centre, float* sums, int threads);
 void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads);
 void attention_forward(const Attention& of, float* pooled, float* weights, int threads);
@@ -19,4 +17,3 @@ void logit_forward(const Columns& x, const float* weight, float bias, float* log
 void logit_backward(const Columns& x, const float* weight, const float* gradient, void* of_x, float* of_weight, int threads);
 void jagged_sums(const Positions& x, void* sums, int threads);
 void jagged_gradients(const Positions& x, const void* gradient, void* of_values, float* of_weights, int threads);
-void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int threads);

@@ -38,12 +38,6 @@ template <class T> static void jagged_gradients_of(const Positions& x, const T* 
         }
 }
 
-// Copies each row's vector to its positions in [first, last): of rows [n], `bytes` a vector.
-void jagged_copies(const void* vectors, int64_t bytes, const int64_t* row, int64_t first, int64_t last, void* copies, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t t = first; t < last; t++) std::memcpy((char*)copies + (t - first) * bytes, (const char*)vectors + row[t] * bytes, bytes);
-}
-
 void jagged_sums(const Positions& x, void* sums, int threads) {
     x.bf16 ? jagged_sums_of(x, (Bf16*)sums, threads) : jagged_sums_of(x, (float*)sums, threads);
 }

@@ -43,11 +43,3 @@ class JaggedKernel:
         places = (x.data_ptr() for x in (gradient, of_values, of_weights))
         library().jagged_gradients(ctypes.byref(self._positions), *places, kernel_threads())
         return of_values, of_weights
-
-
-def copied(vectors: Tensor, row: Tensor, piece: slice, into: Tensor) -> None:
-    """Fills into [n, D] with the vectors [B, D] of the rows of a piece's positions; all are contiguous, row int64."""
-    library().jagged_copies(
-        *(vectors.data_ptr(), vectors.shape[1] * vectors.element_size(), row.data_ptr(), piece.start, piece.stop),
-        *(into.data_ptr(), kernel_threads()),
-    )

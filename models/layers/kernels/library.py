@@ -34,13 +34,10 @@ def library() -> Any:
         "fm_backward": [*[pointer] * 3, flag, pointer],
         "jagged_sums": [pointer, pointer],
         "jagged_gradients": [pointer] * 4,
-        "jagged_copies": [pointer, whole, pointer, whole, whole, pointer],
         "layer_forward": [pointer, pointer, flag, pointer, pointer],
         "layer_backward": [pointer] * 3,
         "logit_forward": [pointer, pointer, ctypes.c_float, pointer],
         "logit_backward": [pointer] * 5,
-        "pair_inputs": [pointer, pointer, flag],
-        "pair_gradients": [pointer, pointer, flag, pointer, pointer],
     }
     threads = ctypes.c_int32
     return TOWERS.load({name: [*arguments, threads] for name, arguments in functions.items()})

@@ -15,9 +15,10 @@ namespace INSTRUCTIONS {
 
 #include "lanes.h"
 #include "products.h"
+#include "dice_terms.h"
 
 // Arrays of no positions may be null, those of columns are not.
-static inline bool is_of_pairs(const PositionLayer& of) { return !of.mean; }
+static inline bool is_of_pairs(const PositionLayer& of) { return !of.dice.mean; }
 
 constexpr int64_t CHUNK = 64;           // positions, a multiple of 2 TALL and of 2
 constexpr int64_t PART_POSITIONS = 2048;  // at least; a part's sums are its own, added up in parts' order
@@ -134,11 +135,11 @@ static void pair_inputs_of(const PositionLayer& of, int64_t first, int64_t last,
 template <class T, bool SHARES> static void dice_inputs_of(const PositionLayer& of, int64_t first, int64_t last, Chunk& chunk) {
     for (int64_t d = 0; d < of.in; d += LANES) {
         const int64_t n = of.in - d;
-        const Lanes mean = load(of.mean + d, n), scale = load(of.scale + d, n), alpha = load(of.alpha + d, n), rest = 1.0f - alpha;
+        const DiceTerms terms(of.dice, d, n);
         for (int64_t t = first; t < last; t++) {
-            const Lanes s = load((const T*)of.before + t * of.in + d, n), p = sigmoid((s - mean) * scale);
+            const Lanes s = load((const T*)of.before + t * of.in + d, n), p = terms.share(s);
             const int64_t at = (t - first) * chunk.in + d;
-            store(&chunk.inputs[at], (alpha + p * rest) * s);
+            store(&chunk.inputs[at], terms.result(s, p));
             if (SHARES) store(&chunk.shares[at], p);
         }
     }
@@ -220,17 +221,12 @@ static void pair_gradients_of(const PositionLayer& of, const PositionGradients& 
 template <class T> static void dice_gradients_of(const PositionLayer& of, void* of_before, int64_t first, int64_t last, Chunk& chunk, double* sums) {
     for (int64_t d = 0; d < of.in; d += LANES) {
         const int64_t n = std::min(LANES, of.in - d);
-        const Lanes mean = load(of.mean + d, n), scale = load(of.scale + d, n), alpha = load(of.alpha + d, n), rest = 1.0f - alpha;
-        const Lanes by_exponent = rest * scale;
+        const DiceTerms terms(of.dice, d, n);
         Lanes found[3] = {};
         for (int64_t t = first; t < last; t++) {
             const int64_t at = (t - first) * chunk.in + d;
-            const Lanes s = load((const T*)of.before + t * of.in + d, n), g = load(&chunk.of_inputs[at]), p = load(&chunk.shares[at]);
-            const Lanes exponent = (s - mean) * scale, of_alpha = g * (1.0f - p) * s, of_exponent = of_alpha * p;
-            found[0] += of_alpha;
-            found[1] += of_exponent;
-            found[2] += of_exponent * exponent;
-            store(&chunk.of_inputs[at], g * (alpha + p * rest) + of_exponent * by_exponent);
+            const Lanes s = load((const T*)of.before + t * of.in + d, n);
+            store(&chunk.of_inputs[at], terms.gradient(s, load(&chunk.shares[at]), load(&chunk.of_inputs[at]), found));
         }
         for (int64_t j = 0; j < 3; j++)
             for (int64_t i = 0; i < n; i++) sums[j * chunk.in + d + i] += found[j][i];

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "dice.h"
+
 struct PositionLayer {
     const int64_t* offsets;  // [rows + 1]: of rows' positions
     int64_t rows;
@@ -14,8 +16,8 @@ struct PositionLayer {
     // x = Dice(s): s [positions, in], fp32 or bf16, and [in] each
     const void* before;
     int32_t before_bf16;
-    const float *mean, *scale, *alpha;
-    int32_t by_bf16;        // whether products may round their factors to bf16
+    DiceOf dice;
+    int32_t by_bf16;  // whether products may round their factors to bf16
 };
 
 // What backward starts from: gradient + level + slope * s, where s are the layer's results [positions, out].

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shardrec.models.kernels.threads import kernel_threads
+from shardrec.models.layers.kernels.dice import gradients_of_columns
 from shardrec.models.layers.kernels.library import library
 
 _LANES = 16
@@ -121,15 +122,10 @@ class PositionLayerKernel:
         before = [*_places(*of_pairs), None, None] if of_pairs else [None, None, *_places(*of_dice)]
         filled = _Gradients(*_places(of_weight, of_bias), *before)
         library().layer_backward(ctypes.byref(self._layer), ctypes.byref(given), ctypes.byref(filled), kernel_threads())
-        found = (of_dice[0], *_of_moments(self._dice, sums)) if self._dice else tuple(of_pairs)
-        return LayerGradients(of_weight[: self._outputs, : self._inputs], of_bias, found)
-
-
-def _of_moments(dice: DiceOf, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of mean, scale and alpha, by sums of which the last two are up to 1 - alpha."""
-    of_alpha, of_exponent, weighted = sums
-    rest = 1 - dice.alpha
-    return -of_exponent * rest * dice.scale, weighted * rest / dice.scale, of_alpha
+        found = of_pairs
+        if self._dice:
+            found = [of_dice[0], *gradients_of_columns(sums, self._dice.scale, self._dice.alpha)]
+        return LayerGradients(of_weight[: self._outputs, : self._inputs], of_bias, tuple(found))
 
 
 def _places(*tensors: Tensor | None) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""Compiled layers of an activation unit with Dice beside their torch form in float64, and beside itself on threads."""
+"""Compiled layers of an activation unit beside their torch form in float64, and beside itself on threads."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from shardrec.models.layers import position_layers
 from shardrec.models.layers.activation_unit import ActivationUnit
-from shardrec.models.layers.activations import Dice
+from shardrec.models.layers.activations import Activation, Dice
 from shardrec.models.layers.kernels.library import torch_alone
 from shardrec.models.layers.kernels.position_layer import Pairs
 from shardrec.models.layers.mlp import MLPConfig
-from shardrec.models.layers.position_layers import scored_pairs
+from shardrec.models.layers.position_layers import over_positions
 from tests.models.layers.jagged import rows
 from tests.models.layers.kernels.forms import FORMS, assert_near, computed, is_compiled, set_to
 
@@ -29,10 +29,12 @@ def call(layer: ActivationUnit, events: Tensor, target: Tensor, lengths: Tensor)
     return layer(events, target, of.row, of.offsets)
 
 
-def drawn(lengths: list[int], width: int, hidden: tuple[int, ...], seed: int) -> tuple[ActivationUnit, list[Tensor]]:
+def drawn(
+    lengths: list[int], width: int, hidden: tuple[int, ...], seed: int, activation: Activation = "dice"
+) -> tuple[ActivationUnit, list[Tensor]]:
     """A unit with moments and alphas of its own, and what it is given."""
     draw = torch.manual_seed(seed)
-    unit = ActivationUnit(width, MLPConfig(hidden=hidden, activation="dice"))
+    unit = ActivationUnit(width, MLPConfig(hidden=hidden, activation=activation))
     for layer in unit.modules():
         if isinstance(layer, Dice):
             for tensor in (layer.alpha.detach(), layer.moments.running_mean):
@@ -61,6 +63,23 @@ def test_equals_the_torch_form_in_float64(
         by_torch = computed(unit, call, inputs, gradient)
     expected = computed(unit.double(), call, [inputs[0].double(), inputs[1].double(), inputs[2]], gradient)
     assert error_of(found, expected) <= 10 * error_of(by_torch, expected) + 1e-3
+
+
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(0, 7), min_size=1, max_size=9),
+    width=st.sampled_from([1, 4, 16, 17, 40]),
+    bf16=st.booleans(),
+)
+def test_the_first_layer_equals_its_torch_form_in_float64(lengths: list[int], width: int, bf16: bool) -> None:
+    """Where another activation follows, which is torch's."""
+    unit, inputs = drawn(lengths, width, (5, 3), 0, "sigmoid")
+    gradient = torch.randn(sum(lengths))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = computed(unit, call, inputs, gradient)
+    expected = computed(unit.double(), call, [inputs[0].double(), inputs[1].double(), inputs[2]], gradient)
+    assert found[1].dtype == found[2].dtype == torch.float32
+    assert_near(found, expected, 5e-2 if bf16 else 2e-5)
 
 
 def error_of(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -96,9 +115,7 @@ class Scored(nn.Module):
 
     def forward(self, values: Tensor, vectors: Tensor, of_row: Tensor, weight: Tensor, lengths: Tensor) -> Tensor:
         offsets = rows(lengths.tolist()).offsets
-        scores = scored_pairs(Pairs(values, vectors), of_row, weight, offsets, list(self.layers))
-        assert scores is not None
-        return scores
+        return over_positions(Pairs(values, vectors), of_row, weight, offsets, list(self.layers))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
