@@ -1,12 +1,9 @@
-"""Cells of a GRU compute what follows a step's products, and its gradients, by torch operations or by a kernel."""
+"""Cells of a GRU compute what follows a step's products, and its gradients."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from shardrec.models.layers.kernels.library import are_compiled
-from shardrec.models.layers.kernels.recurrent import CellKernel
 
 
 class Step(NamedTuple):
@@ -37,8 +34,8 @@ class CellGradients(NamedTuple):
     attention: Tensor | None
 
 
-class TorchCells:
-    """Cells of torch operations compute in arrays over all positions.
+class Cells:
+    """Cells compute in arrays over all positions.
 
     gates: [T, H or 2 H], W i + b of r and, where there is one, u; candidates: [T, H], W^h i + b^h; of_states: [T, H],
     U^h h_{t-1}; attention: [T] or None. Gates and candidates become what they are after sigma and tanh.
@@ -98,46 +95,6 @@ class TorchCells:
             return u[0]
         a = self._attention[part].unsqueeze(1)
         return torch.mul(u[0], a, out=scratch) if u else a.expand(-1, scratch.shape[1])
-
-
-class CompiledCells:
-    """Compiled cells do what `TorchCells` do in one pass over a step."""
-
-    def __init__(self, gates: Tensor, candidates: Tensor, of_states: Tensor, attention: Tensor | None) -> None:
-        self._kernel = CellKernel(gates, candidates, of_states, attention)
-
-    def forward(self, now: slice, before: Tensor, after: Tensor) -> None:
-        """Computes as `TorchCells.forward`."""
-        self._kernel.forward(now, before, after)
-
-    def backward(
-        self,
-        group: list[Step],
-        before: Tensor,
-        gradient: Tensor,
-        later: Tensor,
-        recurrent: Tensor,
-        found: CellGradients,
-    ) -> None:
-        """Computes as `TorchCells.backward`; gradient is contiguous."""
-        start = group[0].positions.start
-        for step in reversed(group):
-            now = slice(step.positions.start - start, step.positions.stop - start)
-            passed, of_products = later[: now.stop - now.start], found.products[now]
-            of_attention = None if found.attention is None else found.attention[now]
-            self._kernel.backward(
-                *(step.positions, before[now], gradient[step.positions], passed),
-                *(of_products, found.candidates[now], of_attention),
-            )
-            passed.addmm_(of_products, recurrent)
-
-
-def cells_of(
-    gates: Tensor, candidates: Tensor, of_states: Tensor, attention: Tensor | None
-) -> TorchCells | CompiledCells:
-    """Makes the cells over these arrays: compiled where they can be."""
-    form = CompiledCells if are_compiled(gates) and gates.dtype == torch.float32 else TorchCells
-    return form(gates, candidates, of_states, attention)
 
 
 def _tanh_(x: Tensor) -> Tensor:

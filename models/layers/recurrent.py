@@ -3,7 +3,8 @@
 Forward and backward are written by hand over buffers made once: a step is two products with the rows that are still
 going and a few operations on contiguous slices. (Autograd over slices would fill a buffer of all positions with zeros
 for each of them.) What does not depend on other steps is computed for groups of steps, which on CPUs are so small that
-the products of inputs, the factors of the gradients and the gradients of the gates never leave the cache.
+the products of inputs, the factors of the gradients and the gradients of the gates never leave the cache. A compiled
+kernel, where there is one, takes a chunk of rows through all of its steps instead.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,17 @@ from torch._higher_order_ops.scan import scan
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from shardrec.models.layers.gru_cells import CellGradients, Step, cells_of, positions
+from shardrec.models.layers.gru_cells import CellGradients, Cells, Step, positions
+from shardrec.models.layers.kernels.library import are_compiled
+from shardrec.models.layers.kernels.recurrent import Cell, RecurrenceKernel
 from shardrec.models.layers.packing import Packing
 from shardrec.models.layers.pieces import pieces
 
 Update = Literal["learned", "scaled", "attention"]
 """What moves the state: the update gate u_t; a_t u_t; or a_t alone."""
+
+_MOST_COLUMNS = 256
+"""Of wider cells the kernel's parameters leave a core's second cache, and torch's products are faster."""
 
 
 class GRU(nn.Module):
@@ -45,13 +51,18 @@ class GRU(nn.Module):
     def forward(self, inputs: Tensor, packing: Packing, attention: Tensor | None = None) -> Tensor:
         """Packed [T, I] (and [T], where the update takes it) -> packed states [T, H].
 
-        States and all they are computed from are at least fp32, under autocast too.
+        States and all they are computed from are at least fp32, under autocast too; then compiled products round their
+        factors to bf16.
         """
         assert (attention is None) == (self.update == "learned")
         dtype = torch.promote_types(inputs.dtype, torch.float32)
         operands = (inputs, self.project.weight, self.project.bias, self.recurrent)
         attention = None if attention is None else attention.to(dtype)
-        return _Recurrence.apply(*(x.to(dtype) for x in operands), attention, packing.counts)
+        form = _CompiledRecurrence if self._is_compiled(inputs) else _Recurrence
+        return form.apply(*(x.to(dtype) for x in operands), attention, packing.counts)
+
+    def _is_compiled(self, inputs: Tensor) -> bool:
+        return are_compiled(inputs, self.recurrent) and max(inputs.shape[1], self.recurrent.shape[1]) <= _MOST_COLUMNS
 
     def padded(self, inputs: Tensor, live: Tensor, attention: Tensor | None = None) -> Tensor:
         """Padded [B, L, I] (and [B, L]), live [B, L] bool -> states [B, L, H]; padding keeps the state before it.
@@ -134,7 +145,7 @@ class _Recurrence(torch.autograd.Function):
         candidates, of_states = (inputs.new_empty(position_count, hidden) for _ in range(2))  # h~, U^h h_{t-1}
         states = inputs.new_empty(first + position_count, hidden)
         states[:first] = 0
-        cells = cells_of(gates, candidates, of_states, attention)
+        cells = Cells(gates, candidates, of_states, attention)
         for group in _groups(counts, candidates):
             part = positions(group)
             for w, b, projected in zip(weights, biases, (gates, candidates), strict=True):
@@ -154,7 +165,7 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, recurrent, attention, gates, candidates, of_states, states = ctx.saved_tensors
         hidden, groups, gradient = recurrent.shape[1], _groups(ctx.counts, candidates), gradient.contiguous()
-        cells = cells_of(gates, candidates, of_states, attention)
+        cells = Cells(gates, candidates, of_states, attention)
         most = max((part.stop - part.start for part in map(positions, groups)), default=0)
         scratch, blocks = gradient.new_empty(2, most, hidden), gradient.new_empty(most, len(recurrent))
         later = gradient.new_zeros(max(ctx.counts, default=0), hidden)  # of h_t by way of later steps
@@ -174,3 +185,31 @@ class _Recurrence(torch.autograd.Function):
             of_bias += of_products.sum(0)
             torch.mm(of_products, weight, out=of_inputs[part])
         return of_inputs, of_weight, of_bias, of_recurrent, of_attention, None
+
+
+class _CompiledRecurrence(torch.autograd.Function):
+    """Computes as `_Recurrence`, by a kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        recurrent: Tensor,
+        attention: Tensor | None,
+        counts: tuple[int, ...],
+    ) -> Tensor:
+        by_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        kernel = RecurrenceKernel(counts, inputs, Cell(weight, bias, recurrent), attention, by_bf16=by_bf16)
+        states, kept = kernel.forward(keep=any(ctx.needs_input_grad))
+        if kept is not None:
+            ctx.kernel = kernel
+            ctx.save_for_backward(states, kept)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.kernel.backward(*ctx.saved_tensors, gradient)
+        return found.inputs, *found.cell, found.attention, None

@@ -21,7 +21,7 @@
 - `position_layer.cpp`, `position_layer.h`: a linear layer over positions of rows, of pairs or of Dice
 - `position_layer.py`: this, on tensors
 - `products.h`: products of matrices that stay in a core's first caches
-- `recurrent.cpp`, `recurrent.h`: a step of a GRU
+- `recurrent.cpp`, `recurrent.h`: a GRU over packed sequences
 - `recurrent.py`: this, on tensors
 - `row_attention.cpp`, `row_attention.h`: attention within rows
 - `row_attention.py`: this, on tensors

@@ -24,12 +24,11 @@ void dice_sums(const Columns* x, const DiceOf* of, const void* gradient, void* o
 // Adds level + slope x to the gradient of x, in rows that count: what it has by way of the moments.
 void dice_moments(const Columns* x, const float* level, const float* slope, void* of_x, int32_t threads) { FORM(dice_moments(*x, level, slope, of_x, threads)); }
 
-void cells_forward(const Cells* cells, int64_t first, int64_t rows, const float* before, float* after, int32_t threads) {
-    FORM(cells_forward(*cells, first, rows, before, after, threads));
-}
+void recurrence_forward(const Recurrence* of, int32_t threads) { FORM(recurrence_forward(*of, threads)); }
 
-void cells_backward(const Cells* cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int32_t threads) {
-    FORM(cells_backward(*cells, first, rows, before, gradient, later, of_states, of_candidates, of_attention, threads));
+// gradient: of states, but for what later steps add.
+void recurrence_backward(const Recurrence* of, const float* gradient, const RecurrenceGradients* to, int32_t threads) {
+    FORM(recurrence_backward(*of, gradient, *to, threads));
 }
 
 // sums [2, columns]: of results - centre and of its square, where centre is not null.

@@ -3,8 +3,8 @@ void column_sums(const Columns& x, const float* centre, float* sums, int threads
 void dice(const Columns& x, const DiceOf& of, void* result, int threads);
 void dice_sums(const Columns& x, const DiceOf& of, const void* gradient, void* of_x, float* sums, int threads);
 void dice_moments(const Columns& x, const float* level, const float* slope, void* of_x, int threads);
-void cells_forward(const Cells& cells, int64_t first, int64_t rows, const float* before, float* after, int threads);
-void cells_backward(const Cells& cells, int64_t first, int64_t rows, const float* before, const float* gradient, float* later, float* of_states, float* of_candidates, float* of_attention, int threads);
+void recurrence_forward(const Recurrence& of, int threads);
+void recurrence_backward(const Recurrence& of, const float* gradient, const RecurrenceGradients& to, int threads);
 void layer_forward(const PositionLayer& of, void* results, bool bf16, const float* centre, float* sums, int threads);
 void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads);
 void attention_forward(const Attention& of, float* pooled, float* weights, int threads);

@@ -18,14 +18,14 @@ _by_torch: ContextVar[bool] = ContextVar("by_torch", default=False)
 @cache
 def library() -> Any:
     """Returns the loaded library, or None where there is none."""
-    pointer, whole, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    pointer, flag = ctypes.c_void_p, ctypes.c_int32
     functions: dict[str, list[Any]] = {
         "column_sums": [pointer] * 3,
         "dice": [pointer] * 3,
         "dice_sums": [pointer] * 5,
         "dice_moments": [pointer] * 4,
-        "cells_forward": [pointer, whole, whole, pointer, pointer],
-        "cells_backward": [pointer, whole, whole, *[pointer] * 6],
+        "recurrence_forward": [pointer],
+        "recurrence_backward": [pointer] * 3,
         "attention_forward": [pointer] * 3,
         "attention_backward": [pointer] * 6,
         "rows_forward": [pointer] * 3,

@@ -87,3 +87,23 @@ template <bool ADD, class T> static inline void product(Factor<T> a, const T* b,
     for (int64_t d = 0; d < columns; d += LANES) tiles<TALL, 1, ADD>(a, b + d, b_row, k, to + d, to_row, rows);
 #endif
 }
+
+// Numbers as products take them: each by itself, or in pairs, which `work` has room for.
+template <class T> constexpr int64_t NUMBERS = 1;
+template <> constexpr int64_t NUMBERS<Pair> = 2;
+
+static inline int64_t taken(int64_t k, int64_t numbers) { return (k + numbers - 1) / numbers; }
+
+static inline const float* in_rows(const float* from, int64_t, float*) { return from; }
+
+static inline const Pair* in_rows(const float* from, int64_t count, Pair* work) {
+    pair_in_rows(from, count / 2, work);
+    return work;
+}
+
+static inline const float* by_rows(const float* from, int64_t, int64_t, float*) { return from; }
+
+static inline const Pair* by_rows(const float* from, int64_t rows, int64_t columns, Pair* work) {
+    pair_rows(from, rows, columns, work);
+    return work;
+}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shardrec.models.layers import pieces
+from shardrec.models.layers.kernels.library import torch_alone
 from shardrec.models.layers.packing import Packing, pack_steps
 from shardrec.models.layers.recurrent import GRU, Update
 from tests.models.layers.jagged import Rows, numbers, rows
@@ -138,13 +139,15 @@ def test_a_row_does_not_see_its_batch_mates(update: Update) -> None:
 
 
 def test_under_autocast_all_is_fp32() -> None:
+    """But for factors of a kernel's products, which `tests/models/layers/kernels/test_recurrent.py` has."""
     given = rows()
     gru = GRU(INPUTS, HIDDEN, "scaled")
     x = numbers(given.positions, INPUTS).detach().float().requires_grad_()
     packing, attention = pack_steps(*given), torch.rand(given.positions)
-    expected = states(gru, x, packing, attention)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = states(gru, x, packing, attention)
+    with torch_alone():
+        expected = states(gru, x, packing, attention)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = states(gru, x, packing, attention)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
     gradients = [torch.autograd.grad(y.sum(), [x, *gru.parameters()]) for y in (found, expected)]
     for ours, theirs in zip(*gradients, strict=True):
