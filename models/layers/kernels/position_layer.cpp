@@ -46,52 +46,45 @@ struct Parts {
 struct Chunk {
     int64_t in, out;
     std::vector<float> inputs, shares, results, of_inputs;
+    std::vector<uint32_t> work;  // for pairs of bf16
     std::vector<int64_t> row;
 
-    Chunk(const PositionLayer& of) : in(whole_lanes(of.in)), out(whole_lanes(of.out)), inputs(CHUNK * in), shares(CHUNK * in), results(CHUNK * out), of_inputs(CHUNK * in), row(CHUNK) {}
+    Chunk(const PositionLayer& of) : in(whole_lanes(of.in)), out(whole_lanes(of.out)), inputs(CHUNK * in), shares(CHUNK * in), results(CHUNK * out), of_inputs(CHUNK * in), work(CHUNK / 2 * (in + out) + LANES), row(CHUNK) {}
 };
 
-// The layer's products of a chunk, by pairs of bf16 where both the caller and the processor have it so.
-class Products {
+// The layer's products of a chunk, of numbers or of pairs of bf16.
+template <class T> class Products {
   public:
-    Products(const PositionLayer& of, int threads) : of(of), in(whole_lanes(of.in)), out(whole_lanes(of.out)), paired(of.by_bf16 && multiplies_bf16()) {
-        if (!paired) return;
-        weight.resize((of.in + 1) / 2 * out);
-        pair_rows(of.weight, of.in, out, weight.data());
-        turned.resize((of.out + 1) / 2 * in);
-        pair_rows(of.turned, of.out, in, turned.data());
-        work.assign(threads, std::vector<Pair>(CHUNK / 2 * (in + out) + LANES));
+    Products(const PositionLayer& of) : of(of), in(whole_lanes(of.in)), out(whole_lanes(of.out)) {
+        if (NUMBERS<T> > 1) memory[0].resize(taken(of.in, NUMBERS<T>) * out), memory[1].resize(taken(of.out, NUMBERS<T>) * in);
+        weight = by_rows(of.weight, of.in, out, memory[0].data());
+        turned = by_rows(of.turned, of.out, in, memory[1].data());
     }
 
-    void results(Chunk& chunk) {
-        if (!paired) return product<false>(Factor<float>{chunk.inputs.data(), in, 1}, of.weight, out, of.in, chunk.results.data(), out, CHUNK, out);
-        Pair* inputs = work[omp_get_thread_num()].data();
-        pair_in_rows(chunk.inputs.data(), CHUNK * in / 2, inputs);
-        product<false>(Factor<Pair>{inputs, in / 2, 1}, weight.data(), out, (of.in + 1) / 2, chunk.results.data(), out, CHUNK, out);
+    void results(Chunk& chunk) const {
+        const Factor<T> inputs{in_rows(chunk.inputs.data(), CHUNK * in, work(chunk)), in / NUMBERS<T>, 1};
+        product<false>(inputs, weight, out, taken(of.in, NUMBERS<T>), chunk.results.data(), out, CHUNK, out);
     }
 
     // By the gradient in `chunk.results`: adds to of_weight, and fills `chunk.of_inputs`.
-    void gradients(Chunk& chunk, int64_t count, float* of_weight) {
-        const float *inputs = chunk.inputs.data(), *gradients = chunk.results.data();
-        if (!paired) {
-            product<true>(Factor<float>{gradients, 1, out}, inputs, in, count, of_weight, in, out, in);
-            return product<false>(Factor<float>{gradients, out, 1}, of.turned, in, of.out, chunk.of_inputs.data(), in, CHUNK, in);
-        }
-        Pair *of_gradients = work[omp_get_thread_num()].data(), *of_inputs = of_gradients + CHUNK / 2 * out + LANES;
-        pair_rows(gradients, count, out, of_gradients);
-        pair_rows(inputs, count, in, of_inputs);
-        product<true>(Factor<Pair>{of_gradients, 1, out}, of_inputs, in, (count + 1) / 2, of_weight, in, out, in);
-        pair_in_rows(gradients, CHUNK * out / 2, of_gradients);
-        product<false>(Factor<Pair>{of_gradients, out / 2, 1}, turned.data(), in, (of.out + 1) / 2, chunk.of_inputs.data(), in, CHUNK, in);
+    void gradients(Chunk& chunk, int64_t count, float* of_weight) const {
+        T* more = work(chunk) + CHUNK * out / NUMBERS<T> + LANES;
+        const Factor<T> columns{by_rows(chunk.results.data(), count, out, work(chunk)), 1, out};
+        product<true>(columns, by_rows(chunk.inputs.data(), count, in, more), in, taken(count, NUMBERS<T>), of_weight, in, out, in);
+        const Factor<T> rows{in_rows(chunk.results.data(), CHUNK * out, work(chunk)), out / NUMBERS<T>, 1};
+        product<false>(rows, turned, in, taken(of.out, NUMBERS<T>), chunk.of_inputs.data(), in, CHUNK, in);
     }
 
   private:
+    static T* work(Chunk& chunk) { return (T*)chunk.work.data(); }
+
     const PositionLayer& of;
     const int64_t in, out;
-    const bool paired;
-    std::vector<Pair> weight, turned;
-    std::vector<std::vector<Pair>> work;
+    std::vector<T> memory[2];
+    const T *weight, *turned;
 };
+
+static inline bool by_pairs(const PositionLayer& of) { return of.by_bf16 && multiplies_bf16(); }
 
 // Calls part(part, first, last, chunk) for each chunk of positions, those of a part in order, with `chunk.row` filled.
 template <class Call> static void each_of_parts(const PositionLayer& of, const Parts& parts, int threads, const Call& call) {
@@ -168,9 +161,9 @@ template <class T> static void results_of(const PositionLayer& of, int64_t first
     }
 }
 
-template <class T> static void layer_forward_of(const PositionLayer& of, T* results, const float* centre, float* sums, int threads) {
+template <class N, class T> static void forward_by(const PositionLayer& of, T* results, const float* centre, float* sums, int threads) {
     const Parts parts(of);
-    Products products(of, threads);
+    const Products<N> products(of);
     const int64_t width = whole_lanes(of.out);
     std::vector<double> found(parts.count() * 2 * width);
     each_of_parts(of, parts, threads, [&](int64_t part, int64_t first, int64_t last, Chunk& chunk) {
@@ -244,9 +237,9 @@ static void bias_gradients_of(const PositionLayer& of, const Chunk& chunk, doubl
     }
 }
 
-void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads) {
+template <class N> static void backward_by(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads) {
     const Parts parts(of);
-    Products products(of, threads);
+    const Products<N> products(of);
     const int64_t in = whole_lanes(of.in), out = whole_lanes(of.out), numbers = 3 * in + out;
     std::vector<float> of_weights(parts.count() * out * in);
     std::vector<double> sums(parts.count() * numbers);
@@ -271,8 +264,16 @@ void layer_backward(const PositionLayer& of, const PositionGradient& from, const
     for (int64_t d = 0; d < of.out; d++) to.of_bias[d] = (float)whole[3 * in + d];
 }
 
+template <class T> static void forward_of(const PositionLayer& of, T* results, const float* centre, float* sums, int threads) {
+    by_pairs(of) ? forward_by<Pair>(of, results, centre, sums, threads) : forward_by<float>(of, results, centre, sums, threads);
+}
+
 void layer_forward(const PositionLayer& of, void* results, bool bf16, const float* centre, float* sums, int threads) {
-    bf16 ? layer_forward_of(of, (Bf16*)results, centre, sums, threads) : layer_forward_of(of, (float*)results, centre, sums, threads);
+    bf16 ? forward_of(of, (Bf16*)results, centre, sums, threads) : forward_of(of, (float*)results, centre, sums, threads);
+}
+
+void layer_backward(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads) {
+    by_pairs(of) ? backward_by<Pair>(of, from, to, threads) : backward_by<float>(of, from, to, threads);
 }
 
 }  // namespace INSTRUCTIONS

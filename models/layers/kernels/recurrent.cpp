@@ -1,6 +1,4 @@
 // A GRU over packed sequences: a chunk of rows goes through all of its steps in a core's first caches. `models/layers/recurrent.py` has the formulas.
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -144,7 +142,7 @@ static void move_states(const Recurrence& of, int64_t position, int64_t rows, Ch
     of.kept ? move_states<false, true>(of, position, rows, chunk) : move_states<false, false>(of, position, rows, chunk);
 }
 
-template <class T> static void forward_of(const Recurrence& of, int threads) {
+template <class T> static void forward_by(const Recurrence& of, int threads) {
     const Products<T> products(of);
     each_chunk(of, threads, [&](int64_t, int64_t first, int64_t last, Chunk& chunk) {
         for (int64_t step = 0; step < of.steps && rows_of(of, step) > first; step++) {
@@ -194,7 +192,7 @@ static void add_up(const std::vector<Sums>& parts, int64_t count, std::vector<fl
         for (int64_t i = 0; i < size; i++) to[i] += (parts[part].*which)[i];
 }
 
-template <class T> static void backward_of(const Recurrence& of, const float* gradient, const RecurrenceGradients& to, int threads) {
+template <class T> static void backward_by(const Recurrence& of, const float* gradient, const RecurrenceGradients& to, int threads) {
     const Products<T> products(of);
     const int64_t in = whole_lanes(of.in), hidden = whole_lanes(of.hidden), blocks = (of.has_update ? 3 : 2) * hidden;
     std::vector<Sums> sums(MOST_PARTS);
@@ -219,10 +217,10 @@ template <class T> static void backward_of(const Recurrence& of, const float* gr
 
 static inline bool by_pairs(const Recurrence& of) { return of.by_bf16 && multiplies_bf16(); }
 
-void recurrence_forward(const Recurrence& of, int threads) { by_pairs(of) ? forward_of<Pair>(of, threads) : forward_of<float>(of, threads); }
+void recurrence_forward(const Recurrence& of, int threads) { by_pairs(of) ? forward_by<Pair>(of, threads) : forward_by<float>(of, threads); }
 
 void recurrence_backward(const Recurrence& of, const float* gradient, const RecurrenceGradients& to, int threads) {
-    by_pairs(of) ? backward_of<Pair>(of, gradient, to, threads) : backward_of<float>(of, gradient, to, threads);
+    by_pairs(of) ? backward_by<Pair>(of, gradient, to, threads) : backward_by<float>(of, gradient, to, threads);
 }
 
 }  // namespace INSTRUCTIONS
