@@ -200,16 +200,19 @@ class _CompiledRecurrence(torch.autograd.Function):
         attention: Tensor | None,
         counts: tuple[int, ...],
     ) -> Tensor:
-        by_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        kernel = RecurrenceKernel(counts, inputs, Cell(weight, bias, recurrent), attention, by_bf16=by_bf16)
+        ctx.counts = counts
+        ctx.by_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        kernel = RecurrenceKernel(counts, inputs, Cell(weight, bias, recurrent), attention, by_bf16=ctx.by_bf16)
         states, kept = kernel.forward(keep=any(ctx.needs_input_grad))
         if kept is not None:
-            ctx.kernel = kernel
-            ctx.save_for_backward(states, kept)
+            ctx.save_for_backward(inputs, weight, bias, recurrent, attention, states, kept)
         return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.kernel.backward(*ctx.saved_tensors, gradient)
+        inputs, weight, bias, recurrent, attention, states, kept = ctx.saved_tensors
+        cell = Cell(weight, bias, recurrent)
+        kernel = RecurrenceKernel(ctx.counts, inputs, cell, attention, by_bf16=ctx.by_bf16)
+        found = kernel.backward(states, kept, gradient)
         return found.inputs, *found.cell, found.attention, None
