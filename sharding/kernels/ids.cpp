@@ -206,7 +206,7 @@ struct Set {
 struct Ticket { int64_t count, id, which; };
 
 // What a thread works in; sets: of one cache at a time.
-struct Work {
+struct BucketWork {
     New* news;
     Ticket* queue;
     Set* sets;
@@ -247,7 +247,7 @@ static void look(const Cache& cache, int64_t first, int64_t step, int64_t spared
 
 // Gives rows to the new ids of one bucket that ask, in rounds, as `SetCache.place` says.
 template <int POLICY>
-static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, int64_t New::*row, Work& work) {
+static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, int64_t New::*row, BucketWork& work) {
     int64_t waiting = 0;
     for (int64_t i = 0; i < n; i++)
         if (work.news[i].asks) work.queue[waiting++] = {work.news[i].count, work.news[i].id, i};
@@ -304,7 +304,7 @@ static void place(const Cache& cache, int64_t step, int64_t spared, int64_t n, i
     }
 }
 
-static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64_t New::*row, Work& work) {
+static void place(const Cache& cache, int64_t step, bool evict, int64_t n, int64_t New::*row, BucketWork& work) {
     switch (cache.policy) {
         case LFU: return place<LFU>(cache, step, evict ? NEVER : 0, n, row, work);
         case LRU: return place<LRU>(cache, step, evict ? NEVER : 0, n, row, work);
@@ -342,7 +342,7 @@ static int64_t use_rows(const IdMap& map, const Cache& cache, const Arrivals& ar
 }
 
 // Counts the new ids [n] of a bucket among its candidates; those that have a row now are none any more.
-static void wait(const Cache& candidates, int64_t filler, const Arrivals& arrivals, int64_t n, Work& work, Counters& counters) {
+static void wait(const Cache& candidates, int64_t filler, const Arrivals& arrivals, int64_t n, BucketWork& work, Counters& counters) {
     for (int64_t i = 0; i < n; i++) {
         New& one = work.news[i];
         const int64_t at = one.candidate;
@@ -357,7 +357,7 @@ static void wait(const Cache& candidates, int64_t filler, const Arrivals& arriva
 }
 
 // Does to a bucket, the b-th of those that are here, what `IdMap.observe` says; returns how many of its rows are fresh.
-static int64_t observe_bucket(const IdMap& map, const Arrivals& arrivals, int64_t b, const Item* items, int64_t items_n, const Outcome& outcome, int64_t* fresh_rows, int64_t* fresh_ids, Work& work, Counters& counters) {
+static int64_t observe_bucket(const IdMap& map, const Arrivals& arrivals, int64_t b, const Item* items, int64_t items_n, const Outcome& outcome, int64_t* fresh_rows, int64_t* fresh_ids, BucketWork& work, Counters& counters) {
     const int64_t rows_before = b * map.bucket_sets * map.rows.ways, first_row = rows_before + map.first * map.bucket_sets * map.rows.ways;
     const Cache rows = part_of(map.rows, map, b);
     const bool waits = map.candidates.ids;
@@ -407,7 +407,7 @@ int64_t observe(const IdMap& map, const Arrivals& arrivals, const Outcome& outco
 #pragma omp parallel num_threads(threads) reduction(+ : admissions, evictions, refused, forgotten)
     {
         const int64_t t = omp_get_thread_num();
-        Work work{news.get() + t * most, queues.get() + t * most, sets.get() + t * map.bucket_sets, worths.get() + t * ways, fresh.get() + t * most, 0, 0};
+        BucketWork work{news.get() + t * most, queues.get() + t * most, sets.get() + t * map.bucket_sets, worths.get() + t * ways, fresh.get() + t * most, 0, 0};
         std::fill(work.sets, work.sets + map.bucket_sets, Set{});
         Counters counters;
 #pragma omp for schedule(dynamic, 4)

@@ -336,10 +336,10 @@ static std::vector<Entries> entries_of(const Table* tables, int64_t count, const
 }
 
 // Floats that each thread works in.
-struct Work {
+struct UpdateWork {
     int64_t each;
     std::unique_ptr<float[]> floats;
-    Work(int threads, int64_t n) : each((n + 31) / 16 * 16), floats(room<float>(threads * each)) {}  // no line is shared
+    UpdateWork(int threads, int64_t n) : each((n + 31) / 16 * 16), floats(room<float>(threads * each)) {}  // no line is shared
     float* mine() const { return floats.get() + omp_get_thread_num() * each; }
 };
 
@@ -361,7 +361,7 @@ void update(const Table* tables, int64_t count, const Feature* features, const B
     std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.size > b.size; });
     int64_t widest = 0;
     for (int64_t t = 0; t < count; t++) widest = std::max(widest, tables[t].columns);
-    const Work work(threads, 2 * widest);
+    const UpdateWork work(threads, 2 * widest);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (size_t p = 0; p < parts.size(); p++)
         by_kind(parts[p].entries->table->rule.kind, [&](auto kind) { update_part<decltype(kind)::value>(parts[p], step, work.mine()); });
@@ -385,7 +385,7 @@ int64_t sum(const Table* tables, int64_t count, int64_t t, const Feature* featur
 
 // Changes every row of a table by a gradient [rows, stride], or those whose number in column `named` is not 0.
 void update_all(const Table& table, const float* gradient, int64_t stride, int64_t named, const Step& step, int threads) {
-    const Work work(threads, 2 * table.columns);
+    const UpdateWork work(threads, 2 * table.columns);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < table.rows; row++) {
         const float* g = gradient + row * stride;
@@ -460,7 +460,7 @@ void pool(const Table* tables, const Feature* features, const Batch& batch, floa
     const int64_t bags = batch.bags, blocks = (bags + POOLED - 1) / POOLED;
     int64_t widest = 1;
     for (int64_t f = 0; f < batch.features; f++) widest = std::max(widest, tables[features[f].table].columns);
-    const Work work(threads, widest);
+    const UpdateWork work(threads, widest);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < batch.features * blocks; task++) {
         const int64_t f = task % batch.features, start = task / batch.features * POOLED, stop = std::min(bags, start + POOLED);

@@ -95,11 +95,11 @@ void attention_forward(const Attention& of, float* pooled, float* weights, int t
 }
 
 // What a thread needs to find gradients: of a block's factors, and over a chunk of the parameters.
-struct Work {
+struct PairWork {
     std::vector<Lanes> v, of_v, gradient, hidden, of_pair, of_weight, of_bias, of_score, pairs, of_hidden;
     int64_t waiting = 0;
 
-    explicit Work(const Attention& of)
+    explicit PairWork(const Attention& of)
         : v(of.fields * of.columns), of_v(v.size()), gradient(of.columns), hidden(of.units), of_pair(of.columns), of_weight(of.units * of.columns),
           of_bias(of.units), of_score(of.units), pairs(TOGETHER * of.columns), of_hidden(TOGETHER * of.units) {}
 
@@ -171,7 +171,7 @@ void attention_backward(const Attention& of, const float* pooled, const float* w
     std::vector<float> of_chunk(chunks * numbers);
 #pragma omp parallel num_threads(threads)
     {
-        Work work(of);
+        PairWork work(of);
         std::vector<Lanes>* const found[] = {&work.of_weight, &work.of_bias, &work.of_score};
 #pragma omp for schedule(static)
         for (int64_t c = 0; c < chunks; c++) {

@@ -43,31 +43,31 @@ struct Parts {
 };
 
 // A thread's memory, in fp32 and whole lanes: what goes into the layer, Dice's p of it, what comes out, and gradients of both.
-struct Chunk {
+struct PositionChunk {
     int64_t in, out;
     std::vector<float> inputs, shares, results, of_inputs;
     std::vector<uint32_t> work;  // for pairs of bf16
     std::vector<int64_t> row;
 
-    Chunk(const PositionLayer& of) : in(whole_lanes(of.in)), out(whole_lanes(of.out)), inputs(CHUNK * in), shares(CHUNK * in), results(CHUNK * out), of_inputs(CHUNK * in), work(CHUNK / 2 * (in + out) + LANES), row(CHUNK) {}
+    PositionChunk(const PositionLayer& of) : in(whole_lanes(of.in)), out(whole_lanes(of.out)), inputs(CHUNK * in), shares(CHUNK * in), results(CHUNK * out), of_inputs(CHUNK * in), work(CHUNK / 2 * (in + out) + LANES), row(CHUNK) {}
 };
 
 // The layer's products of a chunk, of numbers or of pairs of bf16.
-template <class T> class Products {
+template <class T> class LayerProducts {
   public:
-    Products(const PositionLayer& of) : of(of), in(whole_lanes(of.in)), out(whole_lanes(of.out)) {
+    LayerProducts(const PositionLayer& of) : of(of), in(whole_lanes(of.in)), out(whole_lanes(of.out)) {
         if (NUMBERS<T> > 1) memory[0].resize(taken(of.in, NUMBERS<T>) * out), memory[1].resize(taken(of.out, NUMBERS<T>) * in);
         weight = by_rows(of.weight, of.in, out, memory[0].data());
         turned = by_rows(of.turned, of.out, in, memory[1].data());
     }
 
-    void results(Chunk& chunk) const {
+    void results(PositionChunk& chunk) const {
         const Factor<T> inputs{in_rows(chunk.inputs.data(), CHUNK * in, work(chunk)), in / NUMBERS<T>, 1};
         product<false>(inputs, weight, out, taken(of.in, NUMBERS<T>), chunk.results.data(), out, CHUNK, out);
     }
 
     // By the gradient in `chunk.results`: adds to of_weight, and fills `chunk.of_inputs`.
-    void gradients(Chunk& chunk, int64_t count, float* of_weight) const {
+    void gradients(PositionChunk& chunk, int64_t count, float* of_weight) const {
         T* more = work(chunk) + CHUNK * out / NUMBERS<T> + LANES;
         const Factor<T> columns{by_rows(chunk.results.data(), count, out, work(chunk)), 1, out};
         product<true>(columns, by_rows(chunk.inputs.data(), count, in, more), in, taken(count, NUMBERS<T>), of_weight, in, out, in);
@@ -76,7 +76,7 @@ template <class T> class Products {
     }
 
   private:
-    static T* work(Chunk& chunk) { return (T*)chunk.work.data(); }
+    static T* work(PositionChunk& chunk) { return (T*)chunk.work.data(); }
 
     const PositionLayer& of;
     const int64_t in, out;
@@ -88,10 +88,10 @@ static inline bool by_pairs(const PositionLayer& of) { return of.by_bf16 && mult
 
 // Calls part(part, first, last, chunk) for each chunk of positions, those of a part in order, with `chunk.row` filled.
 template <class Call> static void each_of_parts(const PositionLayer& of, const Parts& parts, int threads, const Call& call) {
-    std::vector<Chunk> chunks(threads, Chunk(of));
+    std::vector<PositionChunk> chunks(threads, PositionChunk(of));
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t part = 0; part < parts.count(); part++) {
-        Chunk& chunk = chunks[omp_get_thread_num()];
+        PositionChunk& chunk = chunks[omp_get_thread_num()];
         int64_t row = parts.first_rows[part];
         const int64_t end = of.offsets[parts.first_rows[part + 1]];
         for (int64_t first = of.offsets[row]; first < end; first += CHUNK) {
@@ -112,7 +112,7 @@ static inline Lanes rounded_as(const Bf16*, Lanes lanes) {
     return load(some);
 }
 
-static void pair_inputs_of(const PositionLayer& of, int64_t first, int64_t last, Chunk& chunk) {
+static void pair_inputs_of(const PositionLayer& of, int64_t first, int64_t last, PositionChunk& chunk) {
     const int64_t width = of.in / 2;
     for (int64_t t = first; t < last; t++) {
         const float *k = of.values + t * width, *q = of.vectors + chunk.row[t - first] * width;
@@ -125,7 +125,7 @@ static void pair_inputs_of(const PositionLayer& of, int64_t first, int64_t last,
     }
 }
 
-template <class T, bool SHARES> static void dice_inputs_of(const PositionLayer& of, int64_t first, int64_t last, Chunk& chunk) {
+template <class T, bool SHARES> static void dice_inputs_of(const PositionLayer& of, int64_t first, int64_t last, PositionChunk& chunk) {
     for (int64_t d = 0; d < of.in; d += LANES) {
         const int64_t n = of.in - d;
         const DiceTerms terms(of.dice, d, n);
@@ -139,13 +139,13 @@ template <class T, bool SHARES> static void dice_inputs_of(const PositionLayer& 
 }
 
 // With `chunk.shares`, where asked for.
-template <bool SHARES> static void inputs_of(const PositionLayer& of, int64_t first, int64_t last, Chunk& chunk) {
+template <bool SHARES> static void inputs_of(const PositionLayer& of, int64_t first, int64_t last, PositionChunk& chunk) {
     if (is_of_pairs(of)) return pair_inputs_of(of, first, last, chunk);
     of.before_bf16 ? dice_inputs_of<Bf16, SHARES>(of, first, last, chunk) : dice_inputs_of<float, SHARES>(of, first, last, chunk);
 }
 
 // Writes the products of a chunk with its bias, and adds what its columns sum up to: of s - centre and its square.
-template <class T> static void results_of(const PositionLayer& of, int64_t first, int64_t last, const Chunk& chunk, T* results, const float* centre, double* sums) {
+template <class T> static void results_of(const PositionLayer& of, int64_t first, int64_t last, const PositionChunk& chunk, T* results, const float* centre, double* sums) {
     for (int64_t d = 0; d < of.out; d += LANES) {
         const int64_t n = std::min(LANES, of.out - d);
         const Lanes middle = centre ? load(centre + d, n) : Lanes{};
@@ -163,10 +163,10 @@ template <class T> static void results_of(const PositionLayer& of, int64_t first
 
 template <class N, class T> static void forward_by(const PositionLayer& of, T* results, const float* centre, float* sums, int threads) {
     const Parts parts(of);
-    const Products<N> products(of);
+    const LayerProducts<N> products(of);
     const int64_t width = whole_lanes(of.out);
     std::vector<double> found(parts.count() * 2 * width);
-    each_of_parts(of, parts, threads, [&](int64_t part, int64_t first, int64_t last, Chunk& chunk) {
+    each_of_parts(of, parts, threads, [&](int64_t part, int64_t first, int64_t last, PositionChunk& chunk) {
         inputs_of<false>(of, first, last, chunk);
         products.results(chunk);
         results_of(of, first, last, chunk, results, centre, &found[part * 2 * width]);
@@ -180,7 +180,7 @@ template <class N, class T> static void forward_by(const PositionLayer& of, T* r
 }
 
 // Fills `chunk.results` with the gradient of a chunk's results; positions that it has not got are 0.
-template <class T> static void gradients_of(const PositionLayer& of, const PositionGradient& from, int64_t first, int64_t last, Chunk& chunk) {
+template <class T> static void gradients_of(const PositionLayer& of, const PositionGradient& from, int64_t first, int64_t last, PositionChunk& chunk) {
     for (int64_t d = 0; d < of.out; d += LANES) {
         const int64_t n = of.out - d;
         const Lanes level = from.level ? load(from.level + d, n) : Lanes{}, slope = from.level ? load(from.slope + d, n) : Lanes{};
@@ -194,7 +194,7 @@ template <class T> static void gradients_of(const PositionLayer& of, const Posit
 }
 
 // A row's positions are one part's: its sums begin at 0 and are this thread's alone.
-static void pair_gradients_of(const PositionLayer& of, const PositionGradients& to, int64_t first, int64_t last, const Chunk& chunk) {
+static void pair_gradients_of(const PositionLayer& of, const PositionGradients& to, int64_t first, int64_t last, const PositionChunk& chunk) {
     const int64_t width = of.in / 2;
     for (int64_t t = first; t < last; t++) {
         const int64_t row = chunk.row[t - first];
@@ -211,7 +211,7 @@ static void pair_gradients_of(const PositionLayer& of, const PositionGradients& 
     }
 }
 
-template <class T> static void dice_gradients_of(const PositionLayer& of, void* of_before, int64_t first, int64_t last, Chunk& chunk, double* sums) {
+template <class T> static void dice_gradients_of(const PositionLayer& of, void* of_before, int64_t first, int64_t last, PositionChunk& chunk, double* sums) {
     for (int64_t d = 0; d < of.in; d += LANES) {
         const int64_t n = std::min(LANES, of.in - d);
         const DiceTerms terms(of.dice, d, n);
@@ -229,7 +229,7 @@ template <class T> static void dice_gradients_of(const PositionLayer& of, void* 
 }
 
 // Adds to a part's sums of a bias' gradient; pairs have one a row.
-static void bias_gradients_of(const PositionLayer& of, const Chunk& chunk, double* sums) {
+static void bias_gradients_of(const PositionLayer& of, const PositionChunk& chunk, double* sums) {
     for (int64_t d = 0; d < of.out; d += LANES) {
         Lanes sum{};
         for (int64_t t = 0; t < CHUNK; t++) sum += load(&chunk.results[t * chunk.out + d]);
@@ -239,11 +239,11 @@ static void bias_gradients_of(const PositionLayer& of, const Chunk& chunk, doubl
 
 template <class N> static void backward_by(const PositionLayer& of, const PositionGradient& from, const PositionGradients& to, int threads) {
     const Parts parts(of);
-    const Products<N> products(of);
+    const LayerProducts<N> products(of);
     const int64_t in = whole_lanes(of.in), out = whole_lanes(of.out), numbers = 3 * in + out;
     std::vector<float> of_weights(parts.count() * out * in);
     std::vector<double> sums(parts.count() * numbers);
-    each_of_parts(of, parts, threads, [&](int64_t part, int64_t first, int64_t last, Chunk& chunk) {
+    each_of_parts(of, parts, threads, [&](int64_t part, int64_t first, int64_t last, PositionChunk& chunk) {
         inputs_of<true>(of, first, last, chunk);
         (from.bf16 ? gradients_of<Bf16> : gradients_of<float>)(of, from, first, last, chunk);
         products.gradients(chunk, last - first, &of_weights[part * out * in]);

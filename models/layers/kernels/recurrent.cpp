@@ -21,12 +21,12 @@ static inline int64_t rows_of(const Recurrence& of, int64_t step) { return of.st
 
 // A thread's memory: rows of whole lanes, of which those that no position fills are 0. `sums` has blocks of hidden columns: U^h h_{t-1}, r,
 // u and W^h i_t, or their gradients. U's blocks begin at the first, W's at the second.
-struct Chunk {
+struct RowChunk {
     const int64_t in, hidden, width;
     std::vector<float> inputs, before, sums, later, of_inputs;
     std::vector<uint32_t> work;  // for pairs of bf16
 
-    Chunk(const Recurrence& of)
+    RowChunk(const Recurrence& of)
         : in(whole_lanes(of.in)), hidden(whole_lanes(of.hidden)), width((of.has_update ? 4 : 3) * hidden),
           inputs(CHUNK * in), before(CHUNK * hidden), sums(CHUNK * width), later(CHUNK * hidden), of_inputs(CHUNK * in), work(CHUNK / 2 * (width + in + hidden)) {}
 
@@ -44,14 +44,14 @@ static inline void copy_rows(const float* from, int64_t rows, int64_t columns, f
 }
 
 // The sums over positions of a part: gradients of W, U and bias.
-struct Sums {
+struct CellSums {
     std::vector<float> weight, recurrent, bias;
 };
 
 // The products of a chunk's first rows, of numbers or of pairs of bf16.
-template <class T> class Products {
+template <class T> class CellProducts {
   public:
-    Products(const Recurrence& of) : of(of), in(whole_lanes(of.in)), hidden(whole_lanes(of.hidden)), blocks((of.has_update ? 3 : 2) * hidden) {
+    CellProducts(const Recurrence& of) : of(of), in(whole_lanes(of.in)), hidden(whole_lanes(of.hidden)), blocks((of.has_update ? 3 : 2) * hidden) {
         const int64_t sizes[] = {blocks * in, blocks * hidden, in * blocks, hidden * blocks};
         for (int i = 0; i < 4 && NUMBERS<T> > 1; i++) memory[i].resize(taken(sizes[i], NUMBERS<T>) + blocks);
         weight = by_rows(of.weight, blocks, in, memory[0].data());
@@ -61,7 +61,7 @@ template <class T> class Products {
     }
 
     // Fills `chunk.sums`.
-    void sums(Chunk& chunk, int64_t rows) const {
+    void sums(RowChunk& chunk, int64_t rows) const {
         const int64_t width = chunk.width;
         float* sums = chunk.sums.data();
         const Factor<T> inputs{in_rows(chunk.inputs.data(), rows * in, work(chunk)), in / NUMBERS<T>, 1};
@@ -72,7 +72,7 @@ template <class T> class Products {
     }
 
     // By the gradients in `chunk.sums`: fills `chunk.of_inputs`, and adds to `chunk.later` and to those of W and U.
-    void gradients(Chunk& chunk, int64_t rows, Sums& to) const {
+    void gradients(RowChunk& chunk, int64_t rows, CellSums& to) const {
         const int64_t width = chunk.width;
         const T* gradients = in_rows(chunk.sums.data(), rows * width, work(chunk));
         product<true>(Factor<T>{gradients, width / NUMBERS<T>, 1}, recurrent, hidden, blocks / NUMBERS<T>, chunk.later.data(), hidden, rows, hidden);
@@ -84,7 +84,7 @@ template <class T> class Products {
     }
 
   private:
-    static T* work(Chunk& chunk) { return (T*)chunk.work.data(); }
+    static T* work(RowChunk& chunk) { return (T*)chunk.work.data(); }
 
     const Recurrence& of;
     const int64_t in, hidden, blocks;
@@ -97,7 +97,7 @@ template <class Call> static int64_t each_chunk(const Recurrence& of, int thread
     const int64_t rows = of.steps ? rows_of(of, 0) : 0, chunks = (rows + CHUNK - 1) / CHUNK, parts = std::min(MOST_PARTS, chunks);
 #pragma omp parallel num_threads(threads)
     {
-        Chunk chunk(of);
+        RowChunk chunk(of);
 #pragma omp for schedule(dynamic)
         for (int64_t part = 0; part < parts; part++)
             for (int64_t c = part; c < chunks; c += parts) {
@@ -115,7 +115,7 @@ template <bool U> static inline Lanes moved_by(const Recurrence& of, int64_t pos
 }
 
 // Moves the states in `chunk.before`, those of positions from `position` on, by what their products are.
-template <bool U, bool KEEP> static void move_states(const Recurrence& of, int64_t position, int64_t rows, Chunk& chunk) {
+template <bool U, bool KEEP> static void move_states(const Recurrence& of, int64_t position, int64_t rows, RowChunk& chunk) {
     const int64_t hidden = of.hidden, block = chunk.hidden, candidate_at = (U ? 2 : 1) * block, kept_row = (U ? 4 : 3) * hidden;
     for (int64_t d = 0; d < hidden; d += LANES) {
         const int64_t n = hidden - d;
@@ -137,14 +137,14 @@ template <bool U, bool KEEP> static void move_states(const Recurrence& of, int64
     }
 }
 
-static void move_states(const Recurrence& of, int64_t position, int64_t rows, Chunk& chunk) {
+static void move_states(const Recurrence& of, int64_t position, int64_t rows, RowChunk& chunk) {
     if (of.has_update) return of.kept ? move_states<true, true>(of, position, rows, chunk) : move_states<true, false>(of, position, rows, chunk);
     of.kept ? move_states<false, true>(of, position, rows, chunk) : move_states<false, false>(of, position, rows, chunk);
 }
 
 template <class T> static void forward_by(const Recurrence& of, int threads) {
-    const Products<T> products(of);
-    each_chunk(of, threads, [&](int64_t, int64_t first, int64_t last, Chunk& chunk) {
+    const CellProducts<T> products(of);
+    each_chunk(of, threads, [&](int64_t, int64_t first, int64_t last, RowChunk& chunk) {
         for (int64_t step = 0; step < of.steps && rows_of(of, step) > first; step++) {
             const int64_t rows = std::min(last, rows_of(of, step)) - first, position = of.starts[step] + first;
             copy_rows(of.inputs + position * of.in, rows, of.in, chunk.inputs.data(), chunk.in);
@@ -156,7 +156,7 @@ template <class T> static void forward_by(const Recurrence& of, int threads) {
 
 // Turns gradients of states, with what later steps add, into those of their products, and `chunk.later` into those of the states before by
 // way of (1 - z) h_{t-1}; adds to that of the bias.
-template <bool U> static void gradients_of(const Recurrence& of, const float* gradient, int64_t position, int64_t rows, float* of_attention, Chunk& chunk, float* of_bias) {
+template <bool U> static void gradients_of(const Recurrence& of, const float* gradient, int64_t position, int64_t rows, float* of_attention, RowChunk& chunk, float* of_bias) {
     const int64_t hidden = of.hidden, block = chunk.hidden, candidate_at = (U ? 2 : 1) * block, kept_row = (U ? 4 : 3) * hidden;
     Lanes moves[CHUNK] = {};
     for (int64_t d = 0; d < hidden; d += LANES) {
@@ -186,17 +186,17 @@ template <bool U> static void gradients_of(const Recurrence& of, const float* gr
     for (int64_t row = 0; of_attention && row < rows; row++) of_attention[position + row] = total(moves[row]);
 }
 
-static void add_up(const std::vector<Sums>& parts, int64_t count, std::vector<float> Sums::* which, float* to, int64_t size) {
+static void add_up(const std::vector<CellSums>& parts, int64_t count, std::vector<float> CellSums::* which, float* to, int64_t size) {
     std::fill(to, to + size, 0.0f);
     for (int64_t part = 0; part < count; part++)
         for (int64_t i = 0; i < size; i++) to[i] += (parts[part].*which)[i];
 }
 
 template <class T> static void backward_by(const Recurrence& of, const float* gradient, const RecurrenceGradients& to, int threads) {
-    const Products<T> products(of);
+    const CellProducts<T> products(of);
     const int64_t in = whole_lanes(of.in), hidden = whole_lanes(of.hidden), blocks = (of.has_update ? 3 : 2) * hidden;
-    std::vector<Sums> sums(MOST_PARTS);
-    const int64_t parts = each_chunk(of, threads, [&](int64_t part, int64_t first, int64_t last, Chunk& chunk) {
+    std::vector<CellSums> sums(MOST_PARTS);
+    const int64_t parts = each_chunk(of, threads, [&](int64_t part, int64_t first, int64_t last, RowChunk& chunk) {
         if (sums[part].bias.empty()) sums[part] = {std::vector<float>(blocks * in), std::vector<float>(blocks * hidden), std::vector<float>(blocks)};
         for (int64_t step = of.steps; step-- > 0;) {
             if (rows_of(of, step) <= first) continue;
@@ -210,9 +210,9 @@ template <class T> static void backward_by(const Recurrence& of, const float* gr
                 std::memcpy(to.of_inputs + (position + row) * of.in, &chunk.of_inputs[row * in], of.in * sizeof(float));
         }
     });
-    add_up(sums, parts, &Sums::weight, to.of_weight, blocks * in);
-    add_up(sums, parts, &Sums::recurrent, to.of_recurrent, blocks * hidden);
-    add_up(sums, parts, &Sums::bias, to.of_bias, blocks);
+    add_up(sums, parts, &CellSums::weight, to.of_weight, blocks * in);
+    add_up(sums, parts, &CellSums::recurrent, to.of_recurrent, blocks * hidden);
+    add_up(sums, parts, &CellSums::bias, to.of_bias, blocks);
 }
 
 static inline bool by_pairs(const Recurrence& of) { return of.by_bf16 && multiplies_bf16(); }

@@ -54,7 +54,7 @@ constexpr int64_t SIDE = 4;  // positions that attend side by side: what they at
 
 // What a thread needs of one head at a time; of SIDE positions: xs [SIDE, width] their queries or gradients, and numbers [SIDE, blocks] of the
 // positions that they attend to.
-struct Work {
+struct HeadWork {
     std::vector<float> keys, values, of_keys, of_values, xs, shares, gradients;
 
     void make_room(const Head& head) {
@@ -188,7 +188,7 @@ struct Work {
 template <class Part> static void each_head(const Rows& of, int threads, const Part& part) {
 #pragma omp parallel num_threads(threads)
     {
-        Work work;
+        HeadWork work;
 #pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < of.rows; row++)
             for (int64_t h = 0; h < of.heads; h++) part(work, head_of(of, row, h), h);
@@ -197,13 +197,13 @@ template <class Part> static void each_head(const Rows& of, int threads, const P
 
 // attended [positions, columns]; sums [positions, heads]: the logarithms of what the exponentials of scores add up to.
 void rows_forward(const Rows& of, void* attended, float* sums, int threads) {
-    each_head(of, threads, [&](Work& work, const Head& head, int64_t h) {
+    each_head(of, threads, [&](HeadWork& work, const Head& head, int64_t h) {
         of.bf16 ? work.forward<Bf16>(of, head, attended, sums + h) : work.forward<float>(of, head, attended, sums + h);
     });
 }
 
 void rows_backward(const Rows& of, const void* attended, const float* sums, const void* gradient, void* of_query, void* of_key, void* of_value, int threads) {
-    each_head(of, threads, [&](Work& work, const Head& head, int64_t h) {
+    each_head(of, threads, [&](HeadWork& work, const Head& head, int64_t h) {
         if (of.bf16) work.backward<Bf16>(of, head, attended, sums + h, gradient, of_query, of_key, of_value);
         else work.backward<float>(of, head, attended, sums + h, gradient, of_query, of_key, of_value);
     });

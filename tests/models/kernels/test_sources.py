@@ -1,11 +1,14 @@
 """A library is compiled once, by a compiler that is there; without one, one line says so."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from shardrec.models.kernels import sources
 from shardrec.models.kernels.sources import KernelSources, compiler
+from shardrec.models.layers.kernels.build import TOWERS
+from shardrec.sharding.kernels.build import ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +89,12 @@ def test_a_file_that_cannot_be_loaded_is_named(
     monkeypatch.setattr(KernelSources, "library_file", lambda of: broken)
     assert kernels.load({}) is None
     assert f"{broken} cannot be loaded" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("library", [ROWS, TOWERS])
+def test_each_type_of_a_library_has_a_name_of_its_own(library: KernelSources) -> None:
+    """Sources share a namespace: of two types of one name a linker keeps one destructor, and calls it for both."""
+    definition = re.compile(r"^(?:template <.*?> )?(?:struct|class) (\w+)[^;]*\{", re.MULTILINE)
+    sources_of = [*library.folder.glob("*.cpp"), *library.folder.glob("*.h")]
+    names = [name for path in sources_of for name in definition.findall(path.read_text())]
+    assert len(names) > 10 and sorted(names) == sorted(set(names))
